@@ -1,8 +1,8 @@
-"""``albef accept FILE`` and ``albef data accept NAME``: what is, becomes what is held against.
+"""``albef accept FILE`` and ``albef data accept NAME``: accept code edits or data as the reference.
 
-An edit of code that is known to change no product is taken as it is; one of comments alone is taken
-by ``albef run`` itself. dvc.lock gets the new hash for every stage that depends on it, if code is
-all that differs there. ``dvc commit`` would also swallow a changed value, without a word.
+Accept an edit of code if you know that it changes no artifact. ``albef run`` itself accepts edits
+of comments only. dvc.lock gets the new hash for every stage that depends on the file, if nothing
+but code differs there. ``dvc commit`` would also accept a changed value, without reporting it.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ log = logging.getLogger("albef")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was done for one stage: the edits that were taken, or what else differs there."""
+    """Outcome for one stage: the accepted edits, or the other differences that prevent it."""
 
     stage: str
     refused: tuple[str, ...]
@@ -40,7 +40,7 @@ class Verdict:
 
 
 def accept_files(files: Sequence[Path]) -> int:
-    """Take edits, and say so; exit code 1 if a stage refused."""
+    """Accept edits and print them; return exit code 1 if a stage refused."""
     with run_lock.acquire():
         verdicts = accept([file.as_posix() for file in files])
     for verdict in verdicts:
@@ -53,10 +53,10 @@ def accept_files(files: Sequence[Path]) -> int:
 
 
 def accept(paths: Sequence[str]) -> list[Verdict]:
-    """Take the edits of files, or of all files in folders, for every stage that depends on them.
+    """Accept edits of files, or of all files in folders, for every stage that depends on them.
 
     Raises:
-        ParamsError: none of them is code of a stage that was edited; what was is named.
+        ParamsError: no path is edited code of a stage. The message lists the edited files.
     """
     with _stages() as (stages, producers):
         verdicts = [*filter(None, (_judge(stage, producers, paths) for stage in stages))]
@@ -71,7 +71,7 @@ def accept(paths: Sequence[str]) -> list[Verdict]:
 
 
 def accept_comments(nodes: Mapping[str, graph.Node]) -> None:
-    """Take edits of comments, docstrings and blank lines alone, and say so in a line."""
+    """Accept edits of comments, docstrings and blank lines only, and log them in one line."""
     edited = {name: node.comments for name, node in nodes.items() if node.comments}
     if not edited:
         return
@@ -86,7 +86,8 @@ def accept_comments(nodes: Mapping[str, graph.Node]) -> None:
 
 @contextlib.contextmanager
 def _stages() -> Iterator[tuple[list[Any], dict[str, str]]]:
-    """The stages of dvc.yaml, whose lock is held, and which of them makes each product."""
+    """Yield the stages of dvc.yaml while holding its lock, and the stage that makes each
+    artifact."""
     try:
         with Repo(".", _wait_for_lock=True) as repo, repo.lock:
             stages = [stage for stage in repo.index.stages if hasattr(stage, "name")]
@@ -100,7 +101,7 @@ def _holds(folder: str, path: str) -> bool:
 
 
 def _judge(stage: Any, producers: Mapping[str, str], paths: Sequence[str]) -> Verdict | None:
-    """Take the edits for a stage if nothing else differs; None where it has none of them."""
+    """Accept the edits for a stage if nothing else differs; return None if it has none of them."""
     if (entry := graph.locked().get(stage.name)) is None:
         return None
     edited = graph.code_edits(stage, producers)
@@ -115,15 +116,16 @@ def _judge(stage: Any, producers: Mapping[str, str], paths: Sequence[str]) -> Ve
     for dep, edits in edited.items():
         if edits:
             dep.save()
-    with contextlib.redirect_stdout(io.StringIO()):  # DVC announces each write
+    with contextlib.redirect_stdout(io.StringIO()):  # DVC prints a message for each write.
         stage.dump(update_pipeline=False)
-    stage.repo.stage_cache.save(stage)  # so that it also holds after a change and back
+    # The run cache then still matches after the code is changed and changed back.
+    stage.repo.stage_cache.save(stage)
     _note(stage.name, accepted)
     return Verdict(stage.name, (), accepted)
 
 
 def _note(stage: str, edits: Iterable[graph.Edit]) -> None:
-    """Let the stage's run record have the code that was accepted."""
+    """Write the hashes of the accepted code to the stage's run record."""
     path = values.layout().record(stage)
     if path.is_file():
         record = json.loads(path.read_text())
@@ -135,12 +137,14 @@ def _note(stage: str, edits: Iterable[graph.Edit]) -> None:
 
 
 def accept_data(name: str) -> str:
-    """Write the profile of a data set as a suite to the file that params.yaml names for it, else to
-    a new one below :data:`PROFILES` that it names then; what was done.
+    """Write the profile of a dataset as a suite and return a message about it.
+
+    The file is the one that params.yaml names for the dataset. If params.yaml names none, it is a
+    new file below :data:`PROFILES`, and params.yaml names it from then on.
 
     Raises:
-        ParamsError: no such data set, or its profile is missing or of other data.
-        ShardError: the data set is missing.
+        ParamsError: the dataset is unknown, or its profile is missing or belongs to other data.
+        ShardError: the dataset is missing.
     """
     params = read_yaml(PARAMS)
     datasets = params.get("datasets") or {}
@@ -165,7 +169,7 @@ def accept_data(name: str) -> str:
 
 
 def _read_profile(name: str) -> dict[str, Any]:
-    """The profile of a data set, of the data that are there now."""
+    """Return the profile of a dataset after checking that it belongs to the current data."""
     layout = values.layout()
     path = layout.validation(name) / "profile.json"
     remedy = f"run `albef run --only validate@{name}`, whatever it says, and accept it then"

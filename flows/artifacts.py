@@ -1,6 +1,6 @@
-"""What Prefect's pages show of a run beside its states: tables, links, progress; and events.
+"""Artifacts on Prefect's pages of a run (tables, links, progress bars), and events.
 
-Artifacts belong to the flow or task that is at work when they are made.
+An artifact belongs to the flow or task that runs when it is created.
 """
 
 import contextlib
@@ -23,15 +23,15 @@ from albef.layout import Layout
 from flows import results
 
 GATES = ("validate", "export")
-"""Stages that refuse."""
+"""Stages that can refuse their input."""
 _POINT = re.compile(r"(?:step|trial) (\d+) of (\d+)")
-"""How a stage says how far it is."""
+"""Pattern of the progress in a stage's output."""
 
 
 def publish(layout: Layout, states: Mapping[str, State]) -> None:
-    """Show what a run came to, by the states in which its stages ended.
+    """Publish the results of a run, given the final states of its stages.
 
-    A server out of reach costs artifacts and not the run.
+    If the server cannot be reached, the run succeeds without artifacts.
     """
     gates = [
         (name, "refused" if state.is_failed() else "passed", state.message or "")
@@ -54,14 +54,14 @@ def _table(key: str, header: Sequence[str], rows: Sequence[Sequence[str]], text:
 
 
 class Progress:
-    """How far a stage is, by what it says: a bar, renewed at each further percent."""
+    """Progress bar of a stage, read from its output and updated at each further percent."""
 
     def __init__(self, name: str) -> None:
         self._name, self._percent = name, -1
         self._artifact: UUID | None = None
 
     def line(self, text: str) -> None:
-        """Take a line of the stage's output."""
+        """Update the bar from a line of the stage's output."""
         if not (match := _POINT.search(text)):
             return
         done, total = map(int, match.groups())
@@ -69,7 +69,7 @@ class Progress:
         if percent <= self._percent:
             return
         self._percent = percent
-        with contextlib.suppress(HTTPError):  # a page that lags must not end a training
+        with contextlib.suppress(HTTPError):  # An outdated page must not end a training.
             if self._artifact is None:
                 key = re.sub("[^a-z0-9]+", "-", self._name.lower())
                 text = f"Steps or trials of {self._name}."
@@ -81,7 +81,7 @@ class Progress:
 
 
 def emit(event: str, resource: str, **payload: Any) -> None:
-    """Tell the server of PREFECT_API_URL, if one is named, what happened to a resource."""
+    """Send an event about a resource to the server of PREFECT_API_URL, if it is set."""
     if not os.environ.get("PREFECT_API_URL"):
         return
     from prefect.events import emit_event

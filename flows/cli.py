@@ -1,4 +1,4 @@
-"""The commands of a project, which run its pipeline; they work in its root."""
+"""Commands that run the pipeline of a project, in the project's root."""
 
 import os
 import signal
@@ -20,8 +20,9 @@ Names = list[str] | None
 
 
 def _stop_on_signals() -> None:
-    """Let the signals that end a command reach it as KeyboardInterrupt."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's `&` had SIGINT ignored
+    """Raise KeyboardInterrupt on the signals that end a command."""
+    # A shell ignores SIGINT for a command that it starts with `&`.
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
 
 
@@ -45,7 +46,7 @@ def run(
 ) -> int:
     """Bring the pipeline up to date.
 
-    --set, --only and --force may be repeated. The exit code is 1 for a failed stage, 2 for wrong
+    You can repeat --set, --only and --force. The exit code is 1 for a failed stage, 2 for wrong
     values, 130 when interrupted.
     """
     from flows.experiments.seeds import run_seeds
@@ -63,7 +64,7 @@ def run(
 
 @command(app, "status", at_root=True)
 def status() -> None:
-    """Say what is fresh, stale and why, or running."""
+    """Show which stages are fresh, stale (and why) or running."""
     from flows.status import report
 
     print(report())
@@ -74,9 +75,9 @@ def params(
     section: Annotated[str, Argument(help="A key, as tasks.retrieval; if not given, all.")] = "",
     preset: Annotated[str | None, Option(help="Those of presets/PRESET.yaml.")] = None,
 ) -> None:
-    """Print every value as it stands, with its sentence.
+    """Print all current values with their descriptions.
 
-    Defaults are included; after each value stands where it comes from.
+    Defaults are included. Each value is followed by its origin.
     """
     from flows.values import file_of
     from pipelines.params import explain
@@ -107,10 +108,10 @@ def compare(
         bool, Option("--stepwise", help="Hold each group of seeds against the one before it.")
     ] = False,
 ) -> int:
-    """Set experiments or git revisions side by side.
+    """Compare experiments or git revisions.
 
-    As they are stored: values, data, metrics, curves, and the answers that turned. It runs
-    nothing again.
+    The comparison shows stored values, data, metrics, curves, and the answers that changed. No
+    stage runs again.
     """
     from flows.experiments.compare import compare
 
@@ -142,8 +143,8 @@ def ablate(
 ) -> None:
     """Train the steps of an ablation over caption noise and seeds, and compare them.
 
-    Each training is recorded as an experiment, and what is there already is not trained again.
-    The comparison is that of `albef compare --stepwise`.
+    Each training is recorded as an experiment. Trainings that are already recorded are not
+    repeated. The comparison is that of `albef compare --stepwise`.
     """
     from flows.experiments.ablate import ablate
     from flows.results import show_progress
@@ -159,10 +160,10 @@ def accept(
         list[Path], Argument(parser=from_root, metavar="FILE", help="Edited code, or its folder.")
     ],
 ) -> int:
-    """Take edits of code that are known to change no product.
+    """Accept edits of code that you know change no artifact.
 
-    Stages that depend on them stay fresh, where code is all that differs. The exit code is 1 if
-    a stage refused, 2 if there was nothing to take.
+    Stages that depend on the files stay fresh if nothing but code differs. The exit code is 1 if a
+    stage refused, 2 if there was nothing to accept.
     """
     from flows.accept import accept_files
 
@@ -198,11 +199,11 @@ def release(
         ),
     ] = None,
 ) -> None:
-    """Release an evaluated export behind a gate, or go back.
+    """Release an evaluated export if it passes a gate, or go back to the previous version.
 
-    It is compared with the released one, side by side, and released if it passes the gate
-    (params.yaml, release) and --approve is given. Without --approve nothing is changed, and the
-    exit code is 0 if it would be released, 1 if not.
+    The export is compared with the released one. It is released if it passes the gate (params.yaml,
+    release) and --approve is given. Without --approve nothing changes, and the exit code is 0 if it
+    would be released, 1 if not.
     """
     from flows.releases.release import main
 
@@ -225,9 +226,9 @@ def fetch(
         ),
     ] = None,
 ) -> None:
-    """Bring the released exports that hold stages, and print a link to each.
+    """Fetch the released exports that hold stages, and print a link to each.
 
-    The link leads to another version once that holds the stage and is here as a whole.
+    When another version holds the stage and is completely fetched, the link leads to that version.
     """
     from flows.releases.fetch import main
 
@@ -255,10 +256,10 @@ def verify(
         Option(min=0, help="Share by which figures may differ on another kind of processor."),
     ] = 0.05,
 ) -> None:
-    """See that an export is what was released, and that it can be made again.
+    """Verify that an export is what was released, and that it can be made again.
 
-    Every file of it, its lineage and its list of software must be as they were signed. The exit
-    code is 1 where something is not, and the sentence names it.
+    All its files, its lineage and its list of software must match their signatures. The exit code
+    is 1 if one does not; the error message names it.
     """
     from flows.releases.verify import main
 
@@ -277,14 +278,13 @@ def check(
         bool, Option("--write", help="Of a path: make it a preset, presets/NAME.yaml.")
     ] = False,
 ) -> int:
-    """Do what ingest and validation would do with the first rows of a source.
+    """Check the first rows of a source as ingest and validation would.
 
-    A path is of a folder of pictures or shards, a list (.tsv, .csv, .parquet), a shard, or JSON
-    of annotations. It is done in a folder that is thrown away; nothing of it stays, but pictures
-    that were downloaded, which ingest need not fetch again. The exit code is 1 where either
-    would stop.
+    A path is a folder of images or shards, a list (.tsv, .csv, .parquet), a shard, or a JSON file
+    of annotations. The check uses a temporary folder. Only downloaded images are kept, so that
+    ingest need not download them again. The exit code is 1 if ingest or validation would fail.
     """
-    cwd = Path.cwd()  # SOURCE may be a path, which is then relative to this
+    cwd = Path.cwd()  # SOURCE may be a path, which is relative to this directory.
     os.chdir(project_root())
     from pipelines.check import main
 
@@ -295,10 +295,10 @@ def check(
 def accept_data(
     name: Annotated[str, Argument(help="The data set.")],
 ) -> None:
-    """Take a data set as what its later versions are held to.
+    """Accept a dataset as the reference for its later versions.
 
-    The profile of its validation is written as a suite to the file that params.yaml names for it,
-    else to profiles/NAME.json, which it names then.
+    The profile of its validation is written as a suite to the file that params.yaml names for it.
+    If there is none, the file is profiles/NAME.json, and params.yaml names it from then on.
     """
     from flows.accept import accept_data
 
@@ -307,7 +307,7 @@ def accept_data(
 
 @command(data, "data page", at_root=True)
 def page(name: Annotated[str, Argument(help="The data set.")]) -> None:
-    """Show a data set as the report will: samples, what was set aside, what validation refuses."""
+    """Show the report's page of a dataset: samples, rejected rows, what validation refuses."""
     from pipelines.report import data_page
 
     print(data_page(name))

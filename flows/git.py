@@ -1,4 +1,5 @@
-"""Git, as far as a release needs it: what is committed and pushed, and one commit with its tags."""
+"""Git operations of a release: check what is committed and pushed, and publish a commit with
+tags."""
 
 import contextlib
 import os
@@ -14,16 +15,16 @@ NOBODY = (
     "git does not know who you are; tell it with `git config user.name NAME` and "
     "`git config user.email ADDRESS`"
 )
-"""What to say where git refuses to commit."""
+"""Error message for a git installation that cannot commit."""
 BEGUN = Path(".dvc/tmp/albef-release.json")
-"""What was there before a release that is at work, or was killed at work."""
+"""Record of the state before the current release, or before one that was killed."""
 
 
 def git(*args: str) -> str:
-    """What a git command says; it never asks.
+    """Return the output of a git command, which runs without prompting.
 
     Raises:
-        ParamsError: it failed; in its words.
+        ParamsError: the command failed. The message contains git's reason.
     """
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
     completed = subprocess.run(
@@ -36,7 +37,7 @@ def git(*args: str) -> str:
 
 
 def ask(*args: str) -> str | None:
-    """The same, or None where it fails."""
+    """Return the output of a git command, or None if it fails."""
     try:
         return git(*args)
     except ParamsError:
@@ -44,7 +45,7 @@ def ask(*args: str) -> str | None:
 
 
 def upstream() -> tuple[str, str] | None:
-    """The remote that the branch is pushed to and the full name of the branch there, if any."""
+    """Return the branch's remote and the full name of the branch there, or None if it has none."""
     branch = ask("symbolic-ref", "--quiet", "--short", "HEAD")
     remote = branch and ask("config", f"branch.{branch}.remote")
     merge = branch and ask("config", f"branch.{branch}.merge")
@@ -52,18 +53,22 @@ def upstream() -> tuple[str, str] | None:
 
 
 def fetch() -> None:
-    """Learn what the remotes have, tags included: another clone may have released meanwhile.
+    """Fetch all remotes with their tags, since another clone may have released in the meantime.
 
     Raises:
-        ParamsError: a remote is out of reach.
+        ParamsError: a remote cannot be reached.
     """
     for remote in git("remote").split():
         git("fetch", "--quiet", "--tags", remote)
 
 
 def uncommitted(needed: Sequence[Path], excluded: Sequence[Path] = ()) -> Iterator[str]:
-    """Why HEAD does not hold the state of the work tree and the ``needed`` files, and who commits,
-    in sentences; what is ``excluded`` need not be as in HEAD."""
+    """Yield an error message for each reason why HEAD does not record the work tree.
+
+    Args:
+        needed: files that git must track.
+        excluded: paths that may differ from HEAD.
+    """
     if ask("rev-parse", "--verify", "HEAD") is None:
         yield "there is no commit yet; make one with `git add -A && git commit`"
         return
@@ -81,7 +86,10 @@ def uncommitted(needed: Sequence[Path], excluded: Sequence[Path] = ()) -> Iterat
 
 
 def unpushed() -> Iterator[str]:
-    """What of HEAD a remote lacks, or has more, in sentences; nothing where there is no remote."""
+    """Yield an error message for commits that HEAD and its remote do not share.
+
+    Yield nothing without a remote.
+    """
     remotes = git("remote").split()
     if not remotes:
         return
@@ -98,10 +106,10 @@ def unpushed() -> Iterator[str]:
 
 @contextlib.contextmanager
 def transaction(run: str, paths: Sequence[Path]) -> Iterator[None]:
-    """Commit and tag a release of a run within, and push after it; or nothing of it is left.
+    """Push the commit and tags that the ``with`` block makes for a release, or undo all of them.
 
-    The files at ``paths`` are written within, and were as HEAD has them. Of a process that is
-    killed within, :func:`recover` takes back what it did.
+    The block writes the files at ``paths``, which must be as in HEAD before. If the process is
+    killed within the block, :func:`recover` undoes what it did.
     """
     head = git("rev-parse", "HEAD")
     state = {"run": run, "head": head, "tags": sorted(_tags(run)), "paths": [*map(str, paths)]}
@@ -116,10 +124,10 @@ def transaction(run: str, paths: Sequence[Path]) -> Iterator[None]:
 
 
 def recover() -> None:
-    """Take back what a release did that was killed, unless all of it was pushed.
+    """Undo what a killed release did, unless all of it was pushed.
 
     Raises:
-        ParamsError: the remote is out of reach.
+        ParamsError: the remote cannot be reached.
     """
     if (state := read_json(BEGUN)) is not None:
         _undo(state, git)
@@ -134,7 +142,7 @@ def _undo(state: Mapping[str, Any], call: Callable[..., str | None]) -> None:
             git("tag", "--delete", _name(tag))
         if git("log", "-1", "--format=%P %s").startswith(f"{head} {commit_message(run)}"):
             git("reset", "--quiet", "--keep", head)
-        if git("rev-parse", "HEAD") == head:  # else someone went on meanwhile
+        if git("rev-parse", "HEAD") == head:  # Otherwise someone committed in the meantime.
             for path in map(Path, state["paths"]):
                 ask("reset", "--quiet", "--", str(path))
                 if show(head, path) is None:
@@ -145,23 +153,23 @@ def _undo(state: Mapping[str, Any], call: Callable[..., str | None]) -> None:
 
 
 def commit_message(run: str, version: str = "") -> str:
-    """Of the commit of a release."""
+    """Return the message of the commit of a release."""
     return f"Release {run} {version}"
 
 
 def unpushed_tags(run: str) -> list[str]:
-    """Tags of a run that the remote lacks; none where there is no remote."""
+    """Return the tags of a run that the remote lacks; empty without a remote."""
     return sorted(map(_name, _tags(run) - _pushed(git))) if remote() else []
 
 
 def _tags(run: str) -> set[str]:
-    """The tags of a run's registry, each with its hash, as git lists them."""
+    """Return the tags of a run's registry, each with its hash, in git's format."""
     lines = (ask("show-ref", "--tags") or "").splitlines()
     return {line for line in lines if _name(line).startswith((f"{run}@", f"{run}#"))}
 
 
 def _pushed(call: Callable[..., str | None]) -> set[str]:
-    """All tags of the remote, in the same form; none where there is no remote."""
+    """Return all tags of the remote in the same format; empty without a remote."""
     target = remote()
     lines = target and call("ls-remote", "--tags", target)
     return {line.replace("\t", " ") for line in (lines or "").splitlines()}
@@ -172,14 +180,13 @@ def _name(tag: str) -> str:
 
 
 def remote() -> str | None:
-    """The remote that a release goes to: the branch's, or the first; None where there is none."""
+    """Return the remote of a release: the branch's, else the first one; None if there is none."""
     target = upstream()
     return target[0] if target else next(iter(git("remote").split()), None)
 
 
 def _push(run: str, *, commit: bool) -> None:
-    """Push a run's tags, and HEAD where its branch goes if there is a new commit: all or
-    nothing."""
+    """Push a run's tags, and HEAD to its branch if there is a new commit: all or nothing."""
     if target := remote():
         branch = upstream() if commit else None
         refs = [f"refs/tags/{_name(tag)}" for tag in sorted(_tags(run))]
@@ -188,5 +195,5 @@ def _push(run: str, *, commit: bool) -> None:
 
 
 def show(revision: str, path: Path) -> str | None:
-    """A file as a revision has it; None where it has none."""
+    """Return the text of a file at a revision; None if the revision does not have it."""
     return ask("show", f"{revision}:{path.as_posix()}")

@@ -1,6 +1,6 @@
-"""DVC's graph as it stands: what depends on what, what is stale, and why.
+"""State of DVC's graph: what depends on what, which stages are stale, and why.
 
-The graph has one home, dvc.yaml; nothing here runs a stage or writes a file.
+The graph is defined in dvc.yaml only. This module runs no stage and writes no file.
 """
 
 import copy
@@ -29,9 +29,9 @@ from flows import values
 
 DVC, LOCK = Path("dvc.yaml"), Path("dvc.lock")
 FAILED = Path(".dvc/tmp/albef-failed")
-"""What each stage said that failed when it ran last, a file for each."""
+"""Folder with a file for each stage whose last run failed; it holds the error message."""
 PRETRAIN, PRETRAINED = "pretrain", "pretrained"
-"""The stage of pre-training and the checkpoint that it makes."""
+"""Stage of pre-training and the name of its checkpoint."""
 _STATES = {
     "modified": "changed",
     "deleted": "is missing",
@@ -41,7 +41,7 @@ _STATES = {
     "removed": "is gone",
     "folder": "changed (no run record tells which of its files)",
 }
-"""What DVC says of a dependency, or may be said of a file in it, in words."""
+"""Descriptions of DVC's states of a dependency, and of the states of a file in one."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,16 @@ class Node:
     """A stage.
 
     Attributes:
-        name: as DVC calls it, ``NAME`` or ``NAME@KEY``.
-        upstream: stages whose products it reads.
-        outs: its products, from the root of the project.
-        reasons: why it is stale by itself; empty if it is not.
-        waits: stale stages above it, which will run before it is known whether it must.
-        lacks: stages above it whose products are not here, without which it cannot run.
-        failure: what it said when it failed the last time it ran, or "".
-        running: the process that runs it now, or None.
+        name: DVC's name of the stage, ``NAME`` or ``NAME@KEY``.
+        upstream: stages whose artifacts it reads.
+        outs: its artifacts, relative to the root of the project.
+        reasons: reasons why it is stale by itself; empty if it is not.
+        waits: stale stages above it. Until they have run, it is unknown whether it must run.
+        lacks: stages above it whose artifacts are missing locally; it cannot run without them.
+        failure: error message of its last run if that failed, or "".
+        running: id of the process that currently runs it, or None.
         needed: false for pre-training that no run starts from; it runs only when forced.
-        comments: files of its code of which comments, docstrings or blank lines alone changed.
+        comments: files of its code in which only comments, docstrings or blank lines changed.
     """
 
     name: str
@@ -74,14 +74,17 @@ class Node:
 
     @property
     def stale(self) -> bool:
-        """Whether a run has anything to do for it."""
+        """Return whether a run has work for the stage: it is stale, or waits for a stale one."""
         return bool(self.reasons or self.waits)
 
 
 class Edit(NamedTuple):
-    """Code that is not as a stage ran it: a file, or a folder of which no more is known, its hash
-    as DVC had it and now, None where it was or is not there, and DVC's word for that;
-    ``in_comments`` where nothing but comments, docstrings and blank lines differ."""
+    """A code file that differs from the one a stage ran, or a folder if its files are not known.
+
+    ``before`` and ``after`` are DVC's hashes then and now, None if it does not exist. ``state`` is
+    DVC's word for the difference. ``in_comments`` is true if only comments, docstrings and blank
+    lines differ.
+    """
 
     path: str
     before: str | None
@@ -94,7 +97,7 @@ class Edit(NamedTuple):
 
 
 class _OtherValues(LocalFileSystem):  # type: ignore[misc]
-    """The disk, with another file in place of params.yaml."""
+    """Local file system in which another file replaces params.yaml."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -106,7 +109,9 @@ class _OtherValues(LocalFileSystem):  # type: ignore[misc]
 
 
 def read(params: Path = PARAMS) -> dict[str, Node]:
-    """All stages by name, each after those that it depends on, held against the values of a file.
+    """Return all stages by name, compared with the values of a file.
+
+    Each stage comes after those that it depends on.
 
     Raises:
         ParamsError: dvc.yaml, dvc.lock or params.yaml cannot be read.
@@ -119,7 +124,7 @@ def read(params: Path = PARAMS) -> dict[str, Node]:
 
 
 def one_line(error: BaseException) -> str:
-    """What DVC says of an error, without its line breaks."""
+    """Return DVC's message of an error without line breaks."""
     return " ".join(str(error.__cause__ or error).split())
 
 
@@ -130,7 +135,7 @@ def _nodes(repo: Any, params: Path) -> dict[str, Node]:
     busy = _busy(Path(repo.tmp_dir), Path(repo.root_dir))
     nodes: dict[str, Node] = {}
     for stage in nx.lexicographical_topological_sort(graph.reverse(copy=False), order.get):
-        if not hasattr(stage, "name"):  # a .dvc file: data that no stage makes
+        if not hasattr(stage, "name"):  # A .dvc file tracks data that no stage makes.
             continue
         above = sorted(graph.successors(stage), key=order.__getitem__)
         upstream = tuple(other.name for other in above if hasattr(other, "name"))
@@ -158,7 +163,7 @@ def _nodes(repo: Any, params: Path) -> dict[str, Node]:
 
 
 def _makers(stage: Any, upstream: Iterable[str], nodes: Mapping[str, Node]) -> Iterator[str]:
-    """The stages above one that make what it reads and is not here."""
+    """Yield the stages above one that make its missing inputs."""
     inputs = (dep for dep in stage.deps if not isinstance(dep, ParamsDependency))
     absent = [str(dep) for dep in inputs if not dep.exists]
     for name in upstream:
@@ -168,7 +173,7 @@ def _makers(stage: Any, upstream: Iterable[str], nodes: Mapping[str, Node]) -> I
 
 
 def _starts(params: Path) -> set[str]:
-    """Checkpoints that runs start from, or that score captions."""
+    """Return the checkpoints that runs start from or that score captions."""
     sections, models = read_yaml(params), values.layout(params).paths.models
     names = [str(run.get("init")) for run in _entries(sections.get("tasks"))]
     names += [os.path.relpath(str(it.get("by")), models) for it in _entries(sections.get("curate"))]
@@ -176,18 +181,19 @@ def _starts(params: Path) -> set[str]:
 
 
 def _entries(section: object) -> list[Mapping[str, Any]]:
-    """The entries of a section of the params file, as far as they are sections."""
+    """Return the entries of a section of the params file that are themselves sections."""
     inner = section.values() if isinstance(section, Mapping) else ()
     return [entry for entry in inner if isinstance(entry, Mapping)]
 
 
 def locked() -> dict[str, Any]:
-    """The entries of dvc.lock by stage; none before the first run."""
+    """Return the entries of dvc.lock by stage; empty before the first run."""
     return dict(load_yaml(LOCK).get("stages", {})) if LOCK.exists() else {}
 
 
 def _busy(tmp: Path, root: Path) -> dict[str, int]:
-    """Products that a living DVC process is about to write, and that process."""
+    """Return the artifacts that a live DVC process is about to write, with the id of the
+    process."""
     try:
         writers = json.loads((tmp / "rwlock").read_text()).get("write", {})
     except (FileNotFoundError, json.JSONDecodeError):
@@ -201,7 +207,7 @@ def _busy(tmp: Path, root: Path) -> dict[str, int]:
 
 
 def producers_of(stages: Iterable[Any]) -> dict[str, str]:
-    """The stage that makes each product."""
+    """Return the name of the stage that makes each artifact."""
     return {
         str(out): stage.name for stage in stages for out in stage.outs if hasattr(stage, "name")
     }
@@ -214,9 +220,17 @@ def reasons_of(
     edits: Mapping[Any, Iterable[Edit]],
     waits: Collection[str] = (),
 ) -> Iterator[str]:
-    """Why a stage's command, values, code, data or products differ from ``entry``, what dvc.lock
-    says of it; products of stages in ``waits`` are not looked at, since they will be made anew.
-    ``edits`` are those of :func:`code_edits`."""
+    """Yield the reasons why a stage differs from its entry in dvc.lock.
+
+    Command, values, code, data and artifacts are compared.
+
+    Args:
+        stage: DVC's stage.
+        entry: entry of the stage in dvc.lock; None if it never ran.
+        producers: stage that makes each artifact.
+        edits: result of :func:`code_edits`.
+        waits: stages whose artifacts are not compared, since they will be made again.
+    """
     if entry is None:
         yield "never run"
         return
@@ -233,9 +247,10 @@ def reasons_of(
 
 
 def code_edits(stage: Any, producers: Collection[str]) -> dict[Any, list[Edit]]:
-    """How code, and other inputs that no stage makes, are not as a stage ran them, by dependency.
+    """Return the edits of code and other external inputs of a stage, by dependency.
 
-    Comments alone differ where the digest of all code, which leaves them out, is that of the run.
+    Edits are marked ``in_comments`` if the digest of all code without comments equals the recorded
+    one.
     """
     edits = {
         dep: _edits(stage, dep)
@@ -252,21 +267,21 @@ def code_edits(stage: Any, producers: Collection[str]) -> dict[Any, list[Edit]]:
 
 
 def _is_module_of(record: run_record.RunRecord, edit: Edit) -> bool:
-    """Whether an edit is of a module that a stage ran as its run record has it."""
+    """Return whether an edit is of a module that the run record lists with the same hash."""
     return edit.path.endswith(".py") and record.code.get(edit.path, "") == edit.before
 
 
 def code_digest(stage: str) -> str:
-    """Digest of the code that a stage runs, as it is now."""
+    """Return the digest of a stage's code as it is now."""
     files = run_record.code_files(read_yaml(DVC)["stages"], stage, read_yaml(PARAMS))
     return run_record.code_digest(files)
 
 
 def _edits(stage: Any, dep: Any) -> list[Edit]:
-    """How an input that no stage makes is not as a stage ran it.
+    """Return the edits of a dependency that no stage makes since the stage ran.
 
-    DVC keeps one hash of a folder. Which of its files differ tells the run record, where that is
-    of this very folder.
+    DVC keeps one hash for a folder. The run record lists the hashes of its files. They are used if
+    the record belongs to the same version of the folder.
     """
     name, before = str(dep), dep.hash_info.value if dep.hash_info else None
     state = dep.status().get(name)
@@ -295,7 +310,7 @@ def _edits(stage: Any, dep: Any) -> list[Edit]:
 
 
 def _tree_hash(files: Mapping[str, str]) -> str:
-    """DVC's hash of a folder with these files, by their MD5."""
+    """Return DVC's hash of a folder with these files, given by their MD5."""
     tree = Tree()
     for path, md5 in files.items():
         tree.add(tuple(path.split("/")), None, HashInfo("md5", md5))
@@ -304,7 +319,7 @@ def _tree_hash(files: Mapping[str, str]) -> str:
 
 
 def elsewhere(reason: str) -> bool:
-    """Whether a reason of :func:`reasons_of` says only that something is not on this machine."""
+    """Return whether a reason of :func:`reasons_of` only means that a file is missing locally."""
     return any(_STATES[state] in reason for state in ("deleted", "not in cache"))
 
 
@@ -324,7 +339,7 @@ def _leaves(key: str, values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _product_reasons(stage: Any) -> Iterator[str]:
-    """Which products are not as they were made."""
+    """Yield the artifacts that differ from what the stage made."""
     for out in stage.outs:
         if state := out.status().get(str(out)):
             words = {**_STATES, "modified": "was changed by hand"}.get(state, state)
@@ -333,12 +348,12 @@ def _product_reasons(stage: Any) -> Iterator[str]:
 
 
 def choose_only(nodes: Mapping[str, Node], names: Iterable[str]) -> set[str]:
-    """All stages, or those named and what they cannot run without; see :func:`choose`."""
+    """Return the named stages and those they cannot run without, or all; see :func:`choose`."""
     return with_above(choose(nodes, names, "--only") or nodes, lambda name: nodes[name].lacks)
 
 
 def with_above(names: Iterable[str], above: Callable[[str], Iterable[str]]) -> set[str]:
-    """Stages, those that are above them, and so on."""
+    """Return stages with all stages above them."""
     selected: set[str] = set()
     todo = [*names]
     while todo:
@@ -348,10 +363,10 @@ def with_above(names: Iterable[str], above: Callable[[str], Iterable[str]]) -> s
 
 
 def choose(nodes: Mapping[str, Node], names: Iterable[str], option: str) -> list[str]:
-    """Stages by name; the name before an ``@`` stands for all of its keys.
+    """Return stages by name. A name before an ``@`` stands for all of its keys.
 
     Raises:
-        ParamsError: no such stage; the error names the nearest one.
+        ParamsError: a stage does not exist. The message suggests the nearest name.
     """
     chosen: dict[str, None] = {}
     for name in names:

@@ -1,8 +1,8 @@
-"""A child process that cannot outlive its parent, however either ends.
+"""Child processes that cannot outlive their parent, no matter how either one ends.
 
-Killing DVC leaves the stage that it started running, so a child gets a session of its own and the
-whole group is ended with it. A parent that is killed outright runs no code: there the child itself
-watches, and takes its group down.
+If DVC is killed, the stage that it started continues to run. A child therefore gets a separate
+session, and its whole process group is stopped with it. A parent that is killed runs no cleanup
+code, so the child watches its parent and stops its own group.
 """
 
 import json
@@ -19,18 +19,21 @@ from pathlib import Path
 from flows.run_lock import INHERITED
 
 GRACE_S = 20.0
-"""Seconds between asking a group to end and ending it; time for a checkpoint."""
+"""Seconds between asking a process group to end and killing it; time to save a checkpoint."""
 DVC_FAILED = 255
-"""Exit code where DVC failed, and not a stage."""
+"""Exit code if DVC itself failed, not a stage."""
 _REPRODUCE = "reproduce"
 
 
 class Child:
-    """A running ``dvc`` command in a session of its own, working in ``folder``; ``stopped``: by
-    :meth:`stop`."""
+    """A running ``dvc`` command in a separate session, in the working directory ``folder``.
+
+    ``stopped`` is true after :meth:`stop`.
+    """
 
     def __init__(self, *args: str, folder: Path | None = None) -> None:
-        scripts = str(Path(sys.executable).parent)  # a stage's `python` is the one that runs this
+        # Stages run `python`, which must be this interpreter.
+        scripts = str(Path(sys.executable).parent)
         path = os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)])
         self.stopped = False
         self._process = subprocess.Popen(
@@ -55,12 +58,12 @@ class Child:
         pull: bool = False,
         folder: Path | None = None,
     ) -> "Child":
-        """One that brings stages up to date; see :func:`_reproduce`."""
+        """Return a child that brings stages up to date; see :func:`_reproduce`."""
         options = {"names": names, "alone": alone, "force": force, "pull": pull}
         return cls(_REPRODUCE, json.dumps(options), folder=folder)
 
     def follow(self, line: Callable[[str], None]) -> int:
-        """Hand each line of output to ``line`` until the process ends; its exit code.
+        """Pass each line of output to ``line`` until the process ends; return its exit code.
 
         A progress bar's carriage returns end lines too.
         """
@@ -75,20 +78,21 @@ class Child:
             raise
 
     def stop(self) -> None:
-        """End the group: asked at first, forced after :data:`GRACE_S`."""
+        """Ask the process group to end, and kill it after :data:`GRACE_S` seconds."""
         self.stopped = True
         for number, seconds in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, 5.0)):
             _signal_group(self._process.pid, number)
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline:
-                self._process.poll()  # a zombie still counts as a member
+                # Reap the process, since a zombie still counts as a member of the group.
+                self._process.poll()
                 if not _signal_group(self._process.pid, 0):
                     return
                 time.sleep(0.05)
 
 
 def _signal_group(group: int, number: int) -> bool:
-    """Send a signal to a group; whether it has a member."""
+    """Send a signal to a process group; return whether the group has a member."""
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):
@@ -97,12 +101,13 @@ def _signal_group(group: int, number: int) -> bool:
 
 
 def in_session(module: str, *args: str, keep: int) -> int:
-    """Run a module in a session of its own, which holds the run lock ``keep`` too; its exit code.
+    """Run a module in a separate session that also holds the run lock ``keep``; return its exit
+    code.
 
-    A terminal sends Ctrl-C to all of a session, Prefect's temporary server included, which the
-    flow still needs in order to say how it ended: so the module alone is told, from here. A
-    second Ctrl-C ends everything at once. Nothing of the session is left when this returns, and
-    nothing for long if this process is killed.
+    A terminal sends Ctrl-C to every process of a session, including Prefect's temporary server. The
+    flow still needs that server to report its final state, so only the module gets the signal from
+    here. A second Ctrl-C ends everything at once. When this function returns, no process of the
+    session is left. If this process is killed, the session ends shortly after.
     """
     command = [sys.executable, "-m", module, str(os.getpid()), *args]
     environment = {**os.environ, INHERITED: "1"}
@@ -131,15 +136,19 @@ def die_with(parent: int) -> None:
 
 
 def _reproduce(names: list[str], *, alone: bool, force: bool, pull: bool) -> int:
-    """Bring stages up to date, in a child; all output is the stages' own, or an error of DVC's.
+    """Bring stages up to date, in a child process.
+
+    The output consists of the stages' output, or an error of DVC.
 
     Args:
-        alone: and not what they depend on.
-        force: although nothing changed.
-        pull: look for the products of each in the remote first.
+        names: stages.
+        alone: do not run the stages that they depend on.
+        force: run even if nothing changed.
+        pull: look for the artifacts of each stage in the remote first.
 
     Returns:
-        The exit code of a stage that failed, by a shell's count, or :data:`DVC_FAILED`.
+        Exit code of a stage that failed, as a shell reports it, or :data:`DVC_FAILED`; 0 on
+            success.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -155,7 +164,8 @@ def _reproduce(names: list[str], *, alone: bool, force: bool, pull: bool) -> int
             repo.reproduce(names, single_item=alone, force=force)
     except (DvcException, OSError) as error:
         cause = error.__cause__ or error
-        if isinstance(cause, StageCmdFailedError):  # which has the code in its text alone
+        # DVC reports the exit code only in the text of the error.
+        if isinstance(cause, StageCmdFailedError):
             code = int(str(cause).rpartition(" ")[2])
             return code if code > 0 else 128 - code
         print(f"{', '.join(names)}: {' '.join(str(cause).split())}", file=sys.stderr)
@@ -164,10 +174,10 @@ def _reproduce(names: list[str], *, alone: bool, force: bool, pull: bool) -> int
 
 
 def _main() -> int:
-    """Be DVC, for as long as the parent lives."""
+    """Run DVC until it ends or the parent process ends."""
     parent, *args = sys.argv[1:]
     die_with(int(parent))
-    os.environ["ALBEF_DVC"] = str(os.getpid())  # the stage follows this process
+    os.environ["ALBEF_DVC"] = str(os.getpid())  # The stage exits with this process.
     logging.basicConfig(format="%(message)s")
     if args[0] == _REPRODUCE:
         return _reproduce(**json.loads(args[1]))

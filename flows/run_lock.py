@@ -1,7 +1,7 @@
-"""One run at a time in a clone, and the truth about runs that died.
+"""Lock that allows one run at a time in a clone, and detection of runs that were killed.
 
-Prefect cannot know that a killed flow is gone, and shows it as running for good. The kernel does
-know: it frees this lock with the process, so the next run may say of the one before that it died.
+Prefect cannot notice that a flow was killed, and shows it as running forever. The kernel frees this
+lock when the process ends, so the next run can report that the previous one died.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PATH = Path(".dvc/tmp/albef-run.lock")
 FLOW_RUN = Path(".dvc/tmp/albef-flow-run")
-"""The flow run that is at work, by its id; a flow that is killed leaves it."""
+"""File with the id of the current flow run. A flow that is killed leaves it behind."""
 INHERITED = "ALBEF_RUN_LOCK"
 """Environment variable of a child that has inherited its parent's lock."""
 log = logging.getLogger("albef")
@@ -32,15 +32,15 @@ _shared = bool(os.environ.pop(INHERITED, None))
 
 
 class Busy(ValueError):
-    """Another run is at work in this clone."""
+    """Error: another run is in progress in this clone."""
 
 
 @contextlib.contextmanager
 def acquire() -> Iterator[None]:
-    """Hold the lock of this clone; within a holder, or its child that inherited it, it is shared.
+    """Hold the lock of this clone. A holder, or its child that inherited the lock, shares it.
 
     Raises:
-        Busy: another process holds it; the error names it.
+        Busy: another process holds the lock. The message contains its id.
     """
     global _lock_file
     if _shared or _lock_file is not None:
@@ -56,10 +56,10 @@ def acquire() -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(path: Path, subject: str, hint: str = "") -> Iterator[IO[str]]:
-    """Hold a lock file, which is not waited for.
+    """Hold a lock file without waiting for it.
 
     Raises:
-        Busy: another process holds it; ``subject`` says who is at work.
+        Busy: another process holds the lock; ``subject`` begins the error message.
     """
 
     def refuse(holder: str) -> None:
@@ -70,21 +70,21 @@ def locked(path: Path, subject: str, hint: str = "") -> Iterator[IO[str]]:
 
 
 def descriptor() -> int:
-    """Of the held lock's file: for a child that holds it too, and has :data:`INHERITED` set."""
+    """Return the descriptor of the held lock's file, for a child with :data:`INHERITED` set."""
     assert _lock_file is not None, "acquire() comes first"
     return _lock_file.fileno()
 
 
 def holder() -> int | None:
-    """The process that runs the pipeline in this clone now, or None."""
+    """Return the id of the process that currently runs the pipeline in this clone, or None."""
     number = holder_of(PATH) or ""
     return int(number) if number.isdigit() else None
 
 
 def _heal() -> None:
-    """Mend the list of paths in use that a DVC killed in mid-write leaves, and DVC then refuses.
+    """Remove DVC's list of used paths if it belongs to a killed process, since DVC would refuse it.
 
-    A number of a dead process may also be some other process's by now, in a container above all.
+    Another process may have the id of the dead one by now, especially in a container.
     """
     from dvc.lock import LockError, make_lock
 
@@ -111,13 +111,13 @@ def _is_dvc(info: Any) -> bool:
 
 @contextlib.contextmanager
 def flow_run(run: str | None) -> Iterator[None]:
-    """Note which flow run this process works on, and settle the one before."""
+    """Record the flow run of this process, and mark the previous one as crashed if it died."""
     if FLOW_RUN.exists():
         _settle(UUID(FLOW_RUN.read_text()))
     if run:
         FLOW_RUN.write_text(run)
     yield
-    FLOW_RUN.unlink(missing_ok=True)  # not reached by a kill
+    FLOW_RUN.unlink(missing_ok=True)  # A killed process does not get here.
 
 
 def _settle(run: UUID) -> None:
@@ -131,7 +131,7 @@ def _settle(run: UUID) -> None:
     with get_client(sync_client=True) as client:
         try:
             dead_run = client.read_flow_run(run)
-        except ObjectNotFound:  # it ran against another server
+        except ObjectNotFound:  # The flow run belongs to another server.
             return
         if dead_run.state is None or dead_run.state.is_final():
             return

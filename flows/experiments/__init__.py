@@ -1,1 +1,1 @@
-"""Variations of the values, side by side."""
+"""Experiments that vary the values of params.yaml, and their comparison."""

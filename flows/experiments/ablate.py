@@ -1,5 +1,8 @@
-"""``albef ablate``: the steps of an ablation over caption noise and seeds, each an experiment, and
-the comparison of each step with the one before it."""
+"""``albef ablate``: run the steps of an ablation as experiments and compare them.
+
+Each step runs for every caption noise and every seed. The comparison sets each step against the one
+before it.
+"""
 
 import json
 import logging
@@ -23,23 +26,23 @@ log = logging.getLogger("albef")
 
 
 class Step(Section):
-    """A set of values."""
+    """Step of an ablation: a set of values."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-    """Part of the names of its experiments."""
+    """Name of the step, which is part of the names of its experiments."""
     values: dict[str, Any]
-    """What it changes of the preset, by dotted key."""
+    """Values that the step changes in the preset, by dotted key."""
     earlier: str | None = None
-    """A step before it, whose pre-trained checkpoint lies in ``.albef/earlier``."""
+    """Name of an earlier step. Its pre-trained checkpoint is copied to ``.albef/earlier``."""
 
 
 class Ladder(Section):
-    """Steps, each compared with the one before it."""
+    """Steps of an ablation. Each step is compared with the one before it."""
 
     run: str
-    """Which entry of ``tasks`` is evaluated."""
+    """Key of the entry in ``tasks`` that is evaluated."""
     steps: Annotated[tuple[Step, ...], Field(min_length=2)]
-    """In order."""
+    """Steps in the order in which they are compared; at least two."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Ladder":
@@ -62,10 +65,12 @@ def ablate(
     *,
     show: bool = False,
 ) -> None:
-    """Train what is missing, and compare; see :func:`flows.cli.ablate` for the values.
+    """Train the missing experiments and compare all of them.
+
+    See :func:`flows.cli.ablate` for the values.
 
     Raises:
-        ParamsError: what cannot work.
+        ParamsError: a value is wrong, or the preset does not fit the steps.
         Failure: trainings failed.
     """
     preset = values.named(values.PRESETS, preset_name, "preset")
@@ -103,7 +108,7 @@ def _jobs(params: Mapping[str, Any]) -> int:
 def _by_seed(
     name: str, preset: Path, file: Path, noise: float, seeds: int
 ) -> Iterator[list[Variation]]:
-    """The steps at a caption noise, for each seed."""
+    """Yield the variations of all steps at one caption noise, seed by seed."""
     params, base_text, ladder = read_preset(preset), values.compose(preset), _read(file)
     if ladder.run not in params.get("tasks", {}):
         raise ParamsError(f"{file}: run {ladder.run} is not one of the tasks of {preset}")
@@ -122,9 +127,9 @@ def _by_seed(
 
 
 def _noisy_sources(params: Mapping[str, Any], preset: Path) -> list[str]:
-    """Keys of the caption noise of pre-training's data set."""
+    """Return the keys of the caption noise of the pre-training dataset."""
     dataset, views = params["pretrain"]["dataset"], params.get("curate", {})
-    for _ in views:  # a view may be of a view
+    for _ in views:  # A filtered dataset may be filtered from another one.
         dataset = views.get(dataset, {}).get("dataset", dataset)
     keys = [
         f"datasets.{dataset}.sources.{source}.caption_noise"

@@ -1,6 +1,6 @@
-"""A clone of the project at a commit, in which values are run and recorded as an experiment.
+"""Clone of the project at a commit, in which experiments run and are recorded.
 
-It shares DVC's cache, and takes nothing else from the work tree.
+The clone shares DVC's cache and takes nothing else from the work tree.
 """
 
 import logging
@@ -23,28 +23,31 @@ log = logging.getLogger("albef")
 
 
 class Failure(ValueError):
-    """Variations that failed; a sentence for each."""
+    """Error for variations that failed, with one error message for each."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class Variation:
-    """A set of values."""
+    """Set of values that runs as one experiment."""
 
     name: str
-    """Of the experiment."""
+    """Name of the experiment."""
     params: str
-    """Text of its whole params file."""
+    """Text of the whole params file."""
     group: str
-    """Variations of a group follow one another, and run in one clone."""
+    """Name of the group. Variations of a group run one after another, in one clone."""
     earlier: "Variation | None" = None
-    """One whose pre-trained checkpoint it finds in ``.albef/earlier``."""
+    """Variation whose pre-trained checkpoint is copied to ``.albef/earlier``."""
 
 
 class Clone:
-    """The clone at a commit, made if it is not there; the products of ``lock``, the text of a
-    dvc.lock, are at hand, or those of the commit's."""
+    """Clone of the project at a commit, created if it does not exist.
+
+    Artifacts are checked out from DVC's cache: those of ``lock``, the text of a dvc.lock, or those
+    of the commit if ``lock`` is None.
+    """
 
     def __init__(self, folder: Path, commit: str, lock: str | None) -> None:
         self._folder = folder.resolve()
@@ -74,17 +77,18 @@ class Clone:
         return git.git("-C", str(self._folder), *args)
 
     def dvc(self, *args: str) -> None:
-        """Run a ``dvc`` command here.
+        """Run a ``dvc`` command in the clone.
 
         Raises:
-            Failure: it failed; in its words.
+            Failure: the command failed. The message contains its output.
         """
         code, lines = self._follow(Child(*args, folder=self._folder))
         if code:
             raise Failure(f"`dvc {args[0]}` failed: {' '.join(lines)}")
 
     def _follow(self, child: Child, name: str = "") -> tuple[int, list[str]]:
-        """The exit code and lines of a child; with a name, they are shown under that."""
+        """Return the exit code and output lines of a child process; log the lines if a name is
+        given."""
         lines: list[str] = []
 
         def line(text: str) -> None:
@@ -101,19 +105,19 @@ class Clone:
         return code, lines
 
     def stop(self) -> None:
-        """End what runs here."""
+        """Stop the running process. Processes that start later are stopped too."""
         self._stopped = True
         if self._child:
             self._child.stop()
 
     def run(self, variation: Variation, targets: Sequence[str]) -> int:
-        """Bring the targets up to date with the values of a variation, and record them.
+        """Bring the targets up to date with the values of a variation and record an experiment.
 
         Returns:
-            How many stages ran; the products of the others were at hand.
+            Number of stages that ran. The artifacts of the other stages were available.
 
         Raises:
-            Failure: a stage failed; in its words.
+            Failure: a stage failed. The message contains its last line of output.
         """
         began = time.time()
         self._bring(variation, targets)
@@ -137,7 +141,7 @@ class Clone:
             raise Failure(f"{lines[-1] if lines else 'ended'} (exited with {code})")
 
     def _with_above(self, targets: Sequence[str]) -> list[str]:
-        """Stages and those above them: DVC would miss the products of the others."""
+        """Return the targets and the stages above them. DVC lacks the artifacts of other stages."""
         with Repo(str(self._folder)) as repo:
             graph = repo.index.graph
             wanted = [stage for stage in graph if getattr(stage, "name", "") in targets]
@@ -145,7 +149,7 @@ class Clone:
             return sorted(stage.name for stage in stages if hasattr(stage, "name"))
 
     def hand_over(self, variation: Variation) -> None:
-        """Bring the experiment into the repository of the project."""
+        """Fetch the experiment into the repository of the project."""
         for ref in self._git(*_REFS, f"refs/exps/*/*/{variation.name}").split():
             git.git("fetch", "--quiet", str(self._folder), f"+{ref}:{ref}")
 
@@ -154,7 +158,8 @@ _REFS = ("for-each-ref", "--format=%(refname)")
 
 
 def recorded(variation: Variation, commit: str, code: Sequence[str]) -> str | None:
-    """The experiment of a variation, by its ref, if it has these values and the commit's code."""
+    """Return the ref of a variation's experiment if its values and the commit's code match, else
+    None."""
     if variation.earlier and recorded(variation.earlier, commit, code) is None:
         return None
     for ref in git.git(*_REFS, f"refs/exps/*/*/{variation.name}").split():

@@ -1,4 +1,4 @@
-"""``albef compare A B ...``: experiments or git revisions side by side. It runs nothing again."""
+"""``albef compare A B ...``: compare experiments or git revisions. No stage runs again."""
 
 import re
 import sys
@@ -29,10 +29,10 @@ def compare(
     *,
     stepwise: bool = False,
 ) -> int:
-    """Print the comparison and write its page; exit code 1 where something is missing.
+    """Print the comparison and write its page; return exit code 1 if something is missing.
 
     Raises:
-        ValueError: there is no such revision, or no curves in a file.
+        ValueError: a revision does not exist, or a file has no curves.
     """
     if save_curve:
         write_curves(revisions[0], save_curve)
@@ -49,7 +49,7 @@ def compare(
 
 
 def write(comparison: Comparison, out: Path | None) -> Path:
-    """Write the page, and say where it is."""
+    """Write the page of a comparison and return its path."""
     if out is None:
         names = [side.name for side in comparison.sides]
         names += [comparison.reference_name] if comparison.reference_name else []
@@ -61,14 +61,14 @@ def write(comparison: Comparison, out: Path | None) -> Path:
 
 
 def text(comparison: Comparison) -> str:
-    """The comparison for a terminal."""
+    """Return the comparison as text for a terminal."""
     parts = [part(comparison) for part in (_values, _metrics, _seeds, _deviations)]
     notes = [f"note: {s.run} {s.name}: {note}" for s in comparison.splits for note in s.notes]
     return "\n\n".join(part for part in (*parts, "\n".join(notes)) if part)
 
 
 def results(comparison: Comparison) -> str:
-    """The metrics alone: over seeds, or those of each side where no seed is repeated."""
+    """Return the metrics alone: over seeds, or those of each side if no seed is repeated."""
     return _seeds(comparison) or _metrics(comparison)
 
 

@@ -1,4 +1,4 @@
-"""Revisions set side by side: what `albef compare` shows of them."""
+"""Collection of what `albef compare` shows about revisions."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,23 +24,23 @@ from flows.experiments.sides import Gaps, Side
 from flows.results import numbers
 
 ELSEWHERE = ("runtime", "paths")
-"""Sections that no product depends on: speed and places."""
+"""Sections that no artifact depends on: speed and locations of files."""
 
 
 def gather(
     names: Sequence[str], reference: Path | None, examples: int, *, stepwise: bool = False
 ) -> tuple[page.Comparison, list[str]]:
-    """The comparison, and a sentence for all that should be there and is not.
+    """Return the comparison, and an error message for every expected file that is missing.
 
     Args:
-        names: of the revisions, the baseline first.
-        reference: a file of reference curves, if any; the baseline may then lack metrics.
-        examples: answers shown that turned, each way, of each split.
-        stepwise: hold each group of seeds against the one before it, not against the first.
+        names: revisions, the baseline first.
+        reference: file of reference curves, if any; the baseline may then lack metrics.
+        examples: number of changed answers to show for each direction and split.
+        stepwise: compare each group of seeds with the previous group instead of the first.
 
     Raises:
-        ParamsError: an unknown revision, or there is nothing to compare.
-        CurveError: the file is no reference.
+        ParamsError: a revision is unknown, or there is nothing to compare.
+        CurveError: the file is not a reference.
     """
     if len(names) == 1 and reference is None:
         raise ParamsError(
@@ -58,7 +58,7 @@ def write_curves(name: str, path: Path) -> None:
     """Write the curves of a revision as a reference file.
 
     Raises:
-        ParamsError: it has none.
+        ParamsError: the revision has no curves.
     """
     with opened([name]) as (revision,):
         side_curves = Side(revision, Gaps()).curves
@@ -69,7 +69,7 @@ def write_curves(name: str, path: Path) -> None:
 
 
 class _Gathering:
-    """A comparison in the making."""
+    """Builder of a comparison."""
 
     def __init__(self, revisions: Sequence[Revision], examples: int, stepwise: bool) -> None:
         self.gaps = Gaps()
@@ -116,7 +116,8 @@ class _Gathering:
 
     @cached_property
     def _groups(self) -> tuple[tuple[int, ...], ...]:
-        """Sides that differ in their seeds alone, in order; the baseline's first."""
+        """Indexes of sides that differ only in their seeds, in order; the baseline's group comes
+        first."""
         groups: list[list[int]] = []
         for index, side in enumerate(self._sides):
             first = (self._sides[group[0]].revision for group in groups)
@@ -128,8 +129,11 @@ class _Gathering:
         return tuple(map(tuple, groups))
 
     def _baseline(self, index: int) -> int:
-        """What a side is held against: of the group before it, or the first, the one with its seed,
-        else the first of all."""
+        """Return the index of the side that a side is compared with.
+
+        It belongs to the previous group (``stepwise``) or to the first group. The side with the
+        same seeds is preferred; otherwise it is the baseline.
+        """
         place = next(place for place, group in enumerate(self._groups) if index in group)
         others = self._groups[place - 1 if self._stepwise else 0] if place else ()
         seeds = self._sides[index].revision.seeds
@@ -154,7 +158,8 @@ class _Gathering:
                 yield split
 
     def _paired(self, split: page.Split, before: int, after: int) -> page.Split:
-        """A split with what two sides differ in example by example, or a note why not."""
+        """Return a split with a per-example comparison of two sides, or a note on why there is
+        none."""
         sides, where = (self._sides[before], self._sides[after]), (split.run, split.name)
         old, new = (side.scores(*where) for side in sides)
         metrics = [metric for metric in old if metric in new]
@@ -168,8 +173,8 @@ class _Gathering:
                 if not any({before, after} <= set(group) for group in self._groups):
                     names = " and ".join(side.name for side in sides)
                     note = f"{names} answered no example in common: their data differ"
-                break  # another seed may well mean other data
-            # What turned is shown once, by the parts where there are any.
+                break  # Another seed often means other data, so no note is needed.
+            # Show changed answers once. If a metric has parts, show them with the parts.
             examples = 0 if metric == metrics[0] and len(metrics) > 1 else self._examples
             test = self._test(where, (before, after), (old_scores, new_scores), shared, examples)
             paired.append(replace(test, part=metric != metrics[0]))
@@ -184,7 +189,10 @@ class _Gathering:
         shared: tuple[NDArray[np.int64], NDArray[np.int64]],
         examples: int,
     ) -> page.Paired:
-        """Two sides on the examples at places that they share, ``examples`` shown each way."""
+        """Compare two sides on the examples at their ``shared`` positions.
+
+        ``examples`` is the number of changed answers to show for each direction.
+        """
         (old, new), (old_places, new_places) = pair, shared
         before = self._sides[sides[0]]
         differences = new.values[new_places] - old.values[old_places]
@@ -214,7 +222,7 @@ class _Gathering:
         )
 
     def _data(self) -> Iterator[page.Data]:
-        """Every data set that two sides have."""
+        """Yield the difference of every dataset that both sides of a comparison have."""
         for index, after in enumerate(self._sides[1:], 1):
             before = self._sides[self._baseline(index)]
             for name in (name for name in after.datasets if name in before.datasets):
@@ -226,7 +234,7 @@ class _Gathering:
 
 
 def _is_repeated(before: Revision, after: Revision) -> bool:
-    """Whether two revisions differ in their seeds alone."""
+    """Return whether two revisions differ only in their seeds."""
     old, new = (
         {k: v for k, v in revision.params.items() if k not in (*SEEDS, *ELSEWHERE)}
         for revision in (before, after)
@@ -235,7 +243,7 @@ def _is_repeated(before: Revision, after: Revision) -> bool:
 
 
 def _differing(params: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The values that are not the same on all sides, by key."""
+    """Yield the values that are not the same on all sides, by key."""
     flat = [dict(flatten({k: v for k, v in p.items() if k not in ELSEWHERE})) for p in params]
     for key in dict.fromkeys(key for side in flat for key in side):
         texts = tuple(format_value(side[key]) if key in side else "" for side in flat)
@@ -244,7 +252,7 @@ def _differing(params: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, tuple
 
 
 def _over_seeds(comparison: page.Comparison) -> Iterator[page.SeedRow]:
-    """The metrics that each split is judged by over the seeds of every group."""
+    """Yield the headline metrics of each split over the seeds of every group."""
     judged = ((split, metric) for split in comparison.splits for metric in split.judged)
     for split, metric in judged if comparison.groups else ():
         reference: dict[tuple[int, ...], float] = {}

@@ -1,7 +1,7 @@
-"""Experiments, branches, tags and commits, and their files as they were: nothing is run again.
+"""Experiments, branches, tags and commits, and their files as recorded. No stage runs again.
 
-The files of a revision come from git, DVC's cache or a remote, in this order, into a folder of
-its own; what is in the cache is linked, not copied.
+The files of a revision come from git, DVC's cache or a remote, in this order. They go to a separate
+folder; files in the cache are linked, not copied.
 """
 
 import tempfile
@@ -22,16 +22,16 @@ from flows.git import ask
 from flows.graph import one_line
 
 WORKSPACE = ("workspace", ".")
-"""Names of the working tree."""
+"""Names of the work tree."""
 SEEDS = ("seed", "data_seed")
 """Values in which repetitions of a run differ."""
 CODE = ("albef", "pipelines", "dvc.yaml")
-"""What results depend on beside values."""
+"""Code that results depend on in addition to values."""
 _WORK = Path(".dvc/tmp")
 
 
 class NotAtHand(ValueError):
-    """Files of a ``revision`` that are not here; its text is the sentence to show."""
+    """Error for files of a ``revision`` that are not available locally or in a remote."""
 
     def __init__(self, revision: str, text: str) -> None:
         self.revision = revision
@@ -42,15 +42,15 @@ class Revision:
     """A revision and its files.
 
     Args:
-        name: as it was asked for; of an experiment that was named by its ref, its name.
-        commit: its SHA-1; None for the working tree.
-        folder: where its files come to lie, as far as they are asked for.
-        files: those of the commit; None for the working tree.
+        name: the revision as the user names it; the experiment's name if that is a ref.
+        commit: SHA-1 of the commit; None for the work tree.
+        folder: folder that receives the files when they are requested.
+        files: file system of the commit; None for the work tree.
 
     Attributes:
-        params: its params.yaml, plain.
-        layout: the places of its products, within ``folder``.
-        seeds: its :data:`SEEDS`; data without a seed of their own have the other.
+        params: content of its params.yaml as plain values.
+        layout: paths of its artifacts, within ``folder``.
+        seeds: its :data:`SEEDS`. If the data have no separate seed, the other seed is repeated.
     """
 
     def __init__(self, name: str, commit: str | None, folder: Path, files: Any) -> None:
@@ -64,15 +64,16 @@ class Revision:
         self.seeds = tuple(int(self.params.get(key, seed)) for key in SEEDS)
 
     def subject(self) -> str:
-        """The first line of its commit's message; "" for the working tree and DVC's own ones."""
+        """Return the first line of the commit message; "" for the work tree and for DVC's
+        commits."""
         line = self.commit and ask("log", "-1", "--format=%s", self.commit)
         return "" if not line or line.startswith("dvc: commit experiment") else line
 
     def list(self, folder: Path) -> list[Path]:
-        """What is in a folder, in order.
+        """Return the sorted paths of the entries in a folder.
 
         Raises:
-            NotAtHand: it is neither here nor in a remote.
+            NotAtHand: the folder is neither available locally nor in a remote.
         """
         if self._files is None:
             return sorted(folder.iterdir()) if folder.is_dir() else []
@@ -82,10 +83,10 @@ class Revision:
             return sorted(Path(name) for name in self._files.ls(folder.as_posix(), detail=False))
 
     def fetch(self, path: Path) -> Path | None:
-        """A file or folder of the revision, here; None where the revision has none.
+        """Return the local path of a file or folder; None if the revision does not have it.
 
         Raises:
-            NotAtHand: it is neither here nor in a remote.
+            NotAtHand: it is neither available locally nor in a remote.
         """
         local = self.folder / path
         if local.exists() or self._files is None:
@@ -115,10 +116,10 @@ class Revision:
 
 @contextmanager
 def files_at(revision: str, **sections: Any) -> Iterator[Any]:
-    """The files of a revision, those that DVC keeps too.
+    """Yield a file system of a revision that includes the files DVC tracks.
 
-    Cache and remotes are where they are now, not where they were then; ``sections`` of DVC's
-    configuration take their place.
+    Cache and remotes are those of the current configuration, not of the revision. ``sections``
+    replace sections of that configuration.
     """
     with Repo(".") as repo:
         config = {part: repo.config[part] for part in ("cache", "core", "remote")}
@@ -131,10 +132,10 @@ def files_at(revision: str, **sections: Any) -> Iterator[Any]:
 
 @contextmanager
 def opened(names: Sequence[str]) -> Iterator[list[Revision]]:
-    """The revisions of these names.
+    """Yield the revisions with these names.
 
     Raises:
-        ParamsError: one of them is unknown, or of another project.
+        ParamsError: a revision is unknown, or belongs to another project.
     """
     with ExitStack() as stack:
         _WORK.mkdir(parents=True, exist_ok=True)
@@ -170,7 +171,7 @@ def _commit(repo: Any, name: str) -> str:
 
 
 def differing_code(before: Revision, after: Revision) -> tuple[str, ...]:
-    """Files of code that differ between two revisions."""
+    """Return the code files that differ between two revisions."""
     commits = [revision.commit for revision in (before, after) if revision.commit is not None]
     if not commits:
         return ()

@@ -1,7 +1,7 @@
-"""``albef run --seeds N``: the same values under further seeds, each an experiment of its own.
+"""``albef run --seeds N``: run the same values with several seeds, one experiment for each.
 
-The first seed is the run in the work tree. The others are trained and evaluated in clones; the
-data, whose seed is another, are shared by all.
+The first seed runs in the work tree. The others are trained and evaluated in clones. All share the
+data, which have a separate seed.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ def run_seeds(
     count: int,
     unwanted: Sequence[str] = (),
 ) -> int:
-    """Run the values here, and under further seeds in clones; the exit code.
+    """Run the values in the work tree, then with further seeds in clones; return the exit code.
 
-    The names of the experiments begin with ``name``; ``unwanted`` are options that were given too,
-    and that do not go with this.
+    The names of the experiments begin with ``name``. ``unwanted`` are options that the user gave
+    and that cannot be combined with seeds.
 
     Raises:
-        ParamsError: which option is in the way, or what is not committed.
+        ParamsError: an option cannot be combined with seeds, or code is not committed.
         Failure: a training in a clone failed.
     """
     if not name:

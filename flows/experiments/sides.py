@@ -1,4 +1,4 @@
-"""What a comparison reads of a revision: tables of its products, as far as they are at hand."""
+"""Artifacts of a revision as tables for a comparison, as far as they are available."""
 
 import json
 from collections.abc import Callable
@@ -23,23 +23,26 @@ T = TypeVar("T")
 
 
 class Gaps:
-    """What is not there, in sentences; ``notes`` are what is not shown, which is no error."""
+    """Collector of error messages about missing files.
+
+    ``notes`` are about parts that are not shown, which is not an error.
+    """
 
     def __init__(self) -> None:
         self.notes: dict[str, None] = {}
         self.problems: dict[str, str] = {}
 
     def add(self, problem: object) -> None:
-        """Keep what should be there and is not; of what a revision lacks the first is enough."""
+        """Record that something is missing. For each revision, only the first problem is kept."""
         key = problem.revision if isinstance(problem, NotAtHand) else str(problem)
         self.problems.setdefault(key, str(problem))
 
 
 class Side:
-    """A revision, each of whose products is read once; what is missing is kept as a gap.
+    """A revision of a comparison. Each artifact is read once; a missing one is recorded as a gap.
 
-    A split is named by its run and its name, which is :data:`albef.layout.BEHAVIOUR` for the cases
-    of the behaviour tests.
+    A split is named by its run and its name. For the cases of behaviour tests the name is
+    :data:`albef.layout.BEHAVIOUR`.
     """
 
     def __init__(self, revision: Revision, gaps: Gaps) -> None:
@@ -59,13 +62,13 @@ class Side:
 
     @cached_property
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """The metrics of every run that was evaluated, by run."""
+        """Metrics of every evaluated run, by run."""
         files = {run: self.revision.fetch(self.layout.metrics(run)) for run in self.runs}
         return {run: json.loads(path.read_text()) for run, path in files.items() if path}
 
     @cached_property
     def curves(self) -> curves.Curves:
-        """The curves of each training."""
+        """Curves of each training."""
 
         def read() -> curves.Curves:
             names = (path.name for path in self.revision.list(self.layout.root / "curves"))
@@ -75,7 +78,7 @@ class Side:
         return self._or_gap(read) or {}
 
     def predictions(self, run: str, split: str) -> pa.Table | None:
-        """The predictions of a run, or the cases of its behaviour tests; None without any."""
+        """Return the predictions of a run, or the cases of its behaviour tests; None if missing."""
         return self._table(run, split == BEHAVIOUR)
 
     def _read(self, run: str, is_tested: bool) -> pa.Table | None:
@@ -93,7 +96,7 @@ class Side:
         return None
 
     def scores(self, run: str, split: str) -> dict[str, scores.Scores]:
-        """By metric; empty where they are not known."""
+        """Return the per-example scores by metric; empty if they are not known."""
         table = self.predictions(run, split)
         if table is None:
             return {}
@@ -103,24 +106,25 @@ class Side:
         return scores.parts(table.select(columns))
 
     def _data(self, dataset: str) -> Path | None:
-        """The folder of a data set, with its description and index; None where there is none."""
+        """Return the folder of a dataset with its description and index; None if missing."""
         folder = self.layout.data(dataset)
         parts = [folder / name for name in ("dataset.json", "index.parquet")]
         files = self._or_gap(lambda: [self.revision.fetch(part) for part in parts])
         return self.revision.folder / folder if files and all(files) else None
 
     def _index(self, dataset: str) -> pa.Table | None:
-        """The index of a data set; None where there is none."""
+        """Return the index of a dataset; None if missing."""
         folder = self.data(dataset)
         return self._or_gap(lambda: read_index(folder)) if folder else None
 
     def contents(self, run: str, split: str) -> "pd.Series[Any] | None":
-        """A hash of what stands in each record of a split, by key."""
+        """Return a hash of the content of each record in a split, by key; None if unknown."""
         rows = self._rows(run, split)
         return None if rows is None else drift.contents(rows)
 
     def units(self, run: str, split: str, keys: pa.ChunkedArray) -> NDArray[np.int64]:
-        """What each example's picture belongs to: its pair, else all records that show it."""
+        """Return the unit of each example for resampling: its pair, or all records with its
+        image."""
         rows = self._rows(run, split)
         if rows is None:
             return np.unique(keys.to_numpy(), return_inverse=True)[1]
@@ -132,13 +136,14 @@ class Side:
         return units
 
     def records(self, run: str, split: str) -> SplitRecords | None:
-        """The pictures of a split, where the working tree has this very data set."""
+        """Return the images of a split if the work tree has the same version of the dataset, else
+        None."""
         dataset = self._dataset(run)
         local, data = self.layout.data(dataset), self.data(dataset)
         try:
             if data and describe(local)["digest"] == describe(data)["digest"]:
                 return SplitRecords(local, self._split_of_data(run, split))
-        except ShardError:  # it is missing
+        except ShardError:  # The dataset is missing in the work tree.
             pass
         self._gaps.notes[
             f"{self.name}: its pictures of {dataset} are not shown, since {local} is missing or "
@@ -150,7 +155,7 @@ class Side:
         return str(self.runs.get(run, {}).get("dataset", ""))
 
     def _split_of_data(self, run: str, split: str) -> str:
-        """The split of the data set whose pictures were shown."""
+        """Return the split of the dataset whose images the model was shown."""
         if split != BEHAVIOUR:
             return split
         table = self.predictions(run, split)

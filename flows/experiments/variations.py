@@ -1,8 +1,8 @@
-"""Variations of the values, each run and recorded as an experiment, in clones of their own.
+"""Variations of the values, each run in a clone and recorded as an experiment.
 
-The work tree at hand is not touched, so its owner goes on in it. The clones hold HEAD and share
-DVC's cache: what several variations have in common is made once, what was made before is not made
-again, and a run that was killed goes on. Clones take groups of variations one after the other.
+The work tree is not touched, so you can continue to work in it. The clones hold HEAD and share
+DVC's cache, so artifacts that several variations share are computed once. A run that was killed
+resumes. Each clone takes one group of variations after the other.
 """
 
 import itertools
@@ -24,7 +24,7 @@ from flows.experiments.clone import Clone, Failure, Variation
 from flows.graph import LOCK
 
 FOLDER = Path(".dvc/tmp/variations")
-"""Where the clones are, and the lock of whoever works in them."""
+"""Folder of the clones, and of the lock that protects them."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 log = logging.getLogger("albef")
 
@@ -33,7 +33,7 @@ def check(variations: Sequence[Variation]) -> None:
     """Check names and values of all variations.
 
     Raises:
-        ParamsError: a sentence for every wrong value, or what is no name.
+        ParamsError: a name or a value is wrong; there is one error message for each.
     """
     for variation in variations:
         if not NAME.fullmatch(variation.name):
@@ -49,10 +49,10 @@ def check(variations: Sequence[Variation]) -> None:
 
 
 def clean() -> str:
-    """HEAD, once it is known to hold all code; values and products are not looked at.
+    """Return HEAD after checking that all code is committed. Values and artifacts are not checked.
 
     Raises:
-        ParamsError: there is no commit, git does not know who commits, or files are not as in it.
+        ParamsError: the repository has no commit, git does not know the committer, or files differ from HEAD.
     """
     root = values.layout().root
     reasons = list(git.uncommitted([], excluded=[PARAMS, LOCK, root / "metrics", root / "runs"]))
@@ -70,15 +70,15 @@ def run(
     """Run variations of HEAD in order and record each as an experiment.
 
     Args:
-        variations: each brings the targets, with all that they depend on, up to date.
-        targets: stages.
-        jobs: clones that work at the same time.
-        lock: text of a dvc.lock whose products are at hand; None is that of the commit.
+        variations: variations to run. Each brings the targets and all they depend on up to date.
+        targets: names of stages.
+        jobs: number of clones that work at the same time.
+        lock: text of a dvc.lock whose artifacts are available; None takes that of the commit.
 
     Raises:
-        ParamsError: a wrong value, or code that is not committed.
-        Busy: variations are at work here already.
-        Failure: some failed; the others ran.
+        ParamsError: a value is wrong, or code is not committed.
+        Busy: another process already runs variations in this project.
+        Failure: some variations failed; the others ran.
     """
     commit = clean()
     check(variations)
@@ -93,7 +93,8 @@ def run(
                     future.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                for clone in clones:  # their threads go on if asked again
+                # Stop in threads, which continue even if a second interrupt arrives.
+                for clone in clones:
                     threading.Thread(target=clone.stop).start()
                 raise
     if work.failures:
@@ -101,8 +102,10 @@ def run(
 
 
 class _Work:
-    """``count`` variations that clones share, group by group; ``failures`` is a sentence on each
-    that failed."""
+    """``count`` variations that clones share, group by group.
+
+    ``failures`` has an error message for each variation that failed.
+    """
 
     def __init__(self, clones: Sequence[Clone], targets: Sequence[str], count: int) -> None:
         self.failures: list[str] = []
@@ -113,7 +116,7 @@ class _Work:
             self._idle.put(clone)
 
     def run(self, group: Sequence[Variation]) -> None:
-        """Run a group in the next clone that is idle."""
+        """Run a group in the next idle clone."""
         clone = self._idle.get()
         try:
             for variation in group:
