@@ -86,8 +86,7 @@ def accept_comments(nodes: Mapping[str, graph.Node]) -> None:
 
 @contextlib.contextmanager
 def _stages() -> Iterator[tuple[list[Any], dict[str, str]]]:
-    """Yield the stages of dvc.yaml while holding its lock, and the stage that makes each
-    artifact."""
+    """Yield the stages of dvc.yaml and the producer of each artifact, while holding DVC's lock."""
     try:
         with Repo(".", _wait_for_lock=True) as repo, repo.lock:
             stages = [stage for stage in repo.index.stages if hasattr(stage, "name")]

@@ -1,5 +1,4 @@
-"""Git operations of a release: check what is committed and pushed, and publish a commit with
-tags."""
+"""Git operations of a release: check what is committed and pushed; publish a commit with tags."""
 
 import contextlib
 import os

@@ -192,8 +192,7 @@ def locked() -> dict[str, Any]:
 
 
 def _busy(tmp: Path, root: Path) -> dict[str, int]:
-    """Return the artifacts that a live DVC process is about to write, with the id of the
-    process."""
+    """Return the artifacts that live DVC processes are about to write, with the process ids."""
     try:
         writers = json.loads((tmp / "rwlock").read_text()).get("write", {})
     except (FileNotFoundError, json.JSONDecodeError):

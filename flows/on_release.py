@@ -1,4 +1,4 @@
-"""What follows a release on a worker: the deployment ``verify`` of prefect.yaml."""
+"""Verification of a release on a worker: the deployment ``verify`` of prefect.yaml."""
 
 import tempfile
 from pathlib import Path
@@ -12,11 +12,13 @@ from flows.releases.registry import Registry
 
 @flow(name="verify", persist_result=False)
 def verify_release(run: str, version: str, key: str, replay: str | None = "any") -> str:
-    """Fetch a version, verify its signatures and lineage, and run a drawn stage again.
+    """Fetch a version, verify its signatures and lineage, and run a randomly chosen stage again.
 
     Args:
+        run: the run.
+        version: version of its export.
         key: file of the public key.
-        replay: a stage; ``any`` draws one, null runs none.
+        replay: stage to run again; ``any`` draws one, null runs none.
     """
     git.fetch()
     registry = Registry(run)

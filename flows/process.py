@@ -101,13 +101,17 @@ def _signal_group(group: int, number: int) -> bool:
 
 
 def in_session(module: str, *args: str, keep: int) -> int:
-    """Run a module in a separate session that also holds the run lock ``keep``; return its exit
-    code.
+    """Run a module in a separate session that also holds the run lock; return its exit code.
 
     A terminal sends Ctrl-C to every process of a session, including Prefect's temporary server. The
     flow still needs that server to report its final state, so only the module gets the signal from
     here. A second Ctrl-C ends everything at once. When this function returns, no process of the
     session is left. If this process is killed, the session ends shortly after.
+
+    Args:
+        module: name of the module.
+        args: its arguments.
+        keep: descriptor of the run lock's file.
     """
     command = [sys.executable, "-m", module, str(os.getpid()), *args]
     environment = {**os.environ, INHERITED: "1"}

@@ -1,4 +1,4 @@
-"""What one machine computed no other computes again: DVC's default remote, run cache included."""
+"""DVC's default remote with its run cache, so that no machine repeats another's computation."""
 
 import contextlib
 import hashlib
@@ -13,21 +13,21 @@ from dvc.stage.cache import RunCacheNotFoundError
 from flows.graph import LOCK
 
 PUSHED = Path(".dvc/tmp/albef-pushed")
-"""Digest of the dvc.lock whose products the remote has."""
+"""File with the digest of the dvc.lock whose artifacts the remote has."""
 log = logging.getLogger("albef")
 
 
 def configured() -> str | None:
-    """Name of the default remote, if there is one."""
+    """Return the name of the default remote, or None."""
     with Repo(".") as repo:
         name = repo.config["core"].get("remote")
     return str(name) if name else None
 
 
 def fetch_runs() -> None:
-    """Learn which runs the remote knows.
+    """Fetch the run cache of the remote.
 
-    A remote out of reach costs computing, no more: it is warned of.
+    If the remote cannot be reached, log a warning; missing artifacts are then computed again.
     """
     warning = "the remote is out of reach, so what this machine lacks is computed here"
     with _tolerating(warning), Repo(".") as repo:
@@ -35,9 +35,9 @@ def fetch_runs() -> None:
 
 
 def fetch_products(name: str) -> None:
-    """Take the products of a stage from the remote, if it knows a run of the same inputs.
+    """Fetch the artifacts of a stage if the remote knows a run with the same inputs.
 
-    ``dvc repro --pull`` leaves out the products that DVC does not cache, such as metrics.
+    ``dvc repro --pull`` omits artifacts that DVC does not cache, such as metrics.
     """
     warning = f"{name} is not taken from the remote"
     with _tolerating(warning), Repo(".", _wait_for_lock=True) as repo, repo.lock:
@@ -57,11 +57,11 @@ def _tolerating(warning: str) -> Iterator[None]:
 
 
 def push() -> str | None:
-    """Push products and the run cache; a sentence on what went wrong, or None."""
+    """Push artifacts and the run cache; return an error message, or None on success."""
     try:
         with Repo(".") as repo:
             count = repo.push(run_cache=True)
-            # dvc push leaves out what DVC does not cache, though a run elsewhere restores it
+            # `dvc push` omits what DVC does not cache, but restoring a run elsewhere needs it.
             objs = {out.hash_info for out in repo.index.outs if not out.use_cache and out.hash_info}
             objs = {info for info in objs if repo.cache.local.exists(info.value)}
             count += len(repo.cloud.push(objs).transferred) if objs else 0
@@ -76,7 +76,7 @@ def push() -> str | None:
 
 
 def pushed() -> bool:
-    """Whether the remote has what dvc.lock names, as far as this clone knows."""
+    """Return whether the remote has what dvc.lock names, as far as this clone knows."""
     return PUSHED.exists() and PUSHED.read_text() == _digest()
 
 

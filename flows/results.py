@@ -1,4 +1,4 @@
-"""What a run came to, as text: metrics against chance, and the report."""
+"""Results of a run as text: metrics compared with chance, and the path of the report."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ HEADER = ("run", "metric", "value", *(name.replace("_", " ") for name in BASELIN
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
-    """Rows under a header, columns aligned; those after the second to the right."""
+    """Return rows under a header with aligned columns; from the third column on, to the right."""
     lines = [list(header), *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     lines.insert(1, ["-" * width for width in widths])
@@ -28,7 +28,7 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
 
 
 def summary(layout: Layout) -> str:
-    """The main results of every evaluated run, and where the others and the report are."""
+    """Return the main results of every evaluated run, and where to find the rest and the report."""
     result_rows = evaluated(layout)
     parts = [table(result_rows, HEADER), "all metrics: dvc metrics show"] if result_rows else []
     if layout.report().exists():
@@ -37,13 +37,13 @@ def summary(layout: Layout) -> str:
 
 
 def evaluated(layout: Layout) -> list[tuple[str, ...]]:
-    """The rows of every evaluated run."""
+    """Return the table rows of every evaluated run."""
     files = sorted((layout.root / "metrics").glob("*.json"))
     return [row for path in files for row in rows(path.stem, json.loads(path.read_text()))]
 
 
 def rows(run: str, metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Rows of the metrics that each split is judged by, or of all where none is named."""
+    """Yield rows of each split's headline metric, or of all metrics if no headline is set."""
     for section, values in metrics.items():
         if section in (*BASELINES, HEADLINE) or not isinstance(values, Mapping):
             continue
@@ -53,14 +53,14 @@ def rows(run: str, metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             judged = headline in (None, name, metric_names.plain(name))
             if isinstance(value, int | float) and judged:
                 label = name if section == "test" else f"{section} {name}"
-                # By ITC alone a metric has the same chance as re-ranked.
+                # A metric by ITC alone has the same chance level as after re-ranking.
                 plain = metric_names.plain(name)
                 chance, blank, text = beside[0].get(plain), beside[1].get(name), beside[2].get(name)
                 yield run, label, *map(_format, (value, chance, blank, text))
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers in nested mappings by dotted name."""
+    """Return the finite numbers in nested mappings by dotted name."""
     pairs = flatten(metrics)
     return {name: float(n) for name, n in pairs if isinstance(n, int | float) and isfinite(n)}
 
@@ -70,7 +70,7 @@ def _format(value: object) -> str:
 
 
 def show_progress() -> None:
-    """Show what the flow says of its stages on standard error."""
+    """Print the log lines of the flow and its stages to standard error."""
     log = logging.getLogger("albef")
     log.addHandler(logging.StreamHandler())
     log.setLevel(logging.INFO)

@@ -1,4 +1,4 @@
-"""``albef run``: values, what is stale, the flow, the results."""
+"""``albef run``: prepare the values, run the flow for stale stages, print the results."""
 
 import json
 import os
@@ -27,11 +27,11 @@ def run(
     *,
     dry: bool = False,
 ) -> int:
-    """Bring the pipeline up to date, as ``albef run`` says; the exit code.
+    """Bring the pipeline up to date, as ``albef run`` does; return the exit code.
 
     Raises:
-        ParamsError: wrong values, or no such stage.
-        Busy: another run is at work here.
+        ParamsError: a value is wrong, or a stage does not exist.
+        Busy: another run is in progress in this clone.
     """
     if name:
         _check_git()
@@ -69,7 +69,7 @@ def _plan(
 
 
 def _format_plan(plan: Mapping[str, Sequence[str]], layout: Layout) -> str:
-    """What would run, why, and how long it took last time."""
+    """Return a table of what would run, why, and how long it took last time."""
     rows = []
     for name, reasons in plan.items():
         first, *others = condense(reasons)
@@ -82,20 +82,20 @@ def _format_plan(plan: Mapping[str, Sequence[str]], layout: Layout) -> str:
 
 
 def _flow(only: Sequence[str], force: Sequence[str]) -> bool:
-    """Run the flow in a session of its own; whether all of it succeeded."""
-    # The flow shows the stages' lines itself; Prefect's own logger tells its server alone.
+    """Run the flow in a separate session; return whether all of it succeeded."""
+    # The flow prints the stages' output itself. Prefect's logger then only reports to its server.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     parameters = json.dumps({"only": list(only) or None, "force": list(force) or None})
     code = in_session("flows.train", parameters, keep=run_lock.descriptor())
     if code == INTERRUPTED:
         raise KeyboardInterrupt
-    if code not in (0, 1):  # the flow tells of a failed stage itself
+    if code not in (0, 1):  # The flow reports a failed stage itself.
         print(f"the flow ended without a word (exit code {code})", file=sys.stderr)
     return code == 0
 
 
 def _check_git() -> None:
-    """Refuse at once what ``dvc exp save`` would refuse at the end."""
+    """Raise at once the errors that ``dvc exp save`` would report at the end."""
     if git.ask("rev-parse", "--verify", "HEAD") is None:
         raise ParamsError(
             "--name records an experiment beside a git commit, and there is none yet; "
@@ -106,7 +106,7 @@ def _check_git() -> None:
 
 
 def _save_experiment(name: str, layout: Layout) -> int:
-    """Save the work tree as a DVC experiment."""
+    """Save the work tree as a DVC experiment; return the exit code."""
     lines: list[str] = []
     child = Child("exp", "save", "--name", name, "--force", *untracked(layout))
     if child.follow(lines.append):
@@ -117,7 +117,7 @@ def _save_experiment(name: str, layout: Layout) -> int:
 
 
 def untracked(layout: Layout, project: Path = Path()) -> list[str]:
-    """Options of ``dvc exp save`` for the products that DVC does not cache, as far as there are."""
+    """Return the options of ``dvc exp save`` for existing artifacts that DVC does not cache."""
     folders = (layout.root / "metrics", layout.root / "runs")
     existing = [str(folder) for folder in folders if (project / folder).exists()]
     return [part for folder in existing for part in ("--include-untracked", folder)]

@@ -22,17 +22,23 @@ from flows.values import layout
 
 log = logging.getLogger("albef")
 RETRIED = {"ingest": (10.0, 60.0)}
-"""Seconds before each further try, by stage module: only what fetches may fail by chance."""
+"""Seconds before each retry, by stage module. Only downloads fail by chance."""
 BY_CHANCE = "Lost"
-"""State of a stage that lost a connection or a disk: it may succeed another time."""
+"""Name of the state of a stage that lost a connection or a disk and may succeed when retried."""
 _children: set[Child] = set()
 _ending = threading.Event()
 _slots = threading.BoundedSemaphore(os.cpu_count() or 1)
 
 
 def task_of(node: Node, *, fresh: bool, force: bool, pull: bool) -> "Task[[], State]":
-    """The Prefect task of a stage, ``fresh`` where it and all above it are known to be up to date;
-    with ``pull``, its products are looked for in the remote first."""
+    """Return the Prefect task of a stage.
+
+    Args:
+        node: the stage.
+        fresh: whether it and all stages above it are known to be up to date.
+        force: run even if nothing changed.
+        pull: look for its artifacts in the remote first.
+    """
     delays = RETRIED.get(node.name.partition("@")[0], ())
 
     def run() -> State:
@@ -59,10 +65,10 @@ def _worth_trying_again(_task: object, _run: TaskRun, state: State) -> bool:
 
 
 def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool = False) -> State:
-    """Run a stage as a process, see :func:`task_of`.
+    """Run a stage as a process and return its state; see :func:`task_of`.
 
-    The state is ``Completed``, by name ``Cached`` if products were at hand, or ``Failed``; of a
-    stage that ran, the message is its own sentence.
+    The state is ``Completed``, with the name ``Cached`` if the artifacts were available, or
+    ``Failed``. If the stage ran, the message is the stage's last message.
     """
     if fresh:
         return Completed(name="Cached", message="Nothing that it depends on changed.")
@@ -94,7 +100,7 @@ def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool
         if _written(record) != before:
             log.info("%s: done, %s", name, duration)
             return Completed(message=lines[-1].removeprefix(f"{name}: ") if lines else "Ran.")
-        recall(record)  # what lies there may tell of other products
+        recall(record)  # The record in place may belong to other artifacts.
         log.info("%s: cached, %s", name, duration)
         return Completed(name="Cached", message="DVC had its products.")
     if child.stopped:
@@ -106,18 +112,18 @@ def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool
 
 
 def _written(record: Path) -> int:
-    """When a run record was written: each run of a stage writes its own."""
+    """Return when a run record was written, in ns. Each run of a stage writes a new one."""
     return record.stat().st_mtime_ns if record.exists() else 0
 
 
 def sentence(name: str, lines: list[str], code: int) -> str:
-    """What to tell of a failure: the stage's own sentence, else the last line."""
+    """Return the error message of a failed stage: its own message, else the last line."""
     own = [text for text in lines if text.startswith(f"{name}: ")] or lines or ["ended"]
     return f"{name}: {own[-1].removeprefix(f'{name}: ')} (exited with {code})"
 
 
 def stop_all() -> None:
-    """End every stage that runs now; later ones do not start."""
+    """Stop every running stage and let no other start."""
     _ending.set()
     threads = [threading.Thread(target=child.stop) for child in list(_children)]
     for thread in threads:
@@ -127,5 +133,5 @@ def stop_all() -> None:
 
 
 def let_start() -> None:
-    """A new flow run in this process: stages may start again."""
+    """Let stages start again, for a new flow run in this process."""
     _ending.clear()

@@ -11,11 +11,11 @@ from albef.report.wording import format_duration
 from flows import graph, results, run_lock, values
 
 NAMED = 6
-"""Reasons that are named where there are more."""
+"""Maximum number of reasons that are listed."""
 
 
 def report() -> str:
-    """The whole answer."""
+    """Return the text that ``albef status`` prints."""
     layout = values.layout()
     rows = [
         (name if index == 0 else "", text)
@@ -29,7 +29,7 @@ def report() -> str:
 
 
 def _states(node: graph.Node, layout: Layout) -> Iterator[str]:
-    """What is to say of a stage, a line each."""
+    """Yield the lines about a stage."""
     if node.running is not None:
         yield f"running: process {node.running}, {_age(node.running)}"
     elif not node.needed:
@@ -50,7 +50,7 @@ def _states(node: graph.Node, layout: Layout) -> Iterator[str]:
 
 
 def condense(reasons: Sequence[str]) -> Iterator[str]:
-    """Reasons why a stage is stale; where there are many, the first of them."""
+    """Yield the reasons why a stage is stale, cut after :data:`NAMED`."""
     yield from reasons[:NAMED]
     if len(reasons) > NAMED:
         yield f"and {len(reasons) - NAMED} more"

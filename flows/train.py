@@ -1,6 +1,6 @@
-"""The end-to-end flow. Its tasks and their order are read from DVC's graph.
+"""End-to-end flow. Its tasks and their order are read from DVC's graph.
 
-``python -m flows.train PARENT PARAMETERS`` is how ``albef run`` starts it.
+``albef run`` starts it with ``python -m flows.train PARENT PARAMETERS``.
 """
 
 import json
@@ -41,9 +41,9 @@ def train(
 
     Args:
         only: stages to run, and no others; ``NAME`` stands for every ``NAME@KEY``.
-        force: stages to run although nothing changed.
-        refresh: read all sources again first, and stop where that changes no data set; else check
-            the data sets that changed (``data``) or bring everything up to date (``all``).
+        force: stages to run even if nothing changed.
+        refresh: read all sources again first, and stop if no dataset changes. Otherwise check the
+            changed datasets (``data``) or bring everything up to date (``all``).
     """
     with run_lock.acquire(), run_lock.flow_run(runtime.flow_run.id):
         stages.let_start()
@@ -53,13 +53,14 @@ def train(
             if only or force:
                 raise ParamsError("refresh chooses its stages itself; leave only and force out")
             return _refresh(refresh)
-        except BaseException:  # cancelled, interrupted or broken: nothing may go on unseen
+        except BaseException:
+            # The flow was cancelled, interrupted or failed. No stage may continue unnoticed.
             stages.stop_all()
             raise
 
 
 def _refresh(scope: str) -> State:
-    """See :func:`train`."""
+    """Read the sources again and process what changed; see :func:`train`."""
     sources = [name for name in graph.read() if name.partition("@")[0] in SOURCES]
     before = _data_hashes()
     state = _train(sources, sources, push=False)
@@ -72,7 +73,7 @@ def _refresh(scope: str) -> State:
     log.info(text)
     nodes = graph.read()
     checks = [name for name in nodes if name.partition("@")[0] == CHECK and nodes[name].stale]
-    if not changed and not checks:  # those are stale that were refused before
+    if not changed and not checks:  # Stale checks are those that were refused before.
         return Completed(message=text)
     state = _train([] if changed and scope == "all" else [*sources, *checks], [])
     if state.is_failed():
@@ -82,7 +83,7 @@ def _refresh(scope: str) -> State:
 
 
 def _data_hashes() -> dict[str, str]:
-    """The hash of each data set, as dvc.lock has it."""
+    """Return the hash of each dataset in dvc.lock."""
     layout, hashes = values.layout(), {}
     for stage, entry in graph.locked().items():
         kind, _, name = stage.partition("@")
@@ -102,7 +103,7 @@ def _train(only: list[str], force: list[str], push: bool = True) -> State:
     if shared:
         _fetch_runs()
     futures: dict[str, PrefectFuture[State]] = {}
-    changing: set[str] = set()  # stages that may make something new, and those that read it
+    changing: set[str] = set()  # Stages that may make something new, and those that read it.
     for name in (name for name in nodes if name in chosen):
         node, is_forced = nodes[name], name in forced
         if is_forced or (node.needed and (node.stale or changing.intersection(node.upstream))):
@@ -122,9 +123,9 @@ def _train(only: list[str], force: list[str], push: bool = True) -> State:
 
 
 def _final(name: str, future: PrefectFuture[State]) -> State:
-    """The state that a stage ends in."""
+    """Return the final state of a stage."""
     future.wait()
-    if future.state.is_pending():  # Prefect's "NotReady"
+    if future.state.is_pending():  # Prefect's name of this state is "NotReady".
         log.info("%s: not run, since what it depends on failed", name)
     return future.state
 
@@ -140,7 +141,7 @@ def _push() -> str | None:
 
 
 def main() -> None:
-    """Run the flow for ``albef run``, whose process is named first, with parameters as JSON."""
+    """Run the flow for ``albef run``, given that process's id and the parameters as JSON."""
     parent, parameters = sys.argv[1:]
     die_with(int(parent))
     show_progress()

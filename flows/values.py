@@ -1,4 +1,4 @@
-"""Presets and overrides: how params.yaml comes to hold the values of a run."""
+"""Presets and overrides, which set the values of a run in params.yaml."""
 
 import contextlib
 import hashlib
@@ -20,18 +20,19 @@ from albef.layout import PARAMS, Layout, Paths
 
 PRESETS = Path("presets")
 CHANGED = Path(".params.changed.yaml")
-"""Where new values stand until the whole file is known to be right."""
+"""File that holds new values until the whole file is checked."""
 CHECKED = Path(".dvc/tmp/albef-checked")
-"""Digest of the params file and the code that were found right last."""
+"""File with the digest of the params file and the code that passed the last check."""
 
 
 def prepare(preset: str | None, overrides: Sequence[str]) -> None:
-    """Put a preset and overrides (``key=value``) into params.yaml, and check it.
+    """Apply a preset and overrides (``key=value``) to params.yaml after checking the result.
 
-    params.yaml is written only when the whole file, so changed, is right.
+    params.yaml is written only if the whole changed file is valid.
 
     Raises:
-        ParamsError: a wrong value, or a preset that would overwrite what is kept nowhere else.
+        ParamsError: a value is wrong, or the preset would overwrite values that are saved nowhere
+            else.
     """
     with changed(preset, overrides) as path:
         if path.read_bytes() != PARAMS.read_bytes():
@@ -40,7 +41,7 @@ def prepare(preset: str | None, overrides: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def changed(preset: str | None, overrides: Sequence[str]) -> Iterator[Path]:
-    """The checked values of :func:`prepare` in a file: params.yaml, or a copy for the while."""
+    """Yield a file with the checked values of :func:`prepare`: params.yaml or a temporary copy."""
     if preset is None and not overrides:
         check(PARAMS)
         yield PARAMS
@@ -55,12 +56,10 @@ def changed(preset: str | None, overrides: Sequence[str]) -> Iterator[Path]:
 
 
 def check(path: Path) -> None:
-    """Check a whole params file.
-
-    The same file is not checked twice with the same code.
+    """Check a whole params file. The same file and code are not checked twice.
 
     Raises:
-        ParamsError: a sentence for every wrong value.
+        ParamsError: there are wrong values; one error message for each.
     """
     digest = _digest(path)
     if CHECKED.exists() and CHECKED.read_text() == digest:
@@ -71,10 +70,11 @@ def check(path: Path) -> None:
 
 
 def check_files(files: Sequence[Path], path: str, shown: str) -> None:
-    """Check whole params files, in a process: the classes that know their values import torch.
+    """Check whole params files in a separate process, because their classes import torch.
 
     Raises:
-        ParamsError: a sentence for every wrong value, with ``shown`` in place of ``path``.
+        ParamsError: there are wrong values; one error message for each, with ``path`` replaced by
+            ``shown``.
     """
     command = [sys.executable, "-m", "pipelines.params", *map(str, files)]
     completed = subprocess.run(command, capture_output=True, text=True)
@@ -86,7 +86,7 @@ def check_files(files: Sequence[Path], path: str, shown: str) -> None:
 
 
 def _digest(path: Path) -> str:
-    """Of a params file and of the code that reads it."""
+    """Return the digest of a params file and of the code that reads it."""
     code = (file for name in ("albef", "pipelines") for file in Path(name).rglob("*.py"))
     digest = hashlib.sha256(path.read_bytes())
     for file in sorted(code):
@@ -95,16 +95,16 @@ def _digest(path: Path) -> str:
 
 
 def layout(file: Path = PARAMS) -> Layout:
-    """Where the products of a params file lie."""
+    """Return the locations of the artifacts of a params file."""
     paths = read_yaml(file).get("paths")
     return Layout(validate(Paths, paths, where=str(PARAMS), key="paths"))
 
 
 def named(folder: Path, name: str, kind: str) -> Path:
-    """The YAML file of that name in a folder.
+    """Return the YAML file with this name in a folder.
 
     Raises:
-        ParamsError: there is none; the error names the nearest.
+        ParamsError: there is none. The message suggests the nearest name.
     """
     files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     if name not in files:
@@ -113,15 +113,15 @@ def named(folder: Path, name: str, kind: str) -> Path:
 
 
 def file_of(preset: str | None) -> Path:
-    """The file of a preset; params.yaml for None."""
+    """Return the file of a preset; params.yaml for None."""
     return PARAMS if preset is None else named(PRESETS, preset, "preset")
 
 
 def compose(preset: Path) -> str:
-    """A preset as the text of a whole params file: that of its base with what it changes.
+    """Return a preset as the text of a whole params file: its base with its changes.
 
     Raises:
-        ParamsError: a base that is missing or lies on itself, or a dropped key that it lacks.
+        ParamsError: the base is missing or circular, or lacks a dropped key.
     """
     composed, text, base = read_preset(preset), preset.read_text(), read_yaml(preset).get("base")
     if base is None:
@@ -132,12 +132,12 @@ def compose(preset: Path) -> str:
 
 
 def _head(text: str) -> str:
-    """The comment that a file begins with."""
+    """Return the comment at the beginning of a file."""
     return "".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines(True)))
 
 
 def _preset(name: str) -> str:
-    """A preset's whole text, once the present params.yaml is known to be kept elsewhere."""
+    """Return the text of a preset, if the current params.yaml is saved elsewhere."""
     text = compose(file_of(name))
     now = PARAMS.read_text() if PARAMS.exists() else text
     committed = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, text=True)
@@ -154,19 +154,19 @@ def _preset(name: str) -> str:
 def override(path: Path, overrides: Sequence[str]) -> None:
     """Change or add values in a file; see :func:`overridden`."""
     if overrides:
-        read_yaml(path)  # which refuses what is no params file
+        read_yaml(path)  # Raises an error if it is not a params file.
         path.write_text(overridden(path.read_text(), overrides))
 
 
 def overridden(text: str, overrides: Sequence[str], option: str = "--set") -> str:
-    """A params file with values changed or added, each ``key=value`` as YAML has it, and no other
-    character changed.
+    """Return the text of a params file with changed or added values.
 
-    Whether a key is known is for :func:`check` to say: one that has a default need not stand there.
+    Each override is ``key=value`` with a YAML value. No other character changes. :func:`check`
+    decides whether a key is known, since a key with a default may be absent.
 
     Raises:
-        ParamsError: what is no value, or of a data set or run that the file lacks; it names the
-            ``option``.
+        ParamsError: a value is not valid YAML, or the file lacks the dataset or run. The message
+            names the ``option``.
     """
     yaml, changes = YAML(typ="safe"), {}
     values = yaml.load(text)
@@ -201,7 +201,7 @@ _MISSING = object()
 def _changes(
     before: Mapping[str, Any], after: Mapping[str, Any], path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """What differs between two trees of values: the path of a node and its new value."""
+    """Yield the differences between two trees of values: the path of a node and its new value."""
     for key in [*before, *(key for key in after if key not in before)]:
         old, new = before.get(key, _MISSING), after.get(key, _MISSING)
         if isinstance(old, Mapping) and isinstance(new, Mapping) and old.keys() & new.keys():
@@ -211,7 +211,7 @@ def _changes(
 
 
 class _Representer(RoundTripRepresenter):
-    """Writes null as a word, and a mapping that stands twice twice."""
+    """Representer that writes null as a word, and repeats a mapping instead of using an alias."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -223,7 +223,7 @@ _Representer.add_representer(
 
 
 def _rewritten(text: str, changes: Mapping[tuple[str, ...], Any]) -> str:
-    """The text of a YAML file with other values, and no other character changed."""
+    """Return the text of a YAML file with changed values and no other character changed."""
     yaml = YAML()
     yaml.Representer = _Representer
     yaml.preserve_quotes = True
@@ -233,7 +233,7 @@ def _rewritten(text: str, changes: Mapping[tuple[str, ...], Any]) -> str:
         node = document
         while parents and node.get(parents[0]):
             node = node[parents.pop(0)]
-        while parents:  # sections that the file lacks
+        while parents:  # The file lacks these sections.
             last, value = parents.pop(), {last: value}
         if value is _MISSING:
             del node[last]
@@ -245,7 +245,7 @@ def _rewritten(text: str, changes: Mapping[tuple[str, ...], Any]) -> str:
 
 
 def _inline(value: Any) -> Any:
-    """A mapping in one line, as the file writes a range."""
+    """Return a mapping that is written on one line, as the file writes a range."""
     if not isinstance(value, dict):
         return value
     node = CommentedMap({key: _inline(item) for key, item in value.items()})

@@ -87,8 +87,10 @@ class Clone:
             raise Failure(f"`dvc {args[0]}` failed: {' '.join(lines)}")
 
     def _follow(self, child: Child, name: str = "") -> tuple[int, list[str]]:
-        """Return the exit code and output lines of a child process; log the lines if a name is
-        given."""
+        """Return the exit code and output lines of a child process.
+
+        If ``name`` is given, log each line under it.
+        """
         lines: list[str] = []
 
         def line(text: str) -> None:
@@ -158,8 +160,7 @@ _REFS = ("for-each-ref", "--format=%(refname)")
 
 
 def recorded(variation: Variation, commit: str, code: Sequence[str]) -> str | None:
-    """Return the ref of a variation's experiment if its values and the commit's code match, else
-    None."""
+    """Return the ref of a variation's experiment; None if none has these values and this code."""
     if variation.earlier and recorded(variation.earlier, commit, code) is None:
         return None
     for ref in git.git(*_REFS, f"refs/exps/*/*/{variation.name}").split():

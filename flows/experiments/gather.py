@@ -116,8 +116,7 @@ class _Gathering:
 
     @cached_property
     def _groups(self) -> tuple[tuple[int, ...], ...]:
-        """Indexes of sides that differ only in their seeds, in order; the baseline's group comes
-        first."""
+        """Groups of sides that differ only in their seeds; the baseline's group comes first."""
         groups: list[list[int]] = []
         for index, side in enumerate(self._sides):
             first = (self._sides[group[0]].revision for group in groups)
@@ -158,8 +157,7 @@ class _Gathering:
                 yield split
 
     def _paired(self, split: page.Split, before: int, after: int) -> page.Split:
-        """Return a split with a per-example comparison of two sides, or a note on why there is
-        none."""
+        """Return a split with a per-example comparison of two sides, or with a note without one."""
         sides, where = (self._sides[before], self._sides[after]), (split.run, split.name)
         old, new = (side.scores(*where) for side in sides)
         metrics = [metric for metric in old if metric in new]

@@ -64,8 +64,7 @@ class Revision:
         self.seeds = tuple(int(self.params.get(key, seed)) for key in SEEDS)
 
     def subject(self) -> str:
-        """Return the first line of the commit message; "" for the work tree and for DVC's
-        commits."""
+        """Return the first line of the commit message; "" for the work tree and commits by DVC."""
         line = self.commit and ask("log", "-1", "--format=%s", self.commit)
         return "" if not line or line.startswith("dvc: commit experiment") else line
 

@@ -123,8 +123,7 @@ class Side:
         return None if rows is None else drift.contents(rows)
 
     def units(self, run: str, split: str, keys: pa.ChunkedArray) -> NDArray[np.int64]:
-        """Return the unit of each example for resampling: its pair, or all records with its
-        image."""
+        """Return the resampling unit of each example: its pair, or all records with its image."""
         rows = self._rows(run, split)
         if rows is None:
             return np.unique(keys.to_numpy(), return_inverse=True)[1]
@@ -136,8 +135,7 @@ class Side:
         return units
 
     def records(self, run: str, split: str) -> SplitRecords | None:
-        """Return the images of a split if the work tree has the same version of the dataset, else
-        None."""
+        """Return the images of a split; None if the work tree lacks this version of the dataset."""
         dataset = self._dataset(run)
         local, data = self.layout.data(dataset), self.data(dataset)
         try:

@@ -52,7 +52,7 @@ def clean() -> str:
     """Return HEAD after checking that all code is committed. Values and artifacts are not checked.
 
     Raises:
-        ParamsError: the repository has no commit, git does not know the committer, or files differ from HEAD.
+        ParamsError: git has no commit or no committer, or files differ from HEAD.
     """
     root = values.layout().root
     reasons = list(git.uncommitted([], excluded=[PARAMS, LOCK, root / "metrics", root / "runs"]))

@@ -1,1 +1,1 @@
-"""An export on its way to production, and back."""
+"""Release of an export to production, and the way back."""

@@ -1,4 +1,4 @@
-"""``albef fetch RUN#STAGE``: the export that holds a stage, here, behind a link that follows it."""
+"""``albef fetch RUN#STAGE``: fetch the export that holds a stage and keep a link to it."""
 
 import json
 import shutil
@@ -14,18 +14,18 @@ from flows import git
 from flows.releases.registry import Registry, check_names
 
 SERVED = Path(".albef/serve")
-"""Has a folder for each run: its versions that are served, and a link to one for each stage."""
+"""Folder with a folder for each run: its served versions, and a link for each stage."""
 
 
 def main(released: Sequence[str], key: Path | None = None) -> Iterator[Path]:
-    """The link to each export of ``RUN#STAGE``, once it leads to the version that holds the stage.
+    """Yield the link to each export of ``RUN#STAGE`` after pointing it at the current version.
 
-    With a public key it leads to what its owner signed, or nothing changes.
+    With a public key, the link changes only if the version is signed by the key's owner.
 
     Raises:
-        ParamsError: none does, or it cannot be fetched.
-        ExportError: what was fetched is damaged.
-        Unverified: it is not what was signed.
+        ParamsError: no version holds the stage, or it cannot be fetched.
+        ExportError: the fetched files are damaged.
+        Unverified: the fetched files are not what was signed.
     """
     git.fetch()
     for name in released:
@@ -49,7 +49,7 @@ def _follow(registry: Registry, stage: str, link: Path, key: Path | None) -> Non
         with atomic(folder) as part:
             registry.fetch(version, part)
             _check(part, registry, version, key)
-    elif key:  # it may have been fetched without one, or changed since
+    elif key:  # It may have been fetched without a key, or changed since.
         _verify(folder, registry, version, key)
     if old_version == version:
         return
@@ -57,13 +57,13 @@ def _follow(registry: Registry, stage: str, link: Path, key: Path | None) -> Non
         part.symlink_to(version)
     links = [path for path in link.parent.iterdir() if path.is_symlink()]
     linked = {old_version, *(path.resolve().name for path in links)}
-    for path in link.parent.iterdir():  # the version before may be served still
+    for path in link.parent.iterdir():  # The previous version may still be served.
         if path.is_dir() and not path.is_symlink() and path.name not in linked:
             shutil.rmtree(path)
 
 
 def _check(folder: Path, registry: Registry, version: str, key: Path | None) -> None:
-    """See that a folder is whole, and the one that the release tells of, where it tells of it."""
+    """Check that a folder is complete and, if its release has a lineage, that the digests match."""
     metadata = manifest.read(folder)
     for precision in metadata.precisions:
         manifest.check(folder, metadata, precision)
@@ -79,10 +79,10 @@ def _check(folder: Path, registry: Registry, version: str, key: Path | None) -> 
 
 
 def _verify(folder: Path, registry: Registry, version: str, key: Path) -> None:
-    """See that a folder is what the owner of a public key signed as this version.
+    """Verify that a folder is what the owner of a public key signed as this version.
 
     Raises:
-        Unverified: in what it is not.
+        Unverified: a file or the version differs. The message names it.
     """
     with tempfile.TemporaryDirectory(prefix="albef-release-") as work:
         release = Path(work) / registry.release_folder(version)

@@ -1,4 +1,4 @@
-"""The registry of exports: GTO's, which is git tags, beside what DVC has of each version."""
+"""Registry of exports: GTO's git tags, together with what DVC stores of each version."""
 
 import datetime as dt
 import tempfile
@@ -26,8 +26,13 @@ _PATIENCE_S = 5.0
 
 
 class Registry:
-    """The versions of a run's export: the commit of each, the oldest first, without those that were
-    taken back; ``last`` is the highest number that was ever given."""
+    """Versions of a run's export.
+
+    Attributes:
+        run: the run.
+        versions: commit of each version, the oldest first, without withdrawn versions.
+        last: highest version that was ever registered, or None.
+    """
 
     def __init__(self, run: str) -> None:
         self.run = run
@@ -46,15 +51,15 @@ class Registry:
         self._assigned = [event for event in events if event["event"] == "assignment"]
 
     def holder(self, stage: str) -> str | None:
-        """The version that holds a stage."""
+        """Return the version that holds a stage, or None."""
         if not self._assigned:
             return None
-        # find_versions_in_stage would name the highest version, not the last assigned
+        # GTO's find_versions_in_stage returns the highest version, not the last assigned one.
         holders = api.show(".", f"{self.run}#{stage}")
         return next((v["version"] for v in holders if v["version"] in self.versions), None)
 
     def before(self, stage: str) -> str | None:
-        """The version that held a stage before its holder: the highest one that is lower."""
+        """Return the highest version below a stage's holder that held the stage before, or None."""
         if (holder := self.holder(stage)) is None:
             return None
         past_holders = {event["version"] for event in self._assigned if event["stage"] == stage}
@@ -62,22 +67,22 @@ class Registry:
         return lower[-1] if lower else None
 
     def next(self, bump: str) -> str:
-        """The number of a new version."""
+        """Return the number of a new version."""
         last = SemVer(self.last or "v0.0.0")
         return str(last.bump(**{f"bump_{bump}": True}).version)
 
     def same(self, export: str | None) -> str | None:
-        """The newest version with exactly this export, by DVC's hash."""
+        """Return the newest version with exactly this export, given by DVC's hash, or None."""
         same = [v for v, revision in self.versions.items() if self.hash_at(revision) == export]
         return same[-1] if same else None
 
     def hash_at(self, revision: str) -> str | None:
-        """DVC's hash of the export at a revision."""
+        """Return DVC's hash of the export at a revision, or None."""
         text = show(revision, LOCK)
         return None if text is None else self._hash(parse_yaml(text, LOCK))
 
     def hash_here(self) -> str | None:
-        """The same in the work tree."""
+        """Return DVC's hash of the export in the work tree, or None."""
         return self._hash(load_yaml(LOCK)) if LOCK.exists() else None
 
     def _hash(self, lock: dict[str, Any]) -> str | None:
@@ -85,9 +90,12 @@ class Registry:
         return next((str(out["md5"]) for out in outs if out["md5"].endswith(".dir")), None)
 
     def lacking(self, path: Path, revision: str = "") -> Iterator[str]:
-        """What DVC's default remote lacks of the export, as it is here or at a revision."""
+        """Yield an error message if DVC's default remote lacks files of the export.
+
+        ``revision`` is the commit to check; "" is the work tree.
+        """
         try:
-            with Repo(".") as repo:  # the remote as it is known now, whatever the revision
+            with Repo(".") as repo:  # This is the currently configured remote, for any revision.
                 name = repo.config["core"].get("remote")
                 if not name:
                     yield (
@@ -105,7 +113,7 @@ class Registry:
             yield f"{path} is not in the DVC remote {name} ({count} files are missing); `dvc push`"
 
     def fetch(self, version: str, out: Path) -> None:
-        """Bring the export of a version, from DVC's cache or remote, as ``dvc artifacts get``.
+        """Fetch the export of a version from DVC's cache or remote, like ``dvc artifacts get``.
 
         Raises:
             ParamsError: neither has it.
@@ -119,14 +127,14 @@ class Registry:
             ) from None
 
     def release_folder(self, version: str) -> Path:
-        """Where the commit of a version has its card, its figures and signatures."""
+        """Return the folder of a version's card, figures and signatures in its commit."""
         return Path("releases", self.run, version)
 
     def fetch_release(self, version: str, out: Path) -> None:
-        """Bring that folder, whatever the work tree has.
+        """Fetch the release folder of a version from its commit, independent of the work tree.
 
         Raises:
-            ParamsError: there is none, as of a version that was registered by GTO's own command.
+            ParamsError: the commit has no such folder, for example if GTO registered the version.
         """
         folder = self.release_folder(version)
         try:
@@ -138,10 +146,10 @@ class Registry:
             ) from None
 
     def fetch_head(self, path: Path, out: Path) -> None:
-        """Bring what HEAD has at a path as others get it: from DVC's remote, not from its cache.
+        """Fetch a path of HEAD as other users get it: from DVC's remote, not from the local cache.
 
         Raises:
-            ParamsError: the remote has not all of it.
+            ParamsError: the remote does not have all of it.
         """
         try:
             with (
@@ -155,16 +163,17 @@ class Registry:
             ) from None
 
     def register(self, version: str) -> str:
-        """Give HEAD a version; the tag."""
+        """Register HEAD as a version and return the tag."""
         return str(api.register(".", self.run, "HEAD", version=version).tag)
 
     def assign(self, version: str, stage: str) -> str:
-        """Let a version hold a stage; the tag.
+        """Let a version hold a stage and return the tag.
 
         Raises:
-            ParamsError: by this clock it would not be the last.
+            ParamsError: this machine's clock is behind the last tag, so the tag would not be the
+                last.
         """
-        # Tags tell the time in whole seconds, and the last one counts
+        # Tags record time in whole seconds, and the last one counts.
         for last in [event["timestamp"] for event in self._assigned[-1:]]:
             while (ahead := (last - dt.datetime.now(last.tzinfo)).total_seconds()) > -1:
                 if ahead > _PATIENCE_S:
@@ -173,12 +182,12 @@ class Registry:
                         "would go on holding the stage; set the clock"
                     )
                 time.sleep(0.05)
-        # A version that held the stage before is "already in" it to GTO
+        # GTO refuses a version that held the stage before, as "already in" it, without force.
         return str(api.assign(".", self.run, stage, version=version, force=True).tag)
 
 
 def check_names(run: str, stage: str) -> None:
-    """See that GTO takes the names; else ParamsError says which it does not."""
+    """Raise ParamsError if GTO does not accept one of the names."""
     for name in (run, stage):
         try:
             assert_name_is_valid(name)
@@ -190,14 +199,7 @@ def check_names(run: str, stage: str) -> None:
 
 
 def annotate(run: str, root: Path, export: Path) -> None:
-    """Name the export of a run in dvc.yaml's ``artifacts``, where ``dvc artifacts get`` looks it
-    up, by its place below ``root``, which params.yaml names.
-
-    Nothing else of the file changes; DVC's own way writes all of it anew.
-
-    Raises:
-        ParamsError: it is there with another path, or in a form that is not understood.
-    """
+    """Add the export of a run to ``artifacts`` in dvc.yaml, for ``dvc artifacts get``."""
     before = load_yaml(DVC)
     artifacts = before.get("artifacts") or {}
     if run in artifacts:
@@ -210,7 +212,7 @@ def annotate(run: str, root: Path, export: Path) -> None:
     text = text.replace(head, head + lines) if head in text else text.rstrip() + "\n" + head + lines
     try:
         understood = parse_yaml(text, DVC) == {**before, "artifacts": {**artifacts, run: entry}}
-    except DvcException:  # such as a key that now stands twice
+    except DvcException:  # For example, a key now appears twice.
         understood = False
     if not understood:
         raise ParamsError(
@@ -221,10 +223,10 @@ def annotate(run: str, root: Path, export: Path) -> None:
 
 
 def path_at(run: str, revision: str | None) -> Path:
-    """Where a revision, or the work tree, has the export of a run, as ``artifacts`` says.
+    """Return the path of a run's export at a revision or, for None, in the work tree.
 
     Raises:
-        ParamsError: it says nothing.
+        ParamsError: ``artifacts`` of dvc.yaml has no entry for the run.
     """
     try:
         with Repo(".", rev=revision) as repo:

@@ -1,4 +1,4 @@
-"""``albef release RUN``: an evaluated export goes to production behind a gate, or back."""
+"""``albef release RUN``: release an evaluated export if it passes a gate, or go back."""
 
 import json
 import os
@@ -23,11 +23,11 @@ from flows import git, graph, results, run_lock, values
 from flows.releases.registry import DVC, Registry, annotate, check_names, path_at
 
 SIGNING_KEY = "ALBEF_SIGNING_KEY"
-"""Variable that names the file of the private key."""
+"""Environment variable with the path of the private key."""
 
 
 class Refused(ValueError):
-    """Reasons against a release, a sentence each, and what helps against all of them."""
+    """Error with the reasons against a release, and a remedy that addresses all of them."""
 
     exit_code = 1
 
@@ -48,11 +48,11 @@ def main(
     accept_limits: bool,
     key: Path | None,
 ) -> None:
-    """Release what is approved, signed with a private key if there is one, or go back.
+    """Release what is approved, signed if there is a private key, or go back.
 
     Raises:
-        Refused: with all reasons at once.
-        ParamsError: what cannot be done at all.
+        Refused: the release is refused. The message lists all reasons.
+        ParamsError: the release is impossible.
     """
     try:
         with run_lock.acquire():
@@ -68,7 +68,7 @@ def main(
 
 
 def _emit(event: str, run: str, **payload: Any) -> None:
-    if "PREFECT_API_URL" in os.environ:  # Prefect takes a second to import
+    if "PREFECT_API_URL" in os.environ:  # Prefect takes a second to import.
         from flows.artifacts import emit
 
         emit(event, f"release.{run}", run=run, **payload)
@@ -76,12 +76,17 @@ def _emit(event: str, run: str, **payload: Any) -> None:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An export that may be released.
+    """Export that may be released.
 
     Attributes:
-        holder: the version that holds the stage now, if any.
-        version: its number; a new one unless a version ``is_registered`` with exactly this export.
-        limits: a sentence on limits that are not those of ``holder``; "" if they are.
+        run: the run.
+        stage: stage of the registry that the version is to hold.
+        layout: files of the project.
+        registry: versions of the run's export.
+        holder: version that currently holds the stage, if any.
+        version: its version; a new one unless one with exactly this export ``is_registered``.
+        is_registered: whether the version is in the registry.
+        limits: message about limits that differ from those of ``holder``; "" if none do.
     """
 
     run: str
@@ -95,7 +100,7 @@ class Candidate:
 
     @property
     def export(self) -> Path:
-        """The folder that is released."""
+        """Files that git must track."""
         return self.layout.export(self.run)
 
     @property
@@ -114,7 +119,7 @@ def release(
     accept_limits: bool = False,
     key: Path | None = None,
 ) -> None:
-    """Compare, judge and, once approved, register; see :func:`main`."""
+    """Compare, judge and, if approved, register; see :func:`main`."""
     candidate = _find(run, stage, bump)
     _check_ready(candidate, accept_limits, key)
     judgement = _judge(candidate)
@@ -135,7 +140,7 @@ def release(
 
 
 def _find(run: str, stage: str, bump: str) -> Candidate:
-    """Find the export of a run and what the registry knows of it."""
+    """Return the export of a run together with its state in the registry."""
     values.check(PARAMS)
     runs = list(read_yaml(PARAMS)["export"]["runs"])
     if run not in runs:
@@ -155,11 +160,11 @@ def _find(run: str, stage: str, bump: str) -> Candidate:
 
 
 def _check_ready(candidate: Candidate, accept_limits: bool, key: Path | None) -> None:
-    """See that others get what is judged, before anything is measured.
+    """Check that other users get what is judged, before anything is measured.
 
     Raises:
-        Refused: with all reasons at once.
-        ParamsError: it is released already.
+        Refused: the export cannot be released. The message lists all reasons.
+        ParamsError: the export is already released.
     """
     run, registry, holder = candidate.run, candidate.registry, candidate.holder
     missing = (f"{path} is missing" for path in candidate.needed if not path.exists())
@@ -186,7 +191,7 @@ def _check_ready(candidate: Candidate, accept_limits: bool, key: Path | None) ->
 
 
 def _judge(candidate: Candidate) -> dict[str, Any]:
-    """Measure and judge, in a process: what does it imports torch."""
+    """Measure and judge the export in a separate process, because that imports torch."""
     registry, holder = candidate.registry, candidate.holder
     with tempfile.TemporaryDirectory(prefix="albef-release-") as scratch:
         fetched, released = Path(scratch, "fetched"), Path(scratch, "released")
@@ -210,17 +215,18 @@ def _judge(candidate: Candidate) -> dict[str, Any]:
         write_json(known, facts)
         command = [sys.executable, "-m", "pipelines.judge", str(known), str(judged)]
         if code := subprocess.run(command).returncode:
-            raise SystemExit(code)  # it said why
+            raise SystemExit(code)  # The process has printed its error message.
         return dict(json.loads(judged.read_text()))
 
 
 def _publish(candidate: Candidate, judgement: Mapping[str, Any], key: Path | None) -> None:
-    """Commit what is told of a release, tag it, and push all of it or nothing."""
+    """Commit the files of a release, tag the commit, and push all of it or nothing."""
     run, stage, version = candidate.run, candidate.stage, candidate.version
     folder, is_new = candidate.registry.release_folder(version), not candidate.is_registered
     names = [CARD, FIGURES, LINEAGE, SBOM, *([SIGNED, SEAL] if key else [])]
     new_files = [*(folder / name for name in names), DVC] if is_new else []
-    if changed := list(git.uncommitted(candidate.needed)):  # while it was measured
+    # Files may have changed during the measurement.
+    if changed := list(git.uncommitted(candidate.needed)):
         raise Refused(run, changed)
     tags = []
     with git.transaction(run, new_files):
@@ -243,7 +249,7 @@ def _publish(candidate: Candidate, judgement: Mapping[str, Any], key: Path | Non
 
 
 def _write(candidate: Candidate, judgement: Mapping[str, Any], key: Path | None) -> None:
-    """Write the model card and all else that is told of a release, and name the export for DVC."""
+    """Write the model card and the other files of a release, and add the export to dvc.yaml."""
     folder = candidate.registry.release_folder(candidate.version)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).write_text(judgement["card"])
@@ -258,7 +264,7 @@ def _pushed() -> str:
 
 
 def go_back(run: str, stage: str, approve: bool) -> None:
-    """Let the version before hold the stage again; see :func:`main`."""
+    """Let the previous version hold the stage again; see :func:`main`."""
     git.recover()
     git.fetch()
     registry = Registry(run)
@@ -281,9 +287,9 @@ def go_back(run: str, stage: str, approve: bool) -> None:
 
 
 def stale_reasons(run: str) -> Iterator[str]:
-    """Why the export is not what this code, these values and data make.
+    """Yield the reasons why the export is not what this code, these values and these data make.
 
-    Of the stages above it the products may be elsewhere, but nothing may have changed.
+    Artifacts of the stages above it may be missing locally, but nothing may have changed.
     """
     nodes = graph.read()
     for name in stages_of(run, nodes):
@@ -294,7 +300,7 @@ def stale_reasons(run: str) -> Iterator[str]:
 
 
 def stages_of(run: str, nodes: Mapping[str, graph.Node]) -> list[str]:
-    """The stages that made an export and its metrics, in order."""
+    """Return the stages that made an export and its metrics, in order."""
     needed = graph.with_above(_last(run), lambda name: nodes[name].upstream)
     return [name for name in nodes if name in needed]
 
@@ -304,10 +310,10 @@ def _last(run: str) -> tuple[str, str]:
 
 
 def changed_limits(registry: Registry, version: str) -> Iterator[str]:
-    """The limits that a version was judged by, as its release tells them, defaults included, and
-    that are others now: from and to.
+    """Yield the limits that a version was judged by and that differ now, with both values.
 
-    Of a version that tells none, those of its params.yaml, with the defaults of this code.
+    The limits come from the version's release, defaults included. If it records none, they come
+    from its params.yaml, with the defaults of the current code.
     """
     revision = registry.versions[version]
     figures = git.show(revision, registry.release_folder(version) / FIGURES)
@@ -319,7 +325,7 @@ def changed_limits(registry: Registry, version: str) -> Iterator[str]:
 
 
 def _limits(text: str) -> dict[str, float]:
-    """All limits of a params file."""
+    """Return all limits of a params file."""
     fields = ReleaseConfig.model_fields
     section = parse_yaml(text, PARAMS).get("release") or {}
     limits = {name: value for name, value in section.items() if name in fields}

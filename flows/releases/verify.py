@@ -1,4 +1,4 @@
-"""``albef verify FOLDER RELEASE``: an export is what was released, and can be made again."""
+"""``albef verify FOLDER RELEASE``: verify that an export is what was released and can be remade."""
 
 import contextlib
 import json
@@ -22,18 +22,18 @@ from flows.results import numbers
 
 ANY = "any"
 TOLERANCE = 0.05
-"""By how much figures may differ on another kind of machine, absolutely or as a share."""
+"""Difference allowed for figures on another kind of machine, absolute or relative."""
 _WORK = Path(".dvc/tmp")
 
 
 def main(
     export: Path, release: Path, key: Path, replay: str | None, seed: int, tolerance: float
 ) -> None:
-    """Verify the signatures, the lineage and, if it is asked for, that a stage gives the same.
+    """Verify the signatures, the lineage and, if requested, that a stage reproduces its artifacts.
 
     Raises:
-        Unverified: what is not as it was released, by name.
-        ParamsError: no such stage.
+        Unverified: something is not as it was released. The message names it.
+        ParamsError: the stage to run again does not exist.
     """
     lineage = verify_release(export, release, key)
     parameters = lineage["predicate"]["buildDefinition"]["externalParameters"]
@@ -51,7 +51,10 @@ def main(
 
 
 def _replay(run: str, commit: str, replay: str, draw: str, tolerance: float) -> str:
-    """Run a stage again, in a clone at a commit, from what the DVC remote has; how it compares."""
+    """Run a stage again from files of the DVC remote and return a message on how it compares.
+
+    It runs in a clone at ``commit``. ``draw`` seeds the choice if ``replay`` is ``any``.
+    """
     _WORK.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="albef-verify-", dir=_WORK) as work:
         folder = Path(work) / "clone"
@@ -65,19 +68,24 @@ def _replay(run: str, commit: str, replay: str, draw: str, tolerance: float) -> 
         print(f"{name} runs again, of what {commit[:12]} has", flush=True)
         needed = {name, *nodes[name].upstream}
         for view in (stage for stage in nodes[name].upstream if stage.startswith("curate@")):
-            needed.update(nodes[view].upstream)  # whose pictures it shows
+            # A filtered dataset uses the images of its base dataset.
+            needed.update(nodes[view].upstream)
         clone.dvc("pull", "--quiet", *sorted(needed))
         with contextlib.chdir(folder):
             before = read_made(name)
-        os.environ[f"{ENVIRONMENT}SCRATCH"] = str(folder / "scratch")  # do not resume
+        # An empty scratch folder keeps the stage from resuming.
+        os.environ[f"{ENVIRONMENT}SCRATCH"] = str(folder / "scratch")
         clone.dvc("repro", "--single-item", "--force", "--no-run-cache", name)
         with contextlib.chdir(folder):
             return compare(name, before, read_made(name), tolerance)
 
 
 class Made(NamedTuple):
-    """What a stage made: DVC's hashes by path, its metrics and the last points of its curves; and
-    the machine and versions of libraries, from its run record."""
+    """Artifacts of a stage: DVC's hashes by path, and its figures.
+
+    Figures are metrics and the last points of curves. ``environment`` has the machine and the
+    versions of libraries, from the stage's run record.
+    """
 
     hashes: dict[str, str]
     figures: dict[str, float]
@@ -85,7 +93,7 @@ class Made(NamedTuple):
 
 
 def read_made(name: str) -> Made:
-    """Read what a stage of the project in the working folder made."""
+    """Return what a stage of the project in the working directory made."""
     outs = load_yaml(graph.LOCK)["stages"][name]["outs"]
     hashes = {out["path"]: str(out.get("md5", out.get("hash"))) for out in outs}
     figures: dict[str, float] = {}
@@ -100,10 +108,10 @@ def read_made(name: str) -> Made:
 
 
 def compare(name: str, before: Made, after: Made, tolerance: float) -> str:
-    """Say how what a stage made compares with what it made before.
+    """Return a message on how a stage's artifacts compare with earlier ones.
 
     Raises:
-        Unverified: other bytes in the same environment, or other figures in another one.
+        Unverified: bytes differ in the same environment, or figures differ in another one.
     """
     if after.hashes == before.hashes:
         return f"{name} gives the same bytes: {', '.join(before.hashes)}"
