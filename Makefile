@@ -13,7 +13,7 @@ WHEELS := dist
 RUNS := $(VENV)/.runs
 TESTS := $(VENV)/.tests
 
-.PHONY: setup setup-tests run run-all run-longer test test-slow test-chaos check bench bench-data bench-memory bench-serve wheel lock clean
+.PHONY: setup setup-tests run run-all run-longer test test-slow test-chaos check docs bench bench-data bench-memory bench-serve wheel lock clean
 
 setup: $(RUNS)
 
@@ -57,6 +57,10 @@ check: setup-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# build/site/index.html; a warning is an error.
+docs: setup-tests
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 bench: setup
 	$(BIN)/python -m benchmarks.step

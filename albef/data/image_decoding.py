@@ -110,7 +110,7 @@ def turned(picture: Image.Image, tag: int) -> Image.Image:
 
 
 def flat(picture: Image.Image) -> Image.Image:
-    """An opened picture as RGB, whatever its mode: see docs/data.md.
+    """An opened picture as RGB, whatever its mode: see docs/explanation/what-ingest-rejects.md.
 
     Raises:
         ValueError: its values have no known scale, as those of 32 bits.

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a row is set aside; docs/data.md says a sentence about each."""
+    """Reason for rejecting a row; docs/explanation/what-ingest-rejects.md explains each."""
 
     words: str
     """The same in a few words."""

@@ -17,7 +17,7 @@ from albef.ingest.sources.rows import Row, read_json
 
 DOWNLOAD = {"user_agent": "albef/0.1 (the first rows of a list are looked at; no contact is given)"}
 """How a list of addresses is downloaded where nobody said anything else."""
-HELP = "name it under datasets in params.yaml, see docs/data.md"
+HELP = "name it under datasets in params.yaml, see docs/how-to/read-a-table.md"
 _SPLITS = re.compile(r"^(train|val(?:id(?:ation)?)?|dev|test)(?![a-z])")
 _URL = re.compile(r"url|link|address", re.IGNORECASE)
 _CAPTION = re.compile(r"caption|text|title|description|sentence", re.IGNORECASE)

@@ -280,8 +280,8 @@ def _tables(card: Card) -> Iterator[tuple[str, str]]:
         columns = {"torch": tests, **measured, **_baselines(metrics, BEHAVIOUR)}
         intro = (
             "## Behaviour tests\n\nOf a text that is true of a picture some words are changed, and "
-            "both are judged (`docs/behaviour.md`). In percent of the cases, those that do as is "
-            "expected:"
+            "both are judged (`docs/how-to/test-behavior.md`). In percent of the cases, those "
+            "that do as is expected:"
         )
         yield intro, _tabulate("test", columns, tests)
 

@@ -1,6 +1,6 @@
 """Image captioning: a decoder that attends to the picture alone and writes what it shows.
 
-It is none of the paper's tasks; docs/add-a-task.md goes through this file as the pattern of a kind.
+It is not one of the paper's tasks. docs/how-to/add-a-task.md uses this file as its example.
 """
 
 from math import exp

@@ -113,8 +113,9 @@ def test_it_chooses_its_stages_itself() -> None:
 
 
 def documented(begins: str) -> list[str]:
-    """The commands of the block of docs/cluster.md that begins so."""
-    blocks = re.findall(r"^```\w*\n(.+?)^```$", (ROOT / "docs/cluster.md").read_text(), re.M | re.S)
+    """The commands of the block of docs/how-to/run-on-a-cluster.md that begins so."""
+    page = (ROOT / "docs/how-to/run-on-a-cluster.md").read_text()
+    blocks = re.findall(r"^```\w*\n(.+?)^```$", page, re.M | re.S)
     (block,) = (block for block in blocks if block.startswith(begins))
     return [line.partition(" # ")[0].strip() for line in block.splitlines()]
 

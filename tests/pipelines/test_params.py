@@ -20,7 +20,9 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A working folder with the files that values name."""
     monkeypatch.chdir(tmp_path)
     Path("behaviour").symlink_to(ROOT / "behaviour")
-    Path("models/albef-4m").mkdir(parents=True)  # what docs/checkpoints.md has imported before
+    Path("models/albef-4m").mkdir(
+        parents=True
+    )  # what docs/how-to/import-a-checkpoint.md has imported before
 
 
 def sentences(values: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ COMMIT = "0123456789012345678901234567890123456789"
 
 
 def keys(folder: Path, name: str) -> tuple[Path, Path]:
-    """A new private key and its public one, as docs/release.md makes them."""
+    """A new private key and its public one, as docs/how-to/release.md makes them."""
     private, public = folder / f"{name}.pem", folder / f"{name}.pub"
     make = "openssl ecparam -genkey -name prime256v1 -noout -out"
     subprocess.run([*make.split(), private], check=True)

@@ -32,7 +32,9 @@ from tests.conftest import save_task
 
 ROOT = Path(__file__).parents[2]
 SMOKE: dict[str, Any] = read_preset(ROOT / "presets/smoke.yaml")
-BLOCKS = re.findall(r"```yaml\n(tasks:.*?)```", (ROOT / "docs/add-a-task.md").read_text(), re.S)
+BLOCKS = re.findall(
+    r"```yaml\n(tasks:.*?)```", (ROOT / "docs/how-to/add-a-task.md").read_text(), re.S
+)
 RUNS: dict[str, dict[str, Any]] = dict(SMOKE["tasks"])
 for block in BLOCKS:
     RUNS |= YAML(typ="safe", pure=True).load(block)["tasks"]

@@ -36,7 +36,7 @@ class Config(SplitFiles):
     """JSON lists of annotations, and the folder of their pictures."""
 
     format: Literal["captions", "vqa", "entailment", "nlvr2", "grounding"]
-    """What a row holds: see docs/checkpoints.md."""
+    """What a row holds: see docs/how-to/read-annotations.md."""
     files: FilesBySplit
     """JSON lists by split."""
     images: str

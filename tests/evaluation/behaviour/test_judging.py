@@ -118,7 +118,7 @@ def test_a_split_is_prepared_and_scored(pictures: list[bytes]) -> None:
 def test_the_manual_says_which_kinds_judge() -> None:
     import importlib
 
-    told = (ROOT / "docs/behaviour.md").read_text()
+    told = (ROOT / "docs/how-to/test-behavior.md").read_text()
     judging = [k for k in kinds() if importlib.import_module(f"albef.tasks.{k}").Task.judges]
     assert judging == ["entailment", "retrieval"]
     assert all(f"`{kind}`" in told for kind in judging)

@@ -226,7 +226,7 @@ def test_two_clones_a_server_and_a_stranger(
 
 def documented(command: str) -> str:
     """A command that the docs have."""
-    pages = [(ROOT / "docs" / name).read_text() for name in ("release.md", "deploy.md")]
+    pages = [(ROOT / "docs/how-to" / name).read_text() for name in ("release.md", "deploy.md")]
     assert any(command in page for page in pages), command
     return command
 
@@ -387,7 +387,7 @@ def test_versions_count_up_and_the_one_before_is_found(project: Toy) -> None:
         Registry("retrieval").assign("v0.2.0", "prod")
     project.sh("git tag -d 'retrieval#prod#9'")
     project.sh("sleep 1 && gto assign retrieval --version v0.1.0 --stage prod --force --push")
-    assert state()[1] == "v0.1.0", "as docs/release.md goes back"
+    assert state()[1] == "v0.1.0", "as docs/how-to/release.md goes back"
     project.sh("gto deprecate retrieval v0.10.0")
     assert state()[0] == versions[:2]
     assert Registry("retrieval").next("patch") == "v0.10.1", "a number is not given twice"
