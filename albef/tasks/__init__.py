@@ -1,1 +1,1 @@
-"""Kinds of task: a file each, with a `Config` and a `Task`."""
+"""Kinds of task: one file each, with a `Config` and a `Task`."""

@@ -1,4 +1,4 @@
-"""The answers that a VQA run chooses from: those of its train split, or a file's."""
+"""Candidate answers of a VQA run, taken from its train split or from a file."""
 
 import json
 import logging
@@ -11,25 +11,27 @@ from albef.data.shards import Shards
 from albef.tasks.vqa_accuracy import normalised
 
 FROM_TRAIN = "train"
-"""Value of ``answer_list`` that stands for the answers of the train split."""
+"""Value of ``answer_list`` that selects the answers of the train split."""
 
 log = logging.getLogger(__name__)
 
 
 def answer_list(source: str, dataset: str, train: Shards | None) -> list[str]:
-    """The list of answers; those of the train split stand by weight, of equals by letter.
+    """Return the list of answers.
+
+    Answers of the train split are sorted by weight; equal weights are sorted alphabetically.
 
     Args:
         source: :data:`FROM_TRAIN`, or the path of a JSON file.
-        dataset: name of the data set, for errors.
-        train: its train split, if it has one.
+        dataset: name of the dataset, for error messages.
+        train: train split of the dataset, if it has one.
 
     Raises:
-        ParamsError: there is no train split to take it from, it cannot be read, or it has no
-            answer of the train split.
+        ParamsError: the train split is required and missing, the file cannot be read, or the file
+            has no answer of the train split.
         ValueError: the train split has no answers.
     """
-    weights = Counter[str]()  # summed over the questions of the train split
+    weights = Counter[str]()  # Summed over the questions of the train split.
     for meta in train.metas.to_pylist() if train is not None else ():
         for answer, weight in (json.loads(meta).get("answers") or {}).items():
             weights[answer] += weight
@@ -51,7 +53,7 @@ def answer_list(source: str, dataset: str, train: Shards | None) -> list[str]:
 
 
 def _check_coverage(path: str, listed: Sequence[str], weights: Mapping[str, float]) -> None:
-    """Warn of a list that lacks some of the train split's answers; one without any is refused."""
+    """Warn if a list lacks some answers of the train split; refuse it if it lacks all."""
     covered = set(map(normalised, listed))
     lacking = [answer for answer in weights if normalised(answer) not in covered]
     if weights and len(lacking) == len(weights):
@@ -69,7 +71,7 @@ def _check_coverage(path: str, listed: Sequence[str], weights: Mapping[str, floa
 
 
 def _read(path: Path) -> list[str]:
-    """The answers in a JSON file."""
+    """Return the answers in a JSON file."""
     try:
         listed = json.loads(path.read_text())
     except OSError as error:

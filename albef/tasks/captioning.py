@@ -1,6 +1,6 @@
-"""Image captioning: a decoder that attends to the picture alone and writes what it shows.
+"""Image captioning: a decoder that attends only to the image and generates a caption.
 
-It is not one of the paper's tasks. docs/how-to/add-a-task.md uses this file as its example.
+The paper does not have this task. docs/how-to/add-a-task.md uses this file as its example.
 """
 
 from math import exp
@@ -30,7 +30,7 @@ class Config(RunConfig):
     """Values of a captioning run."""
 
     beams: Annotated[int, Field(ge=1)] = 3
-    """Captions followed at a time while one is written; 1 takes the best token each time."""
+    """Number of beams when a caption is generated; 1 takes the best token at each step."""
 
 
 class Task(RunTask):
@@ -47,10 +47,10 @@ class Task(RunTask):
 
     @classmethod
     def start(cls, config: Config, init: Checkpoint) -> Self:
-        """A task that starts from another's checkpoint.
+        """Return a task that starts from another task's checkpoint.
 
-        The decoder starts as the fusion layers, which attend to the picture already, the
-        embeddings and the masked-language head, which stays fresh where there is none.
+        The decoder starts from the fusion layers, which already attend to the image, the embeddings
+        and the MLM head. If the checkpoint has no MLM head, the decoder's head is new.
         """
         task = cls(config, resized(init.model, config.image_size), init.tokenizer)
         tensors = init.tensors
@@ -71,11 +71,11 @@ class Task(RunTask):
         return task
 
     def collate(self, transform: Transform) -> Collate:
-        """The collate of training batches."""
+        """Return the collate of training batches."""
         return Collate(self.tokenizer, transform, self.config.max_tokens, end=True)
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
-        """The loss of a micro-batch of B pictures with a caption each."""
+        """Return the loss of a micro-batch of B images with a caption each."""
         image_states = self.image_encoder(batch["image"])
         image_mask = torch.ones(image_states.shape[:2], device=image_states.device)
         image = self.answer_decoder.question_key_values(image_states)
@@ -85,10 +85,11 @@ class Task(RunTask):
 
     @torch.no_grad()
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
-        """A row for each record, in order.
+        """Return a row for each record, in order.
 
-        The columns are ``key``, ``written`` (the model's caption), ``truths`` (the record's), and
-        ``log_likelihood`` of all of these together, with their ``tokens``.
+        The columns are ``key``, ``written`` (the model's caption) and ``truths`` (the record's
+        captions). ``log_likelihood`` is that of all ``truths`` together, with their number of
+        ``tokens``.
         """
         table: Table = {}
         decoder, device, tokenizer = self.answer_decoder, self.device, self.tokenizer
@@ -125,8 +126,11 @@ class Task(RunTask):
         return joined(table)
 
     def score(self, table: Table) -> dict[str, float]:
-        """In percent: ``token_probability``, the geometric mean over the captions' tokens, and
-        ``exact``, the share of written captions that are one of the record's, word by word."""
+        """Return ``token_probability`` and ``exact``, in percent.
+
+        ``token_probability`` is the geometric mean over the tokens of the captions. ``exact`` is
+        the share of written captions that equal one of the record's word by word.
+        """
         right = [float(credit or 0) for credit in self.examples(table).credit]
         mean = sum(table["log_likelihood"]) / sum(table["tokens"])
         return {
@@ -136,7 +140,7 @@ class Task(RunTask):
 
     @classmethod
     def examples(cls, table: Table) -> Examples:
-        """A caption is right if it is one of the record's."""
+        """Score a caption 1 if it equals one of the record's, else 0."""
         rows = zip(table["written"], table["truths"], strict=True)
         return Examples(
             "exact",
@@ -146,5 +150,5 @@ class Task(RunTask):
         )
 
     def chance(self, table: Table) -> dict[str, float]:
-        """:meth:`score` of drawing every token evenly; that writes no caption of use."""
+        """Return the :meth:`score` of random tokens, which never form a useful caption."""
         return {"token_probability": 100 / self.tokenizer.vocab_size, "exact": 0.0}

@@ -1,7 +1,7 @@
-"""What the kinds that put a sentence about pictures into a class share (ALBEF, section 5).
+"""Shared code of the kinds that classify a sentence about images (ALBEF, section 5).
 
-A head reads the fused [CLS]; a twin of all of the student, if the kind has one, softens the
-targets. Shapes: B batch, I images of a record, L text tokens, C classes.
+A head reads the fused [CLS]. If the kind has a momentum model of the student and head, it softens
+the targets. Shapes: B batch, I images of a record, L text tokens, C classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,16 +44,16 @@ class ClassificationConfig(TwinConfig):
     """Values of a run that classifies."""
 
     max_tokens: int = 512
-    """Longest sentence, in tokens."""
+    """Maximum length of a sentence, in tokens."""
 
 
 class RecordError(ValueError):
-    """A record that does not fit the kind of run; its text names it."""
+    """A record that does not fit the kind of run; the error message names it."""
 
 
 @dataclass(frozen=True)
 class Collate:
-    """Records to ``image`` (B, I, 3, S, S), ``ids``, ``text_mask`` (B, L) and ``label`` (B,)."""
+    """Collate of ``image`` (B, I, 3, S, S), ``ids``, ``text_mask`` (B, L) and ``label`` (B,)."""
 
     tokenizer: TextTokenizer
     transform: Transform
@@ -62,7 +62,7 @@ class Collate:
     images: int
 
     def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
-        """Stack the records; each image is augmented on its own."""
+        """Stack the records; each image is augmented independently."""
         labels = [self.classes.index(label_of(record, self.classes)) for record in records]
         texts = [clean_caption(sentence_of(record), MAX_WORDS) for record in records]
         ids, mask = self.tokenizer.encode(texts, self.max_tokens)
@@ -75,16 +75,16 @@ class Collate:
 
 
 class ClassTask(RunTask):
-    """A model whose head puts a sentence about I pictures into a class, from the fused [CLS]."""
+    """A model whose head classifies a sentence about I images, from the fused [CLS]."""
 
     primary: ClassVar[str] = "accuracy"
     classes: ClassVar[tuple[str, ...]]
     images: ClassVar[int]
     backbone: ClassVar[type[ALBEF]] = ALBEF
     starts_from: ClassVar[tuple[str, ...]] = ("model.", "model_m.")
-    """Prefixes of the tensors taken of another kind's checkpoint; the head is new."""
+    """Prefixes of the tensors to take from a checkpoint of another kind; the head is new."""
     meta_columns: ClassVar[tuple[str, ...]] = ()
-    """What a question's meta holds beside its ``label`` that the predictions keep."""
+    """Fields of a question's meta, beside its ``label``, that the predictions keep."""
 
     def __init__(self, config: Any, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
@@ -93,13 +93,16 @@ class ClassTask(RunTask):
         self.head = self.new_head(model.text.width)
 
     def new_head(self, width: int) -> nn.Module:
-        """The head: states (B, D) to logits (B, C)."""
+        """Return the head, which maps states (B, D) to logits (B, C)."""
         return nn.Linear(width, len(self.classes))
 
     @classmethod
     def start(cls, config: Any, init: Checkpoint) -> Self:
-        """A task that takes all of a checkpoint of its kind, of another's :attr:`starts_from`, with
-        the fusion layers doubled for two images."""
+        """Return a task that starts from another task's checkpoint.
+
+        A checkpoint of the same kind gives all tensors, another one those of :attr:`starts_from`.
+        If the kind reads two images, the fusion layers are doubled.
+        """
         task = cls(config, resized(init.model, config.image_size), init.tokenizer)
         prefixes = ("model.", "model_m.", "head.", "head_m.")
         used = prefixes if init.kind == config.kind else cls.starts_from
@@ -111,12 +114,12 @@ class ClassTask(RunTask):
         return task
 
     def questions(self, records: Records) -> Records:
-        """Records with one sentence and I pictures each."""
+        """Return records with one sentence and I images each."""
         return records
 
     @torch.no_grad()
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
-        """A row for each record: key, sentence, right and predicted class, probabilities (C)."""
+        """Predict each record: key, sentence, right and predicted class, probabilities (C)."""
         table: Table = {}
         stack = partial(_stacked, self.images)
         for rows, image in self.read(self.questions(records), batch_size, model, stack):
@@ -142,22 +145,22 @@ class ClassTask(RunTask):
 
     @classmethod
     def examples(cls, table: Table) -> Examples:
-        """A class is right or wrong."""
+        """Score each row as right or wrong."""
         pairs = zip(table["answer"], table["predicted"], strict=True)
         right = [float(answer == predicted) for answer, predicted in pairs]
         return Examples("accuracy", right, "sentence", "predicted", "answer")
 
     def score(self, table: Table) -> dict[str, float]:
-        """Accuracy over all and, as ``accuracy_CLASS``, over the records of each class."""
+        """Return the overall accuracy and, as ``accuracy_CLASS``, that of each class."""
         return accuracies(self.examples(table).credit, table["answer"])
 
     def chance(self, table: Table) -> dict[str, float]:
-        """:meth:`score` of a class drawn evenly."""
+        """Return the :meth:`score` of a uniformly random class."""
         return dict.fromkeys(self.score(table), 100 / len(self.classes))
 
 
 class ClassificationTask(ClassTask):
-    """Two dense layers on the fused [CLS], and a twin of them and of the model."""
+    """Two dense layers on the fused [CLS], with momentum models of the head and the model."""
 
     surface: ClassVar[str] = "classifying"
 
@@ -169,26 +172,26 @@ class ClassificationTask(ClassTask):
         self.head_m = MomentumTwin(self.head)
 
     def new_head(self, width: int) -> nn.Module:
-        """Dense, ReLU, dense to C classes."""
+        """Return the head: dense, ReLU, dense to C classes."""
         return nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, len(self.classes))
         )
 
     @classmethod
     def answer(cls, record: Record) -> str:
-        """The record's class."""
+        """Return the record's class."""
         return label_of(record, cls.classes)
 
     def collate(self, transform: Transform) -> Collate:
-        """The collate of training batches."""
+        """Return the collate of training batches."""
         return Collate(self.tokenizer, transform, self.config.max_tokens, self.classes, self.images)
 
     def alpha(self, epoch: float) -> float:
-        """Weight of the twin after ``epoch`` epochs."""
+        """Return the weight of the momentum model after ``epoch`` epochs."""
         return fixed(self.config.alpha)
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
-        """Cross-entropy of a micro-batch to targets softened by the twin."""
+        """Return the cross-entropy of a micro-batch to targets softened by the momentum model."""
         logits = class_logits(self.model, self.head, batch).float()
         label = batch["label"]
         classes = torch.arange(len(self.classes), device=label.device)
@@ -203,7 +206,7 @@ class ClassificationTask(ClassTask):
 
 
 def class_logits(model: ALBEF, head: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Logits (B, C) of ``image`` (B, I, 3, H, W), ``ids`` and ``text_mask`` (B, L)."""
+    """Return logits (B, C) of ``image`` (B, I, 3, H, W), ``ids`` and ``text_mask`` (B, L)."""
     first_to_last = batch["image"].transpose(0, 1).flatten(0, 1)  # (I * B, 3, H, W)
     image = model.fusion_encoder.image_key_values(model.encode_image(first_to_last))
     states = model.encode_text(batch["ids"], batch["text_mask"])
@@ -214,12 +217,12 @@ def class_logits(model: ALBEF, head: nn.Module, batch: Mapping[str, Tensor]) -> 
 def stacked(
     records: Sequence[Record], images: int, prepare: Callable[[bytes, str], NDArray[np.generic]]
 ) -> Tensor:
-    """The images of the records, each prepared on its own: (B, I, 3, S, S).
+    """Stack the images of the records, each prepared independently: (B, I, 3, S, S).
 
     Args:
-        records: B of them.
-        images: I, how many each must have.
-        prepare: an encoded image and its record's key to (3, S, S).
+        records: the B records.
+        images: I, the number of images that each record must have.
+        prepare: function from an encoded image and its record's key to (3, S, S).
 
     Raises:
         RecordError: a record has another number of images.
@@ -240,10 +243,10 @@ def _stacked(images: int, records: Sequence[Record], resize: Evaluate) -> Tensor
 
 
 def sentence_of(record: Record) -> str:
-    """The one sentence of a record.
+    """Return the only sentence of a record.
 
     Raises:
-        RecordError: it has none or several.
+        RecordError: the record has none or several.
     """
     if len(record.captions) != 1:
         raise RecordError(
@@ -253,10 +256,10 @@ def sentence_of(record: Record) -> str:
 
 
 def label_of(record: Record, classes: tuple[str, ...]) -> str:
-    """The class that a record's meta names.
+    """Return the class in a record's meta.
 
     Raises:
-        RecordError: it names none, or one that is not known.
+        RecordError: the class is missing or unknown.
     """
     label = record.meta.get("label")
     if label not in classes:

@@ -1,6 +1,6 @@
-"""Visual entailment: does a picture entail a sentence, contradict it, or leave it open?
+"""Visual entailment: does an image entail a sentence, contradict it, or leave it open?
 
-ALBEF, section 5; distilled from the first step on, as in the original.
+ALBEF, section 5. Distillation starts with the first step, as in the original.
 """
 
 from typing import TYPE_CHECKING, ClassVar
@@ -30,12 +30,12 @@ class Task(ClassificationTask):
 
     @classmethod
     def claims(cls, record: Record) -> tuple[str, ...]:
-        """The sentence, where the picture entails it."""
+        """Return the sentence if the image entails it."""
         return record.captions if cls.answer(record) == ENTAILED else ()
 
     def agreement(
         self, records: Records, pairs: Pairs, batch_size: int, model: "Model | None" = None
     ) -> list[float]:
-        """The probability that the picture entails each text."""
+        """Return the probability that the image entails each text."""
         chances = self.predict(Retold(records, pairs), batch_size, model)["probabilities"]
         return [row[self.classes.index(ENTAILED)] for row in chances]

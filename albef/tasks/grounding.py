@@ -1,7 +1,7 @@
-"""Grounding of referring expressions, trained without boxes: as retrieval, on expressions.
+"""Grounding of referring expressions, trained without boxes, like retrieval on expressions.
 
-Where the model looks for an expression is its Grad-CAM map; of proposed boxes the one that holds
-most of the map's heat for the root of its area is chosen (ALBEF, section 6.2).
+The Grad-CAM map of an expression shows the regions that the model uses. Among proposed boxes, the
+task chooses the one with the most heat relative to the root of its area (ALBEF, section 6.2).
 """
 
 import io
@@ -31,16 +31,18 @@ class Config(PairConfig):
     """Values of a grounding run."""
 
     gradcam: Literal["itm", "itc"] | None = "itm"
-    """Whose Grad-CAM is the map: ITM's on a fusion layer, or ITC's on a block of the ViT; null is
-    what [CLS] attends to in a fusion layer, without gradient, in an export too."""
+    """Source of the heat map. ``itm`` is ITM's Grad-CAM on a fusion layer, ``itc`` is ITC's
+    Grad-CAM on a block of the image encoder. null is the attention of [CLS] in a fusion layer,
+    without gradient; an export then computes the same map."""
     layer: Annotated[int, Field(ge=0)] = 2
-    """That fusion layer or block, from 0; the paper has ITM's third of six, 2."""
+    """Index of the fusion layer or block for the map, from 0. The paper uses ITM with the third of
+    six layers, 2."""
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Share of the peak from which cells of the map count to its own box."""
+    """Share of the map's peak. Cells with at least this share belong to the box of the map."""
 
 
 class Task(PairTask):
-    """Grounding; with 0 epochs, that of its ``init`` as it is."""
+    """Grounding; with 0 epochs, the weights of its ``init`` without training."""
 
     primary: ClassVar[str] = "accuracy"
     does = (
@@ -64,7 +66,7 @@ class Task(PairTask):
 
     @torch.no_grad()
     def maps(self, images: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """The heat map (B, n, n) of each image (B, 3, H, W) for its text (B, L)."""
+        """Return the heat map (B, n, n) of each image (B, 3, H, W) for its text (B, L)."""
         text_states = self.model.encode_text(ids, mask)
         if self.config.gradcam == "itc":
             text_feat = self.model.text_feat(text_states)
@@ -77,18 +79,25 @@ class Task(PairTask):
         return maps.mean(1) if gradient else maps[:, 0]
 
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
-        """A box for each record's expression.
+        """Predict a box for each record's expression.
 
-        A record's ``meta`` holds the true ``box``, and may hold ``proposals``, boxes to choose
-        from, and ``type``, the kind of its expression. A row has ``box``, the best proposal (where
-        there are none, the map's own box; None where the map has no heat), its ``iou`` with
-        ``truth``, ``map_box`` and ``map_iou`` of the map's own box, ``share``, the part of the
-        proposals that are right, and ``heat``: the map (n, n), 255 at its peak, as bytes.
-        A finished model's map is attention alone, without Grad-CAM's gradient: the tokens' mean, or
-        [CLS]'s where ``gradcam`` is null.
+        A record's ``meta`` has the true ``box``. It may have ``proposals``, the candidate boxes,
+        and ``type``, the kind of its expression.
+
+        A row has:
+
+        - ``box``, the best proposal. Without proposals it is the map's box; None if the map has no
+          heat.
+        - ``iou``, the IoU of ``box`` with ``truth``.
+        - ``map_box`` and ``map_iou``, the map's box and its IoU.
+        - ``share``, the share of proposals that are right.
+        - ``heat``, the map (n, n) as bytes, with 255 at its peak.
+
+        The map of a finished model is attention without Grad-CAM's gradient: the tokens' mean, or
+        [CLS]'s if ``gradcam`` is null.
 
         Raises:
-            ValueError: a record without expression or box.
+            ValueError: a record has no expression or no box.
         """
         table: Table = {}
         for rows, images in self.read(records, batch_size, model):
@@ -108,9 +117,11 @@ class Task(PairTask):
         return joined(table)
 
     def score(self, table: Table) -> dict[str, float]:
-        """``accuracy`` of the chosen boxes and, as ``map_accuracy``, of the maps' own ones, in
-        percent of boxes with an IoU of at least 0.5; ``map_iou``, their mean in percent; and the
-        accuracy of each kind of expression.
+        """Return the metrics of the boxes, in percent.
+
+        A box is right if its IoU is at least 0.5. ``accuracy`` is the share of right chosen boxes,
+        also for each kind of expression. ``map_accuracy`` is the share of right boxes of the maps.
+        ``map_iou`` is the mean IoU of the boxes of the maps.
         """
         return accuracies(self.examples(table).credit, table["type"]) | {
             "map_accuracy": recall(table["map_iou"]),
@@ -119,17 +130,21 @@ class Task(PairTask):
 
     @classmethod
     def examples(cls, table: Table) -> Examples:
-        """A box is right from an IoU of 0.5."""
+        """Score a box 1 if its IoU is at least 0.5, else 0."""
         right = [float(value >= RIGHT) for value in table["iou"]]
         return Examples("accuracy", right, question="expression")
 
     def chance(self, table: Table) -> dict[str, float]:
-        """The accuracy of a proposal drawn at random, in expectation."""
+        """Return the expected accuracy of a random proposal."""
         return accuracies(table["share"], table["type"])
 
     @classmethod
     def answer(cls, record: Record) -> str | None:
-        """Where the right proposal is; "" where none is right, None where none is told."""
+        """Return the region of the right proposal.
+
+        Returns:
+            "" if no proposal is right; None if the record has no box or no proposals.
+        """
         truth, proposals = record.meta.get("box"), record.meta.get("proposals")
         if not truth or not proposals:
             return None
@@ -139,12 +154,12 @@ class Task(PairTask):
 
     @classmethod
     def choices(cls, record: Record) -> tuple[str, ...]:
-        """Where each proposal is."""
+        """Return the region of each proposal."""
         return regions(record.meta.get("proposals") or [])
 
 
 def check(record: Record) -> None:
-    """See that a record can be grounded.
+    """Check that a record can be grounded.
 
     Raises:
         ValueError: it has no expression, or no box.
@@ -161,8 +176,8 @@ def check(record: Record) -> None:
 
 
 def located(record: Record, heat: NDArray[np.float32], threshold: float) -> dict[str, Any]:
-    """A row of :meth:`Task.predict`: what a heat map (n, n) says of a record."""
-    with Image.open(io.BytesIO(record.image)) as picture:  # reads the header only
+    """Return a row of :meth:`Task.predict` from a record and its heat map (n, n)."""
+    with Image.open(io.BytesIO(record.image)) as picture:  # This reads only the header.
         width, height = picture.size
     truth, proposals = record.meta["box"], record.meta.get("proposals", [])
     map_box = in_pixels(around(enlarged(heat, GRID, GRID), threshold), width, height)

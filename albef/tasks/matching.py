@@ -1,5 +1,6 @@
-"""What the kinds that match images with texts share: their model, and ITC and ITM of a batch; and
-training on pairs, as retrieval and grounding do.
+"""Matching of images with texts: the model, ITC and ITM of a batch, and training on pairs.
+
+Retrieval and grounding train on pairs.
 """
 
 import itertools
@@ -34,30 +35,31 @@ class MatchingConfig(Section):
     """Values of ITC and ITM."""
 
     queue_size: int = 65536
-    """Pairs in the feature queue; 0 leaves the batch as the only candidates."""
+    """Number of pairs in the feature queue; 0 uses the batch as the only candidates."""
     hard_negatives: bool = True
-    """Whether ITM's negatives are drawn by similarity, as in the paper; false draws them uniformly.
-    Where a text is true of many pictures ("the key"), the most similar ones are no negatives, and
-    false is better."""
+    """If true, draw the negatives of ITM by similarity, as in the paper. If false, draw them
+    uniformly. Set false if one text is true of many images ("the key"): the most similar images are
+    then not negatives."""
     equal_texts: bool = False
-    """Whether pairs with equal texts are positives of each other in ITC and no negatives in ITM.
-    The paper takes each for another's negative."""
+    """If true, pairs with equal texts are positives of each other in ITC and not negatives in ITM.
+    The paper treats them as negatives."""
     exchanged: tuple[Annotated[tuple[str, ...], Field(min_length=2)], ...] = ()
-    """Groups of words each of which makes a text false where another of its group was right, as
-    "left" and "right". In half of the texts that have any, ITM's negative text is the text itself
-    with the words of one group exchanged, and not one that is drawn; the paper has none. Each has
-    to be a token of the vocabulary."""
+    """Groups of words that make a text false if they are exchanged, such as "left" and "right".
+    Each word must be a token of the vocabulary. In half of the texts with such words, the negative
+    text of ITM is the text itself with the words of one group exchanged, instead of a drawn text.
+    The paper has no groups."""
     wpa: float = 0.0
-    """Weight of word-patch alignment, by which words find what they mean in a picture; the paper
-    has none. From random weights it is what teaches which of two things is on the left."""
+    """Weight of word-patch alignment, a loss that aligns words with the image patches they
+    describe. The paper does not have it. If weights start at random, this loss teaches which of two
+    objects is on the left."""
 
 
 @dataclass(frozen=True)
 class Collate:
-    """Records to ``image``, ``ids``, ``text_mask`` and ``image_id``; one caption drawn a record.
+    """Collate of records to ``image``, ``ids``, ``text_mask`` and ``image_id``.
 
-    ``end`` closes each caption with [SEP], for a model that writes. With ``equal_texts``
-    there is a ``text_id`` (B,) too.
+    One caption is drawn per record. ``end`` closes each caption with [SEP], for a model that
+    generates text. With ``equal_texts`` the batch also has a ``text_id`` (B,).
     """
 
     tokenizer: TextTokenizer
@@ -86,10 +88,15 @@ class Collate:
 def group_ids(
     groups: Sequence[Sequence[str]], tokenizer: TextTokenizer, name: str
 ) -> list[list[int]]:
-    """The ids of each group of words, that of a value's ``name``.
+    """Return the token ids of each group of words.
+
+    Args:
+        groups: groups of words.
+        tokenizer: tokenizer with the vocabulary.
+        name: key of the groups in the config, for the error message.
 
     Raises:
-        ValueError: a word is no token.
+        ValueError: a word is not a token.
     """
     token_ids = tokenizer.tokenizer.get_vocab()
     for word in itertools.chain(*groups):
@@ -99,34 +106,34 @@ def group_ids(
 
 
 class EncodedPairs(NamedTuple):
-    """A batch of B pairs, encoded by the student and its twin."""
+    """A batch of B pairs, encoded by the student and the momentum model."""
 
     ids: Tensor
-    """(B, L) of the texts."""
+    """Token ids (B, L) of the texts."""
     text_mask: Tensor
-    """(B, L)."""
+    """Mask (B, L) of the texts."""
     image_states: Tensor
-    """(B, N, D) of the student."""
+    """Student's image states (B, N, D)."""
     text_states: Tensor
-    """(B, L, D) of the student."""
+    """Student's text states (B, L, D)."""
     image_feat_m: Tensor
-    """(B, E) of the twin."""
+    """Momentum image features (B, E)."""
     text_feat_m: Tensor
-    """(B, E) of the twin."""
+    """Momentum text features (B, E)."""
     pair_id: Tensor | None
-    """(B,) or (B, n); pairs with an equal one are each other's positives. None leaves each its own.
-    """
+    """(B,) or (B, n): pairs with an equal id are positives of each other. If None, each pair is its
+    only positive."""
 
 
 class Matched(NamedTuple):
-    """What a batch loses in matching."""
+    """Matching losses of a batch."""
 
     loss: Tensor
-    """Scalar: the sum of the losses, each by its weight."""
+    """Scalar: the weighted sum of the losses."""
     image: list[KeyValue]
     """Keys and values of the student's images."""
     outputs: dict[str, Tensor]
-    """What is logged, and what :meth:`MatchingTask.end_step` enqueues."""
+    """Values to log, and features that :meth:`MatchingTask.end_step` enqueues."""
 
 
 class MatchingTask(Task):
@@ -139,9 +146,9 @@ class MatchingTask(Task):
 
     surface: ClassVar[str] = "matching"
     exchanges: Tensor
-    """(K, V): for each way to exchange words, what each token becomes."""
+    """(K, V): the token that replaces each token, for each of K ways to exchange words."""
     itc: bool = True
-    """Whether the contrastive loss is trained."""
+    """True if the contrastive loss is trained."""
 
     def __init__(self, config: object, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
@@ -151,7 +158,12 @@ class MatchingTask(Task):
         nn.init.zeros_(self.itm_head.bias)
 
     def add_twin(self, temperature: float, ids: int = 1) -> None:
-        """What training has beside the student and its heads; a pair has so many ``ids``."""
+        """Add the momentum model, the temperature and the queue, which only training needs.
+
+        Args:
+            temperature: initial temperature.
+            ids: number of ids of a pair.
+        """
         self.temperature = nn.Parameter(torch.tensor(temperature))
         self.model_m = MomentumTwin(self.model)
         self.queue = FeatureQueue(self.config.queue_size, self.sizes.embed_dim, ids)
@@ -164,33 +176,44 @@ class MatchingTask(Task):
             self.register_buffer("exchanges", torch.stack(exchanges), persistent=False)
 
     def exchange(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Texts (B, L) with the words of a random group exchanged, and (B,) in which any is."""
+        """Exchange the words of a random group in texts (B, L).
+
+        Returns:
+            The changed texts (B, L), and a mask (B,) of the texts that changed.
+        """
         ways = self.exchanges[:, ids]
         has_word = (ways != ids).any(dim=2)
         way = (torch.rand(has_word.shape, device=ids.device) * has_word).argmax(dim=0)
         return ways[way, torch.arange(len(ids), device=ids.device)], has_word.any(dim=0)
 
     def train_itc(self, trained: bool) -> None:
-        """Whether the contrastive loss is; if not, what it alone would teach is frozen."""
+        """Enable or disable the contrastive loss.
+
+        If it is disabled, the weights that only this loss trains are frozen.
+        """
         self.itc = trained
         if not trained:
             self.model.freeze_projections()
             self.temperature.requires_grad_(False)
 
     def encode_image_m(self, images: Tensor, image_states: Tensor) -> Tensor:
-        """The twin's states of images (B, 3, H, W), of which the student has ``image_states``; a
-        frozen encoder is its own twin, so that nothing is computed twice."""
+        """Return the momentum model's states of images (B, 3, H, W).
+
+        A frozen encoder equals its momentum model. Its ``image_states`` are then reused, and
+        nothing is computed twice.
+        """
         learns = any(each.requires_grad for each in self.model.image_encoder.parameters())
         return self.model_m.model.encode_image(images) if learns else image_states
 
     def match(self, pairs: EncodedPairs, alpha: float, queued: int | None = None) -> Matched:
-        """Sum the losses of a batch of pairs: ITC to the twin's features of batch and queue, ITM
-        with drawn negatives, and word-patch alignment.
+        """Sum the losses of a batch of pairs: ITC, ITM and word-patch alignment.
+
+        ITC compares with the momentum features of batch and queue. ITM has drawn negatives.
 
         Args:
             pairs: the batch.
-            alpha: weight of the twin in ITC's targets.
-            queued: how many of the queue are candidates, the first ones; None means all.
+            alpha: weight of the momentum model in ITC's targets.
+            queued: number of queue entries, the first ones, that are candidates; None means all.
         """
         model, config = self.model, self.config
         positives, targets = self._positives(pairs, queued)
@@ -225,7 +248,7 @@ class MatchingTask(Task):
         return Matched(loss, image, outputs)
 
     def _positives(self, pairs: EncodedPairs, queued: int | None) -> tuple[Tensor, Tensor]:
-        """Which pairs (B, B) are each other's positives, and ITC's targets (B, B + Q)."""
+        """Return the mask (B, B) of positive pairs, and ITC's targets (B, B + Q)."""
         size, device = len(pairs.ids), pairs.ids.device
         queued_ids = self.queue.ids[:queued]
         if pairs.pair_id is None:
@@ -237,7 +260,7 @@ class MatchingTask(Task):
     def _itm(
         self, pairs: EncodedPairs, image: list[KeyValue], itc: Contrast, positives: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """ITM's loss with negatives drawn by ITC's similarities, and what is logged beside it."""
+        """Return ITM's loss with negatives drawn by ITC's similarities, and its values to log."""
         states, mask, size = pairs.text_states, pairs.text_mask, len(pairs.ids)
         is_false, outputs = None, {}
         if self.config.exchanged:
@@ -246,14 +269,14 @@ class MatchingTask(Task):
             states = torch.cat([states, self.model.encode_text(other, mask)])
             mask = mask.repeat(2, 1)
             outputs["exchanged"] = is_false.float().mean()
-        weight = 1.0 if self.config.hard_negatives else 0.0  # equal similarities draw uniformly
+        weight = 1.0 if self.config.hard_negatives else 0.0  # Equal similarities draw uniformly.
         sims = itc.sim_i2t[:, :size] * weight, itc.sim_t2i[:, :size] * weight
         negatives = hard_negative_indices(*sims, positives, is_false)
         matches = match_pairs(self.model, self.itm_head, states, mask, image, negatives)
         return itm_loss(matches.logits, matches.labels, matches.valid), outputs
 
     def end_step(self, outputs: Sequence[Mapping[str, Tensor]]) -> None:
-        """Enqueue the twin's features of all micro-batches at once, with their ids if any."""
+        """Enqueue the momentum features of all micro-batches at once, with their ids if any."""
         image, text = (
             torch.cat([output[name] for output in outputs])
             for name in ("image_feat_m", "text_feat_m")
@@ -269,8 +292,10 @@ class PairConfig(MatchingConfig, TwinConfig):
 
 
 class PairTask(MatchingTask, RunTask):
-    """ITC with every same-image entry a positive, plus ITM with hard negatives of other images
-    (ALBEF, section 5); the temperature is not clamped, as in the original.
+    """ITC and ITM of pairs (ALBEF, section 5).
+
+    In ITC every entry of the same image is a positive. ITM has hard negatives of other images. The
+    temperature is not clamped, as in the original.
     """
 
     def __init__(self, config: PairConfig, model: ModelConfig, tokenizer: TextTokenizer) -> None:
@@ -279,10 +304,11 @@ class PairTask(MatchingTask, RunTask):
 
     @classmethod
     def start(cls, config: PairConfig, init: Checkpoint) -> Self:
-        """A task that starts from another's checkpoint.
+        """Return a task that starts from another task's checkpoint.
 
-        The model, its twin, the temperature and the ITM head are taken, and the features of a
-        queue of the same size; its ids are those of another data set, so they count as empty.
+        It takes the model, the momentum model, the temperature and the ITM head. If the queue has
+        the same size, it takes its features too. The ids in the queue belong to another dataset, so
+        they are marked as empty.
         """
         task = cls(config, resized(init.model, config.image_size), init.tokenizer)
         tensors = dict(init.tensors)
@@ -299,12 +325,12 @@ class PairTask(MatchingTask, RunTask):
         return task
 
     def collate(self, transform: Transform) -> Collate:
-        """The collate of training batches."""
+        """Return the collate of training batches."""
         tokens, equal_texts = self.config.max_tokens, self.config.equal_texts
         return Collate(self.tokenizer, transform, tokens, equal_texts=equal_texts)
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
-        """The two losses of a micro-batch of B pairs, and the twin's features."""
+        """Return the two losses of a micro-batch of B pairs, and the momentum features."""
         model, twin = self.model, self.model_m.model
         mask, pair_id = batch["text_mask"], batch["image_id"]
         if "text_id" in batch:

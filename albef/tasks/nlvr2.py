@@ -1,4 +1,4 @@
-"""NLVR2: is a sentence true of two pictures? (ALBEF, section 5)
+"""NLVR2: is a sentence true of two images? (ALBEF, section 5).
 
 It starts from text assignment, or from pre-training, whose fusion layers are then doubled.
 """
@@ -28,10 +28,11 @@ class Task(ClassificationTask):
 
     @classmethod
     def start(cls, config: Any, init: Checkpoint) -> Self:
-        """A task that takes all of a checkpoint of its kind, or the model of another's.
+        """Return a task that starts from another task's checkpoint.
 
-        The twin then starts at the student: text assignment has none, and one with the random
-        weights of its construction would teach noise for hundreds of steps.
+        A checkpoint of the same kind gives all tensors, another one only the model. In the second
+        case the momentum model is copied from the student: text assignment has no momentum model,
+        and a random one would add noise to the targets for hundreds of steps.
         """
         task = super().start(config, init)
         if init.kind != config.kind:
@@ -39,5 +40,5 @@ class Task(ClassificationTask):
         return task
 
     def alpha(self, epoch: float) -> float:
-        """Weight of the twin, which rises over the first epoch."""
+        """Return the weight of the momentum model, which rises over the first epoch."""
         return fixed(self.config.alpha) * ramp(epoch)

@@ -29,62 +29,64 @@ TEMPERATURE_BOUNDS = (0.001, 0.5)
 
 
 class TokenizerConfig(Section):
-    """Where the WordPiece vocabulary comes from."""
+    """Source of the WordPiece vocabulary."""
 
     source: str = "bert-base-uncased"
-    """``corpus`` to train one on the captions, else a folder or a Hugging Face name."""
+    """``corpus`` trains a vocabulary on the captions. Otherwise a folder or a Hugging Face name to
+    load one from."""
     vocab_size: int = 30522
-    """Size of a trained vocabulary; a loaded one keeps its own."""
+    """Size of a trained vocabulary; a loaded one keeps its size."""
 
 
 class Config(MatchingConfig, TrainingConfig):
     """Values of pre-training."""
 
     dataset: str
-    """Name of the data set."""
+    """Name of the dataset."""
     min_lr: float = 1e-5
-    """Rate at the end of the schedule."""
+    """Learning rate at the end of the schedule."""
     itc: bool = True
-    """Whether to train the contrastive loss."""
+    """If true, train the image-text contrastive loss (ITC)."""
     alpha_itc: float = 0.4
-    """Weight of the twin in the contrastive targets."""
+    """Weight of the momentum model's predictions in the ITC targets."""
     alpha_mlm: float = 0.4
-    """Weight of the twin in masked language modelling."""
+    """Weight of the momentum model's predictions in masked language modeling (MLM)."""
     mlm_probability: float = 0.15
-    """Share of tokens masked."""
+    """Share of tokens that MLM masks."""
     masked_groups: tuple[tuple[str, ...], ...] = ()
-    """Groups of words, each a token of the vocabulary. In half of the captions that have any, the
-    words of one group are masked and nothing else; the paper has none."""
+    """Groups of words, each a token of the vocabulary. In half of the captions with such words,
+    only the words of one group are masked. The paper has no groups."""
     queue_from: float = 0.0
-    """Epochs before the queue's candidates count. From random weights they are told from the
-    batch by their age alone, which teaches nothing; the paper starts from trained encoders, at 0.
-    """
+    """Number of epochs before the queue's entries count as ITC candidates. If weights start at
+    random, early queue entries differ from the batch only by their age, which teaches nothing. The
+    paper starts from trained encoders and uses 0."""
     momentum: float = 0.995
-    """Share of the twin that stays at each step."""
+    """Share of the momentum model's weights that is kept at each step (EMA decay)."""
     temperature: float = 0.07
-    """Where the learned temperature starts."""
+    """Initial value of the learned temperature."""
     max_tokens: int = 25
-    """Longest caption, in tokens."""
+    """Maximum length of a caption, in tokens."""
     tokenizer: TokenizerConfig = TokenizerConfig()
-    """The vocabulary."""
+    """Vocabulary of the tokenizer."""
     model: ModelConfig
     """Sizes of the model."""
     patch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the patches that the student does not see, other ones in each step, to be faster.
-    The twin sees all, unless the encoder is frozen, and so do the runs that start from here."""
+    """Share of image patches that the student does not see, drawn anew in each step, for speed. The
+    momentum model sees all patches unless the image encoder is frozen. Runs that start from this
+    checkpoint see all patches too."""
     start: StartConfig | None = None
-    """What the encoders start from; null is random weights."""
+    """Public weights that the encoders start from; null uses random weights."""
 
 
 @dataclass(frozen=True)
 class Collate(CaptionCollate):
-    """Also ``masked_ids`` (B, L), and positions and labels of masked tokens (B, M), padded."""
+    """Collate that adds ``masked_ids`` (B, L), and positions and labels of masked tokens (B, M)."""
 
     mlm_probability: float = 0.0
     masked_groups: Sequence[Sequence[int]] = ()
 
     def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
-        """One caption a record, drawn at random; positions are padded with 0."""
+        """Draw one caption per record at random and mask it; positions are padded with 0."""
         batch = super().__call__(records, rng)
         ids, mask = batch["ids"].numpy(), batch["text_mask"].numpy()
         masked, chosen = mask_tokens(
@@ -94,7 +96,7 @@ class Collate(CaptionCollate):
         positions = np.argsort(~chosen, axis=1, kind="stable")[:, :width]
         is_masked = np.take_along_axis(chosen, positions, 1)
         labels = np.where(is_masked, np.take_along_axis(ids, positions, 1), IGNORED)
-        del batch["image_id"]  # pairs of one image are others' negatives
+        del batch["image_id"]  # MLM pairs of one image may be each other's negatives.
         return batch | {
             "masked_ids": torch.from_numpy(masked),
             "mlm_positions": torch.from_numpy(np.where(is_masked, positions, 0)),
@@ -117,10 +119,13 @@ class Task(RankingTask):
         self.train_itc(config.itc)
 
     def take_start(self) -> dict[str, str]:
-        """Take the start weights that the values name, into student and twin; their digests.
+        """Load the configured start weights into the student and the momentum model.
+
+        Returns:
+            The digests of the loaded weights, by encoder.
 
         Raises:
-            CheckpointError: they cannot be found or do not fit.
+            CheckpointError: the weights are missing or do not fit.
         """
         start, digests = self.config.start, {}
         if start and start.image:
@@ -132,7 +137,7 @@ class Task(RankingTask):
         return digests
 
     def collate(self, transform: Transform) -> Collate:
-        """The collate of training batches."""
+        """Return the collate of training batches."""
         config = self.config
         return Collate(
             self.tokenizer,
@@ -145,12 +150,12 @@ class Task(RankingTask):
 
     @torch.no_grad()
     def begin_step(self) -> None:
-        """Clamp the temperature; update the twins, which are then used in this very step."""
+        """Clamp the temperature; update the momentum models, which this step then uses."""
         self.temperature.clamp_(*TEMPERATURE_BOUNDS)
         super().begin_step()
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
-        """The three losses of a micro-batch of B pairs, and the twin's features."""
+        """Return the three losses of a micro-batch of B pairs, and the momentum features."""
         config, model, twin = self.config, self.model, self.model_m.model
         alpha_mlm = config.alpha_mlm * ramp(epoch)
         size, mask = len(batch["image"]), batch["text_mask"]

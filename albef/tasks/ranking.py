@@ -1,4 +1,4 @@
-"""How the kinds that rank texts for images, and images for texts, predict and score."""
+"""Prediction and scores of the kinds that rank texts for images and images for texts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -34,17 +34,18 @@ if TYPE_CHECKING:
     from albef.runtime.model import Model
 
 TOP = 10
-"""Ranked candidates kept of each query."""
+"""Number of ranked candidates kept of each query."""
 
 
 class ZeroShot(Section):
-    """How the pictures of a split are put into classes that were not trained as such."""
+    """Zero-shot classification of a split: classes that training did not have."""
 
     label: str
-    """Name in meta of what a record's picture shows, in words; those of the split are the classes.
-    """
+    """Name of the field in a record's ``meta`` with its label, in words. The distinct labels of the
+    split are the classes."""
     templates: Templates = ("{}",)
-    """Texts with {} in place of the label; a class is the mean of what they make."""
+    """Texts with {} in place of the label. The features of a class are the mean over all
+    templates."""
 
 
 class RankingTask(MatchingTask):
@@ -52,20 +53,21 @@ class RankingTask(MatchingTask):
 
     primary: ClassVar[str] = "r_mean"
     rerank_k: int | None = 0
-    """Candidates re-ranked by ITM; 0 ranks by ITC alone, None re-ranks all."""
+    """Number of candidates that ITM re-ranks; 0 ranks by ITC alone, None re-ranks all."""
     zero_shot: Mapping[str, ZeroShot] = {}
-    """By split, how its pictures are classified in place of ranked."""
+    """Zero-shot classification of a split, by split name; such a split is not ranked."""
 
     @torch.no_grad()
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
-        """Rank the split; or, where its records come in pairs, decide within each pair; or, where
-        :attr:`zero_shot` names it, classify its pictures.
+        """Rank, decide or classify a split, depending on its records.
 
-        The rows have ``query`` ("i2t" or "t2i"), ``key`` of the record asked about, ``caption``,
-        ``rank`` and ``rank_itc`` of the best right answer from 0, and ``top`` and ``top_itc``,
-        the first answers: captions for "i2t", keys for "t2i". In a paired split a row is a
-        decision between the two of a pair, and ``change`` says in what they differ. In a
-        classified one a row has ``key``, ``label``, ``predicted`` and its ``probability``.
+        - By default, the split is ranked. The rows have ``query`` ("i2t" or "t2i"), ``key`` of the
+          record of the query, ``caption``, and ``rank`` and ``rank_itc`` of the best right answer,
+          from 0. ``top`` and ``top_itc`` are the first answers: captions for "i2t", keys for "t2i".
+        - If the records come in pairs, a row is a decision between the two of a pair. ``change``
+          names their difference.
+        - If :attr:`zero_shot` names the split, its images are classified. A row has ``key``,
+          ``label``, ``predicted`` and its ``probability``.
         """
         if model is not None:
             return self._predict_exported(model, records, batch_size)
@@ -105,7 +107,13 @@ class RankingTask(MatchingTask):
     def _classify(
         self, shot: ZeroShot, rows: Sequence[Record], classify: Callable[[Sequence[str]], Tensor]
     ) -> Table:
-        """The table of a classified split, of what gives each row's share (I, C) of C labels."""
+        """Return the table of a classified split.
+
+        Args:
+            shot: label field and templates of the split.
+            rows: the I records.
+            classify: function from C labels to the probabilities (I, C) of the rows.
+        """
         truths = [row.meta.get(shot.label) for row in rows]
         if without := [row.key for row, truth in zip(rows, truths, strict=True) if not truth]:
             raise ValueError(
@@ -159,7 +167,7 @@ class RankingTask(MatchingTask):
     def agreement(
         self, records: Records, pairs: Pairs, batch_size: int, model: "Model | None" = None
     ) -> list[float]:
-        """What ITM says of each pair: the probability that text and picture belong together."""
+        """Return ITM's probability that the text and the image of each pair belong together."""
         chances: list[float] = []
         retold = Retold(records, pairs)
         for rows, images in self.read(retold, batch_size, model, distinct_pictures):
@@ -176,22 +184,25 @@ class RankingTask(MatchingTask):
         return world().join(chances)
 
     def score(self, table: Table) -> dict[str, float]:
-        """Recalls, re-ranked and by ITC alone (``itc_``); of a paired split, accuracies; of a
-        classified one, over its pictures and as the mean over its classes."""
+        """Return the metrics of a table.
+
+        They are recalls, re-ranked and by ITC alone (``itc_``). A paired split has accuracies. A
+        classified split has accuracies over its images and as the mean over its classes.
+        """
         return _kind_of(table).score(table)
 
     @classmethod
     def examples(cls, table: Table) -> Examples:
-        """The mean of a query's three recalls; of a decision or a class whether it is right."""
+        """Score a query by the mean of its three recalls, and a decision or class by 0 or 1."""
         return _kind_of(table).examples(table)
 
     def chance(self, table: Table) -> dict[str, float]:
-        """:meth:`score` of a random order or class, in expectation."""
+        """Return the expected :meth:`score` of a random order or class."""
         return _kind_of(table).chance(table)
 
 
 class _Queries:
-    """A table whose rows are queries for one of all texts or pictures."""
+    """A table whose rows are queries that rank all texts or images."""
 
     @staticmethod
     def metrics(ranks: NDArray[np.int64], table: Table) -> dict[str, float]:
@@ -233,7 +244,7 @@ class _Decisions(_Queries):
 
 
 class _Classified:
-    """A table whose rows are pictures put into classes."""
+    """A table whose rows are classified images."""
 
     @classmethod
     def score(cls, table: Table) -> dict[str, float]:
@@ -263,13 +274,13 @@ def _kind_of(table: Table) -> type[_Queries | _Classified]:
 def ranked(
     rows: Sequence[Record], sim: Tensor, rerank_k: int | None, match: Callable[[Tensor], Tensor]
 ) -> Table:
-    """The table of :meth:`RankingTask.predict`.
+    """Return the table of :meth:`RankingTask.predict`.
 
     Args:
-        rows: I records with T captions in all; their pictures are not read.
+        rows: I records with T captions in all; their images are not read.
         sim: (I, T) similarities of ITC.
-        rerank_k: candidates re-ranked by ITM; 0 ranks by ITC alone, None re-ranks all.
-        match: of pairs (I, T) bool the scores of ITM (I, T); called once.
+        rerank_k: number of candidates that ITM re-ranks; 0 ranks by ITC alone, None re-ranks all.
+        match: function from selected pairs (I, T) bool to the ITM scores (I, T); called once.
     """
     captions = [caption for row in rows for caption in row.captions]
     owner = torch.tensor([i for i, row in enumerate(rows) for _ in row.captions])

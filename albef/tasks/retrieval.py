@@ -15,16 +15,16 @@ class Config(PairConfig):
     """Values of a retrieval run."""
 
     itc: bool = True
-    """Whether to train the contrastive loss."""
+    """If true, train the image-text contrastive loss (ITC)."""
     rerank_k: Annotated[int, Field(ge=0)] | None = 128
-    """Candidates of a query that ITM re-ranks; 0 ranks by ITC alone, null re-ranks all of them."""
+    """Number of candidates per query that ITM re-ranks. 0 ranks by ITC alone; null re-ranks all."""
     zero_shot: dict[str, ZeroShot] = Field({})
-    """Splits that are evaluated too, as far as the data set has them, where pictures are classified
-    in place of ranked, and how."""
+    """Further splits to evaluate by zero-shot classification, by split name. Splits that the
+    dataset does not have are skipped."""
 
 
 class Task(PairTask, RankingTask):
-    """Retrieval, fine-tuned; with 0 epochs, the zero-shot protocol of its ``init``."""
+    """Fine-tuned retrieval; with 0 epochs, the zero-shot protocol of its ``init``."""
 
     does = (
         "finds pictures by text and texts by picture, and tells whether a picture and a text "
@@ -41,10 +41,10 @@ class Task(PairTask, RankingTask):
 
     @property
     def further_splits(self) -> tuple[str, ...]:
-        """Those that are classified."""
+        """Splits that are classified."""
         return tuple(self.zero_shot)
 
     @classmethod
     def claims(cls, record: Record) -> tuple[str, ...]:
-        """The captions."""
+        """Return the captions."""
         return record.captions

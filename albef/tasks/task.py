@@ -1,10 +1,14 @@
-"""The contract of a kind of task, and the values that every training has.
+"""The interface of a kind of task, and the values that every training has.
 
-A kind is one file with a `Config` and a `Task`. Its products say what others have to know of it:
-``evaluate`` writes beside the metrics which of them is the headline, and beside the predictions
-what each is worth and what its columns hold (:class:`Examples`); ``export`` writes into the
-manifest what the model can be asked (:attr:`Task.surface`). Report, comparison, cards, serving and
-release read that, import no kind and need no torch.
+A kind is one file with a `Config` and a `Task`. Its artifacts describe what other stages need:
+
+- ``evaluate`` writes the name of the headline metric beside the metrics.
+- ``evaluate`` writes the per-example scores and the roles of the columns (:class:`Examples`)
+  beside the predictions.
+- ``export`` writes the capability of the model (:attr:`Task.surface`) into the manifest.
+
+Report, comparison, cards, serving and release read these. They import no kind and do not need
+torch.
 """
 
 import re
@@ -38,68 +42,69 @@ from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer, clean_caption
 from albef.preprocessing.transforms import AugmentConfig, Evaluate, Transform
 
-if TYPE_CHECKING:  # an exported model has no shards to read
+if TYPE_CHECKING:  # An exported model has no shards to read.
     from albef.data.shards import Shards
     from albef.runtime.model import Model
 
 MAX_WORDS = 30
-"""Words kept of a caption, as in the original."""
+"""Maximum number of words kept of a caption, as in the original."""
 WARMUP_BLOCK = 100
-"""Steps between two values of the ``original`` schedule's warm-up."""
+"""Steps between two values in the warm-up of the ``original`` schedule."""
 
 
 class TrainingConfig(Section):
-    """Values of a training, whatever its task."""
+    """Values of a training that all tasks share."""
 
     epochs: int
     """Passes over the train split; 0 trains nothing."""
     global_batch_size: Annotated[int, Field(ge=1)]
-    """Samples of one optimizer step, over all processes."""
+    """Samples in one optimizer step, summed over all processes."""
     micro_batch_size: Annotated[int, Field(ge=1)] = Field(
         default_factory=lambda values: values["global_batch_size"]
     )
-    """Samples of one forward pass; contrastive candidates and hard negatives come from it. Left
-    out, it has those of a whole step."""
+    """Samples in one forward pass. Contrastive candidates and hard negatives come from this
+    micro-batch. If unset, it equals ``global_batch_size``."""
     precision: Precision = "auto"
-    """Type of matrix products; ``auto`` is bfloat16 where it is known to be faster, ``tf32`` and
-    ``float16`` are for older GPUs. Evaluation has it too, but for ``auto`` on a processor: there it
-    computes in float32."""
+    """Precision of matrix products. ``auto`` selects bfloat16 if it is known to be faster on the
+    device. ``tf32`` and ``float16`` are for older GPUs. Evaluation uses the same precision, except
+    that ``auto`` on a CPU evaluates in float32."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """``adamw`` is the paper's; ``muon`` moves the matrices of layers along their orthogonalised
-    momentum, and learns as much in about half of the steps where weights start at random."""
+    """Optimizer. ``adamw`` is the paper's. ``muon`` moves the matrices of layers along their
+    orthogonalized momentum. If weights start at random, it learns as much in about half the steps.
+    """
     lr: Tunable
     """Base learning rate."""
     min_lr: float = 1e-6
-    """Rate at the end of the schedule."""
+    """Learning rate at the end of the schedule."""
     warmup_steps: int
-    """Optimizer steps of linear warm-up from ``min_lr``."""
+    """Optimizer steps of linear warm-up, starting from ``min_lr``."""
     weight_decay: Tunable = 0.02
-    """AdamW's decay of tensors with two or more dimensions."""
+    """Weight decay of AdamW, applied to tensors with two or more dimensions."""
     freeze: tuple[Literal["image_encoder", "text_encoder"], ...] = opt_in(())
-    """Encoders that keep the weights that they start from. What lies above them learns, at less
-    memory and time; a small data set spoils less of what public weights know."""
+    """Encoders whose initial weights stay fixed. The layers above them still learn. Freezing saves
+    memory and time, and a small dataset then overwrites less of the public weights."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
-    """Euclidean norm to which the gradient of a step is cut; null, as in the paper, cuts nothing.
-    """
+    """Maximum Euclidean norm of the gradient of a step; larger gradients are scaled down. null, as
+    in the paper, disables clipping."""
     publish: Literal["last", "best"] = "last"
-    """Whose weights are the result: those after the last epoch, or after the one whose primary
-    metric on the val split is the best, as the original's fine-tuning takes them."""
+    """Weights to publish. ``last`` takes those after the last epoch. ``best`` takes those of the
+    epoch with the best primary metric on the val split, as in the original's fine-tuning."""
     schedule: Literal["cosine", "original"] = "cosine"
-    """``cosine`` is smooth; ``original`` is the paper's staircase, whose warm-up climbs every 100
-    steps of the first epoch."""
+    """Learning-rate schedule. ``cosine`` is smooth. ``original`` is the paper's staircase; its
+    warm-up increases every 100 steps of the first epoch."""
     augment: AugmentConfig = AugmentConfig()
-    """What training may do to a picture without making its captions false."""
+    """Image augmentation in training. Allow only changes that keep the captions true."""
     window: Annotated[int, Field(ge=1)] | None = None
-    """Shards within which records are shuffled, one such window after the other, the shards in
-    random order; null shuffles the whole split."""
+    """Number of shards in a shuffling window. Records are shuffled within one window after the
+    other, and shards come in random order. null shuffles the whole split."""
     pooled_batches: Annotated[int, Field(ge=0)] = 0
-    """Batches whose records are sorted by length and cut anew, so that less padding is computed;
-    0 leaves each batch as it is drawn."""
+    """Number of batches whose records are sorted by length and regrouped, which reduces padding. 0
+    keeps each batch as it is drawn."""
     source_weights: dict[str, Annotated[float, Field(ge=0, le=1000)]] | None = opt_in(None)
-    """Passes over each source of the data set in an epoch, by name; a source without one has 1.
-    Without any, an epoch is one pass over all records."""
+    """Passes over each source of the dataset in an epoch, by source name. A source without an entry
+    has 1. If unset, an epoch is one pass over all records."""
     keep_epochs: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """Epochs whose weights are kept too, as ``NAME/epochs/N``, beside the last ones."""
+    """Epochs whose weights are also kept, as ``NAME/epochs/N``, beside the final weights."""
 
     @model_validator(mode="after")
     def _check_that_numbers_divide(self) -> Self:
@@ -119,73 +124,75 @@ class TrainingConfig(Section):
 
 
 class RunConfig(TrainingConfig):
-    """Values of a run, an entry of ``tasks``; a kind's Config adds its own."""
+    """Values of a run, which is an entry of ``tasks``; the Config of a kind adds its own."""
 
     kind: str
-    """Name of the file in albef/tasks."""
+    """Kind of task: the name of a file in albef/tasks."""
     dataset: str
-    """Name of the data set."""
+    """Name of the dataset."""
     init: str
-    """Folder under ``paths.models`` to start from."""
+    """Folder under ``paths.models`` whose weights the run starts from."""
     image_size: int
-    """Side of the square image, in pixels; position embeddings are resized to it."""
+    """Side of the square image, in pixels. Position embeddings are resized to it."""
     max_tokens: int = 30
-    """Longest text in training, in tokens."""
+    """Maximum length of a text in training, in tokens."""
 
 
 class TwinConfig(RunConfig):
-    """Values of a run with a momentum twin."""
+    """Values of a run with a momentum model."""
 
     alpha: Tunable = 0.4
-    """Weight of the twin in the targets."""
+    """Weight of the momentum model's predictions in the targets, for momentum distillation."""
     momentum: float = 0.995
-    """Share of the twin that stays at each step."""
+    """Share of the momentum model's weights that is kept at each step (EMA decay)."""
 
 
 Table = dict[str, list[Any]]
-"""Per-example predictions, column by column; becomes Parquet."""
+"""Per-example predictions, column by column; written as Parquet."""
 
 
 class Examples(NamedTuple):
-    """What each row of a table of predictions is worth, and the columns that show it.
+    """Per-example scores of a table of predictions, and the roles of its columns.
 
-    A row has ``key``, that of its record, and mostly a question, an answer and a truth. Tables of a
-    ranking (``query``, ``rank``, ``top``, ...) and of boxes (``box``, ``iou``, ``heat``, ...) are
-    drawn as such, whatever their kind.
+    Each row has ``key``, that of its record, and usually a question, an answer and a truth. Tables
+    of a ranking (``query``, ``rank``, ``top``, ...) and of boxes (``box``, ``iou``, ``heat``, ...)
+    are drawn as such for every kind.
     """
 
     metric: str
-    """Of :meth:`Task.score`: its value is the mean of the credit, in percent."""
+    """Name of a metric of :meth:`Task.score`: the mean of the per-example scores, in percent."""
     credit: Sequence[float | None]
-    """From 0, wrong, to 1, right, of each row; None where the answer is not known."""
+    """Score of each row, from 0, wrong, to 1, right; None if the true answer is not known."""
     question: str = ""
-    """Column of what was asked, or "" where the picture alone was."""
+    """Column of the question, or "" if the image is the whole input."""
     given: str = ""
     """Column of the model's answer."""
     truth: str = ""
-    """Column of the right answer, or of a list of them; "" where a record holds it."""
+    """Column of the right answer, or of a list of them; "" if the records hold it."""
     pictures: tuple[str, ...] = ("key",)
-    """Columns of the keys of the pictures that the model saw."""
+    """Columns with the keys of the images that the model saw."""
     strata: str = ""
-    """Column of groups whose mean credits count alike; "" for a mean over all rows."""
+    """Column of groups whose mean scores have equal weight; "" for a mean over all rows."""
     right: float = 0.5
-    """Credit from which an answer counts as right, so that two models can be told apart by it."""
+    """Score from which an answer counts as right when two models are compared."""
 
 
 class Task(nn.Module, ABC):
     """A model with a loss, predictions and a score.
 
-    The train loop knows no more than this. A step is, in order: :meth:`begin_step`, the forward
+    The train loop uses only this interface. A step is, in order: :meth:`begin_step`, the forward
     and backward of each micro-batch, :meth:`end_step`, the optimizer. Forward changes no state.
     """
 
     primary: ClassVar[str]
-    """The metric that search and fine-tuning maximise, in percent as all metrics."""
+    """Name of the metric that search and fine-tuning maximize, in percent like all metrics."""
     surface: ClassVar[str] = ""
-    """What a finished model can be asked: a name in :data:`albef.runtime.loading.SURFACES`, which
-    :mod:`albef.export.graphs` has the graphs of; "" has no use of its own and is not exported."""
+    """Capability of a finished model: a name in :data:`albef.runtime.loading.SURFACES`, whose
+    graphs are in :mod:`albef.export.graphs`. A kind with "" has no capability and is not exported.
+    """
     workers: int = 0
-    """Processes that read and decode the pictures of :meth:`read` ahead; 0 does it in this one."""
+    """Number of processes that read and decode images ahead in :meth:`read`; 0 uses this
+    process."""
 
     def __init__(self, config: Any, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__()
@@ -196,16 +203,17 @@ class Task(nn.Module, ABC):
         self.resize = Evaluate(self.image_size)
 
     def prepare(self, train: "Shards | None") -> None:
-        """Once before training: take what the task has to know of its train split.
+        """Set up the task from its train split, once before training.
 
-        ``train`` is None for a run of no epochs over a data set without one.
+        Args:
+            train: the train split; None for a run of 0 epochs over a dataset without one.
         """
 
     def begin_step(self) -> None:
-        """Once before the forward passes of a training step: clamp values, update the twins.
+        """Clamp values and update the momentum models, once before the forward passes of a step.
 
-        Of a module ``NAME`` that is ``NAME_m``. The paper has the student's forward before; it
-        changes nothing.
+        The momentum model of a module ``NAME`` is ``NAME_m``. The paper runs the student's forward
+        first; the result is the same.
         """
         for name, twin in self.named_children():
             if isinstance(twin, MomentumTwin):
@@ -213,52 +221,57 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
-        """Losses by name, "loss" their sum; beside them may stand ``temperature`` and ``alpha``,
-        which are logged too, and tensors (B, ...) for :meth:`end_step`. Nothing here may depend on
-        the value of a tensor but through tensors: a GPU would have to be waited for.
+        """Compute the losses of a micro-batch.
+
+        The result must depend on values of tensors only through tensor operations. Reading a value
+        would make the host wait for the GPU.
 
         Args:
-            batch: what the task's collate made.
-            epoch: epochs done, in fractions: distillation ramps up over the first.
+            batch: output of the task's collate.
+            epoch: epochs done, in fractions; distillation ramps up over the first.
+
+        Returns:
+            The losses by name, with their sum as "loss". It may also have ``temperature`` and
+            ``alpha``, which are logged, and tensors (B, ...) for :meth:`end_step`.
         """
 
     def end_step(self, outputs: Sequence[Mapping[str, Tensor]]) -> None:
-        """Once after the backward passes of a training step: enqueue features."""
+        """Enqueue features, once after the backward passes of a training step."""
 
     @abstractmethod
     def collate(self, transform: Transform) -> Collate:
-        """The collate of training batches, which augments with ``transform``."""
+        """Return the collate of training batches, which augments with ``transform``."""
 
     @abstractmethod
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
-        """Per-example predictions on a split, in eval mode and without gradient.
+        """Predict each example of a split, in eval mode and without gradient.
 
-        Several processes share the batches (:meth:`read`) and join the rows (:func:`joined`): each
-        returns all of them.
+        Several processes share the batches (:meth:`read`) and join the rows (:func:`joined`). Each
+        process returns all rows.
 
         Args:
-            records: of the split.
+            records: records of the split.
             batch_size: records of one forward pass.
-            model: a finished model of the kind, asked in this one's place as it would be in
-                production, if the kind has a surface.
+            model: finished model of the kind, used instead of this one, as in production. It is
+                available if the kind has a capability.
         """
 
     @abstractmethod
     def score(self, table: Table) -> dict[str, float]:
-        """Metrics of predictions, by name; a pure function."""
+        """Return the metrics of predictions, by name; a pure function."""
 
     @abstractmethod
     def chance(self, table: Table) -> dict[str, float]:
-        """What guessing would score on the same examples, by name."""
+        """Return the expected score of guessing on the same examples, by metric name."""
 
     @classmethod
     @abstractmethod
     def examples(cls, table: Table) -> Examples:
-        """What the rows of a table of :meth:`predict` are worth, and how they are shown."""
+        """Return the scores of a table of :meth:`predict` and the roles of its columns."""
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """Device that holds the model."""
         return next(self.parameters()).device
 
     def read(
@@ -268,13 +281,13 @@ class Task(nn.Module, ABC):
         model: "Model | None" = None,
         stack: Callable[..., Tensor] | None = None,
     ) -> Iterator[tuple[list[Record], Tensor]]:
-        """This process' batches of a split, in order, and the pictures of each.
+        """Yield this process' batches of a split, in order, each with its images.
 
         Args:
-            records: of the split.
+            records: records of the split.
             batch_size: B, records of a batch.
-            model: a finished one, if it is asked: it decodes, and there are no pictures.
-            stack: like :func:`pictures`, which it is where it is left out; runs in the workers.
+            model: finished model to use instead. It decodes the images, so none are yielded.
+            stack: function like :func:`pictures`, which is the default; runs in the workers.
         """
         stacked = None if model is not None else partial(stack or pictures, resize=self.resize)
         workers = 0 if model is not None else self.workers
@@ -283,91 +296,91 @@ class Task(nn.Module, ABC):
             yield rows, self.pixels(images)
 
     def pixels(self, images: Tensor) -> Tensor:
-        """Pictures in bytes (..., 3, H, W), normalised on the model's device."""
+        """Return images (..., 3, H, W), given in bytes, normalized on the model's device."""
         return to_device({"image": images}, self.device)["image"].contiguous()
 
     def texts(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Cleaned and tokenised captions: ids and mask (T, L), on the model's device."""
+        """Clean and tokenize captions: ids and mask (T, L), on the model's device."""
         cleaned = [clean_caption(caption, MAX_WORDS) for caption in captions]
         return self.encode(cleaned, self.config.max_tokens)
 
     def encode(
         self, texts: Sequence[str], max_tokens: int, *, end: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Texts as they are, tokenised: ids and mask (T, L), on the model's device."""
+        """Tokenize texts without cleaning: ids and mask (T, L), on the model's device."""
         ids, mask = self.tokenizer.encode(texts, max_tokens, end=end)
         return torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
 
 
 class RunTask(Task):
-    """A task that a run trains: it starts from a checkpoint and is restored from its own.
+    """A task that a run trains: it starts from another checkpoint and is restored from its own.
 
-    Made of its config, the model's sizes and the tokenizer, it has random weights.
+    If it is constructed from its config, the model's sizes and the tokenizer, weights are random.
     """
 
     does: ClassVar[str]
-    """What a model of the kind does, for its card: "answers questions about a picture"."""
+    """Capability of a model of the kind, for its card: "answers questions about an image"."""
     hub: ClassVar[str] = ""
-    """The task of the Hugging Face Hub that the kind is, if there is one."""
+    """Task on the Hugging Face Hub that corresponds to the kind, if there is one."""
     gradient: str = ""
-    """What a prediction takes of the gradient and an export leaves out, as "gradcam"; the export is
-    then compared with torch without it."""
+    """Prediction output that needs a gradient and that an export omits, such as "gradcam". The
+    export is then compared with torch without this output."""
 
     @classmethod
     @abstractmethod
     def start(cls, config: Any, init: Checkpoint) -> Self:
-        """A task that takes from another's checkpoint what it can use."""
+        """Return a task that takes the weights it can use from another task's checkpoint."""
 
     @classmethod
     def blank(cls, config: Any, checkpoint: Checkpoint) -> Self:
-        """The same model with random weights, for the baseline."""
+        """Return the same model with random weights, for the baseline."""
         return cls(config, checkpoint.model, checkpoint.tokenizer)
 
     @classmethod
     def restore(cls, config: Any, checkpoint: Checkpoint) -> Self:
-        """The task as it was saved."""
+        """Return the task as it was saved."""
         task = cls.blank(config, checkpoint)
         load_strict(task, checkpoint.tensors, where=str(checkpoint.folder))
         return task
 
     def facts(self) -> dict[str, Any]:
-        """What :meth:`restore` has to know beside sizes, values and weights, as JSON values.
+        """Return what :meth:`restore` needs beside sizes, values and weights, as JSON values.
 
-        It lies in the checkpoint's config.json under ``facts``.
+        The checkpoint's config.json has it under ``facts``.
         """
         return {}
 
     @property
     def further_splits(self) -> Sequence[str]:
-        """Splits that this run is evaluated on beside those that all runs are."""
+        """Splits that this run is evaluated on beside those of all runs."""
         return ()
 
     @classmethod
     def answer(cls, record: Record) -> str | None:
-        """What a model that reads only the text has to guess; None where there is none."""
+        """Return the target that a text-only model must guess; None if there is none."""
         return None
 
     @classmethod
     def choices(cls, record: Record) -> tuple[str, ...]:
-        """The answers that come into question for this record alone; none given: all."""
+        """Return the candidate answers of this record; if empty, all answers are candidates."""
         return ()
 
     judges: ClassVar[bool] = False
-    """Whether it says of any text if it is true of a picture, so that its behaviour is tested."""
+    """True if the kind scores if any text is true of an image; its behavior is then tested."""
 
     @classmethod
     def claims(cls, record: Record) -> tuple[str, ...]:
-        """The texts that are true of the record's picture, if the kind judges."""
+        """Return the texts that are true of the record's image, if the kind sets ``judges``."""
         return ()
 
     def agreement(
         self, records: Records, pairs: Pairs, batch_size: int, model: "Model | None" = None
     ) -> list[float]:
-        """The probability that each text is true of the picture beside it, if the kind judges.
+        """Return the probability that each text is true of its image, if the kind sets ``judges``.
 
         Args:
-            records: of the split.
-            pairs: by place, so that a picture's texts stand together.
+            records: records of the split.
+            pairs: pairs in order of the record's index, which keeps the texts of an image together.
             batch_size: pairs of one forward pass.
             model: see :meth:`predict`.
         """
@@ -375,7 +388,7 @@ class RunTask(Task):
 
 
 def joined(table: Table) -> Table:
-    """The rows of all processes, in the order of the split; one of them may have none."""
+    """Join the rows of all processes, in the order of the split; a process may have none."""
     parts = world().join([table])
     names = dict.fromkeys(name for part in parts for name in part)
     return {name: [value for part in parts for value in part.get(name, ())] for name in names}
@@ -390,11 +403,11 @@ def extend(table: Table, columns: Mapping[str, Sequence[Any]]) -> None:
 def accuracies(
     credit: Sequence[float | None], groups: Sequence[str | None] | None
 ) -> dict[str, float]:
-    """``accuracy``, the mean in percent, and ``accuracy_GROUP`` of each group.
+    """Return ``accuracy``, the mean in percent, and ``accuracy_GROUP`` of each group.
 
     Args:
-        credit: from 0, wrong, to 1, right; None where it is not known: such a row counts nowhere.
-        groups: of each; "" or None stands for none.
+        credit: per-example scores, from 0, wrong, to 1, right. Rows with None are left out.
+        groups: group of each row; "" or None if it has none.
     """
     rows = zip(credit, groups or [None] * len(credit), strict=True)
     scored = [(value, group) for value, group in rows if value is not None]

@@ -1,7 +1,7 @@
-"""Text assignment: does a text belong to the first of two pictures, the second, or neither?
+"""Text assignment: does a text belong to the first of two images, the second, or neither?
 
-One epoch of it, on image-text pairs, prepares the doubled fusion encoder for NLVR2 (ALBEF,
-section 5). There is no twin.
+One epoch of it on image-text pairs prepares the doubled fusion encoder for NLVR2 (ALBEF,
+section 5). It has no momentum model.
 """
 
 from collections.abc import Sequence
@@ -23,39 +23,39 @@ from albef.tasks.task import Examples, RunConfig, Table
 
 CLASSES = ("first", "second", "neither")
 TEMPERATURE = 0.07
-"""Divides the similarities that negatives are drawn by."""
+"""Divisor of the similarities that negatives are drawn by."""
 NEITHER = 1 / 3
-"""Share of texts that belong to neither picture."""
+"""Share of texts that belong to neither image."""
 
 
 class Config(RunConfig):
     """Values of a text assignment run."""
 
     max_tokens: int = 25
-    """Longest caption, in tokens."""
+    """Maximum length of a caption, in tokens."""
 
 
 class Pairs(NamedTuple):
-    """The two pictures of each text; P = B."""
+    """The two images of each text; P = B."""
 
     first: Tensor
     """(B,) index of the first image in the batch."""
     second: Tensor
-    """(B,) index of the second."""
+    """(B,) index of the second image in the batch."""
     label: Tensor
     """(B,) index into :data:`CLASSES`."""
     valid: Tensor
-    """(B,) bool; false where the batch has too few other images."""
+    """(B,) bool; false if the batch has too few other images."""
 
 
 def draw_pairs(sim: Tensor, barred: Tensor, neither: Tensor, second: Tensor) -> Pairs:
-    """Draw other images in proportion to ``softmax(sim)``, one for each text or two.
+    """Draw other images in proportion to ``softmax(sim)``, one or two for each text.
 
     Args:
         sim: (B, B) similarities of the images over temperature.
-        barred: (B, B) bool, true where two images are the same.
-        neither: (B,) bool, true where the text is to belong to neither image.
-        second: (B,) bool, true where else it is to belong to the second.
+        barred: (B, B) bool, true if two images are the same.
+        neither: (B,) bool, true if the text belongs to neither image.
+        second: (B,) bool, true if the text otherwise belongs to the second.
     """
     itself = torch.arange(len(sim), device=sim.device)
     other, has_other = hard_negatives(sim, barred)
@@ -79,11 +79,11 @@ class Task(ClassTask):
     meta_columns = ("first", "second")
 
     def collate(self, transform: Transform) -> Collate:
-        """The collate of training batches."""
+        """Return the collate of training batches."""
         return Collate(self.tokenizer, transform, self.config.max_tokens)
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
-        """Cross-entropy of a micro-batch, whose images are each other's negatives."""
+        """Return the cross-entropy of a micro-batch, whose images are each other's negatives."""
         model, ids = self.model, batch["image_id"]
         states = model.encode_image(batch["image"])
         with torch.no_grad():
@@ -102,21 +102,21 @@ class Task(ClassTask):
         return {"loss": itm_loss(logits, pairs.label, pairs.valid)}
 
     def questions(self, records: Records) -> "Questions":
-        """Each record with its first caption and two pictures of the split."""
+        """Return each record with its first caption and two images of the split."""
         return Questions(records)
 
     @classmethod
     def examples(cls, table: Table) -> Examples:
-        """A class is right or wrong, of two pictures."""
+        """Score a class of two images as right or wrong."""
         return super().examples(table)._replace(pictures=("first", "second"))
 
 
 class Questions:
-    """The records of a split with two of its pictures each, whose keys are ``first`` and
-    ``second``, and the ``label`` of the first caption.
+    """The records of a split with two of its images each.
 
-    Whether the text belongs to the first, the second or neither, and the other pictures, are drawn
-    from a seed of their own: every model answers the same questions.
+    The keys of the images are ``first`` and ``second``; ``label`` is the class of the first
+    caption. The class and the other images are drawn from a fixed seed, so every model answers the
+    same questions.
     """
 
     def __init__(self, records: Records) -> None:
@@ -143,7 +143,7 @@ class Questions:
 
 
 def _question(rows: Sequence[Record], index: int, rng: np.random.Generator) -> tuple[int, int, int]:
-    """Places of the two pictures shown with a record's text, and the right class."""
+    """Return the indices of the two images shown with a record's text, and the right class."""
     others: list[int] = []
     while len(others) < 2:
         other = int(rng.integers(len(rows)))

@@ -1,7 +1,7 @@
-"""Visual question answering: a decoder that ranks or writes answers (ALBEF, section 5).
+"""Visual question answering: a decoder that ranks or generates answers (ALBEF, section 5).
 
-A record has one caption, the question, and ``meta["answers"]``, a weight by answer; it may have
-``annotators`` (the answers of all of them), ``question_id`` and ``type``.
+A record has one caption, the question, and ``meta["answers"]``, a weight by answer. It may have
+``annotators`` (the answers of all annotators), ``question_id`` and ``type``.
 """
 
 import logging
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from albef.runtime.model import Model
 
 TRAINED_WORDS, ASKED_WORDS = 30, 50
-"""Words kept of a question in training and of one that is asked, as in the original."""
+"""Maximum number of words of a question in training and in inference, as in the original."""
 WRITTEN_TOKENS = 10
-"""Tokens of the longest answer that is written, marks included."""
+"""Maximum number of tokens of a generated answer, including [CLS] and [SEP]."""
 TOP = 5
-"""Answers kept of each question."""
+"""Number of answers kept of each question."""
 _OPTIONAL = ("annotators", "type", "question_id")
 
 log = logging.getLogger(__name__)
@@ -49,24 +49,31 @@ class Config(TwinConfig):
     """Values of a VQA run."""
 
     max_tokens: int = 25
-    """Longest question in training, in tokens."""
+    """Maximum length of a question in training, in tokens."""
     answer_list: str = "train"
-    """Answers that are ranked: ``train`` for those of the train split, or a JSON file of them."""
+    """Candidate answers for ranking: ``train`` for those of the train split, or the path of a JSON
+    file with a list of answers."""
     max_answers: int = 3128
-    """Answers kept of the list, the first ones; those of the train split are sorted by weight."""
+    """Maximum number of candidate answers, taken from the start of the list. Answers of the train
+    split are sorted by weight."""
     answering: Literal["rank", "generate"] = "rank"
-    """Whether an answer is ranked from the list, as in the paper, or written freely."""
+    """``rank`` ranks the candidate answers, as in the paper. ``generate`` writes an answer
+    freely."""
     answer_k: int = 128
-    """Answers of the list scored in full, those with the most probable first token."""
+    """Number of candidate answers that are scored in full: those with the most probable first
+    token."""
     beams: int = 3
-    """Answers followed at a time where they are written; 1 takes the best token each time."""
+    """Number of beams if answers are generated; 1 takes the best token at each step."""
 
 
 @dataclass(frozen=True)
 class Collate:
-    """Records to ``image``, ``ids``, ``text_mask`` and their A answers in all, one question's after
-    the other's: ``answer_ids`` and ``answer_mask`` (A, L), ``answer_weights`` and ``answer_owner``
-    (A,), the place of each answer's question."""
+    """Collate of questions with A answers in all.
+
+    The batch has ``image``, ``ids`` and ``text_mask``. The answers of all questions are
+    concatenated in ``answer_ids`` and ``answer_mask`` (A, L) and ``answer_weights`` (A,).
+    ``answer_owner`` (A,) is the index of each answer's question.
+    """
 
     tokenizer: TextTokenizer
     transform: Transform
@@ -77,7 +84,7 @@ class Collate:
         """Stack the records.
 
         Raises:
-            ValueError: one has no answer.
+            ValueError: a record has no answer.
         """
         image = np.stack([self.transform(record.image, rng, record.key) for record in records])
         questions = [clean_question(record.captions[0], TRAINED_WORDS) for record in records]
@@ -129,16 +136,16 @@ class Task(RunTask):
 
     @property
     def written_tokens(self) -> int:
-        """Tokens of the longest answer that is written."""
+        """Maximum number of tokens of a generated answer."""
         return min(WRITTEN_TOKENS, self.sizes.text.max_positions)
 
     @classmethod
     def start(cls, config: Config, init: Checkpoint) -> Self:
-        """A task that starts from another's checkpoint.
+        """Return a task that starts from another task's checkpoint.
 
-        Model and twin are taken. The decoder starts as the fusion encoder, the embeddings and the
-        masked-language head; what a checkpoint has not (the head, after retrieval) or what does
-        not fit (the keys and values of images of another width) stays fresh.
+        It takes the model and the momentum model. The decoder starts from the fusion encoder, the
+        embeddings and the MLM head. Tensors stay new if the checkpoint lacks them (the head, after
+        retrieval) or if they do not fit (keys and values of images of another width).
         """
         task = cls(config, resized(init.model, config.image_size), init.tokenizer)
         tensors = dict(init.tensors)
@@ -159,7 +166,7 @@ class Task(RunTask):
 
     @classmethod
     def blank(cls, config: Config, checkpoint: Checkpoint) -> Self:
-        """The same model with random weights, for the baseline."""
+        """Return the same model with random weights, for the baseline."""
         task = cls(config, checkpoint.model, checkpoint.tokenizer)
         answers = checkpoint.config.get("facts", {}).get("answers")
         if not answers:
@@ -171,14 +178,14 @@ class Task(RunTask):
         return task
 
     def facts(self) -> dict[str, Any]:
-        """The list of answers."""
+        """Return the list of answers."""
         return {"answers": self.answers}
 
     def prepare(self, train: Shards | None) -> None:
-        """Make the list of answers; see :func:`albef.tasks.answer_list.answer_list`."""
+        """Set the list of answers; see :func:`albef.tasks.answer_list.answer_list`."""
         listed = answer_list(self.config.answer_list, self.config.dataset, train)
         ids, _ = self.tokenizer.encode(listed, self.sizes.text.max_positions, end=True)
-        # Answers of equal tokens, as "Yes" and "yes", are one: the first stands for them.
+        # Answers with equal tokens, such as "Yes" and "yes", count as one: the first is kept.
         first_by_tokens = dict(zip(map(tuple, ids.tolist()[::-1]), listed[::-1], strict=True))
         canonical = set(first_by_tokens.values())
         self.answers = [text for text in listed if text in canonical][: self.config.max_answers]
@@ -190,13 +197,13 @@ class Task(RunTask):
             )  # fmt: skip
 
     def collate(self, transform: Transform) -> Collate:
-        """The collate of training batches."""
+        """Return the collate of training batches."""
         return Collate(
             self.tokenizer, transform, self.config.max_tokens, self.sizes.text.max_positions
         )
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
-        """The loss of a micro-batch of B questions with A answers in all."""
+        """Return the loss of a micro-batch of B questions with A answers in all."""
         alpha = fixed(self.config.alpha) * ramp(epoch)
         logits = self._logits(self.model, self.answer_decoder, batch)
         logits_m = None
@@ -209,7 +216,7 @@ class Task(RunTask):
         return {"loss": loss, "alpha": torch.full_like(loss.detach(), alpha)}
 
     def _logits(self, model: ALBEF, decoder: AnswerDecoder, batch: Batch) -> Tensor:
-        """Logits (A, L, V) of all answers."""
+        """Return logits (A, L, V) of all answers."""
         owner, mask = batch["answer_owner"], batch["text_mask"]
         fused = fuse(model, model.encode_image(batch["image"]), batch["ids"], mask)
         question = decoder.question_key_values(fused)
@@ -220,12 +227,12 @@ class Task(RunTask):
 
     @torch.no_grad()
     def ask(self, images: Tensor, questions: Sequence[str], which: Tensor) -> list[list[Answer]]:
-        """Answers to B questions, best first: ``answer_k`` ranked ones, or one that is written.
+        """Answer B questions, best answer first: ``answer_k`` ranked answers, or a generated one.
 
         Args:
             images: (I, 3, H, W).
-            questions: as they are asked.
-            which: (B,) the image that each question is about.
+            questions: questions without cleaning.
+            which: (B,) the index of each question's image.
         """
         config, tokenizer, longest = self.config, self.tokenizer, self.sizes.text.max_positions
         cleaned = [clean_question(question, ASKED_WORDS) for question in questions]
@@ -251,16 +258,16 @@ class Task(RunTask):
         ]
 
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
-        """A row for each question, in order.
+        """Return a row for each question, in order.
 
         The columns are ``key``, ``question``, ``answer``, ``probability``, ``top`` (the first
-        answers), ``truths`` (right answers, the weightiest first) and, where a record of the
-        split has them, ``annotators``, ``type`` and ``question_id``.
+        answers) and ``truths`` (right answers, the highest weight first). If a record of the split
+        has ``annotators``, ``type`` or ``question_id``, these are columns too.
         """
         table: Table = {}
         for rows, images in self.read(records, batch_size, model, distinct_pictures):
             questions = [row.captions[0] for row in rows]
-            distinct_rows, which = distinct(rows)  # one picture may have many questions
+            distinct_rows, which = distinct(rows)  # one image may have many questions
             if model is not None:
                 pictures = [distinct_rows[i].image for i in which]
                 answers = model.ask(pictures, questions, model.answering.k)
@@ -282,22 +289,22 @@ class Task(RunTask):
 
     @classmethod
     def examples(cls, table: Table) -> Examples:
-        """What an answer is worth by the annotators, where they are known."""
+        """Score each answer by the annotators or the truths; None if no answer is known."""
         nothing = [None] * len(table["answer"])
         rows = zip(table["answer"], table["truths"], table.get("annotators", nothing), strict=True)
         credit = [judged(*row) if row[1] else None for row in rows]
         return Examples("accuracy", credit, "question", "answer", "truths")
 
     def score(self, table: Table) -> dict[str, float]:
-        """``accuracy`` in percent, in all and by type; empty where no answer is known.
+        """Return ``accuracy`` in percent, overall and by type; empty if no answer is known.
 
-        By the official rules where annotators are known; else an answer is right if it equals one
-        of the truths after the official normalisation.
+        If annotators are known, the official rules apply. Otherwise an answer is right if it equals
+        one of the truths after the official normalization.
         """
         return accuracies(self.examples(table).credit, table.get("type"))
 
     def chance(self, table: Table) -> dict[str, float]:
-        """:meth:`score` of guessing evenly among the right answers to questions of a type."""
+        """Return the :meth:`score` of a uniform guess among the right answers to the same type."""
         nothing = [None] * len(table["answer"])
         columns = (table.get(name, nothing) for name in ("annotators", "type"))
         rows = [row for row in zip(table["truths"], *columns, strict=True) if row[0]]
@@ -313,17 +320,17 @@ class Task(RunTask):
 
     @classmethod
     def answer(cls, record: Record) -> str | None:
-        """The weightiest answer."""
+        """Return the answer with the highest weight."""
         return next(iter(_answers(record)), None)
 
 
 def fuse(model: ALBEF, image_states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """``fused_states`` (B, L, D) of images with their states (B, N, D) and questions (B, L)."""
+    """Return ``fused_states`` (B, L, D) of images with states (B, N, D) and questions (B, L)."""
     image = model.fusion_encoder.image_key_values(image_states)
     return model.fuse(model.encode_text(ids, mask), mask, image)
 
 
 def _answers(record: Record) -> dict[str, float]:
-    """Weights by answer, the weightiest first, of equals the first by letter."""
+    """Return weights by answer, the highest first; equal weights are sorted alphabetically."""
     weights: Mapping[str, float] = record.meta.get("answers") or {}
     return dict(sorted(weights.items(), key=lambda item: (-item[1], item[0])))

@@ -1,10 +1,10 @@
-"""The official VQA accuracy: ten annotators, and answers made alike before they are compared."""
+"""The official VQA accuracy: ten annotators, and answers that are normalized before comparison."""
 
 import re
 from collections.abc import Sequence
 
 ENOUGH = 3
-"""Annotators who must agree with an answer for it to be all right."""
+"""Number of annotators who must give an answer for it to score 1."""
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA = re.compile(r"\d,\d")
 _DOT = re.compile(r"\.(?!\d)")
@@ -25,20 +25,20 @@ they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what
 what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're
 why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're
 you've
-"""  # that the rules know; a word that lacks one of the apostrophes becomes the whole
+"""  # Contractions of the official rules. A word that lacks one apostrophe is completed.
 _CONTRACTIONS = {
     word[:index] + word[index + 1 :]: word
     for word in _CONTRACTED.split()
     for index, letter in enumerate(word)
     if letter == "'"
-} | {"somebody'd": "somebodyd"}  # the rules themselves have it so
+} | {"somebody'd": "somebodyd"}  # an exception in the official rules
 
 
 def normalised(answer: str) -> str:
-    """An answer as the rules compare it.
+    """Normalize an answer by the official rules.
 
-    Punctuation goes, or becomes a space inside a word; small letters; number words become digits;
-    articles go; contractions get their apostrophe back.
+    Punctuation is removed, or becomes a space inside a word. Letters become lower case, number
+    words become digits, articles are removed, and contractions regain their apostrophe.
     """
     stripped = text = _spaced(answer)
     for mark in _MARKS:
@@ -49,15 +49,15 @@ def normalised(answer: str) -> str:
 
 
 def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
-    """From 0 to 1: ``min(n / 3, 1)``, n being the annotators who agree, on average over leaving
-    each of them out.
+    """Return the accuracy of an answer, from 0 to 1.
 
-    Where all annotators say the same, letter by letter, the answer has to say just that: the
-    rules normalise only where they differ.
+    It is ``min(n / 3, 1)``, where n is the number of annotators who agree. The result is the mean
+    over leaving each annotator out. If all annotators give the same string, the answer must equal
+    it exactly: the official rules normalize only if annotators differ.
 
     Args:
-        answer: of the model.
-        annotators: their answers, ten in the official data.
+        answer: the model's answer.
+        annotators: the annotators' answers, ten in the official data.
     """
     votes = [_spaced(vote) for vote in annotators]
     candidate = _spaced(answer)
@@ -69,8 +69,11 @@ def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
 
 
 def judged(answer: str, truths: Sequence[str], annotators: Sequence[str] | None) -> float:
-    """How right an answer is, from 0 to 1: :func:`vqa_accuracy` where annotators are known, else
-    whether it equals one of the truths after normalisation."""
+    """Return the correctness of an answer, from 0 to 1.
+
+    If annotators are known, it is :func:`vqa_accuracy`. Otherwise it is 1 if the answer equals one
+    of the truths after normalization.
+    """
     if annotators:
         return vqa_accuracy(answer, annotators)
     return float(normalised(answer) in map(normalised, truths))
