@@ -1,1 +1,1 @@
-"""Losses: tensors in, a tensor out."""
+"""Losses: pure functions of tensors."""

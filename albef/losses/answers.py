@@ -8,17 +8,17 @@ from torch.nn import functional as F
 def answer_losses(
     logits: Tensor, ids: Tensor, mask: Tensor, logits_m: Tensor | None, alpha: float
 ) -> Tensor:
-    """Negative log-likelihood of each answer, mixed at every token with the twin's softmax.
+    """Return the loss of each answer, mixed at every token with the momentum model's softmax.
 
     Args:
-        logits: (A, L, V); those at a token are of the one after it.
+        logits: (A, L, V); the logits at a token predict the next one.
         ids: (A, L) the answers, [CLS] first and [SEP] last.
         mask: (A, L).
-        logits_m: (A, L, V) of the momentum twin; None where ``alpha`` is 0.
-        alpha: weight of the twin.
+        logits_m: (A, L, V) of the momentum model; None if ``alpha`` is 0.
+        alpha: weight of the momentum model.
 
     Returns:
-        (A,) sums over the tokens of each answer.
+        (A,) negative log-likelihoods, summed over the tokens of each answer.
     """
     predictions = logits[:, :-1].float()
     losses = F.cross_entropy(predictions.transpose(1, 2), ids[:, 1:], reduction="none")
@@ -30,5 +30,5 @@ def answer_losses(
 
 
 def vqa_loss(losses: Tensor, weights: Tensor, questions: int) -> Tensor:
-    """Scalar: the losses (A,) of all answers times their weights (A,), summed, per question."""
+    """Return the weighted sum of the losses (A,) of all answers, per question: a scalar."""
     return (losses * weights).sum() / questions

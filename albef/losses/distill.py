@@ -1,14 +1,14 @@
-"""Momentum distillation: targets softened by the twin's predictions (ALBEF, section 3.3)."""
+"""Momentum distillation: targets softened by the momentum model (ALBEF, section 3.3)."""
 
 import torch
 from torch import Tensor
 
 
 def soft_targets(hard: Tensor, logits_m: Tensor, alpha: float | Tensor) -> Tensor:
-    """``alpha * softmax(logits_m) + (1 - alpha) * hard``; (B, C), (B, C) -> (B, C), no gradient."""
+    """Return ``alpha * softmax(logits_m) + (1 - alpha) * hard``; all (B, C), no gradient."""
     return alpha * torch.softmax(logits_m.detach().float(), dim=1) + (1 - alpha) * hard
 
 
 def ramp(epoch: float) -> float:
-    """Share of distillation's weight after ``epoch`` epochs: 0 to 1 over the first, then 1."""
+    """Return the factor of distillation's weight: 0 to 1 over the first epoch, then 1."""
     return min(1.0, epoch)

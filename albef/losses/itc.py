@@ -14,9 +14,9 @@ class Contrast(NamedTuple):
     loss: Tensor
     """Scalar."""
     sim_i2t: Tensor
-    """(B, C) student image features against the twin's text features, over temperature."""
+    """(B, C) student image features against momentum text features, over temperature."""
     sim_t2i: Tensor
-    """(B, C) student text features against the twin's image features, over temperature."""
+    """(B, C) student text features against momentum image features, over temperature."""
     targets_i2t: Tensor
     """(B, C) target distributions."""
     targets_t2i: Tensor
@@ -24,17 +24,17 @@ class Contrast(NamedTuple):
 
 
 def similarities(feat: Tensor, batch_feat_m: Tensor, queue_feat: Tensor, scale: Tensor) -> Tensor:
-    """Scaled similarities of unit vectors to the candidates ``[batch | queue]``.
+    """Return scaled similarities of unit vectors to the candidates ``[batch | queue]``.
 
     Args:
         feat: (B, E) queries.
-        batch_feat_m: (B, E) the batch's features of the momentum twin.
+        batch_feat_m: (B, E) the batch's features of the momentum model.
         queue_feat: (Q, E) features of earlier batches; Q may be 0.
         scale: scalar, one over the temperature.
 
     Returns:
-        (B, B + Q), float32 under any autocast: at 80 a logit of bfloat16 has steps of a half. The
-        logits are joined, never the queue, which is the larger.
+        (B, B + Q), float32 under any autocast: near 80, bfloat16 has a resolution of 0.5. The
+        logits are concatenated instead of the features because the queue is much larger.
     """
     device = feat.device.type if torch.amp.is_autocast_available(feat.device.type) else "cpu"
     with torch.autocast(device, enabled=False):
@@ -42,7 +42,7 @@ def similarities(feat: Tensor, batch_feat_m: Tensor, queue_feat: Tensor, scale: 
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over rows of the cross-entropy to target distributions; (B, C), (B, C) -> scalar."""
+    """Return the mean over rows of the cross-entropy to targets; (B, C), (B, C) -> scalar."""
     return -(torch.log_softmax(logits, dim=1) * targets).sum(dim=1).mean()
 
 
@@ -57,18 +57,20 @@ def contrast(
     hard: Tensor,
     alpha: float,
 ) -> Contrast:
-    """Mean of the image-to-text and the text-to-image cross-entropy over batch and queue.
+    """Return the mean of the image-to-text and text-to-image losses over batch and queue.
+
+    Both losses are cross-entropies.
 
     Args:
         image_feat: (B, E) unit vectors of the student.
         text_feat: (B, E) unit vectors of the student.
-        image_feat_m: (B, E) unit vectors of the twin, without gradient.
-        text_feat_m: (B, E) unit vectors of the twin, without gradient.
+        image_feat_m: (B, E) unit vectors of the momentum model, without gradient.
+        text_feat_m: (B, E) unit vectors of the momentum model, without gradient.
         queue_image: (Q, E) image features of earlier batches.
         queue_text: (Q, E) text features of earlier batches.
-        temperature: learned scalar; divides, for the twin's similarities too.
+        temperature: learned scalar; divides all similarities, those of the momentum model too.
         hard: (B, C) target distributions before distillation.
-        alpha: weight of the twin's softmax in the targets; 0 leaves the twin's out.
+        alpha: weight of the momentum model's softmax in the targets; 0 skips the momentum model.
     """
     scale = 1 / temperature
     sim_i2t = similarities(image_feat, text_feat_m, queue_text, scale)
@@ -85,15 +87,15 @@ def contrast(
 
 
 def one_hot_targets(batch: int, candidates: int, device: torch.device) -> Tensor:
-    """(B, C): each pair is its own only positive."""
+    """Return targets (B, C) in which each pair is its only positive."""
     return torch.eye(batch, candidates, device=device)
 
 
 def same_image_targets(ids: Tensor, queue_ids: Tensor) -> Tensor:
-    """(B, B + Q): every entry with an id of the row is a positive, sharing the weight equally.
+    """Return targets (B, B + Q): all entries that share an id with the row have equal weight.
 
     Args:
-        ids: (B,) ids of the batch, as of its images; or (B, n), of which one has to be equal.
+        ids: (B,) ids of the batch, such as image ids; or (B, n), of which one must be equal.
         queue_ids: (Q,) or (Q, n) ids of the queue.
     """
     same = equal_ids(ids, torch.cat([ids, queue_ids])).float()
@@ -101,6 +103,6 @@ def same_image_targets(ids: Tensor, queue_ids: Tensor) -> Tensor:
 
 
 def equal_ids(ids: Tensor, others: Tensor) -> Tensor:
-    """(B, C) bool: which entries have an id in common; of (B,) and (C,), or (B, n) and (C, n)."""
+    """Return (B, C) bool, true if two entries share an id; of (B,), (C,) or (B, n), (C, n)."""
     same = ids[:, None] == others[None]
     return same if same.ndim == 2 else same.any(dim=2)

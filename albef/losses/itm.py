@@ -13,11 +13,11 @@ class Negatives(NamedTuple):
     image: Tensor
     """(B,) index of each text's negative image."""
     has_image: Tensor
-    """(B,) bool: whether the text has any."""
+    """(B,) bool; true if the text has a negative image."""
     text: Tensor
-    """(B,) index of each image's negative text; from B on it is a false text."""
+    """(B,) index of each image's negative text; indices from B on are false texts."""
     has_text: Tensor
-    """(B,) bool: whether the image has any."""
+    """(B,) bool; true if the image has a negative text."""
 
 
 def hard_negative_indices(
@@ -28,9 +28,8 @@ def hard_negative_indices(
     Args:
         sim_i2t: (B, B) similarities that weigh the texts; see :func:`hard_negatives`.
         sim_t2i: (B, B) similarities that weigh the images.
-        barred: (B, B) bool; true where two entries are no negatives of each other.
-        is_false: (B,) bool; true where a false text of the pair's own takes the place of the
-            text that is drawn.
+        barred: (B, B) bool; true if two entries are not negatives of each other.
+        is_false: (B,) bool; true if the pair's false text replaces the drawn text.
     """
     image, has_image = hard_negatives(sim_t2i, barred)
     text, has_text = hard_negatives(sim_i2t, barred)
@@ -47,36 +46,37 @@ def hard_negatives(
 
     Args:
         sim: (B, B) similarities over temperature; zeros make the draw uniform.
-        barred: (B, B) bool, true where a column is no negative of the row (the pair itself).
-        generator: source of the draw; torch's own where it is None.
+        barred: (B, B) bool; true if a column is not a negative of the row (the pair itself).
+        generator: random generator of the draw; None uses torch's default.
 
     Returns:
-        (B,) column indices and (B,) bool: whether the row has any negative. The index of a row
+        (B,) column indices, and (B,) bool: true if the row has a negative. The index of a row
         without one is arbitrary.
     """
     valid = ~barred.all(dim=1)
-    # Barring before the softmax keeps the proportions and cannot underflow to all zeros.
+    # Masking before the softmax keeps the proportions and cannot underflow to all zeros.
     weights = torch.softmax(sim.detach().float().masked_fill(barred, -torch.inf), dim=1)
-    # A row of NaN (a training that diverged) draws anything: the loss itself tells of it.
+    # A row of NaN (a training that diverged) draws any column. The loss reports the NaN.
     weights = torch.where(valid[:, None] & weights.isfinite(), weights, torch.ones_like(weights))
     return draw(weights, generator), valid
 
 
 def draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
-    """One column (B,) of each row of ``weights`` (B, C), in proportion to them.
+    """Draw one column (B,) of each row of ``weights`` (B, C), in proportion to the weights.
 
-    The numbers of ``torch.multinomial``, without its look at the values, for which a GPU may stop.
+    It draws the same numbers as ``torch.multinomial`` but does not check the values, which would
+    synchronize with the GPU.
     """
     return (weights / torch.empty_like(weights).exponential_(generator=generator)).argmax(dim=1)
 
 
 def itm_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-    """Mean cross-entropy over the valid pairs.
+    """Return the mean cross-entropy over the valid pairs.
 
     Args:
         logits: (P, C); for matching C is 2 and class 1 "match".
         labels: (P,) in {0, ..., C - 1}.
-        valid: (P,) bool; others are left out. None valid gives 0.
+        valid: (P,) bool; other pairs are left out. If no pair is valid, the loss is 0.
     """
     losses = F.cross_entropy(logits.float(), labels, reduction="none")
     return (losses * valid).sum() / valid.sum().clamp(min=1)

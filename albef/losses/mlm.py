@@ -1,4 +1,4 @@
-"""Masked language modelling on the masked positions only (ALBEF, sections 3.2 and 3.3)."""
+"""Masked language modeling on the masked positions only (ALBEF, sections 3.2 and 3.3)."""
 
 import torch
 from torch import Tensor
@@ -9,16 +9,16 @@ IGNORED = -100
 
 
 def mlm_loss(logits: Tensor, labels: Tensor, logits_m: Tensor | None, alpha: float) -> Tensor:
-    """Cross-entropy to the labels, mixed with that to the twin's softmax.
+    """Return the cross-entropy to the labels, mixed with that to the momentum model's softmax.
 
     Args:
         logits: (P, V) at the masked positions and padding.
         labels: (P,) token ids, or :data:`IGNORED` at padding.
-        logits_m: (P, V) of the momentum twin; None where ``alpha`` is 0.
-        alpha: weight of the twin.
+        logits_m: (P, V) of the momentum model; None if ``alpha`` is 0.
+        alpha: weight of the momentum model.
 
     Returns:
-        Scalar: means over the masked positions; 0 where none is masked.
+        Scalar: means over the masked positions; 0 if none is masked.
     """
     logits = logits.float()
     masked = labels != IGNORED

@@ -1,10 +1,12 @@
-"""Word-patch alignment: a contrastive loss on where words look. It is not in the paper.
+"""Word-patch alignment: a contrastive loss on the attention of words. It is not in the paper.
 
-ITC compares a picture with a text as wholes, and ITM and MLM can live on an average over the
-picture, which tells what is there and not where. This loss asks cross-attention itself to tell the
-pictures of a batch apart, so that a word comes to look at what it means, which the other two then
-read. The name is ViLT's (Kim et al., 2021, arXiv:2102.03334); FILIP (Yao et al., 2022,
-arXiv:2111.07783) contrasts words and patches too, by features in place of attention.
+ITC compares an image with a text as wholes. ITM and MLM can rely on an average over the image,
+which has the content but not the location. This loss makes cross-attention itself distinguish the
+images of a batch. A word then learns to attend to the region that it describes, and ITM and MLM
+use that attention.
+
+The name is ViLT's (Kim et al., 2021, arXiv:2102.03334). FILIP (Yao et al., 2022, arXiv:2111.07783)
+also contrasts words and patches, but by features instead of attention.
 """
 
 import math
@@ -16,17 +18,18 @@ from albef.losses.itc import soft_cross_entropy
 
 
 def wpa_loss(query: Tensor, key: Tensor, text_mask: Tensor, same: Tensor) -> Tensor:
-    """Mean of the image-to-text and the text-to-image cross-entropy, a scalar.
+    """Return the mean of the image-to-text and the text-to-image cross-entropy, a scalar.
 
-    A text's score for an image is the mean, over its words and the heads, of a soft maximum of the
-    word's attention scores over the patches. Neither [CLS] takes part. Memory: H x BL x BN numbers.
+    A word's score is a soft maximum of its attention scores over the patches. A text's score for an
+    image is the mean over its words and the heads. Both [CLS] are left out. Memory: H x BL x BN
+    numbers.
 
     Args:
         query: (B, H, L, D / H) of the texts, in a layer of cross-attention.
         key: (B, H, N, D / H) of the images.
         text_mask: (B, L).
-        same: (B, B) bool, symmetric; true where a text is true of an image, its own included. The
-            positives of a row share the weight equally.
+        same: (B, B) bool, symmetric; true if a text is true of an image, including its own image.
+            The positives of a row share the weight equally.
     """
     heads, width = query.shape[1], query.shape[3]
     with torch.autocast(query.device.type, enabled=False):
