@@ -1,1 +1,1 @@
-"""Data: records, sources, shards, text and pictures, batches, quality."""
+"""Datasets on disk: records, shards, store and cache, image decoding and image quality."""

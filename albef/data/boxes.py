@@ -1,4 +1,4 @@
-"""Boxes ``(x, y, width, height)`` in pixels: overlap, and the box that a heat map points at."""
+"""Boxes ``(x, y, width, height)`` in pixels: overlap, and the box that a heat map points to."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
@@ -7,21 +7,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 Box = tuple[float, float, float, float]
-"""Left and top edge, width and height, in pixels."""
+"""Left edge, top edge, width and height, in pixels."""
 RIGHT = 0.5
-"""IoU from which a box counts as the right one."""
+"""Least IoU at which a box counts as correct."""
 
-_FAR = 2.0**53  # no side is as long
+_FAR = 2.0**53  # Every side of a box is shorter than this.
 GRID = 64
-"""Cells of a side in which a map's own box is looked for."""
+"""Cells per side of the grid in which a heat map's own box is searched."""
 
 Heat = NDArray[np.float32]
 
 
 def iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two boxes.
+    """Return the intersection over union of two boxes.
 
-    As in the public code of RefCOCO, an overlap of at most a pixel in either direction is none.
+    As in the public code of RefCOCO, an overlap of at most one pixel in either direction counts as
+    none.
     """
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
@@ -32,17 +33,17 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def recall(ious: Iterable[float]) -> float:
-    """Share of boxes that are right, in percent; 0 of none."""
+    """Return the percentage of IoU values that count as correct; 0 if there are none."""
     right = [value >= RIGHT for value in ious]
     return 100.0 * sum(right) / max(1, len(right))
 
 
 def regions(boxes: Sequence[Sequence[float]]) -> tuple[str, ...]:
-    """What can be said of each box without the picture: where it stands and how large it is.
+    """Describe the position and size of each box without looking at the image.
 
-    As "column row size": the third of the width and height, between the outermost centres, that
-    its centre lies in, and how often its area has to be doubled, up to thrice, to reach that of
-    the largest box.
+    Each description is "column row size". Column and row are the thirds that the centre of the box
+    lies in, between the outermost centres. Size is how often the area must be doubled, at most
+    three times, to reach the area of the largest box.
     """
     if not boxes:
         return ()
@@ -56,9 +57,10 @@ def regions(boxes: Sequence[Sequence[float]]) -> tuple[str, ...]:
 
 
 def enlarged(heat: Heat, height: int, width: int) -> Heat:
-    """A heat map (n, m) as (height, width) by bicubic interpolation, corners not aligned.
+    """Resize a heat map (n, m) to (height, width) by bicubic interpolation.
 
-    The cubic is that of torch's ``interpolate`` (a = -0.75), edges are repeated.
+    Corners are not aligned. The cubic is that of torch's ``interpolate`` (a = -0.75), and edges are
+    repeated.
     """
     rows, columns = _cubic(heat.shape[0], height), _cubic(heat.shape[1], width)
     result: Heat = (rows @ heat.astype(np.float64) @ columns.T).astype(np.float32)
@@ -66,7 +68,7 @@ def enlarged(heat: Heat, height: int, width: int) -> Heat:
 
 
 def _cubic(old: int, new: int) -> NDArray[np.float64]:
-    """(new, old) weights of each old cell in each new one."""
+    """Return the (new, old) weights of each old cell in each new cell."""
     centre = (np.arange(new) + 0.5) * old / new - 0.5
     first = np.floor(centre).astype(int) - 1
     weights = np.zeros((new, old))
@@ -80,8 +82,10 @@ def _cubic(old: int, new: int) -> NDArray[np.float64]:
 
 
 def hottest(heat: Heat, boxes: Sequence[Sequence[float]]) -> int | None:
-    """The place of the first box that a heat map (H, W) over the whole picture points at: the most
-    heat for the root of its area; None where no box holds any heat.
+    """Return the index of the first box that a heat map points to.
+
+    The heat map (H, W) covers the whole image. The box with the most heat, divided by the square
+    root of its area, is chosen. The result is None if no box contains any heat.
     """
     scores = [_mean_root(heat, box) for box in boxes]
     best = int(np.argmax(scores)) if scores else 0
@@ -97,11 +101,11 @@ def _mean_root(heat: Heat, box: Sequence[float]) -> float:
 
 
 def around(heat: Heat, share: float) -> Box | None:
-    """The box around the hottest region, in cells of the map.
+    """Return the box around the hottest region, in cells of the map.
 
-    A region is what hangs together (side by side, not corner to corner) of all cells that reach
-    ``share`` of the peak, above 0; the hottest is the one with the most heat in all. None of a map
-    (H, W) without heat.
+    A region is a connected set of cells (side by side, not corner to corner) that reach ``share``
+    of the peak. The hottest region has the largest total heat. The result is None if no value of
+    the map (H, W) is above 0.
     """
     peak = float(heat.max())
     if not peak > 0:
@@ -115,7 +119,7 @@ def around(heat: Heat, share: float) -> Box | None:
 
 
 def in_pixels(box: Box | None, width: int, height: int) -> Box | None:
-    """A box in cells of :data:`GRID` in pixels of a picture."""
+    """Convert a box from cells of a grid with :data:`GRID` cells per side to pixels of an image."""
     if box is None:
         return None
     across, down = width / GRID, height / GRID
@@ -123,7 +127,7 @@ def in_pixels(box: Box | None, width: int, height: int) -> Box | None:
 
 
 def _region(hot: NDArray[np.bool_], start: tuple[int, int]) -> list[tuple[int, int]]:
-    """The cells that hang together with ``start``; they are taken out of ``hot``."""
+    """Return the cells that are connected with ``start``, and clear them in ``hot``."""
     cells: list[tuple[int, int]] = []
     todo = [start]
     while todo:
@@ -136,8 +140,10 @@ def _region(hot: NDArray[np.bool_], start: tuple[int, int]) -> list[tuple[int, i
 
 
 def of_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What in a record's meta says where something is in its picture: ``box``, ``proposals`` and
-    the boxes of its ``objects``; a field of that name that holds something else is left out.
+    """Return the fields of a record's meta that locate something in its image.
+
+    These are ``box``, ``proposals`` and the boxes of ``objects``. A field of that name that holds
+    another kind of value is left out.
     """
     located = {"box": meta["box"]} if is_box(meta.get("box")) else {}
     for name, check in (("proposals", is_box), ("objects", _is_placed)):
@@ -148,8 +154,9 @@ def of_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scaled(located: Mapping[str, Any], across: float, down: float) -> dict[str, Any]:
-    """What :func:`of_meta` gave, in pixels of a picture that is ``across`` times as wide and
-    ``down`` times as high.
+    """Scale the result of :func:`of_meta` to another size of the image.
+
+    The new image is ``across`` times as wide and ``down`` times as high.
     """
 
     def of(value: Any) -> Any:
@@ -167,7 +174,7 @@ def _is_placed(value: object) -> bool:
 
 
 def is_box(value: Any) -> TypeGuard[Sequence[float]]:
-    """Whether a value is four numbers, none of them infinite or beyond all pictures."""
+    """Return whether a value is four finite numbers that are not larger than any image."""
     return (
         isinstance(value, list | tuple)
         and len(value) == 4

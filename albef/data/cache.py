@@ -1,7 +1,7 @@
-"""Shards of stores on this machine: fetched once, verified, and the least recently used go.
+"""Local cache of a store's shards: fetched once, verified, and evicted by least recent use.
 
-All processes of a machine share one folder. Files have the digests of their shards as names. The
-kernel's locks keep processes apart, and free what a dead one held.
+All processes of a machine share one folder. Each file has the digest of its shard as its name.
+Kernel locks coordinate the processes, and the kernel releases the locks of a dead process.
 """
 
 import contextlib
@@ -20,23 +20,24 @@ from albef.layout import Runtime
 
 log = logging.getLogger(__name__)
 _WAITS_S = (1.0, 5.0, 25.0)
-"""Between attempts at a store that fails in another way than by not having a shard."""
+"""Seconds between attempts if a store fails for another reason than a missing shard."""
 
 
 class LostShard(ValueError):
-    """A shard that the store does not have, or has otherwise than it was sent."""
+    """Error for a shard that the store lacks, or whose content differs from what was sent."""
 
 
 class ShardCache:
-    """A folder of shards within a bound, in bytes of all of them; it counts what it ``fetched``.
+    """Folder of shards with a limit on their total size in bytes.
 
-    The bound may be passed by what is being fetched at the moment, if that alone passes it. A
-    shard that goes while a process reads it stays readable there until that closes it.
+    ``fetched`` counts the shards that this object has fetched. The total exceeds the limit only
+    while a shard that is larger than the limit is being fetched. A shard that is evicted while a
+    process reads it stays readable for that process until it closes the shard.
     """
 
     default: "ClassVar[ShardCache | None]" = None
-    """Where this process keeps shards that it is handed no cache for, as a stage sets it; None is
-    the cache of a run without values of its own."""
+    """Cache for shards if the caller passes none; a stage sets it. None is the cache of a run with
+    default values."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder = folder
@@ -45,15 +46,18 @@ class ShardCache:
 
     @classmethod
     def of(cls, runtime: Runtime) -> "ShardCache":
-        """The cache that the values of a run describe."""
+        """Return the cache that the values of a run describe."""
         return cls(runtime.scratch_root / "shards", round(runtime.cache_gb * 2**30))
 
     def open(self, store: Store, shard: Stored) -> int:
-        """A file descriptor of a shard, fetched if it is not there; the caller closes it.
+        """Open a shard, fetching it if it is missing locally; the caller closes it.
+
+        Returns:
+            The file descriptor.
 
         Raises:
-            LostShard: the store does not have it as it was sent.
-            OSError: it cannot be fetched for another reason.
+            LostShard: the store does not have the shard as it was sent.
+            OSError: the shard cannot be fetched for another reason.
         """
         path = self._path(shard)
         while True:
@@ -66,25 +70,25 @@ class ShardCache:
 
     @staticmethod
     def touch(file: int) -> None:
-        """Note that an open shard is read: it goes after those that are not."""
-        with contextlib.suppress(PermissionError):  # of another user
+        """Mark an open shard as used now; shards that are not in use are evicted before it."""
+        with contextlib.suppress(PermissionError):  # The file may belong to another user.
             os.utime(file)
 
     def drop(self, shard: Stored) -> None:
-        """Forget a shard whose file is damaged."""
+        """Remove a shard whose file is damaged from the cache."""
         self._path(shard).unlink(missing_ok=True)
 
     def _path(self, shard: Stored) -> Path:
         return self.folder / f"{shard.digest}.tar"
 
     def _fetch(self, store: Store, shard: Stored, path: Path) -> int | None:
-        """Fetch a shard; None where another process did so meanwhile, or gave up."""
+        """Fetch a shard; return None if another process fetched it meanwhile, or gave up."""
         self.folder.mkdir(parents=True, exist_ok=True)
         part = self.folder / f"{shard.digest}.{shard.size}.part"
         file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, file)
-            undo.enter_context(_locked(file))  # waits for whoever fetches it now
+            undo.enter_context(_locked(file))  # This waits while another process fetches the shard.
             if not is_open(file, part):
                 return None
             undo.callback(part.unlink, missing_ok=True)
@@ -93,16 +97,17 @@ class ShardCache:
             self._make_room(shard, part)
             _download(store, shard, part)
             os.fsync(file)
-            self._make_room(shard, part, path)  # others fetched meanwhile
+            self._make_room(shard, part, path)  # Other processes may have fetched shards meanwhile.
             undo.pop_all()
         fcntl.flock(file, fcntl.LOCK_UN)
         self.fetched += 1
         return file
 
     def _make_room(self, shard: Stored, part: Path, done: Path | None = None) -> None:
-        """Remove the least recently used until there is room for a shard.
+        """Remove the least recently used shards until there is room for a shard.
 
-        Its ``part`` gets its name when it is ``done``, while no other looks what is there.
+        If ``done`` is given, ``part`` is renamed to it first. The lock keeps other processes from
+        looking at the folder meanwhile.
         """
         folder = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
         with contextlib.ExitStack() as undo:
@@ -117,7 +122,7 @@ class ShardCache:
                     continue
                 if path.suffix == ".part":
                     digest, part_size, _ = path.name.split(".")
-                    # Who waited for a shard that is there by now gives it up.
+                    # A process that waited for a shard that exists by now gives up its part file.
                     if not _remove_abandoned(path) and not (self.folder / f"{digest}.tar").exists():
                         total += int(part_size)
                 elif path.suffix == ".tar":
@@ -138,11 +143,12 @@ def _locked(file: int) -> Iterator[None]:
     try:
         yield
     finally:
-        fcntl.flock(file, fcntl.LOCK_UN)  # a fork may have the file too
+        # A forked process may also hold the file, and with it the lock.
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _download(store: Store, shard: Stored, part: Path) -> None:
-    """Fetch a shard, once more where it comes otherwise than it was sent."""
+    """Fetch a shard; fetch it once more if its digest is wrong."""
     address = store.address(shard)
     for is_last_try in (False, True):
         _get(store, shard, part)
@@ -158,7 +164,7 @@ def _download(store: Store, shard: Stored, part: Path) -> None:
 
 
 def _get(store: Store, shard: Stored, part: Path) -> None:
-    """Fetch, as often as it takes within reason."""
+    """Fetch a shard with a limited number of attempts."""
     address = store.address(shard)
     for wait in (*_WAITS_S, None):
         try:
@@ -166,7 +172,7 @@ def _get(store: Store, shard: Stored, part: Path) -> None:
             return
         except FileNotFoundError:
             raise LostShard(f"{address} is missing") from None
-        except Exception as error:  # of each kind of store another
+        except Exception as error:  # Each kind of store raises its own exceptions.
             full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
             if wait is None or full or isinstance(error, PermissionError):
                 raise OSError(
@@ -178,7 +184,7 @@ def _get(store: Store, shard: Stored, part: Path) -> None:
 
 
 def _remove_abandoned(part: Path) -> bool:
-    """Remove what a dead process left; whether it did."""
+    """Remove the part file of a dead process; return whether it is gone."""
     with contextlib.suppress(FileNotFoundError, BlockingIOError), part.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         part.unlink(missing_ok=True)

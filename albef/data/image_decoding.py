@@ -1,7 +1,7 @@
-"""Encoded pictures from anywhere to RGB: what is opened, held against bounds, and made plain.
+"""Decoding of images from any origin to RGB: opened, checked against limits and normalized.
 
-The header is read and judged before anything is unpacked. This is the only place that opens a
-picture of unknown origin: training, evaluation, serving and ingest all pass here.
+The header is read and checked before anything is unpacked. This is the only module that opens an
+image of unknown origin: training, evaluation, serving and ingest all use it.
 """
 
 import contextlib
@@ -18,19 +18,20 @@ from PIL import Image, UnidentifiedImageError
 from albef.data.refusal import Reason, Refused
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""What is opened, by its bytes; other decoders are never reached."""
+"""Formats that are opened, recognized by their bytes; other decoders are never reached."""
 MAX_PIXELS = 2**26
-"""Most pixels that are decoded; a header that claims more is refused."""
+"""Most pixels that are decoded; an image whose header claims more is rejected."""
 MAX_SCANS, MAX_SCANNED = 100, 2**30
-"""Most scans of a JPEG, and most pixels in all of them together: each scan goes over the whole
-picture again, and may take a dozen bytes. An encoder's progressive JPEG has some ten."""
-_FEW_SCANS = MAX_SCANNED // MAX_PIXELS  # that any picture may have
+"""Most scans of a JPEG, and most pixels in all scans together. Each scan covers the whole image
+again, and may take only a dozen bytes. A progressive JPEG from an encoder has about ten scans."""
+_FEW_SCANS = MAX_SCANNED // MAX_PIXELS  # scans that any image may have
 _MAX_SEGMENTS = 2000  # of a JPEG
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"
-_MARKER = re.compile(rb"\xff+[^\x00\xff\x01\xd0-\xd8]")  # those before a segment, and the end
+# This matches the markers before a segment, and the end marker.
+_MARKER = re.compile(rb"\xff+[^\x00\xff\x01\xd0-\xd8]")
 
 _WHITE = (255, 255, 255, 255)
-_ORIENTATION = 0x0112  # tag of EXIF
+_ORIENTATION = 0x0112  # tag number in EXIF
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -43,7 +44,7 @@ _TURNS = {
 
 
 class ImageError(Refused):
-    """A picture that cannot be decoded; its text names the record."""
+    """Error for an image that cannot be decoded; its message names the record."""
 
     def __init__(self, detail: str, reason: Reason = Reason.UNDECODABLE) -> None:
         super().__init__(reason, detail)
@@ -51,18 +52,18 @@ class ImageError(Refused):
 
 @contextlib.contextmanager
 def opened(image: bytes, key: str = "", max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """The picture with its header read and its size held against the bound.
+    """Open an image with its header read and its size checked against the limit.
 
     Raises:
-        ImageError: it is damaged, of no format that is read, or its header claims too many
-            pixels or scans; so do errors of the decoder within the ``with``.
+        ImageError: the image is damaged, its format is not supported, or its header claims too many
+            pixels or scans. Decoder errors within the ``with`` block raise it too.
     """
     name = f"the image of {key or '?'}"
     try:
         scans = _scans(image)
         with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
             size, pixels = f"{picture.width} x {picture.height}", picture.width * picture.height
-            if pixels > max_pixels:  # before anything is unpacked
+            if pixels > max_pixels:  # The header is checked before anything is unpacked.
                 detail = f"{name} has {size} pixels; at most {max_pixels} are decoded"
                 raise ImageError(detail, Reason.TOO_MANY_PIXELS)
             limit = min(MAX_SCANS, MAX_SCANNED // max(pixels, 1))
@@ -78,42 +79,44 @@ def opened(image: bytes, key: str = "", max_pixels: int = MAX_PIXELS) -> Iterato
         start = f"it begins with {image[:16]!r}" if image else "it is empty"
         detail = f"{name} cannot be decoded: {start}; {', '.join(FORMATS)} are read"
         raise ImageError(detail, Reason.NO_IMAGE) from None
-    except Exception as error:  # Pillow's decoders raise whatever the bytes lead them to
+    except Exception as error:  # Pillow's decoders raise many kinds of errors on damaged bytes.
         message = str(error) or type(error).__name__
         raise ImageError(f"{name} cannot be decoded: {message}") from None
 
 
 def decode(image: bytes, key: str = "") -> Image.Image:
-    """``image`` as RGB, upright, its transparent parts white; of an animation the first frame.
+    """Decode ``image`` to upright RGB with transparent parts in white.
+
+    Of an animation, the first frame is decoded.
 
     Raises:
-        ImageError: as of :func:`opened`.
+        ImageError: as in :func:`opened`.
     """
     with opened(image, key) as picture:
         return turned(flat(picture), orientation(picture))
 
 
 def orientation(picture: Image.Image) -> int:
-    """How the camera was held, by EXIF: 1 to 8; 1 where it does not say, or says nonsense.
+    """Return the camera's orientation from EXIF, 1 to 8; 1 if it is missing or invalid.
 
-    To be asked after the pixels were read: a PNG may have it at its end.
+    Call this after the pixels are read: a PNG may hold EXIF at its end.
     """
     try:
         return int(picture.getexif().get(_ORIENTATION, 1))
-    except Exception:  # a damaged EXIF block says nothing about the picture
+    except Exception:  # A damaged EXIF block does not make the image unusable.
         return 1
 
 
 def turned(picture: Image.Image, tag: int) -> Image.Image:
-    """The picture upright, from its :func:`orientation`."""
+    """Return the image upright, given its :func:`orientation`."""
     return picture.transpose(_TURNS[tag]) if tag in _TURNS else picture
 
 
 def flat(picture: Image.Image) -> Image.Image:
-    """An opened picture as RGB, whatever its mode: see docs/explanation/what-ingest-rejects.md.
+    """Convert an opened image to RGB; docs/explanation/what-ingest-rejects.md has the rules.
 
     Raises:
-        ValueError: its values have no known scale, as those of 32 bits.
+        ValueError: the scale of its values is unknown, as for 32-bit values.
     """
     if picture.mode == "RGB" and "transparency" not in picture.info:
         picture.load()
@@ -122,7 +125,7 @@ def flat(picture: Image.Image) -> Image.Image:
         layer = picture.convert("RGBA")
         paper = Image.new("RGBA", layer.size, _WHITE)
         return Image.alpha_composite(paper, layer).convert("RGB")
-    if picture.mode.startswith("I;16"):  # Pillow would cut them off at 255
+    if picture.mode.startswith("I;16"):  # Pillow would clip these values at 255.
         high = np.asarray(picture, np.uint16) >> 8
         return Image.fromarray(high.astype(np.uint8)).convert("RGB")
     if picture.mode in ("I", "F"):
@@ -131,7 +134,10 @@ def flat(picture: Image.Image) -> Image.Image:
 
 
 def is_plain(picture: Image.Image) -> bool:
-    """Whether any decoder shows it as :func:`decode` does: one frame of RGB or gray, upright."""
+    """Return whether any decoder shows the image as :func:`decode` does.
+
+    Such an image has one frame of RGB or gray and is stored upright.
+    """
     return (
         picture.format in ("JPEG", "PNG", "WEBP")
         and picture.mode in ("RGB", "L")
@@ -142,15 +148,16 @@ def is_plain(picture: Image.Image) -> bool:
 
 
 def unpacked(picture: Image.Image, image: bytes, width: int, height: int) -> NDArray[np.uint8]:
-    """``picture``, encoded as ``image``, as RGB (H, W, 3); a JPEG no larger than need be.
+    """Decode ``picture``, encoded as ``image``, to RGB (H, W, 3); shrink a JPEG while decoding.
 
-    A JPEG has at least the given size: the whole or 1/2, 3/8, 1/4, 1/8 of it, as 5/8 to 7/8 take
-    longer than the whole. Pillow gives the same pixels, more slowly.
+    A JPEG keeps at least the given size. It is decoded at full size or at 1/2, 3/8, 1/4 or 1/8 of
+    it, because 5/8 to 7/8 take longer than full size. Pillow gives the same pixels, more slowly.
     """
     import simplejpeg
 
     if picture.format in ("JPEG", "MPO") and picture.mode in ("RGB", "L"):
-        with contextlib.suppress(ValueError):  # of damage that Pillow may overlook
+        # Pillow may overlook the damage that this decoder reports.
+        with contextlib.suppress(ValueError):
             pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
                 image, min_height=height, min_width=width, min_factor=2
             )
@@ -159,10 +166,13 @@ def unpacked(picture: Image.Image, image: bytes, width: int, height: int) -> NDA
 
 
 def smaller(picture: Image.Image, image: bytes, longest_side: int | None) -> Image.Image:
-    """``picture``, encoded as ``image``, as RGB with its longer side at most ``longest_side``."""
+    """Decode ``picture``, encoded as ``image``, to RGB with a bounded longer side.
+
+    The longer side has at most ``longest_side`` pixels; None keeps the size.
+    """
     longer = max(picture.size)
     if longest_side is None or longer <= longest_side:
-        return flat(picture)  # what is stored as it is must please the stricter decoder
+        return flat(picture)  # An image that is stored unchanged must pass the stricter decoder.
     scale = longest_side / longer
     width, height = (max(1, round(side * scale)) for side in picture.size)
     pixels = Image.fromarray(unpacked(picture, image, width, height))
@@ -170,10 +180,10 @@ def smaller(picture: Image.Image, image: bytes, longest_side: int | None) -> Ima
 
 
 def check_shape(size: tuple[int, int], min_side: int, max_aspect_ratio: float) -> None:
-    """Refuse a picture by its size (width, height) in pixels.
+    """Reject an image by its size (width, height) in pixels.
 
     Raises:
-        ImageError: it is too small or too elongated.
+        ImageError: the image is too small or too elongated.
     """
     shorter, longer = sorted(size)
     pixels = f"the image has {size[0]} x {size[1]} pixels"
@@ -186,10 +196,10 @@ def check_shape(size: tuple[int, int], min_side: int, max_aspect_ratio: float) -
 
 
 def _scans(image: bytes) -> int:
-    """The scans of a JPEG, by its markers up to its end; 0 where they can only be few.
+    """Return the number of scans of a JPEG by its markers up to its end; 0 if they can only be few.
 
     Raises:
-        ValueError: it has more segments than any picture needs.
+        ValueError: the image has more segments than any image needs.
     """
     is_jpeg, has_many = image.startswith(b"\xff\xd8"), image.count(_SCAN) > _FEW_SCANS
     scans, at = 0, 2

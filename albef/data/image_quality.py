@@ -1,7 +1,7 @@
-"""What tells that a picture is blurred, dark, light or holds little, in four numbers.
+"""Four numbers that show if an image is blurred, dark, light or nearly empty.
 
-They are taken from its brightness (Rec. 601 luma) in a copy of 128 to 255 pixels along the longer
-side, so that they say the same of a picture at any larger size.
+They are computed from the brightness (Rec. 601 luma) in a copy with 128 to 255 pixels along the
+longer side. An image therefore gets the same numbers at any larger size.
 """
 
 from typing import NamedTuple
@@ -10,25 +10,27 @@ import numpy as np
 from PIL import Image
 
 SIDE = 128
-"""Pixels of the copy along the longer side, or up to twice as many; a smaller picture is itself."""
+"""Least pixels along the longer side of the copy, which has fewer than twice as many; a smaller
+image is used as it is."""
 
 
 class Quality(NamedTuple):
-    """The four numbers, rounded."""
+    """Rounded quality numbers of an image."""
 
     sharpness: float
-    """What one pixel in a hundred differs by from its four neighbours together, 0 to 1020 (the 99 %
-    quantile of the Laplacian's size): a blurred picture has no sharp edge anywhere."""
+    """99 % quantile of the absolute Laplacian, 0 to 1020. The Laplacian is the difference of a
+    pixel from its four neighbours together: a blurred image has no sharp edge anywhere."""
     highlights: float
-    """99 % quantile of the brightness, 0 to 255: a dark picture is dark where it is brightest."""
+    """99 % quantile of the brightness, 0 to 255: a dark image is dark even in its brightest part.
+    """
     shadows: float
-    """5 % quantile of the brightness: a light picture is light where it is darkest."""
+    """5 % quantile of the brightness, 0 to 255: a light image is light even in its darkest part."""
     entropy: float
-    """Of the histogram of the brightness, in bits, 0 to 8."""
+    """Entropy of the brightness histogram in bits, 0 to 8."""
 
 
 def image_quality(picture: Image.Image) -> Quality:
-    """The :class:`Quality` of an RGB picture."""
+    """Return the :class:`Quality` of an RGB image."""
     small = picture.reduce(max(1, max(picture.size) // SIDE)).convert("L")
     light = np.asarray(small, np.int16)
     wide = np.pad(light, 1, mode="edge")

@@ -1,4 +1,4 @@
-"""One row of a data set."""
+"""Record: one row of a dataset."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,17 +7,17 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An image, or several, and what is said of it.
+    """One or more images and their captions.
 
     Attributes:
-        key: unique in its data set; names the row in shards, index and predictions.
-        image: the encoded picture; the first one where there are several.
-        captions: what is said of it; may be empty only before validation.
-        image_id: equal for records that show the same picture.
-        split: ``train``, ``val``, ``test`` or another split of the data set.
-        source: name of the source within the data set.
-        meta: whatever else the source knows: objects and boxes of a scene, pair, noise, label.
-        more: the encoded pictures after the first.
+        key: unique in its dataset; names the row in shards, index and predictions.
+        image: the encoded image; the first one if there are several.
+        captions: captions of the image; may be empty only before validation.
+        image_id: equal for records that show the same image.
+        split: ``train``, ``val``, ``test`` or another split of the dataset.
+        source: name of the source within the dataset.
+        meta: other values of the source: objects and boxes of a scene, pair, noise, label.
+        more: the encoded images after the first.
     """
 
     key: str
@@ -31,5 +31,5 @@ class Record:
 
     @property
     def images(self) -> tuple[bytes, ...]:
-        """All pictures, in order."""
+        """Return all images, in order."""
         return (self.image, *self.more)

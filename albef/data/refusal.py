@@ -1,4 +1,4 @@
-"""A row of a source that became no record, and the fixed list of reasons for it."""
+"""Rejected rows of a source, and the fixed list of reasons for rejection."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,10 +8,10 @@ class Reason(StrEnum):
     """Reason for rejecting a row; docs/explanation/what-ingest-rejects.md explains each."""
 
     words: str
-    """The same in a few words."""
+    """The reason in a few words."""
 
     def __new__(cls, value: str, words: str = "") -> "Reason":
-        """A member that is its name, with words."""
+        """Create a member from its name, with a description in a few words."""
         member = str.__new__(cls, value)
         member._value_, member.words = value, words
         return member
@@ -49,22 +49,22 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A row that was set aside."""
+    """A rejected row."""
 
     source: str
     line: int
-    """Of the row in its file, from 1, or its place in the source."""
+    """Line of the row in its file, from 1, or its position in the source."""
     key: str
-    """What names the row there: a file, an address, an id; may be empty."""
+    """Name of the row in its source: a file, an address or an id; may be empty."""
     reason: Reason
     detail: str
-    """What exactly, as a sentence."""
+    """The exact problem, as an error message."""
     picture: bytes = b""
-    """A small JPEG to look at, where there is one."""
+    """Small JPEG for a person to look at, if there is one."""
 
 
 class Refused(ValueError):
-    """Raised where a row turns out to be a bad one; its text is the detail."""
+    """Error for a row that is rejected; its message is the detail."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
@@ -72,7 +72,7 @@ class Refused(ValueError):
 
     @classmethod
     def by(cls, error: Exception) -> "Refused":
-        """The refusal of a row that led to an error, whatever it is."""
+        """Return the rejection of a row that led to an error of any type."""
         if isinstance(error, Refused):
             return error
         detail = f"it cannot be read ({type(error).__name__}: {str(error)[:200]})"

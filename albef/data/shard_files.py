@@ -1,7 +1,7 @@
-"""Pictures out of shards, by place, from the data set's folder or its store.
+"""Images from shards, read by offset, from the dataset's folder or its store.
 
-A picture is taken only if its bytes have the digest that the index names. Nothing is unpacked, and
-no other member is touched.
+An image is returned only if its bytes have the digest that the index records. Nothing is unpacked,
+and no other member is read.
 """
 
 import errno
@@ -14,16 +14,18 @@ from albef.data.cache import LostShard, ShardCache
 from albef.data.store import MANIFEST, Manifest, Store, Stored, read_manifest
 from albef.layout import Runtime
 
-_OPEN = 128  # shards that a process has open at once
+_OPEN = 128  # shards that a process keeps open at most
 
 
 class ShardError(ValueError):
-    """A data set that cannot be read or written; its text is the sentence to show."""
+    """Error for a dataset that cannot be read or written; its message is shown to the user."""
 
 
 class Damaged(ShardError):
-    """A shard, or a record in one, that cannot be read: the name of the shard, the key of the
-    record, or "" where it is the shard as a whole, and what is wrong, without the remedy.
+    """Error for a shard, or a record in a shard, that cannot be read.
+
+    ``shard`` is the name of the shard. ``key`` is the key of the record, or "" if the shard as a
+    whole is meant. ``problem`` describes what is wrong, without the remedy.
     """
 
     def __init__(self, shard: str, key: str, problem: str, remedy: str) -> None:
@@ -35,8 +37,9 @@ class Damaged(ShardError):
 
 
 class ShardFiles:
-    """The shards of a data set, opened by each process when it first reads from one; ``cache`` is
-    None where it has no store.
+    """Shards of a dataset, opened by each process when it first reads from one.
+
+    ``cache`` is None if the dataset has no store.
 
     Raises:
         ShardError: the manifest is damaged.
@@ -60,25 +63,26 @@ class ShardFiles:
         self._process = os.getpid()
 
     def size(self, shard: str) -> int:
-        """Bytes of a shard of the store."""
+        """Return the size of a shard of the store in bytes."""
         return self._stored(shard).size
 
     def image(self, shard: str, offset: int, size: int, digest: str, key: str) -> bytes:
-        """A picture.
+        """Return an image.
 
         Args:
-            shard: name of its shard.
-            offset: where it begins, in bytes.
-            size: its bytes.
-            digest: its SHA-256.
-            key: of its record.
+            shard: name of the shard that holds the image.
+            offset: offset of the image in the shard, in bytes.
+            size: size of the image in bytes.
+            digest: SHA-256 of the image.
+            key: key of the record.
 
         Raises:
-            Damaged: it is not there, or another than it should be.
+            Damaged: the image is missing or differs from its digest.
             OSError: the store cannot be reached.
         """
         problem, image = self._read(shard, offset, size, digest, key)
-        if problem and self.cache:  # this machine's copy may be what is damaged
+        # The local copy may be damaged while the one in the store is not.
+        if problem and self.cache:
             self._files.pop(shard, None)
             self.cache.drop(self._stored(shard))
             problem, image = self._read(shard, offset, size, digest, key)
@@ -87,7 +91,7 @@ class ShardFiles:
         return image
 
     def _read(self, shard: str, offset: int, size: int, digest: str, key: str) -> tuple[str, bytes]:
-        """What is wrong, if anything, and the picture."""
+        """Return the problem, "" if there is none, and the image."""
         file = self._open(shard)
         if self.cache:
             self.cache.touch(file.number)
@@ -102,14 +106,14 @@ class ShardFiles:
         return f"{address} is damaged at {key}" if is_damaged else "", image
 
     def _address(self, shard: str) -> str:
-        """Where a shard is: a path, or an address in the store."""
+        """Return the location of a shard: a path, or an address in the store."""
         if self._manifest:
             return self._store.address(self._stored(shard))
         return str(self._folder / "shards" / shard)
 
     @property
     def remedy(self) -> str:
-        """What to do about a shard that is damaged or missing."""
+        """Return the remedy for a damaged or missing shard."""
         if not self._manifest:
             return remedy(self._folder)
         name = self._folder.name
@@ -124,7 +128,7 @@ class ShardFiles:
 
     def _open(self, shard: str) -> "_File":
         if self._process != os.getpid():
-            self.close()  # a fork shares no file with its parent
+            self.close()  # A forked process opens its own files.
         if file := self._files.get(shard):
             return file
         if shard not in self._lost:
@@ -139,10 +143,13 @@ class ShardFiles:
         raise Damaged(shard, "", self._lost[shard], self.remedy)
 
     def descriptor(self, shard: str) -> int:
-        """An open file of a shard, fetched if it has to be; the caller closes it.
+        """Open a shard, fetching it if necessary; the caller closes it.
+
+        Returns:
+            The file descriptor.
 
         Raises:
-            LostShard, FileNotFoundError: it cannot be read.
+            LostShard, FileNotFoundError: the shard cannot be read.
             OSError: the store cannot be reached.
         """
         if self.cache:
@@ -156,14 +163,17 @@ class ShardFiles:
             raise LostShard(f"{path} cannot be read ({error.strerror})") from None
 
     def _close_some(self) -> None:
-        """Close the first of too many, and what the cache has removed: it still takes room."""
+        """Close the first file if too many are open, and files that the cache has removed.
+
+        A removed file takes disk space until it is closed.
+        """
         for shard, file in list(self._files.items())[:-1]:
             if len(self._files) > _OPEN or (self.cache and not os.fstat(file.number).st_nlink):
                 self._files.pop(shard, None)
 
 
 class _File:
-    """An open file, closed when nobody reads from it any more: threads may share it."""
+    """Open file that is closed when nobody reads from it any more; threads may share it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -173,5 +183,5 @@ class _File:
 
 
 def remedy(folder: Path) -> str:
-    """What to do about a data set's folder that is damaged."""
+    """Return the remedy for a damaged folder of a dataset."""
     return f"run the stage ingest@{folder.name}, or dvc checkout, to get it back"

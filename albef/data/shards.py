@@ -1,10 +1,15 @@
-"""Shards: WebDataset tars of records with a Parquet index, read by place.
+"""Shards: WebDataset tars of records with a Parquet index, read by offset.
 
-A data set is a folder: ``shards/NAME-00000.tar`` and on, ``index.parquet`` with a row for each
-record and ``dataset.json`` that describes the whole. A member's place in its tar stands in the
-index, so a record is read without unpacking anything. With a store, ``shards.json`` is there
-instead of the shards. :mod:`albef.ingest.shard_writer` writes it. A view has neither: its
-``dataset.json`` names the data set beside it whose shards they are (``shards_of``).
+A dataset is a folder with these parts:
+
+- ``shards/NAME-00000.tar`` and so on: the records;
+- ``index.parquet``: a row for each record;
+- ``dataset.json``: a description of the whole dataset.
+
+The index holds the offset of each image in its tar, so a record is read without unpacking anything.
+With a store, ``shards.json`` replaces the shards. :mod:`albef.ingest.shard_writer` writes the
+folder. A filtered dataset has neither shards nor ``shards.json``: its ``dataset.json`` names the
+neighbouring dataset whose shards it uses (``shards_of``).
 """
 
 import contextlib
@@ -35,22 +40,22 @@ SCHEMA = pa.schema({
     "captions": pa.list_(pa.string()), "caption_words": pa.list_(pa.int16()), "width": pa.int32(),
     "height": pa.int32(), "digest": pa.string(), "meta": pa.string(),
 })  # fmt: skip
-"""Columns of the index. ``offset`` and ``size`` (bytes) are the image's place in its shard,
-``digest`` its SHA-256, ``width`` and ``height`` its pixels (0 where its header cannot be read),
-``meta`` JSON with sorted keys."""
+"""Columns of the index. ``offset`` and ``size`` (bytes) locate the image in its shard, and
+``digest`` is its SHA-256. ``width`` and ``height`` are in pixels, 0 if the header cannot be read.
+``meta`` is JSON with sorted keys."""
 _OF_IMAGE = ("offset", "size", "width", "height", "digest")
 MORE = pa.field("more", pa.list_(pa.struct([SCHEMA.field(name) for name in _OF_IMAGE])))
-"""One more column where records have several images: the same of each image after the first."""
+"""Additional column for records with several images: the same fields of each further image."""
 
 
-_OFFSETS = 2**31  # bytes of a column of which offsets of 32 bits can tell
+_OFFSETS = 2**31  # bytes of a column that 32-bit offsets can address
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """What dataset.json of a data set holds.
+    """Return the contents of a dataset's dataset.json.
 
     Raises:
-        ShardError: it is missing or no JSON.
+        ShardError: the file is missing or is not JSON.
     """
     path = folder / "dataset.json"
     try:
@@ -62,13 +67,16 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def shards_of(folder: Path, described: Mapping[str, Any]) -> Path:
-    """The folder with the shards of a data set: its own, or that of the one it is a view of."""
+    """Return the folder with the shards of a dataset.
+
+    A filtered dataset uses the shards of the dataset that it filters.
+    """
     return folder.parent / described["shards_of"] if "shards_of" in described else folder
 
 
 @contextlib.contextmanager
 def _index(folder: Path) -> Iterator[Path]:
-    """The index of a data set; what is wrong with it is a ShardError."""
+    """Yield the path of a dataset's index; convert errors of reading it to ShardError."""
     path = folder / "index.parquet"
     try:
         yield path
@@ -81,12 +89,13 @@ def _index(folder: Path) -> Iterator[Path]:
 def read_index(
     folder: Path, split: str | None = None, columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """The index of a data set, or of one split, in order; all columns, or those that are named.
+    """Return the index of a dataset, or of one split, in order.
 
-    A named one that it has not is left out. One past 2 GiB has offsets of 64 bits.
+    All columns are read, or those that are named. A named column that does not exist is left out. A
+    column of 2 GiB or more has 64-bit offsets.
 
     Raises:
-        ShardError: it is missing or damaged.
+        ShardError: the index is missing or damaged.
     """
     filters = None if split is None else [("split", "==", split)]
     with _index(folder) as path:
@@ -100,8 +109,11 @@ def read_index(
 
 
 def _mapped(folder: Path, split: str, cache_folder: Path) -> pa.Table:
-    """The same of a split, whose pages all processes of a machine share: the first one writes it
-    into the folder ``at``, one batch of rows, as Arrow has it in memory."""
+    """Return the index of a split as a memory map that all processes of a machine share.
+
+    The first process writes it into ``cache_folder`` as one batch of rows, in Arrow's memory
+    format.
+    """
     with _index(folder) as index:
         path = cache_folder / f"{split}-{file_digest(index)[:16]}.arrow"
     if not path.exists():
@@ -111,13 +123,14 @@ def _mapped(folder: Path, split: str, cache_folder: Path) -> pa.Table:
                 with atomic(path) as part, pa.ipc.new_file(str(part), table.schema) as file:
                     file.write_table(table)
                 del table
-                pa.default_memory_pool().release_unused()  # else the first one keeps it all
+                # Otherwise the first process keeps all of this memory.
+                pa.default_memory_pool().release_unused()
             Path(lock_file.name).unlink()
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
 def _combined(table: pa.Table) -> pa.Table:
-    """A table whose columns are one array each; no more than one of them is held twice."""
+    """Return a table with one array per column; at most one column is in memory twice."""
     for i, field in enumerate(table.schema):
         if table.column(i).num_chunks != 1:
             table = table.set_column(i, field, table.column(i).combine_chunks())
@@ -125,7 +138,7 @@ def _combined(table: pa.Table) -> pa.Table:
 
 
 def _wide(kind: pa.DataType) -> pa.DataType:
-    """A type with offsets of 64 bits."""
+    """Return a type with 64-bit offsets."""
     if pa.types.is_list(kind):
         return pa.large_list(_wide(kind.value_type))
     if pa.types.is_struct(kind):
@@ -134,7 +147,9 @@ def _wide(kind: pa.DataType) -> pa.DataType:
 
 
 def index_digest(folder: Path) -> str:
-    """The digest of a data set, from its index: of neither places nor sizes.
+    """Return the digest of a dataset, computed from its index.
+
+    It does not depend on offsets or sizes.
 
     Raises:
         ShardError: the index is missing or damaged.
@@ -154,12 +169,18 @@ def index_digest(folder: Path) -> str:
 def shared_keys(
     folder: Path, split: str, other: Path, other_split: str = "train"
 ) -> tuple[str, ...]:
-    """Keys of the records of a split that have a picture which a split of a data set has too.
+    """Return the keys of the records of a split that share an image with another split.
 
-    Equal files are found; pictures that only look alike are not.
+    Equal files are found; images that only look alike are not.
+
+    Args:
+        folder: folder of the dataset.
+        split: split whose keys are returned.
+        other: folder of the dataset to compare with; may be the same.
+        other_split: split to compare with.
 
     Raises:
-        ShardError: a data set that is missing or damaged.
+        ShardError: a dataset is missing or damaged.
     """
     theirs = pc.unique(_pictures(other, other_split)["digest"])
     ours = _pictures(folder, split)
@@ -168,7 +189,7 @@ def shared_keys(
 
 
 def _pictures(folder: Path, split: str) -> pa.Table:
-    """Key and digest of every picture, also of the further ones of a record."""
+    """Return the key and digest of every image, including further images of a record."""
     index = read_index(folder, split, ("key", "digest", "more"))
     first_pictures = index.select(["key", "digest"])
     if "more" not in index.column_names:
@@ -180,19 +201,19 @@ def _pictures(folder: Path, split: str) -> pa.Table:
 
 
 class Shards:
-    """The records of one split, read by place; columns lie in Arrow, not in Python lists.
+    """Records of one split, read by position; columns stay in Arrow, not in Python lists.
 
-    It may be handed to worker processes: files are opened by each process when it first reads.
-    ``name`` and ``digest`` are those of the whole data set; ``metas`` are JSON texts.
+    You can pass it to worker processes: each process opens files when it first reads. ``name`` and
+    ``digest`` are those of the whole dataset; ``metas`` are JSON texts.
 
     Args:
-        folder: of the data set.
-        split: of the data set.
-        cache: where shards of a store are kept; None is the process' default.
-        mapped: a folder where the index lies for several processes to share; None reads its own.
+        folder: folder of the dataset.
+        split: split of the dataset.
+        cache: cache for the shards of a store; None is the default of the process.
+        mapped: folder for an index that several processes share; None reads a private copy.
 
     Raises:
-        ShardError: no such data set or split, or it is damaged.
+        ShardError: the dataset or split does not exist, or is damaged.
     """
 
     def __init__(
@@ -226,7 +247,7 @@ class Shards:
         return len(self.keys)
 
     def meta(self, i: int) -> dict[str, Any]:
-        """The meta of record ``i``."""
+        """Return the meta of record ``i``."""
         value: dict[str, Any] = json.loads(self.metas[i].as_py())
         return value
 
@@ -260,13 +281,14 @@ class Shards:
         return (self[i] for i in range(len(self)))
 
     def check_cache_fits(self, window: int | None) -> None:
-        """Check that the cache has room for what training reads at once, if there is a store.
+        """Check that the cache has room for the shards that training reads at once.
 
-        While some processes are still in a window of shards others are in the next one, so it is
-        two windows, or the whole split where there is none.
+        Without a store there is nothing to check. Some processes may still read one window of
+        shards while others read the next. The cache therefore needs room for two windows, or for
+        the whole split if no window is set.
 
         Raises:
-            ShardError: it has not.
+            ShardError: the cache is too small.
         """
         if self.files.cache is None:
             return

@@ -1,8 +1,8 @@
 """Shards in a bucket or folder under their digests, and the manifest that names them.
 
-A shard is the object ``STORE/DIGEST.tar``; equal shards of several data sets, or of several
-versions of one, are one object. What a data set keeps beside its index is ``shards.json``: the
-store, and the digest and size of each of its shards.
+A shard is the object ``STORE/DIGEST.tar``. Equal shards of several datasets, or of several versions
+of one, are one object. Beside its index, a dataset keeps ``shards.json``: the store, and the digest
+and size of each of its shards.
 """
 
 import functools
@@ -23,13 +23,13 @@ class Stored(Section):
     """A shard in a store."""
 
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    """Its SHA-256."""
+    """SHA-256 of the shard."""
     size: Annotated[int, Field(ge=1)]
-    """Its bytes."""
+    """Size of the shard in bytes."""
 
 
 class Manifest(Section):
-    """Where the shards of a data set are."""
+    """Locations of the shards of a dataset."""
 
     store: str
     """Address of the store."""
@@ -38,10 +38,10 @@ class Manifest(Section):
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a data set; None where its shards lie beside its index.
+    """Return the manifest of a dataset; None if its shards are beside its index.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: the manifest is damaged.
     """
     path = folder / MANIFEST
     values = read_json(path)
@@ -50,19 +50,19 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 @dataclass(frozen=True)
 class Store:
-    """A bucket or folder of shards, by its address; credentials come from the environment."""
+    """Bucket or folder of shards at an address; credentials come from the environment."""
 
     url: str
 
     def address(self, shard: Stored) -> str:
-        """The address of a shard."""
+        """Return the address of a shard."""
         return f"{self.url.rstrip('/')}/{shard.digest}.tar"
 
     def put(self, path: Path) -> Stored:
-        """Send a shard; one that is there, with its size, is not sent again.
+        """Send a shard, unless the store already has it with the same size.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the shard cannot be written.
         """
         from fsspec.implementations.local import LocalFileSystem
 
@@ -72,13 +72,14 @@ class Store:
             files.invalidate_cache()
             if not files.exists(target) or files.info(target)["size"] != shard.size:
                 files.makedirs(target.rpartition("/")[0], exist_ok=True)
-                if isinstance(files, LocalFileSystem):  # an object is whole or absent by itself
+                # A bucket never shows a partial object; a folder may show a partial file.
+                if isinstance(files, LocalFileSystem):
                     temporary = f"{target}.{os.getpid()}.part"
                     files.put_file(str(path), temporary)
                     files.mv(temporary, target)
                 else:
                     files.put_file(str(path), target)
-        except Exception as error:  # of each kind of store another
+        except Exception as error:  # Each kind of store raises its own exceptions.
             raise OSError(
                 f"{self.address(shard)} cannot be written ({why(error)}): mend that, or name "
                 "another store, and run it again; what is there is not sent again"
@@ -89,8 +90,8 @@ class Store:
         """Fetch a shard to a file, which is written in place.
 
         Raises:
-            FileNotFoundError: the store does not have it.
-            Exception: of each kind of store another.
+            FileNotFoundError: the store does not have the shard.
+            Exception: each kind of store raises its own exceptions.
         """
         files, source = self._locate(shard)
         files.get_file(source, str(path))
@@ -101,11 +102,14 @@ class Store:
 
 
 def why(error: Exception) -> str:
-    """What a store says of an error; of a missing permission some say little."""
+    """Return the message of a store's error; point out a missing permission.
+
+    Some stores report little about a missing permission.
+    """
     return f"permission is missing: {error}" if isinstance(error, PermissionError) else str(error)
 
 
 @functools.cache
 def _connection(url: str, process: int) -> tuple[Any, str]:
-    """The file system of a store and its path there: a fork connects for itself."""
+    """Return the file system of a store and the path in it; a forked process connects again."""
     return opened(url, "store")

@@ -1,7 +1,8 @@
-"""Members of a tar file, read in place: plain files alone, bounded, and damage is told and skipped.
+"""Members of a tar file, read in place: only plain files, with limits on their size.
 
 Nothing is unpacked to disk, and nothing is trusted: a header must match its checksum, a size must
-lie within the file, and long names are bounded. After damage the next good header is looked for.
+lie within the file, and the length of names is limited. Damage is reported and skipped: reading
+continues at the next valid header.
 """
 
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from albef.data.refusal import Reason
 
 BLOCK = 512
-"""Bytes of a header, and what members are filled up to."""
+"""Bytes of a header; members are padded to a multiple of this."""
 PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
 """Types of plain files."""
 _LONGEST_NAME = 4096
@@ -24,7 +25,7 @@ _PACKED = (b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")  # gz
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A plain file in a tar: its path in there, not to be opened on a disk, and what it holds."""
+    """Plain file in a tar: its content, and its path in the tar, not to be opened on disk."""
 
     name: str
     data: bytes
@@ -32,7 +33,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A place, in bytes, that could not be read, with the name of the member if it is known."""
+    """Offset in bytes that could not be read, with the name of the member if it is known."""
 
     offset: int
     reason: Reason
@@ -41,13 +42,15 @@ class Damage:
 
 
 def members(path: Path, limit: Callable[[str], int]) -> Iterator[Member | Damage]:
-    """The plain files of a tar that is not compressed, in order; links, devices and folders are
-    passed over. A tar that ends without its mark was cut: that is the last damage.
+    """Yield the plain files of an uncompressed tar, in order.
+
+    Links, devices and folders are skipped. A tar without its end mark was cut off: this is the last
+    damage that is reported.
 
     Args:
-        path: of the tar.
-        limit: most bytes of a member by its name, which is damage where it has more; 0 passes it
-            over unread.
+        path: path of the tar.
+        limit: function that returns the most bytes of a member by its name. A larger member counts
+            as damage; 0 skips the member unread.
 
     Raises:
         OSError: the file cannot be opened or read.
@@ -72,7 +75,8 @@ def members(path: Path, limit: Callable[[str], int]) -> Iterator[Member | Damage
             start, block = at, read(at, BLOCK)
             at += BLOCK
             if not block.strip(b"\0"):
-                continue  # the end, or filling: more may follow in tars that were joined
+                # This is the end or padding; more members may follow in concatenated tars.
+                continue
             header = header_of(block)
             if header is None or header.size < 0:
                 packed = start == 0 and block.startswith(_PACKED)
@@ -107,12 +111,13 @@ def members(path: Path, limit: Callable[[str], int]) -> Iterator[Member | Damage
 
 
 def _long_name(header: tarfile.TarInfo, content: bytes) -> str:
-    """The name of the member that follows, out of a header of its own."""
+    """Return the name of the next member, out of a separate header for long names."""
     if header.type == tarfile.GNUTYPE_LONGNAME:
         return content.rstrip(b"\0").decode("utf-8", "replace")
     at = 0
     while (size := content[at : at + 5].partition(b" ")[0]).isdigit() and int(size):
-        entry = content[at + len(size) + 1 : at + int(size) - 1]  # a value may hold lines, too
+        # A value may contain line breaks, too.
+        entry = content[at + len(size) + 1 : at + int(size) - 1]
         if entry.startswith(b"path="):
             return entry.removeprefix(b"path=").decode("utf-8", "replace")
         at += int(size)
@@ -120,12 +125,12 @@ def _long_name(header: tarfile.TarInfo, content: bytes) -> str:
 
 
 def _text(name: str) -> str:
-    """A name that any file can hold: bytes that are no UTF-8 are written out."""
+    """Return a name that any file can hold: bytes that are not UTF-8 are escaped."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def header_of(block: bytes) -> tarfile.TarInfo | None:
-    """A block as a header, if it is one by its checksum."""
+    """Return a block as a header, or None if its checksum does not match."""
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except (tarfile.HeaderError, ValueError, IndexError):
