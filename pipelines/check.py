@@ -1,5 +1,6 @@
-"""``albef data check SOURCE``: what ingest and validation would do with the first rows of a source,
-done in a folder that is thrown away.
+"""``albef data check SOURCE``: a trial of ingest and validation on the first rows of a source.
+
+The work is done in a temporary folder that is removed afterwards.
 """
 
 import io
@@ -37,19 +38,19 @@ from pipelines.rows import read_config
 from pipelines.stage import PARAMS, Stage, read_json
 
 STOPS = 1
-"""Exit code where ingest would stop."""
+"""Exit code if ingest or validation would fail."""
 _BLOCK = 200  # rows
 _REPEATED = {"exact": "duplicate", "near": "near_duplicate"}
 _SUGGESTED = {"longest_side": 512, "duplicates": "drop_near", "screened": True}
-"""Values of a data set for a path that params.yaml does not name yet."""
+"""Values of a dataset for a path that params.yaml does not name yet."""
 _SPLIT_OFF = {"val": 0.1, "test": 0.1}
-"""Where all rows of a path are of the training split."""
+"""Shares of other splits if all rows of a path belong to the training split."""
 _EXTREMES = {
     "max_caption_words": ("words of a caption", "most"),
     "min_image_side": ("shorter side in pixels", "least"),
     "max_image_side": ("longer side in pixels", "most"),
 }
-"""Statistics of a data set that limits of its validation bound."""
+"""Statistics of a dataset, by the validation limit that bounds each."""
 _SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 Result = Mapping[str, Any]
 
@@ -57,7 +58,10 @@ Result = Mapping[str, Any]
 def main(
     source: str, rows: int = 200, as_json: bool = False, cwd: Path = Path(), write: bool = False
 ) -> int:
-    """Print what would be done, and ``write`` a preset of it; exit code 1 where it would stop."""
+    """Print the result of a check; return exit code 1 if ingest or validation would fail.
+
+    If ``write`` is true, write a preset for the source, too.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     result = check(source, rows, cwd, defaults=write)
     print(json.dumps(result, indent=2, ensure_ascii=False) if as_json else render(result))
@@ -67,20 +71,20 @@ def main(
 
 
 def check(source: str, rows: int, cwd: Path = Path(), *, defaults: bool = False) -> dict[str, Any]:
-    """Do what ingest and validation do with the first rows.
+    """Run ingest and validation on the first rows.
 
     Args:
-        source: a data set, a source of it, or a path, relative to ``cwd``.
-        rows: of each source, at most.
-        cwd: what a path is relative to.
-        defaults: whether the limits are those that a preset has which sets none, in place of those
-            of params.yaml.
+        source: a dataset, a source of it, or a path, relative to ``cwd``.
+        rows: most rows of each source.
+        cwd: folder that a path is relative to.
+        defaults: whether to use the default limits, as a preset that sets none does, instead of
+            those of params.yaml.
 
     Returns:
-        What :func:`render` puts in words; all of it is JSON.
+        The values that :func:`render` turns into text; all of them are JSON.
 
     Raises:
-        ParamsError: there is no such source, or it cannot be read as a whole.
+        ParamsError: the source does not exist, or cannot be read as a whole.
     """
     if rows < 1:
         raise ParamsError(f"--rows {rows}: at least one row")
@@ -144,8 +148,12 @@ def _read(
 def _foresee(
     folder: Path, blocks: Blocks, dropped: Container[int], stage: Stage, limits: ValidateConfig
 ) -> dict[str, Any]:
-    """What validation would refuse the records for, made a data set in a folder; the limits that
-    they meet, as far as that can be told; their splits, and captions that a mirror makes false."""
+    """Validate the records as a dataset in a folder.
+
+    Returns:
+        The checks that fail, the limits that the records would meet if these can be found, the
+        splits, and the number of records with captions that mirroring makes false.
+    """
     splits: set[str] = set()
     left_or_right = 0
 
@@ -182,11 +190,11 @@ def _foresee(
 
 
 def write_preset(result: Result) -> Path:
-    """Write the section for a path as a preset that trains retrieval on it; its file.
+    """Write the section for a path as a preset that trains retrieval on it; return its file.
 
     Raises:
-        ParamsError: it is a data set of params.yaml, none of its rows is kept, or there is such a
-            preset already.
+        ParamsError: the source is a dataset of params.yaml, none of its rows is kept, or the preset
+            exists already.
     """
     if "suggested" not in result:
         raise ParamsError(f"--write: {result['source']} stands in {PARAMS} already; name a path")
@@ -220,7 +228,7 @@ def write_preset(result: Result) -> Path:
 
 def _yaml(values: Mapping[str, Any], flow: bool | None = None) -> str:
     yaml = YAML()
-    yaml.default_flow_style = flow  # None: what holds no mapping is one line
+    yaml.default_flow_style = flow  # None writes values that hold no mapping on one line.
     yaml.width = sys.maxsize
     yaml.representer.ignore_aliases = lambda _: True
     text = io.StringIO()
@@ -229,7 +237,7 @@ def _yaml(values: Mapping[str, Any], flow: bool | None = None) -> str:
 
 
 def _choose(source: str, path: Path) -> tuple[Stage, RowsConfig, Mapping[str, Any] | None]:
-    """The stage that would ingest, its values, and a section for what params.yaml does not name."""
+    """Return the ingest stage, its values, and a section for a path that params.yaml lacks."""
     dataset, _, source_name = source.partition(".")
     stage = Stage("ingest", dataset)
     datasets = stage.params.get("datasets") or {}
@@ -249,13 +257,13 @@ def _choose(source: str, path: Path) -> tuple[Stage, RowsConfig, Mapping[str, An
 
 
 def _path(source: Path) -> Path:
-    """A path, from the root where it lies below it."""
+    """Return a path, relative to the working directory if it lies below it."""
     path = Path(os.path.abspath(source))
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _sources(folder: Path, config: RowsConfig) -> dict[str, dict[str, Any]]:
-    """Of each source what was read, kept, and set aside with its first example."""
+    """Return for each source the rows read, kept and rejected, with an example of each reason."""
     summary = read_json(folder / SUMMARY)
     examples = pq.read_table(folder / "examples.parquet").to_pylist()
     sources = {}
@@ -275,7 +283,7 @@ def _sources(folder: Path, config: RowsConfig) -> dict[str, dict[str, Any]]:
 
 
 def render(result: Result) -> str:
-    """The result in words."""
+    """Return the result as text."""
     return "\n".join(_lines(result))
 
 

@@ -1,4 +1,4 @@
-"""heldout@DATASET: fingerprints of pictures evaluated on, on which no screened data set trains."""
+"""heldout@DATASET: fingerprints of evaluation images that no screened dataset trains on."""
 
 import logging
 from typing import Any
@@ -20,7 +20,7 @@ log = logging.getLogger("albef")
 
 
 def run(stage: Stage) -> None:
-    """Write what tells the pictures of a data set's evaluation splits, mirrored and cropped too."""
+    """Write the fingerprints of a dataset's evaluation images, of mirrored and cropped ones too."""
     limits = stage.section("ingest", IngestConfig)
     config = read_config(stage)
     off = config.split_off

@@ -1,7 +1,7 @@
-"""ingest@DATASET: make the records of a data set and write them as shards with an index.
+"""ingest@DATASET: build the records of a dataset and write them as shards with an index.
 
 Rows are prepared in blocks, compared with each other, and written as shards. Blocks stay in
-scratch: rows that a killed run or the last one prepared are not prepared again.
+scratch: rows that a killed run or the previous run prepared are not prepared again.
 """
 
 import hashlib
@@ -37,11 +37,11 @@ from pipelines.stage import Stage, main
 log = logging.getLogger("albef")
 _PACKAGES = ("ftfy", "imagehash", "numpy", "pillow", "scipy", "simplejpeg")
 _ROWS, _BYTES = 1000, 2**25
-"""A block is closed with so many rows, or with so many bytes of pictures as they came."""
+"""Rows, or bytes of images as the source gives them, after which a block is closed."""
 
 
 def run(stage: Stage) -> None:
-    """Make a data set from its sources."""
+    """Build a dataset from its sources."""
     config = read_config(stage)
     limits = stage.section("ingest", IngestConfig)
     paths = [stage.layout.heldout(name) for name in limits.heldout] if config.screened else []
@@ -52,7 +52,7 @@ def run(stage: Stage) -> None:
         _read(blocks, stage, config, rules)
         heldout = read_heldout(paths)
         dropped, repeated = compare(blocks, config, limits.near_distance, heldout)
-        for folder in (data, quarantine):  # of a run that was killed
+        for folder in (data, quarantine):  # A killed run may have left these folders.
             shutil.rmtree(folder, ignore_errors=True)
         reasons = write_quarantine(quarantine, blocks, dropped, repeated, heldout, limits)
         rows, kept = blocks.starts[-1], blocks.starts[-1] - reasons.total()
@@ -81,7 +81,10 @@ def run(stage: Stage) -> None:
 
 
 def _digest(rules: Rules) -> str:
-    """Of all that a prepared row depends on but the row: values, code, and the packages it uses."""
+    """Return the digest of everything but the row that a prepared row depends on.
+
+    This is the values, the code, and the versions of the packages that the code uses.
+    """
     folders = (Path(package.__path__[0]) for package in (albef.data, albef.ingest))
     code = sorted(file for folder in folders for file in folder.rglob("*.py"))
     values = [
@@ -94,7 +97,7 @@ def _digest(rules: Rules) -> str:
 
 
 def _sources(config: RowsConfig) -> list[dict[str, Any]]:
-    """The values of all sources, in order, with their names."""
+    """Return the values of all sources, in order, with their names."""
     return [
         {"name": name, **source.model_dump(mode="json", exclude={"licences"})}
         for name, source in config.sources.items()
@@ -102,13 +105,13 @@ def _sources(config: RowsConfig) -> list[dict[str, Any]]:
 
 
 def _licences(config: RowsConfig) -> list[Mapping[str, str]]:
-    """The licences of all sources, each once."""
+    """Return the licences of all sources, each once."""
     licences = [licence for source in config.sources.values() for licence in source.terms()]
     return [licence for i, licence in enumerate(licences) if licence not in licences[:i]]
 
 
 def _read(blocks: Blocks, stage: Stage, config: RowsConfig, rules: Rules) -> None:
-    """All rows in blocks; those that were prepared before are not prepared again."""
+    """Write all rows into blocks; rows that were prepared before are not prepared again."""
     batches: deque[Batch] = deque()
     pending: list[Prepared | Refusal] = []
 
@@ -137,7 +140,7 @@ def _read(blocks: Blocks, stage: Stage, config: RowsConfig, rules: Rules) -> Non
 def _write(
     folder: Path, blocks: Blocks, dropped: Container[int], config: RowsConfig, stage: Stage
 ) -> dict[str, Any]:
-    """Write the shards of all rows that are kept, and their index."""
+    """Write the shards of all kept rows, and their index; return what dataset.json holds."""
     store = Store(config.store) if config.store else None
     with ShardWriter(folder, stage.key, config.shard_mb, store) as writer:
         for block in range(len(blocks)):
@@ -151,7 +154,10 @@ def _write(
 
 
 def _rows_of_cut_shards(quarantine: Path) -> int:
-    """Rows before the ends of shards that were cut: as many more may be lost of each."""
+    """Return the number of rows before the ends of cut shards.
+
+    Each cut shard may have lost as many rows as it has left.
+    """
     rows = pq.read_table(
         quarantine / "quarantine.parquet", filters=[("reason", "==", Reason.CUT_SHARD)]
     )
@@ -180,7 +186,7 @@ def _too_few(
 
 
 def _place(folder: Path, target: Path) -> None:
-    """Move a finished folder to its place, nothing half."""
+    """Move a finished folder to its target, which never holds a partial folder."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     for old in (part, target):

@@ -1,4 +1,4 @@
-"""The values and rows of a data set, for the stages that read its sources."""
+"""Values and rows of a dataset, for the stages that read its sources."""
 
 import logging
 import time
@@ -15,10 +15,10 @@ _LOG_EVERY = 5.0  # seconds
 
 
 def read_config(stage: Stage) -> RowsConfig:
-    """The values of the data set that a stage works on.
+    """Return the values of the dataset that a stage works on.
 
     Raises:
-        ParamsError: no such data set, or a wrong key, type or range.
+        ParamsError: the dataset does not exist, or a key, type or range is wrong.
     """
     datasets = stage.params.get("datasets") or {}
     if stage.key not in datasets:
@@ -28,7 +28,7 @@ def read_config(stage: Stage) -> RowsConfig:
 
 
 def logged(rows: Iterable[T]) -> Iterator[T]:
-    """The same rows; now and then a line says how many there were and how fast they come."""
+    """Yield the same rows, and log every few seconds how many there were and how fast they come."""
     started = last = time.monotonic()
     for number, row in enumerate(rows, 1):
         yield row
