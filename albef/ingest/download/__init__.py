@@ -1,1 +1,1 @@
-"""Downloading the pictures of a list: addresses, one request, hosts and retries, what is kept."""
+"""Download of the images of a list: addresses, requests, hosts, retries and stored results."""

@@ -1,8 +1,8 @@
-"""Where a download may go: which URLs are asked for, and which addresses are connected to.
+"""Rules for download targets: which URLs are requested, and which addresses are connected to.
 
-A name is resolved once, and the address that came of it is checked where the socket for it is made:
-public ones alone. So a name that resolves to something else a moment later gains nothing, and a
-redirect is no way around: it needs a socket too.
+A name is resolved once. The resulting address is checked when the socket for it is created, and
+only public addresses are allowed. A name that resolves differently a moment later therefore gains
+nothing. A redirect cannot bypass the check, because it needs a socket too.
 """
 
 import ipaddress
@@ -22,10 +22,10 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def parse(url: str) -> URL:
-    """A URL that may be asked for: http or https, with a host and without a password.
+    """Return a URL that may be requested: http or https, with a host and without a password.
 
     Raises:
-        Refused: it may not, which is a BAD_URL.
+        Refused: the URL may not be requested; the reason is BAD_URL.
     """
     if len(url) > LONGEST_URL:
         raise Refused(Reason.BAD_URL, f"the address is longer than {LONGEST_URL} characters")
@@ -42,7 +42,7 @@ def parse(url: str) -> URL:
 
 
 def host_of(url: str) -> str:
-    """The host and port of a URL in small letters; "" where it may not be asked for."""
+    """Return the host and port of a URL in lower case; "" if the URL may not be requested."""
     try:
         parsed = parse(url)
     except Refused:
@@ -51,11 +51,11 @@ def host_of(url: str) -> str:
 
 
 class PrivateAddress(OSError):
-    """A connection to an address that is not public was asked for."""
+    """Error for a connection to an address that is not public."""
 
 
 def guarded(allow_loopback: bool) -> Callable[[AddrInfo], socket.socket]:
-    """What makes the sockets of a client: only for addresses that may be connected to."""
+    """Return a function that creates a client's sockets, only for allowed addresses."""
 
     def make(info: AddrInfo) -> socket.socket:
         family, kind, protocol, _, (host, *_) = info
@@ -69,10 +69,10 @@ def guarded(allow_loopback: bool) -> Callable[[AddrInfo], socket.socket]:
 
 
 def is_public(text: str) -> bool:
-    """Whether an address is a public one of one machine.
+    """Return whether an address is public and belongs to one machine.
 
-    Private, shared, loopback, link-local, site-local, multicast, reserved and unspecified ones are
-    not, whatever IPv6 form they are wrapped in, and neither is what is no address.
+    Private, shared, loopback, link-local, site-local, multicast, reserved and unspecified addresses
+    are not, in any IPv6 form that wraps them. A text that is not an address is not public either.
     """
     address = _unwrapped(text)
     return address is not None and not (
@@ -86,13 +86,13 @@ def is_public(text: str) -> bool:
 
 
 def is_loopback(text: str) -> bool:
-    """Whether an address is this machine's own."""
+    """Return whether an address is a loopback address of this machine."""
     address = _unwrapped(text)
     return address is not None and address.is_loopback
 
 
 def _unwrapped(text: str) -> Address | None:
-    """The address, out of whatever IPv6 form holds an IPv4 one; None where it is none."""
+    """Return the address, unwrapped from any IPv6 form of an IPv4 one; None if it is invalid."""
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""One request for a picture: how long and large it may be, and what it came to."""
+"""One request for an image: its limits of time and size, and its result."""
 
 import asyncio
 import re
@@ -17,37 +17,37 @@ from albef.ingest.download.addresses import PrivateAddress, guarded, parse
 from albef.ingest.download.limits import Limits
 
 OPT_OUTS = ("noai", "noimageai", "noindex", "noimageindex")
-"""Directives of X-Robots-Tag that are respected, said to all or to us."""
+"""Directives of X-Robots-Tag that are respected, addressed to all clients or to this one."""
 MOVED = (301, 302, 303, 307, 308)
 GONE = (404, 410)
 PASSING = (408, 425, 429)
-"""Statuses below 500 that may pass."""
+"""Statuses below 500 that may be temporary."""
 BINARY = ("application/octet-stream", "binary/octet-stream", "application/binary")
-"""Content types beside ``image/...`` under which pictures are served."""
+"""Content types besides ``image/...`` under which images are served."""
 _VALUED = ("unavailable_after", "max-snippet", "max-image-preview")
-"""Directives of X-Robots-Tag that hold a colon themselves."""
-_DNS_S = 300  # seconds that a resolved name is kept
-_RESOLVERS = 64  # threads, in which names are resolved
+"""Directives of X-Robots-Tag that contain a colon themselves."""
+_DNS_S = 300  # seconds that a resolved name is cached
+_RESOLVERS = 64  # threads that resolve names
 _PIECE = 2**16
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a request came to: a picture as its ``body``, or why there is none."""
+    """Result of a request: an image as its ``body``, or the reason why there is none."""
 
     reason: Reason | None
     detail: str = ""
     body: bytes = b""
     passing: bool = False
-    """Whether it may be different another time."""
+    """True if another attempt may give another result."""
     answered: bool = True
-    """Whether the host said anything."""
+    """True if the host answered at all."""
     wait: float | None = None
     """Seconds that the server asks to wait."""
 
 
 def _session(limits: Limits) -> aiohttp.ClientSession:
-    """A client that connects to public addresses only, sends no cookie and uses no proxy."""
+    """Return a client that connects to public addresses only, without cookies or a proxy."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
             limit=limits.connections,
@@ -61,7 +61,8 @@ def _session(limits: Limits) -> aiohttp.ClientSession:
         headers={
             "User-Agent": limits.user_agent,
             "Accept": "image/*",
-            "Accept-Encoding": "identity",  # a size limit that nothing can be packed below
+            # Compression would hide the true size from the size limit.
+            "Accept-Encoding": "identity",
         },
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
@@ -70,14 +71,14 @@ def _session(limits: Limits) -> aiohttp.ClientSession:
 
 
 class Client:
-    """Asks for pictures under some limits; it connects with its first request."""
+    """Client that requests images under some limits; it connects with its first request."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._session: aiohttp.ClientSession | None = None
 
     async def fetch(self, url: str) -> Answer:
-        """Ask once for a picture, following redirects; nothing is raised for what a server does."""
+        """Request an image once, following redirects; raise no error for what a server does."""
         if self._session is None:
             resolvers = ThreadPoolExecutor(_RESOLVERS, "downloads")
             asyncio.get_running_loop().set_default_executor(resolvers)
@@ -91,12 +92,12 @@ class Client:
             return Answer(error.reason, str(error))
         except aiohttp.ClientError as error:
             return _failed(error)
-        except Exception as error:  # whatever an address or an answer leads the client to
+        except Exception as error:  # An address or an answer may lead the client to any error.
             detail = f"the address cannot be asked for ({type(error).__name__})"
             return Answer(Reason.BAD_URL, detail)
 
     async def close(self) -> None:
-        """Close its connections."""
+        """Close the client's connections."""
         if self._session:
             await self._session.close()
 
@@ -146,7 +147,7 @@ async def _read(response: aiohttp.ClientResponse, limits: Limits) -> Answer:
 
 
 def retry_after(headers: CIMultiDictProxy[str]) -> float | None:
-    """Seconds that a server asks to wait, given as such or as a date."""
+    """Return the seconds that a server asks to wait, given as a number or a date."""
     text = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"[0-9]{1,9}", text):
         return float(text)
@@ -159,14 +160,14 @@ def retry_after(headers: CIMultiDictProxy[str]) -> float | None:
 
 
 def opted_out(headers: CIMultiDictProxy[str], user_agent: str) -> str:
-    """The header by which a server asks not to be trained on; "" where it has none.
+    """Return the header by which a server opts out of training; "" if it has none.
 
-    X-Robots-Tag with a directive of :data:`OPT_OUTS`, said to all or to our name, and
-    ``tdm-reservation: 1``.
+    This is X-Robots-Tag with a directive of :data:`OPT_OUTS`, addressed to all clients or to the
+    name in ``user_agent``, or ``tdm-reservation: 1``.
     """
     us = user_agent.partition("/")[0].strip().partition(" ")[0].lower()
     for line in headers.getall("X-Robots-Tag", ()):
-        to = ""  # "name:" says to whom what follows it is said
+        to = ""  # "name:" names the client that the directives after it are addressed to.
         for part in line.lower().split(","):
             name, colon, rest = part.strip().partition(":")
             if colon and name.strip() not in _VALUED:
@@ -179,7 +180,7 @@ def opted_out(headers: CIMultiDictProxy[str], user_agent: str) -> str:
 
 
 def _failed(error: aiohttp.ClientError) -> Answer:
-    """What an error of the client means."""
+    """Return the result that an error of the client stands for."""
     detail, passing, answered = "no connection", True, False
     causes: list[BaseException] = []
     cause: BaseException | None = error
@@ -210,5 +211,5 @@ def _failed(error: aiohttp.ClientError) -> Answer:
 
 
 def _plain(text: str) -> str:
-    """A server's word, short and without odd characters."""
+    """Return a text from a server, short and in printable ASCII."""
     return re.sub(r"[^\x21-\x7e]", "", text)[:60]

@@ -1,4 +1,4 @@
-"""The download of a list: a thread that asks, some chunks of rows ahead of what is read."""
+"""Download of a list: a thread that requests images some chunks of rows ahead of the reader."""
 
 import asyncio
 import concurrent.futures
@@ -21,37 +21,39 @@ from albef.io import lock
 from albef.layout import Engine
 
 T = TypeVar("T")
-_AHEAD = 32  # chunks: a host that is slow to fail holds up those behind it, but not their download
-_REMEMBERED = 10_000  # hosts that gave no answer
+_AHEAD = 32  # chunks: a host that fails slowly delays the rows behind it, but not their download
+_REMEMBERED = 10_000  # hosts without an answer that are remembered
 _SAY_S = 10.0
 log = logging.getLogger("albef")
 
 
 class _Host:
-    """A host that rows are asked of: each waits for its turn here before it takes a connection, so
-    that a slow host holds up no other.
+    """Host that rows are requested from.
+
+    Each row waits for its turn at its host before it takes a connection, so a slow host does not
+    delay other hosts.
     """
 
     def __init__(self, per_host: int) -> None:
         self.turns = asyncio.Semaphore(per_host)
-        self.rows = 0  # that wait or are asked for
-        self.silent = 0  # attempts in a row without an answer
-        self.rests_until = 0.0  # of the loop's clock
+        self.rows = 0  # waiting or being requested
+        self.silent = 0  # consecutive attempts without an answer
+        self.rests_until = 0.0  # in the time of the event loop
 
     async def rest(self) -> None:
-        """Wait for as long as the host has asked to be left alone."""
+        """Wait for as long as the host has asked for no requests."""
         now = asyncio.get_running_loop().time
         while (seconds := self.rests_until - now()) > 0:
             await asyncio.sleep(seconds)
 
 
 class Downloads:
-    """Downloads the pictures of a list into a folder, none of them twice.
+    """Downloader of the images of a list into a folder, each of them once.
 
     Args:
-        folder: keeps what was downloaded of this list; one process at a time works in it.
-        limits: what bounds the download, wherever it is asked from.
-        engine: ``ray`` asks from each node of a cluster in turn.
+        folder: keeps the downloads of this list; one process at a time works in it.
+        limits: limits of the download, on any machine that sends the requests.
+        engine: ``ray`` sends requests from each node of a cluster in turn.
     """
 
     def __init__(self, folder: Path, limits: Limits, engine: Engine = "local") -> None:
@@ -67,13 +69,13 @@ class Downloads:
         text = "waiting for %s: process %s downloads the same list"
         path = self._folder / "lock"
         self._exits.enter_context(lock(path, lambda holder: log.info(text, self._folder, holder)))
-        os.utime(self._folder)  # it is in use, and not forgotten
+        os.utime(self._folder)  # A new time of the folder marks it as in use.
         self._store = DownloadStore(self._folder)
         self._exits.callback(self._store.close)
         self._client = Client(self._limits)
         self._fetches: list[Callable[[str], Awaitable[Answer]]] = [self._client.fetch]
         if self._engine == "ray":
-            from albef.cluster import on_each_node  # where it is asked for alone
+            from albef.cluster import on_each_node  # Ray is imported only if it is requested.
 
             clients = on_each_node(Client, self._limits, at_once=self._limits.connections)
             self._fetches = [each.fetch.remote for each in clients]
@@ -92,29 +94,29 @@ class Downloads:
     def chunks(
         self, lists: Iterable[tuple[T, Sequence[str]]]
     ) -> Iterator[tuple[T, dict[str, Outcome]]]:
-        """Download chunks of a list, and give each when all of its addresses have an outcome.
+        """Download chunks of a list; yield each when all of its addresses have an outcome.
 
         Args:
-            lists: for each chunk whatever belongs to it, and its addresses.
+            lists: for each chunk, a value that is returned with it, and its addresses.
 
         Raises:
-            OSError: what is downloaded cannot be kept.
+            OSError: a download cannot be stored.
         """
         pending: deque[tuple[T, Future[dict[str, Outcome]]]] = deque()
         for number, (belongings, addresses) in enumerate(lists, 1):
             pending.append((belongings, self._call(self._download(addresses))))
             read = number - len(pending)
-            if len(pending) > min(_AHEAD, 1 + read):  # who reads few rows has few downloaded
+            if len(pending) > min(_AHEAD, 1 + read):  # If few rows are read, few are downloaded.
                 yield self._next(pending)
         while pending:
             yield self._next(pending)
 
     def body(self, outcome: Outcome) -> bytes:
-        """Return a picture that was downloaded."""
+        """Return a downloaded image."""
         return self._store.body(outcome)
 
     def forget_unlisted(self) -> None:
-        """Remove what was downloaded of addresses that were in no chunk."""
+        """Remove the downloads of addresses that were in no chunk."""
         self._store.forget_unlisted()
 
     def _next(
@@ -147,7 +149,7 @@ class Downloads:
         return known | {outcome.address: outcome for outcome in fetched}
 
     async def _fetch(self, url: str) -> Outcome:
-        """Ask for a picture, as often as it takes within the limits, and keep how it ended."""
+        """Request an image, with retries within the limits, and store the outcome."""
         limits, name = self._limits, host_of(url)
         host = self._hosts.setdefault(name, _Host(limits.per_host))
         host.rows += 1
@@ -178,11 +180,11 @@ class Downloads:
         return outcome
 
     def _wait(self, answer: Answer, attempts: int, host: _Host) -> float | None:
-        """Seconds before the next attempt; None where there is none."""
+        """Return the seconds before the next attempt; None if no attempt follows."""
         limits = self._limits
         if not answer.passing:
             return None
-        if answer.wait:  # it is the host that asks for a rest
+        if answer.wait:  # The host itself asks for a pause.
             rest = self._loop.time() + min(answer.wait, limits.max_wait_s)
             host.rests_until = max(host.rests_until, rest)
         wait = max(limits.backoff_s * 2 ** (attempts - 1), answer.wait or 0.0)

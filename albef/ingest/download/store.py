@@ -1,7 +1,7 @@
-"""What was downloaded of a list, kept by address so that nothing is asked for twice.
+"""Stored downloads of a list, by address, so that no address is requested twice.
 
-An SQLite file holds the outcome of each address, with its picture if there is one. Each is a
-transaction of its own: a kill loses nothing, and a loss of power only what was not yet synced.
+An SQLite file holds the outcome of each address, with its image if there is one. Each outcome is a
+separate transaction: a kill loses nothing, and a loss of power loses only what was not yet synced.
 """
 
 import contextlib
@@ -31,21 +31,21 @@ CREATE TEMP TABLE listed (address TEXT PRIMARY KEY);
 
 
 class Outcome(NamedTuple):
-    """How a download ended: with a picture, or why there is none."""
+    """Outcome of a download: an image, or the reason why there is none."""
 
     address: str
     attempts: int
     max_bytes: int
-    """Bytes that a picture might have had."""
+    """Limit of the image size in bytes under which the download ran."""
     reason: str = ""
     detail: str = ""
     passing: bool = False
-    """Whether it may be different another time."""
+    """True if another attempt may give another outcome."""
     sha256: str = ""
-    """Digest of the picture."""
+    """Digest of the image."""
 
     def holds(self, limits: Limits) -> bool:
-        """Whether it need not be tried again under these limits."""
+        """Return whether no new attempt is needed under these limits."""
         if not self.reason:
             return True
         if self.reason == Reason.TOO_MANY_BYTES:
@@ -56,10 +56,10 @@ class Outcome(NamedTuple):
 
 
 class DownloadStore:
-    """The outcomes of a list's addresses; one process works on it, any of its threads.
+    """Outcomes of a list's addresses; one process works on them, from any of its threads.
 
     Raises:
-        OSError: the file cannot be read or written, as every method.
+        OSError: the file cannot be read or written; every method raises this.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -81,7 +81,7 @@ class DownloadStore:
             ) from error
 
     def add(self, outcome: Outcome, body: bytes = b"") -> Outcome:
-        """Keep how a download ended, with its picture if there is one, whose digest it is given."""
+        """Store an outcome with its image, if there is one; return it with the image's digest."""
         if not outcome.reason:
             outcome = outcome._replace(sha256=hashlib.sha256(body).hexdigest())
         with self._errors():
@@ -92,7 +92,7 @@ class DownloadStore:
         return outcome
 
     def outcomes(self, addresses: Iterable[str]) -> dict[str, Outcome]:
-        """Return what is known of some addresses of the list."""
+        """Return the stored outcomes of some addresses of the list."""
         select = (
             "SELECT address, attempts, max_bytes, reason, detail, passing, sha256 "
             "FROM downloads WHERE address = ?"
@@ -107,14 +107,14 @@ class DownloadStore:
         return known
 
     def body(self, outcome: Outcome) -> bytes:
-        """Return the picture of an address."""
+        """Return the image of an address."""
         select = "SELECT body FROM downloads WHERE address = ?"
         with self._errors():
             body: bytes = self._database.execute(select, (outcome.address,)).fetchone()[0]
         return body
 
     def forget_unlisted(self) -> None:
-        """Remove all addresses but those that :meth:`outcomes` was asked for."""
+        """Remove all addresses that :meth:`outcomes` was not asked for."""
         with self._errors():
             self._database.execute(
                 "DELETE FROM downloads WHERE address NOT IN (SELECT address FROM listed)"
