@@ -1,1 +1,1 @@
-"""From a trained model to the folder that goes to production, and the proof that it is equal."""
+"""Export of a trained model to the folder that goes to production, verified against torch."""

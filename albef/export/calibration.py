@@ -1,7 +1,7 @@
-"""Probabilities that mean something: one temperature for all answers (Guo et al., 2017), the error
-before and after, and how often a model is right where it is sure.
+"""Calibration: one temperature for all answers (Guo et al., 2017), error, and coverage.
 
-Shapes: n answers, K that came into question for each.
+The error is measured before and after. Coverage reports how often a model is right when it is
+confident. Shapes: n answers, K candidates of each.
 """
 
 from collections.abc import Sequence
@@ -23,33 +23,33 @@ from albef.tasks.vqa_accuracy import judged
 
 Numbers = NDArray[np.float64]
 MIN_ANSWERS = 30
-"""Answers below which no temperature is fitted."""
+"""Minimum number of answers for which a temperature is fitted."""
 MIN_PROBABILITIES = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-"""Values of ``min_probability`` whose coverage is told."""
+"""Values of ``min_probability`` whose coverage is reported."""
 _TEMPERATURES = (0.1, 10.0)
 _BINS = 15
-_TINY = 1e-30  # of a share, whose logarithm is taken
+_TINY = 1e-30  # Lower bound of a probability before its logarithm is taken.
 
 
 class Judged(NamedTuple):
-    """Answers of a model to questions whose answer is known."""
+    """Scored answers of a model to questions whose answer is known."""
 
     scores: Numbers
-    """(n, K) logits, or logarithms of probabilities, up to a constant of a row."""
+    """(n, K) logits or log probabilities, up to a constant per row."""
     credit: Numbers
-    """(n,) what the most probable answer is worth, from 0, wrong, to 1, right."""
+    """(n,) per-example score of the most probable answer, from 0 (wrong) to 1 (right)."""
 
     def confidence(self, temperature: float = 1.0) -> Numbers:
-        """The probability (n,) of the most probable answer."""
+        """Return the probability (n,) of the most probable answer."""
         shifted = (self.scores - self.scores.max(axis=1, keepdims=True)) / temperature
         return cast(Numbers, 1 / np.exp(shifted).sum(axis=1))
 
 
 def judge(model: Model, records: Records) -> Judged:
-    """Ask a model what it is made for, about records; those whose answer is not known count not.
+    """Return a model's answers about records, without those whose answer is not known.
 
-    Of matching, each picture is asked about with its own text and with the most similar one of the
-    records beside it, as training draws its negatives.
+    A matching model is asked about each image with its own caption and with the most similar other
+    caption of the batch, as training draws its negatives.
     """
     score = next(score for surface, score in _SCORERS.items() if isinstance(model, surface))
     batches = ([records[i] for i in indices] for indices in shared(len(records), BATCH))
@@ -58,7 +58,7 @@ def judge(model: Model, records: Records) -> Judged:
 
 
 def _match(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
-    """Scores and credit of each picture with two texts."""
+    """Return logits and per-example scores of each image with two captions."""
     images, texts = [[r.image for r in records], [r.captions[0] for r in records]]
     sim = model.embed_image(images) @ model.embed_text(texts).T
     for i, record in enumerate(records):
@@ -73,7 +73,7 @@ def _match(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
 
 
 def _answer(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
-    """Scores and credit of ranked answers."""
+    """Return log probabilities and per-example scores of ranked answers."""
     questions = [record.captions[0] for record in records]
     rankings = model.ask([record.image for record in records], questions, model.answering.k)
     rows = []
@@ -86,7 +86,7 @@ def _answer(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
 
 
 def _classify(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
-    """Scores and credit of classes."""
+    """Return log probabilities and per-example scores of classes."""
     images = list(zip(*(record.images for record in records), strict=True))
     shares = model.probabilities(images, [sentence_of(record) for record in records])
     classes = model.facts.classes
@@ -100,15 +100,17 @@ _SCORERS = {Matching: _match, Answering: _answer, Classifying: _classify}
 
 
 def is_calibrated(model: Model) -> bool:
-    """Whether a kind's probabilities can be: an answer that is written has none beside it, and an
-    expression that grounding is asked for may be true of other pictures."""
+    """Return whether the probabilities of a model's kind can be calibrated.
+
+    A generated answer has no alternatives with a probability. An expression that grounding is asked
+    for may also be true of other images.
+    """
     is_generated = isinstance(model, Answering) and model.answering.by == "generate"
     return not (is_generated or isinstance(model, Grounding))
 
 
 def calibrate(model: Model, records: Records) -> tuple[float, Sketch]:
-    """Ask a model about validation records; the temperature that it should have, and what it was
-    asked."""
+    """Return the temperature of a model from validation records, and a sketch of the inputs."""
     judged, sketch = judge(model, records), Sketch()
     fitted = temperature(judged) if is_calibrated(model) else 1.0
     for i in range(len(records)):
@@ -121,8 +123,11 @@ def calibrate(model: Model, records: Records) -> tuple[float, Sketch]:
 
 
 def temperature(judged: Judged) -> float:
-    """What scores are divided by, so that the likelihood of the most probable answers' being right
-    is largest; 1 of fewer than :data:`MIN_ANSWERS` answers."""
+    """Return the temperature that maximizes the likelihood of the most probable answers.
+
+    Scores are divided by it. The answers' per-example scores are the observed outcomes. It is 1 if
+    there are fewer than :data:`MIN_ANSWERS` answers.
+    """
     if len(judged.credit) < MIN_ANSWERS:
         return 1.0
 
@@ -131,20 +136,28 @@ def temperature(judged: Judged) -> float:
         return -float(np.mean(credit * np.log(confidence) + (1 - credit) * np.log(1 - confidence)))
 
     best = minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded")
-    return float(f"{np.exp(best.x):.3g}")  # no more figures than machines agree on
+    return float(f"{np.exp(best.x):.3g}")  # Keep no more digits than different machines agree on.
 
 
 def calibration_error(confidence: Numbers, credit: Numbers) -> float:
-    """Percent by which confidence and accuracy differ in the mean (ECE), in bins of equal width."""
+    """Return the expected calibration error (ECE) in percent, in bins of equal width.
+
+    It is the mean difference of confidence and accuracy.
+    """
     bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     gaps = [(confidence - credit)[bins == i].sum() for i in range(_BINS)]
     return 100 * float(np.abs(gaps).sum()) / len(credit)
 
 
 def describe(judged: Judged, applied: float) -> dict[str, Any]:
-    """Calibration of answers whose scores are divided by the temperature ``applied`` already:
-    ``ece`` in percent, ``ece_before`` without it, and ``coverage``, for each ``min_probability``
-    the percent of questions that are answered, and of those the accuracy (None of none)."""
+    """Return the calibration of answers whose scores are already divided by ``applied``.
+
+    Returns:
+        ``answers``, their number; ``temperature``, the one applied; ``ece`` in percent;
+        ``ece_before``, the same without the temperature; ``coverage``, for each
+        ``min_probability`` the percent of questions that are answered and the accuracy on those
+        (None if there are none).
+    """
     confidence, credit = judged.confidence(), judged.credit
     covered = [(least, confidence >= least) for least in MIN_PROBABILITIES]
     return {

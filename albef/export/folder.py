@@ -1,4 +1,4 @@
-"""The folder that goes to production: graphs, tokenizer and manifest, written and verified."""
+"""Folder that goes to production: graphs, tokenizer and manifest, written and verified."""
 
 import json
 from collections import defaultdict
@@ -18,7 +18,8 @@ from albef.runtime.model import Array, Backend, Model
 from albef.runtime.sessions import CPU, Sessions
 from albef.runtime.sketch import Sketch
 
-_CALLS, _ITEMS = 4, 16  # kept of what each graph is given of validation data: some ranges suffice
+# Calls and items per call that are kept as validation inputs of each graph; few fix the ranges.
+_CALLS, _ITEMS = 4, 16
 
 
 def export(
@@ -33,28 +34,28 @@ def export(
     threads: int = 0,
     provenance: Mapping[str, str] | None = None,
 ) -> tuple[manifests.Manifest, list[Difference]]:
-    """Export a model and compare the result with it; the manifest is written last.
+    """Export a model and compare the result with torch. The manifest is written last.
 
     Args:
-        checkpoint: of a kind that has a use of its own.
-        folder: exists and is empty; where this fails it is no export, since it has no manifest.
-        run: what the model is called.
+        checkpoint: checkpoint of a kind that can be exported.
+        folder: an existing empty folder. If the export fails, it has no manifest and is not valid.
+        run: name of the model.
         opset: version of ONNX's operators.
         tolerance: largest absolute difference allowed, in float32.
-        precisions: to write, the one that is loaded unless others are named first.
-        calibrate: asks the model, in float32, what it will be asked, on validation data; what the
-            graphs are given fixes the ranges of int8, what comes back is the temperature and the
-            counts that the traffic of a server is held against.
-        threads: of ONNX Runtime; 0 takes all cores.
-        provenance: what the manifest tells beside the checkpoint and its own provenance.
+        precisions: precisions to write; the first one is loaded by default.
+        calibrate: asks the float32 model about validation data. The inputs of the graphs fix the
+            ranges of int8. It returns the temperature, and the sketch that the traffic of a server
+            is compared with.
+        threads: threads of ONNX Runtime; 0 takes all cores.
+        provenance: entries that the manifest adds to the checkpoint and its provenance.
 
     Returns:
-        The manifest, and every comparison with torch, whose figures depend on the machine.
+        The manifest, and every comparison with torch, whose values depend on the machine.
 
     Raises:
-        CheckpointError: the kind has no use of its own.
+        CheckpointError: the kind cannot be exported.
         VerificationError: the graphs compute something else.
-        ValueError: int8 is wanted, and ``calibrate`` asked nothing.
+        ValueError: int8 is requested, and ``calibrate`` asked nothing.
     """
     model, vocab_size = parts(checkpoint), checkpoint.tokenizer.vocab_size
     graphs = model.graphs
@@ -99,7 +100,7 @@ def _convert(
     precisions: Sequence[Precision],
     inputs: Sequence[Mapping[str, Array]],
 ) -> None:
-    """Bring a graph, which is there in float32, to the precisions that are asked for."""
+    """Convert a graph from float32 to the requested precisions."""
     for precision in precisions:
         if precision != "float32":
             convert(folder, graph, precision, inputs)
@@ -114,7 +115,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 class _Recorder:
-    """A backend that keeps what each graph is given in some calls."""
+    """Backend that records the inputs of each graph in its first calls."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend

@@ -1,7 +1,7 @@
-"""What a finished model is made of: the parts that are computed at once, for each surface.
+"""Parts of a finished model that are each computed in one call, for every kind of model.
 
 They run in torch (:mod:`albef.export.modules`, which names the axes) and are written as ONNX
-graphs; what prepares their input and loops over them is in :mod:`albef.runtime`.
+graphs. :mod:`albef.runtime` prepares their input and loops over them.
 """
 
 import importlib
@@ -28,16 +28,17 @@ from albef.tasks.task import MAX_WORDS
 
 
 class Input(NamedTuple):
-    """An input of a graph."""
+    """Input of a graph."""
 
     holds: Literal["floats", "ids", "mask", "positions", "sees"]
-    """Numbers, token ids, a mask of them, places in an answer, which nodes of a tree see which."""
+    """Content: numbers, token ids, a mask of them, positions in an answer, or which nodes see
+    others."""
     dims: tuple[int | str, ...]
-    """Its axes; those with a name take any length."""
+    """Axes of the input. Those with a name are dynamic."""
 
 
 class Graph(NamedTuple):
-    """A part of a model, whose module takes inputs and gives outputs in order."""
+    """Part of a model whose module takes its inputs and returns its outputs in order."""
 
     module: nn.Module
     inputs: Mapping[str, Input]
@@ -45,7 +46,7 @@ class Graph(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """A checkpoint ready for use; ``answers`` is the list that a VQA model ranks."""
+    """Parts of a checkpoint for inference; ``answers`` is the list that a VQA model ranks."""
 
     facts: Facts
     graphs: dict[str, Graph]
@@ -53,10 +54,10 @@ class Parts(NamedTuple):
 
 
 def parts(checkpoint: Checkpoint) -> Parts:
-    """A checkpoint's graphs, on the CPU and in eval mode, and what has to be known of it.
+    """Return a checkpoint's graphs, on the CPU and in eval mode, and the facts needed to use it.
 
     Raises:
-        CheckpointError: it is of a kind that has no use of its own.
+        CheckpointError: its kind cannot be exported.
     """
     surface = _kind(checkpoint).Task.surface
     if not surface:
@@ -70,7 +71,7 @@ def parts(checkpoint: Checkpoint) -> Parts:
 
 
 def _kind(checkpoint: Checkpoint) -> ModuleType:
-    """The file in albef/tasks that trained a checkpoint."""
+    """Return the module in albef/tasks that trained a checkpoint."""
     try:
         return importlib.import_module(f"albef.tasks.{checkpoint.kind}")
     except ImportError:
@@ -80,14 +81,16 @@ def _kind(checkpoint: Checkpoint) -> ModuleType:
 
 
 def config_of(checkpoint: Checkpoint) -> Any:
-    """The values of a checkpoint as its kind reads them. An imported one has few; what else is
-    needed of a finished model are defaults."""
+    """Return the values of a checkpoint as its kind reads them.
+
+    An imported checkpoint has few values. The others that a finished model needs are defaults.
+    """
     values = {"global_batch_size": 1, **checkpoint.config.get("values", {})}
     return _kind(checkpoint).Config.model_construct(**values, model=checkpoint.model)
 
 
 def _restore_task(checkpoint: Checkpoint) -> Any:
-    """The task of a checkpoint."""
+    """Return the task of a checkpoint."""
     return _kind(checkpoint).Task.restore(config_of(checkpoint), checkpoint)
 
 
@@ -119,8 +122,7 @@ def _matching(checkpoint: Checkpoint) -> Parts:
 
 
 def attention(checkpoint: Checkpoint) -> tuple[int, bool]:
-    """Return the fusion layer whose attention shows where a text is found, and whether that is the
-    attention of [CLS] alone.
+    """Return the fusion layer whose attention locates a text, and whether [CLS] alone is used.
 
     The layer is the one that the checkpoint was evaluated with, or the one below the middle, as in
     the paper (the third of six).
@@ -191,7 +193,7 @@ _BUILDERS: dict[str, Callable[[Checkpoint], Parts]] = {
     "entailing": _classifying,
     "comparing": _classifying,
 }
-"""The parts of a model by what it can be asked (:data:`albef.runtime.loading.SURFACES`)."""
+"""Builder of a model's parts by its capability (:data:`albef.runtime.loading.SURFACES`)."""
 _TEXTS = {
     "ids": Input("ids", ("batch", "texts", "length")),
     "text_mask": Input("mask", ("batch", "texts", "length")),
@@ -206,7 +208,7 @@ def _image_encoder(model: ALBEF, checkpoint: Checkpoint, *, feat: bool) -> Graph
 
 
 def _states(checkpoint: Checkpoint, prefix: str) -> dict[str, Input]:
-    """Keys and values of a picture, as inputs."""
+    """Return the keys and values of an image, as inputs."""
     image, text = checkpoint.model.image, checkpoint.model.text
     tokens = 1 + (image.image_size // image.patch_size) ** 2
     dims = ("batch", text.fusion_depth, text.heads, tokens, text.width // text.heads)
@@ -214,7 +216,7 @@ def _states(checkpoint: Checkpoint, prefix: str) -> dict[str, Input]:
 
 
 def facts_of(checkpoint: Checkpoint, **kind_facts: Any) -> Facts:
-    """What has to be known of a model to use it; ``kind_facts`` are of the kind.
+    """Return the facts needed to use a model; ``kind_facts`` are specific to its kind.
 
     Raises:
         CheckpointError: its longest text does not fit the model.

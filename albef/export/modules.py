@@ -1,6 +1,6 @@
-"""The parts of a finished model, as modules that take and give tensors alone.
+"""Parts of a finished model, as modules with tensors as only inputs and outputs.
 
-The batch is the first axis of everything, as servers want it. Shapes: B images (or questions), T
+The batch is the first axis of everything, as servers need it. Shapes: B images (or questions), T
 texts of each, L text tokens, N image tokens, n = sqrt(N - 1) patches a side, S image side, D width,
 E shared width, F layers that read the image, H heads, W nodes of a tree of answers, V vocabulary, C
 classes.
@@ -20,11 +20,11 @@ from albef.models.kernels import KeyValue
 from albef.models.weights import Checkpoint, CheckpointError, load_strict
 
 TRAINING_ONLY = ("model_m.", "mlm_head.", "mlm_head_m.", "queue.", "temperature")
-"""Tensors of a checkpoint that training alone needs."""
+"""Prefixes of checkpoint tensors that only training needs."""
 
 
 class Matcher(nn.Module):
-    """Of a checkpoint that matches images and texts, what is needed after training."""
+    """Inference part of a checkpoint that matches images and texts."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Matcher(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, text_states: Tensor, text_mask: Tensor, image_states: Tensor) -> Tensor:
-        """ITM logits (B, 2) of aligned texts (B, L, D) and images (B, N, D)."""
+        """Return ITM logits (B, 2) of aligned texts (B, L, D) and images (B, N, D)."""
         image = self.model.fusion_encoder.image_key_values(image_states)
         logits: Tensor = self.itm_head(self.model.fused_cls(text_states, text_mask, image))
         return logits
@@ -55,7 +55,7 @@ class ImageEncoder(nn.Module):
         self.feat = feat
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """What the fusion layers read of images, once for every text."""
+        """Return the input of the fusion layers from images, computed once for every text."""
         states, fusion = self.model.encode_image(image), self.model.fusion_encoder
         if isinstance(fusion, PairFusionEncoder):
             keys, values = _stack(fusion.shared_key_values(states))
@@ -72,14 +72,16 @@ class TextEncoder(nn.Module):
         self.model = model
 
     def forward(self, ids: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """What the text encoder makes of texts."""
+        """Return the text encoder's states and features of texts."""
         states = self.model.text_encoder(ids, _full_bias(text_mask))
         return states, self.model.text_feat(states)
 
 
 class TextsMatcher(nn.Module):
-    """ITM logits (B, T, 2) of T texts of each image; with ``layer``, their heat maps too, of all
-    tokens or of [CLS] alone."""
+    """ITM logits (B, T, 2) of T texts of each image.
+
+    With ``layer``, their heat maps too: of all tokens, or of [CLS] if ``of_cls``.
+    """
 
     def __init__(self, matcher: Matcher, layer: int | None, of_cls: bool = False) -> None:
         super().__init__()
@@ -91,7 +93,7 @@ class TextsMatcher(nn.Module):
     def forward(
         self, text_states: Tensor, text_mask: Tensor, image_keys: Tensor, image_values: Tensor
     ) -> tuple[Tensor, ...]:
-        """Logits of each image with its texts."""
+        """Return the logits of each image with its texts."""
         states, mask = text_states.flatten(0, 1), text_mask.flatten(0, 1)
         image = _unstack(image_keys, image_values)
         fused = _fuse(self.fusion, states, mask, image, slice(0, 1))
@@ -101,7 +103,7 @@ class TextsMatcher(nn.Module):
         return logits, self._heat(states, text_mask, image)
 
     def _heat(self, states: Tensor, text_mask: Tensor, image: list[KeyValue]) -> Tensor:
-        """How much each text attends to each patch: (B, T, n, n)."""
+        """Return the attention of each text to each patch: (B, T, n, n)."""
         assert self.layer is not None
         bias = _full_bias(text_mask.flatten(0, 1))
         for index in range(self.layer):
@@ -110,15 +112,18 @@ class TextsMatcher(nn.Module):
         _, weights = layer.cross_weights(states, bias, image[self.layer][0])  # (B, H, T * L, N)
         heat = weights.mean(1)[:, :, 1:].unflatten(1, text_mask.shape[1:])  # (B, T, L, n * n)
         side = round(heat.shape[-1] ** 0.5)
-        # By the text's own length: a mean over the padded one would change with its neighbours.
+        # Average over the text's own length: a mean over the padded length would depend on the
+        # batch.
         mean = (heat * text_mask[..., None]).sum(2) / text_mask.sum(2)[..., None]
         square: Tensor = (heat[:, :, 0] if self.of_cls else mean).unflatten(2, (side, side))
         return square
 
 
 class QuestionEncoder(nn.Module):
-    """Ids and mask (B, T, L) of questions about B images to the decoder's keys and values of each,
-    (B, T, F, H, L, D / H)."""
+    """Questions about B images to the decoder's keys and values of each.
+
+    Ids and mask are (B, T, L), keys and values (B, T, F, H, L, D / H).
+    """
 
     def __init__(self, model: ALBEF, decoder: AnswerDecoder) -> None:
         super().__init__()
@@ -128,7 +133,7 @@ class QuestionEncoder(nn.Module):
     def forward(
         self, ids: Tensor, text_mask: Tensor, image_keys: Tensor, image_values: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What the decoder reads of questions, once for every answer."""
+        """Return the input of the decoder from questions, computed once for every answer."""
         mask = text_mask.flatten(0, 1)
         states = self.model.text_encoder(ids.flatten(0, 1), _full_bias(mask))
         image = _unstack(image_keys, image_values)
@@ -153,14 +158,14 @@ class TreeDecoder(nn.Module):
         question_values: Tensor,
         question_mask: Tensor,
     ) -> Tensor:
-        """Logits after each node."""
+        """Return the logits after each node."""
         question = _unstack(question_keys, question_values)
         states = self.decoder.tree_states(ids, positions, sees, question, question_mask)
         return self.decoder.logits(states)
 
 
 class Classifier(nn.Module):
-    """Logits (B, T, C) of T statements about each picture, or each two pictures."""
+    """Logits (B, T, C) of T statements about each image, or each pair of images."""
 
     def __init__(self, model: ALBEF, head: nn.Module) -> None:
         super().__init__()
@@ -176,11 +181,12 @@ class Classifier(nn.Module):
         second_keys: Tensor | None = None,
         second_values: Tensor | None = None,
     ) -> Tensor:
-        """Logits of each statement."""
+        """Return the logits of each statement."""
         mask = text_mask.flatten(0, 1)
         states = self.model.text_encoder(ids.flatten(0, 1), _full_bias(mask))
         image = _unstack(image_keys, image_values)
-        if second_keys is not None and second_values is not None:  # layers read them by turns
+        # The fusion layers read the two images in turn.
+        if second_keys is not None and second_values is not None:
             second = _unstack(second_keys, second_values)
             image = [layer for pair in zip(image, second, strict=True) for layer in pair]
         fused = _fuse(self.model.fusion_encoder, states, mask, image, slice(0, 1))
@@ -189,7 +195,7 @@ class Classifier(nn.Module):
 
 
 def _stack(layers: Sequence[KeyValue]) -> tuple[Tensor, Tensor]:
-    """One pair a layer to keys and values (B, F, H, N, D / H)."""
+    """Stack one pair per layer into keys and values (B, F, H, N, D / H)."""
     keys, values = zip(*layers, strict=True)
     return torch.stack(keys, 1), torch.stack(values, 1)
 
@@ -199,7 +205,7 @@ def _unstack(keys: Tensor, values: Tensor) -> list[KeyValue]:
 
 
 def _full_bias(text_mask: Tensor) -> Tensor:
-    """(B, L) to (B, 1, L, L): ONNX Runtime's attention does not broadcast over the queries."""
+    """Expand (B, L) to (B, 1, L, L), since ONNX Runtime's attention does not broadcast queries."""
     return attention_bias(text_mask).expand(-1, -1, text_mask.shape[1], -1)
 
 
@@ -210,7 +216,7 @@ def _fuse(
     image: list[KeyValue],
     positions: slice | None,
 ) -> Tensor:
-    """Texts (B * T, L, D) through the fusion layers; of the last one the rows at ``positions``."""
+    """Return texts (B * T, L, D) after the fusion layers, at ``positions`` of the last one."""
     *layers, last = zip(fusion.layer, image, strict=True)
     bias = _full_bias(mask)
     for layer, key_value in layers:

@@ -1,7 +1,7 @@
-"""The graphs of a model as ONNX, whose bytes depend on it and on validation data alone, in 32, 16
-and 8 bits.
+"""ONNX graphs of a model in 32, 16 and 8 bits.
 
-Every axis that has a name in :class:`albef.export.graphs.Input` is dynamic.
+Their bytes depend only on the model and on validation data. Every axis that has a name in
+:class:`albef.export.graphs.Input` is dynamic.
 """
 
 import logging
@@ -28,15 +28,20 @@ from albef.export.graphs import Graph, Input
 from albef.runtime.manifest import Onnx, Precision, graph_file
 from albef.runtime.model import Array
 
-_EXAMPLE = {"batch": 2, "texts": 3, "length": 7, "nodes": 5}  # 0 and 1 would be frozen in
+# Sizes 0 and 1 would be frozen into the graph.
+_EXAMPLE = {"batch": 2, "texts": 3, "length": 7, "nodes": 5}
 _QUANTIZED = ["MatMul", "Gemm", "Gather"]
-_HANDED_ON = ("states", "keys", "values")  # between graphs: they stay as wide as the weights
+# Tensors passed between graphs have the precision of the weights.
+_HANDED_ON = ("states", "keys", "values")
 
 
 def example(inputs: Mapping[str, Input], sizes: Mapping[str, int], vocab_size: int) -> list[Array]:
-    """Made-up inputs of a graph, in order; the same every time.
+    """Return example inputs of a graph, in order; the same every time.
 
-    ``sizes`` are of the axes that have a name, ids are below ``vocab_size``.
+    Args:
+        inputs: inputs of the graph.
+        sizes: sizes of the axes that have a name.
+        vocab_size: upper bound of the ids, exclusive.
     """
     rng = np.random.default_rng(0)
     arrays: list[Array] = []
@@ -48,21 +53,21 @@ def example(inputs: Mapping[str, Input], sizes: Mapping[str, int], vocab_size: i
             arrays.append(rng.standard_normal(shape).astype(np.float32))
         elif holds == "ids":
             arrays.append(rng.integers(0, vocab_size, shape))
-        elif holds == "mask":  # the first of full length, the others padded
+        elif holds == "mask":  # The first one has full length, the others are padded.
             arrays.append((np.arange(shape[-1]) < lengths[..., None]).astype(np.int64))
         elif holds == "positions":
             arrays.append(np.broadcast_to(np.arange(shape[-1]) % sizes["length"], shape).copy())
-        else:  # each node sees itself and some of those before it
+        else:  # Each node sees itself and some of the earlier ones.
             links = rng.integers(0, 2, shape)
             arrays.append((np.tril(links) | np.eye(shape[-1], dtype=np.int64)).astype(np.int64))
     return arrays
 
 
 def write_graphs(graphs: Mapping[str, Graph], folder: Path, opset: int, vocab_size: int) -> Onnx:
-    """Write the graphs, on the CPU and in eval mode, in float32; the versions of what was written.
+    """Write the graphs in float32, on the CPU and in eval mode; return the versions of the format.
 
-    Exported twice, a model gives equal bytes: no trace of where, when or by which build. From opset
-    23 attention stays one node.
+    A model that is exported twice gives equal bytes, without traces of place, time or build. From
+    opset 23 on, attention stays one node.
     """
     versions = set()
     for name, graph in graphs.items():
@@ -71,7 +76,8 @@ def write_graphs(graphs: Mapping[str, Graph], folder: Path, opset: int, vocab_si
             {axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(dims) if dim in _EXAMPLE}
             for _, dims in graph.inputs.values()
         )
-        with warnings.catch_warnings():  # the exporter's, of its own insides and of shared axes
+        # The exporter warns about its internals and about shared axes.
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 graph.module,
@@ -95,29 +101,34 @@ def write_graphs(graphs: Mapping[str, Graph], folder: Path, opset: int, vocab_si
 def convert(
     folder: Path, graph: str, precision: Precision, inputs: Sequence[Mapping[str, Array]] = ()
 ) -> None:
-    """Write a graph of an export once more, from float32 to fewer bits.
+    """Write a graph of an export again, converted from float32 to fewer bits.
 
-    What goes in and comes out stays as it is, but that ``float16`` halves states too. ``int8`` has
-    weights of 8 bits, a scale a column, and reads what they are multiplied with in 8 bits too, at a
-    scale fixed by the ``inputs``: so no item changes another's numbers. ``int8_weights`` has a
-    scale for each 32 numbers in a row instead, of weights and of what they are multiplied with,
-    which is taken while it runs.
+    Inputs and outputs keep their precision, except that ``float16`` also halves states. ``int8``
+    has weights of 8 bits with a scale per column. Their factors are read in 8 bits too, at a scale
+    that the ``inputs`` fix, so no item changes another's numbers. ``int8_weights`` has a scale for
+    each 32 numbers in a row instead, both of weights and of their factors. The latter are computed
+    at run time.
 
     Args:
-        inputs: what the graph is given of validation data; of ``int8`` alone.
+        folder: the export, with the graph in float32.
+        graph: name of the graph.
+        precision: precision to write.
+        inputs: inputs of the graph from validation data; only ``int8`` uses them.
 
     Raises:
-        ValueError: ``int8`` without any.
+        ValueError: ``int8`` is requested without inputs.
     """
     source, target = (folder / graph_file(bits, graph) for bits in ("float32", precision))
     proto = onnx.load(source)
     if precision == "float16":
         io_names = [value.name for value in (*proto.graph.input, *proto.graph.output)]
         float_io = [name for name in io_names if not name.endswith(_HANDED_ON)]
-        with warnings.catch_warnings():  # of weights too small for 16 bits, which become 0
+        # The conversion warns about weights too small for 16 bits, which become 0.
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             half = convert_float_to_float16(proto, keep_io_types=float_io, disable_shape_infer=True)
-        OnnxModel(half).topological_sort()  # its casts stand behind what reads them
+        # The conversion puts its casts after the nodes that read them.
+        OnnxModel(half).topological_sort()
         _save(_strip(half), target)
         return
     with tempfile.TemporaryDirectory() as scratch, _quiet():
@@ -132,11 +143,12 @@ def convert(
                 activation_type=QuantType.QUInt8, extra_options=options,
             )  # fmt: skip
         else:
-            # Only here: where nobody set up the log, importing it does, in a form of its own.
+            # Import it here only, because the import configures logging if nobody has done so.
             from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-            quantize_dynamic(proto, draft, op_types_to_quantize=["Gather"])  # tables: no arithmetic
-            blocks = MatMulNBitsQuantizer(  # level 4: products of 8 bits, the fast ones
+            # Embedding tables need no arithmetic.
+            quantize_dynamic(proto, draft, op_types_to_quantize=["Gather"])
+            blocks = MatMulNBitsQuantizer(  # Level 4 is the fast one, with products of 8 bits.
                 onnx.load(draft), bits=8, block_size=32, is_symmetric=True, accuracy_level=4
             )
             blocks.process()
@@ -145,20 +157,20 @@ def convert(
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Inputs of a graph, one call after the other."""
+    """Reader of a graph's inputs, one call after the other."""
 
     def __init__(self, inputs: Sequence[Mapping[str, Array]]) -> None:
         self._remaining = iter(inputs)
 
     def get_next(self) -> Mapping[str, Array] | None:
-        """Those of the next call; None after the last."""
+        """Return the inputs of the next call; None after the last one."""
         return next(self._remaining, None)
 
 
 def _isolate_products(proto: Any) -> None:
-    """Let products with weights read their input through a node of their own.
+    """Let each product with weights read its input through a separate node.
 
-    What reads it beside them, as the residual of a layer, would be given 8 bits too otherwise.
+    Otherwise other readers of that input, such as the residual of a layer, would get 8 bits too.
     """
     weights = {tensor.name for tensor in proto.graph.initializer}
     nodes, copies = [], {}
@@ -176,7 +188,7 @@ def _isolate_products(proto: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the quantiser's log, which tells of every product that has no weights in it."""
+    """Silence the quantizer's log, which has a line for every product without weights."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -191,7 +203,7 @@ def _save(proto: Any, path: Path) -> None:
 
 
 def _strip(model: Any) -> Any:
-    """``model`` without what the exporter notes: stack traces with paths, the build of torch."""
+    """Return ``model`` without the exporter's notes: stack traces with paths, and torch's build."""
     graphs = [model.graph]
     model.producer_name, model.producer_version = "albef", ""
     model.ClearField("metadata_props")

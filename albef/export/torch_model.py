@@ -1,4 +1,4 @@
-"""A checkpoint put to use in torch, with the calls that its export has in ONNX Runtime."""
+"""Inference with a checkpoint in torch, with the same calls as its export in ONNX Runtime."""
 
 import os
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from albef.runtime.model import Array, Model
 
 
 class TorchBackend:
-    """The graphs of a checkpoint, computed by torch in float32; ``device`` is torch's name."""
+    """Backend that computes the graphs of a checkpoint in float32 with torch, on a ``device``."""
 
     def __init__(self, model: Parts, device: str = "cpu") -> None:
         self._graphs = model.graphs
@@ -35,19 +35,20 @@ class TorchBackend:
 
 
 def load(folder: str | os.PathLike[str], *, device: str = "cpu") -> Model:
-    """Load a checkpoint, of pre-training or of a run, on a ``device`` of torch's.
+    """Load a checkpoint, of pre-training or of a run, on a torch ``device``.
 
     >>> model = albef.load("products/models/retrieval")
     >>> model.embed_image(["dog.png"]) @ model.embed_text(["a dog", "two apples"]).T
 
     Raises:
-        CheckpointError: no checkpoint, a damaged one, or of a kind that has no use of its own.
+        CheckpointError: the folder has no checkpoint or a damaged one, or its kind has no
+            inference.
     """
     return model_of(load_checkpoint(Path(folder)), device)
 
 
 def model_of(checkpoint: Checkpoint, device: str = "cpu") -> Model:
-    """The model of a checkpoint that has been read."""
+    """Return the model of a checkpoint that has been read."""
     model = parts(checkpoint)
     backend, surface = TorchBackend(model, device), SURFACES[model.facts.surface]
     return surface(backend, checkpoint.tokenizer, model.facts, checkpoint.digest, model.answers)

@@ -1,4 +1,4 @@
-"""The proof that an export computes what torch computes, graph by graph."""
+"""Check that an export computes what torch computes, graph by graph."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,11 +13,11 @@ from albef.runtime.model import Array, Backend
 
 
 class VerificationError(ValueError):
-    """An export that computes something else; its text names what and by how much."""
+    """Error for an export that computes something else. It names the graph and the difference."""
 
 
 class Shape(NamedTuple):
-    """Sizes of the axes of a comparison that may have any."""
+    """Sizes of the dynamic axes in a comparison."""
 
     batch: int
     texts: int
@@ -25,7 +25,7 @@ class Shape(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """The largest absolute difference of a graph's outputs in one comparison."""
+    """Largest absolute difference of a graph's outputs in one comparison."""
 
     graph: str
     shape: Shape
@@ -33,7 +33,7 @@ class Difference(NamedTuple):
 
 
 def shapes(max_tokens: int) -> list[Shape]:
-    """What to compare: one text of full length, only [CLS], padded ones, several an image."""
+    """Return the shapes to compare: full length, [CLS] only, padded, and several texts an image."""
     short, half = max(1, min(5, max_tokens - 1)), (max_tokens + 1) // 2
     sizes = [(1, 1, max_tokens), (2, 1, 1), (3, 2, short), (5, 1, max_tokens), (1, 8, half)]
     return [Shape(*shape) for shape in sizes]
@@ -46,7 +46,7 @@ def compare(
     cases: Sequence[Shape],
     vocab_size: int,
 ) -> Iterator[Difference]:
-    """Compare two backends on made-up inputs that are the same every time."""
+    """Compare two backends on example inputs that are the same every time."""
     for shape in cases:
         sizes = {**shape._asdict(), "nodes": shape.batch + shape.length}
         for name, graph in graphs.items():
@@ -63,10 +63,10 @@ def _largest(a: Array, b: Array) -> float:
 
 
 def verify(differences: Sequence[Difference], tolerance: float) -> Verified:
-    """What the manifest says of the comparison.
+    """Return the manifest's record of the comparison.
 
     Raises:
-        VerificationError: a difference above ``tolerance``; the largest is named.
+        VerificationError: a difference is above ``tolerance``. The message names the largest.
     """
     worst = max(differences, key=lambda difference: difference.largest)
     if not worst.largest <= tolerance:
@@ -76,7 +76,7 @@ def verify(differences: Sequence[Difference], tolerance: float) -> Verified:
             f"texts an image and text length {length}, above the tolerance {tolerance:g}; "
             "nothing was exported"
         )
-    below: dict[str, float] = {}  # the least power of ten above, from 1e-8
+    below: dict[str, float] = {}  # Smallest power of ten above each difference, from 1e-8.
     for graph, _, value in differences:
         power = -8 if value < 1e-8 else math.floor(math.log10(value)) + 1
         below[graph] = max(below.get(graph, 0), float(f"1e{power}"))

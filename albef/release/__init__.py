@@ -1,1 +1,1 @@
-"""Whether an export may go to production: measured beside the released one, judged, described."""
+"""Decision whether an export may go to production: measurement, gate, canary and attestation."""

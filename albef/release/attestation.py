@@ -1,8 +1,9 @@
-"""The files of a release, and signatures over them: OpenSSF model signing with local keys.
+"""Files of a release and their signatures: OpenSSF model signing with local keys.
 
-A release is a folder of small files beside the export: the model card, its figures, the lineage as
-an in-toto statement, a list of the software. One signature is over every file of the export, one
-over every file of the release. Both are Sigstore bundles, which ``model_signing verify key`` reads.
+A release is a folder of small files that accompanies the export. It contains the model card, its
+figures, the lineage as an in-toto statement, and a list of the software. One signature covers every
+file of the export, another every file of the release. Both are Sigstore bundles, which
+``model_signing verify key`` reads.
 """
 
 import base64
@@ -23,19 +24,19 @@ from albef.runtime.manifest import NAME as MANIFEST
 
 CARD, FIGURES, LINEAGE, SBOM = "README.md", "figures.json", "lineage.json", "sbom.json"
 SIGNED, SEAL = "export.sig", "release.sig"
-"""Signatures over the export, and over the release with that one in it."""
+"""Signature of the export, and signature of the release, which covers the former."""
 _DISTRIBUTION = "albef-pipeline"
 _NEEDS = "signatures need model-signing: `pip install '.[signing]'`"
 
 
 class Unverified(ValueError):
-    """Something that is not what was signed."""
+    """Error for a file, folder or statement that is not what was signed."""
 
     exit_code = 1
 
 
 def check_key(key: Path, project: Path) -> Iterator[str]:
-    """Why a private key cannot sign, in sentences."""
+    """Yield an error message for each reason why a private key cannot sign."""
     if not key.is_file():
         yield f"there is no signing key {key}"
     elif key.resolve().is_relative_to(project.resolve()):
@@ -50,16 +51,16 @@ def check_key(key: Path, project: Path) -> Iterator[str]:
 
 
 def sign(folder: Path, key: Path, signature: Path) -> None:
-    """Sign every file of a folder but the signature itself."""
+    """Sign every file of a folder except the signature itself."""
     _signer(key).set_hashing_config(_hashing_config(folder, signature)).sign(folder, signature)
 
 
 def verify(folder: Path, key: Path, signature: Path) -> None:
-    """See that a folder has exactly the files that the owner of a public key signed.
+    """Verify that a folder has exactly the files that the owner of a public key signed.
 
     Raises:
-        Unverified: it names the files that differ, or says that the signature is another's.
-        ParamsError: there is nothing to verify it with.
+        Unverified: files differ, or someone else made the signature. The message names the files.
+        ParamsError: the packages that verification needs are not installed.
     """
     try:
         from cryptography.exceptions import InvalidSignature
@@ -81,10 +82,10 @@ def verify(folder: Path, key: Path, signature: Path) -> None:
 
 
 def verify_release(export: Path, release: Path, key: Path) -> dict[str, Any]:
-    """See that an export and what is told of it are what was released; the lineage's statement.
+    """Verify an export and its release; return the statement of the lineage.
 
     Raises:
-        Unverified: what differs, by name.
+        Unverified: something differs from what was released. The message names it.
     """
     verify(release, key, release / SEAL)
     verify(export, key, release / SIGNED)
@@ -98,7 +99,7 @@ def verify_release(export: Path, release: Path, key: Path) -> dict[str, Any]:
 def statement(export: Path, version: str, commit: str) -> dict[str, Any]:
     """Return the chain of an export as an in-toto statement with SLSA's provenance, version 1.
 
-    It depends on the folder's content and the arguments alone; no level of SLSA is claimed.
+    It depends only on the folder's content and the arguments. It claims no level of SLSA.
     """
     chain = Lineage().export(export)
     files = read_json(export / MANIFEST)["files"]
@@ -162,7 +163,8 @@ def _closure(*extras: str) -> dict[str, metadata.Distribution]:
         name, enabled = pending.pop()
         try:
             packages[canonicalize_name(name)] = package = metadata.distribution(name)
-        except metadata.PackageNotFoundError:  # of another platform, or an extra that is not used
+        except metadata.PackageNotFoundError:
+            # The package is for another platform, or belongs to an extra that is not installed.
             continue
         for requirement in map(Requirement, package.requires or ()):
             marker = requirement.marker
@@ -174,7 +176,7 @@ def _closure(*extras: str) -> dict[str, metadata.Distribution]:
 
 
 def _differences(folder: Path, signature: Path) -> Iterator[str]:
-    """Name the files that are not as a signature, which nobody need have verified, lists them."""
+    """Yield the files that differ from a signature's list. The signature need not be verified."""
     try:
         payload = base64.b64decode(read_json(signature)["dsseEnvelope"]["payload"])
         resources = json.loads(payload)["predicate"]["resources"]
@@ -199,7 +201,10 @@ def _signer(key: Path) -> Any:
 
 
 def _hashing_config(folder: Path, signature: Path) -> Any:
-    """Every file counts, git's too; links, as DVC makes them, for what they lead to."""
+    """Return the hashing configuration: every file counts, git's too, and links are followed.
+
+    DVC makes such links.
+    """
     from model_signing import hashing
 
     config = hashing.Config().set_allow_symlinks(True)
@@ -208,12 +213,14 @@ def _hashing_config(folder: Path, signature: Path) -> Any:
 
 
 def write(export: Path, release: Path, version: str, commit: str, key: Path | None) -> None:
-    """Write what a release tells beside its card and figures, and sign all of it if there is a key.
+    """Write the lineage and software list of a release, and sign everything if there is a key.
 
     Args:
-        export: the folder that is released.
-        release: the folder with the card and the figures.
-        commit: whose code, values and data made the export.
+        export: folder that is released.
+        release: folder with the card and the figures.
+        version: version of the export.
+        commit: commit with the code, values and data that made the export.
+        key: file of the private key, or None.
     """
     lineage = statement(export, version, commit)
     subject = lineage["subject"][0]

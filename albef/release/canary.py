@@ -1,4 +1,4 @@
-"""A canary: the real server on a fetched export, held against what the export answers here."""
+"""Canary: the real server on a fetched export, compared with the export's local answers."""
 
 import json
 import os
@@ -20,21 +20,21 @@ from albef.runtime.loading import load
 from albef.runtime.manifest import ExportError
 
 CASES = 8
-"""Test records that are asked about."""
+"""Number of test records that the server is asked about."""
 _TEXT = {"ask": "question", "entail": "statement", "compare": "statement", "ground": "expression"}
-"""Form field of a call's texts, ``text`` for others."""
-_PATIENCE_S = 120.0  # for an answer; the server's own limit is shorter
+"""Form field of a call's texts; other calls use ``text``."""
+_PATIENCE_S = 120.0  # For an answer; the server's own limit is shorter.
 _SERVING = "serving at "
 _NAMES = ("results", "answers", "probabilities", "probability")
-"""Where probabilities stand in the server's answers; a mapping without them is of classes."""
+"""Keys of probabilities in the server's answers. A mapping without them is by class."""
 
 
 def probe(export: Path, fetched: Path, records: Records, threads: int) -> Iterator[str]:
-    """Why a server of ``fetched`` is not one of ``export``, in sentences; nothing if it is.
+    """Yield an error message for each reason why a server of ``fetched`` differs from ``export``.
 
-    All files are compared with the manifest of ``export``, then the server is started on loopback
-    and asked about the first records, one at a time; each probability must be that of the runtime
-    here within the tolerance that the export was verified with.
+    All files are compared with the manifest of ``export``. Then the server starts on loopback and
+    is asked about the first records, one at a time. Each probability must equal that of the local
+    runtime, within the tolerance that the export was verified with.
     """
     expected = manifest.read(export)
     try:
@@ -57,10 +57,10 @@ def probe(export: Path, fetched: Path, records: Records, threads: int) -> Iterat
 
 @contextmanager
 def _serving(folder: Path, digest: str, threads: int) -> Iterator[str]:
-    """The address of a server of an export, without tokens.
+    """Yield the address of a server of an export that requires no tokens.
 
     Raises:
-        ExportError: it did not start; in its words.
+        ExportError: the server did not start. The message contains its last line of output.
     """
     options = ["--port", "0", "--threads", str(threads), "--expect", f"sha256:{digest}"]
     process = subprocess.Popen(
@@ -85,7 +85,7 @@ def _serving(folder: Path, digest: str, threads: int) -> Iterator[str]:
 
 
 def _ask(address: str, call: str, record: Record) -> Any:
-    """The server's answer about a record."""
+    """Return the server's answer about a record."""
     names = ("first", "second") if call == "compare" else ("image",)
     parts: list[tuple[str, Any]] = [(_TEXT.get(call, "text"), (None, record.captions[0]))]
     parts += [(name, ("image", image)) for name, image in zip(names, record.images, strict=True)]
@@ -94,7 +94,7 @@ def _ask(address: str, call: str, record: Record) -> Any:
 
 
 def _probabilities(answer: Any) -> Iterator[float]:
-    """The probabilities in an answer, of the server or of the runtime, in order."""
+    """Yield the probabilities in an answer of the server or of the runtime, in order."""
     if isinstance(answer, int | float | np.floating):
         yield float(answer)
     elif hasattr(answer, "probability"):

@@ -1,4 +1,4 @@
-"""The gate before production: what a new export may cost beside the released one."""
+"""Gate before production: limits for a new export relative to the released one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,40 +10,45 @@ from albef.config import Section
 
 
 class ReleaseConfig(Section):
-    """What an export may cost; the released one is measured beside it."""
+    """Limits for an export. Most are relative to the released export, measured at the same time."""
 
     max_drop: Annotated[float, Field(ge=0)] = 0.5
-    """Points of the primary metric that a precision may lose against the released one."""
+    """Largest loss of the primary metric of a precision against the released export, in points."""
     max_slower: Annotated[float, Field(gt=0)] = 1.3
-    """Times as long as the released one's that a call may take."""
+    """Largest duration of a call, as a multiple of the released export's."""
     max_larger: Annotated[float, Field(gt=0)] = 1.1
-    """Times as large as the released one's that the graphs of a precision may be."""
+    """Largest size of the graphs of a precision, as a multiple of the released export's."""
     max_int8_loss: Annotated[float, Field(ge=0)] = 2.0
-    """Points of the primary metric that int8 may lose against float32."""
+    """Largest loss of the primary metric of int8 against float32, in points."""
     max_behaviour_drop: Annotated[float, Field(ge=0)] = 5.0
-    """Points of a behaviour test's pass rate that a precision may lose against the released one."""
+    """Largest drop of a behaviour test's pass rate against the released export, in points."""
     max_company: Annotated[float, Field(ge=0)] = 1e-3
-    """Most that a probability, or a number of a feature, may change with what is computed beside
-    it."""
+    """Largest change of a probability or feature value caused by the other items of its batch."""
     max_contamination: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the test split's records with a picture that the run, or what it started from, was
-    trained on."""
+    """Largest share of test records with an image that the run, or the model it started from, was
+    trained on. From 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What one precision of an export was measured at: metrics of the test split, median
-    milliseconds of a call by batch, bytes of its graphs, percent of cases that pass by behaviour
-    test, and the most that a number of an answer changes with what is computed beside it."""
+    """Measurements of one precision of an export.
+
+    Attributes:
+        metrics: metrics of the test split.
+        ms: median milliseconds of a call by batch size.
+        bytes: size of its graphs in bytes.
+        behaviour: percent of cases that pass, by behaviour test.
+    """
 
     metrics: Mapping[str, float]
     ms: Mapping[int, float]
     bytes: int
     behaviour: Mapping[str, float] = field(default_factory=dict)
     company: float = 0.0
+    """Largest change of a number in an answer caused by the other items of its batch."""
 
     def judged(self, primary: str) -> dict[tuple[str, str], float]:
-        """Return what is held against the released export, by its name and that of the limit."""
+        """Return the values to compare with the released export, by their name and limit."""
         tests, times = self.behaviour.items(), self.ms.items()
         return {
             (primary, "max_drop"): self.metrics[primary],
@@ -54,7 +59,7 @@ class Figures:
 
 
 class Row(NamedTuple):
-    """One thing that is judged, as text; "" where there is nothing to say."""
+    """Row of the comparison as text; "" if a cell does not apply."""
 
     what: str
     precision: str
@@ -62,9 +67,9 @@ class Row(NamedTuple):
     new: str
     change: str
     allowed: str
-    """The worst change that passes."""
+    """Largest change for the worse that passes."""
     refused: str = ""
-    """The sentence, where it does not pass."""
+    """Error message if the value does not pass, else ""."""
 
 
 def judge(
@@ -73,10 +78,10 @@ def judge(
     new: Mapping[str, Figures],
     released: Mapping[str, Figures],
 ) -> Iterator[Row]:
-    """Hold an export against the gate and, precision by precision, against the released one.
+    """Yield rows that compare an export with the gate and, by precision, with the released one.
 
-    ``primary`` names the metric that counts. Where nothing is released yet, only int8's loss, and
-    answers that depend on what is computed beside them, can stop it.
+    ``primary`` names the metric that counts. If nothing is released yet, only two limits apply: the
+    loss of int8, and the change of answers with the rest of their batch.
     """
     for name in [*new, *(name for name in released if name not in new)]:
         figures, before = new.get(name), released.get(name)
@@ -104,20 +109,28 @@ def judge(
 
 
 def _company(name: str, value: float, before: Figures | None, cap: float) -> Row:
-    """What the answers of a precision depend on beside what they are about."""
+    """Return the row on how much the answers of a precision depend on the rest of their batch."""
     refused = (
         f"{name}: an answer changes by {value:.1e} with what is computed beside it, more than "
         f"release.max_company {cap:g}; leave it out of export.runs.RUN.precisions"
     )
-    was, passes = "" if before is None else f"{before.company:.1e}", value <= cap  # NaN is refused
+    was, passes = (
+        "" if before is None else f"{before.company:.1e}",
+        value <= cap,
+    )  # NaN does not pass.
     return Row(
         "change with company", name, was, f"{value:.1e}", "", f"{cap:g}", "" if passes else refused
     )
 
 
 def contaminated(config: ReleaseConfig, records: int, shared: Mapping[str, Sequence[str]]) -> Row:
-    """Hold what was trained on and tested with the same pictures against the gate: of a number of
-    test ``records``, the keys of those with a picture in the training split of each data set."""
+    """Return the row on test records whose images are also in training data.
+
+    Args:
+        config: limits.
+        records: number of test records.
+        shared: keys of test records with an image in the training split of each dataset.
+    """
     affected = set().union(*shared.values())
     share, cap = len(affected) / records, config.max_contamination
     named = "; ".join(f"{len(ids)} by {name}, as {ids[0]}" for name, ids in shared.items() if ids)
@@ -132,7 +145,7 @@ def contaminated(config: ReleaseConfig, records: int, shared: Mapping[str, Seque
 
 
 def int8_loss(figures: Mapping[str, Figures], primary: str) -> float | None:
-    """Points that int8 loses against the best precision there is, if it has both."""
+    """Return the points that int8 loses against the best other precision; None without both."""
     full = figures.get("float32") or figures.get("float16")
     if full is None or "int8" not in figures:
         return None
@@ -140,7 +153,7 @@ def int8_loss(figures: Mapping[str, Figures], primary: str) -> float | None:
 
 
 def _row(subject: str, name: str, value: float, before: float | None, key: str, cap: float) -> Row:
-    """A figure beside the released one: ``cap`` points may be lost, or times as much be taken."""
+    """Return the row of a value and its released one; ``cap`` limits points lost or the ratio."""
     is_loss = key.endswith("drop")
     form = "{:.2f}" if is_loss else "{:.3g}"
     if before is None:
@@ -155,5 +168,5 @@ def _row(subject: str, name: str, value: float, before: float | None, key: str, 
         sentence = f"{name}, {subject}: {now} is {lost:.2f} times the released {was}"
     refused = (
         "" if lost <= cap else f"{sentence}, more than release.{key} {cap:g}"
-    )  # NaN is refused
+    )  # NaN does not pass.
     return Row(subject, name, was, now, change, allowed, refused)

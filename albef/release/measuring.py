@@ -1,4 +1,4 @@
-"""Exports side by side: the same test records, the same process, the same moments."""
+"""Measurement of exports on the same test records, in the same process, at the same time."""
 
 import logging
 import statistics
@@ -22,19 +22,20 @@ from albef.tasks.task import RunTask, Table
 
 log = logging.getLogger("albef")
 BATCHES = (1, 8)
-"""Sizes of the calls that are timed."""
-_WARM, _LEAST, _MOST, _SECONDS = 2, 5, 25, 20.0  # rounds, and when no more than the least are made
+"""Batch sizes of the calls that are timed."""
+# Warm-up rounds, fewest and most rounds, and the seconds after which the fewest suffice.
+_WARM, _LEAST, _MOST, _SECONDS = 2, 5, 25, 20.0
 
 
 class Measured(dict[str, Figures]):
-    """Figures of an export by precision."""
+    """Measurements of an export by precision."""
 
     table: Table
-    """Predictions of the precision that is loaded unless others are named."""
+    """Predictions of the precision that is loaded by default."""
 
 
 class Tested(NamedTuple):
-    """The behaviour tests of a run, and the records that they speak of."""
+    """Behaviour tests of a run, and the records that they use."""
 
     tests: Behaviour
     records: Records
@@ -47,12 +48,19 @@ def measure(
     threads: int = 0,
     tested: Tested | None = None,
 ) -> list[Measured]:
-    """Evaluate and time exports of a kind, precision by precision and call by call in turn.
+    """Evaluate and time exports of a kind, in turn for each precision and call.
 
-    Recorded metrics are of the machine and the data of their time, so nothing is taken from them.
+    Recorded metrics are not used, because they depend on the machine and data of their time.
+
+    Args:
+        folders: exports.
+        task: task of the model that was exported.
+        records: test records.
+        threads: threads of ONNX Runtime; 0 takes all cores.
+        tested: behaviour tests, or None.
 
     Raises:
-        ExportError: a folder is no export that this version reads.
+        ExportError: this version cannot read a folder as an export.
     """
     manifests = [manifest.read(folder) for folder in folders]
     measured = [Measured() for _ in folders]
@@ -79,15 +87,18 @@ def measure(
 
 
 def _behaviour(model: Model, task: RunTask, tested: Tested) -> dict[str, float]:
-    """Percent of cases that pass, by test."""
+    """Return the percent of cases that pass, by test."""
     scores = task.agreement(tested.records, tested.tests.pairs, BATCH, model)
     test_rates = rates(tested.tests.judge(scores))
     return {name: rate for name, rate in test_rates.items() if name not in (OVERALL, ACCEPTED)}
 
 
 def company(model: Model, records: Records) -> float:
-    """The most that a number of an answer about some records differs between a record that is
-    asked about alone, and amid others and in another order."""
+    """Return how much answers depend on the rest of their batch.
+
+    This is the largest difference of a number between a record that is asked about alone, and in
+    batches of different content and order.
+    """
     sample = [records[i] for i in range(min(len(records), BATCH))]
     alone = [numbers(model, [record])[0] for record in sample]
     places = range(len(sample))
@@ -100,8 +111,10 @@ def company(model: Model, records: Records) -> float:
 
 
 def numbers(model: Model, records: Sequence[Record]) -> list[Array]:
-    """All numbers of a model's answers about records, computed together: probabilities, maps and
-    features."""
+    """Return all numbers of a model's answers about records that are computed together.
+
+    The numbers are probabilities, maps and features, one array per record.
+    """
     rows = [list(_flat(answer)) for answer in main_call(model, records)()]
     if isinstance(model, Matching):
         feats = (
@@ -124,13 +137,15 @@ def _flat(answer: Any) -> Iterator[float]:
 
 
 def size(folder: Path, precision: str) -> int:
-    """Bytes of the graphs of a precision."""
+    """Return the size of the graphs of a precision in bytes."""
     return sum(path.stat().st_size for path in (folder / precision).rglob("*.onnx"))
 
 
 def medians(calls: Sequence[Callable[[], object]]) -> list[float]:
-    """Median milliseconds of each call; they take turns, in changing order, so that what else the
-    machine does meets all of them."""
+    """Return the median milliseconds of each call.
+
+    The calls take turns in changing order, so that other load on the machine affects all of them.
+    """
     durations: list[list[float]] = [[] for _ in calls]
     order, began = list(range(len(calls))), time.perf_counter()
     for turn in range(-_WARM, _MOST):
@@ -146,7 +161,7 @@ def medians(calls: Sequence[Callable[[], object]]) -> list[float]:
 
 
 def main_call(model: Model, records: Sequence[Record]) -> Callable[[], Any]:
-    """The call that a model of the kind is made for, on these records."""
+    """Return the main call of a model's kind, applied to these records."""
     images = list(zip(*(record.images for record in records), strict=True))
     call, texts = getattr(model, model.main), [record.captions[0] for record in records]
     return lambda: call(*images, texts)
