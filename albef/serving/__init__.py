@@ -1,1 +1,1 @@
-"""Exported models over HTTP; no torch."""
+"""HTTP server for exported models. No torch."""

@@ -1,4 +1,4 @@
-"""The application of a server, put together of its parts."""
+"""The server's application, assembled from its parts."""
 
 import contextlib
 import importlib.metadata
@@ -35,27 +35,30 @@ _CORS: dict[str, Any] = {
 
 
 def create_app(options: Options, state: State) -> FastAPI:
-    """The application of a server; ``app.state.follower`` has the engine that computes.
+    """Return the application of a server; ``app.state.follower`` has the engine that computes.
 
     Args:
-        options: what it serves, to whom and how.
-        state: kept up to date by the application, and told when the server is to stop.
+        options: exports, clients and settings.
+        state: readiness of the server; the application sets ``ready``, the server sets ``leaving``.
 
     Raises:
-        ExportError: a folder holds no export, a changed one, or cannot run as asked.
-        ValueError: there is a gallery, but no export embeds pictures.
+        ExportError: a folder is not an export, was changed, or cannot run with these options.
+        ValueError: a gallery is set, but no export embeds images.
     """
     metrics = Metrics()
     engine = Engine(Resources(options, metrics))
     if options.gallery and "embed_image" not in engine.calls:
         raise ValueError("--gallery: no export here embeds pictures; name one of a retrieval run")
     public = [server.probe_routes(state), server.page_routes()]
-    # :class:`Tokens` has checked it before: this is for openapi.json.
+    # Middleware has already checked the token; this adds it to openapi.json.
     secured = [Depends(HTTPBearer(scheme_name="token", auto_error=False))]
 
     def mount(calls: Collection[str]) -> None:
-        """Let there be routes for some calls. Only exports of another kind need others: the
-        framework keeps those that it once had in caches of thousands."""
+        """Create the routes of some calls.
+
+        It runs again only if new exports have other calls, because the framework keeps old routes
+        in caches of thousands of entries.
+        """
         del app.router.routes[schema_routes:]
         for router in _guarded(calls):
             app.include_router(router, dependencies=secured if options.tokens else None)
@@ -75,7 +78,7 @@ def create_app(options: Options, state: State) -> FastAPI:
         title="ALBEF",
         version=importlib.metadata.version("albef-pipeline"),
         description="Exported vision-language models.",
-        docs_url=None,  # their script comes from elsewhere
+        docs_url=None,  # These pages load a script from another site.
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
@@ -84,13 +87,13 @@ def create_app(options: Options, state: State) -> FastAPI:
         middleware=_middleware(options, metrics, state, follower, public),
     )
     app.state.follower = follower
-    schema_routes = len(app.router.routes)  # openapi.json
+    schema_routes = len(app.router.routes)  # The first routes are those of openapi.json.
     mount(engine.calls)
     return app
 
 
 def _guarded(calls: Collection[str]) -> list[APIRouter]:
-    """What needs a token where there are some."""
+    """Return the routers that need a token, if the server has tokens."""
     routers = [call_routes(calls), server.router, compatible.models_router]
     if "embed_text" in calls:
         routers.append(compatible.router)
@@ -102,12 +105,12 @@ def _guarded(calls: Collection[str]) -> list[APIRouter]:
 def _middleware(
     options: Options, metrics: Metrics, state: State, follower: Follower, public: list[APIRouter]
 ) -> list[Middleware]:
-    """What requests pass, from the outermost."""
-    # What answers everybody reads no body and computes nothing: it needs no token and no slot.
+    """Return the middlewares, the outermost first."""
+    # These paths read no body and compute nothing, so they need no token and no slot.
     open_paths = frozenset(
         {"/openapi.json", *(each.path for router in public for each in router.routes)}  # type: ignore[attr-defined]
     )
-    # A page sees a refusal only with these headers.
+    # A page can read an error response only with these headers, so CORS is outermost.
     cors = Middleware(CORSMiddleware, **_CORS, allow_origins=options.origins)
     return [
         *([cors] if options.origins else []),
@@ -121,7 +124,7 @@ def _middleware(
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    """What the framework refuses, in our words; nothing of the content is repeated."""
+    """Answer an error of the framework in this server's form, without content of the request."""
     assert isinstance(error, HTTPException)
     response = Problem(error.status_code).response()
     response.headers.update(error.headers or {})

@@ -1,4 +1,4 @@
-"""Micro-batching: what several requests ask for at the same time is computed together."""
+"""Micro-batching: items of concurrent requests are computed together."""
 
 import asyncio
 import time
@@ -13,8 +13,8 @@ from albef.serving.metrics import Metrics
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_PADDING = 1.5  # most of a batch's tokens, padding included, over its tokens without
-_RECENT = 0.2  # weight of the last batch in the running mean of seconds an item
+_PADDING = 1.5  # Maximum ratio of a batch's tokens with padding to its tokens without.
+_RECENT = 0.2  # Weight of the last batch in the running mean of seconds per item.
 
 
 @dataclass(slots=True, eq=False)
@@ -28,18 +28,22 @@ class _Waiting(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """A bounded queue of items and the task that computes them in batches, in a thread.
+    """Bounded queue of items, and the task that computes them in batches in a thread.
 
-    An item that arrives while nothing is computed starts at once; those that arrive meanwhile are
-    the next batch. Only after a batch of several does the next wait up to ``limits.wait`` for
-    company, so a lone client never does. The oldest item is always in the batch; the others are
-    those of the most similar lengths. An item that nobody waits for any more is left out.
+    If nothing is being computed, an arriving item starts at once. Items that arrive in the meantime
+    form the next batch. A batch waits up to ``limits.wait`` for more items only if the last batch
+    had several, so a single client never waits. The oldest item is always in the batch. The others
+    are those with the most similar lengths. An item whose client has gone is not computed.
 
     Args:
-        run: the export's name, for metrics.
-        step: what is computed, for metrics and errors.
-        compute: items to as many results; called in a thread of ``executor``.
-        length: of an item, where batches are padded.
+        run: name of the export, for metrics.
+        step: name of the computation, for metrics and errors.
+        compute: function from items to the same number of results; it runs in a thread of
+            ``executor``.
+        executor: threads for the computation.
+        limits: limits of the queue, the batch and the wait.
+        metrics: metrics of the server.
+        length: length of an item, if batches are padded.
     """
 
     def __init__(
@@ -57,24 +61,24 @@ class Batcher(Generic[Item, Result]):
         self._queue: list[_Waiting[Item, Result]] = []
         self._arrived = asyncio.Event()
         self._several = False
-        self._pace = 0.0  # seconds an item, lately
+        self._pace = 0.0  # Running mean of seconds per item.
         self._items = metrics.items.labels(run, step)
         self._seconds = metrics.computing.labels(run, step)
         self._waiting = metrics.waiting.labels(run, step)
         self._dropped = metrics.dropped.labels(run, step)
 
     def announce(self) -> None:
-        """Let the number of what waits be this one's."""
+        """Report the length of this queue as the number of waiting items."""
         self._waiting.set_function(lambda: len(self._queue))
 
     def __len__(self) -> int:
         return len(self._queue)
 
     def check_room(self, count: int) -> None:
-        """See that ``count`` items find room and would be computed in time.
+        """Check that the queue has room for ``count`` items and would compute them in time.
 
         Raises:
-            Problem: 429, with the seconds after which the queue will be shorter.
+            Problem: 429, with the seconds after which the queue is shorter.
         """
         waiting = len(self._queue)
         delay = waiting * self._pace
@@ -83,10 +87,10 @@ class Batcher(Generic[Item, Result]):
             raise Problem(429, f"{waiting} items wait for {self._step}; try again later", delay)
 
     async def __call__(self, items: Sequence[Item]) -> list[Result]:
-        """The results of ``items``; when this is cancelled, they are not computed any more.
+        """Return the results of ``items``. If the call is cancelled, the rest is not computed.
 
         Raises:
-            Problem: 429, the queue has no room for all of them.
+            Problem: 429, the queue has no room for all items.
         """
         self.check_room(len(items))
         loop = asyncio.get_running_loop()
@@ -106,7 +110,7 @@ class Batcher(Generic[Item, Result]):
                 self._dropped.inc(length - len(self._queue))
 
     async def run(self) -> None:
-        """Compute what arrives, until cancelled."""
+        """Compute arriving items until cancelled."""
         while True:
             await self._arrived.wait()
             if self._several and self._limits.wait:
@@ -115,7 +119,7 @@ class Batcher(Generic[Item, Result]):
                 await self._answer(self._take_batch())
 
     async def _wait_for_company(self) -> None:
-        """Wait until the batch is full or its oldest item has waited long enough."""
+        """Wait until the batch is full or its oldest item has waited ``limits.wait``."""
         loop = asyncio.get_running_loop()
         while self._queue and len(self._queue) < self._limits.batch:
             remaining = self._queue[0].since + self._limits.wait - loop.time()
@@ -128,7 +132,7 @@ class Batcher(Generic[Item, Result]):
                 return
 
     def _take_batch(self) -> list[_Waiting[Item, Result]]:
-        """Remove a batch from the queue."""
+        """Remove a batch from the queue and return it."""
         oldest, *others = self._queue
         others.sort(key=lambda entry: abs(entry.length - oldest.length))
         batch, longest, total = [oldest], oldest.length, oldest.length
@@ -149,7 +153,8 @@ class Batcher(Generic[Item, Result]):
                 self._executor, self._compute, items
             )
         except Exception as error:
-            if len(batch) > 1:  # whose fault it is shows when each is computed alone
+            # Each item is computed alone, so that only the faulty one gets the error.
+            if len(batch) > 1:
                 for entry in batch:
                     if not entry.result.done():
                         await self._answer([entry])

@@ -1,4 +1,4 @@
-"""The exports of a server and what requests ask of them, computed in threads and in batches."""
+"""Exports of a server and their requests, computed in threads and in batches."""
 
 import asyncio
 import logging
@@ -25,14 +25,14 @@ from albef.serving.metrics import Metrics
 from albef.serving.model_queues import ModelQueues, Pair, Pixels, ReadPicture, ReadText
 
 T = TypeVar("T")
-_DECODERS = 2  # threads; one more than computes keeps a batch ready
-_READERS = 2  # threads of the indexes
+_DECODERS = 2  # Number of threads. One more than computes keeps a batch ready.
+_READERS = 2  # Number of threads of the indexes.
 
 log = logging.getLogger("albef")
 
 
 class Decoders:
-    """Threads that decode pictures; one that nobody waits for any more is left out."""
+    """Threads that decode images."""
 
     def __init__(self, threads: int, limits: Limits, metrics: Metrics) -> None:
         self.pool = ThreadPoolExecutor(threads, "decode")
@@ -40,17 +40,17 @@ class Decoders:
         metrics.waiting.labels("", "decode").set_function(lambda: self._waiting)
 
     def check_room(self, count: int) -> None:
-        """See that ``count`` pictures find room.
+        """Check that the queue has room for ``count`` images.
 
         Raises:
-            Problem: 429, they do not.
+            Problem: 429, the queue has no room.
         """
         if self._waiting + count > self._limits.queue:
             self._metrics.refused.labels("queue").inc()
             raise Problem(429, f"{self._waiting} pictures wait to be decoded", 1)
 
     async def __call__(self, call: Callable[[], T]) -> T:
-        """What a call returns, in a thread."""
+        """Run a call in a thread and return its result."""
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self.pool, call)
@@ -59,7 +59,7 @@ class Decoders:
 
 
 class Resources:
-    """What models of a server share with those that replace them: threads, indexes, numbers."""
+    """Threads, indexes and metrics that a server's models share with those that replace them."""
 
     def __init__(self, options: Options, metrics: Metrics) -> None:
         self.options, self.metrics = options, metrics
@@ -69,25 +69,29 @@ class Resources:
         self.reading = ThreadPoolExecutor(_READERS, "index")
 
     async def close(self) -> None:
-        """Let go of threads and indexes."""
+        """Close threads and indexes."""
         for pool in (self.decoders.pool, self.computing, self.reading):
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
         self.store.close()
 
 
 class Models:
-    """The exports that the folders hold now (``models``); of those that have a call the first one
-    answers it (``calls``). Where digests are expected, no other is loaded.
+    """The exports in the folders (``models``), and the export that answers each call (``calls``).
+
+    If several exports have a call, the first one answers it. If digests are expected, no other
+    export is loaded.
 
     Raises:
-        ExportError: a folder holds no export, a changed or another one, or cannot run as asked.
+        ExportError: a folder is not an export, was changed, has an unexpected digest, or cannot run
+            with these options.
     """
 
     def __init__(self, resources: Resources) -> None:
         options = resources.options
         self.resources, self.metrics, self.limits = resources, resources.metrics, options.limits
         self.store, self.decoders = resources.store, resources.decoders
-        folders = [folder.resolve() for folder in options.exports]  # a link may lead elsewhere soon
+        # Links are resolved once, because they can lead elsewhere later.
+        folders = [folder.resolve() for folder in options.exports]
         for folder in folders if options.expect else ():
             if (digest := f"sha256:{manifest.digest(folder)}") not in options.expect:
                 text = f"{folder} is {digest}, which --expect does not name: not loaded"
@@ -103,7 +107,10 @@ class Models:
     async def embed_pictures(
         self, images: Sequence[bytes], queues: ModelQueues | None = None
     ) -> Floats:
-        """Encoded pictures to unit vectors (n, E) of an export, the first that has the call."""
+        """Embed encoded images as unit vectors (n, E).
+
+        ``queues`` is the export; None takes the first that has the call.
+        """
         queues = queues or self.calls["embed_image"]
         pictures = await self.read_pictures(queues, images, keep=False)
         return np.stack([picture.feat for picture in pictures])
@@ -111,14 +118,17 @@ class Models:
     async def embed_texts(
         self, texts: Sequence[str], queues: ModelQueues | None = None, *, counted: bool = True
     ) -> Floats:
-        """Texts to unit vectors (n, E) of an export, the first that has the call."""
+        """Embed texts as unit vectors (n, E).
+
+        ``queues`` is the export; None takes the first that has the call.
+        """
         encoded = await self.read_texts(queues or self.calls["embed_text"], texts, counted=counted)
         return np.stack([text.feat for text in encoded])
 
     async def zero_shot(
         self, images: Sequence[bytes], labels: Sequence[str], templates: Sequence[str]
     ) -> Floats:
-        """The probability (n, C) of each label for each picture, one of them being right."""
+        """Return the probability (n, C) of each label for each image. One label is right."""
         queues = self.calls["zero_shot"]
         texts = prompts(labels, templates)
         parts = [
@@ -132,8 +142,11 @@ class Models:
     async def match(
         self, images: Sequence[bytes], texts: Sequence[str], queues: ModelQueues | None = None
     ) -> list[float]:
-        """The probability of each pair by an export, the first that has the call; one picture or
-        one text is paired with all of the other."""
+        """Return the probability of each pair of image and text.
+
+        ``queues`` is the export; None takes the first that has the call. One image is paired with
+        all texts, and one text with all images.
+        """
         queues, count = queues or self.calls["match"], max(len(images), len(texts))
         queues.pairs.check_room(count)
         encoded = await self.read_texts(queues, texts)
@@ -145,7 +158,7 @@ class Models:
         return chances
 
     async def ask(self, call: str, images: Sequence[bytes], texts: Sequence[str]) -> list[Any]:
-        """What a call of the model says of each text about the same picture or pictures."""
+        """Return the model's answer to each text about the same image or images."""
         queues = self.calls[call]
         queues.by_call[call].check_room(len(texts))
         self.decoders.check_room(len(images))
@@ -158,7 +171,7 @@ class Models:
     async def ground(
         self, image: bytes, expressions: Sequence[str], boxes: Sequence[Box]
     ) -> tuple[tuple[int, int], list[Grounded]]:
-        """The picture's size, and where it shows what each expression says."""
+        """Return the image's size, and the location of each expression in it."""
         queues = self.calls["ground"]
         batcher = queues.by_call["ground"]
         batcher.check_room(len(expressions))
@@ -173,7 +186,7 @@ class Models:
     async def read_pictures(
         self, queues: ModelQueues, images: Sequence[bytes], *, keep: bool, counted: bool = True
     ) -> list[ReadPicture]:
-        """Encoded pictures to features, and states where they are to be kept."""
+        """Encode images to features, and to states if ``keep`` is true."""
         self.decoders.check_room(len(images))
         queues.pictures.check_room(len(images))
         decoding = [
@@ -182,7 +195,7 @@ class Models:
         ]
         try:
             pixels = await asyncio.gather(*decoding)
-        finally:  # where one fails, the others are given up
+        finally:  # If one image fails, the others are cancelled.
             for task in decoding:
                 task.cancel()
         return await queues.pictures([Pixels(each, keep) for each in pixels])
@@ -190,20 +203,20 @@ class Models:
     async def read_texts(
         self, queues: ModelQueues, texts: Sequence[str], *, counted: bool = True
     ) -> list[ReadText]:
-        """Texts to states and features."""
+        """Encode texts to states and features."""
         return await queues.texts([queues.ids(text, counted=counted) for text in texts])
 
     async def decode(self, call: Callable[[bytes, int], T], image: bytes, number: int) -> T:
-        """What a call makes of an encoded picture, in a thread.
+        """Return the result of a call on an encoded image, computed in a thread.
 
         Raises:
-            Problem: 413 or 422, with what is wrong with the picture.
+            Problem: 413 or 422, the image is invalid; the message has the reason.
         """
 
         def decoded() -> T:
             with opened(image, f"picture {number}", self.limits.pixels) as picture:
                 longest = max(picture.size)
-            if longest > SIDE:  # resizing and heat maps take what a side needs
+            if longest > SIDE:  # The memory of resizing and heat maps grows with the longest side.
                 text = f"the image of picture {number} is {longest} pixels long, above {SIDE}"
                 raise ImageError(text, Reason.TOO_MANY_PIXELS)
             return call(image, number)
@@ -216,10 +229,10 @@ class Models:
             raise Problem(422, str(error), code="bad_picture") from None
 
     async def stored(self, call: Callable[..., T], *arguments: Any) -> T:
-        """What a call on an index returns, in a thread.
+        """Return the result of a call on an index, computed in a thread.
 
         Raises:
-            Problem: 503, its file cannot be read or written now.
+            Problem: 503, the index's file cannot be read or written now.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -231,5 +244,5 @@ class Models:
 
 
 def probability(margin: float) -> float:
-    """The probability of "match" for the difference of its logits."""
+    """Return the probability of "match" for the difference of its logits."""
     return float(1 / (1 + np.exp(-np.clip(margin, -500, 500))))

@@ -1,4 +1,4 @@
-"""What answers requests: the models that are served now, with the indexes as they read them."""
+"""The engine of a server: the models that are served now, and their indexes."""
 
 import asyncio
 from contextvars import ContextVar
@@ -8,18 +8,18 @@ from albef.serving.computing import Models, Resources
 from albef.serving.indexes.reader import IndexReader
 
 ENGINE: ContextVar["Engine"] = ContextVar("engine")
-"""Answers the request that is worked on: the one that it began with."""
+"""The engine of the current request. A request keeps the engine that it started with."""
 
 
 def current() -> "Engine":
-    """What answers the request that is worked on."""
+    """Return the engine of the current request."""
     return ENGINE.get()
 
 
 class Engine(Models):
     """Models of a server that compute from :meth:`start` to :meth:`stop`.
 
-    Another one with the same resources takes its place when the folders have other exports.
+    If the folders have other exports, another engine with the same resources replaces it.
     """
 
     def __init__(self, resources: Resources) -> None:
@@ -29,16 +29,16 @@ class Engine(Models):
 
     @property
     def names(self) -> str:
-        """What the exports are called."""
+        """Names of the exports."""
         return ", ".join(queues.name for queues in self.models)
 
     def is_outdated(self) -> bool:
-        """Whether a folder has another export by now."""
+        """Return whether a folder now has another export."""
         digests = [manifest.digest(folder) for folder in self.resources.options.exports]
         return digests != [queues.model.digest for queues in self.models]
 
     def start(self) -> None:
-        """Compute what is asked from now on."""
+        """Start the tasks that compute requests."""
         self._tasks += [
             asyncio.create_task(batcher.run())
             for queues in self.models
@@ -47,16 +47,17 @@ class Engine(Models):
         ]
 
     async def stop(self) -> None:
-        """Compute nothing more, and let go of the models."""
+        """Stop computing, and release the models."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for queues in self.models:
             self.store.forget(queues.space)
-            queues.model = None  # whatever holds the rest until it is collected
+            # Frees the model even if other objects still hold the rest of the queues.
+            queues.model = None
 
     def announce(self) -> None:
-        """Let the server's numbers be of these models."""
+        """Report these models in the server's metrics."""
         self.metrics.model.clear()
         self.metrics.drift.clear()
         for queues in self.models:

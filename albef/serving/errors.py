@@ -1,4 +1,4 @@
-"""What goes wrong with a request: one shape of the answer for every status."""
+"""Errors of requests. All statuses have the same body."""
 
 import json
 import math
@@ -10,36 +10,36 @@ from starlette.responses import Response
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong."""
+    """Description of an error."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     code: str
-    """A word for programs; it does not change."""
+    """Stable identifier of the error, for programs."""
     message: str
-    """A sentence for people."""
+    """Error message, for people."""
     type: str
-    """What sort of error it is, in OpenAI's words."""
+    """Category of the error, as OpenAI names it."""
     param: str | None
-    """The field that is wrong, where it is one."""
+    """The field with the error; null if the error does not concern a field."""
 
 
 class ErrorBody(BaseModel):
-    """The body of every answer that is no success."""
+    """Body of every error response."""
 
     error: ErrorDetail
 
 
 class Problem(Exception):
-    """A request that is not answered as asked.
+    """Error that is returned to the client.
 
     Args:
-        status: of HTTP.
-        message: a sentence for people; nothing of the request's content stands in it. The
-            status's own of :data:`CODES` if not given.
-        retry_after: seconds after which it is worth trying again.
-        code: a word for programs, where it is another than the status's own.
-        param: the field that is wrong.
+        status: HTTP status.
+        message: message for people, without content of the request; None takes the status's message
+            in :data:`CODES`.
+        retry_after: seconds after which to retry.
+        code: identifier for programs; None takes the status's.
+        param: the field with the error.
     """
 
     def __init__(
@@ -55,22 +55,23 @@ class Problem(Exception):
         text = message or meaning
         super().__init__(text)
         self.status, self.code, self.param = status, code or word, param
-        self.message = text.encode(errors="replace").decode()  # halves of characters too
+        # Replaces unpaired surrogates, which cannot be encoded.
+        self.message = text.encode(errors="replace").decode()
         self.headers = {"www-authenticate": "Bearer"} if status == 401 else {}
-        if status == 408:  # what of the body is still to come is not waited for
+        if status == 408:  # The server does not wait for the rest of the body.
             self.headers["connection"] = "close"
         if retry_after is not None:
             self.headers["retry-after"] = f"{max(1, math.ceil(retry_after))}"
 
     @property
     def body(self) -> bytes:
-        """What is answered, as :class:`ErrorBody` describes it."""
+        """Body of the response, in the form of :class:`ErrorBody`."""
         sort = _TYPES.get(self.status, "invalid_request" if self.status < 500 else "server")
         detail = {"code": self.code, "message": self.message, "type": f"{sort}_error"}
         return json.dumps({"error": {**detail, "param": self.param}}).encode()
 
     def response(self) -> Response:
-        """The answer."""
+        """Return the response."""
         return Response(self.body, self.status, self.headers, "application/json")
 
 
@@ -91,12 +92,12 @@ CODES = {
     503: ("unavailable", "the server takes no more now"),
     504: ("deadline", "the answer was not ready in time"),
 }
-"""The word and meaning of each status that the server gives."""
+"""Identifier and default message of each status that the server returns."""
 _TYPES = {401: "authentication", 403: "permission", 429: "rate_limit"}
 ANY = (401, 403, 421, 500, 503, 504)
-"""Statuses that every call may have."""
+"""Statuses that every call can return."""
 BODY = (400, 408, 413, 415, 422)
-"""Statuses of a call that takes a body."""
+"""Statuses that a call with a body can return."""
 _RETRY_AFTER = {
     "Retry-After": {
         "description": "Seconds after which it is worth trying again",
@@ -108,18 +109,18 @@ _RETRY_AFTER = {
 _MESSAGES = {
     "extra_forbidden": "there is no such field",
     "model_attributes_type": "send an object as application/json",
-    "value_error": "a file is needed",  # fastapi's, of an upload
+    "value_error": "a file is needed",  # FastAPI raises it for a missing upload.
 }
-"""What is said in place of pydantic's own message."""
+"""Messages that replace those of pydantic, by type of the error."""
 
 
 def message_of(error: Mapping[str, Any]) -> str:
-    """What pydantic found wrong with a value."""
+    """Return the message for an error that pydantic found."""
     return _MESSAGES.get(error["type"]) or str(error["msg"])
 
 
 def invalid(error: Mapping[str, Any]) -> Problem:
-    """The problem of a body or field with which pydantic found something wrong."""
+    """Return the problem for an error that pydantic found in a body or field."""
     if error["type"] == "json_invalid":
         return Problem(400, "the body is no JSON")
     where = ".".join(str(part)[:80] for part in error["loc"]) or "body"
@@ -127,7 +128,7 @@ def invalid(error: Mapping[str, Any]) -> Problem:
 
 
 def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Answers of a call for OpenAPI: these statuses and those that every call may have."""
+    """Return the OpenAPI responses for these statuses and those that every call can return."""
     return {
         status: {
             "model": ErrorBody,

@@ -1,4 +1,4 @@
-"""A server that follows its exports: what their folders lead to is served, once it is ready."""
+"""Replacement of a running server's exports when their folders or links change."""
 
 import asyncio
 import contextlib
@@ -16,15 +16,16 @@ from albef.serving.indexes.gallery import follow
 from albef.serving.middleware.exchange import HttpMiddleware
 
 log = logging.getLogger("albef")
-_IDLE = 0.1  # seconds between two looks whether all is answered
+_IDLE = 0.1  # Seconds between two checks whether all requests are answered.
 
 
 class Follower:
-    """The engine that answers, and the next one when the folders have other exports.
+    """The current engine, and its replacement when the folders have other exports.
 
-    The next is loaded beside it, reads the pictures of all indexes, and then takes its place in one
-    step; where it has other calls, ``mount`` makes their routes. A request is answered by the
-    engine that it began with, which is let go of when none can be left.
+    The new engine is loaded while the old one serves, and reads the images of all indexes. It then
+    replaces the old one in one step. If it has other calls, ``mount`` creates their routes. A
+    request is answered by the engine that it started with. An engine is released when no request
+    can use it.
     """
 
     def __init__(self, engine: Engine, mount: Callable[[Collection[str]], None]) -> None:
@@ -34,15 +35,18 @@ class Follower:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Compute inside this context, and look for other exports as often as the options say, and
-        at SIGHUP."""
+        """Compute inside this context, and check for other exports.
+
+        Checks run at the interval of the options, and at SIGHUP.
+        """
         options = self.engine.resources.options
         self.engine.start()
         self._switch_to(self.engine)
         if options.follow:
             wake = asyncio.Event()
             self._begin(self._look(options.follow, options.refresh, wake))
-            with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread
+            # Signal handlers cannot be set outside the main thread.
+            with contextlib.suppress(ValueError, RuntimeError):
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, wake.set)
         try:
             yield
@@ -60,7 +64,7 @@ class Follower:
         return task
 
     def _switch_to(self, engine: Engine) -> None:
-        """Let an engine answer from now on, and bring indexes and gallery to it meanwhile."""
+        """Make an engine the current one, and update the indexes and the gallery for it."""
         self.engine = engine
         engine.announce()
         if self._reading:
@@ -70,7 +74,7 @@ class Follower:
     async def _read(self, engine: Engine) -> None:
         try:
             await engine.indexes.read_all()
-        except Exception:  # nobody waits for this, so it is told here
+        except Exception:  # No caller awaits this task, so the error is logged.
             log.exception("not all indexes can be searched")
         gallery = engine.resources.options.gallery
         if gallery and "embed_image" in engine.calls:
@@ -88,7 +92,8 @@ class Follower:
                 if await asyncio.to_thread(self.engine.is_outdated):
                     await self._replace()
                     looks.labels("replaced").inc()
-            except Exception as error:  # whatever is wrong with what is new, the old one serves
+            # If the new exports fail for any reason, the old ones are still served.
+            except Exception as error:
                 looks.labels("failed").inc()
                 log.error("%s; %s is served still", error, self.engine.names)
 
@@ -96,7 +101,8 @@ class Follower:
         old = self.engine
         new = await asyncio.to_thread(Engine, old.resources)
         new.start()
-        old.indexes.successor = new.indexes  # what one adds to an index the other reads too
+        # An image added to the old engine's indexes is also read by the new one.
+        old.indexes.successor = new.indexes
         try:
             await new.indexes.read_all()
             if new.calls.keys() != old.calls.keys():
@@ -110,7 +116,7 @@ class Follower:
         self._begin(self._retire(old))
 
     async def _retire(self, old: Engine) -> None:
-        """Stop an engine once nothing is asked, or else what it was asked is given up."""
+        """Stop an engine when no request is open, or when its requests have timed out."""
         deadline = time.monotonic() + old.limits.seconds
         try:
             while old.metrics.open_requests and time.monotonic() < deadline:
@@ -121,7 +127,7 @@ class Follower:
 
 @dataclass(eq=False)
 class Current(HttpMiddleware):
-    """Has a request answered by the engine that a follower has when it begins."""
+    """Middleware that gives a request the follower's current engine."""
 
     follower: Follower
 
@@ -131,12 +137,13 @@ class Current(HttpMiddleware):
 
 
 async def _run(command: Sequence[str]) -> None:
-    """Run a command to its end.
+    """Run a command and wait until it exits.
 
     Raises:
-        OSError: it failed; its last words.
+        OSError: the command failed; the message has its last line of output.
     """
-    process = await asyncio.create_subprocess_exec(  # lines of the log are JSON
+    # Its output is captured, because lines of the log must be JSON.
+    process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
     )
     try:

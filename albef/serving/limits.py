@@ -1,4 +1,4 @@
-"""What a server is started with: exports, who may ask, and bounds of sizes, counts and times."""
+"""Options of a server: exports, access, and limits of sizes, counts and times."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,44 +6,45 @@ from pathlib import Path
 
 MIB = 2**20
 PICTURES = 32
-"""Most pictures, texts or pairs of a request."""
+"""Maximum number of images, texts or pairs in a request."""
 INPUTS = 2048
-"""Most texts and pictures of a request of OpenAI's clients; they wait by 32."""
+"""Maximum number of texts and images in a request of OpenAI's clients. They are computed in groups
+of 32."""
 TEXT = 2000
-"""Most characters of a text."""
+"""Maximum number of characters in a text."""
 LABELS = 100
-"""Most classes of zero-shot classification."""
+"""Maximum number of classes in zero-shot classification."""
 TEMPLATES = 8
-"""Most templates of its prompts."""
+"""Maximum number of prompt templates in zero-shot classification."""
 BOXES = 100
-"""Most proposed boxes of a picture."""
+"""Maximum number of proposed boxes for an image."""
 SIDE = 65_535
-"""Longest side of a picture, in pixels, as of a JPEG."""
+"""Longest side of an image in pixels, which is also the maximum of JPEG."""
 BEST = 100
-"""Most results of a search, and most pictures that it re-ranks."""
+"""Maximum number of search results, and of images that a search re-ranks."""
 INDEXES = 100
-"""Most indexes of a server."""
+"""Maximum number of indexes on a server."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of requests and of what is held for them.
+    """Limits of requests and of the memory held for them.
 
     Attributes:
-        body: most bytes of a body.
-        json: most bytes of a JSON body; a parsed one takes many times as much.
-        all_bodies: most bytes of all bodies that are held at once.
-        pixels: most pixels of a picture, by its header.
-        requests: most requests that are worked on at once.
-        connections: most open connections.
-        queue: most items that wait for one kind of computation.
-        batch: most items that are computed at once.
-        wait: seconds that an item may wait for others to share its batch, under load.
-        body_seconds: for a request's body to arrive.
-        seconds: for its answer, once the body is there.
-        grace: for accepted work to finish when the server is told to stop.
-        cache: bytes of image states kept for re-ranking.
-        indexes: bytes of indexes that are kept in memory, from which clients add no more.
+        body: maximum bytes of a body.
+        json: maximum bytes of a JSON body; parsing takes many times as much memory.
+        all_bodies: maximum bytes of all bodies held at the same time.
+        pixels: maximum pixels of an image, as its header gives them.
+        requests: maximum number of concurrent requests.
+        connections: maximum number of open connections.
+        queue: maximum number of items that wait for one kind of computation.
+        batch: maximum number of items computed together.
+        wait: maximum seconds that an item waits for a fuller batch, under load.
+        body_seconds: seconds for a request's body to arrive.
+        seconds: seconds for the answer, from the arrival of the body.
+        grace: seconds to finish accepted requests after a stop signal.
+        cache: bytes of image states cached for re-ranking.
+        indexes: bytes of indexes in memory above which clients cannot add images.
     """
 
     body: int = 16 * MIB
@@ -64,26 +65,27 @@ class Limits:
 
 @dataclass(frozen=True)
 class Options:
-    """What a server serves, to whom, and how.
+    """Exports that a server serves, its clients, and its settings.
 
     Attributes:
-        exports: folders; of those that have a call the first one answers it.
-        limits: of sizes and times.
-        tokens: of clients, as :func:`albef.serving.middleware.access.parse_token` reads them;
-            without any, only those on this machine are answered.
-        hosts: further names under which the server may be asked without a token.
-        origins: whose pages may ask from a browser, as ``https://example.org``.
-        indexes: folder that keeps indexes of pictures; None keeps them in memory.
-        gallery: folder of pictures that the index of this name follows.
-        follow: seconds after which it is looked whether a folder, or what a link leads to, has
-            another export, to be served in its place; 0 never looks.
-        refresh: a command that is run before each look, as one that fetches.
-        expect: digests of manifests, of which no other is loaded; none takes any.
-        workers: computations at a time.
-        threads: of a computation; 0 takes all cores.
-        providers: of ONNX Runtime, first choice first; None takes what works here.
-        precision: of the weights; None takes each export's first.
-        min_probability: of the best answer or class; where none has it, none is given.
+        exports: export folders; if several have a call, the first one answers it.
+        limits: limits of sizes and times.
+        tokens: tokens of clients, parsed by :func:`albef.serving.middleware.access.parse_token`; if
+            empty, only clients on this machine are answered.
+        hosts: further host names that need no token.
+        origins: sites whose pages may send requests from a browser, such as
+            ``https://example.org``.
+        indexes: folder of the image indexes; None keeps them in memory.
+        gallery: folder of images that the index ``gallery`` follows.
+        follow: seconds between two checks whether a folder or link has another export, which is
+            then served instead; 0 never checks.
+        refresh: command that runs before each check, for example to fetch an export.
+        expect: digests of the only manifests that may be loaded; if empty, any export is loaded.
+        workers: number of concurrent computations.
+        threads: threads of a computation; 0 uses all cores.
+        providers: providers of ONNX Runtime in order of preference; None uses what works.
+        precision: precision of the weights; None uses the first of each export.
+        min_probability: minimum probability of the best answer or class; below it, there is none.
     """
 
     exports: Sequence[Path]

@@ -1,4 +1,4 @@
-"""Numbers of a running server, as Prometheus reads them."""
+"""Prometheus metrics of a running server."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -20,7 +20,7 @@ _ITEMS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """Counters of one server; labels are routes, calls and statuses, never a request's content."""
+    """Metrics of one server. Labels are routes, calls and statuses, never a request's content."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -39,7 +39,8 @@ class Metrics:
             ["route"],
             buckets=_SECONDS,
         )
-        self.open_requests = self.held_bytes = 0  # counted here: a change of a gauge takes a lock
+        # Plain numbers, because every change of a gauge takes a lock.
+        self.open_requests = self.held_bytes = 0
         gauge("albef_open_requests", "Requests that are worked on").set_function(
             lambda: self.open_requests
         )
@@ -58,7 +59,8 @@ class Metrics:
         self.looks = counter(
             "albef_looks", "Looks at the exports' folders that found others", ["outcome"]
         )
-        for outcome in ("replaced", "failed"):  # the first one is an increase, too
+        # Creates the counters at 0, so Prometheus sees the first event as an increase.
+        for outcome in ("replaced", "failed"):
             self.looks.labels(outcome)
         self.drift = gauge(
             "albef_drift",
@@ -68,16 +70,16 @@ class Metrics:
         self.model = gauge("albef_model_info", "Exports that are served", ["run", "kind", "digest"])
 
     def follow_drift(self, run: str, sketch: Sketch, profile: Mapping[str, Counts]) -> None:
-        """Tell how far what an export is asked is from its profile."""
+        """Report the divergence of an export's requests from its validation data."""
         for quantity, reference in profile.items():
             divergence = partial(sketch.divergence, quantity, reference)
             self.drift.labels(run, quantity).set_function(divergence)
 
     def count_answer(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count an answer, given after so many seconds."""
+        """Count an answer and its duration in seconds."""
         self.requests.labels(route, method, f"{status}").inc()
         self.seconds.labels(route).observe(seconds)
 
     def page(self) -> bytes:
-        """All of them, in the text format of Prometheus."""
+        """Return all metrics in the text format of Prometheus."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""An export as the server uses it: its calls split into steps, and what waits for each of them.
+"""An export as the server uses it: its calls are split into steps with a queue each.
 
 Shapes: S image side, L text tokens, D width, E shared width.
 """
@@ -23,46 +23,46 @@ from albef.serving.limits import BEST, Options
 from albef.serving.metrics import Metrics
 
 _IN_STEPS = frozenset({"embed_image", "embed_text", "match", "zero_shot"})
-"""Calls that are split into steps; the model answers any other as a whole."""
+"""Calls that are split into steps. The model computes any other call as a whole."""
 
 
 class ReadPicture(NamedTuple):
-    """A picture that was read: its feature (E,), and states where they were asked for."""
+    """An encoded image: its feature (E,), and its states if they were requested."""
 
     feat: Floats
     states: ImageStates | None
 
 
 class ReadText(NamedTuple):
-    """A text that was read: states (L, D), feat (E,)."""
+    """An encoded text: states (L, D) and feature (E,)."""
 
     states: Array
     feat: Floats
 
 
 class Pixels(NamedTuple):
-    """A picture (3, S, S) to be read, and whether its states are wanted."""
+    """An image (3, S, S) to encode, and whether to keep its states."""
 
     pixels: Floats
     keep: bool
 
 
 class Pair(NamedTuple):
-    """A text and a picture (states of one) to be read together."""
+    """A text and the states of one image, to be read together."""
 
     text: ReadText
     picture: ImageStates
 
 
 class ModelQueues:
-    """A loaded export, whose steps compute in batches: a :class:`Batcher` of each on ``executor``.
+    """A loaded export, with a :class:`Batcher` on ``executor`` for each step.
 
-    Answers carry its ``name``, the run and the beginning of the digest. Its ``space`` decides the
-    features: those of another one are of no use. ``sketch`` counts what is asked,
-    ``profile`` what the model was validated on.
+    Answers carry its ``name``: the run and the beginning of the digest. Its ``space`` identifies
+    the feature space; features of another space cannot be compared with its own. ``sketch`` counts
+    the requests, ``profile`` has the counts of validation data.
 
     Raises:
-        ExportError: it is none, was changed, or cannot run as asked.
+        ExportError: the folder is not an export, was changed, or cannot run with these options.
     """
 
     def __init__(
@@ -99,24 +99,24 @@ class ModelQueues:
         self.batchers = [self.pictures, self.texts, self.pairs, *self.by_call.values()]
 
     def ids(self, text: str, *, counted: bool = False) -> Ints:
-        """Token ids (L,) of a text; one that is asked about is counted."""
+        """Return the token ids (L,) of a text. If ``counted``, the text is added to the sketch."""
         ids = np.asarray(self.model.ids([text])[0][0])
         if counted:
             self.sketch.text(text, ids, self.model)
         return ids
 
     def pixels(self, image: bytes, number: int, *, counted: bool = False) -> Floats:
-        """An encoded picture as (3, S, S); ``number`` stands in errors."""
+        """Return an encoded image as (3, S, S); ``number`` identifies it in errors."""
         pixels = np.asarray(self.model.pixels([image], number)[0])
         if counted:
             self.sketch.picture(image, brightness(pixels))
         return pixels
 
     def square(self, image: bytes, number: int, *, counted: bool = False) -> Image.Image:
-        """An encoded picture at the size that the model reads, as 8-bit RGB (S, S); counted
-        where it is asked about.
+        """Return an encoded image at the model's input size, as 8-bit RGB (S, S).
 
-        What :meth:`pixels` gives for it, losslessly encoded, is what it gives for ``image``.
+        If ``counted``, the image is added to the sketch. For the result, losslessly encoded,
+        :meth:`pixels` returns the same as for ``image``.
         """
         picture = decode(image, f"picture {number}")
         side = (self.model.facts.image_size,) * 2
@@ -127,18 +127,19 @@ class ModelQueues:
         return picture
 
     def count(self, texts: Sequence[str], answers: Sequence[Any]) -> None:
-        """Count texts that were asked about and what a call of the model says of them."""
+        """Count texts of requests, and the model's answers to them."""
         for text, answer in zip(texts, answers, strict=True):
             self.ids(text, counted=True)
             if isinstance(answer, Grounded):
                 self.sketch.count(confidence=max(answer.probability, 1 - answer.probability))
-            elif isinstance(answer, dict) and answer:  # empty: no class is probable enough
+            # An empty dict means that no class is probable enough.
+            elif isinstance(answer, dict) and answer:
                 self.sketch.count(confidence=max(answer.values()))
             elif isinstance(answer, list) and answer:
                 self.sketch.count(confidence=answer[0].probability)
 
     def _read_pictures(self, items: Sequence[Pixels]) -> list[ReadPicture]:
-        """Read pictures; what one is given back holds nothing of the others in memory."""
+        """Encode images. Results are copies, so keeping one does not keep its batch in memory."""
         states: ImageStates = self.model.encode_image(np.stack([item.pixels for item in items]))
         assert states.feat is not None
         return [
@@ -147,7 +148,7 @@ class ModelQueues:
         ]
 
     def _read_texts(self, items: Sequence[Ints]) -> list[ReadText]:
-        """Read texts, token ids (L,) each."""
+        """Encode texts, given as token ids (L,) each."""
         ids, mask = _padded(items, self.model.tokenizer.pad_id)
         states, feats = self.model.encode_text(ids, mask)
         return [
@@ -155,9 +156,13 @@ class ModelQueues:
         ]
 
     def _match(self, items: Sequence[Pair]) -> list[float]:
-        """How far the logit of "match" is above that of "no match"; orders as its probability."""
+        """Return the logit of "match" minus that of "no match".
+
+        It has the order of the probability.
+        """
         texts, mask = _padded([item.text.states for item in items])
-        if len({id(item.picture) for item in items}) == 1:  # nothing of it is copied for its texts
+        # With one image, its states are not copied for each text.
+        if len({id(item.picture) for item in items}) == 1:
             logits = self.model.score(texts[None], mask[None], items[0].picture)[0]
         else:
             keys, values, _ = zip(*(item.picture for item in items), strict=True)
@@ -166,7 +171,7 @@ class ModelQueues:
         return [float(yes - no) for no, yes in logits]
 
     def _ask(self, call: str, items: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """What a call of the model says of items, which are its arguments for one each."""
+        """Return the model's answers to items; each item has the arguments of one call."""
         options = {"k": BEST} if call == "ask" else {}
         answers: list[Any] = getattr(self.model, call)(
             *map(list, zip(*items, strict=True)), **options
@@ -175,7 +180,7 @@ class ModelQueues:
 
 
 def _padded(items: Sequence[Array], fill: int = 0) -> tuple[Array, Ints]:
-    """Items (L, ...) of several lengths as (n, L, ...) and their mask (n, L)."""
+    """Pad items (L, ...) of several lengths to (n, L, ...); return them and their mask (n, L)."""
     longest = max(map(len, items))
     padded = np.full((len(items), longest, *items[0].shape[1:]), fill, items[0].dtype)
     mask = np.zeros((len(items), longest), np.int64)

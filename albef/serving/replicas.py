@@ -1,9 +1,9 @@
-"""A Ray Serve application of the same server: replicas on one machine or many (extra ``ray``).
+"""Ray Serve application: replicas of the server on one or more machines (extra ``ray``).
 
 ``serve run albef.serving.replicas:application exports=/models/retrieval replicas=2``
 
-Each replica is a process with its own runtime; Ray's proxies do what a balancer does else. Indexes
-of pictures are each replica's own, in memory: a service that needs them keeps to one replica.
+Each replica is a process with a separate runtime. Ray's proxies replace a load balancer. Each
+replica has separate image indexes in memory, so a service that needs indexes must have one replica.
 """
 
 from pathlib import Path
@@ -18,13 +18,14 @@ from albef.serving.middleware.exchange import State
 
 
 def application(options: dict[str, str]) -> serve.Application:
-    """The application that ``serve run`` or a configuration file names.
+    """Return the application that ``serve run`` or a configuration file names.
 
-    Tokens of clients are in the environment of the replicas, as of ``albef serve``.
+    As with ``albef serve``, the environment of the replicas has the tokens of clients.
 
     Args:
-        options: ``exports``, folders separated by commas, the same on every node; ``replicas``, how
-            many; ``threads`` of each; ``host_name`` by which clients ask, where they need no token.
+        options: ``exports``, folders separated by commas, the same on every node; ``replicas``,
+            their number; ``threads`` of each replica; ``host_name``, the name that clients use if
+            they need no token.
 
     Raises:
         KeyError: ``exports`` is missing.
@@ -45,4 +46,4 @@ def application(options: dict[str, str]) -> serve.Application:
 
 
 class _Replica:
-    """What Ray starts; all it does is in the application that it is given."""
+    """Class that Ray starts. All behaviour is in its ASGI application."""

@@ -1,6 +1,6 @@
-"""``albef serve EXPORT``: exported models over HTTP, with a page; no torch.
+"""``albef serve EXPORT``: serve exported models over HTTP, with a page. No torch.
 
-Nothing heavy is imported before the options are read, so that ``--help`` answers at once.
+Large packages are imported after the options are parsed, so ``--help`` answers at once.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from typer import Argument, Option
 
 from albef.serving.limits import MIB, Limits, Options
 
-_RELEASED = re.compile(r"[A-Za-z0-9][\w-]*#[A-Za-z0-9][\w-]*")  # what `albef fetch` takes
-_LOOK = 60.0  # seconds between two looks at the registry
+_RELEASED = re.compile(r"[A-Za-z0-9][\w-]*#[A-Za-z0-9][\w-]*")  # Argument that `albef fetch` takes.
+_LOOK = 60.0  # Seconds between two checks of the registry.
 
 
 def serve(
@@ -99,8 +99,8 @@ def serve(
 ) -> int:
     """Serve exported models over HTTP, with a page.
 
-    Of several exports the first that has a call answers it. In a project RUN#STAGE is the export
-    that holds a stage of the registry, and is followed. Tokens of clients stand in the
+    If several exports have a call, the first one answers it. In a project, RUN#STAGE is the export
+    that holds a stage of the registry; the server follows it. Set the tokens of clients in the
     environment variable ALBEF_TOKENS, or in the file that ALBEF_TOKENS_FILE names.
     """
     from albef.serving.middleware.access import read_tokens
@@ -142,7 +142,7 @@ def serve(
 
 
 def _fetch_command(exports: list[Path], key: Path | None) -> list[str]:
-    """The command that fetches what is named RUN#STAGE; empty where nothing is."""
+    """Return the command that fetches every RUN#STAGE; empty if there is none."""
     released = [str(path) for path in exports if _RELEASED.fullmatch(str(path))]
     if not released:
         return []
@@ -151,7 +151,7 @@ def _fetch_command(exports: list[Path], key: Path | None) -> list[str]:
 
 
 def _run(options: Options, fetch: list[str], host: str, port: int, drain: float) -> int:
-    """Serve until told to stop, after ``fetch``; the exit code."""
+    """Run ``fetch``, then serve until a stop signal; return the exit code."""
     from albef.serving.app import create_app
     from albef.serving.middleware.access import LOCAL, TOKENS
     from albef.serving.middleware.exchange import State
@@ -167,7 +167,7 @@ def _run(options: Options, fetch: list[str], host: str, port: int, drain: float)
     if fetch:
         done = subprocess.run(fetch, stdout=subprocess.PIPE, text=True)
         if done.returncode:
-            return done.returncode  # it said why
+            return done.returncode  # The command has printed the reason.
         links = map(Path, done.stdout.splitlines())
         exports = [
             next(links) if _RELEASED.fullmatch(str(path)) else path for path in options.exports
@@ -181,19 +181,20 @@ def _run(options: Options, fetch: list[str], host: str, port: int, drain: float)
 
 
 def _start_log() -> None:
-    """Log lines of JSON on standard error."""
+    """Log to standard error, one JSON object per line."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     logging.raiseExceptions = logging.logThreads = logging.logProcesses = False
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # clients cause its warnings
+    # Its warnings are caused by clients.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
 class JsonLines(logging.Formatter):
-    """A line of JSON for each record."""
+    """Formatter that writes each record as a line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Return the line of a record."""
         now = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = {
             "time": now.replace("+00:00", "Z"),

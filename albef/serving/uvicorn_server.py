@@ -1,4 +1,4 @@
-"""A server process: uvicorn with bounds, and an end that finishes what was accepted."""
+"""Server process: uvicorn with limits and a graceful shutdown."""
 
 import logging
 import signal
@@ -12,21 +12,21 @@ from starlette.types import ASGIApp
 from albef.serving.limits import Limits
 from albef.serving.middleware.exchange import State
 
-_HEAD = 16 * 1024  # most bytes of a request's line and headers
-_KEEP_ALIVE = 65  # seconds between two requests of a connection; balancers let go after 60
+_HEAD = 16 * 1024  # Maximum bytes of a request's line and headers.
+_KEEP_ALIVE = 65  # Seconds between two requests of a connection. Load balancers close it after 60.
 
 log = logging.getLogger("albef")
 
 
 class Server(uvicorn.Server):
-    """Runs an application until it is told to stop, then finishes what it accepted.
+    """Server that runs an application until a signal, then finishes the accepted requests.
 
-    At the first signal the state's ``leaving`` becomes true. For ``drain`` seconds after it
-    requests are still accepted while readiness is refused, for balancers that ask for it. A second
-    signal does not wait. Port 0 takes a free one.
+    At the first signal the state's ``leaving`` becomes true. For ``drain`` seconds the server still
+    accepts requests, but readiness probes fail, so load balancers stop sending. A second signal
+    stops it at once. Port 0 selects a free port.
 
-    h11 parses requests: unlike httptools it bounds their headers, and reads on where another
-    protocol is offered.
+    h11 parses requests. Unlike httptools, it limits their headers, and continues to read if a
+    client offers another protocol.
     """
 
     def __init__(
@@ -58,7 +58,10 @@ class Server(uvicorn.Server):
         log.info("serving at http://%s:%d", f"[{host}]" if ":" in host else host, port)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop; at a second signal, stop. uvicorn's own ends with the signal's code."""
+        """Begin to stop; at a second signal, stop at once.
+
+        uvicorn's own handler would exit with the signal's code.
+        """
         if self._state.leaving:
             self.should_exit = self.force_exit = True
             return
@@ -67,7 +70,7 @@ class Server(uvicorn.Server):
         self.should_exit = not self.drain
 
     async def on_tick(self, counter: int) -> bool:
-        """Return whether to stop: also when the time to drain is over."""
+        """Return whether to stop, which is also true after the drain time."""
         if self._state.leaving and time.monotonic() >= self._leaving_since + self.drain:
             self.should_exit = True
         return await super().on_tick(counter)

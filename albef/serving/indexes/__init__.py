@@ -1,1 +1,1 @@
-"""Indexes of pictures, on the disk or in memory, and the folder that one of them follows."""
+"""Image indexes, on disk or in memory, and the gallery folder that one of them follows."""

@@ -1,4 +1,4 @@
-"""A folder of pictures as an index that follows it."""
+"""The index that follows a folder of images."""
 
 import asyncio
 import hashlib
@@ -18,9 +18,9 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"})
 
 
 async def follow(engine: Engine, folder: Path) -> None:
-    """Bring the index :data:`GALLERY` to what ``folder`` holds.
+    """Update the index :data:`GALLERY` to the contents of ``folder``.
 
-    A picture that cannot be read is told of in the log, and left out.
+    An image that cannot be read is logged and skipped.
     """
     try:
         index = await _open(engine)
@@ -36,7 +36,7 @@ async def follow(engine: Engine, folder: Path) -> None:
             batch = changed[start : start + AT_ONCE]
             await asyncio.gather(*(_add(engine, index, name, path) for name, path in batch))
         log.info("the gallery has %d pictures of %s", await engine.stored(len, index), folder)
-    except Exception:  # nobody waits for this, so it is told here
+    except Exception:  # No caller awaits this task, so the error is logged.
         log.exception("the gallery is not complete")
 
 
@@ -63,7 +63,7 @@ async def _add(engine: Engine, index: Index, name: str, path: Path) -> None:
 
 
 def list_pictures(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Pictures by a name that can stand in an address."""
+    """Yield the images of a folder, each with a name that is valid in a URL."""
     names: set[str] = set()
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in SUFFIXES or not path.is_file():

@@ -1,8 +1,8 @@
-"""An index of pictures: their features, for search, and small copies of them, to be shown.
+"""Image index: features for search, and small copies of the images for display.
 
-Each is one SQLite file, so a change is there as a whole or not at all, whatever interrupts it. A
-picture may have a feature of each of several models; those that are searched are in memory too, and
-a query is compared with all of them. Shapes: n pictures, E width.
+Each index is one SQLite file, so every change is atomic, even if the process is interrupted. An
+image can have a feature for each of several models. The features that are searched are also in
+memory, and a query is compared with all of them. Shapes: n images, E width.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ import numpy as np
 from albef.runtime.model import Floats, Ints
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
-"""What an index may be called."""
+"""Pattern of an index's name."""
 ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
-"""What a picture may be called."""
+"""Pattern of an image's id."""
 FORMAT = 2
-_PART = 50_000  # features that are read at a time
+_PART = 50_000  # Features read at a time.
 _SERIALS = itertools.count()
 _TABLES = (
     "CREATE TABLE about (name TEXT, space TEXT, run TEXT, width INTEGER, format INTEGER)",
@@ -36,8 +36,7 @@ _TABLES = (
 
 
 class About(NamedTuple):
-    """What an index is called, and the model that it was made with: what decides its features, its
-    run, and their width E."""
+    """Name of an index, and the model that created it: feature space, run and width E."""
 
     name: str
     space: str
@@ -46,21 +45,21 @@ class About(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A picture to be added, in the place of one of the same id."""
+    """An image to add. It replaces an image with the same id."""
 
     id: str
     digest: str
-    """SHA-256 of its file."""
+    """SHA-256 of the image's file."""
     feat: Floats
-    """(E,)."""
+    """Feature (E,)."""
     thumbnail: bytes
-    """JPEG, to be shown."""
+    """JPEG for display."""
     square: bytes
-    """PNG at the model's size, to be read together with a text."""
+    """PNG at the model's input size, to be read together with a text."""
 
 
 class Hit(NamedTuple):
-    """A picture found: its number, which no other of the index ever has, its id, similarity."""
+    """An image found: its number, which is never reused in the index, its id and its similarity."""
 
     number: int
     id: str
@@ -68,26 +67,28 @@ class Hit(NamedTuple):
 
 
 class _Features:
-    """Those of one model, in memory: ``feats`` (n, E) of the pictures ``numbers`` (n,)."""
+    """Features of one model in memory: ``feats`` (n, E) of the images ``numbers`` (n,)."""
 
     def __init__(self, width: int) -> None:
-        self.highest = self.revision = 0  # of the file, as far as it has been followed
+        self.highest = self.revision = 0  # The last row of the file's tables that was followed.
         self.numbers: Ints = np.empty(0, np.int64)
         self.feats: Floats = np.empty((0, width), np.float32)
 
 
 class Index:
-    """A named set of pictures in a file, or in memory; threads and processes may share one. It is
-    made as ``new`` says where it is not there yet. No other of the process has its ``serial``.
+    """A named set of images in a file or in memory, which threads and processes can share.
+
+    If the index does not exist, it is created from ``new``. Its ``serial`` is unique in the
+    process.
 
     Raises:
-        ValueError: the file is no index, or of another version.
+        ValueError: the file is not an index, or is of another version.
     """
 
     def __init__(self, path: Path | None, new: About | None = None) -> None:
         self._lock = threading.RLock()
         self.serial = next(_SERIALS)
-        # The wait is for another process, which holds the file for the time of one change.
+        # The timeout is for another process, which locks the file during one change.
         self._file = sqlite3.connect(
             path or ":memory:", timeout=10, check_same_thread=False, isolation_level=None
         )
@@ -108,22 +109,24 @@ class Index:
 
     @property
     def size(self) -> int:
-        """Bytes of its file, or of the memory that it takes in place of one."""
+        """Bytes of its file, or of its memory if it has no file."""
         query = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
         return int(self._rows(query)[0][0])
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock:
             self._file.close()
 
     def digests(self) -> dict[str, str]:
-        """The digest of each picture's file, by id."""
+        """Return the digest of each image's file, by id."""
         return dict(self._rows("SELECT id, digest FROM pictures"))
 
     def add(self, space: str, entries: Sequence[Entry]) -> None:
-        """Add pictures with their features of a model, all or none; those that are there already
-        stay as they are."""
+        """Add images with their features of a model, all or none.
+
+        An image that is already in the index with the same digest is kept as it is.
+        """
         with self._change():
             for entry in entries:
                 existing = self._rows("SELECT number, digest FROM pictures WHERE id = ?", entry.id)
@@ -136,8 +139,10 @@ class Index:
                 self._file.execute("INSERT INTO pictures VALUES (?, ?, ?, ?, ?)", row)
 
     def lacking(self, space: str, after: int, limit: int) -> list[tuple[int, bytes]]:
-        """Pictures without a feature of a model, by number, with their squares: the first beyond
-        ``after``."""
+        """Return the first ``limit`` images without a feature of a model, numbered above ``after``.
+
+        Each is its number and its square image.
+        """
         query = (
             "SELECT number, square FROM pictures WHERE number > ? AND NOT EXISTS (SELECT 1 FROM "
             "features WHERE picture = pictures.number AND space = ?) ORDER BY number LIMIT ?"
@@ -145,14 +150,14 @@ class Index:
         return self._rows(query, after, space, limit)
 
     def put(self, space: str, numbers: Sequence[int], feats: Floats) -> None:
-        """Give pictures features (n, E) of a model, all or none; not those that were removed."""
+        """Set features (n, E) of a model for images, all or none. Removed images are skipped."""
         with self._change():
             for number, feat in zip(numbers, feats, strict=True):
                 if self._rows("SELECT 1 FROM pictures WHERE number = ?", number):
                     self._put(space, number, feat)
 
     def keep(self, space: str) -> None:
-        """Let go of all features but those of a model and of the one before it."""
+        """Delete all features except those of a model and of the one before it."""
         with self._change():
             self._file.execute(
                 "DELETE FROM features WHERE space != ?1 AND space != (SELECT space FROM features "
@@ -161,30 +166,32 @@ class Index:
             )
 
     def forget(self, space: str) -> None:
-        """Let go of the features of a model in memory."""
+        """Release the features of a model in memory."""
         with self._lock:
             self._features.pop(space, None)
 
     def remove(self, ids: Iterable[str]) -> int:
-        """Take pictures out, all or none; how many there were."""
+        """Remove images, all or none; return the number removed."""
         with self._change():
             return sum(
                 self._drop(self._rows("SELECT number FROM pictures WHERE id = ?", id)) for id in ids
             )
 
     def thumbnail(self, id: str) -> bytes | None:
-        """A picture to be shown, a JPEG; None where there is none."""
+        """Return an image for display, as JPEG; None if it does not exist."""
         rows = self._rows("SELECT thumbnail FROM pictures WHERE id = ?", id)
         return rows[0][0] if rows else None
 
     def square(self, number: int) -> bytes | None:
-        """A picture at the model's size, a PNG; None where it was removed since."""
+        """Return an image at the model's input size, as PNG; None if it was removed."""
         rows = self._rows("SELECT square FROM pictures WHERE number = ?", number)
         return rows[0][0] if rows else None
 
     def search(self, space: str, feat: Floats, k: int) -> list[Hit]:
-        """The pictures whose features of a model are the most similar to ``feat`` (E,), at most
-        ``k``; of equal ones the first that came."""
+        """Return the ``k`` images whose features of a model are most similar to ``feat`` (E,).
+
+        Of equally similar images, the one that was added first comes first.
+        """
         with self._lock:
             features = self._follow(space, len(feat))
             sims = features.feats @ feat
@@ -214,7 +221,7 @@ class Index:
                 raise
 
     def _create(self, about: About) -> None:
-        """Make the tables, unless another process was faster."""
+        """Create the tables, unless another process has done so."""
         with self._change():
             if not self._rows("SELECT 1 FROM sqlite_master"):
                 for table in _TABLES:
@@ -223,8 +230,10 @@ class Index:
                 self._file.execute("INSERT INTO about VALUES (?, ?, ?, ?, ?)", row)
 
     def _put(self, space: str, picture: int | None, feat: Floats) -> int:
-        """Give a picture, or a new one, a feature unless it has one; the picture's number, which is
-        that of its first feature."""
+        """Set the feature of an image unless it has one; return the image's number.
+
+        None adds a new image. Its number is that of its first feature.
+        """
         row = (np.ascontiguousarray(feat, "<f4").tobytes(), space, picture)
         query = "INSERT OR IGNORE INTO features (feat, space, picture) VALUES (?, ?, ?)"
         added = self._file.execute(query, row).lastrowid
@@ -235,7 +244,7 @@ class Index:
         return number
 
     def _drop(self, rows: list[tuple[Any, ...]]) -> int:
-        """Take the picture of a row that begins with its number out; how many there were."""
+        """Remove the image of a row that begins with its number; return the number removed."""
         for number in (row[0] for row in rows):
             self._file.execute("DELETE FROM pictures WHERE number = ?", (number,))
             self._file.execute("DELETE FROM features WHERE picture = ?", (number,))
@@ -243,7 +252,7 @@ class Index:
         return len(rows)
 
     def _follow(self, space: str, width: int) -> _Features:
-        """The features of a model in memory, as the file holds them now, whoever changed it."""
+        """Return the features of a model in memory, updated to all changes of the file."""
         features = self._features.setdefault(space, _Features(width))
         query = "SELECT revision, number FROM removed WHERE revision > ? ORDER BY revision"
         if removed := self._rows(query, features.revision):

@@ -1,4 +1,4 @@
-"""Indexes as the models that are served read them: brought up to date, filled and searched."""
+"""Image indexes as the current models use them: updated, filled and searched."""
 
 import asyncio
 import hashlib
@@ -18,27 +18,28 @@ from albef.serving.indexes.index import Entry, Hit, Index
 from albef.serving.model_queues import ModelQueues, Pair
 
 AT_ONCE = 4
-"""Pictures that are read at once for no client; few, so that clients' do not wait long."""
+"""Number of images that background work reads at once. It is small, so that images of clients do
+not wait long."""
 PATIENCE = 1.0
-"""Seconds after which that is tried again, where the queue is full."""
+"""Seconds before a retry, if the queue is full."""
 THUMBNAIL = 320
-"""Longest side of a picture that is shown, in pixels."""
+"""Longest side of a displayed image, in pixels."""
 
 log = logging.getLogger("albef")
 
 
 class IndexReader:
-    """The indexes of a server for its models now.
+    """The indexes of a server, for its current models.
 
-    ``unfit`` has the serials of indexes that keep pictures of another size than the model reads.
-    A ``successor`` reads the pictures of all indexes before it takes this one's place.
+    ``unfit`` has the serials of indexes whose images have another size than the model's input. A
+    ``successor`` reads the images of all indexes before it replaces this reader.
     """
 
     def __init__(self, models: Models) -> None:
         self._models, self._stored = models, models.stored
         self.successor: IndexReader | None = None
         self.unfit: set[int] = set()
-        self._complete: set[int] = set()  # serials of indexes all of whose pictures were read
+        self._complete: set[int] = set()  # Serials of indexes whose images were all read.
         self._states = StatesCache(models.limits.cache)
 
     @property
@@ -46,15 +47,15 @@ class IndexReader:
         return self._models.calls["embed_image"]
 
     async def read_all(self) -> None:
-        """Bring all indexes to the model."""
+        """Update all indexes to the model."""
         if "embed_image" in self._models.calls:
             for index in await self._stored(self._models.store.all):
                 await self._read(index)
 
     async def _read(self, index: Index) -> None:
-        """Read what an index keeps of its pictures, where a feature of the model is lacking.
+        """Compute the missing features of an index from its stored images.
 
-        One that keeps them for a model that reads another size stays as it is.
+        An index with images of another size than the model's input is not changed.
         """
         queues, after = self._queues, 0
         while rows := await self._stored(index.lacking, queues.space, after, AT_ONCE):
@@ -80,7 +81,7 @@ class IndexReader:
         self._complete.add(index.serial)
 
     async def has_read(self, index: Index) -> bool:
-        """Whether all pictures of an index have features of the model."""
+        """Return whether all images of an index have features of the model."""
         space = self._queues.space
         if index.serial not in self._complete and not await self._stored(
             index.lacking, space, 0, 1
@@ -91,9 +92,9 @@ class IndexReader:
     async def add(
         self, index: Index, images: Sequence[bytes], ids: Sequence[str | None]
     ) -> list[str]:
-        """Add pictures to an index; the names they have there.
+        """Add images to an index; return their ids.
 
-        A picture without a name is called by its digest, so that adding it twice changes nothing.
+        An image without an id gets its digest as id, so adding it twice changes nothing.
         """
         queues = self._queues
         pictures = await self._models.read_pictures(queues, images, keep=False)
@@ -102,18 +103,18 @@ class IndexReader:
             for i, (image, picture, name) in enumerate(zip(images, pictures, ids, strict=True))
         ]
         await self._stored(index.add, queues.space, entries)
-        if self.successor is not None:  # which may have read the others already
+        if self.successor is not None:  # The successor may have read the other images already.
             await self.successor.add(index, images, ids)
         return [entry.id for entry in entries]
 
     async def search(
         self, index: Index, query: str | bytes, k: int, rerank: int
     ) -> list[tuple[Hit, float | None]]:
-        """The ``k`` pictures of an index of the model's own features that fit a text or an encoded
-        picture best.
+        """Return the ``k`` images of an index that fit a text or an encoded image best.
 
-        ``rerank`` of the most similar are read together with the text (ITM), and stand before the
-        others, the most probable first; the others have no probability.
+        The index must have features of the model. The ``rerank`` most similar images are read
+        together with the text (ITM). They come first, the most probable one at the top; the others
+        have no probability.
         """
         margins: dict[int, float] = {}
         queues = self._queues
@@ -127,14 +128,15 @@ class IndexReader:
             states = await self._stored_states(queues, index, best)
             pairs = [Pair(text, each) for each in states.values()]
             margins = dict(zip(states, await queues.pairs(pairs), strict=True))
-        hits.sort(key=lambda hit: -margins.get(hit.number, -np.inf))  # a stable sort
+        # The sort is stable, so the others keep their order by similarity.
+        hits.sort(key=lambda hit: -margins.get(hit.number, -np.inf))
         chances = {number: probability(margin) for number, margin in margins.items()}
         return [(hit, chances.get(hit.number)) for hit in hits[:k]]
 
     async def _stored_states(
         self, queues: ModelQueues, index: Index, numbers: Sequence[int]
     ) -> dict[int, ImageStates]:
-        """The states of pictures of an index, kept for the next query."""
+        """Return the states of images of an index, and cache them for the next query."""
         states = {number: self._states.get((index.serial, number)) for number in numbers}
         missing = [number for number in numbers if states[number] is None]
         squares = {number: await self._stored(index.square, number) for number in missing}
@@ -150,20 +152,20 @@ class IndexReader:
 
 
 class StatesCache:
-    """Image states by index and number, those used last, up to a number of bytes."""
+    """Least recently used cache of image states by index and number, limited in bytes."""
 
     def __init__(self, size: int) -> None:
         self._free = size
         self._states: OrderedDict[tuple[int, int], ImageStates] = OrderedDict()
 
     def get(self, key: tuple[int, int]) -> ImageStates | None:
-        """The states of a picture, if they are kept."""
+        """Return the states of an image, or None if they are not cached."""
         if key in self._states:
             self._states.move_to_end(key)
         return self._states.get(key)
 
     def put(self, key: tuple[int, int], states: ImageStates) -> None:
-        """Keep the states of a picture, and let others go where there is no room."""
+        """Cache the states of an image; evict others if the cache is full."""
         if key not in self._states:
             self._states[key] = states
             self._free -= states.keys.nbytes + states.values.nbytes

@@ -9,32 +9,36 @@ from albef.serving.indexes.index import About, Index
 
 log = logging.getLogger("albef")
 GALLERY = "gallery"
-"""The index that follows a folder, if one is named."""
+"""Name of the index that follows the gallery folder."""
 
 
 class Store:
-    """The indexes of a server; processes may share a ``folder`` of them. None keeps them in memory,
-    as long as the server lives. Clients do not change the index that is ``read_only``."""
+    """The indexes of a server, in a ``folder`` that processes can share.
+
+    If it is None, indexes are in memory and end with the server. Clients cannot change the index
+    ``read_only``.
+    """
 
     def __init__(self, folder: Path | None, read_only: str = "") -> None:
         self.folder, self.read_only = folder, read_only
         self._lock = threading.RLock()
-        self._open: dict[str, tuple[int, Index]] = {}  # by file, with the file's inode
+        # Indexes by file name, each with the file's inode.
+        self._open: dict[str, tuple[int, Index]] = {}
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, name: str) -> Index | None:
-        """The index of a name, which may be anything."""
+        """Return the index of a name, which can be any string; None if it does not exist."""
         return self._index_at(_file_name(name))
 
     def all(self) -> list[Index]:
-        """Every index, by name."""
+        """Return every index, sorted by name."""
         files = [path.name for path in self.folder.glob("*.sqlite")] if self.folder else self._open
         indexes = filter(None, map(self._index_at, list(files)))
         return sorted(indexes, key=lambda index: index.about.name)
 
     def create(self, about: About) -> Index:
-        """Make an empty index; one that is there already stays as it is."""
+        """Create an empty index; an existing one is not changed."""
         file = _file_name(about.name)
         with self._lock:
             if self.folder is not None:
@@ -46,7 +50,7 @@ class Store:
         return index
 
     def delete(self, name: str) -> None:
-        """Delete an index and all that belongs to it."""
+        """Delete an index and all its files."""
         file = _file_name(name)
         with self._lock:
             if file in self._open:
@@ -56,25 +60,28 @@ class Store:
                 path.unlink(missing_ok=True)
 
     def forget(self, space: str) -> None:
-        """Let go of the features of a model in memory."""
+        """Release the features of a model in memory."""
         with self._lock:
             for _, index in self._open.values():
                 index.forget(space)
 
     @property
     def memory(self) -> int:
-        """Bytes that indexes take which are kept in memory."""
+        """Bytes of all indexes in memory."""
         return 0 if self.folder is not None else sum(index.size for index in self.all())
 
     def close(self) -> None:
-        """Let go of all files."""
+        """Close all files."""
         with self._lock:
             for _, index in self._open.values():
                 index.close()
             self._open.clear()
 
     def _index_at(self, file: str) -> Index | None:
-        """The index of a file, opened once; another process may have replaced or deleted it."""
+        """Return the index of a file, opened once.
+
+        Another process can replace or delete the file.
+        """
         with self._lock:
             inode, index = self._open.get(file, (0, None))
             if self.folder is None:
@@ -92,5 +99,8 @@ class Store:
 
 
 def _file_name(name: str) -> str:
-    """Nothing of a name that a client gave is in a path."""
+    """Return the file name of an index.
+
+    It is a hash, so a client's text is never part of a path.
+    """
     return f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.sqlite"

@@ -1,7 +1,7 @@
-"""What every request passes before the application, and every answer after it.
+"""Middlewares that every request passes before the application, and every answer after it.
 
 From the outermost: :class:`~albef.serving.middleware.requests.Requests`, ``Tokens`` or ``Hosts`` of
 :mod:`~albef.serving.middleware.access`, :class:`~albef.serving.middleware.admission.Admission` and
-:class:`~albef.serving.following.Current`. One that refuses raises a
+:class:`~albef.serving.following.Current`. A middleware that refuses a request raises a
 :class:`~albef.serving.errors.Problem`.
 """

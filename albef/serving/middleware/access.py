@@ -1,4 +1,4 @@
-"""Who may ask: clients with tokens, or without any this machine."""
+"""Access control: clients with tokens or, if there are none, clients on this machine."""
 
 import hmac
 import ipaddress
@@ -22,18 +22,20 @@ from albef.serving.middleware.exchange import (
 )
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
-"""Names of the machine itself."""
+"""Host names of the local machine."""
 TOKENS = "ALBEF_TOKENS"
-"""Environment variable with the tokens of clients, separated by commas or spaces; that of the same
-name and ``_FILE`` has the path of a file with more of them."""
+"""Environment variable with the tokens of clients, separated by commas or spaces. The variable with
+the suffix ``_FILE`` has the path of a file with more tokens."""
 SHORTEST = 16
-"""Characters of a token, at least."""
+"""Minimum number of characters in a token."""
 
 
 @dataclass(eq=False)
 class Tokens(HttpMiddleware):
-    """Whoever asks for what is not ``spared`` needs one of the clients' tokens (else 401), which
-    allows what is asked (else 403)."""
+    """Middleware that requires a token (else 401) that allows the request (else 403).
+
+    Paths in ``spared`` need none.
+    """
 
     tokens: InitVar[Sequence[str]]
 
@@ -43,7 +45,8 @@ class Tokens(HttpMiddleware):
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind, _, token = exchange_of(scope).headers.get("authorization", "").partition(" ")
         sent = token.strip().encode("latin-1") if kind.lower() == "bearer" else b""
-        # Every token is compared, each in constant time: none is told by how long it took.
+        # Every token is compared in constant time, so the response time does not reveal any of
+        # them.
         matches = [each for each in self._clients if hmac.compare_digest(sent, each.token)]
         if not matches:
             raise Problem(401, "send a token: Authorization: Bearer TOKEN")
@@ -54,10 +57,10 @@ class Tokens(HttpMiddleware):
 
 
 def read_tokens() -> list[str]:
-    """The tokens of clients, from the environment and the file that it names.
+    """Return the tokens of clients, from the environment and the file that it names.
 
     Raises:
-        ValueError: one is too short to be a secret, or what follows it means nothing.
+        ValueError: a token is too short to be a secret, or its suffix is invalid.
         OSError: the file cannot be read.
     """
     text = os.environ.get(TOKENS, "")
@@ -70,10 +73,12 @@ def read_tokens() -> list[str]:
 
 
 def parse_token(text: str, number: int = 0) -> Client:
-    """The client of ``TOKEN[:SCOPES[:REQUESTS]]``, scopes joined by ``+``; without, it may do all.
+    """Return the client of ``TOKEN[:SCOPES[:REQUESTS]]``.
+
+    Scopes are joined by ``+``; without scopes, the client has all of them.
 
     Raises:
-        ValueError: it is too short to be a secret, or what follows it means nothing.
+        ValueError: the token is too short to be a secret, or its suffix is invalid.
     """
     token, _, rest = text.partition(":")
     scopes, _, max_requests = rest.partition(":")
@@ -89,7 +94,7 @@ def parse_token(text: str, number: int = 0) -> Client:
 
 
 def _needed_scope(scope: Scope) -> str:
-    """The scope that a token must have."""
+    """Return the scope that a request needs."""
     path, method = path_of(scope), scope["method"]
     if path == METRICS:
         return "metrics"
@@ -99,8 +104,12 @@ def _needed_scope(scope: Scope) -> str:
 
 @dataclass(eq=False)
 class Hosts(HttpMiddleware):
-    """Without tokens this machine asks, by its own names, and whoever knows one of ``names`` (else
-    421), and no browser lends its place to a page of another site (else 403) but of ``origins``."""
+    """Middleware for a server without tokens, which protects it from other machines and sites.
+
+    A request must come from this machine under one of its local names, or use one of ``names``
+    (else 421). A page of another site is refused (403) unless it is one of ``origins``. This keeps
+    other sites from using a local browser.
+    """
 
     names: Sequence[str]
     origins: Sequence[str] = ()

@@ -1,4 +1,4 @@
-"""How much is worked on at once, how large and for how long."""
+"""Limits of the number, size and duration of requests."""
 
 import asyncio
 import contextlib
@@ -22,12 +22,13 @@ from albef.serving.middleware.exchange import (
 
 @dataclass(eq=False)
 class Admission(HttpMiddleware):
-    """Refuses what is more than so many requests at once (503), of one client too (429), before
-    anything of them is read.
+    """Middleware that limits the number, size and duration of requests.
 
-    Reads a body as a whole, so that its size (413), its time (408) and the bytes of all bodies at
-    once (503) are bounded before anything looks into it; one that is still to come takes nobody's
-    place. Then gives up an answer that takes too long (504), or that nobody waits for any more.
+    Before it reads a body, it refuses requests above the concurrency limit (503), and above the
+    client's limit (429). It then reads the whole body and checks its size (413), its time (408) and
+    the bytes of all bodies (503) before any parser runs. A request takes no concurrency slot until
+    its body has arrived. Finally, it cancels an answer that takes too long (504), or whose client
+    has gone.
     """
 
     limits: Limits
@@ -64,7 +65,10 @@ class Admission(HttpMiddleware):
                 del self._working[client.name]
 
     async def _read(self, exchange: Exchange, receive: Receive) -> bytes:
-        """The whole body. All but pictures is parsed, and then takes many times as much memory."""
+        """Return the whole body.
+
+        Any body but a form is parsed, which takes many times its memory.
+        """
         is_form = exchange.headers.get("content-type", "").startswith("multipart/form-data")
         max_bytes = self.limits.body if is_form else min(self.limits.json, self.limits.body)
         length = exchange.headers.get("content-length", "")
@@ -93,7 +97,7 @@ class Admission(HttpMiddleware):
     async def _answer(
         self, scope: Scope, exchange: Exchange, body: bytes, receive: Receive, send: Send
     ) -> None:
-        """Let the application answer, until its time is over or its client is gone."""
+        """Let the application answer until the time limit, or until the client is gone."""
         messages = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay() -> Message:

@@ -1,4 +1,4 @@
-"""A request and its answer as the middlewares know them, and what these have in common."""
+"""A request and its answer as middlewares see them, and the base class of middlewares."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -9,31 +9,32 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 PROBES = frozenset({"/healthz", "/readyz"})
 METRICS = "/metrics"
 SCOPES = ("read", "write", "metrics")
-"""What a token may allow: calls and searches, changes of indexes, the server's numbers."""
+"""Scopes of a token: ``read`` for calls and searches, ``write`` for changes of indexes, ``metrics``
+for the server's metrics."""
 
 
 @dataclass
 class State:
-    """Whether the server takes requests."""
+    """Readiness of a server."""
 
     ready: bool = False
-    """Whether the models can be asked."""
+    """True once the models can answer."""
     leaving: bool = False
-    """Whether it was told to stop."""
+    """True once the server has received a stop signal."""
 
 
 class ClientGoneError(Exception):
-    """The client left before its answer was ready."""
+    """Error for a client that left before its answer was ready."""
 
 
 class Client(NamedTuple):
-    """Who asks.
+    """Sender of a request.
 
     Attributes:
-        name: a token's number, or an address.
+        name: number of the token, or address.
         token: the secret.
-        scopes: what it may do.
-        max_requests: requests that are worked on at once; 0 sets no bound of its own.
+        scopes: what the client may do.
+        max_requests: maximum number of concurrent requests; 0 sets no limit for this client.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Client(NamedTuple):
 
 @dataclass(slots=True)
 class Exchange:
-    """A request and its answer, as the middlewares know them (``albef`` of the scope)."""
+    """A request and its answer as middlewares see them (``albef`` in the scope)."""
 
     id: str
     headers: Headers
@@ -54,19 +55,19 @@ class Exchange:
     sent: int = 0
     status: int = 0
     done: bool = False
-    """Whether the answer was sent as a whole."""
+    """True once the whole answer was sent."""
 
 
 @dataclass(eq=False)
 class HttpMiddleware:
-    """What they have in common: they see requests alone, no start and stop of the server."""
+    """Base class of middlewares. They handle only requests, not the server's start and stop."""
 
     app: ASGIApp
     spared: frozenset[str] = field(default=frozenset(), kw_only=True)
-    """Paths that pass untouched, wherever the application is mounted."""
+    """Paths that pass unchanged, relative to the application's mount point."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Do its duty, or pass on."""
+        """Handle a request, or pass it on unchanged."""
         spared = scope["type"] != "http" or path_of(scope) in self.spared
         await (self.app if spared else self._handle)(scope, receive, send)
 
@@ -75,12 +76,12 @@ class HttpMiddleware:
 
 
 def exchange_of(scope: Scope) -> Exchange:
-    """The exchange of a request."""
+    """Return the exchange of a request."""
     exchange: Exchange = scope["albef"]
     return exchange
 
 
 def path_of(scope: Scope) -> str:
-    """A path as routes have it: without what the application is mounted at."""
+    """Return the path of a request without the application's mount point, as routes define it."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", "").rstrip("/"))

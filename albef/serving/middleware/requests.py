@@ -1,4 +1,4 @@
-"""The outermost: ids, the log, safe headers, and what is answered where something failed."""
+"""Outermost middleware: request ids, the log, security headers and error responses."""
 
 import asyncio
 import logging
@@ -23,11 +23,12 @@ from albef.serving.middleware.exchange import (
 )
 
 log = logging.getLogger("albef.requests")
-_QUIET = PROBES | {METRICS}  # asked every few seconds, for ever: no line where it went well
+_QUIET = PROBES | {METRICS}  # These are requested every few seconds, so only failures are logged.
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C's traceparent
-_LEFT = 499  # what the log says of a client that did not wait
+# Format of the W3C header traceparent.
+_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_LEFT = 499  # Logged status of a client that left before the answer.
 _NO_STORE = (b"cache-control", b"no-store")
 _SAFE = [
     (b"x-content-type-options", b"nosniff"),
@@ -44,9 +45,12 @@ _SAFE = [
 
 @dataclass(eq=False)
 class Requests(HttpMiddleware):
-    """Gives a request its id and a line of the log, counts it, answers with the problem that
-    something behind it raised, or with 500; gives every answer the headers that keep browsers safe,
-    and ends connections to a server that is leaving."""
+    """Middleware that completes every request.
+
+    It assigns the request id, counts the request and writes a log line. It returns the problem
+    raised by an inner layer, or 500. It adds security headers to every answer, and closes
+    connections to a server that is stopping.
+    """
 
     metrics: Metrics
     state: State
@@ -60,7 +64,8 @@ class Requests(HttpMiddleware):
         address = (scope.get("client") or ("",))[0]
         exchange = Exchange(name, headers, address, Client(address))
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        if method == "HEAD":  # uvicorn leaves the body out, by the scope that is its own
+        # The server leaves the body out, because its own scope keeps the method HEAD.
+        if method == "HEAD":
             scope = {**scope, "method": "GET"}
         scope["albef"] = exchange
 
@@ -87,7 +92,7 @@ class Requests(HttpMiddleware):
             self._note(exchange, method, route, time.perf_counter() - start)
 
     def _complete(self, headers: list[tuple[bytes, bytes]], name: str) -> list[tuple[bytes, bytes]]:
-        """An answer's headers, with those that every answer has."""
+        """Return the headers of an answer, with those that every answer has."""
         every = [*headers, *_SAFE, (b"x-request-id", name.encode())]
         if not any(each[0] == b"cache-control" for each in headers):
             every.append(_NO_STORE)
@@ -96,7 +101,7 @@ class Requests(HttpMiddleware):
         return every
 
     async def _answer(self, scope: Scope, receive: Receive, answer: Send) -> None:
-        """Let the application answer, or say what is wrong."""
+        """Let the application answer, or return its problem."""
         exchange: Exchange = scope["albef"]
         try:
             await self.app(scope, receive, answer)
@@ -112,7 +117,7 @@ class Requests(HttpMiddleware):
             await problem.response()(scope, receive, answer)
 
     def _note(self, exchange: Exchange, method: str, route: str, seconds: float) -> None:
-        """Count an answer, and log it without anything of what was sent or answered."""
+        """Count an answer, and log it without any content of the request or the answer."""
         self.metrics.count_answer(route, method, exchange.status, seconds)
         if route in _QUIET and exchange.status < 400:
             return

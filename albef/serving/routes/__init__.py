@@ -1,1 +1,1 @@
-"""The endpoints of the server, a file for each group."""
+"""Endpoints of the server, with a file for each group."""

@@ -1,4 +1,4 @@
-"""What bodies of calls and answers have in common; ``openapi.json`` is made of them."""
+"""Common parts of request and response bodies. ``openapi.json`` is generated from the bodies."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -9,27 +9,27 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from albef.serving.limits import PICTURES, TEXT
 
 FORM = Form(media_type="multipart/form-data")
-"""How an endpoint takes a :class:`Body` with pictures: a field of the form for each of its own."""
+"""Marker for a :class:`Body` with images: a form in which each attribute is a field."""
 Text = Annotated[str, StringConstraints(min_length=1, max_length=TEXT, pattern=r"\S")]
-"""A text that is read."""
+"""A text of a request."""
 Texts = Annotated[list[Text], Field(min_length=1, max_length=PICTURES)]
 Images = Annotated[list[UploadFile], Field(min_length=1, max_length=PICTURES)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Body(BaseModel):
-    """A body whose fields are described, and that has no others."""
+    """Body whose fields are documented. Other fields are refused."""
 
     model_config = ConfigDict(use_attribute_docstrings=True, extra="forbid")
 
 
 class Answered(Body):
-    """An answer of a model."""
+    """A model's response."""
 
     model: str
-    """Which one answered: its run and the beginning of its digest."""
+    """Model that answered: its run and the beginning of its digest."""
 
 
 async def read_files(images: Sequence[UploadFile]) -> list[bytes]:
-    """What files of a form hold."""
+    """Return the contents of a form's files."""
     return [await image.read() for image in images]

@@ -1,4 +1,4 @@
-"""What exports can be asked: each call with its path, body, bounds and answer."""
+"""Calls of exports: each with its path, body, limits and response."""
 
 import re
 from collections.abc import Awaitable, Callable, Collection, Iterable
@@ -18,18 +18,21 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Awaitable[Any]])
 
 
 class Call(NamedTuple):
-    """Where a call is asked, and what answers it."""
+    """Path of a call, and the endpoint that answers it."""
 
     path: str
     endpoint: Callable[..., Awaitable[Any]]
 
 
 CALLS: dict[str, Call] = {}
-"""Every call that an export may have, by the name of the runtime's method."""
+"""All calls that an export can have, by the name of the runtime's method."""
 
 
 def call(name: str, path: str) -> Callable[[Endpoint], Endpoint]:
-    """Register an endpoint for a method of the runtime; its docstring and bodies describe it."""
+    """Register an endpoint for a method of the runtime.
+
+    Its docstring and bodies describe it in openapi.json.
+    """
 
     def add(endpoint: Endpoint) -> Endpoint:
         CALLS[name] = Call(path, endpoint)
@@ -39,7 +42,10 @@ def call(name: str, path: str) -> Callable[[Endpoint], Endpoint]:
 
 
 def call_routes(calls: Collection[str]) -> APIRouter:
-    """An endpoint for each call of the exports; the others answer with those there are."""
+    """Return an endpoint for each call of the exports.
+
+    Other calls return 404 with the available ones.
+    """
     router = APIRouter(tags=["models"])
 
     async def nobody() -> None:
@@ -56,64 +62,65 @@ def call_routes(calls: Collection[str]) -> APIRouter:
 
 
 def _model(name: str) -> str:
-    """What answers of a call say of the model that made them."""
+    """Return the name of the model that answers a call."""
     return current().calls[name].name
 
 
 class Embeddings(Answered):
-    """Unit vectors; the product of two is their similarity."""
+    """Unit vectors. The dot product of two vectors is their similarity."""
 
     embeddings: list[list[float]]
-    """One for each picture or text, in their order."""
+    """One vector for each image or text, in order."""
 
 
 class ImagesForm(Body):
-    """Pictures."""
+    """Images."""
 
     image: Images
-    """Pictures, as files"""
+    """Image files. Repeat the field for each image."""
 
 
 @call("embed_image", "/v1/embed/images")
 async def embed_images(form: Annotated[ImagesForm, FORM]) -> Embeddings:
-    """Pictures to unit vectors."""
+    """Embed images as unit vectors."""
     feats = await current().embed_pictures(await read_files(form.image))
     return Embeddings(model=_model("embed_image"), embeddings=feats.tolist())
 
 
 class TextsBody(Body):
-    """Texts to be embedded."""
+    """Texts to embed."""
 
     texts: Texts
-    """One or several."""
+    """One or more texts."""
 
 
 @call("embed_text", "/v1/embed/texts")
 async def embed_texts(body: TextsBody) -> Embeddings:
-    """Texts to unit vectors."""
+    """Embed texts as unit vectors."""
     feats = await current().embed_texts(body.texts)
     return Embeddings(model=_model("embed_text"), embeddings=feats.tolist())
 
 
 class ImagesAndTexts(ImagesForm):
-    """Pictures with texts."""
+    """Images and texts."""
 
     text: Texts
-    """Texts, a field for each"""
+    """Texts. Repeat the field for each text."""
 
 
 class Matches(Answered):
-    """How well pictures and texts go together."""
+    """Match probabilities of images and texts."""
 
     probabilities: list[Share]
-    """That the picture and the text of each pair belong together."""
+    """Probability that the image and the text of each pair belong together."""
 
 
 @call("match", "/v1/match")
 async def match(form: Annotated[ImagesAndTexts, FORM]) -> Matches:
-    """How probable it is that pictures and texts belong together.
+    """Return the probability that images and texts belong together.
 
-    Picture i goes with text i; one picture goes with every text, one text with every picture.
+    Image i is paired with text i. A single image is paired with every text, a single text with
+    every image.
     """
     images, texts = len(form.image), len(form.text)
     if images != texts and 1 not in (images, texts):
@@ -124,19 +131,19 @@ async def match(form: Annotated[ImagesAndTexts, FORM]) -> Matches:
 
 
 class Judgement(Body):
-    """A statement or a picture that was put into a class."""
+    """Class of a statement or an image."""
 
     label: str | None
-    """The most probable class; null where none is as probable as the server asks."""
+    """The most probable class; null if no class reaches the server's minimum probability."""
     probabilities: dict[str, Share]
-    """Of each class, if one is."""
+    """Probability of each class; empty if `label` is null."""
 
 
 class Judgements(Answered):
-    """What became of statements or pictures."""
+    """Classes of statements or images."""
 
     results: list[Judgement]
-    """One for each."""
+    """One result for each statement or image, in order."""
 
 
 def _judgements(name: str, shares: Iterable[dict[str, float]]) -> Judgements:
@@ -148,17 +155,17 @@ def _judgements(name: str, shares: Iterable[dict[str, float]]) -> Judgements:
 
 
 class ZeroShotForm(ImagesForm):
-    """Pictures with the names of classes."""
+    """Images and names of classes."""
 
     label: Annotated[list[Text], Field(min_length=1, max_length=LABELS)]
-    """Classes, a field for each"""
+    """Names of classes. Repeat the field for each class."""
     template: list[Text] = Field(["{}"], min_length=1, max_length=TEMPLATES)
-    """Texts with {} in place of a label, a field for each"""
+    """Prompt templates with {} in place of a label. Repeat the field for each template."""
 
 
 @call("zero_shot", "/v1/zero-shot")
 async def zero_shot(form: Annotated[ZeroShotForm, FORM]) -> Judgements:
-    """Which of some classes, named in words alone, each picture shows."""
+    """Classify images into classes that are given only by name."""
     if len(set(form.label)) < len(form.label):
         raise Problem(422, "label: one stands there twice", param="label")
     if not all(re.match(TEMPLATE, text) for text in form.template):
@@ -171,14 +178,14 @@ async def zero_shot(form: Annotated[ZeroShotForm, FORM]) -> Judgements:
 
 
 class AskForm(Body):
-    """A picture with questions."""
+    """An image and questions."""
 
     image: UploadFile
-    """A picture, as a file"""
+    """An image file."""
     question: Texts
-    """Questions, a field for each"""
+    """Questions. Repeat the field for each question."""
     k: Annotated[int, Field(ge=1, le=BEST)] = 5
-    """Most answers to each"""
+    """Maximum number of answers to each question."""
 
 
 class Answer(Body):
@@ -187,20 +194,20 @@ class Answer(Body):
     text: str
     """The answer."""
     probability: Share
-    """Among the answers that were considered, or of the text that was written."""
+    """Probability among the considered answers or, for a generated answer, of its text."""
 
 
 class Answers(Answered):
     """Answers to questions."""
 
     answers: list[list[Answer]]
-    """Those to each question, the most probable first; none where none is as probable as the
-    server asks."""
+    """Answers to each question, the most probable first; empty if none reaches the server's minimum
+    probability."""
 
 
 @call("ask", "/v1/ask")
 async def ask(form: Annotated[AskForm, FORM]) -> Answers:
-    """Answers to questions about a picture."""
+    """Answer questions about an image."""
     answers = [
         [Answer(text=text, probability=chance) for text, chance in best[: form.k]]
         for best in await current().ask("ask", await read_files([form.image]), form.question)
@@ -209,42 +216,42 @@ async def ask(form: Annotated[AskForm, FORM]) -> Answers:
 
 
 class EntailForm(Body):
-    """A picture with statements."""
+    """An image and statements."""
 
     image: UploadFile
-    """A picture, as a file"""
+    """An image file."""
     statement: Texts
-    """Statements, a field for each"""
+    """Statements. Repeat the field for each statement."""
 
 
 @call("entail", "/v1/entail")
 async def entail(form: Annotated[EntailForm, FORM]) -> Judgements:
-    """Whether a picture contradicts, leaves open or entails statements."""
+    """Decide whether an image contradicts, leaves open or entails statements."""
     images = await read_files([form.image])
     return _judgements("entail", await current().ask("entail", images, form.statement))
 
 
 class CompareForm(Body):
-    """Two pictures with statements."""
+    """Two images and statements."""
 
     first: UploadFile
-    """The first picture, as a file"""
+    """File of the first image."""
     second: UploadFile
-    """The second picture, as a file"""
+    """File of the second image."""
     statement: Texts
-    """Statements, a field for each"""
+    """Statements. Repeat the field for each statement."""
 
 
 @call("compare", "/v1/compare")
 async def compare(form: Annotated[CompareForm, FORM]) -> Judgements:
-    """Whether statements are true of two pictures together."""
+    """Decide whether statements are true of two images together."""
     images = await read_files([form.first, form.second])
     return _judgements("compare", await current().ask("compare", images, form.statement))
 
 
 @call("classify", "/v1/classify")
 async def classify(form: Annotated[ImagesAndTexts, FORM]) -> Judgements:
-    """Into which class each text about all the pictures together belongs."""
+    """Classify texts, each about all the images together."""
     images = await read_files(form.image)
     return _judgements("classify", await current().ask("classify", images, form.text))
 
@@ -255,12 +262,12 @@ _BOXES = TypeAdapter(Annotated[list[_Box], Field(min_length=1, max_length=BOXES)
 
 
 class GroundForm(Body):
-    """A picture with expressions."""
+    """An image and expressions."""
 
     image: UploadFile
-    """A picture, as a file"""
+    """An image file."""
     expression: Texts
-    """Expressions, a field for each"""
+    """Expressions. Repeat the field for each expression."""
     boxes: Annotated[
         str | None,
         Field(
@@ -270,37 +277,37 @@ class GroundForm(Body):
             },
         ),
     ] = None
-    """Boxes to choose from, as JSON: [[left, top, width, height], ...] in pixels"""
+    """Boxes to choose from, as JSON: [[left, top, width, height], ...] in pixels."""
 
 
 class Location(Body):
-    """Where a picture shows what an expression says."""
+    """Location of an expression in an image."""
 
     probability: Share
-    """That the picture and the expression belong together."""
+    """Probability that the image and the expression belong together."""
     box: list[float] | None
-    """Left, top, width and height of the hottest region, in pixels; null without heat."""
+    """Left, top, width and height of the hottest region, in pixels; null if the map has no heat."""
     best: int | None
-    """Which of the boxes that were sent holds it, from 0; null where none were."""
+    """Index of the sent box that fits best, from 0; null if no boxes were sent."""
     heat: list[list[float]]
-    """How hot each part of the picture is, row by row from the top; the cells divide the whole
-    picture evenly."""
+    """Heat of each cell of the image, row by row from the top. The cells divide the whole image
+    evenly."""
 
 
 class Locations(Answered):
-    """Where a picture shows things."""
+    """Locations of expressions in an image."""
 
     width: int
-    """Of the picture, in pixels."""
+    """Width of the image, in pixels."""
     height: int
-    """Of the picture, in pixels."""
+    """Height of the image, in pixels."""
     results: list[Location]
-    """One for each expression."""
+    """One location for each expression, in order."""
 
 
 @call("ground", "/v1/ground")
 async def ground(form: Annotated[GroundForm, FORM]) -> Locations:
-    """Where a picture shows what expressions say, and in which of some boxes."""
+    """Locate expressions in an image, and choose from proposed boxes."""
     try:
         choice = _BOXES.validate_json(form.boxes) if form.boxes is not None else ()
     except ValidationError as error:

@@ -1,5 +1,6 @@
-"""The same models for clients of other servers: OpenAI's embeddings and models, and the rerank
-call of Cohere, Jina and infinity. The shapes are theirs.
+"""Endpoints for clients of other servers, in their formats.
+
+They are OpenAI's embeddings and models, and the rerank call of Cohere, Jina and infinity.
 """
 
 import base64
@@ -20,19 +21,19 @@ from albef.serving.model_queues import ModelQueues
 from albef.serving.routes.bodies import Body, Text
 
 models_router = APIRouter(tags=["compatible"])
-"""The exports, whatever they can be asked."""
+"""Routes of the exports, for exports of any kind."""
 router = APIRouter(tags=["compatible"])
-"""What an export that embeds texts can be asked."""
+"""Routes of exports that embed texts."""
 _ERRORS = describe_errors(404, 429, *BODY)
 Json = dict[str, Any]
-_URI = "data:image/"  # what a picture begins with
+_URI = "data:image/"  # Beginning of an image's data URI.
 _NO_URI = "a picture is sent as data:image/png;base64,..."
 _TEXT: TypeAdapter[str] = TypeAdapter(Text)
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 def _read_item(value: Any) -> str | bytes:
-    """A text, or what the data URI of a picture holds."""
+    """Return a text, or the bytes in the data URI of an image."""
     if isinstance(value, dict) and len(value) == 1:
         name, value = next(iter(value.items()))
         if name not in ("text", "image") or (name == "image") != f"{value}".startswith(_URI):
@@ -50,7 +51,8 @@ def _read_item(value: Any) -> str | bytes:
 
 _Sent = str | dict[Literal["text", "image"], str]
 Item = Annotated[str | bytes, PlainValidator(_read_item, json_schema_input_type=_Sent)]
-"""A text, or an encoded picture, which is sent as a data URI; as Jina, under its name."""
+"""A text, or an encoded image, which is sent as a data URI. As in Jina's format, it can be an
+object with the key ``text`` or ``image``."""
 
 
 def _as_list(value: Any) -> Any:
@@ -58,41 +60,42 @@ def _as_list(value: Any) -> Any:
 
 
 class EmbeddingsRequest(Body):
-    """What to embed."""
+    """Texts and images to embed."""
 
     input: Annotated[
         list[Item],
         Field(min_length=1, max_length=INPUTS),
         BeforeValidator(_as_list, json_schema_input_type=_Sent | list[_Sent]),
     ]
-    """A text or several; one that begins with ``data:image/`` is a picture, as a data URI."""
+    """One or more texts. A text that begins with ``data:image/`` is an image, as a data URI."""
     model: Name
-    """One of ``GET /v1/models``."""
+    """A model of ``GET /v1/models``."""
     encoding_format: Literal["float", "base64"] = "float"
-    """How a vector is written: its numbers, or their bytes (float32, little-endian)."""
+    """Format of a vector: ``float`` for a list of numbers, ``base64`` for the bytes (float32,
+    little-endian)."""
     dimensions: int | None = None
-    """Those of the model's vectors, which cannot be shortened."""
+    """Width of the vectors. It must be the model's, because vectors cannot be shortened."""
     user: str | None = None
-    """Not looked at."""
+    """Ignored."""
 
 
 class RerankRequest(Body):
-    """A text with pictures, or a picture with texts."""
+    """A text with images, or an image with texts."""
 
     query: Item
-    """A text, or a picture as a data URI."""
+    """A text, or an image as a data URI."""
     documents: Annotated[list[Item], Field(min_length=1, max_length=BEST)]
-    """Pictures where the query is a text, texts where it is a picture."""
+    """Images if the query is a text, texts if it is an image."""
     model: Name | None = None
-    """One of ``GET /v1/models``; null takes the first that matches."""
+    """A model of ``GET /v1/models``; null takes the first one that matches images and texts."""
     top_n: Annotated[int, Field(ge=1)] | None = None
-    """How many of the best are told; null tells all."""
+    """Number of best results to return; null returns all."""
     return_documents: bool = False
-    """Whether a result repeats its text."""
+    """If true, each result repeats its text."""
 
 
 def _models() -> dict[str, ModelQueues]:
-    """The models by run; of several of one run the first has the name."""
+    """Return the models by run. If several have the same run, the first has the name."""
     return {queues.run: queues for queues in reversed(current().models)}
 
 
@@ -113,31 +116,31 @@ def _find_able(name: str | None, call: str) -> ModelQueues:
 
 
 def _usage(queues: ModelQueues, items: Sequence[str | bytes]) -> dict[str, int]:
-    """The tokens of the texts; a picture counts none."""
+    """Return the token counts of the texts. An image counts as 0 tokens."""
     tokens = sum(len(queues.ids(item)) for item in items if isinstance(item, str))
     return {"prompt_tokens": tokens, "total_tokens": tokens}
 
 
 def _entry(run: str) -> Json:
-    """A model that a request can name; an export has no date."""
+    """Return the entry of a model. An export has no date, so ``created`` is 0."""
     return {"id": run, "object": "model", "created": 0, "owned_by": "albef"}
 
 
 @models_router.get("/v1/models", responses=describe_errors())
 async def list_models() -> Json:
-    """The exports."""
+    """List the exports."""
     return {"object": "list", "data": [_entry(run) for run in reversed(_models())]}
 
 
 @models_router.get("/v1/models/{name}", responses=describe_errors(404, 422))
 async def describe_model(name: Annotated[str, Path(max_length=200)]) -> Json:
-    """One export."""
+    """Describe one export."""
     return _entry(_find_model(name).run)
 
 
 @router.post("/v1/embeddings", responses=_ERRORS)
 async def create_embeddings(body: EmbeddingsRequest) -> Json:
-    """Texts and pictures to unit vectors in one space, as OpenAI's clients ask for them."""
+    """Embed texts and images as unit vectors in one space, in OpenAI's format."""
     queues = _find_able(body.model, "embed_text")
     width = queues.model.embed_dim
     if body.dimensions not in (None, width):
@@ -162,10 +165,10 @@ async def create_embeddings(body: EmbeddingsRequest) -> Json:
 @router.post("/v2/rerank", responses=_ERRORS, include_in_schema=False)
 @router.post("/v1/rerank", responses=_ERRORS)
 async def rerank(body: RerankRequest) -> Json:
-    """How well pictures go with a text, or texts with a picture.
+    """Rank images by a text, or texts by an image.
 
-    Each is read together with the query (ITM). Two texts are not, nor two pictures: how alike
-    they are is the product of their embeddings.
+    Each document is read together with the query (ITM). Two texts or two images cannot be read
+    together; to compare them, take the dot product of their embeddings.
     """
     queues, is_text = _find_able(body.model, "match"), isinstance(body.query, str)
     if any(isinstance(document, str) is is_text for document in body.documents):
@@ -180,7 +183,7 @@ async def rerank(body: RerankRequest) -> Json:
         scores += await current().match(images, texts, queues)
     best = sorted(range(len(scores)), key=lambda i: -scores[i])[: body.top_n]
     results: list[Json] = [{"index": i, "relevance_score": scores[i]} for i in best]
-    if body.return_documents and not is_text:  # no picture is sent back
+    if body.return_documents and not is_text:  # Images are not sent back.
         for each in results:
             each["document"] = {"text": body.documents[each["index"]]}
     usage = _usage(queues, [body.query, *body.documents])

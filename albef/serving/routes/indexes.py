@@ -1,4 +1,4 @@
-"""Indexes of pictures: making, filling and searching them."""
+"""Endpoints that create, fill and search image indexes."""
 
 from typing import Annotated
 
@@ -19,76 +19,77 @@ Id = Annotated[str, Path(pattern=ID, description="Of a picture")]
 
 
 class IndexInfo(Body):
-    """An index of pictures."""
+    """An index of images."""
 
     name: str
-    """What it is called."""
+    """Name of the index."""
     pictures: int
-    """How many it has."""
+    """Number of its images."""
     run: str
     """The run whose model made its features."""
     usable: bool
-    """Whether it can be searched: not while a new model still reads its pictures, nor where they
-    are of another size than it reads."""
+    """True if the index can be searched. It is false while a new model still reads its images, and
+    if the images have another size than the model's input."""
     read_only: bool
-    """Whether it follows a folder and takes no pictures from clients."""
+    """True if the index follows a folder. Clients cannot change it."""
 
 
 class Indexes(Body):
     """All indexes."""
 
     indexes: list[IndexInfo]
-    """By name."""
+    """The indexes, sorted by name."""
 
 
 class AddForm(Body):
-    """Pictures with their names."""
+    """Images and their ids."""
 
     image: Images
-    """Pictures, as files"""
+    """Image files. Repeat the field for each image."""
     id: list[Annotated[str, Field(pattern=ID)]] = Field([], max_length=PICTURES)
-    """What each is called, a field for each picture; without, by its digest"""
+    """Ids of the images. Repeat the field for each image, or leave it out to use the digests."""
 
 
 class Added(Answered):
-    """Pictures that are in an index now."""
+    """Images that were added to an index."""
 
     ids: list[str]
-    """What they are called there, in their order."""
+    """Ids of the added images, in order."""
     pictures: int
-    """How many the index has."""
+    """Number of images in the index."""
 
 
 class SearchForm(Body):
-    """What to look for."""
+    """A query: a text or an image."""
 
     text: Text | None = None
-    """What to look for"""
+    """Text to search for."""
     image: UploadFile | None = None
-    """A picture like which to look, in place of a text"""
+    """Image file to search for, instead of a text."""
     k: Annotated[int, Field(ge=1, le=BEST)] = 10
-    """How many"""
+    """Maximum number of results."""
     rerank: Annotated[int, Field(ge=0, le=BEST)] = 0
-    """So many of the most similar are read together with the text"""
+    """Number of the most similar images that are read together with the text."""
 
 
 class Hit(Body):
-    """A picture that was found."""
+    """An image that was found."""
 
     id: str
-    """What it is called in its index."""
+    """Id of the image in its index."""
     similarity: float
-    """Product of the features, from -1 to 1."""
+    """Dot product of the features, from -1 to 1."""
     probability: Share | None
-    """That it and the text belong together; null where they were not read together."""
+    """Probability that the image and the text belong together; null if they were not read
+    together."""
 
 
 class Hits(Answered):
-    """Pictures that were found."""
+    """Images that were found."""
 
     results: list[Hit]
-    """The best first: those that were read together with the text by probability, then the others
-    by similarity."""
+    """Results, the best first. Images that were read together with the text come first, sorted by
+    probability. The others follow, sorted by similarity."""
 
 
 def _reader() -> ModelQueues:
@@ -143,7 +144,7 @@ def _no_image(index: Index, id: str) -> Problem:
 
 @router.get("", responses=describe_errors())
 async def list_indexes() -> Indexes:
-    """All indexes."""
+    """List all indexes."""
     every = await current().stored(current().store.all)
     return Indexes(indexes=[await _info(index) for index in every])
 
@@ -154,7 +155,7 @@ async def list_indexes() -> Indexes:
     responses={**describe_errors(409, 422), 201: {"model": IndexInfo}},
 )
 async def create_index(name: Name, response: Response) -> IndexInfo:
-    """Make an empty index; one that is there already stays as it is."""
+    """Create an empty index; an existing one is not changed."""
     engine, queues = current(), _reader()
     index = await engine.stored(engine.store.get, name)
     if index is None:
@@ -168,7 +169,7 @@ async def create_index(name: Name, response: Response) -> IndexInfo:
 
 @router.get("/{name}", responses=describe_errors(404, 422))
 async def describe_index(index: Existing) -> IndexInfo:
-    """One index."""
+    """Describe one index."""
     return await _info(index)
 
 
@@ -176,7 +177,7 @@ async def describe_index(index: Existing) -> IndexInfo:
     "/{name}", status_code=204, dependencies=_CHANGES, responses=describe_errors(404, 409, 422)
 )
 async def delete_index(index: Existing) -> None:
-    """Delete an index with all its pictures."""
+    """Delete an index and all its images."""
     await current().stored(current().store.delete, index.about.name)
 
 
@@ -184,7 +185,7 @@ async def delete_index(index: Existing) -> None:
     "/{name}/images", dependencies=_CHANGES, responses=describe_errors(404, 409, 429, *BODY)
 )
 async def add_images(index: Usable, form: Annotated[AddForm, FORM]) -> Added:
-    """Add pictures; one whose name is there already is replaced."""
+    """Add images. An image with an existing id replaces the old one."""
     engine = current()
     if form.id and len(form.id) != len(form.image):
         counts = f"{len(form.image)} pictures and {len(form.id)} names"
@@ -199,7 +200,7 @@ async def add_images(index: Usable, form: Annotated[AddForm, FORM]) -> Added:
 
 @router.post("/{name}/search", responses=describe_errors(404, 409, 429, *BODY))
 async def search_index(index: Usable, form: Annotated[SearchForm, FORM]) -> Hits:
-    """The pictures that fit a text or a picture best."""
+    """Find the images that fit a text or an image best."""
     if (form.text is None) == (form.image is None):
         raise Problem(422, "send a text or an image to look for")
     query = await form.image.read() if form.image else form.text or ""
@@ -222,7 +223,7 @@ async def search_index(index: Usable, form: Annotated[SearchForm, FORM]) -> Hits
     },
 )
 async def show_image(index: Existing, id: Id) -> Response:
-    """A small copy of a picture."""
+    """Return a small copy of an image."""
     thumbnail = await current().stored(index.thumbnail, id)
     if thumbnail is None:
         raise _no_image(index, id)
@@ -236,6 +237,6 @@ async def show_image(index: Existing, id: Id) -> Response:
     responses=describe_errors(404, 409, 422),
 )
 async def delete_image(index: Existing, id: Id) -> None:
-    """Take a picture out."""
+    """Remove an image."""
     if not await current().stored(index.remove, [id]):
         raise _no_image(index, id)

@@ -1,4 +1,4 @@
-"""What is known of the server itself, and the files of its page."""
+"""Endpoints about the server itself, and the files of its page."""
 
 import importlib.metadata
 import mimetypes
@@ -17,7 +17,7 @@ from albef.serving.middleware.exchange import State
 from albef.serving.routes.bodies import Body
 
 router = APIRouter(tags=["server"])
-"""What is served, and numbers."""
+"""Routes of the server's description and metrics."""
 
 
 class ModelInfo(Facts):
@@ -28,15 +28,15 @@ class ModelInfo(Facts):
     digest: str
     """SHA-256 of the whole export."""
     precision: str
-    """Of its weights."""
+    """Precision of its weights."""
     providers: list[str]
-    """What ONNX Runtime computes it on."""
+    """Providers of ONNX Runtime that compute it."""
     calls: list[str]
-    """What it can be asked."""
+    """Names of its calls."""
 
 
 class Server(Body):
-    """What this server is."""
+    """Description of this server."""
 
     albef: str
     """Version of the library."""
@@ -45,25 +45,25 @@ class Server(Body):
     models: list[ModelInfo]
     """The exports, in the order in which they were named."""
     calls: dict[str, str]
-    """Each call that can be asked here, and the run that answers it."""
+    """Each available call, and the run that answers it."""
     limits: dict[str, int | float]
-    """What a request may hold: bytes of its body, pixels of a picture, pictures (or texts, or
-    pairs), characters of a text, boxes of a picture, best results of a search; and the seconds
-    until an answer is given up."""
+    """Limits of a request: bytes of its body, pixels of an image, images (or texts, or pairs),
+    characters of a text, boxes of an image and results of a search. `seconds` is the time limit of
+    an answer."""
 
 
 def probe_routes(state: State) -> APIRouter:
-    """Health and readiness, for everybody."""
+    """Return the routes of liveness and readiness, which need no token."""
     router = APIRouter(tags=["server"])
 
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:
-        """Whether the process is alive."""
+        """Return 200 while the process is alive."""
         return {"status": "alive"}
 
     @router.get("/readyz", responses={503: describe_errors()[503]})
     async def readyz() -> dict[str, str]:
-        """Whether it takes requests: no longer once it was told to stop."""
+        """Return 200 if the server takes requests, else 503. It fails after a stop signal."""
         if not state.ready or state.leaving:
             raise Problem(503, "the server is starting or stopping", 1)
         return {"status": "ready"}
@@ -73,7 +73,7 @@ def probe_routes(state: State) -> APIRouter:
 
 @router.get("/v1/model", responses=describe_errors())
 async def model() -> Server:
-    """What is served: exports, calls, versions and limits."""
+    """Describe the server: exports, calls, versions and limits."""
     engine = current()
     limits = engine.limits
     return Server(
@@ -105,12 +105,12 @@ async def model() -> Server:
 
 @router.get("/metrics", response_class=PlainTextResponse, responses=describe_errors())
 async def metrics() -> PlainTextResponse:
-    """Numbers for Prometheus."""
+    """Return metrics for Prometheus."""
     return PlainTextResponse(current().metrics.page())
 
 
 def page_routes() -> APIRouter:
-    """The files of the page, each under its name; no other path leads to a file."""
+    """Return the routes of the page's files, each under its name. No other path leads to a file."""
     router = APIRouter(include_in_schema=False)
     for file in files("albef.serving").joinpath("web").iterdir():
         kind = mimetypes.guess_type(file.name)[0]
