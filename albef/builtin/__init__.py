@@ -1,1 +1,1 @@
-"""The built-in data: OpenMoji artwork in scenes, and five views of them."""
+"""Built-in data: OpenMoji artwork in scenes, as five kinds of records."""

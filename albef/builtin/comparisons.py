@@ -1,7 +1,8 @@
-"""Kind ``comparisons``: two pictures and a sentence that is true of both together, or is not.
+"""Kind ``comparisons``: two images and a statement that is true or false of both together.
 
-Every sentence comes twice, true of one pair of pictures and false of another, so that nothing can
-be told from the text; nor from one of the pictures, since what makes it false may be in either.
+Every statement appears twice: true of one pair of images and false of another. Therefore the text
+alone does not reveal the label. One image alone does not reveal it either, since the part that
+makes a statement false may be in either image.
 """
 
 import random
@@ -26,30 +27,33 @@ FORMS: dict[Form, tuple[int, str, str]] = {
     "one": (1, "{a} in only one picture", "only one picture with {a}"),
     "neither": (1, "{a} in neither picture", "neither picture with {a}"),
 }  # fmt: skip
-"""What a sentence says of scene ``a``, and of ``b`` where the order counts: how often, and in which
-words. Most are of one picture or of one after the other, as in NLVR2; the others, which join two
-findings, are learned last."""
-_NEAR = 1 / 3  # share of pictures of another scene that differ from it in one thing alone
+"""Weight and wordings of each form of statement about scene ``a``, and about ``b`` if the order
+counts.
+
+Most statements concern one image, or one image and then the other, as in NLVR2. The other forms
+join two findings and are learned last.
+"""
+_NEAR = 1 / 3  # share of other scenes that differ from a given one in one respect only
 
 
 class Config(view.Drawn):
-    """Pairs of pictures of one to four things, with sentences about both."""
+    """Pairs of images of one to four objects, with statements about both."""
 
     objects: Annotated[int, Field(ge=4, le=openmoji.MOST)]
-    """How many different things there are."""
+    """Number of different objects in the dataset."""
     splits: dict[Literal["train", "val", "test"], Annotated[int, Field(ge=0, multiple_of=2)]]
-    """Number of records by split, two for each sentence."""
+    """Number of records by split, two per statement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What a sentence says of two pictures.
+    """The meaning of a statement about two images.
 
     Attributes:
-        form: which of them shows ``a``; "order": the first ``a`` and the second ``b``;
-            "first" and "second" say nothing of the other one.
-        a: a scene, canonical.
-        b: another, for "order".
+        form: which image shows ``a``. For "order", the first shows ``a`` and the second ``b``.
+            "first" and "second" leave the other image open.
+        a: a canonical scene.
+        b: another scene, for "order".
     """
 
     form: Form
@@ -57,7 +61,7 @@ class Comparison:
     b: Scene | None = None
 
     def true_of(self, first: Scene, second: Scene) -> bool:
-        """Whether it is true of two canonical scenes."""
+        """Return whether the statement is true of two canonical scenes."""
         if self.form == "order":
             return (first, second) == (self.a, self.b)
         has = [self.a == scene for scene in (first, second)]
@@ -68,10 +72,10 @@ class Comparison:
 
 @view.records(across=True)
 def records(config: Config, seed: int) -> Iterator[view.Row]:
-    """The records of all splits, the true and the false one of a sentence together.
+    """Yield the records of all splits, the true and the false record of a statement together.
 
     Raises:
-        ParamsError: a split has no two groups of things that can be compared.
+        ParamsError: a split has too few different scenes to compare.
     """
     studio = Studio(config.objects, config.pixels)
     for split, count in config.splits.items():
@@ -106,10 +110,10 @@ def _pair(
     allowed: frozenset[Scene],
     rng: random.Random,
 ) -> tuple[Scene, Scene]:
-    """Two scenes of a pool of which a sentence is true, or is not."""
+    """Return two scenes of a pool of which a statement is true, or false."""
 
     def another(scene: Scene) -> Scene:
-        """Another scene, which may differ in one object, number or relation."""
+        """Return another scene, which may differ in one object, count or relation."""
         if rng.random() < _NEAR:
             change = rng.choice(("object", "count", "relation"))
             changed = describe.changed(scene, change, list(studio.names))
@@ -132,7 +136,7 @@ def _pair(
 def _plan(
     comparison: Comparison, truth: bool, rng: random.Random
 ) -> tuple[tuple[Scene, bool], tuple[Scene, bool]]:
-    """For each picture a scene and whether it is to be shown."""
+    """Return, for each image, a scene and whether the image shows it."""
     form, a, b = comparison.form, comparison.a, comparison.b
     if b is not None:
         if truth:
@@ -140,7 +144,7 @@ def _plan(
         return rng.choice(
             (((b, True), (a, True)), ((a, False), (b, True)), ((a, True), (b, False)))
         )
-    if form in ("first", "second"):  # the other picture tells nothing
+    if form in ("first", "second"):  # the statement leaves the other image open
         spoken_of, other = (a, truth), (a, rng.random() < 0.5)
         return (spoken_of, other) if form == "first" else (other, spoken_of)
     times = {"both": (2, 1), "one": (1, rng.choice((0, 2))), "neither": (0, 1)}[form][not truth]

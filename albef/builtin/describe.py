@@ -1,8 +1,8 @@
-"""What a scene is, what a caption claims, and whether the claim is true.
+"""Scenes, the claims of captions, and whether a claim is true of a scene.
 
-A scene has one or two groups of equal things, each with a count; two groups stand beside or
-above each other. Its canonical text decides, by a hash and nothing else, for which splits it may
-be drawn, so that no two data sets of any seed or size train and evaluate on the same scene.
+A scene has one or two groups of equal objects, each with a count. Two groups are beside or above
+each other. A hash of the scene's canonical text alone decides which splits may show it. Therefore
+no two datasets, of any seed or size, train and evaluate on the same scene.
 """
 
 import hashlib
@@ -16,20 +16,20 @@ from albef.builtin.openmoji import Thing
 Relation = Literal["left", "right", "above", "below"]
 
 MOST = 4
-"""Pictures in a scene, at most."""
+"""Maximum number of drawings in a scene."""
 INVERSE: dict[Relation, Relation] = {
     "left": "right", "right": "left", "above": "below", "below": "above"
 }  # fmt: skip
 HELD_OUT = 0.15
-"""Share of the pairs of things that stand together in no training scene."""
-# Shares of descriptions by split; those of a held-out pair are for evaluation only.
+"""Share of the pairs of objects that appear together in no training scene."""
+# Shares of scenes by split. Scenes with a held-out pair are used for evaluation only.
 _BUCKETS = {"train": 0.70, "val": 0.08, "test": 0.11, "pairs": 0.11}
 _HELD_OUT_BUCKETS = {"val": 0.25, "test": 0.40, "pairs": 0.35}
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """So many equal things, by the name of one of them, as "apple"."""
+    """A number of equal objects, with the singular name of one, as "apple"."""
 
     name: str
     count: int
@@ -37,44 +37,45 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a picture shows.
+    """The content of an image.
 
     Attributes:
-        groups: one group or two, of different things.
-        relation: where the first group is seen from the second; None for one group.
+        groups: one group, or two groups of different objects.
+        relation: position of the first group relative to the second; None for one group.
     """
 
     groups: tuple[Group, ...]
     relation: Relation | None = None
 
     def turned(self) -> "Scene":
-        """The same scene of two groups, seen from its other group."""
+        """Return the same scene of two groups, described from its other group."""
         assert self.relation is not None
         return Scene(self.groups[::-1], INVERSE[self.relation])
 
     def canonical(self) -> "Scene":
-        """The same scene with the relation "left" or "above"."""
+        """Return the same scene with the relation "left" or "above"."""
         return self.turned() if self.relation in ("right", "below") else self
 
     def text(self) -> str:
-        """The canonical description, equal for two scenes only if they are the same."""
+        """Return the canonical description, equal for two scenes only if they are the same."""
         scene = self.canonical()
         return f" {scene.relation} ".join(f"{g.count} {g.name}" for g in scene.groups)
 
     def meta(self) -> dict[str, Any]:
-        """The description as JSON values."""
+        """Return the description as JSON values."""
         groups = [{"name": group.name, "count": group.count} for group in self.groups]
         return {"groups": groups, "relation": self.relation}
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a caption says: that these groups are there, how they stand, and whether that is all.
+    """The meaning of a caption: the groups it names, their relation, and whether that is all.
 
     Attributes:
-        groups: what is named, with exact counts.
-        relation: where the first group is seen from the second; None where nothing is said.
-        only: whether nothing else is there.
+        groups: named groups, with exact counts.
+        relation: position of the first group relative to the second; None if the caption names
+            none.
+        only: whether the caption excludes anything else.
     """
 
     groups: tuple[Group, ...]
@@ -83,7 +84,7 @@ class Claim:
 
 
 def true_of(claim: Claim, scene: Scene) -> bool:
-    """Whether ``claim`` is true of ``scene``."""
+    """Return whether ``claim`` is true of ``scene``."""
     claimed, present = set(claim.groups), set(scene.groups)
     if not claimed <= present or (claim.only and claimed != present):
         return False
@@ -92,7 +93,7 @@ def true_of(claim: Claim, scene: Scene) -> bool:
     return Scene(claim.groups, claim.relation).canonical() == scene.canonical()
 
 
-# By relation: {a} stands where the relation says, seen from {b}. Without one it is all there is.
+# Wordings by relation of {a} to {b}. Without a relation, {a} is all that the scene shows.
 _WORDINGS: dict[Relation | None, tuple[str, str]] = {
     None: ("only {a}", "{a} and nothing else"),
     "left": ("{a} left of {b}", "{a} on the left and {b} on the right"),
@@ -107,12 +108,12 @@ NUMBERS = ("no", "one", "two", "three", "four")
 def captions(
     scene: Scene, names: Mapping[str, Thing], *, unmistakable: bool
 ) -> Iterator[tuple[str, Claim]]:
-    """Every wording that is true of ``scene``, with what it claims.
+    """Yield every wording that is true of ``scene``, with its claim.
 
     Args:
-        scene: what is shown.
-        names: the things by name.
-        unmistakable: leave out what may also be true of a scene that shows more.
+        scene: scene to describe.
+        names: objects by name.
+        unmistakable: leave out wordings that may also be true of a scene that shows more.
     """
     alone = scene.relation is None
     if alone and not unmistakable:
@@ -124,7 +125,7 @@ def captions(
 
 
 def phrase(group: Group, names: Mapping[str, Thing]) -> str:
-    """A group in words, as "an apple" or "three keys"."""
+    """Return a group in words, as "an apple" or "three keys"."""
     thing = names[group.name]
     if group.count > 1:
         return f"{NUMBERS[group.count]} {thing.plural}"
@@ -132,19 +133,20 @@ def phrase(group: Group, names: Mapping[str, Thing]) -> str:
 
 
 def held_out(a: str, b: str) -> bool:
-    """Whether the things named ``a`` and ``b`` never stand together in a training scene."""
+    """Return whether the objects named ``a`` and ``b`` appear together in no training scene."""
     return _hashed("pair " + " ".join(sorted((a, b)))) < HELD_OUT
 
 
 def unseen(scene: Scene) -> bool:
-    """Whether ``scene`` combines things that no training scene combines."""
+    """Return whether ``scene`` combines objects that no training scene combines."""
     return len(scene.groups) == 2 and held_out(*(group.name for group in scene.groups))
 
 
 def split_of(scene: Scene) -> str:
-    """The one split that may show ``scene``: train, val, test or pairs.
+    """Return the only split that may show ``scene``: train, val, test or pairs.
 
-    A single picture is always for training: the kind ``pictures`` teaches the names with it.
+    A scene with a single object is always for training, since :mod:`albef.builtin.pictures` teaches
+    the names with it.
     """
     if len(scene.groups) == 1 and scene.groups[0].count == 1:
         return "train"
@@ -152,7 +154,7 @@ def split_of(scene: Scene) -> str:
 
 
 def bucket(text: str, shares: Mapping[str, float]) -> str:
-    """The one bucket out of some, with a share each, that a text belongs to by its hash."""
+    """Return the bucket that a text belongs to by its hash, given the share of each bucket."""
     remaining = _hashed(text)
     for name, width in shares.items():
         remaining -= width
@@ -162,7 +164,7 @@ def bucket(text: str, shares: Mapping[str, float]) -> str:
 
 
 def scenes(names: list[str]) -> Iterator[Scene]:
-    """Every scene of the things named, each once and canonical."""
+    """Yield every scene of the named objects once, in canonical form."""
     for name, count in itertools.product(names, range(1, MOST + 1)):
         yield Scene((Group(name, count),))
     for a, b in itertools.permutations(names, 2):
@@ -173,7 +175,7 @@ def scenes(names: list[str]) -> Iterator[Scene]:
 
 
 def changed(scene: Scene, change: str, names: list[str]) -> Iterator[Scene]:
-    """Every scene that differs from ``scene`` in exactly one relation, count or object."""
+    """Yield every scene that differs from ``scene`` in exactly one relation, count or object."""
     if change == "relation":
         if scene.relation is not None:
             for relation in INVERSE:
@@ -194,5 +196,5 @@ def changed(scene: Scene, change: str, names: list[str]) -> Iterator[Scene]:
 
 
 def _hashed(text: str) -> float:
-    """A number in [0, 1) that depends on ``text`` alone."""
+    """Return a number in [0, 1) that depends on ``text`` alone."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64

@@ -1,9 +1,9 @@
-"""Kind ``expressions``: four things in a picture, and an expression that means one of them.
+"""Kind ``expressions``: four objects in an image, and an expression that refers to one of them.
 
-Each stands in a quarter of the picture; the borders of the quarters, places, sizes and angles are
-jittered. An expression names the thing, or, where the picture shows two of it, the one beside some
-other thing. Neither tells where in the picture it is: without the picture, the words and the
-boxes are little better than a guess. Which things stand together decides the split, by a hash.
+Each object is in a quarter of the image. The borders of the quarters, positions, sizes and angles
+are jittered. An expression names the object. If the image shows two of that object, it means the
+one beside another object. Neither reveals the position, so without the image, the words and the
+boxes are little better than a guess. A hash of the objects that appear together decides the split.
 """
 
 import itertools
@@ -17,35 +17,39 @@ from albef.builtin import describe, openmoji, view
 from albef.builtin.studio import Canvas, Studio
 
 KINDS = {"name": 4, "relation": 3}
-"""How an expression tells its thing from the others, and how many different things the picture
-shows then; they take turns."""
+"""Number of different objects in an image, by the kind of expression; kinds alternate.
+
+An expression identifies its object by ``name`` or by ``relation`` to a neighbour.
+"""
 _QUARTERS = tuple(itertools.product((0, 1), (0, 1)))  # row and column
-_BORDERS = (0.45, 0.55)  # where two quarters meet, share of the side
+_BORDERS = (0.45, 0.55)  # border between two quarters, as a share of the side
 _SIZES = (0.34, 0.46)
 _ANGLE = 20.0
 _BUCKETS = {"train": 0.7, "val": 0.1, "test": 0.2}
 _UNSEEN_BUCKETS = {"val": 0.4, "test": 0.6}
-_UNSEEN = 0.2  # share of evaluated pictures that show what never stands together in training
+_UNSEEN = 0.2  # share of evaluation images with objects that never appear together in training
 _NOUN = "combinations of a kind"
 
 Things = tuple[str, ...]
 
 
 class Config(view.Drawn):
-    """Pictures of four things, each with an expression that means one of them."""
+    """Images of four objects, each with an expression that refers to one of them."""
 
     objects: Annotated[int, Field(ge=6, le=openmoji.MOST)]
-    """How many different things there are."""
+    """Number of different objects in the dataset."""
     splits: view.Splits
-    """Number of pictures by split."""
+    """Number of images by split."""
 
 
 @view.records()
 def records(config: Config, seed: int) -> Iterator[view.Row]:
-    """The pictures of all splits; ``box`` in their meta is the thing meant, ``proposals`` all four.
+    """Yield the images of all splits.
+
+    ``meta`` contains the box of the object that is meant as ``box``, and all four as ``proposals``.
 
     Raises:
-        ParamsError: there are fewer combinations of things than a split asks for.
+        ParamsError: a split needs more combinations of objects than there are.
     """
     studio = Studio(config.objects, config.pixels)
     names = list(studio.names)
@@ -61,7 +65,7 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
             placed = arrange(things, quarter, rng)
             canvas = _draw(placed, studio, rng)
             boxes = [thing["box"] for thing in canvas.objects]
-            order = rng.sample(range(4), 4)  # proposals stand in no telling order
+            order = rng.sample(range(4), 4)  # the order of proposals must not reveal the answer
             meta = {
                 "box": boxes[quarter],
                 "proposals": [boxes[i] for i in order],
@@ -73,21 +77,21 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
 
 
 def split_of(things: Things) -> str:
-    """The one split that may show just these things together."""
+    """Return the only split that may show exactly these objects together."""
     buckets = _UNSEEN_BUCKETS if unseen(things) else _BUCKETS
     return describe.bucket("together " + " ".join(sorted(things)), buckets)
 
 
 def unseen(things: Things) -> bool:
-    """Whether two of the things never stand together in training."""
+    """Return whether two of the objects never appear together in training."""
     return any(describe.held_out(a, b) for a, b in itertools.combinations(things, 2))
 
 
 def arrange(things: Things, quarter: int, rng: random.Random) -> list[str]:
-    """The things by quarter, row by row.
+    """Return the objects by quarter, row by row.
 
-    Of three things the one in ``quarter`` comes twice, beside one other thing each or in a column:
-    what stands beside tells the two apart.
+    Of three objects, the one in ``quarter`` appears twice. Each copy has a different object beside
+    it, which distinguishes the two. A copy may be above or below the other.
     """
     first, neighbour, *others = rng.sample(things, len(things))
     others = rng.sample([*others, first][:2], 2)
@@ -97,11 +101,11 @@ def arrange(things: Things, quarter: int, rng: random.Random) -> list[str]:
 
 
 def expression(placed: Sequence[str], quarter: int, by: str) -> str:
-    """Words that mean the thing in a quarter.
+    """Return words that refer to the object in a quarter.
 
     Args:
-        placed: the things by quarter, row by row.
-        quarter: of the thing meant.
+        placed: objects by quarter, row by row.
+        quarter: quarter of the object that is meant.
         by: one of :data:`KINDS`.
     """
     suffix = f" beside the {placed[quarter ^ 1]}" if by == "relation" else ""
@@ -109,7 +113,10 @@ def expression(placed: Sequence[str], quarter: int, by: str) -> str:
 
 
 def _plan(names: list[str], size: int, split: str, count: int, seed: str) -> list[Things]:
-    """What each picture of a split shows, ``size`` things; they come again in training only."""
+    """Return the objects of each image of a split, ``size`` objects per image.
+
+    Combinations repeat in training only.
+    """
     pools: dict[bool, list[Things]] = {False: [], True: []}
     for things in itertools.combinations(names, size):
         if split_of(things) == split:
@@ -125,7 +132,7 @@ def _plan(names: list[str], size: int, split: str, count: int, seed: str) -> lis
 
 
 def _draw(placed: Sequence[str], studio: Studio, rng: random.Random) -> Canvas:
-    """A picture with its objects by quarter."""
+    """Return an image with its objects by quarter."""
     canvas = Canvas(studio.pixels, rng)
     across = round(rng.uniform(*_BORDERS) * studio.pixels)
     rows = ((0, across), (across, studio.pixels))

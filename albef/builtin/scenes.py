@@ -1,7 +1,7 @@
-"""Kind ``scenes``: one to four pictures in a scene, with true captions of what is where.
+"""Kind ``scenes``: one to four drawings in a scene, with true captions of their arrangement.
 
-Everything is jittered in place, size and angle: on a bare grid the patches of a vision
-transformer would line up with the pictures.
+Position, size and angle of everything are jittered. On a plain grid, the patches of a vision
+transformer would line up with the drawings.
 """
 
 import random
@@ -16,23 +16,24 @@ from albef.builtin.pictures import GENERIC
 from albef.builtin.studio import Studio
 
 CHANGES = ("relation", "count", "object")
-"""What the two scenes of a pair may differ in."""
-_ONE_GROUP = 0.1  # share of scenes with a single group of things
+"""Kinds of change between the two scenes of a pair."""
+_ONE_GROUP = 0.1  # share of scenes with a single group of objects
 _NOUN = "scenes of a kind"
 
 
 class Config(view.Drawn):
-    """Scenes of one to four pictures."""
+    """Scenes of one to four drawings."""
 
     splits: dict[Literal["train", "val", "test", "pairs", "things"], view.Count]
-    """Number of scenes by split; ``pairs`` holds scenes that differ two by two in one thing, an
-    even number of them, ``things`` single things, each as often as others, named by ``thing``."""
+    """Number of scenes by split. ``pairs`` has an even number of scenes; every two differ in one
+    respect. ``things`` has single objects, each equally often; ``thing`` in their meta names
+    them."""
     captions: Annotated[int, Field(ge=1, le=3)] = 2
-    """Number of different captions of a training scene; evaluated scenes have one."""
+    """Number of different captions per training scene. Evaluation scenes have one."""
     caption_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of training scenes whose captions are wrong or say nothing."""
+    """Share of training scenes whose captions are wrong or have no content."""
     unseen: Annotated[float, Field(ge=0, le=1)] = 0.2
-    """Share of evaluated scenes whose things never stand together in a training scene."""
+    """Share of evaluation scenes whose objects appear together in no training scene."""
 
     @field_validator("splits")
     @classmethod
@@ -43,15 +44,15 @@ class Config(view.Drawn):
 
 
 Plan = list[tuple[Scene, dict[str, Any]]]
-"""Scenes, and what of them is kept in meta."""
+"""Scenes, each with the values to add to its meta."""
 
 
 @view.records()
 def records(config: Config, seed: int) -> Iterator[view.Row]:
-    """The scenes of all splits.
+    """Yield the scenes of all splits.
 
     Raises:
-        ParamsError: there are fewer different scenes than a split asks for.
+        ParamsError: a split needs more different scenes than there are.
     """
     studio = Studio(config.objects, config.pixels)
     for split, count in config.splits.items():
@@ -68,7 +69,7 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
             noise: dict[str, Any] = {}
             if split == "train":
                 captions, noise = _training_captions(studio, scene, config, rng)
-            else:  # two captions of a pair are worded alike
+            else:  # the two captions of a pair have the same wording
                 alike = random.Random(f"{seed} captions {split} {extra.get('pair', number)}")
                 captions = (studio.caption(scene, alike)[0],)
             canvas = studio.draw(scene, rng)
@@ -86,7 +87,10 @@ def _training(studio: Studio, count: int, rng: random.Random) -> Plan:
 def _evaluation(
     studio: Studio, split: str, count: int, share_unseen: float, rng: random.Random
 ) -> Plan:
-    """Different scenes, the asked share of them with combinations that training never shows."""
+    """Return different scenes for an evaluation split.
+
+    ``share_unseen`` is the share of them that combine objects that training never combines.
+    """
     unseen_count = round(count * share_unseen)
     singles, pairs = studio.pool(split, groups=1), studio.pool(split, groups=2)
     single_count = min(len(singles), round((count - unseen_count) * _ONE_GROUP))
@@ -100,15 +104,18 @@ def _evaluation(
 
 
 def _things(studio: Studio, count: int) -> Plan:
-    """Single things, in turns; other pictures of them than training has."""
+    """Return scenes of single objects, which alternate.
+
+    Their images differ from those of training.
+    """
     names = list(studio.names)
     scenes = [Scene((Group(names[number % len(names)], 1),)) for number in range(count)]
     return [(scene, {"thing": describe.phrase(scene.groups[0], studio.names)}) for scene in scenes]
 
 
 def _pairs(studio: Studio, split: str, count: int, share_unseen: float, rng: random.Random) -> Plan:
-    """Two by two, scenes that differ in one thing; the changes take turns."""
-    free = dict.fromkeys(studio.pool(split))  # a dict keeps its order, a set none
+    """Return scenes in pairs that differ in one respect; the kinds of change alternate."""
+    free = dict.fromkeys(studio.pool(split))  # a dict keeps its order, a set does not
     order = list(free)
     rng.shuffle(order)
     strange = round(count // 2 * share_unseen)

@@ -1,8 +1,8 @@
-"""Kind ``statements``: pictures with a sentence that they entail, contradict or leave open.
+"""Kind ``statements``: images with a statement that they entail, contradict or leave open.
 
-Every sentence comes three times, once with each label and over a picture of its own, so that
-nothing can be told from the text. What leaves a sentence open is a card that covers one of the two
-groups of a scene: anything may lie beneath it. Cards lie in some pictures of every label.
+Every statement appears three times, once with each label and a different image. Therefore the text
+alone does not reveal the label. A statement is open if a card covers one of the two groups of a
+scene, since anything may be under it. Some images of every label have a card.
 """
 
 import random
@@ -17,33 +17,34 @@ from albef.builtin.describe import MOST, Claim, Group, Scene
 from albef.builtin.studio import Studio
 
 Options = dict[tuple[str | None, bool], list["View"]]
-"""Views by what they change and whether they have a card."""
+"""Views by kind of change and by whether they have a card."""
 LABELS = ("entailment", "neutral", "contradiction")
-"""Of the three records of a sentence, in order."""
-_ONE_GROUP = 2 / 3  # share of sentences that name one group of a scene only
-_WORDINGS = ("{a}", "a picture of {a}")  # of such a sentence
-_WEIGHTS = {"object": 2, "count": 1, "relation": 1}  # of what a contradicting scene differs in
-_MAX_VARIANTS = 4  # changed scenes of a kind that are looked at
+"""Labels of the three records of a statement, in order."""
+_ONE_GROUP = 2 / 3  # share of statements that name only one group of a scene
+_WORDINGS = ("{a}", "a picture of {a}")  # wordings of a statement about one group
+# weight of each kind of change in a contradicting scene
+_WEIGHTS = {"object": 2, "count": 1, "relation": 1}
+_MAX_VARIANTS = 4  # changed scenes considered per kind of change
 
 
 class Config(view.Drawn):
-    """Pictures of two groups of things, with statements."""
+    """Images of two groups of objects, with statements."""
 
     objects: Annotated[int, Field(ge=4, le=openmoji.MOST)]
-    """How many different things there are."""
+    """Number of different objects in the dataset."""
     splits: dict[Literal["train", "val", "test"], Annotated[int, Field(ge=0, multiple_of=3)]]
-    """Number of records by split, three for each statement."""
+    """Number of records by split, three per statement."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A scene of two groups as a picture shows it: one of them may lie under a card."""
+    """A scene of two groups as an image shows it: a card may cover one of them."""
 
     scene: Scene
     covered: int | None = None
 
     def possible(self, names: list[str]) -> Iterator[Scene]:
-        """Every scene that would look the same."""
+        """Yield every scene that would look the same."""
         if self.covered is None:
             yield self.scene
             return
@@ -57,14 +58,18 @@ class View:
 
 
 def judge(claim: Claim, picture: View, names: list[str]) -> str:
-    """The label of a claim over a picture: whether it is true of all, none or some scenes."""
+    """Return the label of a claim about an image.
+
+    The claim is entailed if it is true of all possible scenes, contradicted if it is true of none,
+    else neutral.
+    """
     truths = {describe.true_of(claim, scene) for scene in picture.possible(names)}
     return "neutral" if len(truths) == 2 else "entailment" if True in truths else "contradiction"
 
 
 @view.records(across=True)
 def records(config: Config, seed: int) -> Iterator[view.Row]:
-    """The records of all splits, the three of a statement one after the other."""
+    """Yield the records of all splits, the three records of a statement in sequence."""
     studio = Studio(config.objects, config.pixels)
     for split, count in config.splits.items():
         pool = studio.pool(split, groups=2)
@@ -90,7 +95,7 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
 def _statement(
     studio: Studio, pool: list[Scene], allowed: frozenset[Scene], rng: random.Random
 ) -> tuple[str, dict[str, tuple[View, str | None]]]:
-    """A sentence about a scene, and for each label a view and what it changes of the scene."""
+    """Return a statement about a scene and, for each label, a view and its change of the scene."""
     while True:
         scene = rng.choice(pool)
         if rng.random() < _ONE_GROUP:
@@ -107,8 +112,11 @@ def _statement(
 def _options(
     claim: Claim, scene: Scene, allowed: frozenset[Scene], names: list[str], rng: random.Random
 ) -> dict[str, Options]:
-    """Views by label: of the scene itself, and contradicting ones of scenes that differ in one
-    thing and that the split may show."""
+    """Return views by label.
+
+    They are views of the scene itself, and contradicting views of scenes that differ in one respect
+    and that the split may show.
+    """
     options: dict[str, Options] = {label: {} for label in LABELS}
     for change in (None, *_WEIGHTS):
         scenes = [scene]

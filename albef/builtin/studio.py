@@ -1,4 +1,4 @@
-"""Where scenes are drawn: the things there are, and a picture of any scene of them."""
+"""Drawing of scenes: the available objects, and an image of any scene of them."""
 
 import functools
 import io
@@ -12,18 +12,18 @@ from albef.builtin.describe import Claim, Scene
 
 _SIZES = {1: (0.5, 0.8), 2: (0.38, 0.5), 3: (0.34, 0.44), 4: (0.30, 0.40)}
 _ANGLE = 20.0
-_MARGIN = 0.03  # between two groups along the axis that tells them apart, share of the side
-_OVERLAP = 0.05  # of two pictures, share of the smaller box
-_ALONGSIDE = 0.4  # how far two groups share the other axis, share of the shorter
-_TRIES = 8  # to place pictures before they are drawn smaller
+_MARGIN = 0.03  # gap between two groups along the axis of their relation, as a share of the side
+_OVERLAP = 0.05  # overlap allowed between two drawings, as a share of the smaller box
+_ALONGSIDE = 0.4  # overlap of two groups along the other axis, as a share of the shorter one
+_TRIES = 8  # attempts to place the drawings before they are drawn smaller
 _CARD = (90, 90, 90)
 
 Box = tuple[int, int, int, int]
-"""Left, top, right and bottom edge of a picture in its place, in pixels."""
+"""Left, top, right and bottom edge of a drawing in the image, in pixels."""
 
 
 class Sprite(NamedTuple):
-    """A thing at a size and angle, cut to what is visible."""
+    """A drawn object at a size and angle, cropped to its visible part."""
 
     picture: Image.Image
     name: str
@@ -32,12 +32,12 @@ class Sprite(NamedTuple):
 
 
 class Canvas:
-    """A square picture of a light random colour, and what is put into it.
+    """A square image with a random light background, and the objects drawn on it.
 
     Attributes:
-        objects: what can be seen, in drawing order: ``{"name", "box": [x, y, width, height] in
-            pixels, "angle" in degrees counter-clockwise, "size": longer side before turning in
-            pixels}``.
+        objects: visible objects in drawing order, each with ``name``, ``box`` ([x, y, width,
+            height] in pixels), ``angle`` (degrees counter-clockwise) and ``size`` (longer side
+            before rotation, in pixels).
     """
 
     def __init__(self, pixels: int, rng: random.Random) -> None:
@@ -46,7 +46,10 @@ class Canvas:
         self.objects: list[dict[str, Any]] = []
 
     def put(self, sprite: Sprite, x: int, y: int, *, visible: bool = True) -> None:
-        """Put a sprite in its place; what is not seen in the end is no object."""
+        """Draw a sprite at a position.
+
+        A sprite that will not be visible is not listed as an object.
+        """
         self._image.paste(sprite.picture, (x, y), sprite.picture)
         if visible:
             box = [x, y, *sprite.picture.size]
@@ -56,25 +59,25 @@ class Canvas:
             )
 
     def cover(self, box: Box) -> None:
-        """Lay a grey card over a part of the picture."""
+        """Draw a grey card over a part of the image."""
         self._image.paste(_CARD, box)
 
     def png(self) -> bytes:
-        """The picture as a PNG file; equal pictures give equal bytes."""
+        """Return the image as a PNG file; equal images give equal bytes."""
         file = io.BytesIO()
         self._image.save(file, "PNG")
         return file.getvalue()
 
 
 class Studio:
-    """All scenes of some things, and the pictures they are made of.
+    """All scenes of a set of objects, and their drawings.
 
     Args:
-        objects: how many different things there are.
-        pixels: side of a picture.
+        objects: number of different objects.
+        pixels: side of an image.
 
     Attributes:
-        names: the things by name.
+        names: objects by name.
     """
 
     def __init__(self, objects: int, pixels: int) -> None:
@@ -90,12 +93,12 @@ class Studio:
         return pools
 
     def pool(self, split: str, groups: int | None = None) -> list[Scene]:
-        """The scenes that ``split`` may show, optionally those of one or of two groups."""
+        """Return the scenes that ``split`` may show, optionally only those of one or two groups."""
         pool = self._pools.get(split, [])
         return [scene for scene in pool if groups in (None, len(scene.groups))]
 
     def other(self, scene: Scene, rng: random.Random) -> Scene:
-        """A training scene none of whose captions is true of ``scene``."""
+        """Return a training scene none of whose captions is true of ``scene``."""
         while True:
             other = rng.choice(self._pools["train"])
             wordings = describe.captions(other, self.names, unmistakable=False)
@@ -103,24 +106,24 @@ class Studio:
                 return other
 
     def caption(self, scene: Scene, rng: random.Random) -> tuple[str, Claim]:
-        """A caption that is true of ``scene`` and of no scene that shows more."""
+        """Return a caption that is true of ``scene`` and of no scene that shows more."""
         return rng.choice(list(describe.captions(scene, self.names, unmistakable=True)))
 
     def sprite(self, name: str, size: float, angle: float) -> Sprite:
-        """A thing to put on a canvas, its longer side so many pixels before it is turned."""
+        """Return an object to put on a canvas, with its longer side in pixels before rotation."""
         return Sprite(self._artist.sprite(self.names[name], size, angle), name, size, angle)
 
     def draw(self, scene: Scene, rng: random.Random, covered: int | None = None) -> Canvas:
-        """A picture of a canonical ``scene``.
+        """Return an image of a canonical ``scene``.
 
         Args:
-            scene: what to draw.
-            rng: of everything that is jittered.
-            covered: the group, 0 or 1 of two, over whose side of the picture a grey card lies.
+            scene: scene to draw.
+            rng: source of all jitter.
+            covered: group, 0 or 1 of two, whose side of the image a grey card covers.
         """
         shrink = 1.0
         layout = None
-        while layout is None:  # ever smaller, until everything finds a place
+        while layout is None:  # shrink the drawings until all of them fit
             sprites = self._sprites(scene, shrink, rng)
             tries = (self._layout(scene, sprites, rng) for _ in range(_TRIES))
             layout = next((boxes for boxes in tries if boxes), None)
@@ -134,7 +137,10 @@ class Studio:
         return canvas
 
     def _card(self, scene: Scene, layout: list[Box], covered: int) -> Box:
-        """The side of the picture that a group has to itself: its size tells nothing of it."""
+        """Return the side of the image that one group has to itself.
+
+        The size of this side reveals nothing about the group.
+        """
         axis = 1 if scene.relation == "above" else 0
         count = scene.groups[0].count
         first_ends = max(box[axis + 2] for box in layout[:count])
@@ -144,7 +150,7 @@ class Studio:
         return card[0], card[1], card[2], card[3]
 
     def _sprites(self, scene: Scene, shrink: float, rng: random.Random) -> list[list[Sprite]]:
-        """The pictures of each group, jittered in size and angle."""
+        """Return the sprites of each group, jittered in size and angle."""
         low, high = _SIZES[sum(group.count for group in scene.groups)]
 
         def jittered(name: str) -> Sprite:
@@ -156,7 +162,7 @@ class Studio:
     def _layout(
         self, scene: Scene, groups: list[list[Sprite]], rng: random.Random
     ) -> list[Box] | None:
-        """A place for every picture, in order, or None where this try found none."""
+        """Return a box for every sprite, in order, or None if this attempt fails."""
         side = self.pixels
         axis = 1 if scene.relation == "above" else 0
         bands = [(0, side)]
@@ -190,7 +196,7 @@ def _place(
     existing: list[Box],
     rng: random.Random,
 ) -> Box | None:
-    """A random box within the ranges of x and y that is clear of ``existing``, or None."""
+    """Return a random box within the ranges of x and y that is clear of ``existing``, or None."""
     (left, right), (top, bottom) = ranges
     width, height = size
     if right - left < width or bottom - top < height:
@@ -205,7 +211,7 @@ def _place(
 
 
 def _clear(a: Box, b: Box) -> bool:
-    """Whether two boxes share no more than a sliver of the smaller."""
+    """Return whether two boxes share at most a sliver of the smaller one."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:
@@ -215,7 +221,7 @@ def _clear(a: Box, b: Box) -> bool:
 
 
 def _alongside(first: list[Box], second: list[Box], axis: int) -> bool:
-    """Whether two groups share enough of ``axis`` that it tells no relation between them."""
+    """Return whether two groups share so much of ``axis`` that it implies no relation."""
     (a, b), (c, d) = (
         (min(box[axis] for box in group), max(box[axis + 2] for box in group))
         for group in (first, second)

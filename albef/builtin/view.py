@@ -1,4 +1,4 @@
-"""What the views of a drawing share: their values, and how what they draw becomes records."""
+"""Shared parts of the built-in kinds: their values, and the conversion of drawings to records."""
 
 import functools
 import random
@@ -18,19 +18,19 @@ T = TypeVar("T")
 
 
 class Drawn(Section):
-    """A built-in source; the ``Config`` of each view is one."""
+    """A built-in source. The ``Config`` of each kind derives from it."""
 
     kind: str
-    """Name of the view."""
+    """Name of the kind."""
     objects: Annotated[int, Field(ge=2, le=openmoji.MOST)]
-    """How many different things there are."""
+    """Number of different objects in the dataset."""
     pixels: Annotated[int, Field(ge=32, le=4096)]
-    """Side of a picture."""
+    """Side of an image in pixels."""
     splits: dict[Any, Count]
     """Number of records by split."""
 
     def inputs(self) -> dict[str, Path]:
-        """Return the files that it reads, by name: the font."""
+        """Return the files that the source reads, by name: the font."""
         return openmoji.inputs()
 
     def terms(self) -> list[Mapping[str, str]]:
@@ -48,14 +48,14 @@ Splits = dict[Literal["train", "val", "test"], Count]
 
 
 class Row(NamedTuple):
-    """What a view makes of a drawing.
+    """A record before it has a key and an image id.
 
     Attributes:
         split: of the record.
-        images: encoded pictures.
-        captions: what is said of them.
-        meta: what is known of them.
-        same_image: whether it shows the picture of the row before.
+        images: encoded images.
+        captions: of the images.
+        meta: annotations.
+        same_image: whether it shows the same image as the row before.
     """
 
     split: str
@@ -68,10 +68,10 @@ class Row(NamedTuple):
 def records(
     *, across: bool = False
 ) -> Callable[[Callable[[D, int], Iterator[Row]]], Callable[[D, int], Iterator[Record]]]:
-    """Make records with keys and image ids of the rows that a view draws.
+    """Return a decorator that turns drawn rows into records with keys and image ids.
 
     Args:
-        across: whether keys are numbered across splits, not within each.
+        across: number keys across splits, not within each split.
     """
 
     def of_rows(rows: Callable[[D, int], Iterator[Row]]) -> Callable[[D, int], Iterator[Record]]:
@@ -97,10 +97,10 @@ def records(
 def sample_each(
     pools: Iterable[tuple[Sequence[T], int]], split: str, noun: str, rng: random.Random
 ) -> list[T]:
-    """So many different ones of each pool, shuffled.
+    """Return the required number of different items of each pool, shuffled.
 
     Raises:
-        ParamsError: a pool has fewer.
+        ParamsError: a pool has too few items.
     """
     chosen: list[T] = []
     for pool, required in pools:
@@ -112,7 +112,7 @@ def sample_each(
 
 
 def too_few(split: str, required: int, noun: str, available: int) -> ParamsError:
-    """What is raised where a split asks for more than there is."""
+    """Return the error for a split that needs more items than there are."""
     return ParamsError(
         f"splits.{split} asks for {required} different {noun}, of which there are {available}: "
         f"lower splits.{split} or raise objects"
