@@ -1,1 +1,1 @@
-"""What a model is fed, in training and in production: token ids and arrays of pixels. No torch."""
+"""Model inputs in training and in production: token ids and pixel arrays. No torch."""

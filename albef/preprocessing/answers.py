@@ -1,8 +1,8 @@
-"""Answers as token ids: a closed list as a tree, and beam search; numpy alone.
+"""Answers as token ids: a closed list as a tree, and beam search. Uses numpy only.
 
-What computes a token's probability is the caller's: torch, or an exported decoder.
+The caller provides token probabilities, from torch or from an exported decoder.
 
-Shapes: B questions, K answers to each, L answer tokens, W nodes at most of a question.
+Shapes: B questions, K answers per question, L answer tokens, W nodes per question at most.
 """
 
 from collections.abc import Callable
@@ -18,35 +18,38 @@ Ints = NDArray[np.int64]
 
 
 class Answer(NamedTuple):
-    """An answer and how probable it is: among the ranked ones, or as a text that is written."""
+    """An answer and its probability, either among the ranked answers or as a generated text."""
 
     text: str
     probability: float
 
 
 class AnswerTree(NamedTuple):
-    """Distinct beginnings of the answers to each question, as nodes; padded.
+    """Distinct prefixes of the answers to each question, as padded nodes.
 
-    A token of an answer sees itself and what stands before it, so its state depends on the
-    beginning of the answer alone. Each distinct beginning has one state here, where one for each
-    token of each answer, and for the padding, would be computed else.
+    A token of an answer attends only to itself and to the tokens before it. Its state therefore
+    depends on the prefix alone, and each distinct prefix is computed once. Without the tree, every
+    token of every answer would be computed, and the padding too.
     """
 
     ids: Ints
-    """(B, W) the last token of each beginning."""
+    """(B, W) the last token of each prefix."""
     depth: Ints
-    """(B, W) its place in the answer."""
+    """(B, W) position of this token in the answer."""
     sees: NDArray[np.bool_]
-    """(B, W, W): whether a node sees another, itself and those it goes on from."""
+    """(B, W, W) whether a node attends to another: to itself and to its ancestors."""
     node: Ints
-    """(B, K, L - 1) the beginning that ends with each token; 0 where no token comes after."""
+    """(B, K, L - 1) the node of the prefix that ends with each token; 0 if no token follows."""
 
 
 def answer_tree(ids: Ints, mask: Ints) -> AnswerTree:
-    """The tree of answers ``ids`` (B, K, L) with ``mask`` (B, K, L); all start with one token."""
+    """Return the tree of answers ``ids`` (B, K, L) with ``mask`` (B, K, L).
+
+    All answers start with the same token.
+    """
     count, k, length = ids.shape
     tokens = ids.reshape(count * k, length)
-    has_token = mask.reshape(count * k, length)[:, 1:] == 1  # none after the last
+    has_token = mask.reshape(count * k, length)[:, 1:] == 1  # the last token has no successor
     question = np.repeat(np.arange(count), k)
     node = np.zeros_like(tokens[:, 1:])
     prefix, spread = question.copy(), int(ids.max()) + 1
@@ -90,19 +93,20 @@ def beam_search(
     beams: int,
     max_tokens: int,
 ) -> tuple[Ints, Floats]:
-    """Write an answer to each of B questions by beam search; one beam is the greedy answer.
+    """Generate an answer to each of B questions by beam search; one beam is greedy search.
 
     Args:
-        likely: of beginnings (R, L), the same number of each question in the order of questions,
-            the log-probabilities (R, n) of the ``beams`` most probable next tokens, or of all
-            where there are fewer, best first, and these tokens (R, n); never [PAD] or [CLS].
+        likely: returns the most probable next tokens of prefixes (R, L). The prefixes are ordered
+            by question, the same number for each. It returns log-probabilities (R, n), highest
+            first, and the tokens (R, n). n is ``beams``, or the number of all tokens if that is
+            smaller. It never returns [PAD] or [CLS].
         count: B.
-        tokenizer: its [CLS] opens an answer, its [SEP] closes it.
-        beams: answers followed at a time.
-        max_tokens: of the longest answer; one that has not ended by then is cut.
+        tokenizer: its [CLS] starts an answer, its [SEP] ends it.
+        beams: number of prefixes kept per question.
+        max_tokens: maximum answer length; a longer answer is cut.
 
     Returns:
-        Ids (B, L), [CLS] first and padded, and the log-likelihood (B,) of each answer.
+        Ids (B, L), starting with [CLS] and padded, and the log-likelihood (B,) of each answer.
     """
     pad = tokenizer.pad_id
     ids = np.full((count, 1, 1), tokenizer.cls_id, np.int64)
@@ -113,7 +117,7 @@ def beam_search(
         if ended.all():
             break
         log_p, tokens = likely(rows)
-        # An answer that has ended goes on with padding, at no cost.
+        # An answer that has ended continues with padding, which does not change its score.
         log_p = np.where(ended[:, None], np.where(np.arange(log_p.shape[1]), -np.inf, 0), log_p)
         tokens = np.where(ended[:, None], pad, tokens)
         total = (score.reshape(-1, 1) + log_p.astype(np.float32)).reshape(count, -1)

@@ -1,4 +1,4 @@
-"""Cleaning and tokenising text; no torch, so that serving uses the same code."""
+"""Text cleaning and tokenization, without torch, so that serving can use the same code."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -22,27 +22,33 @@ _RUNS = re.compile(r"\s{2,}")
 
 
 def clean_caption(text: str, max_words: int) -> str:
-    """A caption as the original code cleans it: lower case, no punctuation, ``max_words`` words."""
+    """Return a caption cleaned as in the original code: lower case, no punctuation, cut.
+
+    The result has at most ``max_words`` words.
+    """
     text = _BREAKS.sub(" ", _DELETED.sub("", text.lower())).replace("<person>", "person")
     text = _RUNS.sub(" ", text).rstrip("\n").strip(" ")
     return " ".join(text.split(" ")[:max_words])
 
 
 def clean_question(text: str, max_words: int) -> str:
-    """A question as the original code cleans it: like a caption, but runs of spaces stay."""
+    """Return a question cleaned as in the original code.
+
+    It is cleaned like a caption, but runs of spaces stay.
+    """
     text = _BREAKS.sub(" ", _DELETED.sub("", text.lower())).rstrip(" ")
     return " ".join(text.split(" ")[:max_words])
 
 
 def text_id(text: str) -> int:
-    """64 bits that are equal for equal texts."""
+    """Return a 64-bit id that is equal for equal texts."""
     return int.from_bytes(sha256(text.encode()).digest()[:8], "big", signed=True)
 
 
 class TextTokenizer:
-    """WordPiece that writes ``[CLS] words`` and no [SEP], as the original does.
+    """WordPiece tokenizer that writes ``[CLS] words`` without [SEP], as in the original code.
 
-    Only a text that is generated, as an answer is, has its [SEP]: there it is the end mark.
+    Only a generated text, such as an answer, has a [SEP], which marks its end.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -61,18 +67,18 @@ class TextTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens, special ones included."""
+        """Return the number of tokens, special tokens included."""
         return int(self.tokenizer.get_vocab_size())
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Self:
-        """Train WordPiece on a corpus; the result depends on the set of its texts alone."""
+        """Train WordPiece on a corpus; the result depends only on the set of texts."""
         corpus = sorted(texts)
         draft = _wordpiece({})
         letters = {letter for text in corpus for letter in draft.normalizer.normalize_str(text)}
         inner = [f"##{letter}" for letter in sorted(letters) if not letter.isspace()]
-        # The library numbers letters inside words in an order that changes from run to run, and
-        # breaks ties by number; naming them beforehand fixes both.
+        # The library numbers letters inside words in an order that changes between runs, and breaks
+        # ties by number. Naming these letters in advance fixes both.
         trainer = WordPieceTrainer(
             vocab_size=vocab_size, special_tokens=[*SPECIAL, *inner], show_progress=False
         )
@@ -81,8 +87,10 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, source: str | Path) -> Self:
-        """A tokenizer from a ``tokenizer.json`` or ``vocab.txt``, a folder with one, or the name of
-        a Hugging Face BERT.
+        """Load a tokenizer.
+
+        The source is a ``tokenizer.json`` or ``vocab.txt``, a folder with one of them, or the name
+        of a BERT model on Hugging Face.
         """
         path = Path(source)
         for name in ("tokenizer.json", "vocab.txt"):
@@ -112,9 +120,10 @@ class TextTokenizer:
     def encode(
         self, texts: Sequence[str], max_tokens: int, *, end: bool = False
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Texts to ids and mask, both (B, L), cut at ``max_tokens`` and padded to the longest.
+        """Return ids and mask of texts, both (B, L).
 
-        With ``end`` each closes with [SEP], which the cut spares.
+        Texts are cut at ``max_tokens`` and padded to the longest. With ``end``, each ends with
+        [SEP], which is kept if the text is cut.
         """
         rows = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
         if end:
@@ -128,7 +137,7 @@ class TextTokenizer:
         return ids, mask
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of token ids, special ones left out."""
+        """Return the text of token ids, without special tokens."""
         tokens = (self.tokenizer.id_to_token(number) for number in ids)
         words = (token for token in tokens if token is not None and token not in SPECIAL)
         return " ".join(words).replace(" ##", "")
@@ -142,7 +151,10 @@ def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:
 
 
 def _from_vocabulary(path: Path) -> Tokenizer:
-    """BERT's WordPiece of a file with a token a line; special tokens in a text are seen as such."""
+    """Return BERT's WordPiece tokenizer from a file with one token per line.
+
+    Special tokens that occur in a text are recognized as such.
+    """
     try:
         tokens = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
     except UnicodeDecodeError:
@@ -165,12 +177,22 @@ def mask_tokens(
     rng: np.random.Generator,
     groups: Sequence[Sequence[int]] = (),
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Mask tokens for MLM (ALBEF, section 3.2): never [PAD] or [CLS]; of the chosen ones 80 %
-    become [MASK], 10 % a random id, 10 % stay. In half of the texts that have ids of ``groups``,
-    those of one of these, drawn at random, are chosen, and nothing else.
+    """Mask tokens for MLM (ALBEF, section 3.2).
 
-    Of ids and mask (B, L), the share of tokens that is chosen being ``probability``: masked ids
-    (B, L), and (B, L) bool, the chosen positions.
+    [PAD] and [CLS] are never chosen. Of the chosen tokens, 80 % become [MASK], 10 % a random id,
+    and 10 % stay. For half of the texts with ids of ``groups``, one of their groups is drawn at
+    random. The ids of that group are chosen instead.
+
+    Args:
+        ids: (B, L).
+        mask: (B, L), 1 for tokens.
+        tokenizer: gives the special ids and the vocabulary size.
+        probability: share of tokens to choose.
+        rng: source of randomness.
+        groups: groups of token ids.
+
+    Returns:
+        Masked ids (B, L), and the chosen positions as bool (B, L).
     """
     chosen = (rng.random(ids.shape) < probability) & (mask == 1) & (ids != tokenizer.cls_id)
     if groups:

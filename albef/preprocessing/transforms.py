@@ -1,7 +1,7 @@
-"""Encoded pictures to arrays: training augmentation and evaluation.
+"""Transforms of encoded images to arrays: training augmentation and evaluation.
 
-Numpy and Pillow; what training needs beside them, to be fast, is imported where it is used.
-Everything random comes from the generator that is passed.
+The module needs numpy and Pillow. The faster path of training imports torch where it is used. All
+randomness comes from the generator that is passed.
 """
 
 import math
@@ -18,29 +18,29 @@ from albef.config import Section
 from albef.data.image_decoding import decode, flat, opened, unpacked
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
-"""CLIP's mean of each channel, of values from 0 to 1."""
+"""CLIP's mean of each channel, for values from 0 to 1."""
 STD = (0.26862954, 0.26130258, 0.27577711)
-"""CLIP's deviation of each channel."""
+"""CLIP's standard deviation of each channel."""
 _MEAN, _STD = (np.array(each, np.float32)[:, None, None] for each in (MEAN, STD))
 SCALE, SHIFT = 1 / (255 * _STD), _MEAN / _STD
-"""What a value from 0 to 255 is multiplied by, and what is subtracted then, each (3, 1, 1)."""
+"""Factor for values from 0 to 255, and the value to subtract afterwards; each (3, 1, 1)."""
 
-_RATIO = (3 / 4, 4 / 3)  # of a random crop, width to height
-_OPERATIONS = 2  # of RandAugment on one picture
-_FILL = (128, 128, 128)  # where RandAugment moves a picture away
+_RATIO = (3 / 4, 4 / 3)  # width to height of a random crop
+_OPERATIONS = 2  # operations of RandAugment per image
+_FILL = (128, 128, 128)  # fills the area that RandAugment uncovers
 
 Crop = Annotated[float, Field(gt=0, le=1)]
 
 
 class AugmentConfig(Section):
-    """What training may do to a picture without making its captions false."""
+    """Augmentation of training images; it must not make captions false."""
 
     flip: bool = False
-    """Mirror half of the pictures; it makes "left" and "right" false."""
+    """Mirror half of the images. This makes captions with "left" and "right" false."""
     crop: tuple[Crop, Crop] = (0.85, 1.0)
-    """Least and most share of the area that a random crop keeps; [1, 1] crops nothing."""
+    """Minimum and maximum share of the area that a random crop keeps; [1, 1] disables cropping."""
     randaugment: Annotated[int, Field(ge=0, le=10)] = 0
-    """Magnitude of RandAugment's two operations; 0 leaves them out, the paper has 7."""
+    """Magnitude of RandAugment's two operations, 0 to 10; 0 disables them. The paper uses 7."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -50,21 +50,21 @@ class AugmentConfig(Section):
 
 
 class Transform(Protocol):
-    """An encoded picture to an array, in training."""
+    """Function from an encoded image to an array, in training."""
 
     def __call__(self, image: bytes, rng: np.random.Generator, key: str = "") -> NDArray[np.uint8]:
-        """``image`` as (3, S, S), drawing from ``rng``; ``key`` names the record in errors."""
+        """Return ``image`` as (3, S, S), drawing from ``rng``; errors name the record ``key``."""
 
 
 @dataclass(frozen=True)
 class Train:
-    """Random crop, flip and RandAugment, as far as the data set allows them.
+    """Random crop, flip and RandAugment, as far as the dataset's captions allow.
 
-    The result is not normalised yet, and so a quarter as large to hand from process to process. A
-    JPEG is unpacked at half of its size or less where the crop is still as large as the result.
+    The result is not normalised yet, so passing it between processes moves a quarter of the bytes.
+    If the crop stays large enough for the result, a JPEG is decoded at half of its size or less.
 
     Attributes:
-        augment: what is allowed.
+        augment: allowed augmentation.
         image_size: side S of the result in pixels.
     """
 
@@ -72,10 +72,10 @@ class Train:
     image_size: int
 
     def __call__(self, image: bytes, rng: np.random.Generator, key: str = "") -> NDArray[np.uint8]:
-        """``image`` as (3, S, S).
+        """Return ``image`` as (3, S, S).
 
         Raises:
-            ImageError: it cannot be decoded.
+            ImageError: the image cannot be decoded.
         """
         with opened(image, key) as picture:
             width, height = picture.size
@@ -96,20 +96,20 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """A plain resize to a square of side S."""
+    """Plain resize to a square of side S."""
 
     image_size: int
 
     def __call__(self, image: bytes, key: str = "") -> NDArray[np.float32]:
-        """``image`` as (3, S, S); ``key`` names the record in errors.
+        """Return ``image`` as (3, S, S); ``key`` names the record in errors.
 
         Raises:
-            ImageError: it cannot be decoded.
+            ImageError: the image cannot be decoded.
         """
         return normalised(self._resized(image, key))
 
     def pixels(self, image: bytes, key: str = "") -> NDArray[np.uint8]:
-        """The same before it is normalised, a quarter as large to hand from process to process."""
+        """Return the image before normalisation, a quarter as large to pass between processes."""
         return np.asarray(self._resized(image, key)).transpose(2, 0, 1)
 
     def _resized(self, image: bytes, key: str) -> Image.Image:
@@ -118,7 +118,7 @@ class Evaluate:
 
 
 def normalised(picture: Image.Image) -> NDArray[np.float32]:
-    """An RGB picture as (3, H, W), with CLIP's mean and deviation."""
+    """Return an RGB image as (3, H, W), normalised with CLIP's mean and standard deviation."""
     values = np.asarray(picture).transpose(2, 0, 1).astype(np.float32, order="C")
     values *= SCALE
     values -= SHIFT
@@ -128,9 +128,9 @@ def normalised(picture: Image.Image) -> NDArray[np.float32]:
 def random_box(
     width: int, height: int, crop: tuple[float, float], rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """A box (left, top, right, bottom) of a random share of the area and a random shape.
+    """Return a box (left, top, right, bottom) with a random share of the area and a random shape.
 
-    After ten draws that do not fit it is the largest allowed shape in the middle.
+    After ten draws that do not fit, it is the largest allowed shape in the center.
     """
     for _ in range(10):
         area = width * height * rng.uniform(*crop)
@@ -155,10 +155,10 @@ def _square(picture: Image.Image, side: int, box: tuple[float, float, float, flo
 def _shrunk(
     picture: Image.Image, image: bytes, box: tuple[int, int, int, int], side: int
 ) -> NDArray[np.uint8]:
-    """The box of ``picture``, encoded as ``image``, smaller and as RGB (S, S, 3).
+    """Return the box of an opened image, whose bytes are ``image``, resized to RGB (S, S, 3).
 
-    Pillow gives the same but for rounding, in three times the time; of a picture that is as small
-    as the result it is as fast.
+    Pillow gives the same result apart from rounding, but takes three times as long. For an image as
+    small as the result, both take the same time.
     """
     import torch
     from torch.nn.functional import interpolate
@@ -174,18 +174,19 @@ def _shrunk(
     across, down = pixels.shape[1] / width, pixels.shape[0] / height
     rows = slice(round(top * down), round(bottom * down))
     columns = slice(round(left * across), round(right * across))
-    crop = np.require(pixels[rows, columns], requirements="W")  # else torch warns
-    batch = torch.from_numpy(crop)[None].permute(0, 3, 1, 2)  # by its strides channels last: faster
+    crop = np.require(pixels[rows, columns], requirements="W")  # torch warns about read-only memory
+    # strides are channels-last, which is faster
+    batch = torch.from_numpy(crop)[None].permute(0, 3, 1, 2)
     small = interpolate(batch, (side, side), mode="bicubic", antialias=True)
     result: NDArray[np.uint8] = small[0].permute(1, 2, 0).numpy()
     return result
 
 
 def randaugment(picture: Image.Image, magnitude: int, rng: np.random.Generator) -> Image.Image:
-    """Two operations drawn with replacement, each applied with probability 0.5.
+    """Apply two operations drawn with replacement, each with probability 0.5.
 
-    None of them changes colours, since captions name them. From the magnitude, 1 to 10, come the
-    strength, the angle and the way moved.
+    No operation changes colours, since captions name them. The magnitude, 1 to 10, sets the
+    strength, the angle and the distance moved.
     """
     for name in rng.choice(len(_AUGMENTATIONS), _OPERATIONS):
         if rng.random() < 0.5:
@@ -197,7 +198,7 @@ def randaugment(picture: Image.Image, magnitude: int, rng: np.random.Generator) 
 def _moved(
     picture: Image.Image, matrix: tuple[float, float, float, float, float, float]
 ) -> Image.Image:
-    """``picture`` where output (x, y) shows input (ax + by + c, dx + ey + f)."""
+    """Return the image transformed: output (x, y) shows input (ax + by + c, dx + ey + f)."""
     return picture.transform(
         picture.size,
         Image.Transform.AFFINE,
@@ -207,7 +208,7 @@ def _moved(
     )
 
 
-# Each takes a picture, a strength up to 1 and a sign.
+# Each operation takes an image, a strength up to 1 and a sign.
 _AUGMENTATIONS: tuple[Callable[[Image.Image, float, int], Image.Image], ...] = (
     lambda p, m, s: p,
     lambda p, m, s: ImageOps.autocontrast(p),
