@@ -1,1 +1,1 @@
-"""The model: encoders, fusion, momentum twin, queues, checkpoints."""
+"""The model: encoders, fusion, momentum model, queue, checkpoints."""

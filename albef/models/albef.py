@@ -15,15 +15,15 @@ class ModelConfig(Section):
     """Sizes of the model."""
 
     image: ImageConfig
-    """The image encoder."""
+    """Sizes of the image encoder."""
     text: TextConfig
-    """Text and fusion encoder."""
+    """Sizes of the text encoder and the fusion encoder."""
     embed_dim: int
     """Width of the shared space of ``image_feat`` and ``text_feat``."""
 
 
 def resized(config: ModelConfig, image_size: int) -> ModelConfig:
-    """The same model for images of another size."""
+    """Return the sizes of the same model for images of another size."""
     image = config.image.model_copy(update={"image_size": image_size})
     return config.model_copy(update={"image": image})
 
@@ -44,26 +44,29 @@ class ALBEF(nn.Module):
         self.text_proj = nn.Linear(config.text.width, config.embed_dim)
 
     def freeze_projections(self) -> None:
-        """Where no loss reads them: what learns has to take part in each."""
+        """Freeze the projections if no loss reads them.
+
+        Every trainable parameter must take part in each loss.
+        """
         for projection in (self.image_proj, self.text_proj):
             projection.requires_grad_(False)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to ``image_states`` (B, N, D)."""
+        """Encode images (B, 3, H, W) to ``image_states`` (B, N, D)."""
         states: Tensor = self.image_encoder(images)
         return states
 
     def encode_text(self, ids: Tensor, text_mask: Tensor) -> Tensor:
-        """Ids and mask (B, L) to ``text_states`` (B, L, D)."""
+        """Encode ids and mask (B, L) to ``text_states`` (B, L, D)."""
         states: Tensor = self.text_encoder(ids, attention_bias(text_mask))
         return states
 
     def image_feat(self, image_states: Tensor) -> Tensor:
-        """(B, N, D) to unit vectors (B, E)."""
+        """Project (B, N, D) to unit vectors (B, E)."""
         return F.normalize(self.image_proj(image_states[:, 0]).float(), dim=-1)
 
     def text_feat(self, text_states: Tensor) -> Tensor:
-        """(B, L, D) to unit vectors (B, E)."""
+        """Project (B, L, D) to unit vectors (B, E)."""
         return F.normalize(self.text_proj(text_states[:, 0]).float(), dim=-1)
 
     def fuse(
@@ -73,19 +76,19 @@ class ALBEF(nn.Module):
         image: list[KeyValue],
         positions: Tensor | slice | None = None,
     ) -> Tensor:
-        """``fused_states`` of texts and the images whose keys and values are given."""
+        """Return ``fused_states`` of texts and of images given by their keys and values."""
         states: Tensor = self.fusion_encoder(
             text_states, attention_bias(text_mask), image, positions
         )
         return states
 
     def fused_cls(self, text_states: Tensor, text_mask: Tensor, image: list[KeyValue]) -> Tensor:
-        """The fused [CLS] state (B, D) only: the last layer computes no other row."""
+        """Return the fused [CLS] state (B, D); the last layer computes only this row."""
         return self.fuse(text_states, text_mask, image, slice(0, 1))[:, 0]
 
 
 class PairALBEF(ALBEF):
-    """ALBEF with a doubled fusion encoder; text and image encoder are as they were."""
+    """ALBEF with a doubled fusion encoder; text and image encoder are unchanged."""
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__(config, vocab_size)

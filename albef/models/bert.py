@@ -1,6 +1,6 @@
-"""The BERT layer, with Hugging Face's parameter names, so that its checkpoints load.
+"""The BERT layer, with Hugging Face's parameter names so that its checkpoints load.
 
-Post-LN, three LayerNorms of eps 1e-12 where there is cross-attention. Shapes: B batch, L text
+Post-LN; three LayerNorms of eps 1e-12 if the layer has cross-attention. Shapes: B batch, L text
 tokens, N image tokens, D width, H heads.
 """
 
@@ -14,15 +14,16 @@ from albef.models.kernels import KeyValue, Layer, attend, rows
 
 
 def attention_bias(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Additive bias (B, 1, 1, L) from a mask (B, L) in which 1 means attend.
+    """Return the additive bias (B, 1, 1, L) of a mask (B, L) in which 1 means attend.
 
-    -1e4 rather than the type's minimum: it survives 16 bits and never makes a row of NaN.
+    The value is -1e4 instead of the type's minimum: it is representable in 16 bits and never makes
+    a row of NaN.
     """
     return (1.0 - mask[:, None, None, :].to(dtype)) * -1e4
 
 
 class _Projections(nn.Module):
-    """``attention.self``: query, key and value."""
+    """Query, key and value; ``attention.self`` in BERT's names."""
 
     def __init__(self, width: int, source_width: int, heads: int) -> None:
         super().__init__()
@@ -34,7 +35,7 @@ class _Projections(nn.Module):
         self.value = nn.Linear(source_width, width)
 
     def split(self, states: Tensor) -> Tensor:
-        """(B, L, D) to (B, H, L, D / H)."""
+        """Split (B, L, D) into heads (B, H, L, D / H)."""
         heads: Tensor = states.unflatten(2, (self.heads, -1))
         return heads.transpose(1, 2)
 
@@ -43,7 +44,7 @@ class _Projections(nn.Module):
 
 
 class _Residual(nn.Module):
-    """``attention.output`` and ``output``: dense, dropout, add, norm."""
+    """Dense, dropout, add, norm; ``attention.output`` and ``output`` in BERT's names."""
 
     def __init__(self, width_in: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -80,7 +81,7 @@ class _Intermediate(nn.Module):
 
 
 class BertLayer(Layer):
-    """Self-attention, then cross-attention where ``image_width`` is given, then the FFN."""
+    """Self-attention, cross-attention if ``image_width`` is set, then the FFN."""
 
     def __init__(
         self, width: int, heads: int, intermediate: int, dropout: float, image_width: int | None
@@ -94,7 +95,7 @@ class BertLayer(Layer):
         self.output = _Residual(intermediate, width, dropout)
 
     def image_key_value(self, image_states: Tensor) -> KeyValue:
-        """Keys and values of the image (B, N, D), to be shared by every pass that reads it."""
+        """Return keys and values of the image (B, N, D), shared by every pass that reads it."""
         assert self.crossattention is not None
         return self.crossattention.self.key_value(image_states)
 
@@ -106,17 +107,17 @@ class BertLayer(Layer):
         positions: Tensor | slice | None = None,
         image_bias: Tensor | None = None,
     ) -> Tensor:
-        """One layer, as it is called.
+        """Compute the layer.
 
         Args:
             states: (B, L, D).
             bias: additive, broadcastable to (B, 1, L, L).
-            image: keys and values from :meth:`image_key_value`, for a layer that crosses. They
-                may be of fewer images than B: the first texts then read the first image, as many
-                the second, and so on, and nothing is copied.
-            positions: (B, M) rows whose states are wanted, or M of each text; None means all L.
+            image: keys and values from :meth:`image_key_value`, for a layer with cross-attention.
+                They may belong to fewer images than B. The first texts then read the first image,
+                as many read the second, and so on; nothing is copied.
+            positions: (B, M) rows whose states are returned, or M of each text; None means all L.
                 Only the queries are narrowed: the result equals those rows of the full one.
-            image_bias: additive, (images, 1, 1, N); None attends to all that ``image`` has.
+            image_bias: additive, (images, 1, 1, N); None attends to all tokens of ``image``.
 
         Returns:
             (B, L, D) or (B, M, D).
@@ -132,23 +133,23 @@ class BertLayer(Layer):
         return self.feed_forward(states)
 
     def feed_forward(self, states: Tensor) -> Tensor:
-        """The last part of the layer: (B, L, D) to (B, L, D)."""
+        """Compute the last part of the layer: (B, L, D) to (B, L, D)."""
         result: Tensor = self.output(self.intermediate(states), states)
         return result
 
     def cross_query(self, states: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """The states (B, L, D) after self-attention, and their queries (B, L, D) to an image."""
+        """Return states (B, L, D) after self-attention, and their queries (B, L, D) to an image."""
         assert self.crossattention is not None
         states = self.attention(states, self.attention.self.key_value(states), bias)
         return states, self.crossattention.self.query(states)
 
     def cross_weights(self, states: Tensor, bias: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the text looks: what :meth:`forward` never holds, for Grad-CAM.
+        """Return cross-attention weights, which :meth:`forward` never materializes, for Grad-CAM.
 
         Returns:
-            The states (B, L, D) after self-attention, and the weights (B, H, L, N) with which
-            they cross to the image's keys (B, H, N, D / H). Where the keys are of fewer images,
-            the texts of each follow each other in a longer L.
+            The states (B, L, D) after self-attention, and the weights (B, H, L, N) of the
+            cross-attention to the image's keys (B, H, N, D / H). If the keys belong to fewer
+            images, the texts of each image are concatenated in a longer L.
         """
         assert self.crossattention is not None
         states, query = self.cross_query(states, bias)
@@ -157,19 +158,19 @@ class BertLayer(Layer):
         return states, scores.softmax(dim=-1)
 
     def cross_with(self, states: Tensor, weights: Tensor, value: Tensor) -> Tensor:
-        """The rest of the layer, with given weights (B, H, L, N) of the image's values."""
+        """Compute the rest of the layer with given weights (B, H, L, N) of the image's values."""
         assert self.crossattention is not None
         attended = (weights @ value).transpose(1, 2).flatten(2).view_as(states)
         return self.feed_forward(self.crossattention.output(attended, states))
 
 
 def _folded(states: Tensor, key: Tensor) -> Tensor:
-    """The states of the texts of each image as one long text: their keys need not be copied."""
+    """Concatenate the texts of each image into one long text, which avoids a copy of the keys."""
     return states.reshape(key.shape[0], -1, states.shape[2])
 
 
 def init_bert_weights(module: nn.Module, width: int) -> None:
-    """BERT's initialisation for a model of ``width``: normal weights, zero biases, unit norms."""
+    """Initialize a model of ``width`` like BERT: normal weights, zero biases, unit norms."""
     for submodule in module.modules():
         if isinstance(submodule, nn.Linear):
             nn.init.normal_(submodule.weight, std=0.02 * width_scale(width))
@@ -179,9 +180,9 @@ def init_bert_weights(module: nn.Module, width: int) -> None:
 
 
 def width_scale(width: int) -> float:
-    """How much larger initial weights are than the 0.02 that BERT and ViT use at width 768.
+    """Return the factor of initial weights over the 0.02 that BERT and ViT use at width 768.
 
-    So what a layer adds to its residual is as large at any width; a narrow model that starts at
-    0.02 spends its first epochs getting there.
+    With this factor a layer adds as much to its residual at any width. A narrow model that starts
+    at 0.02 needs its first epochs to reach that scale.
     """
     return math.sqrt(768 / width)

@@ -1,6 +1,6 @@
-"""The answer decoder of VQA: it writes an answer, scores given ones, or ranks a closed list.
+"""The answer decoder of VQA: it generates an answer, scores given ones, or ranks a closed list.
 
-What it answers need not be a question: a captioner has it attend to the states of a picture.
+Its input need not be a question: in captioning it attends to the states of an image.
 
 Shapes: B questions, N question tokens, A answers, L answer tokens, D width, V vocabulary.
 """
@@ -18,15 +18,15 @@ from albef.preprocessing.answers import Floats, Ints, answer_tree, beam_search
 from albef.preprocessing.text import TextTokenizer
 
 AT_ONCE = 512
-"""Nodes whose likelihoods are computed together: the vocabulary is wide."""
+"""Nodes whose likelihoods are computed together; the wide vocabulary limits their number."""
 
 
 class AnswerDecoder(nn.Module):
-    """Causal layers, as many as fuse, that attend to the fused states of the question.
+    """Causal layers, as many as fusion has, that attend to the fused states of the question.
 
-    Its parts are those of fusion encoder, embeddings and masked-language head, so that it can
-    start from them; its logits come from its own word embeddings. ``attended_width`` is that of the
-    states it attends to, N of them for each question.
+    Its parts match the fusion encoder, the embeddings and the MLM head and can start from them. Its
+    logits use its word embeddings. ``attended_width`` is the width of the states it attends to, N
+    of them for each question.
     """
 
     def __init__(self, config: TextConfig, vocab_size: int, attended_width: int) -> None:
@@ -42,17 +42,22 @@ class AnswerDecoder(nn.Module):
         self.head = MLMHead(config.width, vocab_size)
 
     def question_key_values(self, fused_states: Tensor) -> list[KeyValue]:
-        """Keys and values of what is attended to (B, N, D) for every layer, computed once."""
+        """Return keys and values of the attended states (B, N, D) for every layer."""
         return [cast(BertLayer, layer).image_key_value(fused_states) for layer in self.layer]
 
     def states(
         self, ids: Tensor, mask: Tensor, question: list[KeyValue], question_mask: Tensor
     ) -> Tensor:
-        """States (A, L, D) of answers, each token seeing itself, those before it and its question.
+        """Return states (A, L, D) of answers.
 
-        Of ids and mask (A, L), and of keys and values of B questions with their mask (B, N). A is
-        B, or a multiple of it: the first A / B answers are then answers to the first question, and
-        so on.
+        Each token sees itself, earlier tokens and its question. A is B or a multiple of B. The
+        first A / B answers belong to the first question, and so on.
+
+        Args:
+            ids: (A, L).
+            mask: (A, L).
+            question: keys and values of the B questions.
+            question_mask: (B, N).
         """
         length = ids.shape[1]
         visible = torch.ones(length, length, device=ids.device).tril() * mask[:, None, None, :]
@@ -66,9 +71,14 @@ class AnswerDecoder(nn.Module):
         question: list[KeyValue],
         question_mask: Tensor,
     ) -> Tensor:
-        """States (B, W, D) of the nodes of a tree of answers, one tree for each question.
+        """Return states (B, W, D) of the nodes of a tree of answers, one tree for each question.
 
-        Of a token a node (B, W), its place in an answer, and which nodes it sees (B, W, W).
+        Args:
+            ids: (B, W) token of each node.
+            positions: (B, W) position of each node in an answer.
+            sees: (B, W, W) nodes that each node sees.
+            question: keys and values of the B questions.
+            question_mask: (B, N).
         """
         states = self.embeddings(ids, positions)
         return self._layers(states, sees[:, None].to(states.dtype), question, question_mask)
@@ -76,7 +86,7 @@ class AnswerDecoder(nn.Module):
     def _layers(
         self, states: Tensor, visible: Tensor, question: list[KeyValue], question_mask: Tensor
     ) -> Tensor:
-        """Embedded answers (A, L, D) through the layers; ``visible`` (A, 1, L, L) is 0 or 1."""
+        """Compute the layers of embedded answers (A, L, D); ``visible`` (A, 1, L, L) is 0 or 1."""
         bias = (1.0 - visible) * -1e4
         cross = attention_bias(question_mask, bias.dtype)  # (B, 1, 1, N)
         rows = states.shape[0] * states.shape[1] // question_mask.shape[0]
@@ -86,19 +96,19 @@ class AnswerDecoder(nn.Module):
         return states
 
     def logits(self, states: Tensor) -> Tensor:
-        """States (..., D) to logits (..., V)."""
+        """Map states (..., D) to logits (..., V)."""
         result: Tensor = self.head(states, self.embeddings.word_embeddings.weight)
         return result
 
     def forward(
         self, ids: Tensor, mask: Tensor, question: list[KeyValue], question_mask: Tensor
     ) -> Tensor:
-        """Logits (A, L, V) of the token after each; see :meth:`states`."""
+        """Return logits (A, L, V) of the token after each; see :meth:`states`."""
         return self.logits(self.states(ids, mask, question, question_mask))
 
 
 def log_likelihood(decoder: AnswerDecoder, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """Log-likelihood (A,) of answers with their states (A, L, D), summed over their tokens."""
+    """Return log-likelihoods (A,) of answers with states (A, L, D), summed over their tokens."""
     log_p = torch.log_softmax(decoder.logits(states[:, :-1]).float(), dim=2)
     by_token: Tensor = log_p.gather(2, ids[:, 1:, None]).squeeze(2)
     return (by_token * mask[:, 1:]).sum(dim=1)
@@ -111,7 +121,7 @@ def log_likelihoods(
     question: list[KeyValue],
     question_mask: Tensor,
 ) -> Tensor:
-    """Log-likelihoods (B, K) of answers (B, K, L) to each question, summed over their tokens."""
+    """Return log-likelihoods (B, K) of answers (B, K, L) to each question, summed over tokens."""
     tree = answer_tree(ids.cpu().numpy(), mask.cpu().numpy())
     tree_ids, depth, sees, nodes = (torch.from_numpy(chunk).to(ids.device) for chunk in tree)
     states = decoder.tree_states(tree_ids, depth, sees, question, question_mask)
@@ -137,19 +147,20 @@ def rank(
 ) -> tuple[Tensor, Tensor]:
     """Rank a closed list of C answers for each question.
 
-    The ``k`` answers with the most probable first token are scored by that log-probability plus
-    the log-likelihood of the whole answer, so the first token counts twice, as in the original.
+    The ``k`` answers with the most probable first token are scored in full. A score is the
+    log-probability of the first token plus the log-likelihood of the whole answer. The first token
+    therefore counts twice, as in the original.
 
     Args:
         decoder: the model.
         fused_states: (B, N, D) of the questions.
         question_mask: (B, N).
-        ids: (C, L) the answers, [CLS] first and [SEP] last; ``mask`` likewise.
-        mask: of the answers.
-        k: how many are scored in full; all where there are fewer.
+        ids: (C, L) the answers, [CLS] first and [SEP] last.
+        mask: (C, L) of the answers.
+        k: number of answers that are scored in full; all if there are fewer.
 
     Returns:
-        Places in the list (B, k), best first, and their probabilities (B, k), which sum to 1.
+        Indices in the list (B, k), best first, and their probabilities (B, k), which sum to 1.
     """
     count, k = len(fused_states), min(k, len(ids))
     question = decoder.question_key_values(fused_states)
@@ -172,8 +183,19 @@ def generate(
     beams: int,
     max_tokens: int,
 ) -> tuple[Tensor, Tensor]:
-    """Write an answer to each question, of fused states (B, N, D) with their mask (B, N): ids and
-    log-likelihoods of :func:`albef.preprocessing.answers.beam_search`."""
+    """Generate an answer to each question.
+
+    Args:
+        decoder: the model.
+        fused_states: (B, N, D) of the questions.
+        question_mask: (B, N).
+        tokenizer: the vocabulary.
+        beams: number of beams.
+        max_tokens: maximum length of an answer, in tokens.
+
+    Returns:
+        Ids and log-likelihoods of :func:`albef.preprocessing.answers.beam_search`.
+    """
     device = fused_states.device
     question = decoder.question_key_values(fused_states)
 
@@ -192,15 +214,16 @@ def generate(
 
 
 def decoder_start(tensors: Mapping[str, Tensor], *, fits: bool) -> dict[str, Tensor]:
-    """What a checkpoint without a decoder has for one: fusion layers, embeddings and the head.
+    """Return initial tensors of a decoder: fusion layers, embeddings and the MLM head.
 
     Args:
-        tensors: of the checkpoint, by name; the head is not there after every kind.
-        fits: whether the decoder attends to states as wide as a picture's; else the keys and
-            values of pictures are left out.
+        tensors: tensors by name of a checkpoint without a decoder. Some kinds have no MLM head.
+        fits: true if the decoder attends to states of the image's width. If false, the keys and
+            values of images are left out.
 
     Returns:
-        Tensors by their names in ``answer_decoder``, the twin's in ``answer_decoder_m``.
+        Tensors by their names in ``answer_decoder``; those of the momentum model have names in
+        ``answer_decoder_m``.
     """
     start_tensors: dict[str, Tensor] = {}
     for ours, model, head in (

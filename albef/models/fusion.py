@@ -1,7 +1,7 @@
 """The fusion half of BERT: text states attend to the image, layer by layer.
 
-For two images (NLVR2; ALBEF, section 5) every layer is doubled: the first of a pair attends to
-image 0, the second to image 1; the two share the projections to keys and values.
+For two images (NLVR2; ALBEF, section 5) every layer is doubled. The first of a pair attends to
+image 0, the second to image 1. Both share the projections to keys and values.
 """
 
 import re
@@ -30,11 +30,11 @@ class FusionEncoder(nn.Module):
         init_bert_weights(self, config.width)
 
     def image_key_values(self, image_states: Tensor) -> list[KeyValue]:
-        """Keys and values of the image (B, N, D) for every layer, computed once."""
+        """Return keys and values of the image (B, N, D) for every layer, computed once."""
         return [layer.image_key_value(image_states) for layer in self.layer]  # type: ignore[operator]
 
     def first_query(self, text_states: Tensor, bias: Tensor) -> Tensor:
-        """What the texts (B, L, D) ask of an image in the first layer: (B, H, L, D / H)."""
+        """Return the queries (B, H, L, D / H) of texts (B, L, D) to an image in the first layer."""
         first: Any = self.layer[0]
         _, query = first.cross_query(text_states, bias)
         by_head: Tensor = first.crossattention.self.split(query)
@@ -52,8 +52,8 @@ class FusionEncoder(nn.Module):
         Args:
             text_states: (B, L, D).
             bias: additive, from the text mask.
-            image: keys and values of B images, one pair a layer.
-            positions: (B, M) rows wanted of the last layer, or M of each text; None means all.
+            image: keys and values of B images, one pair per layer.
+            positions: (B, M) rows of the last layer to return, or M of each text; None means all.
 
         Returns:
             ``fused_states`` (B, L, D) or (B, M, D).
@@ -66,31 +66,35 @@ class FusionEncoder(nn.Module):
 
 
 class PairFusionEncoder(FusionEncoder):
-    """Twice ``fusion_depth`` layers, by turns for the first image and for the second."""
+    """Twice ``fusion_depth`` layers, alternately for the first image and for the second."""
 
     def __init__(self, config: TextConfig, image_width: int) -> None:
         doubled = config.model_copy(update={"fusion_depth": 2 * config.fusion_depth})
         super().__init__(doubled, image_width)
-        for layer in self.layer[1::2]:  # it reads keys and values of the layer before
+        for layer in self.layer[1::2]:  # reuses keys and values of the layer before
             projections = layer.get_submodule("crossattention.self")
             del projections.key, projections.value
 
     def image_key_values(self, image_states: Tensor) -> list[KeyValue]:
-        """Keys and values of B images for every layer, of states (2B, N, D): the first images of
-        all texts, then the second ones."""
+        """Return keys and values of B image pairs for every layer.
+
+        The states (2B, N, D) hold the first images of all texts, then the second ones.
+        """
         result: list[KeyValue] = []
         for key, value in self.shared_key_values(image_states):
             result += zip(key.chunk(2), value.chunk(2), strict=True)
         return result
 
     def shared_key_values(self, image_states: Tensor) -> list[KeyValue]:
-        """Keys and values of images (B, N, D), one pair for every two layers, whichever place they
-        take."""
+        """Return keys and values of images (B, N, D), one pair for every two layers.
+
+        They are the same for the first and the second image of a pair.
+        """
         return [layer.image_key_value(image_states) for layer in self.layer[::2]]  # type: ignore[operator]
 
 
 def doubled(tensors: Mapping[str, Tensor], config: TextConfig) -> dict[str, Tensor]:
-    """Tensors by name with every fusion layer doubled; of a doubled model they stay as they are."""
+    """Return the tensors with every fusion layer doubled; a doubled model is unchanged."""
     parts = {name: _LAYER.fullmatch(name) for name in tensors}
     if len({int(match[2]) for match in parts.values() if match}) > config.fusion_depth:
         return dict(tensors)

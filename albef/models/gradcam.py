@@ -1,10 +1,10 @@
-"""Grad-CAM: where in the picture the model finds a text (ALBEF, section 6.2 and appendix).
+"""Grad-CAM: the image regions that the model uses for a text (ALBEF, section 6.2 and appendix).
 
-Attention weights times their gradient, clamped at 0: of the ITM logit on the cross-attention of a
-fusion layer, or of the ITC similarity on the self-attention of a ViT block. The normal passes hold
-no weights; these compute them once more, for the one layer that is asked for.
+A map is attention weights times their gradient, clamped at 0. The gradient is that of the ITM logit
+on the cross-attention of a fusion layer, or that of the ITC similarity on the self-attention of a
+ViT block. The normal passes keep no weights; these functions recompute them for one layer.
 
-Shapes: B batch, H heads, L text tokens, N image tokens, n = sqrt(N - 1) patches a side.
+Shapes: B batch, H heads, L text tokens, N image tokens, n = sqrt(N - 1) patches per side.
 """
 
 from collections.abc import Iterator
@@ -20,12 +20,12 @@ from albef.models.kernels import KeyValue
 
 
 class CrossAttention(NamedTuple):
-    """The cross-attention of one fusion layer, and what ITM makes of it."""
+    """The cross-attention of one fusion layer, with its gradient and the ITM logits."""
 
     weights: Tensor
     """(B, H, L, N)."""
     gradient: Tensor
-    """(B, H, L, N), of the logit of "match" by the weights."""
+    """(B, H, L, N): gradient of the logit of "match" with respect to the weights."""
     logits: Tensor
     """(B, 2) of ITM."""
 
@@ -39,13 +39,13 @@ def cross_attention(
     image: list[KeyValue],
     layer: int,
 ) -> CrossAttention:
-    """Look into a fusion layer, from 0, while ITM judges B aligned texts (B, L, D) and images.
+    """Return the attention of a fusion layer in ITM of B aligned texts (B, L, D) and images.
 
-    In the last layer only the row of [CLS] has a gradient, since nothing after it mixes the text's
-    tokens.
+    Layers are counted from 0. In the last layer only the row of [CLS] has a gradient because no
+    later layer mixes the text's tokens.
 
     Raises:
-        ValueError: there is no such layer.
+        ValueError: the layer does not exist.
     """
     layers = [cast(BertLayer, block) for block in model.fusion_encoder.layer]
     if not 0 <= layer < len(layers):
@@ -75,11 +75,11 @@ def itm_maps(
     *,
     gradient: bool = True,
 ) -> Tensor:
-    """Heat maps (B, L, n, n) of ITM, one for each token; rows of padding are 0.
+    """Return heat maps (B, L, n, n) of ITM, one for each token; rows of padding are 0.
 
-    The map of a whole text is their mean over L. Without ``gradient`` they are the attention as it
-    is, all that an export has. Other arguments as of :func:`cross_attention`, with
-    ``image_states`` (B, N, D).
+    The map of a whole text is their mean over L. Without ``gradient`` the maps are the plain
+    attention, as in an export. ``image_states`` are (B, N, D); see :func:`cross_attention` for the
+    other arguments.
     """
     with torch.no_grad():
         image = model.fusion_encoder.image_key_values(image_states)
@@ -92,10 +92,10 @@ def itm_maps(
 def itc_maps(
     model: ALBEF, images: Tensor, text_feat: Tensor, temperature: Tensor | float, block: int
 ) -> Tensor:
-    """Heat maps (B, n, n) of ITC: the attention of [CLS] to the patches in a block of the ViT.
+    """Return heat maps (B, n, n) of ITC: the attention of [CLS] to the patches in a ViT block.
 
-    Of images (B, 3, H, W) for texts (B, E); the temperature only scales the maps. Blocks are
-    counted from 0.
+    Images are (B, 3, H, W), texts (B, E). The temperature only scales the maps. Blocks are counted
+    from 0.
     """
     module = model.image_encoder.vit.blocks[block].attn
     with torch.enable_grad(), _weights_of(module) as weights:
@@ -108,9 +108,10 @@ def itc_maps(
 
 @contextmanager
 def _weights_of(attention: nn.Module) -> Iterator[list[Tensor]]:
-    """A list that a pass of timm's ``attention`` fills with its weights (B, H, N, N).
+    """Yield a list that a pass of timm's ``attention`` fills with its weights (B, H, N, N).
 
-    They go through its dropout, which is no part of the fused attention.
+    A hook on the dropout captures the weights. The fused attention does not use this dropout, so it
+    is switched off.
     """
     captured: list[Tensor] = []
 
@@ -128,7 +129,7 @@ def _weights_of(attention: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _square(heat: Tensor) -> Tensor:
-    """(..., n * n) to (..., n, n)."""
+    """Reshape (..., n * n) to (..., n, n)."""
     side = round(heat.shape[-1] ** 0.5)
     square: Tensor = heat.unflatten(-1, (side, side))
     return square

@@ -1,6 +1,6 @@
-"""Tricks of processors: the same numbers faster, in a fixed order, or in less memory.
+"""Kernels that compute the same result faster, in a fixed order, or in less memory.
 
-`benchmarks/step.py` shows what they come to. Shapes: B batch, H heads, L queries, N keys, D width.
+`benchmarks/step.py` measures their effect. Shapes: B batch, H heads, L queries, N keys, D width.
 """
 
 import contextlib
@@ -14,20 +14,22 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 UNFUSED_TOKENS = 128
-"""Up to here plain products of matrices are faster on a processor than timm's fused attention (1.2x
-for a whole training step at 65 tokens in bfloat16), and their (N, N) weights are small."""
+"""Maximum number of tokens for which plain matrix products are used on a CPU. Up to here they are
+faster than timm's fused attention (1.2x for a whole training step at 65 tokens in bfloat16), and
+their (N, N) weights are small."""
 VARIANTS = 64
-"""Compiled of one block's code at most: for student and twin, the passes that read it, lengths."""
+"""Maximum number of compiled variants of a block's code: student and momentum model, the passes
+that use it, lengths."""
 
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values, each (B, H, N, D / H)."""
 
 
 def products_pay(states: Tensor) -> bool:
-    """Whether attention as two products is faster, forward and backward, than the fused kernel.
+    """Return whether attention as two products is faster than the fused kernel.
 
-    It is on a processor in 16 bits, whose fused backward is slow, the more so the fewer the tokens.
-    In float32, and without gradient, it is not.
+    It is, for forward and backward together, on a CPU in 16 bits: the fused backward is slow there,
+    especially with few tokens. It is not in float32 or without gradient.
     """
     on_cpu = states.device.type == "cpu"
     return on_cpu and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
@@ -36,9 +38,9 @@ def products_pay(states: Tensor) -> bool:
 def attend(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float
 ) -> Tensor:
-    """Attention of queries (B, H, L, D / H) to N keys and values: (B, H, L, D / H).
+    """Compute attention of queries (B, H, L, D / H) to N keys and values: (B, H, L, D / H).
 
-    ``bias`` is additive, broadcastable to (B, H, L, N); ``dropout`` a share of the weights.
+    ``bias`` is additive, broadcastable to (B, H, L, N). ``dropout`` is a share of the weights.
     """
     bias = None if bias is None else bias.to(key.dtype)
     if not products_pay(query):
@@ -50,7 +52,7 @@ def attend(
 
 @contextlib.contextmanager
 def attention_as_products(vit: VisionTransformer) -> Iterator[None]:
-    """A ViT's attention as two products while inside."""
+    """Compute a ViT's attention as two products inside the context."""
     before = [block.attn.fused_attn for block in vit.blocks]
     for block in vit.blocks:
         block.attn.fused_attn = False
@@ -62,10 +64,11 @@ def attention_as_products(vit: VisionTransformer) -> Iterator[None]:
 
 
 def rows(states: Tensor, positions: Tensor | slice) -> Tensor:
-    """The states (B, L, D) at ``positions`` (B, M), or at the same of each text: (B, M, D).
+    """Return the states (B, L, D) at ``positions``: (B, M, D).
 
-    One ``index_select`` of the flattened states: the backward of a gather is many times slower on
-    a CPU, and that of an index by tensor adds in an order that changes from run to run.
+    ``positions`` are (B, M), or a slice that is the same for each text. This is one
+    ``index_select`` of the flattened states. The backward of a gather is many times slower on a
+    CPU. The backward of an index by tensor adds in an order that changes from run to run.
     """
     if isinstance(positions, slice):
         return states[:, positions]
@@ -75,44 +78,45 @@ def rows(states: Tensor, positions: Tensor | slice) -> Tensor:
 
 
 def select(image: list[KeyValue], index: Tensor) -> list[KeyValue]:
-    """The keys and values of the images at ``index`` (P,), one pair a layer.
+    """Return the keys and values of the images at ``index`` (P,), one pair per layer.
 
-    Where they are differentiated it is a product with rows of 0 and 1: exact too, its backward is
-    another product, in a fixed order, and on a CPU faster than adding row by row.
+    If they need a gradient, this is a product with rows of 0 and 1. The product is exact too. Its
+    backward is another product, in a fixed order, and faster on a CPU than adding row by row.
     """
     return [(_select(key, index), _select(value, index)) for key, value in image]
 
 
 def _select(states: Tensor, index: Tensor) -> Tensor:
-    """Rows of (B, H, N, D / H): (P, H, N, D / H)."""
+    """Select rows of (B, H, N, D / H): (P, H, N, D / H)."""
     if not (torch.is_grad_enabled() and states.requires_grad):
         return states.index_select(0, index)
     one_hot = (index[:, None] == torch.arange(len(states), device=index.device)).to(states.dtype)
-    by_token = states.transpose(1, 2)  # as it lies in memory
+    by_token = states.transpose(1, 2)  # the order in memory
     return (one_hot @ by_token.flatten(1)).view(-1, *by_token.shape[1:]).transpose(1, 2)
 
 
 class Layer(nn.Module):
-    """A layer that can be computed again in the backward pass, and compiled."""
+    """A layer that can be recomputed in the backward pass, and compiled."""
 
     recompute = False
 
     def forward(self, *given: Any, **named: Any) -> Tensor:
-        """:meth:`compute`, whose activations are kept or not."""
+        """Call :meth:`compute`, and keep its activations or recompute them later."""
         if self.recompute and torch.is_grad_enabled():
             again: Tensor = checkpoint(self.compute, *given, use_reentrant=False, **named)
             return again
         return self.compute(*given, **named)
 
     def compute(self, *given: Any, **named: Any) -> Tensor:
-        """What the layer does."""
+        """Compute the layer's output."""
         raise NotImplementedError
 
 
 def recompute(module: nn.Module, on: bool) -> None:
-    """Have every block of the image, text and fusion encoders in ``module`` recomputed, or not.
+    """Enable or disable recomputation in every block of the encoders in ``module``.
 
-    Losses and gradients are the same, dropout included. A block keeps its input alone.
+    The encoders are the image, text and fusion encoders. Losses and gradients are the same, dropout
+    included. A block keeps only its input.
     """
     for submodule in module.modules():
         if isinstance(submodule, VisionTransformer):
@@ -122,13 +126,13 @@ def recompute(module: nn.Module, on: bool) -> None:
 
 
 def compile_blocks(module: nn.Module, **options: object) -> None:
-    """Have every block of the image, text and fusion encoders in ``module`` compiled when called.
+    """Compile every block of the image, text and fusion encoders in ``module`` at its first call.
 
-    In place: the names of parameters stay as they are. Equal blocks share what is compiled.
+    This happens in place: the names of parameters do not change. Equal blocks share compiled code.
 
     Args:
-        module: holds the encoders.
-        options: of ``torch.compile``.
+        module: module with the encoders.
+        options: options of ``torch.compile``.
     """
     torch._dynamo.config.recompile_limit = VARIANTS
     for submodule in module.modules():
@@ -137,13 +141,14 @@ def compile_blocks(module: nn.Module, **options: object) -> None:
 
 
 Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
-"""Of matrix products; ``tf32`` is float32 whose products a GPU rounds to 10 bits."""
+"""Precision of matrix products; ``tf32`` is float32 whose products a GPU rounds to 10 bits."""
 
 
 def product_type(precision: Precision, device: torch.device) -> torch.dtype | None:
-    """The type of matrix products under autocast, or None for float32, whose own are set here.
+    """Return the type of matrix products under autocast, or None for float32.
 
-    ``auto`` is a rule, not a timing, so that the same machine always computes the same.
+    For float32 this also sets torch's float32 precision. ``auto`` is a fixed rule instead of a
+    timing, so the same machine always computes the same result.
     """
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     if precision == "auto":
@@ -152,16 +157,20 @@ def product_type(precision: Precision, device: torch.device) -> torch.dtype | No
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether products in bfloat16 are faster: on a GPU that has it, and on a processor with
-    AVX-512 BF16 or AMX."""
+    """Return whether products in bfloat16 are faster on a device.
+
+    They are on a GPU that supports bfloat16, and on a CPU with AVX-512 BF16 or AMX.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def evaluating(precision: Precision, device: torch.device) -> torch.autocast:
-    """Compute as a training of that precision does while inside; where it is ``auto`` on a
-    processor, in float32."""
+    """Return a context that computes in a training's precision.
+
+    If the precision is ``auto`` and the device is a CPU, it computes in float32.
+    """
     exact = precision == "auto" and device.type == "cpu"
     dtype = product_type("float32" if exact else precision, device)
     return torch.autocast(device.type, dtype, enabled=dtype is not None)

@@ -15,9 +15,9 @@ from albef.models.kernels import KeyValue, select
 
 Image = TypeVar("Image")
 NOT_RANKED = -100.0
-"""Score of a pair that is not re-ranked; it ranks below every pair that is."""
+"""Score of a pair that is not re-ranked; it is lower than that of every re-ranked pair."""
 RANKS = (1, 5, 10)
-"""First places within which a right answer counts, a recall each."""
+"""Values of k: a recall counts right answers among the first k."""
 
 
 class Matches(NamedTuple):
@@ -28,7 +28,7 @@ class Matches(NamedTuple):
     labels: Tensor
     """(3B,): 1, 0, 0."""
     valid: Tensor
-    """(3B,) bool; false where a row has no possible negative."""
+    """(3B,) bool; false if a row has no possible negative."""
 
 
 def match_pairs(
@@ -44,15 +44,15 @@ def match_pairs(
     Args:
         model: the student.
         itm_head: linear, 2 classes.
-        text_states: (B, L, D), with gradient; or (2B, L, D), the false texts behind.
-        text_mask: of as many texts.
+        text_states: (B, L, D), with gradient; or (2B, L, D), followed by the false texts.
+        text_mask: (B, L) or (2B, L), like ``text_states``.
         image: keys and values of B images.
-        negatives: of each pair.
+        negatives: negatives of each pair.
     """
     index = torch.arange(len(negatives.text), device=text_states.device)
     texts = torch.cat([index, index, negatives.text])
     images = torch.cat([index, negatives.image, index])
-    chosen = text_states.index_select(0, texts)  # an index by tensor has no fixed order backward
+    chosen = text_states.index_select(0, texts)  # indexing has no fixed order backward
     logits = itm_head(model.fused_cls(chosen, text_mask[texts], select(image, images)))
     labels = (torch.arange(len(texts), device=logits.device) < len(index)).long()
     has_image, has_text = negatives.has_image, negatives.has_text
@@ -62,20 +62,20 @@ def match_pairs(
 
 @torch.no_grad()
 def encode_texts(model: ALBEF, ids: Tensor, mask: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask (T, L) to ``text_feat`` (T, E) and ``text_states`` (T, L, D)."""
+    """Encode ids and mask (T, L) to ``text_feat`` (T, E) and ``text_states`` (T, L, D)."""
     parts = zip(ids.split(batch_size), mask.split(batch_size), strict=True)
     states = torch.cat([model.encode_text(*part) for part in parts])
     return model.text_feat(states), states
 
 
 def best(sim: Tensor, k: int) -> Tensor:
-    """(Q, C) similarities to (Q, C) bool: the k best candidates of each row."""
+    """Return (Q, C) bool: the k best candidates of each row of similarities (Q, C)."""
     top = sim.topk(min(k, sim.shape[1]), dim=1).indices
     return torch.zeros_like(sim, dtype=torch.bool).scatter_(1, top, True)
 
 
 def match_logits(itm_head: nn.Linear, fused_cls: Tensor) -> Tensor:
-    """ITM's logits (P, 2), in float32 whatever the precision: in 16 bits many pairs would tie."""
+    """Return ITM's logits (P, 2), always in float32: in 16 bits many pairs would tie."""
     with torch.autocast(fused_cls.device.type, enabled=False):
         logits: Tensor = itm_head(fused_cls.float())
     return logits
@@ -90,10 +90,10 @@ def match_scores(
     text_mask: Tensor,
     pairs: Tensor,
 ) -> Tensor:
-    """The raw ITM logit of class 1 for chosen pairs; see :func:`score_pairs`.
+    """Return the raw ITM logit of class 1 for selected pairs; see :func:`score_pairs`.
 
-    Of batches of images (B, 3, H, W), I in all, and texts (T, L, D). An image's keys and values
-    are computed once and read by all of its texts, and only [CLS] is computed in the last layer.
+    ``images`` are batches (B, 3, H, W), I images in all. Texts are (T, L, D). An image's keys and
+    values are computed once and used by all of its texts. The last layer computes only [CLS].
     Memory is bounded by one batch of images and one image's texts.
     """
 
@@ -116,13 +116,13 @@ def score_pairs(
     images: Iterable[Image],
     score: Callable[[Tensor, int, Image], Tensor],
 ) -> Tensor:
-    """Scores (I, T) of chosen pairs, image by image; :data:`NOT_RANKED` where not chosen.
+    """Return scores (I, T) of selected pairs, image by image; others are :data:`NOT_RANKED`.
 
     Args:
         pairs: (I, T) bool, the pairs to score.
-        lengths: (T,) of the texts, in tokens.
-        images: I of them, encoded.
-        score: of texts (n,), the length to which they are trimmed, and an image: (n,).
+        lengths: (T,) lengths of the texts, in tokens.
+        images: the I encoded images.
+        score: function of texts (n,), the length to which they are trimmed, and an image: (n,).
     """
     scores = torch.full(pairs.shape, NOT_RANKED, device=pairs.device)
     for row, image in enumerate(images):
@@ -133,20 +133,20 @@ def score_pairs(
 
 
 def first_rank(scores: Tensor, relevant: Tensor) -> Tensor:
-    """Rank (from 0) of the best relevant candidate of each query.
+    """Return the rank (from 0) of the best relevant candidate of each query.
 
     Ties count against it: a model that gives every pair the same score must not look good.
 
     Args:
         scores: (Q, C), higher is better.
-        relevant: (Q, C) bool, at least one a row.
+        relevant: (Q, C) bool, at least one per row.
     """
     top = scores.masked_fill(~relevant, -torch.inf).max(dim=1, keepdim=True).values
     return ((scores >= top) & ~relevant).sum(dim=1)
 
 
 def recalls(ranks_i2t: list[int], ranks_t2i: list[int]) -> dict[str, float]:
-    """``tr@k``, ``ir@k`` for k of 1, 5 and 10, and their mean ``r_mean``, in percent."""
+    """Return ``tr@k``, ``ir@k`` for k of 1, 5 and 10, and their mean ``r_mean``, in percent."""
     result = {}
     for name, ranks in (("tr", ranks_i2t), ("ir", ranks_t2i)):
         for k in RANKS:
@@ -155,7 +155,7 @@ def recalls(ranks_i2t: list[int], ranks_t2i: list[int]) -> dict[str, float]:
 
 
 def chance_recalls(images: int, texts: int) -> dict[str, float]:
-    """Expected :func:`recalls` of a random order, with one relevant candidate a query."""
+    """Return expected :func:`recalls` of a random order with one relevant candidate per query."""
     result = {f"tr@{k}": 100.0 * min(k, texts) / texts for k in RANKS}
     result |= {f"ir@{k}": 100.0 * min(k, images) / images for k in RANKS}
     return result | {"r_mean": sum(result.values()) / len(result)}

@@ -1,4 +1,4 @@
-"""The momentum twin, and the queue of its features (ALBEF, section 3.3)."""
+"""The momentum model, and the queue of its features (ALBEF, section 3.3)."""
 
 import copy
 from typing import Generic, Self, TypeVar
@@ -13,9 +13,9 @@ EMPTY = -100
 
 
 class MomentumTwin(nn.Module, Generic[M]):
-    """An exponential moving average of a module's parameters, without gradient.
+    """Exponential moving average of a module's parameters, without gradient.
 
-    The twin stays in eval mode: its dropout is never on (a departure from the original code).
+    It stays in eval mode, so its dropout is never on. This differs from the original code.
     """
 
     model: M
@@ -26,13 +26,13 @@ class MomentumTwin(nn.Module, Generic[M]):
         self.model.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Keep eval mode, whatever the parent does."""
+        """Keep eval mode, regardless of the parent's mode."""
         self.training = False
         return self
 
     @torch.no_grad()
     def update(self, student: M, momentum: float) -> None:
-        """``twin <- momentum * twin + (1 - momentum) * student``, all tensors in one call."""
+        """Update each tensor to ``momentum * mine + (1 - momentum) * student``, all in one call."""
         torch._foreach_lerp_(
             list(self.model.parameters()),
             [parameter.detach() for parameter in student.parameters()],
@@ -41,22 +41,22 @@ class MomentumTwin(nn.Module, Generic[M]):
 
     @torch.no_grad()
     def copy_from(self, student: M) -> None:
-        """Start the twin at the student."""
+        """Copy the student's parameters."""
         for mine, theirs in zip(self.model.parameters(), student.parameters(), strict=True):
             mine.copy_(theirs)
 
     def forward(self, *args: Tensor) -> Tensor:
-        """The twin's output, without gradient."""
+        """Return the momentum model's output, without gradient."""
         with torch.no_grad():
             result: Tensor = self.model(*args)
             return result
 
 
 class FeatureQueue(nn.Module):
-    """Image features, text features and ids of the last ``size`` pairs, oldest overwritten.
+    """Image features, text features and ids of the last ``size`` pairs; the oldest are overwritten.
 
-    Entries start as random unit vectors with id :data:`EMPTY`, as in the original. A pair has one
-    id, or ``ids`` of them.
+    Entries start as random unit vectors with id :data:`EMPTY`, as in the original. A pair has
+    ``ids`` ids.
     """
 
     image: Tensor
@@ -74,12 +74,14 @@ class FeatureQueue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, image_feat: Tensor, text_feat: Tensor, ids: Tensor) -> None:
-        """Overwrite the oldest entries with the twin's features (B, E) of new ones, and their ids
-        (B,) or (B, n); B need not divide the size."""
+        """Overwrite the oldest entries with momentum features (B, E) and ids (B,) or (B, n).
+
+        B need not divide the size.
+        """
         size = len(self.ids)
         if size == 0:
             return
-        tail = slice(max(0, len(ids) - size), None)  # of a batch larger than the queue, the newest
+        tail = slice(max(0, len(ids) - size), None)  # newest of a batch larger than the queue
         where = (self.pointer + torch.arange(len(ids), device=ids.device)[tail]) % size
         self.image[where] = image_feat[tail].to(self.image.dtype)
         self.text[where] = text_feat[tail].to(self.text.dtype)

@@ -1,6 +1,6 @@
-"""Checkpoints of the original code: their names and shapes, turned into ours and back.
+"""Conversion of the original code's checkpoints: names and shapes, in both directions.
 
-The name of each of our tensors gives the original's, so one map serves both ways.
+The name of each of our tensors determines the original's, so one map serves both directions.
 """
 
 import re
@@ -20,9 +20,9 @@ from albef.models.weights import CheckpointError, listed
 HEAD_WIDTH = 64
 """Width of an attention head, in each published model."""
 DROPOUT = 0.1
-"""Dropout of the original's BERT; a checkpoint does not hold it."""
+"""Dropout of the original's BERT; a checkpoint does not contain it."""
 EMBED_DIM = 256
-"""Width of the shared space in each published model; kinds that contrast nothing do not tell it."""
+"""Width of the shared space in each published model. Kinds without ITC do not contain it."""
 
 _PARTS = (
     (r"temperature", "temp"),
@@ -44,24 +44,25 @@ _PARTS = (
     (r"queue\.ids", "idx_queue"),
     (r"queue\.pointer", "queue_ptr"),
 )
-"""Our names and the original's; ``@`` is where the twin's have ``_m``."""
+"""Our names and the original's; ``@`` marks the position of ``_m`` in momentum names."""
 _TWIN = re.compile(r"^(\w+)_m\.model\.")
 _FUSION = re.compile(r"^model\.fusion_encoder\.layer\.(\d+)\.")
 _DECODER = ".cls.predictions.decoder."
 _SHARED = re.compile(r"(.+\.layer\.)(\d+)(\.crossattention\.self\.(?:key|value)\..+)")
-_WITH_HEAD = {"pretraining"}  # its encoder stands inside one with a masked-language head
-_NO_IDS = {"pretraining"}  # its queue holds no image ids
+_WITH_HEAD = {"pretraining"}  # the encoder is inside one with an MLM head
+_NO_IDS = {"pretraining"}  # the queue holds no image ids
 _PAIRED = {"nlvr2", "text_assignment"}  # every fusion layer is doubled
 _UNREAD = re.compile(r"model(_m\.model)?\.(image|text)_proj\.")
-_CONTRASTS_NOTHING = {"vqa", "entailment", "nlvr2"}  # it has no projections
+_CONTRASTS_NOTHING = {"vqa", "entailment", "nlvr2"}  # no projections
 _HEADS = {"text_assignment": ("cls_head", "ta_head")}
-_CONSTANTS = {"text_assignment": {"temp": 0.07}}  # held by the original, fixed in ours
+_CONSTANTS = {"text_assignment": {"temp": 0.07}}  # stored by the original, fixed in ours
 
 
 def original_name(name: str, kind: str, text_layers: int) -> str:
-    """The original's name of one of our tensors.
+    """Return the original's name of one of our tensors.
 
-    ``text_layers`` are those of the text encoder, after which fusion's are counted.
+    ``text_layers`` is the number of layers of the text encoder; fusion layers are counted after
+    them.
     """
     plain, twin = _TWIN.subn(r"\1.", name)
     plain = _FUSION.sub(lambda m: f"model.text_encoder.layer.{int(m[1]) + text_layers}.", plain)
@@ -76,11 +77,11 @@ def original_name(name: str, kind: str, text_layers: int) -> str:
 
 
 def read_original(path: Path) -> dict[str, Tensor]:
-    """The weights in a file of the original code, in float32; nothing in it is executed.
+    """Return the weights in a file of the original code, in float32; nothing in it is executed.
 
     Raises:
-        CheckpointError: no file of tensors, a damaged one, or one with code in it.
-        OSError: it cannot be opened.
+        CheckpointError: the file holds no tensors, is damaged, or contains code.
+        OSError: the file cannot be opened.
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # of protocols it may not know
@@ -89,7 +90,7 @@ def read_original(path: Path) -> dict[str, Tensor]:
             )
     except OSError:
         raise
-    except Exception as error:  # torch's readers raise whatever the bytes lead them to
+    except Exception as error:  # torch's readers raise many types of error
         global_name = re.search(r"(?:GLOBAL|Unsupported class|global) (\w+\.[\w.]+)", str(error))
         if global_name:
             raise CheckpointError(
@@ -114,12 +115,12 @@ def read_original(path: Path) -> dict[str, Tensor]:
 
 
 def kind_of(tensors: Mapping[str, Tensor], *, where: str) -> str:
-    """The kind of run that made an original checkpoint, from its names.
+    """Return the kind of run that made an original checkpoint, based on its names.
 
-    Grounding is trained as retrieval, so its checkpoints are told as ``retrieval``.
+    Grounding is trained like retrieval, so its checkpoints count as ``retrieval``.
 
     Raises:
-        CheckpointError: it is none of them.
+        CheckpointError: no kind fits.
     """
     if "cls_head.2.weight" in tensors:
         return "entailment" if len(tensors["cls_head.2.weight"]) == 3 else "nlvr2"
@@ -143,11 +144,13 @@ def sizes_of(
     where: str,
     heads: tuple[int, int] | None,
 ) -> ModelConfig:
-    """Sizes of the model, from the shapes of the original's tensors; heads of image and text are in
-    none (None is a head for each 64 of width).
+    """Return the sizes of the model, from the shapes of the original's tensors.
+
+    No tensor has the number of heads. ``heads`` are those of image and text; None means one head
+    per 64 of width.
 
     Raises:
-        CheckpointError: a tensor that every checkpoint has is not there, or no sizes fit.
+        CheckpointError: a tensor that every checkpoint has is missing, or no sizes fit.
     """
     inside = any(name.startswith("text_encoder.bert.") for name in tensors)
     bert = "text_encoder.bert." if inside else "text_encoder."
@@ -205,15 +208,15 @@ def to_ours(
     *,
     where: str,
 ) -> dict[str, Tensor]:
-    """The original's tensors by our names; every one is used, or known to say nothing new.
+    """Return the original's tensors by our names.
 
-    What ours has and the original lacks by design is filled: projections that the kind does not
-    read with zeros, ids of a queue that has none with :data:`EMPTY`.
-
-    Of ``expected``, all tensors that the kind has by our names, only the shapes are read.
+    Every tensor of the original must be used or be redundant. Tensors that the original lacks by
+    design are filled: projections that the kind does not use with zeros, ids of a queue without ids
+    with :data:`EMPTY`. ``expected`` has all tensors of the kind by our names; only their shapes are
+    used.
 
     Raises:
-        CheckpointError: names the keys that are missing or left over, or that are to equal another.
+        CheckpointError: lists keys that are missing or unused, or copies that differ.
     """
     filled = {}
     for name, tensor in expected.items():
@@ -224,7 +227,7 @@ def to_ours(
     origin = {n: original_name(n, kind, text_layers) for n in expected if n not in filled}
     missing = [theirs for theirs in origin.values() if theirs not in tensors]
     read_names = {*origin.values(), *_CONSTANTS.get(kind, ())}
-    positions = "embeddings.position_ids"  # counts them
+    positions = "embeddings.position_ids"  # only counts them
     unread = [name for name in tensors if name not in read_names and not name.endswith(positions)]
     copies = {name: copied for name in unread if (copied := _copied(name, kind)) in tensors}
     extra = [name for name in unread if name not in copies]
@@ -243,7 +246,7 @@ def to_ours(
 
 
 def to_original(tensors: Mapping[str, Tensor], kind: str, text_layers: int) -> dict[str, Tensor]:
-    """Our tensors, all of a checkpoint, as the original code loads them, its copies included."""
+    """Return all tensors of a checkpoint in the original's format, its copies included."""
     result = {name: torch.tensor(value) for name, value in _CONSTANTS.get(kind, {}).items()}
     for name, tensor in tensors.items():
         if (kind in _NO_IDS and name == "queue.ids") or (
@@ -265,7 +268,7 @@ def to_original(tensors: Mapping[str, Tensor], kind: str, text_layers: int) -> d
 
 
 def _turned(name: str, tensor: Tensor, *, back: bool = False) -> Tensor:
-    """A tensor in the other side's layout: the original's queues hold a column for each pair."""
+    """Return a tensor in the other layout: the original's queues have a column per pair."""
     match name:
         case "queue.image" | "queue.text":
             return tensor.t()
@@ -277,7 +280,7 @@ def _turned(name: str, tensor: Tensor, *, back: bool = False) -> Tensor:
 
 
 def _copied(name: str, kind: str) -> str:
-    """The tensor of which another is a copy; "" where it is none."""
+    """Return the name of the tensor that this one copies; "" if it is not a copy."""
     stem, _, leaf = name.partition(_DECODER)
     if leaf:
         source = (

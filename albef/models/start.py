@@ -1,7 +1,7 @@
 """Start weights of pre-training: a ViT of timm and a BERT of Hugging Face (ALBEF, section 3.1).
 
-BERT's first layers become the text encoder, the others the fusion encoder, whose cross-attention
-is new. Every tensor is taken or known not to be needed; nothing else may be left over or missing.
+BERT's first layers become the text encoder, the others the fusion encoder, whose cross-attention is
+new. Every tensor is used or known to be unneeded; any other missing or unused tensor is an error.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from albef.models.text import MLMHead
 from albef.models.weights import CheckpointError, load_strict
 
 TEXT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""Where a BERT's folder may hold its weights."""
+"""Possible names of the weights file in a BERT's folder."""
 _IMAGE_UNUSED = ("image_encoder.vit.head.",)  # a classifier
 _SCALED = {"ls1.gamma": "attn.proj", "ls2.gamma": "mlp.fc2"}
 _BERT_UNUSED = re.compile(
@@ -31,21 +31,31 @@ log = logging.getLogger(__name__)
 
 
 class StartConfig(Section):
-    """What the encoders start from; null is random weights."""
+    """Public weights that the encoders start from. A null encoder starts from random weights."""
 
     image: str | None
-    """A ViT: a file of its weights, or its name in timm; DeiT-B in the paper."""
+    """Weights of the image encoder, a ViT: a file, or a model name in timm. The paper uses
+    DeiT-B."""
     text: str | None
-    """A BERT: a folder with its weights, or its name at Hugging Face; bert-base-uncased there."""
+    """Weights of the text and fusion encoder, a BERT: a folder, or a name at Hugging Face. The
+    paper uses bert-base-uncased."""
 
 
 def start_image(model: ALBEF, source: str) -> str:
-    """Give the image encoder the weights of a ViT, a file (safetensors, or of torch) or a name in
-    timm; position embeddings are resized, and what scales the output of a layer (LayerScale, as
-    DINOv2 has it) is multiplied into its last matrix. The digest of the tensors taken is returned.
+    """Load the weights of a ViT into the image encoder.
+
+    Position embeddings are resized. A scale of a layer's output (LayerScale, as in DINOv2) is
+    multiplied into the layer's last matrix.
+
+    Args:
+        model: model with the image encoder.
+        source: file (safetensors, or of torch) or a name in timm.
+
+    Returns:
+        The digest of the loaded tensors.
 
     Raises:
-        CheckpointError: it cannot be found or does not fit.
+        CheckpointError: the weights are missing or do not fit.
     """
     weights = _vit(source)
     for scale, matrix in _SCALED.items():
@@ -67,13 +77,20 @@ def start_image(model: ALBEF, source: str) -> str:
 
 
 def start_text(model: ALBEF, mlm_head: MLMHead, source: str) -> str:
-    """Give text encoder, fusion encoder and masked-language head the weights of a BERT.
+    """Load the weights of a BERT into text encoder, fusion encoder and MLM head.
 
-    It is a folder, or a name at Hugging Face. Cross-attention stays as it is, and so does the head
-    where the BERT has none. The digest of the tensors taken is returned.
+    Cross-attention keeps its initial weights. So does the head if the BERT has none.
+
+    Args:
+        model: model with the text and fusion encoder.
+        mlm_head: the MLM head.
+        source: folder, or a name at Hugging Face.
+
+    Returns:
+        The digest of the loaded tensors.
 
     Raises:
-        CheckpointError: it cannot be found or does not fit.
+        CheckpointError: the weights are missing or do not fit.
     """
     weights, layers = _bert(source), len(model.text_encoder.layer)
     parts = nn.ModuleDict(
@@ -101,7 +118,7 @@ def start_text(model: ALBEF, mlm_head: MLMHead, source: str) -> str:
 
 
 def _bert_name(name: str, text_layers: int) -> str:
-    """BERT's name of one of our tensors: the original's, which stands inside a text encoder."""
+    """Return BERT's name of one of our tensors: the original's without its text encoder prefix."""
     inside = name if name.startswith("mlm_head.") else f"model.{name}"
     return original_name(inside, "pretraining", text_layers).removeprefix("text_encoder.")
 
@@ -117,7 +134,7 @@ def _vit(source: str) -> dict[str, Tensor]:
         )
     try:
         vit = timm.create_model(source, pretrained=True, num_classes=0)
-    except Exception as error:  # whatever hub, network or registry raise
+    except Exception as error:  # hub, network and registry raise many types
         raise CheckpointError(
             f"the weights of {source} cannot be fetched ({_first_line(error)}); give a local file"
         ) from None
@@ -159,7 +176,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         return read_original(path)
     try:
         tensors: dict[str, Tensor] = load_file(path)
-    except Exception as error:  # safetensors raises its own, and what the bytes lead it to
+    except Exception as error:  # safetensors raises several types
         raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from None
     return tensors
 

@@ -1,4 +1,4 @@
-"""The text half of BERT: embeddings and the first layers; and the masked-language head."""
+"""The text half of BERT: embeddings, the first layers, and the MLM head."""
 
 import math
 from typing import Any
@@ -17,15 +17,15 @@ class TextConfig(Section):
     width: int
     """Width of the text and fused states."""
     depth: int
-    """Layers of text and fusion encoder together."""
+    """Number of layers of text and fusion encoder together."""
     fusion_depth: int
-    """How many of them, the last ones, are the fusion encoder."""
+    """Number of these layers, counted from the end, that form the fusion encoder."""
     heads: int
-    """Attention heads of a layer."""
+    """Number of attention heads of a layer."""
     intermediate: int
-    """Width inside the feed-forward network."""
+    """Hidden width of the feed-forward network."""
     max_positions: int
-    """Longest text, in tokens."""
+    """Maximum length of a text, in tokens."""
     dropout: float
     """Dropout of states and attention."""
 
@@ -42,7 +42,7 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Token ids (B, L) to (B, L, D); ``positions`` (B, L) are those of a text if left out."""
+        """Embed token ids (B, L) to (B, L, D); ``positions`` (B, L) default to those of a text."""
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)
         summed = (
@@ -55,7 +55,7 @@ class Embeddings(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Embeddings and the layers below fusion, bidirectional."""
+    """Embeddings and the layers before fusion, bidirectional."""
 
     def __init__(self, config: TextConfig, vocab_size: int) -> None:
         super().__init__()
@@ -70,11 +70,12 @@ class TextEncoder(nn.Module):
 
     @torch.no_grad()
     def _look_back(self, config: TextConfig) -> None:
-        """Start the first layer so that a token takes half of the one before it.
+        """Initialize the first layer so that a token receives half of the token before it.
 
-        Of "a key left of a turtle", "left" then asks the picture for the key, not for both things
-        alike, and which of two is on the left can be learned. Positions start as angles, as large
-        as words, which turn by 0.8 to 2.8 from token to token; queries turn them back by one token.
+        In "a key left of a turtle", "left" then asks the image for the key, not for both objects
+        equally. The model can then learn which of the two is on the left. Positions start as
+        angles, as large as words, which turn by 0.8 to 2.8 per token. Queries turn them back by one
+        token.
         """
         attention: Any = self.layer[0].attention
         width, size = config.width, config.width // config.heads
@@ -93,7 +94,7 @@ class TextEncoder(nn.Module):
         attention.output.dense.weight.copy_(torch.eye(width) / 2)
 
     def forward(self, ids: Tensor, bias: Tensor) -> Tensor:
-        """Token ids (B, L) and additive bias to ``text_states`` (B, L, D)."""
+        """Encode token ids (B, L) and additive bias to ``text_states`` (B, L, D)."""
         states: Tensor = self.embeddings(ids)
         for layer in self.layer:
             states = layer(states, bias)
@@ -111,5 +112,5 @@ class MLMHead(nn.Module):
         init_bert_weights(self, width)
 
     def forward(self, states: Tensor, word_embeddings: Tensor) -> Tensor:
-        """States (..., D) and the tied table (V, D) to logits (..., V)."""
+        """Map states (..., D) and the tied table (V, D) to logits (..., V)."""
         return F.linear(self.LayerNorm(F.gelu(self.dense(states))), word_embeddings, self.bias)

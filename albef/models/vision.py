@@ -1,4 +1,4 @@
-"""The image encoder: timm's Vision Transformer, all tokens out."""
+"""The image encoder: timm's Vision Transformer, which returns all tokens."""
 
 import contextlib
 import math
@@ -25,7 +25,7 @@ class ImageConfig(Section):
     depth: int
     """Number of blocks."""
     heads: int
-    """Attention heads of a block."""
+    """Number of attention heads of a block."""
 
 
 class ImageEncoder(nn.Module):
@@ -51,12 +51,12 @@ class ImageEncoder(nn.Module):
             for submodule in self.vit.blocks.modules():
                 if isinstance(submodule, nn.Linear):
                     submodule.weight.mul_(width_scale(config.width))
-            # Queries and keys start equal and positions four times as large as embedded patches, so
-            # that a patch first looks at what is near and alike, and its state says what is there
-            # and where. Else it tells the whole picture, any patch will do for a word (losses/wpa),
-            # and no order is learned. [CLS] starts as a feature that queries and keys leave out, as
-            # long as a position, and so looks everywhere, and in each block: else it would look at
-            # itself from the second one on.
+            # Queries and keys start equal, and positions start four times as large as embedded
+            # patches. A patch then first attends to near and similar patches, and its state holds
+            # content and position. Otherwise a state describes the whole image, any patch matches
+            # a word (losses/wpa), and no word order is learned. [CLS] starts as a feature that
+            # queries and keys ignore, with the length of a position. It therefore attends
+            # everywhere in each block, instead of to itself from the second block on.
             alike = 2 * torch.eye(config.width)
             alike[0, 0] = 0
             for block in self.vit.blocks:
@@ -70,13 +70,13 @@ class ImageEncoder(nn.Module):
                 block.attn.fused_attn = False
 
     def drop_patches(self, share: float) -> None:
-        """Leave out a random share of the patches in training, in train mode alone."""
+        """Drop a random share of the patches, only in train mode."""
         self.vit.patch_drop = PatchDropout(share)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalised, to ``image_states`` (B, N, D), [CLS] first.
+        """Encode normalized images (B, 3, H, W) to ``image_states`` (B, N, D), [CLS] first.
 
-        In training N is less by the patches of :meth:`drop_patches`.
+        In training N is reduced by the patches of :meth:`drop_patches`.
         """
         with attention_as_products(self.vit) if products_pay(images) else contextlib.nullcontext():
             states: Tensor = self.vit.forward_features(images)
@@ -84,12 +84,12 @@ class ImageEncoder(nn.Module):
 
 
 def sine_positions(grid: int, width: int) -> Tensor:
-    """Where a model without pre-trained weights starts its position embeddings: (grid^2, D).
+    """Return initial position embeddings (grid^2, D) of a model without pre-trained weights.
 
-    Sine and cosine of row and column, a quarter of the width each (what is left of it is zero),
-    at wavelengths from 2 pi to 200 pi patches. They are as large as the embedded patches. Noise of
-    deviation 0.02, the usual start, is drowned by them: a small model that is trained for minutes
-    then never tells left from above.
+    They are sine and cosine of row and column, at wavelengths from 2 pi to 200 pi patches. Each has
+    a quarter of the width; the remainder is zero. They are as large as the embedded patches. With
+    the usual start, noise of deviation 0.02, the patches dominate, and a small model that is
+    trained for minutes does not learn to distinguish left from above.
     """
     quarter = width // 4
     wave = torch.arange(grid)[:, None] / 100 ** (torch.arange(quarter) / quarter)

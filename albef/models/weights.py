@@ -23,15 +23,15 @@ _POSITIONS = "image_encoder.vit.pos_embed"
 
 
 class CheckpointError(ValueError):
-    """A folder that is no checkpoint, or one that does not fit."""
+    """A folder that is not a checkpoint, or a checkpoint that does not fit."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as it lies in its folder.
+    """The contents of a checkpoint folder.
 
-    ``kind`` is ``pretraining`` or that of a run, ``model`` its sizes, ``config`` all of config.json
-    with the provenance.
+    ``kind`` is ``pretraining`` or that of a run, and ``model`` has its sizes. ``config`` is all of
+    config.json, including the provenance.
     """
 
     folder: Path
@@ -58,17 +58,17 @@ def save_checkpoint(
     provenance: Mapping[str, Any],
     facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint; its bytes depend on the arguments alone.
+    """Write a checkpoint; its bytes depend only on the arguments.
 
     Args:
-        folder: made if needed; files in it are replaced.
+        folder: created if needed; files in it are replaced.
         kind: ``pretraining`` or the kind of a run.
-        model: sizes.
+        model: sizes of the model.
         tensors: weights by name.
         tokenizer: the vocabulary.
-        values: it was trained with, chosen ones filled in.
-        provenance: digests of data and parent; nothing of time or machine.
-        facts: what else the kind has to know to be restored.
+        values: values of the training, with defaults filled in.
+        provenance: digests of data and parent; no time or machine.
+        facts: further values that the kind needs to be restored.
     """
     folder.mkdir(parents=True, exist_ok=True)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -88,7 +88,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint folder; a missing or damaged file is named."""
+    """Read a checkpoint folder; an error names a missing or damaged file."""
     for name in (CONFIG, WEIGHTS, TOKENIZER):
         if not (folder / name).is_file():
             raise CheckpointError(
@@ -117,14 +117,14 @@ def load_strict(
     """Load every tensor; position embeddings of another image size are resized.
 
     Args:
-        module: receives the tensors.
-        tensors: by name.
-        where: the checkpoint's name, for the error.
-        fresh: prefixes of names that may stay as they were initialised.
-        dropped: prefixes of names that may be left over.
+        module: module that receives the tensors.
+        tensors: tensors by name.
+        where: name of the checkpoint, for the error message.
+        fresh: prefixes of names that may keep their initial values.
+        dropped: prefixes of names that may be unused.
 
     Raises:
-        CheckpointError: names what is missing, left over or of another shape.
+        CheckpointError: lists tensors that are missing, unused or of another shape.
     """
     state = module.state_dict()
     missing = [n for n in state if n not in tensors and not n.startswith(tuple(fresh))]
@@ -145,7 +145,7 @@ def load_strict(
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
+    """Return the first few names, and the number of the others."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
 
 
@@ -156,9 +156,9 @@ def _fit(name: str, tensor: Tensor, target: Tensor) -> Tensor:
 
 
 def resize_position_embedding(embedding: Tensor, tokens: int) -> Tensor:
-    """Position embeddings (1, 1 + n*n, D) for another square grid: (1, tokens, D).
+    """Resize position embeddings (1, 1 + n*n, D) to another square grid: (1, tokens, D).
 
-    Bicubic, corners not aligned, [CLS] kept apart, as the original does.
+    Bicubic, corners not aligned, [CLS] kept separate, as in the original.
     """
     old, new = (round((count - 1) ** 0.5) for count in (embedding.shape[1], tokens))
     cls, grid = embedding[:, :1], embedding[:, 1:]
