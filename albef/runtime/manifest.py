@@ -143,7 +143,7 @@ class Manifest(Section):
     verified: Verified
     """Comparison of the graphs with torch."""
     provenance: dict[str, Any]
-    """``checkpoint``, the SHA-256 of the exported weights, and the provenance that they record."""
+    """``checkpoint``, the SHA-256 of the exported weights, and the provenance of the weights."""
 
 
 def write(folder: Path, manifest: Manifest) -> None:

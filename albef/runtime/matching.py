@@ -104,7 +104,7 @@ class Matching(Model):
     def zero_shot(
         self, images: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = ("{}",)
     ) -> Floats:
-        """Return the probability (n, C) of each label for each image. One label is right.
+        """Return the probabilities (n, C) of mutually exclusive labels for each image.
 
         >>> model.zero_shot(["dog.png"], ["a dog", "a cat"], ["{}", "a photo of {}"])
 

@@ -87,7 +87,7 @@ class Batcher(Generic[Item, Result]):
             raise Problem(429, f"{waiting} items wait for {self._step}; try again later", delay)
 
     async def __call__(self, items: Sequence[Item]) -> list[Result]:
-        """Return the results of ``items``. If the call is cancelled, the rest is not computed.
+        """Return the results of ``items``. If cancelled, the rest is not computed.
 
         Raises:
             Problem: 429, the queue has no room for all items.
@@ -153,7 +153,7 @@ class Batcher(Generic[Item, Result]):
                 self._executor, self._compute, items
             )
         except Exception as error:
-            # Each item is computed alone, so that only the faulty one gets the error.
+            # Compute each item alone, because only the faulty one must get the error.
             if len(batch) > 1:
                 for entry in batch:
                     if not entry.result.done():

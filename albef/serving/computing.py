@@ -25,14 +25,14 @@ from albef.serving.metrics import Metrics
 from albef.serving.model_queues import ModelQueues, Pair, Pixels, ReadPicture, ReadText
 
 T = TypeVar("T")
-_DECODERS = 2  # Number of threads. One more than computes keeps a batch ready.
-_READERS = 2  # Number of threads of the indexes.
+_DECODERS = 2  # Threads that decode; one more than computes keeps a batch ready.
+_READERS = 2  # Threads that read and write the indexes.
 
 log = logging.getLogger("albef")
 
 
 class Decoders:
-    """Threads that decode images."""
+    """Threads that decode images. An image whose client has gone is skipped."""
 
     def __init__(self, threads: int, limits: Limits, metrics: Metrics) -> None:
         self.pool = ThreadPoolExecutor(threads, "decode")
@@ -128,7 +128,7 @@ class Models:
     async def zero_shot(
         self, images: Sequence[bytes], labels: Sequence[str], templates: Sequence[str]
     ) -> Floats:
-        """Return the probability (n, C) of each label for each image. One label is right."""
+        """Return the probabilities (n, C) of mutually exclusive labels for each image."""
         queues = self.calls["zero_shot"]
         texts = prompts(labels, templates)
         parts = [

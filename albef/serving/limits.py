@@ -44,7 +44,7 @@ class Limits:
         seconds: seconds for the answer, from the arrival of the body.
         grace: seconds to finish accepted requests after a stop signal.
         cache: bytes of image states cached for re-ranking.
-        indexes: bytes of indexes in memory above which clients cannot add images.
+        indexes: bytes of indexes in memory; above it, clients cannot add images.
     """
 
     body: int = 16 * MIB

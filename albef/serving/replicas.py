@@ -20,7 +20,7 @@ from albef.serving.middleware.exchange import State
 def application(options: dict[str, str]) -> serve.Application:
     """Return the application that ``serve run`` or a configuration file names.
 
-    As with ``albef serve``, the environment of the replicas has the tokens of clients.
+    As with ``albef serve``, set the tokens of clients in the environment of the replicas.
 
     Args:
         options: ``exports``, folders separated by commas, the same on every node; ``replicas``,

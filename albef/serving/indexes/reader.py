@@ -18,8 +18,8 @@ from albef.serving.indexes.index import Entry, Hit, Index
 from albef.serving.model_queues import ModelQueues, Pair
 
 AT_ONCE = 4
-"""Number of images that background work reads at once. It is small, so that images of clients do
-not wait long."""
+"""Number of images that background work reads at once. It is small, because images of clients
+must not wait long."""
 PATIENCE = 1.0
 """Seconds before a retry, if the queue is full."""
 THUMBNAIL = 320

@@ -67,7 +67,7 @@ class Admission(HttpMiddleware):
     async def _read(self, exchange: Exchange, receive: Receive) -> bytes:
         """Return the whole body.
 
-        Any body but a form is parsed, which takes many times its memory.
+        The limit is lower for a JSON body, because parsing takes many times its memory.
         """
         is_form = exchange.headers.get("content-type", "").startswith("multipart/form-data")
         max_bytes = self.limits.body if is_form else min(self.limits.json, self.limits.body)
