@@ -1,1 +1,1 @@
-"""The report: a page that needs nothing else, made of plain values."""
+"""The report: a self-contained page made from plain values."""

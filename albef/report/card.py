@@ -1,7 +1,8 @@
-"""The model card of a run: what a model is for, how good, of which data, and where it ends.
+"""The model card of a run: intended use, quality, training data and limits.
 
-Markdown with the front matter that the Hugging Face Hub reads. The card of a run is made of its
-products alone; that of a release is the same with figures measured anew and the comparison.
+A card is Markdown with the front matter that the Hugging Face Hub reads. The card of a run uses
+only its artifacts. The card of a release has newly measured figures and the comparison with the
+previous release as well.
 """
 
 import json
@@ -23,7 +24,7 @@ from albef.runtime import manifest
 
 
 class Measured(NamedTuple):
-    """Metrics of a precision; a release has them with the behaviour tests, measured anew."""
+    """Metrics of one precision; a release measures them again, with the behaviour tests."""
 
     metrics: Mapping[str, float]
     behaviour: Mapping[str, float]
@@ -31,10 +32,11 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the figures were measured on, and those of the same model in torch and of guessing.
+    """Figures of an evaluation, and those of the same model in torch and of chance.
 
-    ``new`` has :class:`Measured` by precision of its export; it is empty where it is not exported,
-    and ``machine`` where it was not timed. ``whole``: whether these are all records of the split.
+    ``new`` has :class:`Measured` by precision of the export; it is empty if the run is not
+    exported. ``machine`` is empty if the export was not timed. ``whole`` is whether all records of
+    the split were used.
     """
 
     dataset: str
@@ -50,33 +52,35 @@ class Evaluation:
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """Of the precision that is loaded, or of torch."""
+        """Return the metrics of the precision that is loaded, or of torch."""
         return next((measured.metrics for measured in self.new.values()), self.torch)
 
     @property
     def is_guessing(self) -> bool:
-        """Whether the model is no better than chance."""
+        """Return whether the model does not beat chance."""
         value, chance = self.metrics.get(self.primary), self.chance.get(self.primary)
         return value is not None and chance is not None and value <= chance
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set that the model learned from or was judged on, and what it was used for."""
+    """A dataset that the model was trained or tested on, and its role."""
 
     name: str
     role: str
     described: Mapping[str, Any] | None = None
-    """Its dataset.json, if that is at hand."""
+    """Its dataset.json, if that is available."""
     trained: bool = False
-    """Whether a model learned from it."""
+    """True if a model was trained on it."""
     shared: Sequence[str] | None = None
-    """Keys of the test records with a picture of its training split; None is not known."""
+    """Keys of the test records that share an image with its training split; None if unknown."""
 
 
 class Compared(NamedTuple):
-    """A release beside the one before: a sentence, and what the gate judged, as (what, precision,
-    released, this, change, allowed)."""
+    """Comparison of a release with the previous one.
+
+    It has a note, and the gate's judgements as (what, precision, released, this, change, allowed).
+    """
 
     note: str
     rows: Sequence[Sequence[str]]
@@ -84,22 +88,22 @@ class Compared(NamedTuple):
 
 @dataclass(frozen=True)
 class Card:
-    """Everything on a card.
+    """Content of a card.
 
     Attributes:
-        does: what a model of the kind does, after "It"; "" where that is not at hand.
+        does: what a model of the kind does, after "It"; "" if that is unavailable.
         hub: the Hugging Face Hub's name of its task, or "".
-        reads: what has to be known to use it, as :class:`albef.runtime.manifest.Facts` has it; of
-            a checkpoint ``image_size`` and ``max_tokens``.
-        precisions: of its export; empty where it is not exported.
-        evaluation: the figures of the split that counts.
-        metrics: what the run's evaluation in torch wrote, baselines included.
+        reads: the facts needed to use it, as in :class:`albef.runtime.manifest.Facts`; for a
+            checkpoint ``image_size`` and ``max_tokens``.
+        precisions: of its export; empty if it is not exported.
+        evaluation: figures of the main split.
+        metrics: content of the metrics file of the run's evaluation in torch, baselines included.
         datasets: of training and test.
         provenance: facts by name.
-        version: it is released as; "" where it is not.
-        compared: beside the released one.
-        calibration: how far its probabilities hold (:func:`albef.export.calibration.describe`);
-            empty where it has none, or is not exported.
+        version: version of the release; "" if it is not released.
+        compared: comparison with the previous release.
+        calibration: calibration of its probabilities (:func:`albef.export.calibration.describe`);
+            empty if it has none, or is not exported.
     """
 
     run: str
@@ -118,7 +122,7 @@ class Card:
 
 
 def read(params: Mapping[str, Any], layout: Layout, run: str) -> Card | None:
-    """The card of a run; None before it was evaluated or where its checkpoint is not here."""
+    """Return the card of a run; None if it is not evaluated or its checkpoint is missing."""
     metrics = read_json(layout.metrics(run))
     config = read_json(layout.model(run) / "config.json")
     if metrics is None or config is None:
@@ -128,11 +132,11 @@ def read(params: Mapping[str, Any], layout: Layout, run: str) -> Card | None:
         about = scores.described(pq.read_schema(predictions))
     reads, provenance = dict(config.get("values", {})), {}
     if "answering" in reads:
-        reads["answering"] = {"by": reads["answering"]}  # as in a manifest
+        reads["answering"] = {"by": reads["answering"]}  # the same form as in a manifest
     precisions: tuple[str, ...] = ()
     try:
         export = manifest.read(layout.export(run))
-    except manifest.ExportError:  # none, or of another version: the checkpoint is described
+    except manifest.ExportError:  # without an export of this version, describe the checkpoint
         pass
     else:
         reads, precisions = export.model.model_dump(), export.precisions
@@ -166,7 +170,7 @@ def _evaluation(
     metrics: Mapping[str, Any],
     precisions: Sequence[str],
 ) -> Evaluation:
-    """Figures of the split that the export was evaluated on, or of the one that counts."""
+    """Return the figures of the split that the export was evaluated on, or of the main split."""
     export = params.get("export", {}).get("runs", {}).get(run) or {}
     measured = read_json(layout.export_metrics(run)) or {}
     splits = [name for name in metrics.get("chance", {}) if name != BEHAVIOUR]
@@ -191,15 +195,20 @@ def _evaluation(
 
 
 def training_facts(provenance: Mapping[str, Any]) -> dict[str, object]:
-    """What a checkpoint tells of its origin, in single facts; ``albef lineage`` has the chain."""
+    """Return the provenance that a checkpoint records, as single facts.
+
+    ``albef lineage`` shows the whole chain.
+    """
     return {f"checkpoint: {n}": v for n, v in provenance.items() if not isinstance(v, Mapping)}
 
 
 def read_datasets(
     params: Mapping[str, Any], layout: Layout, run: str, test: tuple[str, str]
 ) -> Iterator[Dataset]:
-    """What a run, and those that it started from, learned from; and the data set and split of the
-    ``test``."""
+    """Yield the datasets that a run and its ancestors were trained on, and the test dataset.
+
+    ``test`` is the dataset and split of the test.
+    """
     tasks, name = params["tasks"], run
     roles: dict[str, list[str]] = {}
     while name in tasks:
@@ -225,7 +234,7 @@ def read_datasets(
 
 
 def render(card: Card) -> str:
-    """The card as a page of Markdown; equal contents give equal bytes."""
+    """Return the card as Markdown; equal contents give equal bytes."""
     text = (
         environment()
         .get_template("card.md.j2")
@@ -243,7 +252,7 @@ def render(card: Card) -> str:
 
 
 def _tables(card: Card) -> Iterator[tuple[str, str]]:
-    """Tables of the results, each under what introduces it."""
+    """Yield the tables of the results, each with its introduction."""
     evaluation, metrics = card.evaluation, card.metrics
     measured = {name: item.metrics for name, item in evaluation.new.items()}
     baselines = {
@@ -293,7 +302,7 @@ def _baselines(metrics: Mapping[str, Any], section: str) -> dict[str, Mapping[st
 
 
 def _tabulate(header: str, columns: Mapping[str, Mapping[str, float]], names: Iterable[str]) -> str:
-    """A table of named values, a column each."""
+    """Return a table of named values, with one column per mapping."""
     cells = ((f"`{name}`", *(column.get(name) for column in columns.values())) for name in names)
     return _table([(header, *columns), *cells])
 

@@ -1,7 +1,7 @@
-"""Runs side by side: what the comparison holds, as plain values, and its page.
+"""Comparison of runs: its content as plain values, and its page.
 
-Sides are named by their place; the first is the baseline. Texts are shown as they are and are not
-trusted.
+Sides are identified by their index, and the first one is the baseline. Texts are shown as they are
+and are not trusted.
 """
 
 import re
@@ -22,10 +22,11 @@ _VERDICTS = {1: "better", -1: "worse", 0: "not resolved"}
 
 @dataclass(frozen=True)
 class Side:
-    """One of what is compared; the working tree has no commit.
+    """One side of a comparison; the working tree has no commit.
 
-    It is held ``against`` another side: of another group of seeds the one with its own seeds, else
-    the baseline, from whose code the files ``code`` differ.
+    A side is compared with side ``against``. In another group of seeds, this is the side with the
+    same seeds, otherwise the baseline. ``code`` lists the files that differ from those of the
+    baseline.
     """
 
     name: str
@@ -38,23 +39,24 @@ class Side:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of a split on each side; None where a side lacks it."""
+    """A metric of a split on each side; None for a side that lacks it."""
 
     name: str
     values: tuple[float | None, ...]
 
     def difference(self, before: int, after: int) -> float | None:
-        """How far one side is from another."""
+        """Return the difference between two sides; None if one of them lacks the metric."""
         old, new = self.values[before], self.values[after]
         return None if old is None or new is None else new - old
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Two sides on the ``shared`` of ``of`` examples, those that both answered.
+    """Paired test of two sides on the ``shared`` of ``of`` examples that both answered.
 
-    ``difference`` and ``interval`` are of the metric there, after less before; ``p`` is McNemar's
-    exact test of the answers that turned. ``part``: whether another of these is the whole of it.
+    ``difference`` and ``interval`` are of the metric on these examples, after minus before. ``p``
+    is McNemar's exact test on the answers that changed. ``part`` is whether another paired test
+    includes this one.
     """
 
     before: int
@@ -73,18 +75,18 @@ class Paired:
 
     @property
     def equal(self) -> bool:
-        """Whether nothing differs."""
+        """Return whether nothing differs."""
         return not (self.gained or self.lost or self.interval.low or self.interval.high)
 
     @property
     def verdict(self) -> str:
-        """What it says, in a word."""
+        """Return the result in a word."""
         return "equal" if self.equal else _VERDICTS[self.interval.sign]
 
 
 @dataclass(frozen=True)
 class Split:
-    """A split of a run: its metrics, what two sides differ in example by example, and notes."""
+    """A split of a run: its metrics, paired tests of two sides, and notes."""
 
     run: str
     name: str
@@ -94,14 +96,14 @@ class Split:
 
     @property
     def judged(self) -> tuple[Metric, ...]:
-        """The metric that it is judged by, and the same by ITC alone."""
+        """Return the metric that the split is judged by, and the same metric by ITC alone."""
         first = self.metrics[0].name
         return tuple(m for m in self.metrics if metric_names.plain(m.name) == first)
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set that is on two sides; without drift it is the same."""
+    """A dataset that is on two sides; without drift, both sides have the same version."""
 
     name: str
     before: int
@@ -111,8 +113,11 @@ class Data:
 
 @dataclass(frozen=True)
 class SeedRow:
-    """A metric over the seeds of a group, and how far it is from the first group or the one before:
-    None in the first, and where it cannot be told."""
+    """A metric over the seeds of a group, and its difference from a reference group.
+
+    The reference is the first group or the previous one. ``difference`` is None in the first group,
+    and if it cannot be computed.
+    """
 
     run: str
     split: str
@@ -125,12 +130,12 @@ class SeedRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything on the page, the baseline's side first.
+    """Content of the page, with the baseline first.
 
-    ``values`` of params.yaml are those that are not the same on all sides, by key; "" where one
-    lacks it. ``groups`` are sides that differ in nothing but their seeds, none where no seed is
-    repeated; each is held against the one before it if ``stepwise``, else against the first.
-    ``notes`` say what is missing.
+    ``values`` has the values of params.yaml that differ between sides, by key; "" if a side lacks
+    one. ``groups`` are sides that differ only in their seeds; it is empty if no seed is repeated.
+    Each group is compared with the previous one if ``stepwise``, otherwise with the first.
+    ``notes`` name what is missing.
     """
 
     sides: tuple[Side, ...]
@@ -147,14 +152,17 @@ class Comparison:
     notes: tuple[str, ...] = ()
 
     def label(self, group: int) -> str:
-        """The sides of a group, by name: by what stands before ``-seedN`` if it is the same."""
+        """Return the names of the sides of a group.
+
+        If they differ only in the suffix ``-seedN``, return the common part.
+        """
         names = [self.sides[side].name for side in self.groups[group]]
         stems = {re.sub(r"-seed\d+$", "", name) for name in names}
         return stems.pop() if len(stems) == 1 else ", ".join(names)
 
 
 def render(comparison: Comparison) -> str:
-    """The page; equal contents give equal bytes."""
+    """Return the page; equal contents give equal bytes."""
     template = environment().get_template("comparison.html.j2")
     tests = [(split, test) for split in comparison.splits for test in split.paired]
     widest = max((max(abs(t.interval.low), abs(t.interval.high)) for _, t in tests), default=0.0)
@@ -176,25 +184,25 @@ def render(comparison: Comparison) -> str:
 
 
 def verdict(interval: Interval) -> str:
-    """What an interval says, in a word."""
+    """Return the meaning of an interval in a word."""
     return "equal" if interval.low == interval.high == 0 else _VERDICTS[interval.sign]
 
 
 def interval_words(value: float, interval: Interval) -> str:
-    """A difference and its interval for a reader."""
+    """Format a difference and its interval."""
     middle, low, high = map(format_difference, (value, interval.low, interval.high))
     return f"{middle} ({low} to {high})"
 
 
 def chance(p: float) -> str:
-    """A probability for a reader."""
+    """Format a probability."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def metrics_of(
     sections: Sequence[Mapping[str, float]], headline: str | None = None
 ) -> tuple[Metric, ...]:
-    """The metrics of a split on all sides, the one that it is judged by first."""
+    """Return the metrics of a split on all sides, headline metric first."""
     names = sorted(
         dict.fromkeys(name for section in sections for name in section),
         key=lambda name: (name != headline, metric_names.order(name)),
@@ -204,7 +212,7 @@ def metrics_of(
 
 @dataclass(frozen=True)
 class Overlay:
-    """The curves of a training on all sides: losses and validation, and the rest."""
+    """Curves of a training on all sides: losses and validation, and the rest."""
 
     name: str
     legend: Sequence[tuple[str, str]]
@@ -214,7 +222,7 @@ class Overlay:
 
 
 def trainings(comparison: Comparison) -> Iterator[Overlay]:
-    """The trainings that are on two sides, or on one and in the reference."""
+    """Yield the trainings that are on two sides, or on one side and in the reference."""
     sets = [*comparison.curves, *([comparison.reference] if comparison.reference else [])]
     names = [side.name for side in comparison.sides[: len(comparison.curves)]]
     looks = [Line(name, (), 1 + place % COLOURS) for place, name in enumerate(names)]

@@ -1,5 +1,7 @@
-"""A data set as Croissant metadata (https://docs.mlcommons.org/croissant, version 1.0), which
-search engines and loaders of data sets read. Its files lie where the pipeline has them.
+"""Croissant metadata of a dataset (https://docs.mlcommons.org/croissant, version 1.0).
+
+Search engines and dataset loaders read them. The files of the dataset stay where the pipeline
+writes them.
 """
 
 import json
@@ -10,7 +12,7 @@ from typing import Any
 from albef.data.shards import SCHEMA, describe
 from albef.io import file_digest
 
-_CONTEXT = {  # the standard one, as readers compare it
+_CONTEXT = {  # the standard context, since readers compare it
     "@language": "en", "@vocab": "https://schema.org/", "sc": "https://schema.org/",
     "cr": "http://mlcommons.org/croissant/", "dct": "http://purl.org/dc/terms/",
     "citeAs": "cr:citeAs", "column": "cr:column", "conformsTo": "dct:conformsTo",
@@ -43,10 +45,10 @@ _FIELDS = {
 
 
 def render(folder: Path, target: Path) -> str:
-    """The metadata of a data set in a folder, as JSON-LD to lie in the folder ``target``.
+    """Return the metadata of a dataset as JSON-LD, for a file in the folder ``target``.
 
     Raises:
-        ShardError: there is no such data set.
+        ShardError: the folder has no such dataset.
     """
     described = describe(folder)
     name, digest = described["name"], described["digest"]

@@ -1,8 +1,8 @@
-"""Curves of trainings: as dvclive keeps them, drawn, and held against one reference file.
+"""Training curves: read from dvclive, drawn, and compared with a reference file.
 
-A reference file is CSV with the columns ``training,curve,step,value``. A row holds the mean of a
-curve over the steps after the row before it, up to its own; so a file may hold every step or a
-few, and a curve is compared with it window by window.
+A reference file is CSV with the columns ``training,curve,step,value``. A row has the mean of a
+curve over the steps after the previous row, up to its own step. A file may therefore have every
+step or only a few. A curve is compared with it window by window.
 """
 
 import csv
@@ -24,15 +24,18 @@ Curve = tuple[Point, ...]
 Curves = Mapping[str, Mapping[str, Curve]]
 """(step, value) points by training and name of the curve."""
 _COLUMNS = ["training", "curve", "step", "value"]
-_ROWS = 40  # of a curve in a reference file
+_ROWS = 40  # rows per curve in a reference file
 
 
 class CurveError(ValueError):
-    """A reference file that cannot be read; its text is the sentence to show."""
+    """Unreadable reference file; its text is the error message to show."""
 
 
 def read(folder: Path) -> dict[str, Curve]:
-    """The curves of a training by name, as ``train/loss``, from its folder; finite points alone."""
+    """Return the curves in a training folder by name, as ``train/loss``.
+
+    Points that are not finite are left out.
+    """
     base, curves = folder / "plots" / "metrics", {}
     for path in sorted(base.rglob("*.tsv")):
         _, *rows = path.read_text().splitlines()
@@ -44,10 +47,10 @@ def read(folder: Path) -> dict[str, Curve]:
 
 
 def draw_training(curves: Mapping[str, Curve]) -> Iterator[Chart]:
-    """Each loss by step, or their sum where it is alone, and whatever else is logged by step."""
+    """Yield each loss by step, or the only loss, and all other values logged by step."""
     logged = [name for name in curves if not name.startswith("val/")]
     losses = sorted(name for name in logged if name.startswith("train/"))
-    if len(losses) > 2:  # a sum and its parts
+    if len(losses) > 2:  # the sum repeats what its parts show
         losses.remove("train/loss")
     rest = [name for name in logged if not name.startswith("train/")]
     for name in [*losses, *rest]:
@@ -60,12 +63,15 @@ def draw_training(curves: Mapping[str, Curve]) -> Iterator[Chart]:
 
 
 def draw_validation(curves: Mapping[str, Curve]) -> Iterator[Chart]:
-    """Each metric of validation by epoch, with that of ITC alone dashed where it differs."""
+    """Yield each validation metric by epoch.
+
+    If the metric of ITC alone differs, it is drawn too, as a dashed line.
+    """
     val = {n.removeprefix("val/"): c for n, c in curves.items() if n.startswith("val/")}
     for name in sorted({metric_names.plain(name) for name in val}, key=metric_names.order):
         own = {n: val[n] for n in (name, f"itc_{name}") if n in val}
         if own.get(f"itc_{name}") == own.get(name):
-            own = {name: val[name]}  # nothing was re-ranked
+            own = {name: val[name]}  # without re-ranking, both are the same
         lines = [
             Line(label, [(i, y) for i, (_, y) in enumerate(points, 1)], dashed=label != name)
             for label, points in own.items()
@@ -78,7 +84,7 @@ def draw_validation(curves: Mapping[str, Curve]) -> Iterator[Chart]:
 
 
 def write_reference(curves: Curves) -> str:
-    """The text of a reference file."""
+    """Return the content of a reference file."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(_COLUMNS)
@@ -93,10 +99,10 @@ def write_reference(curves: Curves) -> str:
 
 
 def read_reference(path: Path) -> dict[str, dict[str, Curve]]:
-    """The curves in a reference file.
+    """Return the curves in a reference file.
 
     Raises:
-        CurveError: it is missing or not one.
+        CurveError: the file is missing or is not a reference file.
     """
     try:
         rows = pd.read_csv(path, dtype=dict(zip(_COLUMNS, (str, str, float, float), strict=True)))
@@ -123,8 +129,11 @@ def read_reference(path: Path) -> dict[str, dict[str, Curve]]:
 
 @dataclass(frozen=True)
 class Deviation:
-    """Where a curve is farthest from its reference: means over the window that ends at ``step``,
-    and the distance as a share of the reference's largest value."""
+    """Largest deviation of a curve from its reference.
+
+    ``reference`` and ``value`` are means over the window that ends at ``step``. ``share`` is their
+    distance as a share of the reference's largest value.
+    """
 
     training: str
     curve: str
@@ -135,9 +144,9 @@ class Deviation:
 
 
 def deviations(reference: Curves, curves: Curves) -> list[Deviation]:
-    """The farthest point of every curve that both have, the farthest curve first.
+    """Return the largest deviation of every curve that both have, largest first.
 
-    Curves that do not reach into each other's steps have no such point.
+    Curves without common steps have no deviation.
     """
     farthest = []
     for training, named in reference.items():
@@ -154,7 +163,10 @@ def deviations(reference: Curves, curves: Curves) -> list[Deviation]:
 
 
 def _windows(reference: Curve, curve: Curve) -> Iterator[tuple[float, float, float]]:
-    """(last step, the reference, the curve's mean) of each window that the curve has points in."""
+    """Yield the windows in which the curve has points.
+
+    A window is (last step, value of the reference, mean of the curve).
+    """
     steps = [step for step, _ in curve]
     start = 0
     for step, value in reference:

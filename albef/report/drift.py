@@ -1,4 +1,4 @@
-"""How a data set changed: rows by key and content, and what its captions and pictures are like."""
+"""Changes of a dataset: rows by key and content, and distributions of captions and images."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-_ROWS = 1 << 16  # of an index that are written out at a time
+_ROWS = 1 << 16  # rows of the index that are hashed at a time
 
 
 @dataclass(frozen=True)
 class SplitRows:
-    """Rows of a split: before, after, and by key added, removed and of other content."""
+    """Row counts of a split: before, after and, by key, added, removed and changed."""
 
     split: str
     before: int
@@ -27,8 +27,11 @@ class SplitRows:
 
 @dataclass(frozen=True)
 class Profile:
-    """A distribution before and after, (least, median, most), and the farthest that the two shares
-    below a value are apart, from 0 to 1 (Kolmogorov-Smirnov)."""
+    """A distribution before and after, each as (least, median, most).
+
+    ``distance`` is the largest difference between the two shares below a value, from 0 to 1
+    (Kolmogorov-Smirnov).
+    """
 
     name: str
     before: tuple[float, float, float]
@@ -38,16 +41,17 @@ class Profile:
 
 @dataclass(frozen=True)
 class Drift:
-    """What differs between two states of a data set."""
+    """Differences between two versions of a dataset."""
 
     rows: tuple[SplitRows, ...]
     profiles: tuple[Profile, ...]
 
 
 def contents(index: pa.Table) -> "pd.Series[Any]":
-    """A hash of what stands in each record of an index (pictures, captions, meta), by key."""
+    """Return a hash of the content of each record (images, captions, meta), by key."""
     hashes = [np.empty(0, np.uint64)]
-    for rows in index.to_batches(max_chunksize=_ROWS):  # some data sets have millions
+    # Hash in batches, since some datasets have millions of rows.
+    for rows in index.to_batches(max_chunksize=_ROWS):
         pictures = [rows["digest"], *([_more(rows["more"])] if "more" in rows.schema.names else [])]
         captions = pc.binary_join(rows["captions"], "\1")
         cells = pc.binary_join_element_wise(rows["split"], *pictures, captions, rows["meta"], "\0")
@@ -57,7 +61,7 @@ def contents(index: pa.Table) -> "pd.Series[Any]":
 
 
 def _more(lists: pa.ListArray) -> pa.Array:
-    """The digests of the further pictures of each record, in one text."""
+    """Return the digests of the further images of each record, joined in one text."""
     digests = pc.struct_field(lists.flatten(), "digest")
     sizes = pc.list_value_length(lists).fill_null(0)
     offsets = np.concatenate([[0], np.cumsum(sizes.to_numpy())]).astype(np.int32)
@@ -65,7 +69,7 @@ def _more(lists: pa.ListArray) -> pa.Array:
 
 
 def compare(before: pa.Table, after: pa.Table) -> Drift:
-    """What differs between two indexes."""
+    """Return the differences between two indexes."""
     return Drift(tuple(_rows(before, after)), tuple(_profiles(before, after)))
 
 

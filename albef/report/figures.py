@@ -1,38 +1,38 @@
-"""Charts as plain values, and the axes that ``figures.html.j2`` draws them over."""
+"""Charts as plain values, and the axes that ``figures.html.j2`` uses to draw them."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 WIDTH, HEIGHT = 280, 180
-"""Of a chart."""
+"""Size of a chart."""
 LEFT, RIGHT, TOP, BOTTOM = 42, 270, 10, 144
-"""Edges of what lies between its axes."""
+"""Edges of the plot area inside the axes."""
 EDGES = ("WIDTH", "HEIGHT", "LEFT", "RIGHT", "TOP", "BOTTOM")
-"""Names that the templates know."""
+"""Names that the templates use."""
 COLOURS = 6
-"""Series colours of the page, from 1."""
-_MAX_POINTS = 300  # of a line; more are averaged in runs
+"""Number of series colours of the page, counted from 1."""
+_MAX_POINTS = 300  # points per line; runs of more points are averaged
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart, from the left to the right."""
+    """A line of a chart, from left to right."""
 
     label: str
     points: Sequence[Point]
     colour: int = 1
-    """Of the page's series, from 1; 0 is a muted one."""
+    """Series colour of the page, from 1; 0 is a muted one."""
     dashed: bool = False
 
     @property
     def look(self) -> str:
-        """The classes that colour it."""
+        """Return the CSS classes that colour it."""
         return f"c{self.colour}{' dashed' if self.dashed else ''}"
 
     def averaged(self) -> Sequence[Point]:
-        """At most 300 points, each the mean of a run of neighbours."""
+        """Return at most 300 points, each the mean of a run of neighbours."""
         length = math.ceil(len(self.points) / _MAX_POINTS)
         if length <= 1:
             return self.points
@@ -42,7 +42,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Dot:
-    """A point of a scatter: where, what it is, and the classes of its look."""
+    """A point of a scatter chart: position, label, and the CSS classes of its look."""
 
     x: float
     y: float
@@ -52,7 +52,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Shares of values between each two edges, by what they are shares of."""
+    """Shares of values between neighbouring edges, by series."""
 
     edges: Sequence[float]
     shares: Mapping[str, Sequence[float]]
@@ -62,8 +62,8 @@ class Histogram:
 class Chart:
     """A figure: lines and dots over axes, or a histogram.
 
-    ``note`` stands beside the title; ``legend`` is (label, class) of what is drawn; a ``main`` one
-    is looked at first.
+    ``note`` is shown beside the title. ``legend`` has (label, class) of each drawn series. ``main``
+    charts are shown first.
     """
 
     title: str
@@ -78,14 +78,14 @@ class Chart:
 
     @property
     def axes(self) -> "Axes":
-        """Axes that hold all of it, and the zero below lines alone."""
+        """Return axes that cover all points; if there are only lines, they include zero."""
         points = [point for line in self.lines for point in line.averaged()]
         points += [(dot.x, dot.y) for dot in self.dots]
         return Axes(points, zero=not self.dots, log_x=self.log_x)
 
 
 class Axes:
-    """Places of values in a chart, and round values to mark."""
+    """Positions of values in a chart, and round values for the ticks."""
 
     def __init__(self, points: Sequence[Point], *, zero: bool, log_x: bool = False) -> None:
         xs, ys = [x for x, _ in points], [y for _, y in points]
@@ -98,27 +98,27 @@ class Axes:
         elif x0 == x1:
             x0, x1 = x0 - 0.5, x1 + 0.5
         self._x = (x0, x1)
-        if y1 - y0 <= 1e-9 * max(abs(y0), abs(y1)):  # rounding apart they are equal
+        if y1 - y0 <= 1e-9 * max(abs(y0), abs(y1)):  # equal apart from rounding
             y0, y1 = y0 - (abs(y0) * 0.1 or 1), y1 + (abs(y1) * 0.1 or 1)
         pad = 0.06 * (y1 - y0)
         self._y = (y0 - pad if y0 else y0, y1 + pad)
 
     def x(self, value: float) -> float:
-        """Horizontal place of a value."""
+        """Return the horizontal position of a value."""
         value = math.log10(value) if self._log else value
         return LEFT + (value - self._x[0]) / (self._x[1] - self._x[0]) * (RIGHT - LEFT)
 
     def y(self, value: float) -> float:
-        """Vertical place of a value."""
+        """Return the vertical position of a value."""
         return BOTTOM - (value - self._y[0]) / (self._y[1] - self._y[0]) * (BOTTOM - TOP)
 
     def path(self, points: Sequence[Point]) -> str:
-        """A line through points, as SVG has it."""
+        """Return a line through points in SVG syntax."""
         return " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
 
     @property
     def x_ticks(self) -> list[float]:
-        """Round values along the horizontal axis."""
+        """Return round values along the horizontal axis."""
         low, high = self._x
         if not self._log:
             ticks = _ticks(low, high, 5)
@@ -129,12 +129,12 @@ class Axes:
 
     @property
     def y_ticks(self) -> list[float]:
-        """Round values along the vertical axis."""
+        """Return round values along the vertical axis."""
         return list(_ticks(*self._y, 4))
 
 
 def _ticks(low: float, high: float, count: int) -> Iterator[float]:
-    """Round numbers between two bounds, some ``count`` of them."""
+    """Return about ``count`` round numbers between two bounds."""
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * n for n in (1, 2, 2.5, 5, 10) if power * n >= rough * 0.999)

@@ -1,4 +1,4 @@
-"""Examples that one model answers rightly and the other wrongly, with what each of them says."""
+"""Examples that one model answers correctly and the other wrongly, with both answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from albef.report.scores import Scores, truth_of
 
 @dataclass(frozen=True)
 class Choice:
-    """What a model answers: a text or a picture, and whether it is right."""
+    """A model's answer, a text or an image, and whether it is correct."""
 
     right: bool
     text: str = ""
@@ -19,10 +19,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Flip:
-    """An example whose answer turned, and what the two models say.
+    """An example whose correctness changed, with the answers of both models.
 
-    ``asked`` is "" where a picture is what was asked with, and ``truth`` where that is the picture;
-    there is no picture where it is not at hand or the choices show it.
+    ``asked`` is "" if the query is an image, and ``truth`` is "" if the correct answer is an image.
+    The image is None if it is unavailable or the choices show it.
     """
 
     asked: str
@@ -35,8 +35,11 @@ class Flip:
 def flips(
     before: Scores, after: Scores, pairs: Sequence[tuple[int, int]], records: SplitRecords | None
 ) -> tuple[Flip, ...]:
-    """The examples at places of both tables, scores of the same split of the same kind; ``records``
-    are None where its pictures are not at hand."""
+    """Return the examples at pairs of rows of two score tables.
+
+    Both tables are for the same split and the same kind. ``records`` is None if the split's images
+    are unavailable.
+    """
     return tuple(
         _flip(_row(before, old), _row(after, new), before.columns, records) for old, new in pairs
     )
@@ -56,7 +59,7 @@ def _flip(
     picture = records.picture(old["key"]) if records else None
     truth = _truth(old, columns, picture)
     before, after = (_choice(row, columns, records) for row in (old, new))
-    if records and "heat" in old and "heat" in new:  # each choice shows its boxes
+    if records and "heat" in old and "heat" in new:  # each choice shows its own boxes
         picture = None
         before = replace(before, picture=draw_located(records, old))
         after = replace(after, picture=draw_located(records, new))
@@ -65,7 +68,7 @@ def _flip(
 
 
 def _truth(row: Mapping[str, Any], columns: Mapping[str, Any], picture: Picture | None) -> str:
-    """The right answer in words, as far as it has any."""
+    """Return the correct answer in words, or "" if it has none."""
     if "query" in row:
         return "" if row["query"] == "t2i" else "; ".join(picture.captions if picture else ())
     if "changed" in row:
@@ -82,7 +85,7 @@ def _choice(
         if row["query"] == "i2t":
             return Choice(right, first)
         picture = records.picture(first) if records and first else None
-        depth = len(row["top"])  # what lies beyond them need not have been re-ranked
+        depth = len(row["top"])  # later answers may not have been re-ranked
         position = f"at place {row['rank'] + 1}" if row["rank"] < depth else f"beyond place {depth}"
         return Choice(right, f"right one {position}", picture)
     if "changed" in row:

@@ -1,4 +1,4 @@
-"""Heat maps and boxes drawn over pictures, with Pillow alone."""
+"""Heat maps and boxes drawn over images, with Pillow alone."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,16 +8,19 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 MEANT, WRONG, OWN = (22, 138, 78), (208, 48, 40), (27, 33, 48)
-"""Colours of the box that is meant, of one that is not, and of a map's own box."""
-# Heat from 0 to 1 to colour; what is cold shows the picture.
+"""Colours of the correct box, of a wrong one, and of the map's own box."""
+# Colours by heat from 0 to 1. Cold areas show the image.
 _HEATS = (0.0, 0.35, 0.6, 0.8, 1.0)
 _COLOURS = ((66, 92, 214), (46, 176, 190), (246, 212, 70), (240, 130, 42), (200, 28, 44))
-_STRONGEST = 0.8  # share of the colour at the peak
+_STRONGEST = 0.8  # opacity of the colour at the peak
 
 
 def overlay(picture: Image.Image, heat: NDArray[Any], peak: float | None = None) -> Image.Image:
-    """A picture (RGB) under a heat map (n, n) from 0, hottest at ``peak`` or the map's own; without
-    heat the picture comes back as it is."""
+    """Return an RGB image under a heat map (n, n) with values from 0.
+
+    ``peak`` is the hottest value, by default the map's own maximum. Without heat, the image is
+    returned unchanged.
+    """
     peak = float(heat.max()) if peak is None else peak
     if peak <= 0:
         return picture.copy()
@@ -32,7 +35,7 @@ def overlay(picture: Image.Image, heat: NDArray[Any], peak: float | None = None)
 def outline(
     picture: Image.Image, box: Sequence[float], colour: tuple[int, int, int], width: int = 3
 ) -> None:
-    """Draw a box (x, y, width, height) into a picture, with a light rim, so that it stands out."""
+    """Draw a box (x, y, width, height) into an image, with a light rim for contrast."""
     draw = ImageDraw.Draw(picture)
     x, y = max(0.0, box[0]), max(0.0, box[1])
     right = min(picture.width, box[0] + box[2]) - 1

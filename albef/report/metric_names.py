@@ -1,20 +1,20 @@
-"""Names of metrics and losses for readers, in one table.
+"""Display names of metrics and losses, in one table.
 
 A metric without a row is shown by its own name, after the others. Every metric is in percent, and
-more of it is better: that is what :meth:`albef.tasks.task.RunTask.score` promises.
+higher is better, as :meth:`albef.tasks.task.RunTask.score` requires.
 """
 
 import re
 from typing import NamedTuple
 
 _ITC = "itc_"
-"""Prefix of a metric of the ranking by ITC alone, beside the re-ranked one."""
+"""Prefix of a metric of the ranking by ITC alone, next to the re-ranked one."""
 
 
 class Metric(NamedTuple):
-    """How metrics are shown whose whole name matches a pattern.
+    """Display of the metrics whose whole name matches a pattern.
 
-    Groups of the pattern fill the braces of ``words``. A ``main`` one is never folded away.
+    Groups of the pattern fill the braces of ``words``. A ``main`` metric is never collapsed.
     """
 
     pattern: str
@@ -36,7 +36,7 @@ METRICS = (
     Metric(r"zero_shot_accuracy", "right classes by their names"),
     Metric(r"zero_shot_balanced_accuracy", "right classes by their names, each class alike"),
 )
-"""In the order of tables and figures."""
+"""Metrics in the order of tables and figures."""
 LOSSES = {
     "loss": "Loss",
     "itc": "ITC loss",
@@ -49,35 +49,38 @@ LOSSES = {
     "temperature": "Temperature",
     "alpha": "Weight of the twin",
 }
-"""Titles of what is logged by step."""
+"""Titles of the values that are logged by step."""
 
 
 def plain(name: str) -> str:
-    """The name of a metric without the prefix of ITC alone."""
+    """Return the name of a metric without the prefix of ITC alone."""
     return name.removeprefix(_ITC)
 
 
 def words(name: str) -> str:
-    """What a metric says, or ""."""
+    """Return the description of a metric, or ""."""
     metric, groups = _find(name)
     return metric.words.format(*groups)
 
 
 def label(name: str) -> str:
-    """A metric or loss as a title."""
+    """Return a metric or loss as a title."""
     alone = ", ITC alone" if name != plain(name) else ""
     text = words(plain(name))
     return LOSSES.get(name) or (text[:1].upper() + text[1:] or plain(name)) + alone
 
 
 def is_main(name: str) -> bool:
-    """Whether a metric is looked at first."""
+    """Return whether a metric is a main one."""
     return _find(plain(name))[0].main
 
 
 def order(name: str) -> tuple[bool, int, str, int]:
-    """Key to sort metrics by: as in :data:`METRICS`, then by name, numbers by size; those of ITC
-    alone come last."""
+    """Return the sort key of a metric.
+
+    Metrics are ordered as in :data:`METRICS`, then by name, with numbers by size. Metrics of ITC
+    alone come last.
+    """
     metric, _ = _find(plain(name))
     rank = METRICS.index(metric) if metric in METRICS else len(METRICS)
     stem = name.rstrip("0123456789")

@@ -1,7 +1,7 @@
-"""The report as one page of HTML: no script, no address that is fetched, light and dark.
+"""The report as one HTML page without scripts or fetched addresses, in light and dark.
 
-Everything may be missing, since a report can be made at any time; the page then says so. Texts are
-shown as they are and are not trusted.
+A report can be made at any time, so any artifact may be missing; the page then reports this. Texts
+are shown as they are and are not trusted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,29 +25,32 @@ from albef.report.sections.search import Search
 
 @dataclass(frozen=True)
 class Report:
-    """Everything on the page, as far as it exists."""
+    """Content of the page, as far as it exists."""
 
     seed: int
     runs: Sequence[Run] = ()
     trainings: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
-    """Their curves, by the name of the model that came of each."""
+    """Training curves by the name of the resulting model."""
     datasets: Sequence[Dataset] = ()
     searches: Sequence[Search] = ()
     costs: Costs = field(default_factory=Costs)
     models: Sequence[Model] = ()
     exports: Sequence[Export] = ()
     chains: Sequence[Step] = ()
-    """Of each export, or checkpoint that is not exported, back to the sources."""
+    """Lineage of each export, or of a checkpoint that is not exported, back to the sources."""
     cards: Sequence[str] = ()
-    """Runs that have a model card, ``cards/RUN.md`` beside the page."""
+    """Runs that have a model card, ``cards/RUN.md`` next to the page."""
     values: Mapping[str, Any] = field(default_factory=dict)
-    """Of params.yaml that decide the experiment, by dotted name."""
+    """Values of params.yaml that define the experiment, by dotted name."""
 
 
 def read(params: Mapping[str, Any], project: Project, count: int) -> Report:
-    """What there is of a project's products by now, with ``count`` examples of each group.
+    """Return the report on all available artifacts of a project.
 
-    ``params`` are the sections that decide the experiment, plain.
+    Args:
+        params: sections that define the experiment, as plain values.
+        project: project to report on.
+        count: number of examples per group.
     """
     layout: Layout = project.layout
     tasks: Mapping[str, Any] = params.get("tasks", {})
@@ -72,7 +75,10 @@ def read(params: Mapping[str, Any], project: Project, count: int) -> Report:
 
 
 def used_by(params: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The trainings, runs and views that read each data set or view, by its name."""
+    """Return the users of each dataset, by its name.
+
+    Users are pre-training, runs and filtered datasets. A filtered dataset counts as a dataset too.
+    """
     views = params.get("curate", {})
     users: dict[str, list[str]] = {name: [] for name in [*params.get("datasets", {}), *views]}
     for name, view in views.items():
@@ -86,7 +92,7 @@ def used_by(params: Mapping[str, Any]) -> dict[str, list[str]]:
 
 @cache
 def environment() -> Environment:
-    """What makes pages of the templates."""
+    """Return the environment that renders the templates."""
     environment = Environment(
         loader=PackageLoader("albef.report"),
         autoescape=lambda name: not str(name).endswith(".md.j2"),
@@ -116,7 +122,7 @@ def environment() -> Environment:
 
 
 def render(report: Report) -> str:
-    """The page; equal contents give equal bytes."""
+    """Return the page; equal contents give equal bytes."""
     entries = [tuple(licence.items()) for data in report.datasets for licence in data.licences]
     return (
         environment()
@@ -130,13 +136,13 @@ def render(report: Report) -> str:
 
 
 def render_dataset(page: DatasetPage) -> str:
-    """The page of a data set; equal contents give equal bytes."""
+    """Return the page of a dataset; equal contents give equal bytes."""
     template = environment().get_template("dataset.html.j2")
     return template.render(page=page, words=datasets.WORDS)
 
 
 def _query(runs: Sequence[Run]) -> Query | None:
-    """A text that finds its picture among all of a split, for the top of the page."""
+    """Return a text query that finds its image among a whole split, for the top of the page."""
     groups = (group for run in runs for split in run.splits for group in split.examples)
     found = (group for group in groups if group.good and group.look == "texts")
     return next((query for group in found for query in group.examples), None)

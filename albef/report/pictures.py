@@ -1,4 +1,4 @@
-"""What the page shows of records: pictures as ``data:`` addresses, taken at even steps."""
+"""Images of records as ``data:`` URLs for the page, and samples at even steps."""
 
 import io
 from base64 import b64encode
@@ -19,19 +19,18 @@ from albef.report.heatmap import MEANT, OWN, WRONG, outline, overlay
 
 T = TypeVar("T")
 UNSEEN = "unseen combination"
-"""Badge of a test record that shows what training never shows together."""
-_SIDE = 160  # pixels of the longest side of a picture on the page
-_LOCATED_SIDE = 240  # of one with boxes
-_GAP = 4  # pixels between the pictures of a record
+"""Badge of a test record with objects that training never shows together."""
+_SIDE = 160  # longest side of an image on the page, in pixels
+_LOCATED_SIDE = 240  # longest side of an image with boxes, in pixels
+_GAP = 4  # pixels between the images of a record
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of a data set as a ``data:`` address, "" where it cannot be shown; texts are not
-    trusted.
+    """An image of a dataset as a ``data:`` URL, "" if it cannot be shown.
 
-    ``badges`` are what else is worth a word, as "caption wrong on purpose"; ``originals`` the
-    captions as they came, where cleaning changed any.
+    ``badges`` are further remarks, as "caption wrong on purpose". ``originals`` are the captions
+    before cleaning, if cleaning changed any. Texts are not trusted.
     """
 
     key: str
@@ -42,10 +41,10 @@ class Picture:
 
 
 def spread(items: Sequence[T], count: int) -> list[T]:
-    """At most ``count`` of ``items`` at even steps, in order.
+    """Return at most ``count`` of ``items`` at even steps, in order.
 
-    Each step is one place further in its part than the one before, so that a list whose kinds take
-    turns shows all of them.
+    Each step moves one position further in its part than the step before. A list whose kinds
+    alternate therefore shows all of them.
     """
     count = min(count, len(items))
     return [items[i * len(items) // count + i % (len(items) // count)] for i in range(count)]
@@ -55,7 +54,7 @@ class SplitRecords:
     """The records of a split, found by key.
 
     Raises:
-        ShardError: a part of the data set is missing or damaged.
+        ShardError: a part of the dataset is missing or damaged.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
@@ -70,19 +69,19 @@ class SplitRecords:
         self._shards.close()
 
     def at(self, index: int) -> Picture:
-        """The picture of the record at a place."""
+        """Return the image of the record at an index."""
         record = self._shards[index]
         uri = side_by_side(record.images) if record.more else data_uri(record.image)
         unedited = tuple(map(str, record.meta.get("original_captions", ())))
         return Picture(record.key, uri, record.captions, _badges(record.meta), unedited)
 
     def picture(self, key: str) -> Picture | None:
-        """The picture of a record; None where there is no such record."""
+        """Return the image of a record; None if the split has no such record."""
         index = self._find(key)
         return None if index is None else self.at(index)
 
     def image(self, key: str) -> Image.Image | None:
-        """The decoded picture of a record; None where there is none, or it is broken."""
+        """Return the decoded image of a record; None if there is none, or it is broken."""
         index = self._find(key)
         try:
             return None if index is None else decode(self._shards[index].image, key)
@@ -90,15 +89,15 @@ class SplitRecords:
             return None
 
     def same(self, key: str) -> frozenset[str]:
-        """Keys of the records that show the same picture."""
+        """Return the keys of the records that show the same image."""
         return frozenset(self._keys[i].as_py() for i in self._twins(key)) | {key}
 
     def captions(self, key: str) -> frozenset[str]:
-        """What is truly said of the record's picture."""
+        """Return all true captions of the record's image."""
         return frozenset(c for i in self._twins(key) for c in self._shards.captions[i].as_py())
 
     def unseen(self) -> list[str]:
-        """Keys of the records that show what training never shows together."""
+        """Return the keys of records with objects that training never shows together."""
         keys = enumerate(self._keys.to_pylist())
         return [key for i, key in keys if UNSEEN in _badges(self._shards.meta(i))]
 
@@ -122,7 +121,7 @@ def _badges(meta: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def side_by_side(images: Sequence[bytes]) -> str:
-    """The pictures of a record in a row, as one address; a broken one leaves its place empty."""
+    """Return the images of a record in a row, as one URL; a broken one leaves a gap."""
     pictures = []
     for image in images:
         try:
@@ -141,7 +140,7 @@ def side_by_side(images: Sequence[bytes]) -> str:
 
 
 def draw_located(records: SplitRecords, row: Mapping[str, Any]) -> Picture:
-    """The picture of a prediction of boxes under its heat map, with the boxes."""
+    """Return the image of a box prediction under its heat map, with the boxes."""
     picture = records.image(row["key"])
     if picture is None:
         return Picture(row["key"], "", (row["expression"],))
@@ -159,7 +158,7 @@ def draw_located(records: SplitRecords, row: Mapping[str, Any]) -> Picture:
 
 
 def data_uri(image: bytes) -> str:
-    """A picture, made small, as an address that holds it; "" if it is broken."""
+    """Return a thumbnail of an image as a ``data:`` URL; "" if the image is broken."""
     try:
         picture = decode(image)
     except ImageError:

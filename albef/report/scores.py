@@ -1,6 +1,6 @@
-"""What each stored prediction is worth, as the evaluation wrote it beside them; no torch.
+"""Scores of stored predictions, as the evaluation wrote them; no torch.
 
-The mean of these values is a metric of the kind's own; a test holds each kind to that.
+The mean of these scores is one of the kind's metrics; a test checks this for each kind.
 """
 
 import json
@@ -15,21 +15,21 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 OVERALL = "overall"
-"""The metric of all cases of behaviour tests."""
+"""Metric over all cases of behaviour tests."""
 CASES = {"test", "key", "caption", "changed", "score", "changed_score", "passed"}
 """Columns of the stored cases of behaviour tests."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The N examples of one split whose answer is known, and what each is worth.
+    """Scores of the N examples of one split whose answer is known.
 
     Attributes:
-        query_fields: columns that say what was asked.
-        values: of each example in percent (N); their :meth:`mean` is the metric.
-        right: whether the answer counts as right (N); a change of it is a flip.
-        strata: parts whose means count alike (N).
-        columns: as :class:`albef.tasks.task.Examples` names them; empty of behaviour tests.
+        query_fields: columns that identify the query.
+        values: per-example scores in percent (N); their :meth:`mean` is the metric.
+        right: whether the answer counts as correct (N); a change of it is a flip.
+        strata: parts whose means have equal weight (N).
+        columns: as :class:`albef.tasks.task.Examples` names them; empty for behaviour tests.
     """
 
     metric: str
@@ -41,36 +41,40 @@ class Scores:
     columns: Mapping[str, Any] = field(default_factory=dict)
 
     def mean(self) -> float:
-        """The metric."""
+        """Return the metric."""
         return float(np.mean([self.values[self.strata == s].mean() for s in set(self.strata)]))
 
     def names(self, records: "pd.Series[Any] | None") -> "pd.Index[str]":
-        """What tells each example from any other (N): what was asked and, by a hash by key, what
-        stands in its record."""
+        """Return a unique name of each example (N).
+
+        It consists of the query and a hash of the record's content, which ``records`` has by key.
+        """
         cells = [pc.cast(self.table[name], pa.string()).fill_null("") for name in self.query_fields]
         ids = pc.binary_join_element_wise(*cells, "\0").to_pandas()
         if records is not None:
             ids += "\0" + self.table["key"].to_pandas().map(records.astype(str)).fillna("")
-        repeat = ids.groupby(ids).cumcount().astype(str)  # the same may be asked twice
+        repeat = ids.groupby(ids).cumcount().astype(str)  # the same query may occur twice
         names: pd.Index[str] = pd.Index(ids + "\0" + repeat)
         return names
 
 
 def described(schema: pa.Schema) -> dict[str, Any]:
-    """What the kind of predictions says of itself; empty of tables that tell nothing."""
+    """Return the description that the kind stores in its predictions; empty if there is none."""
     metadata = schema.metadata or {}
     return dict(json.loads(metadata.get(b"kind", b"{}")))
 
 
 def truth_of(row: Mapping[str, Any], columns: Mapping[str, Any]) -> str:
-    """The right answer of a prediction in words, "" where there is none."""
+    """Return the correct answer of a prediction in words, "" if there is none."""
     truths = row[columns["truth"]] if columns["truth"] else ""
     return ", ".join(dict.fromkeys(truths)) if isinstance(truths, list) else str(truths)
 
 
 def of(table: pa.Table) -> Scores | None:
-    """Scores of the predictions on one split, as the evaluation stored them; None of a table that
-    does not tell what its rows are worth, or that has none."""
+    """Return the scores of the predictions on one split, as the evaluation stored them.
+
+    The result is None if the table stores no scores or has no rows with one.
+    """
     if not table.num_rows:
         return None
     if set(table.column_names) >= CASES:
@@ -91,7 +95,10 @@ def of(table: pa.Table) -> Scores | None:
 
 
 def filled(table: pa.Table) -> pa.Table:
-    """A split's predictions; those that are no ranking without the columns of other splits' one."""
+    """Return a split's predictions without columns that belong to rankings of other splits.
+
+    If the predictions are not a ranking, columns that hold only nulls are removed.
+    """
     names = table.column_names
     if "query" not in names or table["query"].null_count < table.num_rows:
         return table
@@ -99,8 +106,11 @@ def filled(table: pa.Table) -> pa.Table:
 
 
 def parts(table: pa.Table) -> dict[str, Scores]:
-    """The scores of a split by metric: the one of its kind or, of behaviour tests, the overall one
-    and that of each test; empty where they are not known."""
+    """Return the scores of a split by metric.
+
+    For behaviour tests these are the overall metric and that of each test, otherwise the metric of
+    the kind. The result is empty if the scores are not stored.
+    """
     overall = of(table)
     if overall is None:
         return {}
@@ -114,7 +124,7 @@ def parts(table: pa.Table) -> dict[str, Scores]:
 def shared(
     before: "pd.Index[str]", after: "pd.Index[str]"
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Places of the examples that both have, in the order of the first."""
+    """Return the rows of the examples that both have, in the order of the first."""
     matches = after.get_indexer(before)
     places = np.flatnonzero(matches >= 0)
     return places, matches[places]

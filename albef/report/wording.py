@@ -1,10 +1,10 @@
-"""Numbers, times and values in the words of the page."""
+"""Formatting of numbers, times and values for the page."""
 
 from collections.abc import Iterator, Mapping
 
 
 def format_number(value: float) -> str:
-    """A number for a reader: three digits, small ones with an exponent."""
+    """Format a number with three digits, and small ones with an exponent."""
     if value and abs(value) < 0.001:
         digits, _, exponent = f"{value:.2e}".partition("e")
         return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
@@ -14,24 +14,24 @@ def format_number(value: float) -> str:
 
 
 def format_metric(value: float | None) -> str:
-    """A metric for a reader; a dash for None."""
+    """Format a metric; a dash for None."""
     if value is None:
         return "–"
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def format_difference(value: float | None) -> str:
-    """A difference of metrics for a reader; a dash for None."""
+    """Format a difference of metrics; a dash for None."""
     return "–" if value is None else f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
 
 
 def format_range(least: float, median: float, most: float) -> str:
-    """Where values lie, for a reader."""
+    """Format the range and median of values."""
     return f"{least:g}" if least == most else f"{least:g} to {most:g}, median {median:g}"
 
 
 def format_value(value: object) -> str:
-    """A value of params.yaml as it would stand there."""
+    """Format a value as in params.yaml."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:
@@ -44,7 +44,7 @@ def format_value(value: object) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds for a reader."""
+    """Format seconds as a duration."""
     if seconds < 100:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = seconds / 60
@@ -52,12 +52,12 @@ def format_duration(seconds: float) -> str:
 
 
 def web_address(url: str) -> str:
-    """An address that may be linked to, or "": what a data set names is not trusted."""
+    """Return an address that may be linked to, or "", since datasets are not trusted."""
     return url if url.startswith(("https://", "http://")) else ""
 
 
 def flatten(values: Mapping[str, object], key: str = "") -> Iterator[tuple[str, object]]:
-    """(dotted name, value) of every leaf of nested mappings, in order."""
+    """Yield (dotted name, value) of every leaf of nested mappings, in order."""
     for name, value in values.items():
         dotted = f"{key}.{name}" if key else str(name)
         if isinstance(value, Mapping) and value:

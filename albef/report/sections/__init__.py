@@ -1,1 +1,1 @@
-"""Sections of the report: each reads its products and draws what its template shows."""
+"""Sections of the report: each reads its artifacts and prepares the data of its template."""

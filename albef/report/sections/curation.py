@@ -1,4 +1,4 @@
-"""How a view of a data set came about, on its page: the scores, and what went and stayed."""
+"""Origin of a filtered dataset: scores, and removed and kept captions."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,19 +18,19 @@ from albef.report.pictures import Picture, SplitRecords, spread
 
 @dataclass(frozen=True)
 class Curation:
-    """What a model made of the captions of a training split."""
+    """Result of curating the captions of a training split."""
 
     facts: Mapping[str, Any]
-    """By which model, score and limit, in words."""
+    """Model, score and limit, by label."""
     found: Mapping[str, float] = field(default_factory=dict)
-    """Precision and recalls of finding the captions that are known to be wrong, in percent."""
+    """Precision and recalls, in percent, of removing captions known to be wrong."""
     charts: Sequence[Chart] = ()
     examples: Sequence[tuple[str, Sequence[tuple[str, Picture]]]] = ()
-    """Some captions that went and some that stayed, by their scores, each with its score."""
+    """Some removed and some kept captions, ordered by score, each with its score."""
 
 
 def read(layout: Layout, name: str, described: Mapping[str, Any], count: int) -> Curation:
-    """What became of the captions that a view was made of, with ``count`` examples of each."""
+    """Return the curation of a filtered dataset, with ``count`` examples per group."""
     curated, quarantine = described["curated"], layout.quarantine(name)
     summary = read_json(quarantine / "curation.json") or {}
     scored = "score" in curated

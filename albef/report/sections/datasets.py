@@ -1,6 +1,6 @@
-"""Data sets on the page, and a page for each: HTML in one file that fetches nothing.
+"""Datasets in the report, and a self-contained HTML page for each.
 
-Texts that a data set holds are not trusted. What is not known is empty.
+Texts of a dataset are not trusted. Unknown values are empty.
 """
 
 import json
@@ -25,7 +25,7 @@ from albef.report.sections.profile import Tally
 from albef.report.wording import flatten, format_range
 
 WORDS = {str(reason): reason.words for reason in Reason}
-"""What a reason means, in a few words."""
+"""Short description of each reason for rejection."""
 _REPEATED = (Reason.DUPLICATE, Reason.NEAR_DUPLICATE)
 _SPLITS = ("train", "val", "test")
 _Row = Mapping[str, Any]
@@ -33,14 +33,17 @@ _Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Validation:
-    """The verdict on a data set; ``current`` where the data that were checked are those here."""
+    """The verdict on a dataset; ``current`` is whether the checked data are the current data."""
 
     result: Mapping[str, Any]
     current: bool
 
     @property
     def statistics(self) -> dict[str, str]:
-        """Numbers about the data set, in words; the captions are counted elsewhere."""
+        """Return statistics of the dataset as text, without the number of captions.
+
+        The page shows that number elsewhere.
+        """
         words = {}
         for name, value in self.result.get("statistics", {}).items():
             if isinstance(value, int | float) and name != "captions":
@@ -52,7 +55,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set, by its ``dataset.json``; ``note`` says what is missing."""
+    """A dataset, from its ``dataset.json``; ``note`` names what is missing."""
 
     name: str
     used_by: Sequence[str] = ()
@@ -61,19 +64,19 @@ class Dataset:
     digest: str = ""
     captions: int = 0
     splits: Mapping[str, int] = field(default_factory=dict)
-    """Records of each, those of training first."""
+    """Number of records by split, training first."""
     samples: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
-    """Some pictures of each split."""
+    """Sample images of each split."""
     sources: Sequence[tuple[str, Mapping[str, Any]]] = ()
     licences: Sequence[Mapping[str, str]] = ()
-    """Of everything in it: ``what``, ``licence``, ``attribution``, ``url``."""
+    """Licences of all its parts: ``what``, ``licence``, ``attribution``, ``url``."""
     validation: Validation | None = None
     view_of: str = ""
-    """The data set that it is a view of, if it is one."""
+    """Dataset that it is a filtered dataset of, or ""."""
 
 
 def read(layout: Layout, name: str, used_by: Sequence[str], count: int) -> Dataset:
-    """A data set, its verdict and ``count`` pictures of each split."""
+    """Return a dataset, its verdict and ``count`` images of each split."""
     folder = layout.data(name)
     described = read_json(folder / "dataset.json")
     if described is None:
@@ -107,25 +110,25 @@ def read(layout: Layout, name: str, used_by: Sequence[str], count: int) -> Datas
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture beside the one that it repeats, or that is evaluated on."""
+    """An image next to the one that it repeats, or that is used for evaluation."""
 
     picture: Picture
     of: Picture
     dataset: str
-    """Where that one is, if in another one."""
+    """Dataset of the other image, if it is a different one."""
     exact: bool
-    """Whether their files are equal."""
+    """True if the files are equal."""
     distance: int | None
-    """Bits of 64 between their perceptual hashes; None where none was taken."""
+    """Bits of 64 in which their perceptual hashes differ; None if they were not hashed."""
     dropped: bool
-    """Whether the picture was."""
+    """True if the image was removed."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """The rows that were set aside for a reason: how many of each source, and the first ones.
+    """Rows rejected for one reason: the number by source, and the first rows.
 
-    A row has ``line``, ``key`` and ``detail``, and stands beside its picture.
+    A row has ``line``, ``key`` and ``detail``, and is paired with its image.
     """
 
     reason: str
@@ -134,37 +137,37 @@ class Refused:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Return the number of rejected rows."""
         return sum(self.sources.values())
 
 
 @dataclass(frozen=True)
 class DatasetPage:
-    """Everything on the page of a data set."""
+    """Content of the page of a dataset."""
 
     data: Dataset
-    """What the main page has of it too."""
+    """The part that the main page shows too."""
     intakes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """``rows`` and ``kept`` of each source, in order."""
     repeated: tuple[int, int] = (0, 0)
-    """Training pictures that repeat an earlier one: equal files, and those that look alike."""
+    """Number of training images that repeat an earlier one: equal files, and near-duplicates."""
     pairs: Sequence[Pair] = ()
-    """Some of these."""
+    """Some of the repeated images."""
     contaminated: Sequence[Pair] = ()
-    """Some training pictures that are evaluated on."""
+    """Some training images that are also evaluated on."""
     refused: Sequence[Refused] = ()
-    """By reason, the most frequent first."""
+    """Rejected rows by reason, most frequent first."""
     histograms: Sequence[Chart] = ()
     tallies: Sequence[Tally] = ()
     offending: Sequence[tuple[str, Sequence[tuple[str, Picture]]]] = ()
-    """Of each expectation that is not met what it is, and the first rows that fail it: what of
-    them does, with path or address, and their pictures."""
+    """Description of each expectation that fails, and the first rows that fail it. A row has the
+    failing value, with path or address, and its image."""
     curation: Curation | None = None
-    """How it came about, if it is a view."""
+    """Origin of the dataset, if it is a filtered dataset."""
 
 
 def read_page(layout: Layout, data: Dataset, count: int) -> DatasetPage:
-    """The page of a data set, with ``count`` examples of each group."""
+    """Return the page of a dataset, with ``count`` examples per group."""
     folder, quarantine = layout.data(data.name), layout.quarantine(data.name)
     summary = read_json(quarantine / "summary.json") or {}
     rows, groups = (
@@ -220,7 +223,7 @@ def _is_exact(row: _Row) -> bool:
 def _pairs(
     folder: Path, rows: Iterable[_Row], groups: Iterable[_Row], count: int
 ) -> Iterator[Pair]:
-    """Some repeated pictures beside the first of their group, alike ones before equal ones."""
+    """Yield some repeated images next to the first of their group, near-duplicates first."""
     repeated = [row for row in rows if row["reason"] in _REPEATED]
     repeated += [row for row in groups if not row["dropped"]]
     near = [row for row in repeated if not _is_exact(row)]
@@ -267,7 +270,7 @@ def _picture(row: _Row) -> Picture:
 
 
 def _pictures(folder: Path, keys: Iterable[str]) -> dict[str, Picture]:
-    """The pictures of a data set's records, by key; those that are there."""
+    """Return the images of a dataset's records by key, without missing ones."""
     unique_keys = list(dict.fromkeys(keys))
     if not unique_keys or not (folder / "index.parquet").is_file():
         return {}
@@ -283,7 +286,7 @@ def _pictures(folder: Path, keys: Iterable[str]) -> dict[str, Picture]:
 
 
 def _rows_of(folder: Path, keys: Sequence[str], column: str) -> list[dict[str, Any]]:
-    """Key and a column of some records."""
+    """Return the key and one column of some records."""
     index = read_index(folder, columns=["key", column])
     rows = index.filter(pc.is_in(index["key"], pa.array(keys, pa.string())))
     return list(rows.to_pylist())

@@ -1,4 +1,4 @@
-"""Examples and counts from per-example predictions; chosen at even steps, never by hand.
+"""Examples and counts from per-example predictions, sampled at even steps, never selected by hand.
 
 Texts are shown as they are and are not trusted.
 """
@@ -17,9 +17,9 @@ from albef.report import scores
 from albef.report.pictures import Picture, SplitRecords, draw_located, spread
 
 PICTURES = 5
-"""Pictures shown of the answer to a text."""
+"""Number of images shown as the answer to a text."""
 TEXTS = 4
-"""Texts shown of the answer to a picture."""
+"""Number of texts shown as the answer to an image."""
 _RANKED = {"query", "key", "caption", "rank", "rank_itc", "top", "top_itc"}
 _LOCATED = {"key", "expression", "truth", "box", "iou", "map_box", "map_iou", "heat"}
 _DIRECTIONS = {"i2t": "picture to text", "t2i": "text to picture"}
@@ -27,33 +27,39 @@ _DIRECTIONS = {"i2t": "picture to text", "t2i": "text to picture"}
 
 @dataclass(frozen=True)
 class Candidate:
-    """A ranked answer to a query, a picture or a text; ``place`` counts from 1."""
+    """A ranked answer to a query, an image or a text; ``place`` counts from 1."""
 
     place: int
     right: bool
     by_itc: bool
-    """Whether ITC alone puts it first."""
+    """True if ITC alone ranks it first."""
     picture: Picture | None = None
     text: str = ""
 
 
 @dataclass(frozen=True)
 class Query:
-    """A text or a picture, and the first answers to it, the right one last where it comes later."""
+    """A text or image query, and its first answers.
+
+    If the correct answer ranks lower, it is the last one shown.
+    """
 
     text: str
     picture: Picture | None
     rank: int | None
-    """Of the best right answer, from 0, after ITM; None where ITM was not asked about it."""
+    """Rank of the best correct answer after ITM, from 0; None if ITM did not score it."""
     rank_itc: int
     answers: Sequence[Candidate]
     label: str = ""
-    """What kind of question it is, as the change of a pair."""
+    """Kind of query, as the change of a pair."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says to a question or statement, "" where there is none, about pictures."""
+    """A model's answer to a question or statement about images.
+
+    ``question`` is "" if the kind has none.
+    """
 
     right: bool
     pictures: Sequence[Picture]
@@ -61,12 +67,12 @@ class Answer:
     given: str
     truth: str
     sure: float | None
-    """Probability of the answer given, from 0 to 1; None where it is not known."""
+    """Probability of the given answer, from 0 to 1; None if unknown."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """An expression, and the picture under the heat map with the boxes drawn into it."""
+    """An expression, and its image under the heat map with the boxes."""
 
     right: bool
     picture: Picture
@@ -76,34 +82,38 @@ class Place:
 
 @dataclass(frozen=True)
 class Group:
-    """Examples that belong together, at least one."""
+    """Examples of one group, at least one."""
 
     look: str
-    """How they are drawn, which says what they are: ``texts``, ``images`` or ``pairs``
+    """Layout, which depends on the type of the examples: ``texts``, ``images`` or ``pairs``
     (:class:`Query`), ``answers`` or ``places``."""
     title: str
     note: str
-    """How they were chosen and out of how many."""
+    """Selection of the examples, and out of how many."""
     good: bool | None
-    """Whether the model is right in them; None where that is mixed, or not known."""
+    """True if the model is correct in all of them, False if in none; None if this is mixed or
+    unknown."""
     examples: Sequence[Any]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Queries of one group by who puts the right answer first: ITM and ITC, one, or none."""
+    """Queries of one group, counted by which ranking puts the correct answer first.
+
+    The counts are: both ITM and ITC, ITM alone, ITC alone, and neither.
+    """
 
     label: str
     counts: tuple[int, int, int, int]
 
     @property
     def total(self) -> int:
-        """All queries of the group."""
+        """Return the number of queries of the group."""
         return sum(self.counts)
 
     @property
     def parts(self) -> list[tuple[int, str, str]]:
-        """Each count, with its class and what it counts, in words."""
+        """Return each count, with its CSS class and description."""
         words = {"both": "ITM and ITC", "gain": "ITM alone", "loss": "ITC alone", "none": "neither"}
         pairs = zip(self.counts, words.items(), strict=True)
         return [(count, look, f"{text}: {count:,}") for count, (look, text) in pairs]
@@ -112,10 +122,10 @@ class Outcome:
 def read(
     table: pa.Table, records: SplitRecords | None, count: int, rerank_k: int | None = None
 ) -> list[Group]:
-    """Examples of the predictions on one split, as fits their columns, and as far as its records
-    are at hand; ``count`` of each group.
+    """Return examples of the predictions on one split, ``count`` per group.
 
-    Of a ranking the first ``rerank_k`` by ITC were re-ranked by ITM, or all.
+    The columns of the table decide the groups. Some groups need the split's records. ``rerank_k``
+    is how many of the first answers by ITC were re-ranked by ITM; None means all.
     """
     table = scores.filled(table)
     columns = set(table.column_names)
@@ -130,13 +140,16 @@ def read(
 
 
 def is_paired(table: pa.Table) -> bool:
-    """Whether each query of a ranking is a decision between two."""
+    """Return whether each query of a ranking is a decision between two."""
     return "change" in table.column_names and table["change"].null_count < table.num_rows
 
 
 def outcomes(table: pa.Table, records: SplitRecords | None) -> list[Outcome]:
-    """Who puts the right answer first: by change in a paired split, else by direction; empty of a
-    kind that does not rank."""
+    """Count the queries by which of ITM and ITC ranks the correct answer first.
+
+    A paired split is grouped by change, otherwise by direction. The result is empty for a kind
+    without ranking.
+    """
     table = scores.filled(table)
     if not set(table.column_names) >= _RANKED:
         return []
@@ -173,7 +186,7 @@ def _note(total: int, query_count: int, count: int, noun: str = "") -> str:
 def _directions(
     table: pa.Table, records: SplitRecords, count: int, rerank_k: int | None
 ) -> Iterator[Group]:
-    """Queries of each direction, right ones and wrong ones."""
+    """Yield correct and wrong queries of each direction."""
     ranks, query = table["rank"].to_numpy(), table["query"]
     for direction, look, noun, right_title, wrong_title in (
         ("t2i", "texts", "texts ", "Asked in words, found", "Asked in words, not found first"),
@@ -190,7 +203,7 @@ def _directions(
 def _pairs(
     table: pa.Table, records: SplitRecords, count: int, rerank_k: int | None
 ) -> Iterator[Group]:
-    """Decisions by a text between two pictures: what ITM gains over ITC, and what it gets wrong."""
+    """Yield decisions between two images by a text: gains of ITM over ITC, and errors of ITM."""
     itm, itc = table["rank"].to_numpy() == 0, table["rank_itc"].to_numpy() == 0
     is_query = pc.equal(table["query"], "t2i").to_numpy()
     for title, good, is_case in (
@@ -221,7 +234,8 @@ def _query(row: Mapping[str, Any], records: SplitRecords, rerank_k: int | None) 
     is_ranked = not rerank_k or row["rank_itc"] < rerank_k
     limit = PICTURES if by_text else TEXTS
     answers = [candidate(place, value) for place, value in enumerate(row["top"][:limit], 1)]
-    if not any(answer.right for answer in answers):  # it takes the last place, with its rank
+    # The correct answer takes the last position, with its rank.
+    if not any(answer.right for answer in answers):
         right_answer = row["key"] if by_text else min(rights, default="")
         place = row["rank" if is_ranked else "rank_itc"] + 1
         answers = [*answers[: limit - 1], candidate(place, right_answer)]
@@ -238,7 +252,7 @@ def _query(row: Mapping[str, Any], records: SplitRecords, rerank_k: int | None) 
 
 
 def _places(table: pa.Table, records: SplitRecords, count: int) -> Iterator[Group]:
-    """Boxes, half of them right as far as there are."""
+    """Yield boxes, half of them correct if there are enough."""
     right = table["iou"].to_numpy() >= RIGHT
     good, bad = np.flatnonzero(right).tolist(), np.flatnonzero(~right).tolist()
     chosen = spread(good, max(count - count // 2, count - len(bad)))
@@ -260,7 +274,10 @@ def _places(table: pa.Table, records: SplitRecords, count: int) -> Iterator[Grou
 
 
 def _answers(table: pa.Table, records: SplitRecords | None, count: int) -> Iterator[Group]:
-    """Right answers and wrong ones, ``count`` each; none of a table without answers and truths."""
+    """Yield correct and wrong answers, ``count`` each.
+
+    A table without answers and truths yields nothing.
+    """
     scored = scores.of(table)
     if scored is None or not (scored.columns.get("given") and scored.columns.get("truth")):
         return

@@ -1,5 +1,8 @@
-"""The profile of a data set, as validation counted it: histograms, and the most frequent words and
-labels of its training split beside the evaluation splits."""
+"""The profile of a dataset as validation counted it.
+
+It has histograms, and the most frequent words and labels of the training split next to those of the
+evaluation splits.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,25 +10,27 @@ from typing import Any
 
 from albef.report.figures import Chart, Histogram
 
-_PARTS = ("train", "evaluation")  # in this order: JSON has lost it
+_PARTS = ("train", "evaluation")  # fixed here, since JSON does not keep the order
 _SHOWN = 12
 _OTHER = "(other)"
-"""What stands for all that is not listed."""
+"""Name for all words or labels that are not listed."""
 
 
 @dataclass(frozen=True)
 class Tally:
-    """The most frequent words or labels, each with its share of what is said in each part."""
+    """The most frequent words or labels, each with its share in each part."""
 
     title: str
     different: Mapping[str, int]
-    """How many there are in each part."""
+    """Number of different ones in each part."""
     rows: Mapping[str, Mapping[str, float]]
 
 
 def histograms(profile: Mapping[str, Any]) -> Iterator[Chart]:
-    """Of what is measured, from the first bin to the last that holds anything; of what is the same
-    everywhere there is none."""
+    """Yield a histogram of each numeric column, from the first to the last bin that is not empty.
+
+    A column whose values all lie in one bin has no histogram.
+    """
     for what, parts in _by_part(profile, "numbers").items():
         columns = zip(*(part["counts"] for part in parts.values()), strict=True)
         filled = [i for i, counts in enumerate(columns) if any(counts)]
@@ -43,7 +48,7 @@ def histograms(profile: Mapping[str, Any]) -> Iterator[Chart]:
 
 
 def tallies(profile: Mapping[str, Any]) -> Iterator[Tally]:
-    """The most frequent words, and labels or answers, of the first part."""
+    """Yield the most frequent words, and labels or answers, of the first part."""
     for what, parts in _by_part(profile, "categories").items():
         counts = {
             name: dict(zip(part["values"], part["counts"], strict=True))
@@ -59,7 +64,7 @@ def tallies(profile: Mapping[str, Any]) -> Iterator[Tally]:
 
 
 def _by_part(profile: Mapping[str, Any], kind: str) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """What is counted, and its counts by part."""
+    """Return the counts of each quantity by part."""
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for name in (part for part in _PARTS if part in profile["parts"]):
         for counted in profile["parts"][name][kind]:

@@ -1,4 +1,4 @@
-"""Where models come from on the page: checkpoints, exports, their chains; what the stages took."""
+"""Provenance in the report: checkpoints, exports, their lineage, and the cost of the stages."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from albef.runtime.manifest import NAME as MANIFEST
 
 
 class Machine(NamedTuple):
-    """Where and from which revision some stages ran, the first of them when it ``started``."""
+    """Machine and revision of some stages; ``started`` is the start of the first of them."""
 
     machine: str
     python: str
@@ -26,31 +26,34 @@ class Machine(NamedTuple):
 
 @dataclass(frozen=True)
 class Costs:
-    """What the stages took, from their run records; None of a stage without one."""
+    """Cost of the stages, from their run records; None for a stage without one."""
 
     records: Mapping[str, RunRecord | None] = field(default_factory=dict)
 
     @property
     def recorded(self) -> dict[str, RunRecord]:
-        """Records by stage."""
+        """Return the records by stage."""
         return {stage: record for stage, record in self.records.items() if record is not None}
 
     @property
     def timed(self) -> dict[str, RunRecord]:
-        """Those that tell how long it took."""
+        """Return the records that have a duration."""
         return {stage: run for stage, run in self.recorded.items() if run.seconds is not None}
 
     @property
     def missing(self) -> list[str]:
-        """Stages without a record."""
+        """Return the stages without a record."""
         return [stage for stage, record in self.records.items() if record is None]
 
     def all(self, name: str) -> list[float]:
-        """The ``seconds``, ``peak_memory_mib``, ``core_hours`` or ``gpu_hours`` of each stage."""
+        """Return a value of each stage with a duration.
+
+        ``name`` is ``seconds``, ``peak_memory_mib``, ``core_hours`` or ``gpu_hours``.
+        """
         return [getattr(record, name) or 0.0 for record in self.timed.values()]
 
     def machines(self) -> list[Machine]:
-        """Stages grouped by machine and revision, in order."""
+        """Return the stages grouped by machine and revision, in order."""
         groups: dict[tuple[str, str, str, bool | None], dict[str, str]] = {}
         for stage, run in self.recorded.items():
             key = (run.machine or "unknown machine", run.python, run.git.revision, run.git.clean)
@@ -58,7 +61,7 @@ class Costs:
         return [Machine(*key, min(times.values()), tuple(times)) for key, times in groups.items()]
 
     def versions(self) -> dict[str, str]:
-        """Versions of packages; several where stages ran with different ones."""
+        """Return package versions; several if stages ran with different ones."""
         pairs = dict.fromkeys(p for run in self.recorded.values() for p in run.versions.items())
         names = sorted({name for name, _ in pairs})
         return {name: ", ".join(v for package, v in pairs if package == name) for name in names}
@@ -76,21 +79,24 @@ class Model:
 
 @dataclass(frozen=True)
 class Export:
-    """The folder of a run that goes to production: its manifest by dotted name, the metrics of
-    torch and of each precision, the bytes of its graphs, and how far its probabilities hold."""
+    """The export of a run: its manifest by dotted name, metrics, graph sizes and calibration.
+
+    ``scores`` has the metrics of torch and of each precision. ``bytes`` has the bytes of the
+    graphs.
+    """
 
     run: str
     manifest: Mapping[str, Any]
     headline: str = ""
-    """The metric that may not drop."""
+    """The metric that must not drop."""
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     bytes: Mapping[str, float] = field(default_factory=dict)
     calibration: Mapping[str, Any] | None = None
-    """As :func:`albef.export.calibration.describe` has it."""
+    """As returned by :func:`albef.export.calibration.describe`."""
 
 
 def read_costs(params: Mapping[str, Any], layout: Layout) -> Costs:
-    """The run records of all stages before the report, in the order of the graph."""
+    """Return the run records of all stages before the report, in the order of the graph."""
     data, runs = params.get("datasets", {}), params.get("tasks", {})
     stages = [f"{name}@{dataset}" for name in ("ingest", "validate") for dataset in data]
     stages += [f"curate@{view}" for view in params.get("curate", {})]
@@ -101,7 +107,7 @@ def read_costs(params: Mapping[str, Any], layout: Layout) -> Costs:
 
 
 def read_model(layout: Layout, name: str) -> Model:
-    """What a checkpoint tells of itself."""
+    """Return the values and sizes that a checkpoint records."""
     config = read_json(layout.model(name) / CONFIG)
     if config is None:
         return Model(name, note=f"There is no checkpoint yet: {layout.model(name)} is missing.")
@@ -110,7 +116,7 @@ def read_model(layout: Layout, name: str) -> Model:
 
 
 def read_exports(layout: Layout, runs: list[str]) -> Iterator[Export]:
-    """The exports that there are, by their manifests and metrics."""
+    """Yield the existing exports, from their manifests and metrics."""
     for run in runs:
         manifest = read_json(layout.export(run) / MANIFEST)
         if manifest is not None:
@@ -123,7 +129,7 @@ def read_exports(layout: Layout, runs: list[str]) -> Iterator[Export]:
 
 
 def read_chains(project: Project) -> Iterator[Step]:
-    """The chain of each run, from its export or, without one, its checkpoint."""
+    """Yield the lineage of each run, from its export or, without one, from its checkpoint."""
     chains = Lineage(project)
     for run in project.runs:
         if (project.layout.export(run) / MANIFEST).is_file():

@@ -1,6 +1,6 @@
-"""What runs reached, beside their baselines, with examples and behaviour tests.
+"""Results of runs next to their baselines, with examples and behaviour tests.
 
-As far as it is known; an empty tuple, None or "" stands for what is missing.
+Missing values are an empty tuple, None or "".
 """
 
 import math
@@ -29,19 +29,19 @@ _PASSES = {
     "lower": "the changed text scores lower",
     "lowest": "the other text scores lowest of the picture's texts",
 }
-"""What passes, by what a behaviour test expects."""
+"""Condition for a pass, by what a behaviour test expects."""
 _TESTS = {
     "left_right": "left and right swapped",
     "synonym": "said in other words",
     "count": "a wrong count",
     "unrelated": "a caption of another picture",
 }
-"""What the built-in behaviour tests change."""
+"""Change that each built-in behaviour test makes."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A metric of a split beside that of ITC alone and its baselines; None is not known."""
+    """A metric of a split next to that of ITC alone and its baselines; None if unknown."""
 
     name: str
     value: float
@@ -52,13 +52,13 @@ class Row:
 
     @property
     def words(self) -> str:
-        """What the metric says, or ""."""
+        """Return the description of the metric, or ""."""
         return metric_names.words(self.name)
 
 
 @dataclass(frozen=True)
 class SplitResult:
-    """What a run reached on one split, in all metrics and in those of its baselines."""
+    """Results of a run on one split, with those of its baselines."""
 
     name: str
     metrics: Mapping[str, float]
@@ -66,18 +66,18 @@ class SplitResult:
     random_weights: Mapping[str, float] = field(default_factory=dict)
     text_only: Mapping[str, float] = field(default_factory=dict)
     headline: str = ""
-    """The metric that it is judged by."""
+    """The metric that the run is judged by."""
     records: int = 0
-    """In the split."""
+    """Number of records in the split."""
     outcomes: Sequence[Outcome] = ()
     examples: Sequence[Group] = ()
 
     def rows(self) -> list[Row]:
-        """Its metrics, the headline first; without those of ITC if they say the same."""
+        """Return the metrics, headline first, without those of ITC if they are equal."""
         plain = {name: metric_names.plain(name) for name in self.metrics}
         itc = {plain[name]: value for name, value in self.metrics.items() if name != plain[name]}
         if all(value == self.metrics.get(name) for name, value in itc.items()):
-            itc = {}  # nothing was re-ranked
+            itc = {}  # without re-ranking, both are the same
         baselines = (itc, self.chance, self.random_weights, self.text_only)
         rows = [
             Row(name, value, *(baseline.get(name) for baseline in baselines))
@@ -90,14 +90,17 @@ class SplitResult:
 
     @property
     def first(self) -> Row | None:
-        """The metric to name first; None without any."""
+        """Return the metric to name first; None if there is none."""
         return next(iter(self.rows()), None)
 
 
 @dataclass(frozen=True)
 class BehaviourTest:
-    """A behaviour test: what it changes and what passes, in words; the percent of cases that pass
-    with Wilson's interval, and those of the baselines."""
+    """A behaviour test: its change, its condition for a pass, and its results.
+
+    ``passed`` of ``cases`` cases pass, with Wilson's interval in percent. ``chance`` and
+    ``random_weights`` are the baselines.
+    """
 
     name: str
     words: str
@@ -108,17 +111,17 @@ class BehaviourTest:
     chance: float | None
     random_weights: float | None
     failed: Sequence[tuple[Picture | None, Mapping[str, Any]]]
-    """Some cases that fail, each with its picture where that is at hand."""
+    """Some failed cases, each with its image if that is available."""
 
     @property
     def rate(self) -> float:
-        """The percent of cases that pass."""
+        """Return the percentage of cases that pass."""
         return 100.0 * self.passed / self.cases
 
 
 @dataclass(frozen=True)
 class Run:
-    """An entry of ``tasks``; ``notes`` say in words what is missing."""
+    """An entry of ``tasks``; ``notes`` describe what is missing."""
 
     name: str
     kind: str = ""
@@ -128,16 +131,17 @@ class Run:
     notes: Sequence[str] = ()
     behaviour: Sequence[BehaviourTest] = ()
     tested: tuple[str, float] = ("", 0.0)
-    """The split of the behaviour tests, and the percent of its true texts that are accepted."""
+    """The split of the behaviour tests, and the percentage of its true texts that the model
+    accepts."""
 
     @property
     def first(self) -> SplitResult | None:
-        """The first split with any metric."""
+        """Return the first split with any metric."""
         return next((split for split in self.splits if split.first), None)
 
 
 def read(layout: Layout, name: str, values: Mapping[str, Any], count: int) -> Run:
-    """What a run reached on each split, with ``count`` examples of each group."""
+    """Return the results of a run on each split, with ``count`` examples per group."""
     kind, dataset, init = (str(values.get(key, "")) for key in ("kind", "dataset", "init"))
     run = Run(name, kind, dataset, init)
     metrics, folder = read_json(layout.metrics(name)), layout.data(run.dataset)
@@ -181,7 +185,8 @@ def read(layout: Layout, name: str, values: Mapping[str, Any], count: int) -> Ru
             )
         if records:
             records.close()
-    # The first of evaluate's splits is the one that a run is judged by; JSON has lost its order.
+    # The first of evaluate's splits is the one that a run is judged by. JSON does not keep the
+    # order.
     splits.sort(key=lambda split: (split.name != "test", split.name))
     return replace(run, splits=splits, notes=[note for note, holds in notes.items() if holds])
 
@@ -201,7 +206,7 @@ def _numbers(section: Mapping[str, Any]) -> dict[str, float]:
 def read_tests(
     cases: pa.Table, metrics: Mapping[str, Any], records: SplitRecords | None, count: int
 ) -> Iterator[BehaviourTest]:
-    """The behaviour tests of the stored cases of a run, with ``count`` failures of each."""
+    """Yield the behaviour tests of a run's stored cases, with ``count`` failures of each."""
     chance, random = (metrics.get(base, {}).get(BEHAVIOUR, {}) for base in BASELINES[:2])
     for name in pc.unique(cases["test"]).to_pylist():
         rows = cases.filter(pc.equal(cases["test"], name)).to_pylist()

@@ -1,4 +1,4 @@
-"""The search of a run on the page: history and slices of its trials."""
+"""The search of a run in the report: history and slices of its trials."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,33 +10,36 @@ from albef.report.figures import Chart, Dot, Line, Point
 from albef.report.wording import format_number
 
 Trial = Mapping[str, Any]
-"""A row of ``trials.json`` with ``chosen``: ``number``, ``state``, ``params``, ``values`` by epoch,
-whether it is the ``start``; ``value`` is None where it was stopped early or failed of ``error``."""
+"""A row of ``trials.json``, with ``chosen`` added.
+
+It has ``number``, ``state``, ``params``, ``values`` by epoch, and ``start`` for the trial at the
+start values. ``value`` is None if the trial was stopped early or failed with ``error``.
+"""
 
 
 @dataclass(frozen=True)
 class Search:
-    """The search of a run; ``note`` says what is missing."""
+    """The search of a run; ``note`` describes what is missing."""
 
     run: str
     choice: Mapping[str, float] = field(default_factory=dict)
-    """The values handed to fine-tuning."""
+    """The values passed to fine-tuning."""
     trials: Sequence[Trial] = ()
-    """In order; empty where nothing was to be searched."""
+    """Trials in order; empty if no value has a range."""
     scales: Mapping[str, bool] = field(default_factory=dict)
-    """Whether each searched value is drawn on a logarithmic scale."""
+    """True for each searched value that is drawn on a logarithmic scale."""
     evidence: Mapping[str, Any] = field(default_factory=dict)
-    """What the choice rests on, as the search wrote it."""
+    """Evidence for the choice, as the search wrote it."""
     note: str = ""
 
     @property
     def complete(self) -> list[Trial]:
-        """Trials that came to a score."""
+        """Return the trials that have a score."""
         return [trial for trial in self.trials if trial["value"] is not None]
 
 
 def read(layout: Layout, run: str, values: Mapping[str, Any]) -> Search:
-    """What the search of a run left; ``values`` are the run's, ranges included."""
+    """Return the search of a run; ``values`` are the run's values, ranges included."""
     folder = layout.search(run)
     choice = read_json(folder / "choice.json")
     if choice is None:
@@ -53,7 +56,7 @@ def read(layout: Layout, run: str, values: Mapping[str, Any]) -> Search:
 
 
 def sentences(search: Search) -> Iterator[str]:
-    """What the choice rests on."""
+    """Yield the evidence for the choice in words."""
     evidence = search.evidence
     if not evidence:
         return
@@ -73,7 +76,7 @@ def sentences(search: Search) -> Iterator[str]:
 
 
 def draw_trials(search: Search) -> Iterator[Chart]:
-    """History, and a slice for each range; as far as trials have values."""
+    """Yield the history and a slice for each range, if any trial has a score."""
     if search.complete:
         yield _history(search)
         yield from (_slice(search, name) for name in search.choice)
@@ -90,7 +93,7 @@ def _history(search: Search) -> Chart:
 
 
 def _slice(search: Search, name: str) -> Chart:
-    """Scores by a value; hollow, those of trials stopped early at their last epoch."""
+    """Return scores by a value; trials stopped early are hollow, with their last epoch's score."""
     stopped = [t for t in search.trials if t["value"] is None and t["values"] and not t["error"]]
     dots = [_dot(trial, trial["params"][name], trial["value"], name) for trial in search.complete]
     dots += [_dot(trial, trial["params"][name], trial["values"][-1], name) for trial in stopped]
