@@ -22,7 +22,7 @@ LABELS = ("entailment", "neutral", "contradiction")
 """Labels of the three records of a statement, in order."""
 _ONE_GROUP = 2 / 3  # share of statements that name only one group of a scene
 _WORDINGS = ("{a}", "a picture of {a}")  # wordings of a statement about one group
-# weight of each kind of change in a contradicting scene
+# Weights of the kinds of change in a contradicting scene.
 _WEIGHTS = {"object": 2, "count": 1, "relation": 1}
 _MAX_VARIANTS = 4  # changed scenes considered per kind of change
 

@@ -175,7 +175,7 @@ def _shrunk(
     rows = slice(round(top * down), round(bottom * down))
     columns = slice(round(left * across), round(right * across))
     crop = np.require(pixels[rows, columns], requirements="W")  # torch warns about read-only memory
-    # strides are channels-last, which is faster
+    # The strides are channels-last, which is faster.
     batch = torch.from_numpy(crop)[None].permute(0, 3, 1, 2)
     small = interpolate(batch, (side, side), mode="bicubic", antialias=True)
     result: NDArray[np.uint8] = small[0].permute(1, 2, 0).numpy()

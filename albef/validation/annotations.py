@@ -35,9 +35,10 @@ def annotations(index: pa.Table) -> pd.DataFrame:
         - ``box``: ``within`` if the box and all proposals lie in the image, else ``outside``.
         - ``proposed``: ``yes`` if a proposal overlaps the box by half, else ``no``.
 
-        A missing value is usually null. It is ``label`` "", ``answers`` 0 or ``box`` ``missing`` if
-        the kind requires it and the record is in the training split, or in a split where other
-        records of its source have the value.
+        A missing value is null, unless the kind requires it. A required value that is missing is
+        ``label`` "", ``answers`` 0 or ``box`` ``missing``. The training split requires the values
+        of its kind. Another split requires a value if other records of the same source and split
+        have it.
     """
     batches = index.select(["meta", "width", "height"]).to_batches(max_chunksize=_ROWS)
     rows = [row for batch in batches for row in _rows(batch)]

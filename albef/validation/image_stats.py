@@ -59,7 +59,7 @@ def read_image_stats(folder: Path, threads: int) -> NDArray[np.float64]:
 def _decoded(image: bytes, key: str) -> tuple[float, ...]:
     try:
         with opened(image, key) as picture:
-            # a JPEG is decoded at a small scale, but read to its end
+            # A JPEG is decoded at a small scale, but read to its end.
             picture.draft(None, (SIDE, SIDE))
             pixels = flat(picture)
     except ImageError:

@@ -47,7 +47,7 @@ def _images(index: pa.Table, stats: NDArray[np.float64]) -> pd.DataFrame:
         owner = pc.list_parent_indices(index["more"]).to_numpy()
         further_images = pa.Table.from_struct_array(pc.list_flatten(index["more"]).combine_chunks())
         further = further_images.select(frame.columns.to_list()).to_pandas()
-        # position of the image in its record
+        # Position of each image in its record.
         number = np.arange(len(owner)) - np.searchsorted(owner, owner)
         order = np.lexsort((owner, number))
         frame = pd.concat([frame, further.set_index(owner).iloc[order]])
@@ -108,7 +108,7 @@ def _captions(index: pa.Table, records: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(
         caption=texts.to_pandas(),
         words=words,
-        # an empty caption does not count as short too
+        # An empty caption does not count as short too.
         nonempty_words=np.where(words > 0, words, np.nan),
         script=scripts(texts).to_pandas(),
         images=_stood(pc.utf8_lower(pc.utf8_trim_whitespace(texts)), record["digest"]),
