@@ -1,11 +1,11 @@
-"""ALBEF, a vision-language model: its parts, and two ways to use a finished one.
+"""ALBEF, a vision-language model: its parts, and two ways to use a trained one.
 
 >>> import albef
 >>> model = albef.load("products/models/retrieval")  # a checkpoint, in torch
 >>> model = albef.runtime.load("products/exports/retrieval")  # an export, in ONNX Runtime
 
-Both have the same calls: ``embed_image``, ``embed_text``, ``match``, ``match_logits``. Nothing is
-imported before it is asked for.
+Both have the same calls: ``embed_image``, ``embed_text``, ``match``, ``match_logits``. Submodules
+are imported on first use.
 """
 
 import importlib
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["load", "runtime"]
 
-# Else ONNX Runtime sends usage data, from a thread that a process may wait for at its end, and
-# keeps a number of the machine. It looks when it is imported.
+# ONNX Runtime sends usage data unless this is set before its import. It does so from a thread that
+# a process may wait for at its end, and it stores an id of the machine.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 

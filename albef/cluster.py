@@ -1,9 +1,8 @@
-"""Work on a Ray cluster (``runtime.engine: ray``), for what is done by processes of this machine
-else. Nothing imports this module, nor Ray, where the engine is local.
+"""Work on a Ray cluster (``runtime.engine: ray``) instead of local processes.
 
-What is read and written stays with the process that drives: tasks are given values and give values,
-so nodes need the packages and no folder of it; its code is sent to them. A task whose node dies is
-done again on another one.
+If the engine is local, neither this module nor Ray is imported. The driving process does all
+reading and writing. Tasks receive and return values, so nodes need the packages but no folder of
+the driver; its code is sent to them. If a node dies, its tasks run again on another node.
 """
 
 import contextlib
@@ -26,23 +25,23 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 _AHEAD = 3
-"""Tasks that wait for each processor."""
+"""Number of tasks that wait for each processor."""
 _RETRIES = 3
-"""How often a task is done again whose process or node died."""
+"""Number of retries of a task whose process or node died."""
 _CONNECT_S = 10.0
 _PACKAGE = Path(__file__).parent
 _PACKAGES = (
     "ftfy", "imagehash", "numpy", "onnxruntime", "pillow", "scipy", "simplejpeg", "tokenizers",
     "torch",
 )  # fmt: skip
-"""What bytes depend on, as far as it is installed here: each node has to have the same versions."""
+"""Packages that output bytes depend on, if installed. Each node must have the same versions."""
 
 
 def connect() -> None:
-    """Drive the cluster that this machine is a node of, whose head ``RAY_ADDRESS`` names.
+    """Connect to the cluster of this machine, whose head ``RAY_ADDRESS`` names.
 
     Raises:
-        ConnectionError: no cluster answers there.
+        ConnectionError: no cluster answers at that address.
     """
     if ray.is_initialized():
         return
@@ -51,7 +50,7 @@ def connect() -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
         ray.init(address, runtime_env={"py_modules": [str(_PACKAGE)]}, log_to_driver=False)
-    except (ValueError, OSError) as error:  # Ray itself would try for long
+    except (ValueError, OSError) as error:  # Ray itself would retry for a long time.
         raise ConnectionError(
             f"the engine is ray, and no cluster answers at RAY_ADDRESS {address!r} ({error}): set "
             "it to HOST:PORT of the head, as `ray start --head` prints it"
@@ -59,13 +58,13 @@ def connect() -> None:
 
 
 class RayExecutor(Executor):
-    """What ``concurrent.futures`` calls an executor, of the processors of a cluster.
+    """``concurrent.futures`` executor on the processors of a cluster.
 
     Args:
-        gpu: whether each task has a GPU of its own.
+        gpu: whether each task gets a separate GPU.
 
     Raises:
-        ConnectionError: there is no cluster.
+        ConnectionError: no cluster answers.
     """
 
     def __init__(self, gpu: bool = False) -> None:
@@ -75,7 +74,7 @@ class RayExecutor(Executor):
         self._resource = "GPU" if gpu else "CPU"
 
     def submit(self, make: Callable[..., Result], /, *args: Any, **kwargs: Any) -> "Future[Result]":
-        """Have something done; ``BrokenExecutor`` where it ended each process that tried."""
+        """Submit a call. Its result is ``BrokenExecutor`` if each process that tried it died."""
         future: Future[Result] = Future()
 
         def end(task_future: "Future[Result]") -> None:
@@ -96,14 +95,14 @@ class RayExecutor(Executor):
         return future
 
     def processes(self) -> int:
-        """How many tasks the nodes that are there now can do at once."""
+        """Return the number of tasks that the current nodes can run at once."""
         return max(1, int(ray.cluster_resources().get(self._resource, 1)))
 
 
 def mapped(
     make: Callable[[Part], Result], parts: Iterable[Part], gpu: bool = False
 ) -> Iterator[Result]:
-    """``make`` of each part, in order, so many parts ahead as keep the cluster at work."""
+    """Yield ``make`` of each part in order, with enough parts ahead to keep the cluster busy."""
     waiting: deque[Future[Result]] = deque()
     with RayExecutor(gpu) as executor:
         for part in parts:
@@ -115,11 +114,12 @@ def mapped(
 
 
 def on_each_node(cls: type, *args: object, at_once: int) -> list[Any]:
-    """An object of a class with ``async`` methods on each node, an actor of Ray's; one whose node
-    dies comes up on another one, and what it was asked is asked again.
+    """Return an actor of a class with ``async`` methods on each node.
+
+    If a node dies, its actor restarts on another one, and pending calls are repeated.
 
     Raises:
-        ConnectionError: there is no cluster.
+        ConnectionError: no cluster answers.
     """
     connect()
     options = {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": at_once}
@@ -137,7 +137,7 @@ def on_each_node(cls: type, *args: object, at_once: int) -> list[Any]:
 
 
 def _run(versions: tuple[tuple[str, str], ...], make: Callable[..., Result], *args: Any) -> Result:
-    """On a node: what a task does."""
+    """Run a task on a node after checking that the node has the driver's versions."""
     if differing := sorted(set(versions) - set(_versions())):
         mismatches = ", ".join(map(" ".join, differing))
         raise ValueError(f"node {platform.node()} has not the versions of the driver: {mismatches}")
@@ -146,8 +146,10 @@ def _run(versions: tuple[tuple[str, str], ...], make: Callable[..., Result], *ar
 
 @functools.cache
 def _versions() -> tuple[tuple[str, str], ...]:
-    """The versions of :data:`_PACKAGES`, and what stands for that of the code: a node may have a
-    clone of its own."""
+    """Return the versions of :data:`_PACKAGES` and a digest of the code.
+
+    The digest replaces a version, because a node may have a different clone.
+    """
     code = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*.py")):
         code.update(path.relative_to(_PACKAGE).as_posix().encode() + path.read_bytes())

@@ -1,7 +1,8 @@
-"""Strict values: what a section of params.yaml is, how it is read, and what an error says.
+"""Strictly checked values: sections of params.yaml, how to read them, and their error messages.
 
-A section's class stands beside its owner and derives from :class:`Section`. What most never touch
-has its default there, beside its sentence. Nothing here imports torch.
+The class of a section is defined next to the code that uses it and derives from :class:`Section`.
+Options that most users never change have their default and description there. This module does not
+import torch.
 """
 
 import difflib
@@ -21,16 +22,16 @@ from pydantic import (
 )
 
 S = TypeVar("S", bound="Section")
-_FEW = 20  # names that a sentence lists
-_MAX_NODES = 100_000  # values of a file
+_FEW = 20  # Maximum number of names that an error message lists.
+_MAX_NODES = 100_000  # Maximum number of values in a file.
 
 
 class ParamsError(ValueError):
-    """A wrong key, type or range in a params file; its text is the sentence to show."""
+    """Error for a wrong key, type or range in a params file. Its text is shown to the user."""
 
 
 class Section(BaseModel):
-    """A frozen section of values; an unknown key is an error."""
+    """Frozen section of values. An unknown key is an error."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
@@ -38,23 +39,23 @@ class Section(BaseModel):
 
 
 def opt_in(off: Any) -> Any:
-    """Return the default of an option that most leave off, as ``wpa: float = opt_in(0.0)``.
+    """Return the default of an option that is usually off, as in ``wpa: float = opt_in(0.0)``.
 
-    While the option is off it is no part of what is dumped, so that a checkpoint and a fingerprint
-    are those of before the option came.
+    While the option has its default, dumps omit it. Checkpoints and fingerprints therefore stay the
+    same as before the option was added.
     """
     return Field(off, exclude_if=lambda value: value == off)
 
 
 class Range(Section):
-    """A value to be searched: between ``low`` and ``high``, first tried at ``start``."""
+    """Range of a value to search: between ``low`` and ``high``, first tried at ``start``."""
 
     low: float
     """Lowest value tried."""
     high: float
     """Highest value tried."""
     log: bool
-    """Whether to draw on a logarithmic scale."""
+    """If true, values are drawn on a logarithmic scale."""
     start: float
     """Value of the first trial, and of a run that does not search."""
 
@@ -74,27 +75,27 @@ def _is_range(value: object) -> str:
 
 
 _TAGS = {"range", "value", "[key]"}
-"""Parts of a place in a section that are no keys."""
+"""Parts of an error's location that are not keys."""
 Tunable = Annotated[
     Annotated[float, Tag("value")] | Annotated[Range, Tag("range")], Discriminator(_is_range)
 ]
-"""A value, or a range that search fills."""
+"""A value, or a range that search replaces by a value."""
 
 
 def fixed(value: float | Range) -> float:
-    """The value of a tunable field that has been chosen; a range is an error."""
+    """Return the value of a tunable field. A range that is still unfilled raises ParamsError."""
     if isinstance(value, Range):
         raise ParamsError("a range stands where a chosen value is needed: run the search first")
     return value
 
 
 def ranges(section: Section) -> dict[str, Range]:
-    """The fields of ``section`` that are ranges, by name."""
+    """Return the fields of ``section`` that are ranges, by name."""
     return {name: value for name, value in section if isinstance(value, Range)}
 
 
 def choose(section: S, choice: Mapping[str, float]) -> S:
-    """``section`` with its ranges replaced by ``choice``; each range must be chosen, no other."""
+    """Return ``section`` with all its ranges, and no other fields, replaced by ``choice``."""
     if set(choice) != set(ranges(section)):
         raise ParamsError(
             f"the search chose {sorted(choice)}, but the ranges are {sorted(ranges(section))}: "
@@ -104,10 +105,10 @@ def choose(section: S, choice: Mapping[str, float]) -> S:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML 1.2 file (as DVC reads it: ``1e-4`` is a number).
+    """Return the mapping in a YAML 1.2 file. As in DVC, ``1e-4`` is a number.
 
     Raises:
-        ParamsError: the file is missing, damaged, no mapping, or of too many values.
+        ParamsError: the file is missing, damaged, not a mapping, or has too many values.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -131,7 +132,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _count(node: Any, counts: dict[int, int]) -> int:
-    """Count the values of a YAML node, with each alias written out.
+    """Return the number of values of a YAML node, with each alias written out.
 
     A node within itself counts as too many. ``counts`` holds the nodes counted so far.
     """
@@ -144,17 +145,17 @@ def _count(node: Any, counts: dict[int, int]) -> int:
 
 
 def read_preset(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The values of a preset: those of its ``base``, without what ``drop`` lists, below its own.
+    """Return the values of a preset: its own, over those of its ``base`` without ``drop``.
 
-    A mapping is laid over another key by key, unless it is of another ``kind``; all else takes the
-    other's place.
+    Mappings are merged key by key, unless they have different ``kind``. Other values replace the
+    old one.
 
     Args:
-        path: a preset, or a params file, which is one without a base.
+        path: a preset, or a params file, which is a preset without a base.
         above: presets that it is the base of.
 
     Raises:
-        ParamsError: a base that is missing or lies on itself, or a dropped key that it lacks.
+        ParamsError: the base is missing or circular, or lacks a dropped key.
     """
     values = read_yaml(path)
     base, dropped = values.pop("base", None), values.pop("drop", ())
@@ -188,16 +189,16 @@ def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, 
 
 
 def validate(cls: type[S], values: object, *, where: str, key: str = "") -> S:
-    """``values`` as a section of class ``cls``.
+    """Return ``values`` as a section of class ``cls``.
 
     Args:
-        cls: the section's class.
-        values: what the file holds, plain mappings, lists and scalars.
-        where: the file's name, for the error.
-        key: the dotted key of the section in the file.
+        cls: class of the section.
+        values: content of the file as plain mappings, lists and scalars.
+        where: name of the file, for error messages.
+        key: dotted key of the section in the file.
 
     Raises:
-        ParamsError: one sentence for each wrong key.
+        ParamsError: keys are wrong; one error message for each.
     """
     try:
         text = json.dumps(values, allow_nan=False)
@@ -207,7 +208,8 @@ def validate(cls: type[S], values: object, *, where: str, key: str = "") -> S:
             f"number, text, list nor mapping ({error})"
         ) from None
     try:
-        return cls.model_validate_json(text)  # JSON mode: a list may be a tuple, "3" is no number
+        # In JSON mode, a list may be a tuple, and "3" is not a number.
+        return cls.model_validate_json(text)
     except ValidationError as error:
         raise ParamsError("\n".join(_sentences(cls, error, where, key))) from None
 
@@ -224,7 +226,8 @@ def _sentences(
                     parts[-1], _fields(cls, parts[:-1]), dotted.removesuffix(parts[-1])
                 )
                 yield f"{where}: {dotted} is not a known key{hint or '; remove it'}"
-            case "default_factory_not_called":  # what it is made of is wrong itself
+            case "default_factory_not_called":
+                # The values that the default is computed from are wrong themselves.
                 continue
             case "missing":
                 yield f"{where}: {dotted} is missing"
@@ -236,10 +239,10 @@ def _sentences(
 
 
 def _fields(cls: type[BaseModel], parts: list[str]) -> list[str]:
-    """Field names of the section at ``parts`` below ``cls`` (none where it cannot be told)."""
+    """Return the field names of the section at ``parts`` below ``cls``; empty if unknown."""
     for part in parts:
         field = cls.model_fields.get(part)
-        if field is None:  # a key of a mapping, such as a data set's name
+        if field is None:  # The part is a key of a mapping, such as the name of a dataset.
             continue
         section = next(_classes(field.annotation), None)
         if section is None:
@@ -256,10 +259,10 @@ def _classes(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def by_kind(values: object, classes: Mapping[str, type[S]]) -> S:
-    """A section as the class that its ``kind`` names; for a :class:`~pydantic.PlainValidator`.
+    """Return a section as the class of its ``kind``, for a :class:`~pydantic.PlainValidator`.
 
     Raises:
-        ValueError: there is no such kind, or its class refuses the values.
+        ValueError: the kind is unknown, or its class rejects the values.
     """
     if isinstance(values, Section):
         return cast(S, values)
@@ -275,12 +278,12 @@ def by_kind(values: object, classes: Mapping[str, type[S]]) -> S:
 
 
 def did_you_mean(name: str, candidates: Iterable[str], prefix: str = "") -> str:
-    """How a sentence about an unknown name ends: the nearest known one, or a few that there are.
+    """Return the end of an error message about an unknown name: a suggestion, or the known names.
 
     Args:
-        name: what is not known.
-        candidates: the names that there are.
-        prefix: what stands before each of them, as ``tasks.``.
+        name: the unknown name.
+        candidates: known names.
+        prefix: prefix of each of them, such as ``tasks.``.
     """
     names = list(candidates)
     if closest := nearest(name, names):
@@ -289,6 +292,6 @@ def did_you_mean(name: str, candidates: Iterable[str], prefix: str = "") -> str:
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """The known name closest to ``name``, if any is close."""
+    """Return the known name closest to ``name``, if any is close."""
     matches = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
     return matches[0] if matches else None

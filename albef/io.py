@@ -1,6 +1,6 @@
-"""Files: digests, locks, writing whole or not at all; folders and buckets behind one address.
+"""Files: digests, locks, atomic writes, and folders or buckets behind one address.
 
-An address is ``/mnt/a`` or ``s3://bucket/a``; credentials come from the environment or the
+An address is ``/mnt/a`` or ``s3://bucket/a``. Credentials come from the environment or the
 machine's role, as for any S3 client.
 """
 
@@ -17,16 +17,16 @@ from typing import IO, Any
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """Return the SHA-256 of a file in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds; None where there is none.
+    """Return the content of a JSON file; None if it does not exist.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: the file is damaged.
     """
     try:
         return json.loads(path.read_text())
@@ -38,9 +38,10 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write a file or folder at, which takes its place once it is whole.
+    """Yield a temporary path at which to write a file or folder that then replaces ``path``.
 
-    Nothing is left of one that fails. A file at ``path`` is replaced; a folder must not be there.
+    If the block fails, nothing is left of it. A file at ``path`` is replaced; a folder must not
+    exist.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
@@ -54,7 +55,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Have what was written to a file, or the names in a folder, survive a power cut."""
+    """Flush a file, or the names in a folder, to disk, so that they survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -63,18 +64,18 @@ def sync(path: Path) -> None:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all; text as UTF-8."""
+    """Write a file completely or not at all; text as UTF-8."""
     with atomic(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write ``value`` as JSON with sorted keys, whole or not at all."""
+    """Write ``value`` as JSON with sorted keys, completely or not at all."""
     write_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 class Locked(ValueError):
-    """A lock that another process holds: ``holder``, by its number, or ``?``."""
+    """Error for a lock that another process holds. ``holder`` is the process id, or ``?``."""
 
     def __init__(self, path: Path, holder: str) -> None:
         super().__init__(f"{path} is held by process {holder}")
@@ -83,20 +84,20 @@ class Locked(ValueError):
 
 @contextlib.contextmanager
 def lock(path: Path, wait: Callable[[str], object] | None = None) -> Iterator[IO[str]]:
-    """Hold a lock file, in which the holder's number stands.
+    """Hold a lock file that contains the process id of its holder.
 
-    The kernel frees it when the process dies, however it dies, and with it those that have
-    inherited the open file. Whoever holds it may remove the file, and so free it for good.
+    The kernel frees the lock when the process ends in any way, including for processes that
+    inherited the open file. The holder may remove the file, which frees the lock permanently.
 
     Args:
-        path: of the file.
-        wait: called with the holder before it is waited for; None does not wait.
+        path: the lock file.
+        wait: called with the holder before waiting; None raises an error instead of waiting.
 
     Yields:
         The open file, for a child process to hold as well.
 
     Raises:
-        Locked: another process holds it, and ``wait`` is None.
+        Locked: another process holds the lock, and ``wait`` is None.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -110,7 +111,7 @@ def lock(path: Path, wait: Callable[[str], object] | None = None) -> Iterator[IO
                     raise Locked(path, holder) from None
                 wait(holder)
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if not is_open(file.fileno(), path):  # the one before removed it
+            if not is_open(file.fileno(), path):  # The previous holder removed the file.
                 continue
             file.truncate(0)
             file.write(str(os.getpid()))
@@ -118,7 +119,7 @@ def lock(path: Path, wait: Callable[[str], object] | None = None) -> Iterator[IO
             try:
                 yield file
             finally:
-                fcntl.flock(file, fcntl.LOCK_UN)  # a fork may have the file too
+                fcntl.flock(file, fcntl.LOCK_UN)  # A forked process may have the file open too.
             return
 
 
@@ -127,7 +128,7 @@ def _follow_no_link(path: str, flags: int) -> int:
 
 
 def holder_of(path: Path) -> str | None:
-    """The process that holds a lock file now; None where nobody does."""
+    """Return the process id that currently holds a lock file, as text; None if it is free."""
     with contextlib.suppress(FileNotFoundError), path.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -137,7 +138,7 @@ def holder_of(path: Path) -> str | None:
 
 
 def is_open(file: int, path: Path) -> bool:
-    """Whether a path names an open file, by its descriptor."""
+    """Return whether a path names an open file, given by its descriptor."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:
@@ -145,16 +146,16 @@ def is_open(file: int, path: Path) -> bool:
 
 
 def opened(url: str, key: str) -> tuple[Any, str]:
-    """The file system of fsspec that an address is in, and the path there.
+    """Return the fsspec file system of an address, and the path in it.
 
     Args:
         url: the address.
-        key: of params.yaml, which names it in errors.
+        key: key of params.yaml that error messages name.
 
     Raises:
-        ValueError: there is no such kind of address, or what it needs is not installed.
+        ValueError: the type of address is unknown, or a required package is not installed.
     """
-    import fsspec  # only where an address is asked for
+    import fsspec  # Imported only if an address is used.
 
     try:
         files, path = fsspec.core.url_to_fs(url, skip_instance_cache=True)

@@ -1,4 +1,4 @@
-"""Where things are: the sections `paths` and `runtime`, and the files of all products."""
+"""Locations: the sections `paths` and `runtime`, and the files of all artifacts."""
 
 import json
 import os
@@ -13,88 +13,95 @@ from albef.config import Section, validate
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Engine = Literal["local", "ray"]
-"""What shares the work that can be cut into blocks: this machine, or a cluster of Ray."""
+"""Backend for work that can be split into blocks: this machine, or a Ray cluster."""
 PARAMS = Path("params.yaml")
-"""The values of a run, from the root of the project."""
+"""File with the values of a run, relative to the root of the project."""
 EARLIER = Path(".albef/earlier")
-"""Checkpoint of an earlier step, where `albef ablate` trains one that needs it."""
+"""Checkpoint of an earlier step, for a step of `albef ablate` that needs it."""
 ENVIRONMENT = "ALBEF_RUNTIME__"
-"""What the name of a variable starts with that overrides a value of ``runtime``."""
+"""Prefix of environment variables that override a value of ``runtime``."""
 BEHAVIOUR = "behaviour"
-"""Section of a run's metrics that holds its behaviour tests, beside those of the splits."""
+"""Section of a run's metrics with the results of its behaviour tests."""
 HEADLINE = "headline"
-"""Section of a run's metrics that names the metric which each split is judged by."""
+"""Section of a run's metrics with the name of each split's main metric."""
 BASELINES = ("chance", "random_weights", "text_only")
-"""Sections of a run's metrics that stand beside those of the splits."""
+"""Sections of a run's metrics with baselines of the splits."""
 
 
 class Paths(Section):
-    """Where products go."""
+    """Locations of the artifacts."""
 
     root: str
-    """Folder of all products of this params file."""
+    """Folder of all artifacts of this params file."""
     models: str
-    """Folder of the checkpoints; an ``init`` names a folder in it."""
+    """Folder of the checkpoints. An ``init`` names a folder in it."""
 
 
 class Runtime(Section):
-    """What changes speed and never the experiment, and what is borne on the way; the variable
-    ``ALBEF_RUNTIME__NAME`` overrides a value."""
+    """Options that change speed and fault tolerance, never the experiment.
+
+    The environment variable ``ALBEF_RUNTIME__NAME`` overrides a value.
+    """
 
     device: str = "auto"
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    """Device to compute on: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. ``auto`` takes a GPU if
+    there is one."""
     processes: Annotated[int, Field(ge=1)] = 1
-    """Processes that train together; micro-batches are shared among them."""
+    """Number of processes that train together. They share the micro-batches."""
     launch: str = "torchrun --standalone --nproc-per-node {processes}"
-    """Command that starts them, with {processes} in it: torchrun, or a line for a cluster."""
+    """Command that starts the processes: torchrun, or a command of your cluster. It contains
+    {processes}, which is replaced by their number."""
     threads: int = 0
-    """Threads of all processes on a machine together; 0 takes all cores."""
+    """Number of threads of all processes on a machine together. 0 takes all cores."""
     engine: Engine = "local"
-    """What rows are fetched and prepared by: ``workers`` of this machine, or ``ray``, a cluster of
-    Ray that it is a node of."""
+    """Backend that fetches and prepares rows: ``local`` uses ``workers`` on this machine, ``ray``
+    uses the Ray cluster that this machine is a node of."""
     workers: int = 4
-    """Processes that decode and augment; 0 decodes in the trainer."""
+    """Number of processes that decode and augment images. 0 decodes in the training process."""
     scratch: str | None = None
-    """Folder for work in progress; null is the user's cache folder."""
+    """Folder for work in progress. null takes the user's cache folder."""
     cache_gb: Annotated[float, Field(gt=0)] = 10.0
-    """GiB on this machine's disk for shards of data sets with a ``store``."""
+    """Disk space of this machine in GiB for shards of datasets with a ``store``."""
     mirror: str | None = None
-    """Folder or bucket (``s3://...``) for copies of the training states; null makes none."""
+    """Folder or bucket (``s3://...``) for copies of training checkpoints. null makes no copies."""
     recompute: bool = False
-    """Compute activations again in the backward pass instead of keeping them: larger micro-batches
-    fit on a small card, for one more forward pass of time."""
+    """If true, the backward pass computes activations again instead of keeping them. Larger
+    micro-batches then fit on a small GPU, at the cost of one more forward pass."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 1000
-    """Steps between two saves of the training state."""
+    """Number of steps between two training checkpoints."""
     checkpoint_every_s: Annotated[float, Field(gt=0)] = 1800.0
-    """Seconds after which it is saved where the steps take longer."""
+    """Number of seconds after which a training checkpoint is saved if the steps take longer."""
     max_damaged_records: dict[str, Share] = Field({})
-    """By data set, the largest share of a split's records that a process may find damaged before
-    training stops; others take their places. 0 where it is not named."""
+    """Largest share of damaged records in a split that a process accepts before training stops, by
+    dataset. Other records replace damaged ones. Datasets that are not listed have 0."""
     max_damaged_shards: dict[str, Share] = Field({})
-    """The same of shards that are missing or unreadable."""
+    """Largest share of missing or unreadable shards in a split that a process accepts before
+    training stops, by dataset. Datasets that are not listed have 0."""
     compile: bool = False
-    """Have torch compile the encoders' blocks in training: for GPUs. Last digits differ."""
+    """If true, torch compiles the encoders' blocks in training. Useful on GPUs. The last digits of
+    results differ."""
     compress: bool = False
-    """Exchange gradients between processes in bfloat16, half as large. Last digits differ."""
+    """If true, processes exchange gradients in bfloat16, which halves their size. The last digits
+    of results differ."""
     deterministic: bool = False
-    """Allow torch no operation whose last digits vary from run to run; on a GPU equal bytes need
-    it, and it is slower."""
+    """If true, torch uses no operation whose last digits vary from run to run. Required on a GPU
+    for identical bytes, but slower."""
 
     @property
     def scratch_root(self) -> Path:
-        """The folder of all work in progress."""
+        """Folder of all work in progress."""
         base = self.scratch or os.environ.get("XDG_CACHE_HOME", "~/.cache")
         return Path(base).expanduser() / "albef"
 
 
 def runtime(values: object) -> Runtime:
-    """The ``runtime`` section, with ``ALBEF_RUNTIME__NAME`` from the environment over it."""
+    """Return the ``runtime`` section with overrides from ``ALBEF_RUNTIME__NAME`` variables."""
     merged = dict(values) if isinstance(values, Mapping) else {}
     for name, text in os.environ.items():
         if name.startswith(ENVIRONMENT):
             try:
                 value = json.loads(text)
-            except ValueError:  # a word
+            except ValueError:  # The value is a plain word.
                 value = text
             merged[name.removeprefix(ENVIRONMENT).lower()] = value
     return validate(Runtime, merged, where=str(PARAMS), key="runtime")
@@ -102,84 +109,86 @@ def runtime(values: object) -> Runtime:
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of all products, in one place."""
+    """Paths of all artifacts."""
 
     paths: Paths
 
     @property
     def root(self) -> Path:
-        """Folder of all products."""
+        """Folder of all artifacts."""
         return Path(self.paths.root)
 
     def data(self, dataset: str) -> Path:
-        """Shards, index and description of a data set."""
+        """Return the folder with shards, index and description of a dataset."""
         return self.root / "data" / dataset
 
     def quarantine(self, dataset: str) -> Path:
-        """The rows of a data set's sources that are not in it, each with its reason."""
+        """Return the folder with the rejected rows of a dataset's sources and their reasons."""
         return self.root / "quarantine" / dataset
 
     def heldout(self, dataset: str) -> Path:
-        """What tells the pictures of a data set's evaluation splits."""
+        """Return the file that identifies the images of a dataset's evaluation splits."""
         return self.root / "heldout" / f"{dataset}.parquet"
 
     def verdict(self, dataset: str) -> Path:
-        """The digest of a data set that passed validation."""
+        """Return the file with the digest of a dataset that passed validation."""
         return self.root / "verdicts" / f"{dataset}.json"
 
     def validation(self, dataset: str) -> Path:
-        """Result and page of a validation."""
+        """Return the folder with the result and the page of a validation."""
         return self.root / "validation" / dataset
 
     def model(self, name: str) -> Path:
-        """A checkpoint."""
+        """Return the folder of a checkpoint."""
         return Path(self.paths.models) / name
 
     def curves(self, name: str) -> Path:
-        """Curves of a training."""
+        """Return the folder with the curves of a training."""
         return self.root / "curves" / name
 
     def log(self, name: str) -> Path:
-        """JSON lines of a training: its curves with rate, time left and memory. No output of DVC's,
-        as it differs each time."""
+        """Return the log of a training in JSON lines: curves, rate, time left and memory.
+
+        It is not an output of DVC, since it differs each time.
+        """
         return self.root / "logs" / f"{name}.jsonl"
 
     def search(self, run: str) -> Path:
-        """Choice and trials of a search."""
+        """Return the folder with the choice and the trials of a search."""
         return self.root / "search" / run
 
     def metrics(self, run: str) -> Path:
-        """Metrics of an evaluated run."""
+        """Return the file with the metrics of an evaluated run."""
         return self.root / "metrics" / f"{run}.json"
 
     def predictions(self, run: str) -> Path:
-        """Per-example predictions of an evaluated run."""
+        """Return the file with the per-example predictions of an evaluated run."""
         return self.root / "results" / run / "predictions.parquet"
 
     def behaviour(self, run: str) -> Path:
-        """Per-case results of a run's behaviour tests."""
+        """Return the file with the per-case results of a run's behaviour tests."""
         return self.root / "results" / run / "behaviour.parquet"
 
     def export(self, run: str) -> Path:
-        """The folder that goes to production."""
+        """Return the folder of an export, which goes to production."""
         return self.root / "exports" / run
 
     def export_metrics(self, run: str) -> Path:
-        """Metrics of an export, and its size, by precision."""
+        """Return the file with the metrics and the size of an export, by precision."""
         return self.root / "metrics" / "exports" / f"{run}.json"
 
     def report(self) -> Path:
-        """The page."""
+        """Return the page of the report."""
         return self.root / "report" / "index.html"
 
     def data_pages(self) -> Path:
-        """Pages of the data sets, a file for each."""
+        """Return the folder with a page for each dataset."""
         return self.root / "report" / "data"
 
     def cards(self) -> Path:
-        """Model cards, a file for each run."""
+        """Return the folder with a model card for each run."""
         return self.root / "report" / "cards"
 
     def record(self, stage: str) -> Path:
-        """The run record of a stage, ``NAME`` or ``NAME@KEY``."""
+        """Return the run record of a stage, ``NAME`` or ``NAME@KEY``."""
         return self.root / "runs" / f"{stage}.json"

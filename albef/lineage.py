@@ -1,8 +1,8 @@
-"""From an artifact back to its raw source: export, checkpoint, search, datasets, files.
+"""Lineage of an artifact back to its raw source: export, checkpoint, search, datasets, files.
 
-An artifact names its inputs by digest and repeats what they record about themselves. If an input
-is local and has that digest, it is read itself. If it is missing or has changed, the chain
-continues with what was repeated. Nothing is run and nothing is changed.
+An artifact names its inputs by digest and repeats what they record about themselves. If an input is
+local and has that digest, it is read itself. If it is missing or has changed, the chain continues
+with the repeated facts. Nothing is run and nothing is changed.
 """
 
 import os
@@ -23,27 +23,35 @@ CHOICE, DESCRIBED = "choice.json", "dataset.json"
 PRETRAINED = "pretrained"
 """Name of the checkpoint that pre-training makes."""
 State = Literal["verified", "changed", "missing", ""]
-"""The local file has the recorded digest; has another; is not there; no digest is recorded."""
+"""State of a local file.
+
+"verified": it has the recorded digest; "changed": it has another one; "missing": it does not exist;
+"": no digest is recorded.
+"""
 DIGITS = 12
-"""Of a digest that a reader is shown."""
+"""Number of digits of a digest that are shown to a reader."""
 _SHOWN_VALUES = ("epochs", "lr", "global_batch_size", "precision")
 
 
 class LineageError(ValueError):
-    """A path that is not an artifact, or an artifact that cannot be right."""
+    """Error for a path that is not an artifact, or for a malformed artifact."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """An artifact or source: what it is, as ``checkpoint``, its name, and what it was made of.
+    """Artifact or source: what it is (such as ``checkpoint``), its name, and what it was made of.
 
     Attributes:
-        path: where it lies, or should; "" if unknown.
+        what: type of the artifact or source.
+        name: its name.
+        path: its actual or expected path; "" if unknown.
         digest: recorded SHA-256, or that of the local file; "" if there is neither.
-        state: of the local file; if it is "changed", ``at_hand`` is its digest.
+        state: state of the local file; if it is "changed", ``at_hand`` is the file's digest.
+        at_hand: digest of a changed local file, else "".
         facts: what it records about itself.
-        code: digest of the code that made it; "" if it is unknown.
-        record: of the run that made the local file.
+        code: digest of the code that made it; "" if unknown.
+        record: record of the run that made the local file.
+        origins: steps that it was made of.
     """
 
     what: str
@@ -66,11 +74,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Project:
-    """The project around an artifact, where its inputs lie.
+    """Project of an artifact, which contains its inputs.
 
     Attributes:
-        root: folder that the paths in run records start from.
-        layout: of one of its params files.
+        root: folder that the paths in run records are relative to.
+        layout: layout of one of its params files.
         runs: keys of ``tasks``.
     """
 
@@ -89,11 +97,12 @@ def compare(expected: str, at_hand: str) -> State:
 
 
 def lineage(path: Path, project: Project | None = None) -> Step:
-    """Return the chain of an artifact: an export, checkpoint, dataset or search, or any file of
-    one.
+    """Return the chain of an artifact, or of the artifact that a file belongs to.
+
+    Artifacts are exports, checkpoints, datasets and searches.
 
     Raises:
-        LineageError: nothing is there, it is not an artifact, or a file of the chain is malformed.
+        LineageError: the path is missing or not an artifact, or a file of the chain is malformed.
         ValueError: a file of an artifact is not JSON.
     """
     if not path.exists():
@@ -112,7 +121,7 @@ def lineage(path: Path, project: Project | None = None) -> Step:
 
 
 def _find(path: Path, chains: "Lineage", project: Project | None) -> Step | None:
-    """Return the chain of the artifact that a path is, or lies in; None if it is none."""
+    """Return the chain of the artifact that a path is or lies in; None if there is none."""
     for folder in (path, *path.parents):
         if project and folder == project.root.resolve():
             break
@@ -131,7 +140,7 @@ def _find(path: Path, chains: "Lineage", project: Project | None) -> Step | None
 
 
 class Lineage:
-    """Builds chains, in a project or without one."""
+    """Builder of chains, in a project or without one."""
 
     def __init__(self, project: Project | None = None) -> None:
         self._project = project
@@ -140,7 +149,7 @@ class Lineage:
         self.last_read = Path()
 
     def export(self, folder: Path) -> Step:
-        """Return the chain of an exported folder, wherever it lies."""
+        """Return the chain of an exported folder in any location."""
         manifest = self._read(folder / MANIFEST)
         run, provenance = manifest.get("run") or folder.name, manifest.get("provenance", {})
         files: dict[State, list[str]] = {"verified": [], "changed": [], "missing": []}
@@ -156,7 +165,7 @@ class Lineage:
             run,
             str(folder),
             self._digest(folder / MANIFEST),
-            # precisions that are not deployed may be left out
+            # Precisions that are not deployed may be missing.
             "changed" if files["changed"] else "verified" if files["verified"] else "missing",
             facts=facts,
             origins=(self.checkpoint(run, provenance.get("checkpoint", ""), provenance),),
@@ -174,10 +183,10 @@ class Lineage:
         """Return the chain of a checkpoint.
 
         Args:
-            name: of the checkpoint.
-            digest: its SHA-256, as what was made of it records; "" if that records none.
-            about: what the checkpoint recorded about itself, as what was made of it repeats.
-            folder: where it lies; None looks where the project keeps it.
+            name: name of the checkpoint.
+            digest: SHA-256 that an artifact made from it records; "" if none is recorded.
+            about: provenance of the checkpoint, as an artifact made from it repeats it.
+            folder: its folder; None takes the folder in the project.
         """
         run = name.split("/")[0]
         folder = folder or (self._layout.model(name) if self._layout else None)
@@ -195,7 +204,7 @@ class Lineage:
         return self._with_record(step, weights, stage, origin.get("code", ""))
 
     def _inputs(self, run: str, origin: Mapping[str, Any]) -> Iterator[Step]:
-        """Yield what the checkpoint of a run was made of, by its provenance."""
+        """Yield the inputs of the checkpoint of a run, given its provenance."""
         if choice := origin.get("choice"):
             yield self.search(run, choice)
         if name := origin.get("parent"):
@@ -209,7 +218,7 @@ class Lineage:
             yield self.dataset(name, origin.get("data", ""), origin.get("described"))
 
     def search(self, run: str, digest: str = "", folder: Path | None = None) -> Step:
-        """Return what the search of a run chose; see :meth:`checkpoint`."""
+        """Return the choice of a run's search as a step; see :meth:`checkpoint`."""
         folder = folder or (self._layout.search(run) if self._layout else None)
         file = folder / CHOICE if folder else None
         step = _compared("search", run, digest, folder, self._digest(file))
@@ -224,13 +233,12 @@ class Lineage:
         about: Mapping[str, Any] | None = None,
         folder: Path | None = None,
     ) -> Step:
-        """Return the chain of a dataset, whose digest is computed again from its index; see
-        :meth:`checkpoint`."""
+        """Return the chain of a dataset; see :meth:`checkpoint`. Its index is hashed again."""
         folder = folder or (self._layout.data(name) if self._layout else None)
         file, at_hand = folder / DESCRIBED if folder else None, ""
         described = self._read(file) if file else None
         if folder and described:
-            from albef.data.shards import index_digest  # pyarrow, which serving lacks
+            from albef.data.shards import index_digest  # Serving lacks pyarrow.
 
             at_hand = index_digest(folder)
             digest = digest or described["digest"]
@@ -245,18 +253,17 @@ class Lineage:
         return self._with_record(step, file, f"{stage}@{name}", "")
 
     def _of_view(self, view: Mapping[str, str]) -> Iterator[Step]:
-        """Yield the dataset that a filtered one was made of, and the checkpoint that filtered it
-        or wrote captions."""
+        """Yield a filtered dataset's base, and the checkpoint that filtered or captioned it."""
         yield self.dataset(view["of"], view["data"])
         folder = self._project.root / view["by"] if self._project else None
         yield self.checkpoint(view["by"], view["weights"], folder=folder)
 
     def _of_sources(self, sources: Sequence[Mapping[str, Any]]) -> Iterator[Step]:
-        from albef.builtin import openmoji  # Pillow's, which only these sources need
+        from albef.builtin import openmoji  # Only these sources need Pillow.
 
         try:
             artwork = openmoji.inputs()
-        except ParamsError:  # the artwork is not local
+        except ParamsError:  # The artwork is not local.
             artwork = {}
         root = self._project.root if self._project else Path()
         for source in sources:
@@ -268,12 +275,12 @@ class Lineage:
             yield Step("source", source["name"], facts=facts, origins=tuple(files))
 
     def _read(self, path: Path) -> Any:
-        """Return the content of a JSON file; None if there is none."""
+        """Return the content of a JSON file; None if it does not exist."""
         self.last_read = path
         return read_json(path)
 
     def _digest(self, path: Path | None) -> str:
-        """Return the SHA-256 of a file, which is read once; "" if there is none."""
+        """Return the SHA-256 of a file, which is read once; "" if it does not exist."""
         if path is None or not path.is_file():
             return ""
         if path not in self._digests:
@@ -281,11 +288,12 @@ class Lineage:
         return self._digests[path]
 
     def _with_record(self, step: Step, file: Path | None, stage: str, code: str) -> Step:
-        """Add to a step its code and the record of the stage that made it.
+        """Return a step with its code and the record of the stage that made it.
 
         Args:
-            file: whose digest the record names.
-            stage: its address; "" if no stage made the step.
+            step: the step.
+            file: file whose digest the record names.
+            stage: address of the stage; "" if no stage made the step.
             code: digest of the code that made it; "" if it is not recorded.
         """
         step = replace(step, code=code)
@@ -300,14 +308,14 @@ class Lineage:
 
 
 def _compared(what: str, name: str, digest: str, path: Path | None, at_hand: str) -> Step:
-    """Return an input as a step, its recorded digest compared with the local one."""
+    """Return an input as a step after comparing its recorded digest with the local one."""
     state = compare(digest, at_hand)
     changed = at_hand if state == "changed" else ""
     return Step(what, name, str(path or ""), digest or at_hand, state, changed)
 
 
 def render_facts(step: Step) -> Iterator[str]:
-    """Render what a step records beside its digest, line by line."""
+    """Yield lines with what a step records in addition to its digest."""
     yield from filter(None, _render_own_facts(step.what, step.facts))
     if step.code:
         yield f"code {step.code[:DIGITS]}"

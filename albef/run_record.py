@@ -1,8 +1,8 @@
-"""How stages came to their products: run records, and digests of the code that ran.
+"""Run records of stages, and digests of the code that ran.
 
-A record tells what a stage cost, where and with what it ran, and the digests of what it made. When
-DVC takes earlier products from its cache, no stage runs, and the record that lies there is that of
-later ones: theirs, kept in :data:`KEPT`, is then put back.
+A record contains the cost of a stage, its environment, and the digests of what it made. If DVC
+takes earlier artifacts from its cache, no stage runs, and the record in place belongs to later
+artifacts. The matching record, which is kept in :data:`KEPT`, is then restored.
 """
 
 import ast
@@ -28,30 +28,38 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from albef.io import file_digest, read_json
 
 KEPT = Path(".albef/records")
-"""Where kept records lie, from the root of the project."""
+"""Folder of kept records, relative to the root of the project."""
 MOST = 50
-"""Records kept of each stage; the oldest go first."""
+"""Maximum number of records kept for each stage; the oldest are removed first."""
 _PACKAGES = ("torch", "timm", "transformers", "onnxruntime-gpu", "onnxruntime", "dvc", "prefect")
 _HOUR_S = 3600
 _CODE = ("albef/", "pipelines/")
 
 
 class Git(BaseModel):
-    """The state of a work tree; ``clean`` is None where it is not known."""
+    """State of a git work tree; ``clean`` is None if it is unknown."""
 
     revision: str = ""
     clean: bool | None = None
 
 
 class RunRecord(BaseModel):
-    """What a stage wrote down of itself; its further facts stand beside, as ``samples_per_second``.
+    """Record of a stage's run. It may have further facts, such as ``samples_per_second``.
 
     Attributes:
-        made: SHA-256 of each product, by its path from the root of the project.
-        code: MD5 of each file of code that ran, or that was accepted in its place: as DVC has it.
-        code_digest: of all of it, see :func:`code_digest`.
+        stage: address of the stage, ``NAME`` or ``NAME@KEY``.
+        started: start time in UTC.
+        seconds: duration.
         core_hours: time on cores of the stage and its processes.
         gpu_hours: time that GPUs were held, times their number.
+        peak_memory_mib: peak memory in MiB.
+        machine: description of the machine.
+        python: version of Python.
+        versions: versions of packages.
+        git: state of the work tree.
+        made: SHA-256 of each artifact, by its path relative to the root of the project.
+        code: MD5 of each code file that ran or whose edit was accepted, in DVC's format.
+        code_digest: digest of all code; see :func:`code_digest`.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -72,10 +80,10 @@ class RunRecord(BaseModel):
 
 
 def read(path: Path) -> RunRecord | None:
-    """Return the record in a file; None if there is no file.
+    """Return the record in a file; None if the file does not exist.
 
     Raises:
-        ValueError: it is damaged; the message names the file and the first wrong key.
+        ValueError: the file is damaged. The message names the file and the first wrong key.
     """
     values = read_json(path)
     try:
@@ -96,9 +104,9 @@ def keep(record: Path) -> None:
 
 
 def recall(record: Path) -> bool:
-    """Put the newest kept record in place whose products are those at hand; whether there is one.
+    """Restore the newest kept record that matches the local artifacts; return whether one matches.
 
-    What lies there stays if it is right, or if no other is.
+    The record in place stays if it matches, or if no other does.
     """
     digest_of = cache(lambda name: file_digest(Path(name)) if Path(name).is_file() else "")
 
@@ -119,7 +127,7 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def surroundings() -> dict[str, Any]:
-    """Where and with what a process runs: memory, machine, versions, revision of the work tree."""
+    """Return memory, machine, versions and git revision of this process."""
     return {
         "peak_memory_mib": round(max(u.ru_maxrss for u in _usage()) / 1024),
         "machine": machine(),
@@ -130,7 +138,7 @@ def surroundings() -> dict[str, Any]:
 
 
 def machine() -> str:
-    """What kind of machine this is, as run records and model cards have it."""
+    """Return a description of this machine for run records and model cards."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -139,11 +147,11 @@ def machine() -> str:
 
 
 class Cost:
-    """What a stage costs: time on cores, and time that it held GPUs.
+    """Cost of a stage: time on cores, and time that it held GPUs.
 
     Args:
         gpu_seconds: time that GPUs were held before, times their number.
-        before: what interrupted processes cost whose work this one goes on with.
+        before: cost of interrupted processes whose work this one resumes.
     """
 
     def __init__(self, gpu_seconds: float = 0.0, before: Mapping[str, float] | None = None) -> None:
@@ -153,7 +161,7 @@ class Cost:
 
     @contextlib.contextmanager
     def holding(self, gpus: int) -> Iterator[None]:
-        """Count the time that so many GPUs are held."""
+        """Count the time during which ``gpus`` GPUs are held."""
         self._gpus, self._since = gpus, time.monotonic()
         try:
             yield
@@ -161,7 +169,7 @@ class Cost:
             self._gpu_seconds, self._gpus = self._held_s(), 0
 
     def spent(self) -> dict[str, float]:
-        """What it has cost by now, with what was before."""
+        """Return the cost so far, including that of earlier processes."""
         seconds = sum(u.ru_utime + u.ru_stime for u in _usage())
         costs = {
             "cpu_seconds": seconds,
@@ -175,7 +183,7 @@ class Cost:
 
 
 def _usage() -> list[resource.struct_rusage]:
-    """Of this process, and of its children that have ended."""
+    """Return the resource usage of this process and of its children that have ended."""
     return [resource.getrusage(scope) for scope in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 
 
@@ -188,7 +196,7 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def _git() -> dict[str, Any]:
-    """Revision of the work tree and whether it is clean; empty outside git."""
+    """Return the revision of the work tree and whether it is clean; empty outside git."""
 
     def git(*args: str) -> str:
         return subprocess.run(
@@ -205,10 +213,13 @@ def _git() -> dict[str, Any]:
 def declared_files(
     stages: Mapping[str, Any], address: str, params: Mapping[str, Any], root: Path = Path()
 ) -> set[Path]:
-    """Every file of the code that a stage declares, from the root of the project.
+    """Return every code file that a stage declares, relative to the root of the project.
 
     Args:
-        params: the whole params file, plain; it has the kinds of the runs.
+        stages: stages of dvc.yaml.
+        address: address of the stage, ``NAME`` or ``NAME@KEY``.
+        params: content of the whole params file, which has the kinds of the runs.
+        root: root of the project.
     """
     name, _, key = address.partition("@")
     stage = stages.get(name, {})
@@ -224,15 +235,15 @@ def declared_files(
 def code_files(
     stages: Mapping[str, Any], address: str, params: Mapping[str, Any], root: Path = Path()
 ) -> set[Path]:
-    """The modules among :func:`declared_files`."""
+    """Return the modules among :func:`declared_files`."""
     return {file for file in declared_files(stages, address, params, root) if file.suffix == ".py"}
 
 
 def code_digest(files: Iterable[Path], root: Path = Path()) -> str:
-    """SHA-256 over what code says; comments, docstrings and blank lines do not count.
+    """Return a SHA-256 over the code without comments, docstrings and blank lines.
 
     Returns:
-        The digest in hex, or "" where there is no file, or one is missing.
+        The digest in hex, or "" if ``files`` is empty or a file is missing.
     """
     digest, names = hashlib.sha256(), sorted({path.as_posix() for path in files})
     for name in names:
@@ -244,9 +255,9 @@ def code_digest(files: Iterable[Path], root: Path = Path()) -> str:
 
 @cache
 def strip_comments(source: str) -> str:
-    """A module without comments, docstrings and blank lines; the same in every Python.
+    """Return a module without comments, docstrings and blank lines; the same in every Python.
 
-    What cannot be parsed stays as it is: the stage need not import it.
+    Code that cannot be parsed is returned unchanged, since the stage may not import it.
     """
     try:
         tree = ast.parse(source)
@@ -256,7 +267,7 @@ def strip_comments(source: str) -> str:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         for statement in body if isinstance(body, list) else ():
-            match statement:  # a docstring, or the string under a field that explains it
+            match statement:  # Match a docstring, or the string below a field that describes it.
                 case ast.Expr(value=ast.Constant(value=str()), lineno=first, end_lineno=int(last)):
                     lines[first - 1 : last] = [""] * (last - first + 1)
     tokens = tokenize.generate_tokens(io.StringIO("\n".join(lines) + "\n").readline)

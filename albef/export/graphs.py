@@ -31,8 +31,7 @@ class Input(NamedTuple):
     """Input of a graph."""
 
     holds: Literal["floats", "ids", "mask", "positions", "sees"]
-    """Content: numbers, token ids, a mask of them, positions in an answer, or which nodes see
-    others."""
+    """Content: numbers, token ids, a mask of them, positions in an answer, or a mask of nodes."""
     dims: tuple[int | str, ...]
     """Axes of the input. Those with a name are dynamic."""
 

@@ -103,11 +103,13 @@ def convert(
 ) -> None:
     """Write a graph of an export again, converted from float32 to fewer bits.
 
-    Inputs and outputs keep their precision, except that ``float16`` also halves states. ``int8``
-    has weights of 8 bits with a scale per column. Their factors are read in 8 bits too, at a scale
-    that the ``inputs`` fix, so no item changes another's numbers. ``int8_weights`` has a scale for
-    each 32 numbers in a row instead, both of weights and of their factors. The latter are computed
-    at run time.
+    Inputs and outputs keep their precision, except that ``float16`` also halves states.
+
+    ``int8`` has weights of 8 bits with a scale per column. It also reads what they are multiplied
+    with in 8 bits, at a scale that the ``inputs`` fix. No item therefore changes another's numbers.
+
+    ``int8_weights`` has a scale for each 32 numbers in a row instead, both of weights and of what
+    they are multiplied with. The scales of the latter are computed at run time.
 
     Args:
         folder: the export, with the graph in float32.
