@@ -1,8 +1,8 @@
-"""Several processes that work on one model, started by torchrun or alike; alone, all of it is free.
+"""Several processes that work on one model, started by torchrun or a similar launcher.
 
-In training each has its own micro-batches of a step: gradients are averaged over all of them and
-features gathered. In evaluation each has its own batches of a split, whose results are joined.
-Whatever touches the disk is done by the first process alone.
+In training each process has its own micro-batches of a step; gradients are averaged and features
+gathered over all processes. In evaluation each has its own batches of a split, whose results are
+joined. Only the first process writes to disk. With a single process all calls are free.
 """
 
 import contextlib
@@ -19,52 +19,56 @@ from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
 STEP_PATIENCE, PATIENCE = dt.timedelta(minutes=15), dt.timedelta(hours=6)
-"""How long a process waits for the others in a step, and for what the first one does alone, as to
-evaluate or write. One that died is noticed at once: by the launcher, and over gloo."""
+"""Time limits for waiting on other processes: in a step, and for work that only the first process
+does, such as evaluating or writing. The launcher, and gloo, detect a dead process at once."""
 _patient: distributed.ProcessGroup | None = None
-"""Of all processes, over gloo, for what the first one does alone."""
+"""Group of all processes, over gloo, for work that only the first process does."""
 
 
 class ProcessLost(ConnectionError):
-    """Another process of this training has ended; what was saved last is kept."""
+    """The loss of another process of this training; the last training checkpoint is kept."""
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a training: how many there are, and the number of this one, from 0."""
+    """The processes of a training: their number, and the rank of this one, from 0."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes."""
+        """True if this process is the one that writes."""
         return self.rank == 0
 
     def parallel(self, task: nn.Module, compress: bool = False) -> nn.Module:
-        """``task``, whose backward averages gradients over all processes; weights of the first.
+        """Return ``task`` with gradients averaged over all processes; weights are the first's.
 
-        Every parameter that learns has to take part in each loss: a task freezes what its values
-        leave out. With ``compress`` gradients are exchanged in bfloat16, half as large.
+        Every trainable parameter must take part in each loss; a task freezes the parameters that
+        its values leave out. With ``compress`` gradients are exchanged in bfloat16, at half the
+        size.
         """
         if self.size == 1:
             return task
-        # Buffers (the queue) change by the same enqueue everywhere.
+        # Every process applies the same enqueue, so buffers (the queue) stay equal.
         model = DistributedDataParallel(task, broadcast_buffers=False, gradient_as_bucket_view=True)
         if compress:
             model.register_comm_hook(None, _averaged_in_bfloat16)
         return model
 
     def no_sync(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
-        """Leave gradients unaveraged inside: the last micro-batch of a step averages for all."""
+        """Skip averaging of gradients inside the context.
+
+        The last micro-batch of a step averages the gradients of all.
+        """
         if isinstance(model, DistributedDataParallel):
             return model.no_sync()
         return contextlib.nullcontext()
 
     def all_gather(self, outputs: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
-        """The tensors (B, ...) of all processes' micro-batches, in the order of the micro-batches.
+        """Gather tensors (B, ...) of all processes' micro-batches, in order of the micro-batches.
 
-        Scalars are left out. Each process has as many outputs, of one shape.
+        Scalars are left out. Each process has the same number of outputs, of the same shape.
         """
         local = [{n: t for n, t in output.items() if t.ndim} for output in outputs]
         if self.size == 1:
@@ -78,7 +82,7 @@ class World:
         return [{n: t[i] for n, t in joined.items()} for i in range(self.size * len(local))]
 
     def mean(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars, averaged over the processes."""
+        """Average scalars over the processes."""
         if self.size == 1 or not values:
             return dict(values)
         joined = torch.stack([value.float() for value in values.values()])
@@ -86,7 +90,7 @@ class World:
         return dict(zip(values, joined / self.size, strict=True))
 
     def all_reduce_max(self, value: int, device: torch.device) -> int:
-        """The largest of the processes' numbers."""
+        """Return the largest of the processes' numbers."""
         if self.size == 1:
             return value
         number = torch.tensor(value, device=device)
@@ -94,20 +98,20 @@ class World:
         return int(number)
 
     def all_reduce_min(self, value: Tensor) -> int:
-        """The smallest of the processes' numbers, each a scalar on the device."""
+        """Return the smallest of the processes' numbers, each a scalar on the device."""
         if self.size > 1:
             value = value.clone()
             distributed.all_reduce(value, distributed.ReduceOp.MIN)
         return int(value)
 
     def share(self, count: int) -> range:
-        """Which of so many things in a row are this process', as even a part as can be."""
+        """Return this process' part of ``count`` items in a row, split as evenly as possible."""
         return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def join(self, part: Sequence[T]) -> list[T]:
-        """The parts of all processes, one after the other, in each of them.
+        """Concatenate the parts of all processes; each process returns the result.
 
-        They are plain values or tensors in the host's memory.
+        The items are plain values or tensors in host memory.
         """
         parts: list[Any] = [part]
         if self.size > 1:
@@ -116,7 +120,7 @@ class World:
         return list(itertools.chain.from_iterable(parts))
 
     def broadcast(self, make: Callable[[], T]) -> T:
-        """What the first process makes, a plain value, in all processes, which wait for it."""
+        """Return a plain value that the first process makes; all processes wait for it."""
         if self.size == 1:
             return make()
         box: list[Any] = [make() if self.first else None]
@@ -129,7 +133,7 @@ def _averaged_in_bfloat16(
     group: None,
     bucket: distributed.GradBucket,  # type: ignore[name-defined]
 ) -> torch.futures.Future[Tensor]:
-    """As torch's own hook does, which refuses to over gloo."""
+    """Average gradients in bfloat16, like torch's own hook, which does not support gloo."""
     half = bucket.buffer().to(torch.bfloat16).div_(distributed.get_world_size())
     work = distributed.all_reduce(half, async_op=True)
     future: torch.futures.Future[list[Tensor]] = work.get_future()
@@ -137,26 +141,26 @@ def _averaged_in_bfloat16(
 
 
 def world() -> World:
-    """The processes that train together here; one, outside :func:`joined`."""
+    """Return the processes that train together; outside :func:`joined` it is one."""
     if not distributed.is_initialized():
         return World()
     return World(distributed.get_rank(), distributed.get_world_size())
 
 
 def launched() -> bool:
-    """Whether a launcher has started this process as one of several."""
+    """Return whether a launcher started this process as one of several."""
     return "RANK" in os.environ
 
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[torch.device]:
-    """Be one of the launched processes while inside; the device of this process.
+    """Join the launched processes inside the context, and yield this process' device.
 
-    One that fails leaves without a word to the others: NCCL's would wait for them, and the launcher
-    not see that it ends.
+    A process that fails leaves without notice to the others. Otherwise NCCL would wait for them,
+    and the launcher would not see that the process ends.
 
     Raises:
-        ProcessLost: another one has ended.
+        ProcessLost: another process has ended.
     """
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -164,7 +168,7 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     global _patient
     backend = "nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, timeout=STEP_PATIENCE)
-    patient: Any = distributed.new_group(backend="gloo", timeout=PATIENCE)  # of all processes
+    patient: Any = distributed.new_group(backend="gloo", timeout=PATIENCE)  # over all processes
     _patient = patient
     try:
         yield device

@@ -1,1 +1,1 @@
-"""Training: the loop, its optimizer, schedule, state on disk and curves."""
+"""Training: the loop, its optimizer and schedule, training checkpoints and curves."""

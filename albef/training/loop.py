@@ -1,4 +1,4 @@
-"""The only train loop: one step, and what happens between steps, in the order of time."""
+"""The only train loop: one step, and the actions between steps, in order of time."""
 
 import contextlib
 import enum
@@ -31,19 +31,20 @@ from albef.training.tracking import Progress, Tracker, append_log
 
 log = logging.getLogger(__name__)
 LOG_EVERY = 10
-"""Steps averaged into one point of a curve."""
+"""Number of steps averaged into one point of a curve."""
 LOG = "log.jsonl"
-"""Beside the curves, what depends on time: rate, utilisation, time left, memory."""
+"""Log of values that depend on time: rate, utilization, time left, memory. It is beside the
+curves."""
 GAUGES = {"temperature", "alpha"}
-"""What a task logs beside its losses; no part of ``train/``."""
+"""Values that a task logs beside its losses; they are not under ``train/``."""
 _KEYS_NAMED = 64
 
 
 class NotFinite(ValueError):
-    """The loss is NaN or Inf.
+    """A loss that is NaN or Inf.
 
     Attributes:
-        what: where, without the remedy.
+        what: the problem and its location, without the remedy.
     """
 
     def __init__(self, what: str, remedy: str) -> None:
@@ -52,47 +53,48 @@ class NotFinite(ValueError):
 
 
 class Stopped(KeyboardInterrupt):
-    """A training was asked to stop and has saved its state."""
+    """A training that was asked to stop and has saved its training checkpoint."""
 
 
 class Vote(enum.IntFlag):
-    """What a process wants after a step; the largest vote has all that the others want."""
+    """Action that a process requests after a step; a larger vote includes the smaller ones."""
 
     CONTINUE = 0
     SAVE = 1
-    LEAVE = 3  # to leave is to save, too
+    LEAVE = 3  # leaving includes saving
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Where a training runs, and what it keeps on the way."""
+    """Location of a training, and what it saves."""
 
     folder: Path
-    """Scratch of this training: states and curves."""
+    """Scratch folder of this training: training checkpoints and curves."""
     device: torch.device
-    """Where to train."""
+    """Device to train on."""
     runtime: Runtime
-    """When a state is saved, and whether gradients are exchanged in bfloat16."""
+    """Sets the interval of training checkpoints, and the exchange of gradients in bfloat16."""
     mirror: Mirror | None = None
-    """Where copies of the states go."""
+    """Destination of copies of the training checkpoints; None makes no copies."""
     code: str = ""
-    """Digest of the code that trains; resuming a state of other code warns."""
+    """Digest of the training code. Resuming a training checkpoint of other code logs a warning."""
 
 
 class Trainer:
-    """A training: :meth:`train` runs it, the methods below it are its phases.
+    """A training: :meth:`train` runs it, the methods after it are its phases.
 
-    A run that was killed and resumed ends with the same bytes as one that never stopped. What the
-    model draws for a micro-batch depends on seed and micro-batch alone, so that k processes compute
-    what one with k micro-batches does, up to rounding; only the first one writes.
+    A run that was killed and resumed ends with the same bytes as one that never stopped. Random
+    draws of a micro-batch depend only on the seed and the micro-batch. Therefore k processes
+    compute the same as one process with k micro-batches, up to rounding. Only the first process
+    writes.
 
     Args:
-        task: trained in place, as its values say, in which ranges are chosen.
-        loader: of the train split.
-        setup: where to train, and what to keep.
-        validate: called with the epoch, from 1, after each, in every process; its metrics are
-            logged as ``val/``.
-        progress: shown after each step.
+        task: task to train in place. Its values are fixed: ranges are already chosen.
+        loader: loader of the train split.
+        setup: device, folder, and what to save.
+        validate: function that every process calls after each epoch with its number, from 1. Its
+            metrics are logged under ``val/``.
+        progress: function that is called after each step.
     """
 
     def __init__(
@@ -113,32 +115,32 @@ class Trainer:
         self.dtype = product_type(config.precision, device)  # None is float32
         lr, weight_decay = fixed(config.lr), fixed(config.weight_decay)
         self.optimizer = OPTIMIZERS[config.optimizer](task, lr, weight_decay)
-        # Keeps gradients of float16 from being 0; a step whose gradients overflow is left out.
+        # Scaling keeps gradients of float16 from underflow; a step with overflow is skipped.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.processes = world()
         self.state = TrainingState(setup.folder, setup.mirror)
-        self.tracker: Tracker | None = None  # of the first process
+        self.tracker: Tracker | None = None  # only in the first process
         self.total = config.epochs * loader.steps_per_epoch
         self.start = self.done = 0  # steps
-        self.sums: dict[str, Tensor] = {}  # of what was logged since the last point
-        self.means: dict[str, float] = {}  # of the last point
-        self.first_bad = torch.tensor(self.total, device=device)  # step whose loss is NaN or Inf
+        self.sums: dict[str, Tensor] = {}  # logged values since the last point
+        self.means: dict[str, float] = {}  # means of the last point
+        self.first_bad = torch.tensor(self.total, device=device)  # step with a loss of NaN or Inf
         self.vote, self.saved_at = Vote.CONTINUE, time.monotonic()
         self.best: dict[str, float] = {}  # value and epoch
-        self.needed: list[float | None] = []  # epochs that states on the disk call the best
+        self.needed: list[float | None] = []  # best epochs of saved training checkpoints
 
     def train(self) -> dict[str, float | str]:
-        """Train until the last epoch, resuming the state in the folder if there is one.
+        """Train until the last epoch; resume the training checkpoint in the folder if there is one.
 
         Returns:
-            Facts of this process for the run record: steps, samples per second, the share of the
-            time spent waiting for data, and the epoch to publish where that is the best one.
+            Facts of this process for the run record: steps, samples per second, the share of time
+            spent waiting for data. If ``publish`` is ``best``, also the epoch to publish.
 
         Raises:
-            NotFinite: the loss is NaN or Inf; the last good state stays.
+            NotFinite: the loss is NaN or Inf; the last good training checkpoint is kept.
             StateLocked: another process trains on the folder.
-            StateUnfit: what is saved there cannot be resumed.
-            Stopped: SIGINT or SIGTERM came; the state after the step is saved.
+            StateUnfit: the saved training checkpoint cannot be resumed.
+            Stopped: SIGINT or SIGTERM arrived; the training checkpoint after the step is saved.
         """
         owned = self.state.owned() if self.processes.first else contextlib.nullcontext()
         with owned, interruptible() as self.interrupted:
@@ -172,7 +174,7 @@ class Trainer:
         }
 
     def resume(self) -> None:
-        """Restore the newest state, if there is one, and prepare what starts from it."""
+        """Restore the newest training checkpoint, if there is one, and prepare model and curves."""
         folder, code = self.setup.folder, self.setup.code
         self.start, extra = self.state.restore(self.task, self.optimizer)
         self.done = self.start
@@ -196,13 +198,13 @@ class Trainer:
             self.tracker = Tracker(folder / "curves", extra.get("curves", {}))
 
     def step(self, micros: Sequence[Batch]) -> list[dict[str, Tensor]]:
-        """Take an optimizer step; gradients stay until the next.
+        """Take an optimizer step; gradients stay until the next step.
 
         Args:
             micros: this process' micro-batches.
 
         Returns:
-            What each micro-batch gave, on the device.
+            The outputs of each micro-batch, on the device.
         """
         task, device, dtype = self.task, self.setup.device, self.dtype
         epoch = self.done / self.loader.steps_per_epoch
@@ -232,11 +234,11 @@ class Trainer:
 
     @property
     def point_due(self) -> bool:
-        """Whether a point of the curves is due after the last step."""
+        """True if a point of the curves is due after the last step."""
         return self.done % LOG_EVERY == 0 or self.done == self.total
 
     def add(self, outputs: Sequence[dict[str, Tensor]]) -> None:
-        """Add a step's losses to those of the next point, on the device, which nobody waits for."""
+        """Add a step's losses to those of the next point, on the device, without synchronizing."""
         for output in outputs:
             for name, value in output.items():
                 if value.ndim == 0:
@@ -247,9 +249,10 @@ class Trainer:
         self.first_bad = torch.where(finite, self.first_bad, earliest)
 
     def agree(self) -> Vote:
-        """Return what is to be done after this step: all that any process wants.
+        """Return the action after this step: the union of all processes' votes.
 
-        Several processes meet only where a point is due, and want until then what they wanted.
+        Several processes vote only at steps where a point is due; earlier votes are kept until
+        then.
         """
         runtime = self.setup.runtime
         is_late = time.monotonic() - self.saved_at > runtime.checkpoint_every_s
@@ -264,7 +267,7 @@ class Trainer:
         return agreed
 
     def check_finite(self) -> None:
-        """Raise :class:`NotFinite` if the loss of a step was, in any process."""
+        """Raise :class:`NotFinite` if the loss of a step was NaN or Inf in any process."""
         step = self.processes.all_reduce_min(self.first_bad)
         if step == self.total:
             return
@@ -303,7 +306,7 @@ class Trainer:
         )
 
     def evaluate(self, epoch: int) -> None:
-        """Validate after an epoch, and keep its weights if they may be wanted."""
+        """Validate after an epoch, and keep its weights if they may be needed."""
         self.task.eval()
         metrics = self.validate(epoch)
         self.task.train()
@@ -320,7 +323,7 @@ class Trainer:
             self.tracker.log(self.done - 1, validated)
 
     def save(self) -> None:
-        """Have the state after this step written, by the first process."""
+        """Request the training checkpoint after this step; the first process writes it."""
         self.saved_at = time.monotonic()
         if self.tracker:
             extra = {"sums": self.sums, "curves": self.tracker.files(), "best": self.best}
@@ -329,12 +332,12 @@ class Trainer:
         self.needed = [*self.needed[-KEPT:], self.best.get("epoch")]
 
     def leave(self) -> None:
-        """Stop before the end, as somebody asked."""
+        """Stop before the end because a process was asked to."""
         self.processes.broadcast(self.state.wait)
         raise Stopped(f"stopped after step {self.done} of {self.total}, which is saved")
 
     def finish(self) -> None:
-        """Complete what is written."""
+        """Wait until all files are written, and close them."""
         if self.tracker:
             self.tracker.close()
         self.processes.broadcast(self.state.wait)
@@ -343,8 +346,10 @@ class Trainer:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Take SIGINT and SIGTERM while inside, to be acted upon between two steps; a second Ctrl-C
-    stops at once. Outside the main thread they are left as they are."""
+    """Catch SIGINT and SIGTERM inside the context, to act on them between two steps.
+
+    A second Ctrl-C stops at once. Outside the main thread, signals are not caught.
+    """
     interrupted = threading.Event()
 
     def ask(number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,7 @@
-"""Copies of finished training states in a bucket or folder, for a machine that may be taken away.
+"""Copies of training checkpoints in a bucket or folder, for a machine that may be preempted.
 
-States carry their digest in their name, so a copy that was cut off is noticed when it is read.
+The name of a training checkpoint contains its digest. A truncated copy is therefore detected when
+it is read.
 """
 
 import contextlib
@@ -18,21 +19,21 @@ from albef.io import atomic, opened
 
 log = logging.getLogger(__name__)
 PENDING = ".mirror-{}"
-"""Name of a file that waits to be copied; one that a kill left may be removed."""
+"""Name of a file that waits to be copied. A file that a killed process left can be removed."""
 
 
 class Mirror:
-    """The newest files of a folder at an address of fsspec (``s3://bucket/a``, ``/mnt/b``).
+    """Copies of the newest files of a folder at an fsspec address (``s3://bucket/a``, ``/mnt/b``).
 
-    Copies are made in the background, one after the other. A mirror that fails is warned of, and
-    the training goes on without it.
+    Copies are made in the background, one after the other. If the mirror fails, a warning is logged
+    and the training continues without it.
 
     Args:
-        url: where all mirrors are; credentials come from the environment.
-        name: of this one.
+        url: parent folder of all mirrors; credentials come from the environment.
+        name: name of this mirror.
 
     Raises:
-        ValueError: there is no such kind of address, or what it needs is not installed.
+        ValueError: the kind of address is unknown, or a package it needs is not installed.
     """
 
     def __init__(self, url: str, name: str) -> None:
@@ -45,10 +46,10 @@ class Mirror:
         self._lock = threading.Lock()
 
     def push(self, path: Path, pattern: str, keep: int) -> None:
-        """Copy a file, in the background, and keep the last ``keep`` of those like ``pattern``.
+        """Copy a file in the background, and keep the last ``keep`` files that match ``pattern``.
 
-        Of several like it that wait only the newest is copied. The file may be removed or replaced
-        meanwhile: its content is held by a link, or a copy where the file system has none.
+        Of several waiting files that match, only the newest is copied. The file may be removed or
+        replaced meanwhile: a link holds its content, or a copy if the file system has no links.
         """
         staged = path.with_name(PENDING.format(f"{next(self._numbers)}-{path.name}"))
         try:
@@ -76,23 +77,23 @@ class Mirror:
             self._files.makedirs(self._root, exist_ok=True)
             self._files.put_file(str(staged), f"{self._root}/{name}")
             names = self.names(pattern)
-            position = names.index(name)  # what is ahead of it was damaged, or of a run given up
+            position = names.index(name)  # newer names are damaged or of an abandoned run
             for stale in names[:position] + names[position + keep :]:
                 self._files.rm_file(f"{self._root}/{stale}")
-        except Exception as error:  # of each kind of store another; none is worth a training
+        except Exception as error:  # stores raise many types; none may stop a training
             log.warning("%s is not mirrored to %s: %s", name, self.url, error)
         finally:
             staged.unlink(missing_ok=True)
 
     def names(self, pattern: str) -> list[str]:
-        """The copies like ``pattern``, the last by letter first.
+        """Return the copies that match ``pattern``, in descending order of name.
 
         Raises:
-            OSError: the mirror cannot be read. Going on without it would lose steps.
+            OSError: the mirror cannot be read. Continuing without it would lose steps.
         """
         try:
             self._files.invalidate_cache()
-            paths = self._files.ls(self._root, detail=False)  # unlike its glob it tells of errors
+            paths = self._files.ls(self._root, detail=False)  # unlike its glob it raises errors
         except FileNotFoundError:
             return []
         except Exception as error:
@@ -104,7 +105,7 @@ class Mirror:
         """Copy a file of the mirror to ``path``.
 
         Raises:
-            OSError: the mirror cannot be read, or ``path`` not be written.
+            OSError: the mirror cannot be read, or ``path`` cannot be written.
         """
         try:
             with atomic(path) as part:
@@ -118,11 +119,11 @@ class Mirror:
         )
 
     def wait(self) -> None:
-        """Until all copies are made."""
-        self._pool.submit(int).result()  # they are made one after the other
+        """Wait until all copies are made."""
+        self._pool.submit(int).result()  # copies are made one after the other
 
     def clear(self) -> None:
-        """Remove all copies: the training is done."""
+        """Remove all copies after the training is done."""
         self.wait()
         with contextlib.suppress(FileNotFoundError):
             self._files.invalidate_cache()

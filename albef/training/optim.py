@@ -14,12 +14,12 @@ from albef.models.kernels import Layer, has_bfloat16
 from albef.tasks.task import WARMUP_BLOCK, TrainingConfig
 
 ORIGINAL_START = 1e-5
-"""Rate before the first block of the original's warm-up, the same in each of its trainings."""
+"""Learning rate before the first block of the original's warm-up, equal in all its trainings."""
 MUON_MOMENTUM = 0.95
 
 
 def adamw(module: nn.Module, lr: float, weight_decay: float) -> AdamW:
-    """Fused AdamW (0.9, 0.999, 1e-8) over the parameters that learn."""
+    """Return fused AdamW (0.9, 0.999, 1e-8) over the trainable parameters."""
     decayed, plain = _parameters(module)
     groups = [
         {"params": decayed, "weight_decay": weight_decay},
@@ -29,10 +29,10 @@ def adamw(module: nn.Module, lr: float, weight_decay: float) -> AdamW:
 
 
 def _parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The parameters that learn: those that are decayed, and the others.
+    """Return the trainable parameters with weight decay, and those without.
 
-    Biases and one-dimensional tensors are not decayed; as in the original, the temperature (of
-    no dimension), class token, position and word embeddings are.
+    Biases and one-dimensional tensors have no decay. As in the original, the temperature (zero
+    dimensions), class token, position and word embeddings have decay.
     """
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
@@ -44,12 +44,15 @@ def _parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramete
 
 
 class Muon(AdamW):
-    """Moves the matrices of all layers along their orthogonalised momentum (Jordan et al., 2024:
-    Muon), all directions by the same length; the rest by :func:`adamw`.
+    """Optimizer that moves matrices of layers along their orthogonalized momentum.
+
+    Muon (Jordan et al., 2024) moves all directions of a matrix by the same length. Other parameters
+    use :func:`adamw`.
 
     The momentum G = U S V' becomes about U V', by five steps of a Newton-Schulz iteration. It is
-    scaled so that the root mean square of an update is the rate, whatever the matrix's shape (Liu
-    et al., 2025, arXiv:2502.16982). Queries, keys and values that timm keeps as one are three.
+    scaled so that the root mean square of an update is the learning rate for any shape of the
+    matrix (Liu et al., 2025, arXiv:2502.16982). Queries, keys and values that timm keeps in one
+    matrix are split into three.
     """
 
     def __init__(self, module: nn.Module, lr: float, weight_decay: float) -> None:
@@ -65,18 +68,18 @@ class Muon(AdamW):
             {"params": plain, "weight_decay": 0.0},
         ]
         super().__init__(groups, lr=lr, fused=True)
-        self._step_supports_amp_scaling = False  # the scaler leaves out a step by itself
+        self._step_supports_amp_scaling = False  # the scaler itself skips a step with overflow
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Move all that have a gradient."""
+        """Update all parameters that have a gradient."""
         matrices, *others = self.param_groups
         by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for parameter in matrices["params"]:
             if parameter.grad is None:
                 continue
             state = self.state[parameter]
-            if not state:  # by AdamW's names, which reads it back
+            if not state:  # AdamW's names, for its state_dict
                 state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameter)}
             state["exp_avg"].lerp_(parameter.grad, 1 - MUON_MOMENTUM)
             ahead = parameter.grad.lerp(state["exp_avg"], MUON_MOMENTUM)
@@ -96,7 +99,7 @@ class Muon(AdamW):
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """The nearest matrices of equal singular values, about 0.7 to 1.2 each: (K, M, N)."""
+    """Return the nearest matrices (K, M, N) of equal singular values, about 0.7 to 1.2 each."""
     a, b, c = 3.4445, -4.7750, 2.0315  # steepest at 0
     norm: Tensor = torch.linalg.matrix_norm(matrices, keepdim=True).clamp_min(1e-7)
     x = (matrices / norm).to(torch.bfloat16 if has_bfloat16(matrices.device) else torch.float32)
@@ -109,11 +112,11 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 OPTIMIZERS = {"adamw": adamw, "muon": Muon}
-"""By the name that ``optimizer`` has."""
+"""Optimizers by their name in ``optimizer``."""
 
 
 def rate(config: TrainingConfig, step: int, steps_per_epoch: int) -> float:
-    """The rate of an optimizer step, from 0, by the schedule that ``config`` names."""
+    """Return the learning rate of an optimizer step, from 0, by the schedule of ``config``."""
     lr, min_lr, warmup = fixed(config.lr), config.min_lr, config.warmup_steps
     if config.schedule == "original":
         span = steps_per_epoch, config.epochs
@@ -123,9 +126,10 @@ def rate(config: TrainingConfig, step: int, steps_per_epoch: int) -> float:
 
 
 def cosine(step: int, total: int, *, lr: float, min_lr: float, warmup_steps: int) -> float:
-    """Linear from ``min_lr`` to ``lr`` over ``warmup_steps``, then half a cosine to ``min_lr``.
+    """Return the rate of the cosine schedule.
 
-    ``step`` is the optimizer's, from 0; a warm-up longer than the ``total`` is cut to it.
+    It is linear from ``min_lr`` to ``lr`` over ``warmup_steps``, then half a cosine to ``min_lr``.
+    ``step`` is the optimizer step, from 0. A warm-up longer than ``total`` is cut to it.
     """
     warmup = min(warmup_steps, total)
     if step < warmup:
@@ -137,12 +141,12 @@ def cosine(step: int, total: int, *, lr: float, min_lr: float, warmup_steps: int
 def original(
     step: int, steps_per_epoch: int, epochs: int, *, lr: float, min_lr: float, warmup_steps: int
 ) -> float:
-    """The staircase of the original code: one rate a block of 100 steps, then one an epoch.
+    """Return the rate of the original code's staircase.
 
-    The first epoch climbs from :data:`ORIGINAL_START` to ``lr``, a step of the stairs every 100
-    steps, and stays there; each later epoch has one value of a cosine. A first epoch shorter than
-    the warm-up ends low, and the second jumps. ``min_lr`` would be reached after the last one;
-    ``warmup_steps`` is a multiple of 100.
+    It has one rate per block of 100 steps in the first epoch, then one per epoch. The first epoch
+    climbs from :data:`ORIGINAL_START` to ``lr`` and stays there. Each later epoch has one value of
+    a cosine, which would reach ``min_lr`` after the last epoch. If the first epoch is shorter than
+    the warm-up, it ends low and the second epoch jumps. ``warmup_steps`` is a multiple of 100.
     """
     epoch, inside = divmod(step, steps_per_epoch)
     if epoch == 0:

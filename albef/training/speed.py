@@ -1,4 +1,4 @@
-"""How fast a training is and how much of the machine it uses; for its log, never for a product."""
+"""Speed and utilization of a training; for its log, never for an artifact."""
 
 import contextlib
 import resource
@@ -11,14 +11,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 PRODUCTS = 5
-"""Products whose best time tells the peak, after one to warm up."""
+"""Number of matrix products whose best time gives the peak, after one to warm up."""
 
 
 class Speed:
-    """Time since it was made, and operations of a micro-batch against what the device can do.
+    """Time since construction, and operations of a micro-batch relative to the device's peak.
 
     Attributes:
-        peak: floating-point operations a second of a product of two large matrices, measured here.
+        peak: floating-point operations per second of a product of two large matrices, measured.
         flops: operations of the first micro-batch's matrix products and attention, as executed,
             forward and backward.
     """
@@ -32,30 +32,30 @@ class Speed:
 
     @property
     def seconds(self) -> float:
-        """Time since the start."""
+        """Seconds since the start."""
         return time.perf_counter() - self._began
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the time inside as spent waiting for data."""
+        """Count the time inside the context as spent waiting for data."""
         began = time.perf_counter()
         yield
         self._waited += time.perf_counter() - began
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[None]:
-        """Count the operations of what runs inside, at the first time alone."""
+        """Count the operations inside the context, only at the first call."""
         if self.flops:
             yield
             return
-        # What is compiled cannot be counted, and blocks first called so would stay uncompiled.
+        # Compiled code cannot be counted, and blocks called here first would stay uncompiled.
         counter = FlopCounterMode(display=False)
         with torch.compiler.set_stance("force_eager"), counter:
             yield
         self.flops = counter.get_total_flops()
 
     def rates(self, samples: int) -> dict[str, float]:
-        """The rate of so many samples since the start, and the share of time spent waiting."""
+        """Return samples per second since the start, and the share of time spent waiting."""
         seconds = max(self.seconds, 1e-9)
         return {
             "samples_per_second": round(samples / seconds, 1),
@@ -63,7 +63,7 @@ class Speed:
         }
 
     def usage(self, micro_batches: int) -> dict[str, float]:
-        """What so many micro-batches since the start make of the device, and its memory."""
+        """Return the device's throughput over the micro-batches since the start, and its memory."""
         rate = self.flops * micro_batches / max(self.seconds, 1e-9)
         return {
             "tflops": float(f"{rate / 1e12:.3g}"),
@@ -74,7 +74,7 @@ class Speed:
 
 @cache
 def product_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a product of two square matrices, at its best."""
+    """Return the best floating-point rate per second of a product of two square matrices."""
     side = 8192 if device.type == "cuda" else 1024
     matrix = torch.ones(side, side, dtype=dtype, device=device)
     seconds = []
@@ -88,8 +88,8 @@ def product_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def memory_mib(device: torch.device) -> int:
-    """Most memory so far, in MiB: of the GPU's allocator, else of this process."""
+    """Return the peak memory in MiB: of the GPU's allocator, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) >> 20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak >> (20 if sys.platform == "darwin" else 10)  # bytes there, KiB elsewhere
+    return peak >> (20 if sys.platform == "darwin" else 10)  # bytes on macOS, KiB elsewhere

@@ -1,4 +1,4 @@
-"""Training state on disk: whole or not at all, two kept, one owner."""
+"""Training checkpoints on disk: written atomically, two kept, one owner."""
 
 import contextlib
 import fnmatch
@@ -28,25 +28,25 @@ STATES, EPOCHS, TORN = "state-*.pt", "epoch-*.safetensors", "*.torn"
 
 
 class StateLocked(ValueError):
-    """Another live process trains on the same state."""
+    """A folder of training checkpoints that another live process trains on."""
 
 
 class StateUnfit(ValueError):
-    """What is saved cannot be gone on with: it is of another model, or all of it is damaged."""
+    """A training checkpoint that cannot be resumed: it is of another model, or all are damaged."""
 
 
 class TrainingState:
-    """Student, twin, queues, optimizer and position, in one folder.
+    """Student, momentum model, queue, optimizer and position of a training, in one folder.
 
-    A state is copied to the host's memory, and written from there by a thread while training goes
-    on; of several that wait the newest alone is.
+    A training checkpoint is copied to host memory, and a thread writes it while training continues.
+    If several wait, only the newest is written.
 
-    No generator is part of it: what is random in a step is drawn from the seed and the step. A
-    file's name has its step and the start of its SHA-256, so that one changed bit is noticed.
+    It contains no random generator: random draws of a step depend on the seed and the step. A
+    file's name has its step and the start of its SHA-256, so one changed bit is detected.
 
     Args:
-        folder: where the states are.
-        mirror: where copies of them go, and come from where they are newer.
+        folder: folder of the training checkpoints.
+        mirror: destination of copies, and source of training checkpoints if they are newer there.
     """
 
     def __init__(self, folder: Path, mirror: Mirror | None = None) -> None:
@@ -58,11 +58,12 @@ class TrainingState:
 
     @contextlib.contextmanager
     def owned(self) -> Iterator[None]:
-        """Be the only trainer on the folder, until what is being written is; the kernel frees the
-        lock when the process dies.
+        """Own the folder as its only trainer, until pending writes are done.
+
+        The kernel releases the lock when the process dies.
 
         Raises:
-            StateLocked: names the process that holds it.
+            StateLocked: another process holds the lock; the error names it.
         """
         with contextlib.ExitStack() as stack:
             try:
@@ -72,27 +73,27 @@ class TrainingState:
                     f"process {other.holder} already trains on {self.folder}; wait for it or "
                     "stop it"
                 ) from None
-            for pattern in ("*.part", PENDING.format("*")):  # of one that was killed
+            for pattern in ("*.part", PENDING.format("*")):  # left by a killed process
                 for path in self._files(pattern):
                     path.unlink()
             with self._pool:
                 yield
 
     def _files(self, pattern: str) -> list[Path]:
-        """Files like ``pattern``, the last by letter first; a glob is silent on errors."""
+        """Return files that match ``pattern``, in descending order; a glob would hide errors."""
         paths = (path for path in self.folder.iterdir() if fnmatch.fnmatch(path.name, pattern))
         return sorted(paths, reverse=True)
 
     def files(self) -> list[Path]:
-        """Saved states, the newest first."""
+        """Return the saved training checkpoints, the newest first."""
         return self._files(STATES)
 
     def save(self, step: int, task: nn.Module, optimizer: Optimizer, extra: dict[str, Any]) -> None:
-        """Have the state before ``step`` saved, whole or not at all; older ones are pruned.
+        """Request an atomic write of the training checkpoint before ``step``, and prune older ones.
 
         Raises:
-            OSError: the last one could not be written, as on a full disk; those before are as they
-                were.
+            OSError: the last one could not be written, for example because the disk is full.
+                Earlier training checkpoints are unchanged.
         """
         self._check(write for write in self._writes if write.done())
         value = {"step": step, "task": task.state_dict(), "extra": extra}
@@ -104,7 +105,7 @@ class TrainingState:
         self._writes.append(self._pool.submit(self._write_state))
 
     def _check(self, writes: Iterable["Future[None]"]) -> None:
-        """Raise what went wrong in writing; of each once."""
+        """Raise errors of finished writes; each error once."""
         for write in list(writes):
             self._writes.remove(write)
             write.result()
@@ -112,7 +113,7 @@ class TrainingState:
     def _write_state(self) -> None:
         try:
             value = self._pending.pop()
-        except IndexError:  # a newer one was written in its place
+        except IndexError:  # a newer one was written instead
             return
         step = value["step"]
         name = f"state-{step:09d}-{{}}.pt"
@@ -123,37 +124,40 @@ class TrainingState:
             self.mirror.push(path, STATES, KEPT)
 
     def keep(self, epoch: int, task: nn.Module) -> None:
-        """Keep the weights of an epoch, whole or not at all; see :func:`kept`.
+        """Keep the weights of an epoch, written atomically; see :func:`kept`.
 
         Raises:
-            OSError: they cannot be written.
+            OSError: the weights cannot be written.
         """
         tensors = {name: tensor.contiguous() for name, tensor in task.state_dict().items()}
         name = f"epoch-{epoch:05d}-{{}}.safetensors"
         path = self._write(f"the weights of epoch {epoch}", name, partial(save_file, tensors))
         pattern = _epoch(epoch)
-        for stale in self._files(pattern):  # of a run that was cut off right after it
+        for stale in self._files(pattern):  # of a run that stopped right after it
             if stale != path:
                 stale.unlink()
         if self.mirror:
             self.mirror.push(path, pattern, 1)
 
     def prune_epochs(self, needed: Collection[float | None]) -> None:
-        """Remove the kept weights of epochs that are not ``needed``, here; a mirror's states may be
-        older and need them. First all that waits is written, so that a state that is left out is
-        never of another epoch than the one in its place."""
+        """Remove local weights of kept epochs that are not ``needed``.
+
+        The mirror keeps them: its training checkpoints may be older and need them. All pending
+        writes finish first. A skipped training checkpoint is then never of another epoch than the
+        one that replaced it.
+        """
         self._check(self._writes)
         for path in self._files(EPOCHS):
             if int(path.name.split("-")[1]) not in needed:
                 path.unlink()
 
     def _write(self, noun: str, name: str, write: Callable[[Path], None]) -> Path:
-        """A file that is synced before it has its name, in which its digest is filled in.
+        """Write and sync a file, then give it its name, which contains its digest.
 
         Args:
-            noun: what is written, for errors.
-            name: with {} for the digest.
-            write: writes a file.
+            noun: description of the file, for error messages.
+            name: name with {} for the digest.
+            write: function that writes the file.
         """
         part = self.folder / f"{name[:5]}.part"
         try:
@@ -172,14 +176,17 @@ class TrainingState:
         return path
 
     def restore(self, task: nn.Module, optimizer: Optimizer) -> tuple[int, dict[str, Any]]:
-        """The step to go on from (0 where nothing was ever saved) and the extra values.
+        """Restore the newest training checkpoint.
 
-        The newest state counts that is what was written, here or in the mirror; a damaged one is
-        named and set aside. Of several processes the first one looks for it, and all read the file.
+        An intact file matches its digest, locally or in the mirror. A damaged one is logged and
+        rejected. Of several processes, the first one searches, and all read the file.
+
+        Returns:
+            The step to resume from, 0 if nothing was saved, and the extra values.
 
         Raises:
-            StateUnfit: a state is whole but of another model, or all of them are damaged.
-            OSError: a state or the mirror cannot be read; all of it stays as it is.
+            StateUnfit: a training checkpoint is intact but of another model, or all are damaged.
+            OSError: a training checkpoint or the mirror cannot be read; all files are unchanged.
         """
         newest = world().broadcast(self._newest)
         if newest is None:
@@ -192,7 +199,7 @@ class TrainingState:
             return int(value["step"]), dict(value["extra"])
         except (OSError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
             if value is None and not isinstance(error, pickle.UnpicklingError):
-                raise _unreadable(path, error) from error  # as it is what was written
+                raise _unreadable(path, error) from error  # the file is intact
             raise StateUnfit(
                 f"{path} is the state of another model ({_first(error)}): the code has changed "
                 f"since; delete {self.folder} to start this training anew"
@@ -214,7 +221,7 @@ class TrainingState:
         return None
 
     def _share_epochs(self, mirror: Mirror) -> None:
-        """Kept epochs of the mirror are taken, those here copied: a kill may have come before."""
+        """Exchange kept epochs with the mirror, because a process may have been killed before."""
         local = self._files(EPOCHS)
         for epoch in mirror.names(EPOCHS):
             self._take(epoch, True)
@@ -222,7 +229,7 @@ class TrainingState:
             mirror.push(path, _epoch(int(path.name.split("-")[1])), 1)
 
     def _take(self, name: str, mirrored: bool) -> bool:
-        """Whether a file is what was written, as it is here or else in the mirror."""
+        """Return whether a file is intact, locally or else in the mirror."""
         path = self.folder / name
         for fetched in (False, True) if mirrored else (False,):
             if fetched and self.mirror:
@@ -237,10 +244,10 @@ class TrainingState:
         return False
 
     def wait(self) -> None:
-        """Until all is written and all copies in the mirror are made.
+        """Wait until all files are written and all copies in the mirror are made.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: a file cannot be written.
         """
         self._check(self._writes)
         if self.mirror:
@@ -248,11 +255,11 @@ class TrainingState:
 
 
 def kept(folder: Path, epochs: Iterable[int]) -> dict[int, Path]:
-    """The safetensors files of a training's kept epochs, by epoch.
+    """Return the safetensors files of a training's kept epochs, by epoch.
 
     Raises:
-        StateUnfit: one is not there, or not what was written.
-        OSError: one cannot be read.
+        StateUnfit: a file is missing or damaged.
+        OSError: a file cannot be read.
     """
     files = {}
     for epoch in epochs:

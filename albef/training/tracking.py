@@ -1,7 +1,7 @@
 """Curves, log and progress of a training.
 
-The curves, through dvclive, are a function of the experiment, never of time. What does depend on
-time goes to a log beside them, as JSON lines, and to plain lines for whoever watches.
+The curves, written with dvclive, depend only on the experiment, never on time. Values that depend
+on time go to a JSON-lines log beside them, and to plain log lines for the user.
 """
 
 import json
@@ -18,14 +18,14 @@ LINE_EVERY = 10.0
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
-"""What shows how far a training is: called after each step, of so many, with the last means."""
+"""Progress callback: called after each step with the step, the total and the last means."""
 
 
 class Tracker:
-    """Writes ``plots/metrics/**.tsv`` (step, value) and ``metrics.json`` in a folder."""
+    """Writer of ``plots/metrics/**.tsv`` (step, value) and ``metrics.json`` in a folder."""
 
     def __init__(self, folder: Path, files: Mapping[str, str]) -> None:
-        """Go on from the files of a saved state; what was written after it is cut."""
+        """Continue the files of a training checkpoint; later points are removed."""
         shutil.rmtree(folder, ignore_errors=True)
         for name, text in files.items():
             path = folder / name
@@ -36,10 +36,10 @@ class Tracker:
             str(folder), save_dvc_exp=False, dvcyaml=None, report=None, resume=bool(files)
         )
         if (repo := self._live._dvc_repo) is not None:
-            repo.close()  # dvclive opens git's packs to read where it is, and leaves them open
+            repo.close()  # dvclive opens git's packs and leaves them open
 
     def files(self) -> dict[str, str]:
-        """What is written so far, by path."""
+        """Return the contents of all files so far, by path."""
         paths = (path for path in sorted(self._folder.rglob("*")) if path.is_file())
         return {str(path.relative_to(self._folder)): path.read_text() for path in paths}
 
@@ -62,7 +62,7 @@ def append_log(path: Path, **values: object) -> None:
 
 
 def progress(label: str) -> Progress:
-    """Return what logs how far a training is, every few seconds."""
+    """Return a callback that logs the progress of a training every few seconds."""
     began: tuple[float, int] | None = None
     last = 0.0
 
