@@ -1,7 +1,8 @@
-"""Where records come from: one file per kind of source, with a ``Config`` and ``records``.
+"""Sources of records: one file for each kind of source, with a ``Config`` and ``records``.
 
-The name of the kind is the name of the file. Those of :mod:`albef.builtin` draw what they yield; a
-``Config`` here is a :class:`~albef.ingest.sources.rows.Source`. Nothing here knows torch or a task.
+The name of the kind is the name of the file. The kinds in :mod:`albef.builtin` draw their records.
+Every ``Config`` here is a :class:`~albef.ingest.sources.rows.Source`. These modules depend neither
+on torch nor on a task.
 """
 
 import hashlib
@@ -26,24 +27,25 @@ from albef.ingest.sources.rows import Source
 from albef.layout import PARAMS, Engine
 
 SourceConfig = Drawn | Source
-"""The section of a source, which also says which files it reads (``inputs``), under which licences
-its records are (``terms``), and what is left of it without training (``evaluated``)."""
+"""Section of a source. It also provides the files that it reads (``inputs``), the licences of its
+records (``terms``), and the source without its training split (``evaluated``)."""
 
 
 class Kind(Protocol):
-    """What the file of a kind holds."""
+    """Contents of the file of a kind."""
 
     Config: type[SourceConfig]
 
     def records(
         self, config: SourceConfig, seed: int, *scratch: Path | int | str | None
     ) -> Iterator[Record | Refusal]:
-        """What becomes of each row: a record, or a refusal that says why there is none.
+        """Yield the result of each row: a record, or a rejection with its reason.
 
-        Pictures and captions are raw: they are guarded and cleaned later, for all sources alike.
-        A record's ``key`` is unique in the source, its ``image_id`` equal where the picture is.
-        A kind with ``SCRATCH`` is also given a folder for what should outlast an ingest, how many
-        rows will be read, None for all, and what it may fetch them by.
+        Images and captions are raw: they are checked and cleaned later, in the same way for all
+        sources. A record's ``key`` is unique in the source, and records of the same image have the
+        same ``image_id``. A kind with ``SCRATCH`` also receives a folder for files that should
+        outlast an ingest, the number of rows to read (None for all), and the engine to fetch them
+        with.
 
         Raises:
             ParamsError: the source as a whole cannot be read.
@@ -52,7 +54,7 @@ class Kind(Protocol):
 
 @cache
 def kinds() -> dict[str, Kind]:
-    """The files of all kinds, by name."""
+    """Return the modules of all kinds, by name."""
     named = {
         info.name: importlib.import_module(f"{package.__name__}.{info.name}")
         for package in (albef.builtin, sys.modules[__name__])
@@ -64,7 +66,7 @@ def kinds() -> dict[str, Kind]:
 
 
 def kind_of(source: SourceConfig) -> Kind:
-    """The kind whose ``Config`` a source's section is."""
+    """Return the kind whose ``Config`` the section of a source is."""
     return cast(Kind, sys.modules[type(source).__module__])
 
 
@@ -77,17 +79,26 @@ def read_rows(
     split_off: Mapping[str, float] | None = None,
     engine: Engine = "local",
 ) -> Iterator[tuple[int, Record | Refusal]]:
-    """What becomes of the rows of a data set's sources, one after the other, with their lines and
-    with keys and image ids of the data set: of each the first ``max_rows``, or all; of those of the
-    training split the shares ``split_off`` are of other ones. In ``scratch`` a kind may keep what
-    it would be costly to get again, and gets it by ``engine``.
+    """Yield the rows of a dataset's sources, one source after the other, with their lines.
+
+    Keys and image ids are those of the dataset.
+
+    Args:
+        dataset: name of the dataset.
+        sources: sections of the sources, by name.
+        seed: seed of the data.
+        scratch: folder in which a kind may keep files that are costly to fetch again.
+        max_rows: most rows of each source; None reads all.
+        split_off: shares of the training rows that become other splits.
+        engine: engine by which a kind fetches files.
 
     Raises:
-        ParamsError: a source that cannot be read as a whole; it is named.
+        ParamsError: a source cannot be read as a whole; the message names it.
     """
     first_id = 0
     for name, source in sources.items():
-        # A seed of its own: two data sets with a source of the same kind share no picture.
+        # Each source has a separate seed: two datasets with a source of the same kind share no
+        # image.
         source_seed = hashlib.sha256(json.dumps([seed, dataset, name]).encode()).hexdigest()[:12]
         kind = kind_of(source)
         extra_args = [scratch, max_rows, engine] if getattr(kind, "SCRATCH", False) else []
@@ -110,7 +121,7 @@ def read_rows(
 
 
 def _draw_split(shares: Mapping[str, float], seed: int, image: bytes) -> str:
-    """The split of a training row, drawn by its picture: equal files are of one split."""
+    """Draw the split of a training row by its image: equal files get the same split."""
     draw = int(hashlib.sha256(b"%d " % seed + image).hexdigest()[:13], 16) / 16**13
     for split, share in shares.items():
         if draw < share:
@@ -120,10 +131,11 @@ def _draw_split(shares: Mapping[str, float], seed: int, image: bytes) -> str:
 
 
 def read_source(values: object) -> SourceConfig:
-    """A source's section as the ``Config`` of the kind that it names; for a
-    :class:`~pydantic.PlainValidator`.
+    """Return a source's section as the ``Config`` of the kind that it names.
+
+    Use it in a :class:`~pydantic.PlainValidator`.
 
     Raises:
-        ValueError: there is no such kind, or its class refuses the values.
+        ValueError: the kind does not exist, or its class rejects the values.
     """
     return by_kind(values, {name: kind.Config for name, kind in kinds().items()})

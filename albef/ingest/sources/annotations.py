@@ -1,7 +1,7 @@
-"""Kind ``annotations``: the JSON lists of the public data sets, as the original code has them.
+"""Kind ``annotations``: JSON lists of the public datasets, in the format of the original code.
 
-Rows that show the same picture have the same image id, whatever their split. The file of an image
-is kept in ``path``, in meta.
+Rows that show the same image have the same image id, even in different splits. Meta holds the file
+of the image as ``path``.
 """
 
 import re
@@ -29,25 +29,27 @@ from albef.ingest.sources.rows import (
 )  # fmt: skip
 
 VG_WEIGHT = 0.5
-"""Weight of Visual Genome's one answer, as in the original."""
+"""Weight of Visual Genome's only answer, as in the original code."""
 
 
 class Config(SplitFiles):
-    """JSON lists of annotations, and the folder of their pictures."""
+    """JSON lists of annotations, and the folder of their images."""
 
     format: Literal["captions", "vqa", "entailment", "nlvr2", "grounding"]
-    """What a row holds: see docs/how-to/read-annotations.md."""
+    """Format of the rows; see docs/how-to/read-annotations.md."""
     files: FilesBySplit
     """JSON lists by split."""
     images: str
-    """Folder that the images' paths start from."""
+    """Folder that the paths of the images start from."""
     joined: bool = False
-    """Captions: whether the rows of a picture are one record; false is a record for each row, as
-    the original trains, which keeps a picture once for each of its rows."""
+    """For ``captions``: true joins the rows of an image into one record. false makes a record of
+    each row, as the original code trains, which stores an image once for each of its rows."""
     boxes: str | None = None
-    """Grounding: JSON of the true box of each ``ref_id``, where the rows have none; else null."""
+    """For ``grounding``: JSON with the true box of each ``ref_id`` if the rows have none; otherwise
+    null."""
     proposals: str | None = None
-    """Grounding: JSON of boxes by image id, as ``dets.json`` and ``cocos.json``; else null."""
+    """For ``grounding``: JSON with boxes by image id, such as ``dets.json`` and ``cocos.json``;
+    otherwise null."""
 
     @model_validator(mode="after")
     def _of_their_format(self) -> Self:
@@ -59,13 +61,13 @@ class Config(SplitFiles):
         return self
 
     def inputs(self) -> dict[str, Path]:
-        """Return the JSON lists, and those of boxes and proposals."""
+        """Return the JSON lists, and the files of boxes and proposals."""
         lists = [name for files in self.files.values() for name in files]
         return {name: Path(name) for name in (*lists, self.boxes, self.proposals) if name}
 
 
 class Parsed(NamedTuple):
-    """What a row says."""
+    """Contents of a row."""
 
     row: Row
     images: tuple[str, ...]
@@ -74,10 +76,10 @@ class Parsed(NamedTuple):
 
 
 def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
-    """The records of all splits, in the order of the files.
+    """Yield the records of all splits, in the order of the files.
 
     Raises:
-        ParamsError: a file that cannot be read; it is named.
+        ParamsError: a file cannot be read; the message names it.
     """
     root = Path(config.images)
     ids: dict[tuple[str, ...], int] = {}
@@ -106,7 +108,7 @@ def _rows(files: list[str]) -> Iterator[Row]:
 
 
 def _joined(rows: Iterator[Parsed | Refusal]) -> Iterator[Parsed | Refusal]:
-    """Bad rows first; then rows of the same picture joined into the first of them."""
+    """Yield bad rows first, then the rows of each image joined into the first of them."""
     by_picture: dict[tuple[str, ...], Parsed] = {}
     for row in rows:
         if isinstance(row, Refusal):
@@ -119,7 +121,7 @@ def _joined(rows: Iterator[Parsed | Refusal]) -> Iterator[Parsed | Refusal]:
 
 
 def _parser(config: Config) -> Callable[[Row], Parsed]:
-    """What reads a row of the format."""
+    """Return the function that parses a row of the format."""
     match config.format:
         case "captions":
             return lambda row: Parsed(row, (row.text("image"),), row.texts("caption"), {})
@@ -140,7 +142,7 @@ def _entailment(row: Row) -> Parsed:
 def _vqa(row: Row) -> Parsed:
     source = row.one_of("dataset", ("vqa", "vg"))
     meta: dict[str, Any] = {"question_id": plain(row.get("question_id")), "dataset": source}
-    if row.get("answer") is not None:  # the test split has none
+    if row.get("answer") is not None:  # Rows of the test split have no answer.
         answers = row.texts("answer")
         if source == "vg":
             meta["answers"] = dict.fromkeys(answers, VG_WEIGHT)
@@ -189,13 +191,13 @@ def _boxes_by_id(name: str | None) -> Mapping[str, Any]:
 
 
 def number_in(name: str) -> str | None:
-    """The last number in a file's name, without leading zeros: an image's id at COCO."""
+    """Return the last number in a file's name, without leading zeros: COCO's image id."""
     numbers = re.findall("[0-9]+", Path(name).stem)
     return (numbers[-1].lstrip("0") or "0") if numbers else None
 
 
 def _box(box: object) -> list[float]:
-    """A box (x, y, width, height); what follows, as a detection's score, is dropped."""
+    """Return a box (x, y, width, height); drop further values, such as a detection's score."""
     sides = box[:4] if isinstance(box, list) else None
     if not is_box(sides) or min(sides[2:]) <= 0:
         detail = f"{short(box)} is no box; it must be [x, y, width, height]"

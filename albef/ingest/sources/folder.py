@@ -1,7 +1,7 @@
-"""Kind ``folder``: pictures with their captions beside them, ``dog.jpg`` and ``dog.txt``.
+"""Kind ``folder``: images with their captions beside them, ``dog.jpg`` and ``dog.txt``.
 
-A line of the text is a caption. Records stand in the order of their paths. A picture is a file with
-a suffix of one, or any file that has a text beside it; other files are no rows.
+Each line of the text is a caption. Records are in the order of their paths. A file counts as an
+image if it has an image suffix or a text beside it; other files are ignored.
 """
 
 import os
@@ -29,20 +29,20 @@ _SPLIT = re.compile(r"[a-z0-9_]+")
 
 
 class Config(OneSplit):
-    """A folder of pictures with a text beside each."""
+    """Folder of images with a text beside each."""
 
     path: str
-    """The folder; folders in it are read too, links to elsewhere are not."""
+    """Folder of the images. Its sub-folders are read too; links to files outside it are not."""
     split: Split | None = None
-    """Split of all pictures; null takes it from the folder's first sub-folders, ``train/dog.jpg``.
-    """
+    """Split of all images; null takes it from the first level of sub-folders, as in
+    ``train/dog.jpg``."""
 
 
 def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
-    """The pictures of a folder, in the order of their paths.
+    """Yield the images of a folder, in the order of their paths.
 
     Raises:
-        ParamsError: there is no such folder, or no picture in it.
+        ParamsError: the folder does not exist, or holds no image.
     """
     root = Path(config.path)
     if not root.is_dir():
@@ -62,12 +62,15 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file is a picture by its suffix."""
+    """Return whether a file is an image by its suffix."""
     return os.path.splitext(name)[1].lower().removeprefix(".") in PICTURES
 
 
 def _rows(root: Path) -> Iterator[tuple[Path, bool]]:
-    """Paths of pictures, and after those of each folder its texts without one; which they are."""
+    """Yield the paths of images and, after those of each folder, its texts without an image.
+
+    Each path comes with a flag that is true for an image.
+    """
     for folder, folders, files in os.walk(root, onerror=_unreadable):
         folders.sort()
         names_here = set(files)
@@ -111,11 +114,12 @@ def _split(key: str) -> str:
 
 
 def _read(path: Path, resolved: Path, limit: int) -> bytes:
-    """A file of the folder."""
+    """Return the bytes of a file of the folder."""
     try:
-        if path.is_symlink() and not path.resolve().is_relative_to(resolved):  # no folder is a link
+        # Linked folders are not followed, so only the file itself can be a link.
+        if path.is_symlink() and not path.resolve().is_relative_to(resolved):
             raise Refused(Reason.OUTSIDE_ROOT, f"{path.name} is a link to outside the folder")
-    except RuntimeError as error:  # links go in a circle
+    except RuntimeError as error:  # The links form a circle.
         raise Refused(Reason.MISSING_FILE, f"{path.name} cannot be read: {error}") from None
     return read_file(path, path.name, limit)
 

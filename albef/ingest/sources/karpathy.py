@@ -1,4 +1,4 @@
-"""Kind ``karpathy``: the JSON of Karpathy's splits of COCO and Flickr30K, as it is published."""
+"""Kind ``karpathy``: the JSON of Karpathy's splits of COCO and Flickr30K, as published."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,21 +12,22 @@ from albef.data.refusal import Reason, Refusal, Refused
 from albef.ingest.sources.rows import Row, Source, attempt, json_rows, read_json, read_picture
 
 SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
-"""What its splits are here: COCO's ``restval`` is trained on too, as everybody does."""
+"""Splits of the file with the splits that they become: COCO's ``restval`` is used for training, as
+is common practice."""
 
 
 class Config(Source):
-    """A JSON of Karpathy's splits, and the folder of its pictures."""
+    """JSON of Karpathy's splits, and the folder of its images."""
 
     file: str
     """``dataset_coco.json`` or ``dataset_flickr30k.json``."""
     images: str
-    """Folder of the pictures; COCO's lie in the folders that the file names below it."""
+    """Folder of the images; COCO's images are in its sub-folders, as the file names them."""
     splits: Annotated[list[Literal["train", "val", "test"]], Field(min_length=1)]
-    """Splits to read; ``restval`` belongs to ``train``."""
+    """Splits to read; ``train`` includes ``restval``."""
 
     def inputs(self) -> dict[str, Path]:
-        """Return the JSON."""
+        """Return the JSON file."""
         return {self.file: Path(self.file)}
 
     def evaluated(self) -> Self | None:
@@ -36,16 +37,16 @@ class Config(Source):
 
 
 def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
-    """The pictures of the splits, each with all of its sentences.
+    """Return the images of the splits, each with all of its captions.
 
     Raises:
-        ParamsError: the file cannot be read; it is named.
+        ParamsError: the file cannot be read; the message names it.
     """
     return (attempt(row, _record, config) for row in _rows(config))
 
 
 def _rows(config: Config) -> Iterator[Row]:
-    """The rows of the splits that are read, and those that name none."""
+    """Yield the rows of the splits that are read, and rows without a split."""
     values = read_json(Path(config.file))
     images = values.get("images") if isinstance(values, dict) else None
     if not isinstance(images, list):

@@ -1,7 +1,7 @@
-"""Kind ``parquet``: pictures and captions in Parquet files, as Hugging Face stores data sets.
+"""Kind ``parquet``: images and captions in Parquet files, as Hugging Face stores datasets.
 
-A picture is a structure of ``bytes`` and ``path``, or plain bytes, or a list of these; a caption is
-a text or a list of texts. A row group that is damaged costs its own rows.
+An image is a structure of ``bytes`` and ``path``, plain bytes, or a list of these. A caption is a
+text or a list of texts. If a row group is damaged, only its rows are rejected.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,30 +24,30 @@ from albef.ingest.sources.rows import (
     plain,
 )
 
-_BATCH = 64  # rows, which hold their pictures
+_BATCH = 64  # rows that are in memory together with their images
 
 
 class Config(SplitFiles):
-    """Parquet files that hold pictures."""
+    """Parquet files that hold images."""
 
     files: FilesBySplit
     """Files by split, as paths or patterns."""
     image: str
-    """Column of the pictures."""
+    """Column of the images."""
     images: Literal["first", "each"] = "first"
-    """Of a row with a list of pictures: take the first, or make a row of each, which has all
-    captions of the list's row and is counted by itself."""
+    """Images to use if a row holds a list: ``first`` takes the first image, ``each`` makes a row of
+    each image. Such a row has all captions of the original row and is counted separately."""
     captions: Files
-    """Columns of the captions; those of a row are taken together."""
+    """Columns of the captions; a row gets the captions of all of them."""
     keep: list[str] = Field([])
-    """Columns kept in meta."""
+    """Columns to keep in meta."""
 
 
 def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
-    """The rows of all files, in order.
+    """Yield the rows of all files, in order.
 
     Raises:
-        ParamsError: a file that cannot be read at all, or that has no such column.
+        ParamsError: a file cannot be read at all, or lacks a column.
     """
     number = 0
     columns = list(dict.fromkeys([config.image, *config.captions, *config.keep]))
@@ -60,7 +60,7 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
 
 
 def _of_each_picture(row: Row | Refusal, config: Config) -> Iterator[Row | Refusal]:
-    """Yield the row with one picture, or with each of a list of them in turn."""
+    """Yield the row with its one image, or a row for each image of a list in turn."""
     pictures = [] if isinstance(row, Refusal) else row.values[config.image]
     if isinstance(row, Refusal) or not isinstance(pictures, list):
         yield row

@@ -1,4 +1,4 @@
-"""What sources of files share: how they are named and licensed, their rows, and bad ones' names."""
+"""Common parts of sources that read files: names and licences, rows, and rejected rows."""
 
 import json
 import math
@@ -19,58 +19,62 @@ from albef.data.refusal import Reason, Refusal, Refused
 T = TypeVar("T")
 P = ParamSpec("P")
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
-"""Suffixes of pictures; of those of a sample the first is taken."""
+"""Suffixes of images; if a sample has several images, the first suffix in this order is used."""
 LARGEST_PICTURE, LARGEST_TEXT = 2**26, 2**20
-"""Bytes of a file that are read: ``ingest.max_megabytes`` is at most as much."""
-_DIGITS = 400  # of the longest integer; a longer one is no number that anything counts
+"""Most bytes that are read of an image and of a text; ``ingest.max_megabytes`` is not larger."""
+_DIGITS = 400  # digits of the longest integer; a longer one is read as a float
 Split = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 Files = Annotated[list[str], Field(min_length=1)]
 FilesBySplit = Annotated[dict[Split, Files], Field(min_length=1)]
 
 
 class Licence(Section):
-    """The terms of a work."""
+    """Terms of a work."""
 
     what: str = Field(min_length=1)
-    """The work: pictures, captions or a list, by its name."""
+    """The work by its name: images, captions or a list."""
     licence: str = Field(min_length=1)
-    """Its licence or terms of use; "none named" where there are none."""
+    """Licence or terms of use of the work; "none named" if there are none."""
     attribution: str = ""
-    """Whom to name."""
+    """Person or organization to name as the author."""
     url: str = ""
-    """Where it is to be had, and its terms."""
+    """Address of the work and its terms."""
 
 
 class Source(Section):
-    """A source of somebody's works."""
+    """Source of third-party works."""
 
     kind: str
     """Name of the kind."""
     licences: list[Licence] | None = None
-    """Their licences, which data set, report and model card tell; left out, none is named."""
+    """Licences of the works, which the dataset, the report and the model card list. If left out,
+    none is listed."""
 
     def inputs(self) -> dict[str, Path]:
-        """Return the files that it reads, by name, without pictures and the texts beside them: the
-        records have the digests of those.
+        """Return the files that the source reads, by name.
+
+        Images and the texts beside them are left out, because the records hold their digests.
 
         Raises:
-            ParamsError: a pattern that names no file.
+            ParamsError: a pattern matches no file.
         """
         return {}
 
     def terms(self) -> list[Mapping[str, str]]:
-        """Return the licences of its records, as its section names them."""
+        """Return the licences of its records, as its section lists them."""
         return [licence.model_dump() for licence in self.licences or ()]
 
     def evaluated(self) -> Self | None:
-        """Return the source without its training split, as far as its section names splits; None
-        if nothing is left. Training rows that it still gives are to be passed over.
+        """Return the source without its training split; None if nothing is left.
+
+        Only splits that the section names are removed. The caller must skip training rows that the
+        source still yields.
         """
         return self
 
 
 class OneSplit(Source):
-    """A source whose rows are of one split, or name theirs."""
+    """Source whose rows belong to one split, or each name their split."""
 
     split: Split | None
     """Split of all rows; null takes it from each row."""
@@ -81,7 +85,7 @@ class OneSplit(Source):
 
 
 class SplitFiles(Source):
-    """A source whose files are named by split."""
+    """Source whose files are listed by split."""
 
     files: FilesBySplit
     """Files by split, as paths or patterns."""
@@ -91,44 +95,44 @@ class SplitFiles(Source):
         return {str(file): file for _, file in expand_splits(self.files)}
 
     def evaluated(self) -> Self | None:
-        """Return the source without the files of training; None if there are no others."""
+        """Return the source without its training files; None if no others exist."""
         others = {split: files for split, files in self.files.items() if split != "train"}
         return self.model_copy(update={"files": others}) if others else None
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of a file."""
+    """Row of a file."""
 
     file: Path | None
-    """Where it stands; None where it is itself a file."""
+    """File that holds the row; None if the row is itself a file."""
     line: int
-    """Its place there, from 1: of a text, its first line."""
+    """Position of the row in the file, from 1; for a text, the number of its first line."""
     values: Any
-    """By name; of a JSON list, whatever stands there."""
+    """Values by name; for a JSON list, the item of any type."""
     key: str = ""
-    """What names it, if anything does."""
+    """Name of the row; "" if it has none."""
 
     def refusal(self, error: Refused, key: str = "") -> Refusal:
-        """The row, set aside; its file is named."""
+        """Return the row as a rejection; the detail names its file."""
         detail = f"{self.file}: {error}" if self.file else str(error)
         return Refusal("", self.line, key or self.key, error.reason, detail)
 
     def get(self, name: str) -> Any:
-        """A value that may be left out; None then."""
+        """Return a value, or None if it is missing."""
         if not isinstance(self.values, Mapping):
             raise Refused(Reason.MALFORMED_ROW, f"must be an object, not {short(self.values)}")
         return self.values.get(name)
 
     def text(self, name: str) -> str:
-        """A string that says something."""
+        """Return a string that is not blank."""
         value = self.get(name)
         if not _is_text(value):
             raise self._wrong(name, "a text")
         return str(value)
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """A string, or a list of them."""
+        """Return a string or a list of strings, as a tuple."""
         value = self.get(name)
         values = value if isinstance(value, list) else [value]
         if not values or not all(map(_is_text, values)):
@@ -136,7 +140,7 @@ class Row:
         return tuple(values)
 
     def one_of(self, name: str, choices: tuple[str, ...]) -> str:
-        """A string out of a few."""
+        """Return a string that is one of some choices."""
         value = self.get(name)
         if value not in choices:
             raise self._wrong(name, " or ".join(choices))
@@ -151,8 +155,9 @@ class Row:
 def attempt(
     row: Row | Refusal, make: Callable[Concatenate[Row, P], T], *args: P.args, **kwargs: P.kwargs
 ) -> T | Refusal:
-    """What ``make`` gives of a row, or why there is nothing: whatever it stumbles over is a fault
-    of that row and ends no other.
+    """Return the result of ``make`` for a row, or the rejection of the row.
+
+    Any error is a fault of that row and does not affect other rows.
     """
     if isinstance(row, Refusal):
         return row
@@ -163,10 +168,10 @@ def attempt(
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Return the contents of a JSON file.
 
     Raises:
-        ParamsError: it is not there, or no JSON.
+        ParamsError: the file is missing or is not JSON.
     """
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -182,10 +187,10 @@ def _int(digits: str) -> int | float:
 
 
 def json_rows(path: Path, values: object, name: str) -> Iterator[Row]:
-    """The rows of a JSON list, each named by its value ``name``.
+    """Yield the rows of a JSON list, each named by its value ``name``.
 
     Raises:
-        ParamsError: it is no list.
+        ParamsError: the value is not a list.
     """
     if not isinstance(values, list):
         raise ParamsError(f"{path} must hold a list of objects, not {short(values)}")
@@ -195,10 +200,10 @@ def json_rows(path: Path, values: object, name: str) -> Iterator[Row]:
 
 
 def read_picture(root: Path, name: str) -> bytes:
-    """The bytes of a picture in the folder ``root``.
+    """Return the bytes of an image in the folder ``root``.
 
     Raises:
-        Refused: it lies elsewhere, or cannot be read.
+        Refused: the image is outside the folder, or cannot be read.
     """
     path = root / name
     if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
@@ -207,16 +212,18 @@ def read_picture(root: Path, name: str) -> bytes:
 
 
 def read_file(path: Path, name: str, limit: int) -> bytes:
-    """The bytes of a file, at most ``limit``.
+    """Return the bytes of a file, at most ``limit``.
 
     Raises:
-        Refused: it is no file, cannot be read, or has more; ``name`` names it.
+        Refused: the path is not a file, cannot be read, or holds more bytes. The message calls the
+            file ``name``.
     """
     try:
         status = path.stat()
-        if stat.S_ISREG(status.st_mode) and status.st_size <= limit:  # a pipe would be waited for
+        if stat.S_ISREG(status.st_mode) and status.st_size <= limit:  # Reading a pipe would block.
             return path.read_bytes()
-    except (OSError, ValueError) as error:  # a ValueError where it is no path, as with a NUL
+    # A ValueError means an invalid path, such as one with a NUL.
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise Refused(Reason.MISSING_FILE, f"{name} cannot be read: {reason}") from None
     if stat.S_ISREG(status.st_mode):
@@ -225,10 +232,10 @@ def read_file(path: Path, name: str, limit: int) -> bytes:
 
 
 def expand(patterns: Iterable[str]) -> list[Path]:
-    """The files that paths and patterns name, those of a pattern sorted.
+    """Return the files that paths and patterns name, those of a pattern sorted.
 
     Raises:
-        ParamsError: one that names none, or that may not be looked for.
+        ParamsError: a pattern matches no file, or must not be searched.
     """
     files: list[Path] = []
     for pattern in patterns:
@@ -244,12 +251,12 @@ def expand(patterns: Iterable[str]) -> list[Path]:
 
 
 def expand_splits(files: Mapping[str, Iterable[str]]) -> Iterator[tuple[str, Path]]:
-    """Each file that :func:`expand` finds of each split, with the split."""
+    """Return each file that :func:`expand` finds, with its split."""
     return ((split, file) for split, patterns in files.items() for file in expand(patterns))
 
 
 def plain(value: object) -> Any:
-    """A value as JSON takes it; what it has no way to say becomes a text, and no number null."""
+    """Return a value as JSON accepts it; NaN and Inf become null, and other types become texts."""
     match value:
         case None | bool() | int():
             return value
@@ -267,10 +274,10 @@ def plain(value: object) -> Any:
 
 
 def captions_of(values: Iterable[object]) -> tuple[str, ...]:
-    """The captions that some values hold, each a text or a list of texts; blank ones are left out.
+    """Return the captions in some values, each a text or a list of texts, without blank ones.
 
     Raises:
-        Refused: there is none, or a value is no text.
+        Refused: all captions are blank or missing, or a value is not a text.
     """
     captions: list[str] = []
     for value in values:
@@ -296,6 +303,6 @@ def _is_text(value: object) -> bool:
 
 
 def short(value: object) -> str:
-    """The start of a value of JSON, as text."""
+    """Return the start of a JSON value as text."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,6 +1,7 @@
-"""Kind ``table``: a table of local pictures with their captions, as TSV, CSV or Parquet.
+"""Kind ``table``: a table of local images with their captions, as TSV, CSV or Parquet.
 
-A row is a picture's path and a caption; rows of one path show one picture. Meta holds the path.
+A row holds the path of an image and a caption. Rows with the same path show the same image. Meta
+holds the path.
 """
 
 import re
@@ -21,7 +22,7 @@ class Config(Tables):
     """Tables of paths and captions."""
 
     images: str
-    """Folder that the paths start from; what lies outside it is not read."""
+    """Folder that the paths start from; files outside it are not read."""
     image: str
     """Column of the paths."""
     split: Split | None = "train"
@@ -29,10 +30,10 @@ class Config(Tables):
 
 
 def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
-    """The rows of the tables, in order.
+    """Yield the rows of the tables, in order.
 
     Raises:
-        ParamsError: a file that cannot be read at all, or has no such column; it is named.
+        ParamsError: a file cannot be read at all, or lacks a column; the message names it.
     """
     ids: dict[str, int] = {}
     splits = [] if config.split else [SPLIT]

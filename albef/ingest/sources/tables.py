@@ -1,4 +1,4 @@
-"""Rows of TSV, CSV and Parquet files, streamed; a row that cannot be read is given as a Refusal."""
+"""Rows of TSV, CSV and Parquet files, streamed; a row that cannot be read becomes a Refusal."""
 
 import csv
 from collections import deque
@@ -14,27 +14,27 @@ from albef.data.refusal import Reason, Refusal, Refused
 from albef.ingest.sources.rows import Files, OneSplit, Row, expand
 
 _LONGEST_LINE = 2**20
-_LONGEST_ROW = 20  # lines that a quoted field of a CSV file may stretch over
-csv.field_size_limit(_LONGEST_LINE * _LONGEST_ROW)  # a line has a limit of its own
-_LONGEST_LIST = 10_000  # values of a row of Parquet
-_AT_ONCE = 2**28  # bytes that rows of Parquet which are read together may come to
-_PACKED = 100  # times that many bytes may be packed, and rows that a byte may stand for
+_LONGEST_ROW = 20  # lines that a quoted field of a CSV file may span
+csv.field_size_limit(_LONGEST_LINE * _LONGEST_ROW)  # Lines have a separate limit.
+_LONGEST_LIST = 10_000  # values of a list in a Parquet row
+_AT_ONCE = 2**28  # most bytes of Parquet rows that are read together
+_PACKED = 100  # largest compression ratio, and most rows for each byte of a file
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Tables(OneSplit):
-    """Tables of pictures, by path or address, with their captions."""
+    """Tables of images, by path or address, with their captions."""
 
     files: Files
     """Tables, as paths or patterns."""
     format: Literal["tsv", "csv", "parquet"]
-    """What they are: TSV without quotes, CSV as RFC 4180 has it, or Parquet."""
+    """Format of the tables: TSV without quotes, CSV as in RFC 4180, or Parquet."""
     header: list[str] | None = None
-    """Names of the columns where no first line names them, as in CC3M; else null."""
+    """Names of the columns if the file has no header line, as in CC3M; otherwise null."""
     caption: str
     """Column of the captions; in Parquet it may hold lists."""
     keep: list[str] = Field([])
-    """Columns kept in meta."""
+    """Columns to keep in meta."""
 
     @model_validator(mode="after")
     def _check_header(self) -> Self:
@@ -47,10 +47,10 @@ class Tables(OneSplit):
         return {str(file): file for file in expand(self.files)}
 
     def rows(self, *columns: str) -> Iterator[Row | Refusal]:
-        """The rows of all files with some columns, the captions, and those that are kept.
+        """Return the rows of all files with some columns, the captions and the columns to keep.
 
         Raises:
-            ParamsError: as :func:`read`.
+            ParamsError: as in :func:`read`.
         """
         selected = list(dict.fromkeys([*columns, self.caption, *self.keep]))
         return (
@@ -61,17 +61,17 @@ class Tables(OneSplit):
 def read(
     file: Path, form: str, header: Sequence[str] | None, columns: Sequence[str], batch: int = 4096
 ) -> Iterator[Row | Refusal]:
-    """The rows of a file.
+    """Yield the rows of a file.
 
     Args:
-        file: the file.
-        form: ``tsv`` (no quotes), ``csv`` (as RFC 4180 has it) or ``parquet``.
-        header: names of all columns of a text without a line that names them.
-        columns: those to read.
-        batch: most rows of Parquet that are read together.
+        file: path of the file.
+        form: ``tsv`` (no quotes), ``csv`` (as in RFC 4180) or ``parquet``.
+        header: names of all columns if a text has no header line.
+        columns: names of the columns to read.
+        batch: most Parquet rows that are read together.
 
     Raises:
-        ParamsError: the file cannot be read at all, or has no such column.
+        ParamsError: the file cannot be read at all, or lacks a column.
     """
     try:
         if form == "parquet":
@@ -119,11 +119,11 @@ def _text(
 
 
 Line = tuple[int, str | Refused]
-"""Number and text of a line, or what is wrong with it."""
+"""Number and text of a line, or the problem with it."""
 
 
 def _lines(opened: IO[bytes]) -> Iterator[Line]:
-    """Each line that is not blank."""
+    """Yield each line that is not blank."""
     number = 0
     while raw := opened.readline(_LONGEST_LINE):
         number += 1
@@ -139,8 +139,8 @@ def _lines(opened: IO[bytes]) -> Iterator[Line]:
 
 
 def _split(lines: Iterator[Line], form: str) -> Iterator[tuple[int, list[str] | Refused]]:
-    """The fields of each row, or what is wrong with it."""
-    ahead: deque[Line] = deque()  # lines that were read for a row and are none of its
+    """Yield the number and the fields of each row, or the problem with it."""
+    ahead: deque[Line] = deque()  # lines that were read for a row but do not belong to it
     while (line := ahead.popleft() if ahead else next(lines, None)) is not None:
         number, text = line
         if isinstance(text, Refused):
@@ -152,7 +152,7 @@ def _split(lines: Iterator[Line], form: str) -> Iterator[tuple[int, list[str] | 
 
 
 def _csv(text: str, ahead: deque[Line], lines: Iterator[Line]) -> list[str] | Refused:
-    """The fields of a row that begins with a line; those ahead that belong to it are taken."""
+    """Return the fields of a row that starts with ``text``; take further lines from ``ahead``."""
     gathered = [text]
     while True:
         consumed = len(gathered) - 1
@@ -161,7 +161,8 @@ def _csv(text: str, ahead: deque[Line], lines: Iterator[Line]) -> list[str] | Re
         except csv.Error as error:
             if "unexpected end of data" not in str(error):
                 message = str(error)
-                if "new-line character" in message:  # csv advises to open the file in another way
+                # The advice of csv to open the file in another way does not help here.
+                if "new-line character" in message:
                     message = "a carriage return outside quotes; end lines with \\n"
                 return _malformed(f"no CSV: {message}")
         else:
@@ -214,19 +215,19 @@ def _parquet(file: Path, columns: Sequence[str], batch: int) -> Iterator[Row | R
 
 
 def _leaves(schema: Any, columns: Sequence[str]) -> list[int]:
-    """The places of the columns' parts, of which a structure or list has its own."""
+    """Return the positions of the leaf columns; a structure or list has leaves below it."""
     starts = tuple(f"{column}." for column in columns)
     return [i for i in range(len(schema)) if f"{schema.column(i).path}.".startswith(starts)]
 
 
 def _page_bytes(file: IO[bytes], column: Any) -> int:
-    """Bytes of the largest page that a row of a column may come from, as its first ones say.
+    """Return the bytes of the largest page of a column, as stated by its first pages.
 
-    A few bytes may unpack to gigabytes, and a value of a dictionary stands for each row that names
-    it: the header of a page says before, and binds what unpacks it.
+    A few bytes may unpack to gigabytes, and a value of a dictionary stands for each row that refers
+    to it. The header of a page states its size in advance, and the decoder keeps to it.
 
     Raises:
-        Refused: they are too many.
+        Refused: the bytes are too many.
     """
     packed, unpacked = column.total_compressed_size, column.total_uncompressed_size
     largest = 1
@@ -248,10 +249,10 @@ def _page_bytes(file: IO[bytes], column: Any) -> int:
 
 
 def _opened(file: Path, columns: Sequence[str] = ()) -> Any:
-    """A Parquet file; texts in lists of some columns are read as a dictionary has them.
+    """Open a Parquet file; texts in lists of some columns are read as dictionaries.
 
     Raises:
-        ParamsError: its end, which describes it, cannot be read or claims what cannot be.
+        ParamsError: the footer cannot be read or makes impossible claims.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -271,7 +272,7 @@ def _opened(file: Path, columns: Sequence[str] = ()) -> Any:
         return pq.ParquetFile(file, read_dictionary=lists) if lists else opened
     except FileNotFoundError as error:
         raise ParamsError(f"{file} cannot be read: {error.strerror or error}") from None
-    except (pa.ArrowException, OSError) as error:  # an OSError where its description is damaged
+    except (pa.ArrowException, OSError) as error:  # A damaged footer raises an OSError.
         raise ParamsError(f"{file} is no Parquet file that can be read: {_brief(error)}") from None
 
 
@@ -288,15 +289,15 @@ def _values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any] | Refu
             yield {column: values[i].as_py() for column, values in of_column.items()}
         except Refused as error:
             yield error
-        except Exception as error:  # a text that is none, a date out of range
+        except Exception as error:  # Such values are invalid texts and dates out of range.
             yield _malformed(f"a value cannot be read: {_brief(error)}")
 
 
 def _check_list(items: Any) -> None:
-    """Refuse a list of more than any row needs, before Python has it.
+    """Reject a list with more values than any row needs, before it becomes a Python list.
 
     Raises:
-        Refused: it has too many values or, where it names texts of a dictionary, bytes.
+        Refused: it has too many values or, if it refers to texts of a dictionary, too many bytes.
     """
     import pyarrow.compute as pc
 

@@ -1,8 +1,8 @@
-"""Kind ``urls``: a list of addresses of pictures with their captions, which are downloaded.
+"""Kind ``urls``: a list of addresses of images with their captions; the images are downloaded.
 
-Records stand in the order of the list. What was downloaded is kept in scratch for each source: an
-ingest that is killed, or made again with other values or a longer list, asks no server twice. What
-the list no longer names is removed. Meta holds the address and the SHA-256 of what it gave.
+Records are in the order of the list. Downloads are kept in scratch for each source. If an ingest is
+killed, or repeated with other values or a longer list, no server is asked twice. Downloads that are
+no longer in the list are removed. Meta holds the address and the SHA-256 of the download.
 """
 
 from collections.abc import Iterator
@@ -17,35 +17,41 @@ from albef.ingest.sources.tables import Tables
 from albef.layout import Engine
 
 SCRATCH = True
-"""``records`` is given a folder for what should outlast an ingest."""
+"""``records`` receives a folder for files that should outlast an ingest."""
 CHUNK = 1000
-"""Rows whose downloads are waited for together."""
+"""Rows whose downloads are awaited together."""
 
 
 class Config(Tables):
-    """Tables of addresses and captions, and how they are downloaded."""
+    """Tables of addresses and captions, and the limits of the download."""
 
     url: str
     """Column of the addresses."""
     split: Split
     """Split of all rows."""
     download: Limits
-    """What bounds the download."""
+    """Limits of the download."""
 
 
 Entry = tuple[int, Row, str, tuple[str, ...]] | Refusal
-"""A row: its place, itself, address and captions."""
+"""Row with its position, address and captions, or its rejection."""
 
 
 def records(
     config: Config, seed: int, scratch: Path, max_rows: int | None = None, engine: Engine = "local"
 ) -> Iterator[Record | Refusal]:
-    """The first ``max_rows`` of the list, or all, in order, each downloaded by the engine or set
-    aside; what was downloaded is kept in ``scratch``, in a folder that the source's ``seed`` names.
+    """Yield the rows of the list in order, each downloaded or rejected.
+
+    Args:
+        config: section of the source.
+        seed: seed of the source; it names the folder of the downloads.
+        scratch: folder that keeps the folder of the downloads.
+        max_rows: number of rows to read from the start; None reads all.
+        engine: engine that downloads.
 
     Raises:
-        ParamsError: a file that cannot be read at all; it is named.
-        OSError: what is downloaded cannot be kept.
+        ParamsError: a file cannot be read at all; the message names it.
+        OSError: a download cannot be stored.
     """
     from albef.ingest.download.downloads import Downloads
 

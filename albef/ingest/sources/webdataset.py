@@ -1,8 +1,8 @@
-"""Kind ``webdataset``: shards that are there already, img2dataset's among them.
+"""Kind ``webdataset``: existing shards, such as those of img2dataset.
 
-A sample is what stands together under one name: a picture, and a text or JSON with its caption.
-Only these members are looked at. A member that is damaged becomes a refusal, and what follows it is
-read on. With ``statuses``, so do the rows that img2dataset could not download.
+A sample is a sequence of members with the same name: an image, and a text or JSON with its caption.
+Only these members are read. A damaged member becomes a rejected row, and reading continues after
+it. With ``statuses``, the rows that img2dataset could not download become rejected rows too.
 """
 
 import json
@@ -39,14 +39,14 @@ class Config(SplitFiles):
     """Shards in WebDataset's format."""
 
     files: FilesBySplit
-    """Tars by split, as paths or patterns; they are not compressed."""
+    """Uncompressed tars by split, as paths or patterns."""
     caption: Annotated[str, Field(pattern=r"^(txt|json\..+)$")] = "txt"
-    """Where captions are: ``txt``, or ``json.FIELD``, which may hold a list."""
+    """Member with the captions: ``txt``, or ``json.FIELD``, which may hold a list."""
     keep: list[str] | None = None
     """Fields of the JSON that are kept in meta; null keeps all."""
     statuses: bool = False
-    """Whether the table beside each shard (NAME.parquet), as img2dataset writes it, is read for the
-    rows that failed."""
+    """Read the table beside each shard (NAME.parquet), as img2dataset writes it, for the rows that
+    failed."""
 
     def inputs(self) -> dict[str, Path]:
         """Return the shards of all splits, and the tables beside them if they are read."""
@@ -57,7 +57,7 @@ class Config(SplitFiles):
 
 @dataclass(slots=True)
 class _Sample:
-    """Members that stand together; what was damaged among them."""
+    """Consecutive members with the same name, and the damage among them."""
 
     name: str
     parts: dict[str, bytes] = field(default_factory=dict)
@@ -69,19 +69,19 @@ class _Sample:
     def add(self, suffix: str, data: bytes) -> None:
         self.parts[suffix] = data
         for kind in [kind for kind in PICTURES if kind in self.parts][1:]:
-            self.parts[kind] = b""  # one picture is held, however many there are
+            self.parts[kind] = b""  # Only one of several images stays in memory.
 
     def accepts(self, damage: Damage, name: str, caption_key: str) -> bool:
-        """Whether damage, under a name if it has one, is taken as a part of this sample."""
+        """Return whether damage, under a name if it has one, belongs to this sample."""
         is_complete = self.picture() is not None and caption_key in self.parts
         return self.damage is None and (name == self.name if name else not is_complete)
 
 
 def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
-    """The samples of all shards, in order.
+    """Yield the samples of all shards, in order.
 
     Raises:
-        ParamsError: no such shard, or it or its table cannot be read at all.
+        ParamsError: a shard does not exist, or it or its table cannot be read at all.
     """
     number = 0
     for split, shard in expand_splits(config.files):
@@ -103,12 +103,12 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
 
 
 def limit(name: str) -> int:
-    """Most bytes of a member that are read, by its name: 0 of what is no part of a sample."""
+    """Return the most bytes of a member that are read, by its name; 0 for other members."""
     return _LIMITS.get(split_name(name)[1], 0)
 
 
 def _samples(entries: Iterator[Member | Damage], caption_key: str) -> Iterator[_Sample]:
-    """Members by name; damage belongs to what is not whole yet, or to what follows."""
+    """Group members by name; assign damage to an incomplete sample, or else to the next one."""
     current = _Sample("")
     for entry in entries:
         name, suffix = split_name(entry.name)
@@ -116,7 +116,8 @@ def _samples(entries: Iterator[Member | Damage], caption_key: str) -> Iterator[_
             belongs = entry.reason != Reason.CUT_SHARD and current.accepts(entry, name, caption_key)
         else:
             if not current.parts:
-                current.name = current.name or name  # what was damaged may have been its start
+                # The damaged member may have been the start of the sample.
+                current.name = current.name or name
             belongs = current.name == name and suffix not in current.parts
         if not belongs:
             if current.parts or current.damage:
@@ -131,7 +132,7 @@ def _samples(entries: Iterator[Member | Damage], caption_key: str) -> Iterator[_
 
 
 def split_name(path: str) -> tuple[str, str]:
-    """A member's path up to the first dot of its file's name, and what follows it."""
+    """Split a member's path at the first dot of its file name; return both parts."""
     folder, slash, file = path.rpartition("/")
     stem, _, suffix = file.partition(".")
     return folder + slash + stem, suffix.lower()
@@ -180,11 +181,11 @@ _REASONS = (
     (r"^failed_to_resize", Reason.UNDECODABLE),
     (r"", Reason.UNREACHABLE),
 )
-"""Patterns of img2dataset's messages with the reason that each means; the first match counts."""
+"""Patterns of img2dataset's messages with the reason for each; the first match counts."""
 
 
 def _failed_rows(table: Path) -> Iterator[Refusal]:
-    """Yield a refusal for each row of img2dataset's table that is no success."""
+    """Yield a rejection for each row of img2dataset's table that failed."""
     for row in tables.read(table, "parquet", None, _STATUS):
         if isinstance(row, Refusal):
             yield row
