@@ -1,1 +1,1 @@
-"""Rows of a source to shards: read, downloaded, cleaned, compared, set aside, written."""
+"""Rows of a source to shards: read, downloaded, cleaned, compared, rejected or written."""

@@ -1,9 +1,9 @@
-"""Rows on their way from sources to shards: prepared, on disk, in blocks that are whole or absent.
+"""Prepared rows on disk, between sources and shards, in blocks that are complete or absent.
 
-A block is an Arrow file ``rows-N`` with all that is known of its rows but their pictures, which lie
-in files ``images-N``; both are read in place. A folder keeps the blocks of the ingest before, and
-of one that was ended: a row that a source gives again is taken from there, wherever it stands now,
-and only what is new is prepared.
+A block is an Arrow file ``rows-N`` with everything known about its rows except their images. The
+images are in files ``images-N``. Both are memory-mapped. A folder keeps the blocks of the previous
+ingest and of an interrupted one. If a source yields a row again, the row is taken from these
+blocks, even if its position in the source has changed. Only new rows are prepared.
 """
 
 import functools
@@ -30,7 +30,7 @@ from albef.ingest.prepare import Prepared, name_of
 from albef.io import atomic
 
 EXAMPLES = 12
-"""Rows of each source and reason that are kept to be looked at."""
+"""Rows of each source and reason that are kept as examples."""
 SCHEMA = pa.schema({
     "source": pa.string(), "line": pa.int64(), "name": pa.string(), "reason": pa.string(),
     "detail": pa.string(), "key": pa.string(), "split": pa.string(), "image_id": pa.int64(),
@@ -38,28 +38,31 @@ SCHEMA = pa.schema({
     "looks": pa.list_(pa.uint64()), "picture": pa.binary(), "digest": pa.binary(16),
     "images": pa.int64(), "place": pa.int64(),
 })  # fmt: skip
-"""Columns of a block's rows; ``reason`` is null where a row is kept so far, and ``picture`` a small
-one of a row that is not. ``digest`` is that of the row as its source gave it; ``images`` is the
-number of the file with its pictures, and ``place`` where they are in it."""
+"""Columns of a block's rows. ``reason`` is null if a row is kept so far, and ``picture`` is a small
+image of a rejected row. ``digest`` is that of the row as its source gave it. ``images`` is the
+number of the file with its images, and ``place`` is their position in it."""
 _IMAGES = pa.schema([("images", pa.list_(pa.large_binary()))])
 _PRIOR = pa.schema({
     "digest": pa.binary(16), "images": pa.int64(), "block": pa.int64(), "row": pa.int64(),
 })  # fmt: skip
-_LONGEST = 8000  # letters of what names a row, and of what is said of it
-_OPEN = 64  # files that are held open, of the last ones used
+_LONGEST = 8000  # characters of a row's name, and of its detail
+_OPEN = 64  # files that stay open, the most recently used ones
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as a block holds it, without its pictures: its place among all rows, from 0, and its
-    columns.
+    """Row of a block, without its images.
+
+    Attributes:
+        number: position of the row among all rows, from 0.
+        values: columns of the row by name.
     """
 
     number: int
     values: dict[str, Any]
 
     def record(self, images: Sequence[bytes]) -> Record:
-        """The record that a row with these pictures is."""
+        """Return the record of the row with these images."""
         names = ("key", "image_id", "split", "source")
         key, image_id, split, source = (self.values[name] for name in names)
         captions, meta = tuple(self.values["captions"]), json.loads(self.values["meta"])
@@ -68,12 +71,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of a source that become a block, of which some were prepared before.
+    """Rows of a source that become a block, some of which were prepared before.
 
     Attributes:
-        digests: of all rows, in order.
+        digests: digests of all rows, in order.
         is_known: (N,) whether each row was prepared before.
-        known: the rows that were, as :data:`SCHEMA`, with the lines, keys and ids of now.
+        known: rows that were prepared before, as :data:`SCHEMA`, with current lines, keys and ids.
     """
 
     digests: list[bytes]
@@ -82,20 +85,20 @@ class Batch:
 
     @property
     def missing(self) -> int:
-        """Return how many rows are to be prepared."""
+        """Return the number of rows to be prepared."""
         return int((~self.is_known).sum())
 
 
 @dataclass(frozen=True)
 class Prior:
-    """Rows of earlier ingests by their digests, sorted: the block and the row in it of each."""
+    """Rows of earlier ingests, sorted by digest, with the block of each and its position there."""
 
     digests: NDArray[np.bytes_]
     blocks: NDArray[np.int64]
     rows: NDArray[np.int64]
 
     def find(self, digests: list[bytes]) -> NDArray[np.int64]:
-        """Return the place of each digest in the sorted ones, -1 if it is not there."""
+        """Return the position of each digest among the sorted ones, -1 if it is missing."""
         if not len(self.digests):
             return np.full(len(digests), -1)
         wanted = np.array(digests, "S16")
@@ -104,11 +107,15 @@ class Prior:
 
 
 class Blocks:
-    """The blocks of an ingest; ``starts`` are the numbers of their first rows, and that of all.
+    """Blocks of an ingest.
+
+    ``starts`` holds the number of the first row of each block, followed by the number of all rows.
 
     Args:
-        folder: of the blocks, also of earlier ingests; one process at a time works in it.
-        rules: names all that prepared rows depend on; rows of other rules are not taken up.
+        folder: folder of the blocks, including those of earlier ingests; one process at a time
+            works in it.
+        rules: identifies everything that prepared rows depend on; rows of other rules are not
+            reused.
     """
 
     def __init__(self, folder: Path, rules: str = "") -> None:
@@ -126,7 +133,7 @@ class Blocks:
         return len(self.starts) - 1
 
     def table(self, block: int) -> pa.Table:
-        """The rows of a block, as :data:`SCHEMA`."""
+        """Return the rows of a block, as :data:`SCHEMA`."""
         return self._read(self._rows(self._first + block))
 
     def _rows(self, number: int) -> Path:
@@ -136,7 +143,7 @@ class Blocks:
         return self._folder / f"images-{number:08d}"
 
     def batch(self, rows: list[Given]) -> tuple[Batch, list[Given]]:
-        """Return what is known of rows as a source gives them, and those to be prepared."""
+        """Return a batch with the known ones of a source's rows, and the rows to be prepared."""
         digests = [digest_of(row) for _, row in rows]
         places = self._prior.find(digests)
         is_record = np.array([isinstance(row, Record) for _, row in rows], bool)
@@ -147,7 +154,7 @@ class Blocks:
         return Batch(digests, is_known, _placed(known, current)), new
 
     def _gather(self, places: NDArray[np.int64]) -> pa.Table:
-        """Return the earlier rows at some places of the sorted ones, in that order."""
+        """Return the earlier rows at some positions among the sorted ones, in that order."""
         blocks, rows = self._prior.blocks[places], self._prior.rows[places]
         pieces = [SCHEMA.empty_table()]
         for number in np.unique(blocks):
@@ -158,9 +165,10 @@ class Blocks:
 
     @functools.cached_property
     def _prior(self) -> Prior:
-        """The earlier rows under these rules, each digest once.
+        """Return the earlier rows under these rules, each digest once.
 
-        Rows whose pictures lie among many that nobody needs are left out, so that these go.
+        Rows are left out if most images of their file are not needed any more. Such files can then
+        be removed.
         """
         tables = [_PRIOR.empty_table()]
         for number in self._earlier:
@@ -178,8 +186,9 @@ class Blocks:
         return Prior(digests, prior["block"].to_numpy(), prior["row"].to_numpy())
 
     def _is_usable(self, images: int | None, rows: int) -> bool:
-        """Return whether a file of pictures is there, and so many rows are at least half of it;
-        true of rows that have none.
+        """Return whether a file of images exists and at least half of it belongs to ``rows`` rows.
+
+        The result is true for rows without images.
         """
         if images is None:
             return True
@@ -187,7 +196,7 @@ class Blocks:
         return path.exists() and 2 * rows >= self._read(path).num_rows
 
     def write(self, rows: Sequence[Prepared | Refusal], batch: Batch | None = None) -> None:
-        """Append a block of prepared rows: of the new ones of a batch, beside those known."""
+        """Append a block of prepared rows, together with the known rows of their batch."""
         number = self._first + len(self)
         pictures = [row.record.images for row in rows if isinstance(row, Prepared)]
         if pictures:
@@ -205,7 +214,7 @@ class Blocks:
         self.starts.append(self.starts[-1] + table.num_rows)
 
     def finish(self) -> None:
-        """End an ingest: forget what it did not need of earlier ones."""
+        """End an ingest: remove the parts of earlier ingests that it did not need."""
         for number in self._earlier:
             self._rows(number).unlink()
         tables = map(self.table, range(len(self)))
@@ -215,44 +224,47 @@ class Blocks:
                 path.unlink()
 
     def kept(self, block: int, dropped: Container[int]) -> NDArray[np.bool_]:
-        """Which rows of a block are neither refused nor dropped, by their numbers."""
+        """Return a mask of the rows of a block that are neither rejected nor dropped, by number."""
         numbers = range(self.starts[block], self.starts[block + 1])
         is_kept = np.array([number not in dropped for number in numbers], bool)
         is_kept &= self.table(block)["reason"].is_null().to_numpy()
         return is_kept
 
     def rows(self, block: int, chosen: NDArray[np.bool_] | None = None) -> Iterator[Row]:
-        """The rows of a block, in order, or those that are chosen."""
+        """Yield the rows of a block, or the chosen ones, in order."""
         table = self.table(block)
         places = np.arange(table.num_rows) if chosen is None else np.flatnonzero(chosen)
         for place, values in zip(places.tolist(), table.take(places).to_pylist(), strict=True):
             yield Row(self.starts[block] + place, values)
 
     def records(self, block: int) -> Iterator[tuple[Row, Record | None]]:
-        """The rows of a block, in order, with their records where they are kept so far."""
+        """Yield the rows of a block in order, each with its record, or None if it is not kept."""
         for row in self.rows(block):
             is_kept = row.values["reason"] is None
             yield row, row.record(self.images(row)) if is_kept else None
 
     def images(self, row: Row) -> list[bytes]:
-        """The pictures of a row that is kept so far."""
+        """Return the images of a row that is kept so far."""
         file = self._read(self._images(row.values["images"]))
         images: list[bytes] = file["images"][row.values["place"]].as_py()
         return images
 
     def at(self, number: int, column: str) -> Any:
-        """A value of the row with that number."""
+        """Return a value of the row with that number."""
         block = bisect_right(self.starts, number) - 1
         return self.table(block)[column][number - self.starts[block]].as_py()
 
 
 def hash_word(text: str) -> int:
-    """A text as a number of 64 bits, never 0, that tells it from others."""
+    """Return a 64-bit hash of a text, never 0."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") | 1
 
 
 def digest_of(row: Record | Refusal) -> bytes:
-    """The first 16 bytes of the SHA-256 of all that a row holds, wherever in its source it is."""
+    """Return the first 16 bytes of the SHA-256 of a row's content.
+
+    The position of the row in its source has no influence.
+    """
     digest = hashlib.sha256()
     if isinstance(row, Refusal):
         fields: tuple[object, ...] = (row.key, row.reason, row.detail)
@@ -266,17 +278,17 @@ def digest_of(row: Record | Refusal) -> bytes:
 
 
 def _placed(table: pa.Table, rows: Sequence[Given]) -> pa.Table:
-    """Return known rows as they stand now: of another line, and another key and number."""
+    """Return known rows with their current line, source, key, split and image id."""
     table = _with_column(table, "line", [line for line, _ in rows])
     table = _with_column(table, "source", [row.source for _, row in rows])
-    for name in ("key", "split", "image_id"):  # what is refused has none
+    for name in ("key", "split", "image_id"):  # Rejected rows have none of these.
         column = pa.array([getattr(row, name) for _, row in rows], SCHEMA.field(name).type)
         table = _with_column(table, name, pc.if_else(table["reason"].is_null(), column, None))
     return table
 
 
 def _with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
-    """Return the table with another column of that name."""
+    """Return the table with the column of that name replaced."""
     field = SCHEMA.field(name)
     column = pa.array(values, field.type) if isinstance(values, list) else values
     return table.set_column(SCHEMA.get_field_index(name), field, column)
@@ -292,14 +304,17 @@ def _read(path: Path) -> pa.Table:
 
 
 def digests_of(column: pa.ChunkedArray) -> NDArray[np.bytes_]:
-    """Binary values of 16 bytes, in place."""
+    """Return binary values of 16 bytes as an array that shares their memory."""
     values = column.combine_chunks()
     buffer = values.buffers()[1] if len(values) else b""
     return np.frombuffer(buffer, "S16")[values.offset : values.offset + len(values)]
 
 
 def _values(row: Prepared | Refusal, images: int, positions: Iterator[int]) -> dict[str, Any]:
-    """The columns of a row; its pictures, if they are kept, are the next in a file of them."""
+    """Return the columns of a row.
+
+    If its images are kept, they take the next position in their file.
+    """
     if isinstance(row, Refusal):
         return {
             "source": row.source,

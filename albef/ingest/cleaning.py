@@ -1,7 +1,7 @@
-"""Captions from anywhere to plain text: what is repaired, and what is set aside.
+"""Cleaning of captions from any origin to plain text, and rejection of unusable ones.
 
-These rules take away what is no language at all. Lower case, punctuation and length are matters of
-a task (:mod:`albef.preprocessing.text`).
+These rules remove only content that is not language. Lower case, punctuation and length are matters
+of a task (:mod:`albef.preprocessing.text`).
 """
 
 import re
@@ -18,10 +18,10 @@ _TAGS = (
     "option p pre q s section select small span strike strong sub sup table tbody td tfoot th "
     "thead title tr tt u ul var video audio button label figure figcaption"
 )
-# No tag holds a "<": each search ends at the next one, so that a text is gone through once.
+# No tag contains a "<": each search ends at the next one, and a text is scanned only once.
 _DROPPED = re.compile(r"<(script|style)\b[^<>]*>.*?(</\1\s*>|\Z)|<!--.*?(-->|\Z)", re.I | re.S)
 _TAG = re.compile(rf"<!doctype[^<>]*>|</?(?:{'|'.join(_TAGS.split())})\b[^<>]*/?>", re.I)
-_GAPS = re.compile("[\0\x0b\x1c-\x1f]")  # between words; ftfy would join these
+_GAPS = re.compile("[\0\x0b\x1c-\x1f]")  # These stand between words, and ftfy would join the words.
 _SPACES = re.compile(r"\s+")
 _UNSEEN = re.compile(
     "[\u00ad\u115f\u1160\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\u3164\ufeff\uffa0]"
@@ -30,17 +30,17 @@ _RULES = ftfy.TextFixerConfig(explain=False, uncurl_quotes=False)
 
 
 def clean(text: str) -> str:
-    """A caption without HTML, control characters and broken letters, with single spaces.
+    """Return a caption without HTML, control characters and broken letters, with single spaces.
 
     Raises:
-        Refused: letters are lost in it, which a wrong encoding once cost.
+        Refused: the caption has lost letters through a wrong encoding.
     """
     if _PLAIN.fullmatch(text):
         return _SPACES.sub(" ", text) if "  " in text else text
     text = _GAPS.sub(" ", text)
     text = _TAG.sub(" ", _DROPPED.sub(" ", text))
     text = ftfy.fix_text(text, _RULES)
-    text = _TAG.sub(" ", _DROPPED.sub(" ", text))  # tags that were written as &lt;b&gt;
+    text = _TAG.sub(" ", _DROPPED.sub(" ", text))  # Tags may have been written as &lt;b&gt;.
     text = _SPACES.sub(" ", _UNSEEN.sub("", text)).strip()
     if "\ufffd" in text:
         raise Refused(Reason.MALFORMED_ROW, f"letters are lost in the caption {_quoted(text)}")
@@ -48,10 +48,10 @@ def clean(text: str) -> str:
 
 
 def clean_captions(captions: Iterable[str], max_chars: int) -> tuple[str, ...]:
-    """The captions that are left of a row's, cleaned, each once where cleaning made some equal.
+    """Return the usable captions of a row, cleaned, each once even if cleaning made some equal.
 
     Raises:
-        Refused: none is left; the reason is the last that dropped one.
+        Refused: no caption is left; the reason is that of the last dropped caption.
     """
     cleaned: dict[str, None] = {}
     refusal = Refused(Reason.NO_CAPTION, "there is no caption")
@@ -66,7 +66,7 @@ def clean_captions(captions: Iterable[str], max_chars: int) -> tuple[str, ...]:
 
 
 def _allowed(raw: str, max_chars: int) -> str:
-    # Nothing that is much too long is worth cleaning.
+    # A caption that is much too long is not worth cleaning.
     text = raw if len(raw) > 64 * max_chars else clean(raw)
     if not any(map(str.isalnum, text)):
         raise Refused(Reason.NO_CAPTION, f"the caption {_quoted(raw)} says nothing")
@@ -82,5 +82,5 @@ def _quoted(text: str) -> str:
 
 
 def writable(text: str) -> str:
-    """A text of whatever origin as UTF-8 can hold it: lone halves of letters are spelt out."""
+    """Return a text of any origin as UTF-8 can hold it: unpaired surrogates are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()

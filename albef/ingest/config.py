@@ -1,4 +1,4 @@
-"""What becomes of a row on its way into a data set: the values that ingest goes by."""
+"""Settings of ingest: limits for rows, and the entries of ``datasets``."""
 
 from typing import Annotated, Literal, Self
 
@@ -13,69 +13,77 @@ Bound = Annotated[float, Field(ge=0)] | None
 
 
 class IngestConfig(Section):
-    """Rules for the rows of every data set."""
+    """Rules for the rows of every dataset."""
 
     heldout: Annotated[list[str], Field(min_length=1)]
-    """Data sets whose evaluation splits no ``screened`` data set trains on."""
+    """Datasets whose evaluation images are dropped from the training split of every dataset with
+    ``screened: true``."""
     max_megabytes: Annotated[float, Field(gt=0, le=64)] = 16.0
-    """Size of the largest picture file, in MiB."""
+    """Size of the largest image file in MiB."""
     max_megapixels: Annotated[float, Field(gt=0, le=64)] = 64.0
-    """Pixels of the largest picture, by its header, in units of 2^20."""
+    """Pixels of the largest image, as stated by its header, in units of 2^20."""
     min_side: Annotated[int, Field(ge=1)] = 16
-    """Shorter side of the smallest picture in pixels."""
+    """Shorter side of the smallest image in pixels."""
     max_aspect_ratio: Annotated[float, Field(ge=1)] = 20.0
-    """Longer to shorter side of the most elongated picture."""
+    """Largest ratio of the longer to the shorter side of an image."""
     min_sharpness: Bound = None
-    """A picture is blurred below this sharpness (:mod:`albef.data.image_quality`); null takes any,
-    here and in what follows."""
+    """Least sharpness of an image (:mod:`albef.data.image_quality`); an image below it is rejected
+    as blurred. null accepts any image; this also holds for the next three values."""
     min_highlights: Bound = None
-    """A picture is too dark if 99 % of it are less bright than this, of 255."""
+    """Least brightness, 0 to 255, that the brightest 1 % of an image must reach; a darker image is
+    rejected."""
     max_shadows: Bound = None
-    """A picture is too light if 95 % of it are brighter than this, of 255."""
+    """Largest brightness, 0 to 255, that the darkest 5 % of an image may have; a lighter image is
+    rejected."""
     min_entropy: Bound = None
-    """A picture holds too little if the entropy of its brightness is below this, in bits."""
+    """Least entropy of an image's brightness in bits; an image below it shows too little and is
+    rejected."""
     max_caption_chars: Annotated[int, Field(ge=1)] = 1000
-    """Characters of the longest caption, after cleaning."""
+    """Characters of the longest caption, after cleaning; longer captions are dropped."""
     format: Literal["jpeg", "webp"] = "jpeg"
-    """How a picture is stored that cannot be stored as it is."""
+    """Format of an image that cannot be stored unchanged."""
     quality: Annotated[int, Field(ge=1, le=100)] = 90
-    """Quality of such a picture."""
+    """Encoding quality of such an image, 1 to 100."""
     near_distance: Annotated[int, Field(ge=0, le=8)] | None = 4
-    """Bits out of 64 in which the perceptual hashes of two pictures may differ that show the same;
-    null looks for equal files only."""
+    """Bits out of 64 in which the perceptual hashes of two images may differ if the images count as
+    the same. null compares only whole files."""
     crops: Annotated[int, Field(ge=0, le=9)] = 0
-    """In so many steps across and down an evaluation picture is cropped to 70 % of its area; these
-    crops are known, too, where ``near_distance`` is set. 7 finds nine in ten of such crops."""
+    """Steps across and down at which each evaluation image is cropped to 70 % of its area. Training
+    images are compared with these crops too, if ``near_distance`` is set. 7 finds nine in ten of
+    such crops."""
     min_yield: Share = 0.95
-    """Least share of a data set's rows that must reach its shards."""
+    """Least share of a dataset's rows that must reach its shards; ingest stops below it."""
 
 
 class RowsConfig(Section):
-    """A data set: an entry of ``datasets``."""
+    """Dataset: an entry of ``datasets``."""
 
     sources: Annotated[
         dict[str, Annotated[SourceConfig, PlainValidator(read_source)]], Field(min_length=1)
     ]
-    """Sources by name; the fields of each are those of its ``kind``."""
+    """Sources by name; the fields of each depend on its ``kind``."""
     shard_mb: Annotated[int, Field(ge=1)] = 512
     """Largest size of a shard in MiB."""
     longest_side: Annotated[int, Field(ge=16)] | None = None
-    """Larger pictures are stored with their longer side this long in pixels; null stores all at
-    their own size."""
+    """Longer side in pixels to which larger images are reduced; null stores all images at their
+    original size."""
     duplicates: Literal["keep", "drop_exact", "drop_near"] = "keep"
-    """Which training pictures are dropped that an earlier one, of another image id, shows too."""
+    """Training images to drop if an earlier one with another image id shows the same: ``keep``
+    drops none, ``drop_exact`` drops equal files, and ``drop_near`` also drops images that look
+    alike."""
     min_scores: dict[str, float] = Field({})
-    """Least value of scores that training rows bring with them (``keep``), as ``{similarity: 0.3}``
-    for LAION's lists; a row below it, or without it, is set aside."""
+    """Least values of scores that the source provides for training rows (see its ``keep``), such as
+    ``{similarity: 0.3}`` for LAION's lists. A row with a lower score, or without the score, is
+    rejected."""
     split_off: dict[Split, Annotated[float, Field(gt=0, lt=1)]] = Field({})
-    """Shares of the training rows that become other splits, as ``{val: 0.05, test: 0.05}``, for
-    sources that have none; equal pictures come into one."""
+    """Shares of the training rows that become other splits, such as ``{val: 0.05, test: 0.05}``,
+    for sources without these splits. Equal images are put into the same split."""
     screened: bool = False
-    """Whether training pictures are dropped that an evaluation split shows too: of this data set,
-    or of one that ``ingest.heldout`` names."""
+    """Drop training images that an evaluation split shows too. This covers the evaluation splits of
+    this dataset and of the datasets in ``ingest.heldout``."""
     store: str | None = None
     """Bucket or folder (``s3://...``) that keeps the shards under their digests; null keeps them in
-    the product itself."""
+    the artifact itself."""
 
     @model_validator(mode="after")
     def _leaves_some(self) -> Self:

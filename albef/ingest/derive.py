@@ -1,4 +1,4 @@
-"""A source's section of params.yaml from what lies at a path, as far as that can be told."""
+"""Inference of a source's section of params.yaml from the files at a path."""
 
 import csv
 import json
@@ -16,31 +16,33 @@ from albef.ingest.sources.folder import is_picture
 from albef.ingest.sources.rows import Row, read_json
 
 DOWNLOAD = {"user_agent": "albef/0.1 (the first rows of a list are looked at; no contact is given)"}
-"""How a list of addresses is downloaded where nobody said anything else."""
+"""Download settings for a list of addresses if none are set."""
 HELP = "name it under datasets in params.yaml, see docs/how-to/read-a-table.md"
 _SPLITS = re.compile(r"^(train|val(?:id(?:ation)?)?|dev|test)(?![a-z])")
 _URL = re.compile(r"url|link|address", re.IGNORECASE)
 _CAPTION = re.compile(r"caption|text|title|description|sentence", re.IGNORECASE)
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
-# Types of Arrow's, as it writes them: texts or lists of them, and bytes, what holds some, or lists.
+# These match the names of Arrow's types: texts or lists of them; and bytes, structures with bytes,
+# or lists of these.
 _OF_TEXT = re.compile(r"(large_)?(list<\w+: )?(large_)?string( not null)?>?")
 _OF_PICTURES = re.compile(
     r"(large_)?(list<\w+: )?((large_)?binary|struct<(.*, )?bytes: (large_)?binary.*>)( not null)?>?"
 )
-_SAMPLE_SIZE = 100  # files of a folder, members of a tar, rows of a list
+_SAMPLE_SIZE = 100  # files of a folder, members of a tar or rows of a list that are examined
 Section = dict[str, Any]
 
 
 def derive(path: Path) -> Section:
-    """The section of a source.
+    """Return the section of a source.
 
     Args:
-        path: a folder of pictures with texts or one list beside them, of shards or of Parquet
-            files; a list of addresses or paths as TSV, CSV or Parquet; a shard; or JSON of
+        path: a folder of images with texts or one list beside them, a folder of shards or of
+            Parquet files, a list of addresses or paths as TSV, CSV or Parquet, a shard, or JSON of
             annotations.
 
     Raises:
-        ParamsError: it cannot be told what it is, or a part of it cannot; the sentence says so.
+        ParamsError: the kind of the source, or a part of its section, cannot be inferred; the
+            message names the part.
     """
     try:
         if not path.exists():
@@ -81,7 +83,7 @@ def _folder(path: Path) -> Section:
 
 
 def _by_split(files: Iterable[Path]) -> dict[str, list[str]]:
-    """Files by the split that their name, or that of their folder, begins with."""
+    """Group files by the split that their name, or the name of their folder, begins with."""
     by_split: dict[str, list[str]] = {}
     for file in files:
         match = _SPLITS.match(file.name.lower()) or _SPLITS.match(file.parent.name.lower())
@@ -91,7 +93,7 @@ def _by_split(files: Iterable[Path]) -> dict[str, list[str]]:
 
 
 def _pattern(names: list[str]) -> list[str]:
-    """Many files of one folder as a pattern, where it names no other ones."""
+    """Return many files of one folder as a pattern, if the pattern matches no other files."""
     folders = {Path(name).parent for name in names}
     if len(names) < 4 or len(folders) > 1:
         return names
@@ -160,7 +162,7 @@ def _text(path: Path, form: str) -> Section:
     column = next((i for i, x in enumerate(row) if _ADDRESS.match(x) or is_picture(x)), None)
     if column is None:
         return _list([str(path)], form, None, row)
-    # No line names the columns.
+    # The file has no header line.
     names = {int(column == 0): "caption", column: "url" if _ADDRESS.match(row[column]) else "image"}
     header = [names.get(i, f"column{i + 1}") for i in range(len(row))]
     return _list([str(path)], form, header, header)
@@ -200,7 +202,7 @@ def _names(columns: list[str]) -> str:
     return ", ".join(name[:40] for name in columns[:20])
 
 
-_FORMATS = {  # of annotations, by what a row has
+_FORMATS = {  # formats of annotations, by the fields of a row
     "nlvr2": {"images", "sentence"},
     "vqa": {"image", "question"},
     "entailment": {"image", "sentence", "label"},
@@ -240,9 +242,10 @@ def _first_image(row: Mapping[str, Any]) -> object:
 
 
 def _root(path: Path, names: list[str]) -> str:
-    """The folder that some pictures' paths start from."""
+    """Return the folder that the paths of some images start from."""
     for folder in chain(_around(path.parent), _around(path.parent.parent)):
-        if any(os.path.isfile(folder / name) for name in names):  # of any text
+        # isfile accepts any text as a name.
+        if any(os.path.isfile(folder / name) for name in names):
             return str(folder)
     missing = names[0] if names else "its pictures"
     raise ParamsError(f"{path}: the folder that {missing} lies in is not beside it; {HELP}")

@@ -1,5 +1,6 @@
-"""Which prepared rows are dropped because another one is there: equal keys, repeated pictures, and
-training pictures that an evaluation split shows too.
+"""Rows that are dropped because of another row: equal keys, repeated images, evaluation images.
+
+Training images are dropped if an evaluation split shows them too.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,44 +28,49 @@ GROUPS = pa.schema({
     "key": pa.string(), "of": pa.string(), "kind": pa.string(), "distance": pa.int32(),
     "dropped": pa.bool_(),
 })  # fmt: skip
-"""Columns of duplicates.parquet: a training picture, the first record of its group, whether its
-file is equal (``exact``) or it only looks alike (``near``), in how many bits of the perceptual
-hash they differ, and whether it was dropped."""
+"""Columns of duplicates.parquet. ``key`` is the record of a training image, and ``of`` is the first
+record of its group. ``kind`` is ``exact`` if the files are equal and ``near`` if the images only
+look alike. ``distance`` is the number of different bits of the perceptual hash, and ``dropped``
+records whether the image was dropped."""
 HELDOUT = pa.schema({
     "dataset": pa.string(), "key": pa.string(), "digest": pa.binary(16), "look": pa.uint64(),
 })  # fmt: skip
-"""Columns of the pictures of a data set's evaluation splits."""
+"""Columns of the images of a dataset's evaluation splits."""
 _BITS = 64
 _MAX_SHIFT = 2000
-"""Places that two hashes with equal bands may lie apart, in order: only where thousands differ in
-little but the same few bits are some of them not compared."""
+"""Largest distance, in sorted order, of hashes with equal bands that are compared. A pair is missed
+only if thousands of hashes differ in little but the same few bits."""
 
 
 class Duplicate(NamedTuple):
-    """Why a row is dropped, or might be."""
+    """Row that is dropped because it repeats another row, or might be."""
 
     row: int
-    """Its number."""
+    """Number of the row."""
     reason: Reason
-    """Which rule drops it."""
+    """Rule that drops the row."""
     original: int
-    """The number of the row that it repeats; below 0, -1 - the place of a held-out one."""
+    """Number of the row that it repeats; a held-out image at position i has the number -1 - i."""
     distance: int
-    """Bits of the perceptual hash between them."""
+    """Different bits of the perceptual hashes of both."""
 
 
 def read_heldout(paths: Iterable[Path]) -> pa.Table:
-    """The pictures of the evaluation splits of some data sets, as :data:`HELDOUT`."""
+    """Read the images of the evaluation splits of some datasets, as :data:`HELDOUT`."""
     return pa.concat_tables([HELDOUT.empty_table(), *map(pq.read_table, paths)])
 
 
 def compare(
     blocks: Blocks, config: RowsConfig, distance: int | None, heldout: pa.Table
 ) -> tuple[dict[int, Duplicate], list[Duplicate]]:
-    """The rows that are dropped for another one, by number; and all repeated ones, in order.
+    """Return the rows to drop because of another row, by number, and all repeated rows in order.
 
-    ``distance`` are the bits in which pictures may differ that show the same; None compares files
-    only. ``heldout`` are pictures that no screened data set trains on, as :data:`HELDOUT`.
+    Args:
+        blocks: blocks of prepared rows.
+        config: settings of the dataset.
+        distance: most bits in which the hashes of images that count as the same differ; None
+            compares only whole files.
+        heldout: images that no screened dataset trains on, as :data:`HELDOUT`.
     """
     dropped = {duplicate.row: duplicate for duplicate in repeated_keys(blocks)}
     pictures = read_fingerprints(blocks)
@@ -82,8 +88,8 @@ def compare(
 
 
 def repeated_keys(blocks: Blocks) -> Iterator[Duplicate]:
-    """The rows whose key an earlier row has."""
-    words = np.zeros(blocks.starts[-1], np.uint64)  # 0 where a row is not kept
+    """Yield the rows whose key an earlier row has."""
+    words = np.zeros(blocks.starts[-1], np.uint64)  # 0 for a row that is not kept
     for block, start in enumerate(blocks.starts[:-1]):
         keys = blocks.table(block)["key"]
         places = start + np.flatnonzero(keys.is_valid().to_numpy())
@@ -98,14 +104,14 @@ def repeated_keys(blocks: Blocks) -> Iterator[Duplicate]:
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What tells all pictures of the rows that are kept so far, in order: some 45 bytes of each.
+    """Fingerprints of all images of the rows that are kept so far, in order; about 45 bytes each.
 
     Attributes:
-        row, image_id: (N,) of the row that each belongs to.
-        digest: (N,) of its file.
+        row, image_id: (N,) number and image id of the row that each image belongs to.
+        digest: (N,) digest of its file.
         look: (N,) its perceptual hash.
         train: (N,) whether the row is in the training split.
-        single: (N,) whether it is the row's only picture.
+        single: (N,) whether it is the only image of the row.
     """
 
     row: Places
@@ -117,7 +123,7 @@ class Fingerprints:
 
 
 def read_fingerprints(blocks: Blocks) -> Fingerprints:
-    """The fingerprints of all blocks."""
+    """Return the fingerprints of all blocks."""
     tables = [blocks.table(block) for block in range(len(blocks))]
     rows = pa.concat_tables([SCHEMA.empty_table(), *tables])
     counts = pc.list_value_length(rows["digests"]).fill_null(0).to_numpy()
@@ -135,7 +141,7 @@ def read_fingerprints(blocks: Blocks) -> Fingerprints:
 def contaminated(
     pictures: Fingerprints, heldout: pa.Table, distance: int | None
 ) -> Iterator[Duplicate]:
-    """The training rows with a picture of an evaluation split, own or held out."""
+    """Yield the training rows with an image of an evaluation split, own or held out."""
     tests = np.flatnonzero(~pictures.train)
     test_rows = np.concatenate([pictures.row[tests], -1 - np.arange(heldout.num_rows)])
     if not len(test_rows):
@@ -156,7 +162,10 @@ def contaminated(
 def _near_references(
     looks: Words, chosen: Mask, references: Words, distance: int
 ) -> Iterator[tuple[int, int, int]]:
-    """Chosen places whose hash is near a reference: itself, that one, the bits; in order."""
+    """Yield the chosen positions whose hash is near a reference, in order.
+
+    Each comes with the position of the nearest reference and the number of different bits.
+    """
     distinct = np.unique(np.concatenate([looks[chosen], references]))
     tests, first = np.unique(references, return_index=True)
     reference_at = dict(zip(np.searchsorted(distinct, tests).tolist(), first.tolist(), strict=True))
@@ -175,10 +184,10 @@ def _near_references(
 def repeated_pictures(
     pictures: Fingerprints, dropped: set[int], distance: int | None
 ) -> list[Duplicate]:
-    """The training rows whose picture an earlier training row of another image id shows.
+    """Return the training rows whose image an earlier training row of another image id shows.
 
-    The first of a group stays; one that looks alike is near to that first one. Rows of
-    ``dropped`` are dropped already.
+    The first row of a group stays. A row that looks alike is near that first row. Rows in
+    ``dropped`` are already dropped and are not considered.
     """
     is_eligible = pictures.train & pictures.single & ~np.isin(pictures.row, list(dropped))
     duplicates: dict[int, Duplicate] = {}
@@ -202,16 +211,20 @@ def repeated_pictures(
 
 
 def _buckets(words: Words, below: int = _BITS) -> Iterator[Places]:
-    """Places of words by the four bits below one, so that sorting takes little memory."""
+    """Yield the positions of words in 16 groups, by the four bits below bit ``below``.
+
+    Sorting one group at a time takes little memory.
+    """
     upper = (words >> np.uint64(below - 4)).astype(np.uint8) & 15
     for value in range(16):
         yield np.flatnonzero(upper == value)
 
 
 def _followers(looks: Words, places: Places, distance: int) -> Iterator[tuple[int, int, int]]:
-    """Places of hashes with the place of the first of their group, and the bits between them.
+    """Yield the position of each hash that joins a group, and that of the group's first hash.
 
-    In order of place, each hash joins the first group whose first one is near, or begins one.
+    In order of position, each hash joins the first group whose first hash is near, or starts a
+    group. The number of different bits comes with both positions.
     """
     distinct, first, inverse = np.unique(looks[places], return_index=True, return_inverse=True)
     neighbours: dict[int, list[tuple[int, int]]] = {}
@@ -234,28 +247,31 @@ def _followers(looks: Words, places: Places, distance: int) -> Iterator[tuple[in
 
 
 def near_pairs(hashes: Words, distance: int) -> Iterator[tuple[int, int, int]]:
-    """All pairs of hashes that differ in few bits, by bands instead of comparing all with all.
+    """Yield all pairs of hashes that differ in few bits, without comparing all with all.
 
-    Of ``distance + 2`` bands of bits at least two are equal in such a pair, so that hashes are
-    sorted by two bands at a time and compared with those that share both.
+    The bits are divided into ``distance + 2`` bands, of which at least two are equal in such a
+    pair. Hashes are therefore sorted by two bands at a time, and compared with those that share
+    both.
 
     Args:
-        hashes: (N,) in rising order, each once.
-        distance: most bits in which two differ.
+        hashes: (N,) in ascending order, each once.
+        distance: most bits in which two hashes differ.
 
     Returns:
-        Places i and j of each pair, i < j, in rising order; and the number of bits.
+        Positions i and j of each pair, i < j, in ascending order; and the number of different bits.
     """
     edges = np.linspace(0, _BITS, distance + 3).round().astype(int)
     bands = [(1 << int(b)) - (1 << int(a)) for a, b in pairwise(edges)]
     count = max(len(hashes), 1)
     pairs = [np.empty(0, np.int64)]
-    for one, two in combinations(bands, 2) if distance else ():  # hashes that are there once differ
+    for one, two in combinations(bands, 2) if distance else ():  # Distinct hashes always differ.
         mask = np.uint64(one | two)
-        for bucket in _buckets(hashes, below=int(mask).bit_length()):  # bits of the upper band
+        # The groups use bits of the upper band.
+        for bucket in _buckets(hashes, below=int(mask).bit_length()):
             order = bucket[np.argsort(hashes[bucket] & mask, kind="stable")]
             keys = hashes[order] & mask
-            places = np.arange(len(order))  # that have a fellow so many places on
+            # positions whose successor by ``shift`` has the same key
+            places = np.arange(len(order))
             for shift in range(1, _MAX_SHIFT + 1):
                 places = places[: np.searchsorted(places, len(order) - shift)]
                 places = places[keys[places] == keys[places + shift]]

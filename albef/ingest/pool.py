@@ -1,4 +1,4 @@
-"""Rows prepared by several processes, in the order in which they came."""
+"""Preparation of rows by several processes, in the order of the rows."""
 
 import multiprocessing
 import os
@@ -14,19 +14,20 @@ from albef.ingest.prepare import Prepared, Rules, prepare
 from albef.layout import Engine
 
 Given = tuple[int, Record | Refusal]
-"""A row with its place in its source."""
+"""Row with its position in its source."""
 Result = Prepared | Refusal
 
-_ROWS, _BYTES = 16, 2**22  # handed to a process at once: so many rows, or bytes of pictures
+_ROWS, _BYTES = 16, 2**22  # rows, or bytes of images, that a process receives at once
 _AHEAD = 3  # such portions that wait for each process
 
 
 def prepared(
     rows: Iterable[Given], rules: Rules, processes: int, engine: Engine = "local"
 ) -> Iterator[Result]:
-    """What becomes of each row, in order, whatever number of processes shares the work; 0 does it
-    in this one, and the engine ``ray`` on all processors of its cluster. A row whose decoder ends
-    its process is set aside, and the others go on.
+    """Yield the result of each row, in order, for any number of processes.
+
+    With 0 processes, this process does the work. The engine ``ray`` uses all processors of its
+    cluster. If a decoder ends its process, its row is rejected and the other rows continue.
     """
     if not processes and engine == "local":
         for portion in portions(rows, _ROWS, _BYTES):
@@ -46,7 +47,7 @@ def prepared(
 
 
 class _Pool:
-    """Processes that prepare; they are started anew when one was ended."""
+    """Processes that prepare rows; they are restarted if one of them ends."""
 
     def __init__(self, rules: Rules, processes: int, engine: Engine) -> None:
         self._rules = rules
@@ -56,13 +57,14 @@ class _Pool:
 
     def _start(self) -> None:
         if self._engine == "ray":
-            from albef.cluster import RayExecutor  # where it is asked for alone
+            from albef.cluster import RayExecutor  # Ray is imported only if it is requested.
 
             on_cluster = RayExecutor()
             self._executor: Executor = on_cluster
-            self.processes = on_cluster.processes  # it may grow
+            self.processes = on_cluster.processes  # The cluster may grow.
             return
-        spawn = multiprocessing.get_context("spawn")  # this process has threads, as Arrow's
+        # A fork is not safe because this process has threads, such as Arrow's.
+        spawn = multiprocessing.get_context("spawn")
         self._executor = ProcessPoolExecutor(self.processes(), spawn, initializer=_die_with_parent)
 
     def submit(self, portion: list[Given]) -> "Future[list[Result]]":
@@ -75,7 +77,7 @@ class _Pool:
     def result(self, portion: list[Given], future: "Future[list[Result]]") -> list[Result]:
         try:
             return future.result()
-        except BrokenExecutor:  # of this portion or of one beside it
+        except BrokenExecutor:  # This portion or another one ended the process.
             return [result for row in portion for result in self._alone(*row)]
 
     def _alone(self, line: int, row: Record | Refusal) -> list[Result]:
@@ -92,7 +94,7 @@ class _Pool:
 
 
 def _die_with_parent() -> None:
-    """End this process with the one that started it, however that dies."""
+    """End this process when its parent ends for any reason."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -104,7 +106,7 @@ def _die_with_parent() -> None:
 
 
 def portions(rows: Iterable[Given], max_rows: int, max_bytes: int) -> Iterator[list[Given]]:
-    """Rows in lists of at most ``max_rows`` rows, each closed at so many bytes of pictures."""
+    """Yield lists of at most ``max_rows`` rows; each is closed at ``max_bytes`` bytes of images."""
     portion: list[Given] = []
     size = 0
     for line, row in rows:
@@ -119,5 +121,5 @@ def portions(rows: Iterable[Given], max_rows: int, max_bytes: int) -> Iterator[l
 
 def _prepare(rows: Sequence[Given], rules: Rules) -> list[Result]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow has opinions on many a damaged file
+        warnings.simplefilter("ignore")  # Pillow warns about many damaged files.
         return [prepare(line, row, rules) for line, row in rows]

@@ -1,4 +1,4 @@
-"""A record of a source to what is stored of it: guarded, made smaller, cleaned and hashed."""
+"""Preparation of a source's record for storage: checked, resized, cleaned and hashed."""
 
 import dataclasses
 import hashlib
@@ -23,38 +23,44 @@ from albef.ingest.config import IngestConfig
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _MIB = 2**20
-_SIDE, _QUALITY = 160, 80  # of a thumbnail
-_CROP = 0.7**0.5  # of a side, so that 70 % of the area are left
+_SIDE, _QUALITY = 160, 80  # pixels of the longer side, and quality, of a thumbnail
+_CROP = 0.7**0.5  # share of a side that leaves 70 % of the area
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What rows are held against: the limits of every data set, and the longer side of a stored
-    picture in pixels, None for its own.
+    """Rules that rows must meet: the limits of every dataset, and the size of stored images.
+
+    ``longest_side`` is the longer side of a stored image in pixels; None keeps the original size.
     """
 
     limits: IngestConfig
     longest_side: int | None
     heldout: bool = False
-    """Whether the fingerprints of a picture's mirror image and crops are taken, too."""
+    """True to compute the fingerprints of an image's mirror image and crops, too."""
     min_scores: Mapping[str, float] = field(default_factory=dict)
-    """As in :class:`albef.ingest.config.RowsConfig`."""
+    """Least scores, as in :class:`albef.ingest.config.RowsConfig`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What tells whether two pictures show the same."""
+    """Values by which images that show the same are recognized."""
 
     digest: bytes
-    """The first 16 bytes of the SHA-256 of its file, as the source has it."""
+    """First 16 bytes of the SHA-256 of the image's file in the source."""
     look: int
-    """Its perceptual hash of 64 bits; 0 where none is asked for."""
+    """Perceptual hash of 64 bits; 0 if it is not needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A record as it is stored, with its place in its source, from 1, what names it there, and the
-    fingerprints of its pictures.
+    """Record as it is stored.
+
+    Attributes:
+        record: the record as it is stored.
+        line: position of the row in its source, from 1.
+        name: name of the row in its source.
+        fingerprints: fingerprints of its images.
     """
 
     record: Record
@@ -64,8 +70,9 @@ class Prepared:
 
 
 def prepare(line: int, row: Record | Refusal, rules: Rules) -> Prepared | Refusal:
-    """What becomes of a row with the key and source name of its data set, taken by itself; never an
-    exception for what it holds.
+    """Return a row as it is stored, with the key and source name of its dataset, or a rejection.
+
+    The row is considered on its own. Its content never raises an exception.
     """
     if isinstance(row, Refusal):
         return row
@@ -79,15 +86,18 @@ def prepare(line: int, row: Record | Refusal, rules: Rules) -> Prepared | Refusa
 
 
 def name_of(row: Record) -> tuple[str, str]:
-    """What names a row in its source, its path or address if it has one; and its key where what
-    becomes of the row depends on that."""
+    """Return the name of a row in its source, and its key if the result for the row depends on it.
+
+    The name is the path or address of the row if it has one, else the key. The result depends on
+    the key only if the key is invalid; otherwise "" is returned for it.
+    """
     named = (row.meta.get(field) for field in ("path", "url"))
     name = next((name for name in named if isinstance(name, str)), row.key)
     return name, "" if _KEY.fullmatch(row.key) else row.key
 
 
 def thumbnail(image: bytes, limits: IngestConfig) -> bytes:
-    """A small JPEG of a picture, for people to look at; nothing where it cannot be shown."""
+    """Return a small JPEG of an image for people to look at; empty if the image cannot be shown."""
     if len(image) > limits.max_megabytes * _MIB:
         return b""
     try:
@@ -108,7 +118,7 @@ def _prepared(line: int, name: str, record: Record, rules: Rules) -> Prepared:
     captions = clean_captions(record.captions, rules.limits.max_caption_chars)
     meta = _json_meta(record.meta)
     located = boxes.of_meta(meta)
-    # Boxes are in pixels of the picture as its file holds it: it is not turned.
+    # Boxes are in pixels of the image as its file holds it, so the image must not be rotated.
     stored = [_image(image, name, rules, not located) for image in record.images]
     (first, scale, _), *more = stored
     if located and scale != (1.0, 1.0):
@@ -133,7 +143,7 @@ def _check_score(name: str, value: object, min_score: float) -> None:
 def _image(
     image: bytes, name: str, rules: Rules, upright: bool
 ) -> tuple[bytes, tuple[float, float], list[Fingerprint]]:
-    """A picture as stored, how much smaller it became in width and height, and its fingerprints."""
+    """Return an image as stored, its scale in width and height, and its fingerprints."""
     limits = rules.limits
     if len(image) > limits.max_megabytes * _MIB:
         detail = f"the image has {len(image)} bytes; at most {limits.max_megabytes:g} MiB are read"
@@ -163,7 +173,7 @@ def _image(
 
 
 def _check_quality(pixels: Image.Image, limits: IngestConfig) -> None:
-    """Refuse a picture that is blurred, dark, light or bare, as far as there are limits."""
+    """Reject an image that is blurred, dark, light or nearly empty, if there are such limits."""
     rules = (
         ("sharpness", 1, limits.min_sharpness, Reason.BLURRED),
         ("highlights", 1, limits.min_highlights, Reason.TOO_DARK),
@@ -181,7 +191,7 @@ def _check_quality(pixels: Image.Image, limits: IngestConfig) -> None:
 
 
 def _crops(pixels: Image.Image, steps: int) -> Iterator[Image.Image]:
-    """Crops of a picture at even steps; of one step that of its middle."""
+    """Yield crops of an image at even steps; one step gives the centre."""
     width, height = (round(side * _CROP) for side in pixels.size)
     for row, column in itertools.product(range(steps), repeat=2):
         left = round((pixels.width - width) * (column + 0.5) / steps)
@@ -190,15 +200,15 @@ def _crops(pixels: Image.Image, steps: int) -> Iterator[Image.Image]:
 
 
 def perceptual_hash(picture: Image.Image) -> int:
-    """The perceptual hash of a picture: 64 signs of its coarse structure."""
-    import imagehash  # it takes SciPy with it
+    """Return the perceptual hash of an image: 64 signs of its coarse structure."""
+    import imagehash  # This import loads SciPy.
 
     bits = imagehash.phash(picture).hash
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
 def encoded(picture: Image.Image, kind: str, quality: int) -> bytes:
-    """An RGB picture as JPEG or WebP."""
+    """Encode an RGB image as JPEG or WebP."""
     if kind == "jpeg":
         import simplejpeg
 
@@ -210,7 +220,7 @@ def encoded(picture: Image.Image, kind: str, quality: int) -> bytes:
 
 
 def _json_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Meta as JSON can hold it; lone halves of letters become question marks."""
+    """Return meta as JSON can hold it; unpaired surrogates become question marks."""
     try:
         text = json.dumps(meta, ensure_ascii=False)
         text.encode()

@@ -1,4 +1,4 @@
-"""The quarantine of a data set: the rows that were set aside, each with its reason."""
+"""Quarantine of a dataset: the rejected rows, each with its reason."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,12 +25,13 @@ _EXAMPLE = pa.schema({
     **{field.name: field.type for field in SCHEMA}, "captions": pa.list_(pa.string()),
     "picture": pa.binary(), "of": pa.string(), "of_dataset": pa.string(), "distance": pa.int32(),
 })  # fmt: skip
-"""Columns of examples.parquet: of the first rows of each source and reason what they say, a small
-JPEG where their picture can be shown, and, of one that repeats another, the key of that one, its
-data set where that is another one, and the bits of the perceptual hash between them."""
+"""Columns of examples.parquet: the first rows of each source and reason, with their captions.
+``picture`` is a small JPEG if the image can be shown. If a row repeats another one, ``of`` is the
+key of that row, ``of_dataset`` is its dataset if it is a different one, and ``distance`` is the
+number of different bits of the perceptual hashes."""
 SUMMARY = "summary.json"
-"""Rows, kept, and set aside by reason, of each source."""
-_ROWS = 10_000  # held before they are written
+"""File with the rows of each source: all, kept, and rejected by reason."""
+_ROWS = 10_000  # rows that are collected before they are written
 
 
 def write_quarantine(
@@ -41,11 +42,13 @@ def write_quarantine(
     heldout: pa.Table,
     limits: IngestConfig,
 ) -> Counter[tuple[str, str]]:
-    """Write which rows are set aside, and which pictures are repeated, as
-    :func:`albef.ingest.duplicates.compare` found with ``heldout``.
+    """Write the rejected rows and the repeated images.
+
+    ``dropped`` and ``repeated`` are the result of :func:`albef.ingest.duplicates.compare` with
+    ``heldout``.
 
     Returns:
-        How many rows by source and reason.
+        The number of rejected rows by source and reason.
     """
     folder.mkdir(parents=True, exist_ok=True)
     counts = _write_rows(folder, blocks, dropped, heldout, limits)
@@ -77,7 +80,11 @@ def _write_rows(
     heldout: pa.Table,
     limits: IngestConfig,
 ) -> Counter[tuple[str, str]]:
-    """Write quarantine.parquet and examples.parquet; how many rows by source and reason."""
+    """Write quarantine.parquet and examples.parquet.
+
+    Returns:
+        The number of rejected rows by source and reason.
+    """
     counts: Counter[tuple[str, str]] = Counter()
     examples: list[dict[str, Any]] = []
     batch: list[dict[str, Any]] = []
@@ -108,7 +115,7 @@ def _write_rows(
 
 
 def _describe(row: Row, duplicate: Duplicate, blocks: Blocks, heldout: pa.Table) -> dict[str, Any]:
-    """Why a row is set aside for another one."""
+    """Return the reason and detail of a row that is rejected because of another row."""
     dataset = None
     if duplicate.original < 0:
         original = heldout.slice(-1 - duplicate.original, 1).to_pylist()[0]

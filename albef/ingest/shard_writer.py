@@ -1,4 +1,4 @@
-"""Writing a data set as shards: equal records give equal bytes (:mod:`albef.data.shards`)."""
+"""Writer of datasets as shards: equal records give equal bytes (:mod:`albef.data.shards`)."""
 
 import hashlib
 import io
@@ -19,8 +19,8 @@ from albef.data.store import MANIFEST, Manifest, Store, Stored
 from albef.data.tar import BLOCK
 from albef.io import sync, write_json
 
-_ROWS = 10_000  # of the index, held before they are written
-_END = 20 * BLOCK  # a tar may be filled up to
+_ROWS = 10_000  # rows of the index that are collected before they are written
+_END = 20 * BLOCK  # bytes that the end of a tar may take
 _SUFFIXES = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpg"), (b"RIFF", "webp"))
 
 
@@ -34,10 +34,10 @@ def write(
     sources: Sequence[Mapping[str, Any]],
     store: Store | None = None,
 ) -> dict[str, Any]:
-    """Write a data set whole, as :class:`ShardWriter` does; returns what dataset.json holds.
+    """Write a whole dataset as :class:`ShardWriter` does; return the contents of dataset.json.
 
     Raises:
-        ShardError: no record at all, or records with different numbers of images.
+        ShardError: the dataset is empty, or records have different numbers of images.
     """
     with ShardWriter(folder, name, shard_mb, store) as writer:
         for record in records:
@@ -46,9 +46,9 @@ def write(
 
 
 class ShardWriter:
-    """Writes a data set record by record, in place of what the folder held of one.
+    """Writer of a dataset, record by record; it replaces a dataset that the folder holds.
 
-    A shard is closed before it outgrows ``shard_mb`` MiB. If there is a store, the shard is sent
+    A shard is closed before it exceeds ``shard_mb`` MiB. If there is a store, the shard is sent
     there, and its file is removed.
     """
 
@@ -58,11 +58,11 @@ class ShardWriter:
         self._limit = shard_mb * 2**20
         self._store = store
         self._sent: dict[str, Stored] = {}
-        self._shards = 0  # closed ones
+        self._shards = 0  # closed shards
         self._tar: Any = None
-        self._rows: list[dict[str, Any]] = []  # of the index, not yet written
+        self._rows: list[dict[str, Any]] = []  # rows of the index that are not yet written
         self._index: pq.ParquetWriter | None = None
-        self._images = 0  # of each record; 0 before the first
+        self._images = 0  # images of each record; 0 before the first record
         self._splits: Counter[str] = Counter()
         self._captions = 0
         shutil.rmtree(folder / "shards", ignore_errors=True)
@@ -77,7 +77,7 @@ class ShardWriter:
                 file.close()
 
     def add(self, record: Record) -> None:
-        """Write a record, whose key has 1 to 80 letters, digits, - or _ and comes once."""
+        """Write a record; its key must be unique and have 1 to 80 letters, digits, - or _."""
         self._images = self._images or len(record.images)
         if len(record.images) != self._images:
             raise ShardError(
@@ -89,12 +89,12 @@ class ShardWriter:
         if self._tar is not None and self._tar.tarstream.offset + size > self._limit - _END:
             self._close()
         if self._tar is None:
-            from webdataset.writer import TarWriter  # it imports torch
+            from webdataset.writer import TarWriter  # This import loads torch.
 
             self._tar = TarWriter(str(self._shard), encoder=False, mtime=0)
         offsets = {}
         start = self._tar.tarstream.offset
-        for name in sorted(members):  # as TarWriter orders the members of a sample
+        for name in sorted(members):  # TarWriter writes the members of a sample in this order.
             offsets[name] = start + BLOCK
             start += _padded(members[name])
         self._tar.write({"__key__": record.key, **members})
@@ -107,11 +107,11 @@ class ShardWriter:
 
     @property
     def _shard(self) -> Path:
-        """Return the path of the shard that is open, or of the next one."""
+        """Return the path of the open shard, or of the next one."""
         return self._folder / "shards" / f"{self._name}-{self._shards:05d}.tar"
 
     def _close(self) -> None:
-        """Finish the shard that is open."""
+        """Finish the open shard."""
         self._tar.close()
         self._tar = None
         sync(self._shard)
@@ -121,7 +121,7 @@ class ShardWriter:
         self._shards += 1
 
     def _write_rows(self) -> None:
-        """Write the rows of the index that are held."""
+        """Write the collected rows of the index."""
         schema = SCHEMA if self._images == 1 else SCHEMA.append(MORE)
         if self._index is None:
             path = self._folder / "index.parquet"
@@ -132,10 +132,10 @@ class ShardWriter:
     def finish(
         self, licences: Sequence[Mapping[str, str]], sources: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
-        """Write index.parquet and dataset.json; returns what the latter holds.
+        """Write index.parquet and dataset.json; return the contents of the latter.
 
         Raises:
-            ShardError: there is no record.
+            ShardError: the dataset is empty.
         """
         if self._tar is not None:
             self._close()
@@ -165,13 +165,14 @@ class ShardWriter:
 
 
 def _padded(member: bytes) -> int:
-    """Bytes of a tar member with its header."""
+    """Return the size of a tar member with its header, in bytes."""
     return BLOCK + -(-len(member) // BLOCK) * BLOCK
 
 
 def _members(record: Record) -> dict[str, bytes]:
-    """What a shard holds of a record, by the suffix of its file name: ``json``, and its images in
-    order as ``png``, then ``1.png`` and on.
+    """Return the members of a record in a shard, by the suffix of their file name.
+
+    These are ``json``, and the images in order as ``png``, then ``1.png`` and so on.
     """
     described = {
         "captions": record.captions,
@@ -206,12 +207,12 @@ def _index_row(record: Record, shard: str, images: list[dict[str, Any]]) -> dict
 
 
 def _index_image(image: bytes, offset: int) -> dict[str, Any]:
-    """What the index says of an image."""
+    """Return the fields of an image in the index."""
     try:
-        with Image.open(io.BytesIO(image)) as opened:  # reads the header only
+        with Image.open(io.BytesIO(image)) as opened:  # This reads only the header.
             width, height = opened.size
     except (OSError, ValueError, Image.DecompressionBombError):
-        width = height = 0  # left for validation to count
+        width = height = 0  # Validation counts such images.
     return {
         "offset": offset,
         "size": len(image),
