@@ -1,3 +1,3 @@
-"""One module per stage, run as ``python -m pipelines.NAME``: files in, files out."""
+"""Modules of the stages, each run as ``python -m pipelines.NAME``: files in, files out."""
 
-import albef as albef  # before ONNX Runtime, which it keeps from sending usage data
+import albef as albef  # Import albef before ONNX Runtime to keep that from sending usage data.

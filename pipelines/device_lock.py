@@ -1,4 +1,4 @@
-"""The device of a stage, and a lock for who works on it: a GPU, or cores of the CPU."""
+"""Device of a stage, and locks for exclusive use of it: a GPU, or cores of the CPU."""
 
 import contextlib
 import functools
@@ -19,9 +19,13 @@ log = logging.getLogger("albef")
 
 
 def device_of(stage: Stage) -> torch.device:
-    """The device that ``runtime`` names, with threads and determinism set; ``auto`` takes a GPU."""
+    """Return the device that ``runtime`` names, after setting threads and determinism.
+
+    ``auto`` takes a GPU if there is one.
+    """
     if stage.runtime.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts
+        # This must be set before CUDA starts.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     if stage.runtime.threads:
         torch.set_num_threads(stage.runtime.threads)
@@ -39,7 +43,7 @@ def device_of(stage: Stage) -> torch.device:
 
 @contextlib.contextmanager
 def held_device(stage: Stage) -> Iterator[torch.device]:
-    """The stage's device, held while inside; the time is counted for the run record."""
+    """Hold the stage's device and yield it; count the time for the run record."""
     device = device_of(stage)
     gpus = int(device.type == "cuda")
     with device_slot(str(device), stage.runtime.threads), stage.cost.holding(gpus):
@@ -48,13 +52,14 @@ def held_device(stage: Stage) -> Iterator[torch.device]:
 
 @contextlib.contextmanager
 def device_slot(device: str, threads: int = 0) -> Iterator[None]:
-    """Hold a device while at work on it: a lock file per GPU, or one per core of the CPU.
+    """Hold a device with a lock file per GPU, or one per core of the CPU.
 
-    The kernel frees the locks when the process dies, however it dies; plain ``dvc repro``, DVC's
-    queue and Prefect all pass here.
+    The kernel frees the locks when the process ends in any way. Plain ``dvc repro``, DVC's queue
+    and Prefect all use these locks.
 
     Args:
-        threads: cores of the CPU that are used; 0 is all.
+        device: name of the device.
+        threads: number of CPU cores to hold; 0 means all.
     """
     name = device.replace(":", "-")
     slots, needed = [_file(name)], 1
@@ -63,7 +68,8 @@ def device_slot(device: str, threads: int = 0) -> Iterator[None]:
         needed = min(threads or len(slots), len(slots))
     say = functools.cache(functools.partial(log.info, "waiting for %s: process %s works on it"))
     with contextlib.ExitStack() as held:
-        # Whoever waits has the turn: of two that need several cores none waits with half of them.
+        # Only one waiting process at a time collects cores. Otherwise two could each hold half of
+        # them and wait for the rest.
         with lock(_file(f"{name}-turn"), functools.partial(say, device)):
             while needed:
                 for slot in slots:
@@ -82,10 +88,10 @@ def device_slot(device: str, threads: int = 0) -> Iterator[None]:
 
 
 def _file(slot: str) -> Path:
-    """The lock file of a slot, in a folder that no other user of the machine can write to.
+    """Return the lock file of a slot, in a folder that no other user of the machine can write to.
 
     Raises:
-        OSError: what lies there is not such a folder.
+        OSError: the path is not such a folder.
     """
     folder = Path(tempfile.gettempdir()) / f"albef-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)

@@ -1,4 +1,4 @@
-"""export@RUN: write a run's model for production, once it is known to be the one evaluated."""
+"""export@RUN: export a run's model for production after checking that it is the evaluated one."""
 
 import logging
 import shutil
@@ -27,47 +27,48 @@ from pipelines.device_lock import device_slot
 from pipelines.stage import Stage, main, run_of, write_json
 
 log = logging.getLogger("albef")
-_BATCH = 32  # records of the task's own prediction
-_VALIDATION = 1000  # records of the split val that ranges and temperature are taken from, at most
+_BATCH = 32  # Number of records in a batch of the task's prediction.
+# Maximum number of records of split val for the ranges of int8 and the temperature.
+_VALIDATION = 1000
 
 
 class RunExport(Section):
-    """How one run is exported."""
+    """Export of one run."""
 
     dataset: str
-    """Data set on which the export is evaluated."""
+    """Dataset on which the export is evaluated."""
     split: str = "test"
-    """Its split, one whose answers are known."""
+    """Split of the dataset. Its answers must be known."""
     examples: Annotated[int, Field(ge=1)] | None = None
-    """Records of that split that are read, the first ones; null reads all."""
+    """Number of records of the split that are evaluated, from the start. null evaluates all."""
     precisions: Annotated[dict[Precision, Annotated[float, Field(ge=0)]], Field(min_length=1)] = (
         Field({"float32": 0.3, "int8": 3.0})
     )
-    """Weights to write, the first being the ones that are loaded unless others are named, each
-    with the points of the primary metric that it may lose against torch."""
+    """Precisions to write. The first one is loaded by default. Each value is the number of points
+    of the primary metric that the precision may lose against torch."""
     opset: Annotated[int, Field(ge=18, le=23)] = 23
-    """Version of ONNX's operators; 23 keeps attention as one node and needs ONNX Runtime 1.23."""
+    """Version of ONNX's operators. 23 keeps attention as one node and needs ONNX Runtime 1.23."""
     tolerance: Annotated[float, Field(gt=0)] = 1e-3
-    """Largest absolute difference from torch with which a float32 export may be finished."""
+    """Largest absolute difference from torch that a float32 export may have."""
 
 
 class ExportConfig(Section):
-    """What is exported."""
+    """Exports of runs."""
 
     runs: Annotated[dict[str, RunExport], Field(min_length=1)]
-    """Runs that are exported."""
+    """Runs to export, by name."""
 
 
 def run(stage: Stage) -> None:
     """Export the model of a run to ONNX, compare it with torch, and evaluate it, on the CPU."""
-    # Beside a training on the same cores both would take many times as long.
+    # If it shared its cores with a training, both would take many times as long.
     with device_slot("cpu", stage.runtime.threads):
         _export(stage)
 
 
 def _export(stage: Stage) -> None:
     settings = stage.section(f"export.runs.{stage.key}", RunExport)
-    for name in ("onnxscript", "onnx_ir"):  # each tells of every node it folds
+    for name in ("onnxscript", "onnx_ir"):  # These packages log every node that they fold.
         logging.getLogger(name).setLevel(logging.WARNING)
     threads = stage.runtime.threads
     if threads:
@@ -108,11 +109,13 @@ def _export(stage: Stage) -> None:
 
 
 def _calibrate(stage: Stage, settings: RunExport, model: Model) -> tuple[float, Sketch]:
-    """Ask a model about the split val, but for what it is evaluated on; its temperature, and what
-    it was asked.
+    """Calibrate a model on records of split val that are not evaluated.
+
+    Returns:
+        Temperature of the model, and a sketch of its inputs.
 
     Raises:
-        ValueError: nothing is left of val, and none is there but int8 needs some.
+        ValueError: no records remain, but int8 needs some.
     """
     data = stage.layout.data(settings.dataset)
     records: Records = []
@@ -132,11 +135,12 @@ def _calibrate(stage: Stage, settings: RunExport, model: Model) -> tuple[float, 
 def _evaluated(
     stage: Stage, settings: RunExport, checkpoint: Checkpoint, folder: Path, temperature: float
 ) -> dict[str, Any]:
-    """Metrics on the test split, of torch and of each precision, and the calibration of the one
-    that is loaded.
+    """Return metrics of torch and of each precision, and the calibration of the default precision.
+
+    The metrics are those of the configured split.
 
     Raises:
-        VerificationError: a precision loses more of the primary metric than it may.
+        VerificationError: a precision loses more of the primary metric than allowed.
     """
     config, kind = run_of(stage)
     data = stage.layout.data(settings.dataset)
@@ -144,7 +148,8 @@ def _evaluated(
     task = kind.restore(config, checkpoint).eval()
     scores: dict[str, Any] = {"torch": task.score(task.predict(records, _BATCH))}
     models: dict[str, Model] = {}
-    if task.gradient:  # what is exported does without: its part is told apart
+    # The export cannot use the gradient, so its loss is measured against torch without it.
+    if task.gradient:
         scores[f"torch_{task.gradient}"] = scores["torch"]
         models["torch"] = model_of(checkpoint)
     threads = stage.runtime.threads
@@ -165,10 +170,10 @@ def _evaluated(
 
 
 def check(primary: str, values: Mapping[str, float], allowed: Mapping[Precision, float]) -> None:
-    """See that no precision loses more points of a metric, by precision and in torch, than allowed.
+    """Check that no precision loses more points of a metric against torch than allowed.
 
     Raises:
-        VerificationError: one loses more.
+        VerificationError: a precision loses more.
     """
     for name, max_loss in allowed.items():
         loss = values["torch"] - values[name]
@@ -182,7 +187,7 @@ def check(primary: str, values: Mapping[str, float], allowed: Mapping[Precision,
 
 @contextmanager
 def _finished(target: Path) -> Iterator[Path]:
-    """A folder that takes the place of ``target`` if nothing fails, and vanishes otherwise."""
+    """Yield a folder that replaces ``target`` on success and is removed on failure."""
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

@@ -1,7 +1,7 @@
-"""The export of a run beside the released one: `albef release` starts it.
+"""Comparison of a run's export with the released one, started by `albef release`.
 
-``python -m pipelines.judge FACTS OUT``: FACTS is a JSON file of what :func:`compare` is given, and
-OUT takes what was found; it is no product.
+``python -m pipelines.judge FACTS OUT``: FACTS is a JSON file with the argument of :func:`compare`.
+The result is written to OUT, which is not an artifact.
 """
 
 import logging
@@ -34,19 +34,19 @@ log = logging.getLogger("albef")
 
 
 def compare(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure an export, beside the released one if there is one, and judge it.
+    """Measure an export, together with the released one if there is one, and judge it.
 
     Args:
-        facts: ``run``; the folders ``fetched``, of the export as others get it, and ``released``,
-            of the version that it ``replaces``, or None; ``version`` and ``stage``; a sentence on
-            the ``limits``; further ``provenance``.
+        facts: ``run``; the folder ``fetched`` with the export as others get it; the folder
+            ``released`` with the version that it ``replaces``, or None; ``version`` and
+            ``stage``; a message on the ``limits``; further ``provenance``.
 
     Returns:
-        ``rows`` of the comparison, ``reasons`` against it, ``note``, ``figures``, the ``limits``
-        that they were judged by, and ``card``.
+        ``rows`` of the comparison, ``reasons`` against the release, ``note``, ``figures``, the
+        ``limits`` that were applied, ``provenance``, and ``card``.
 
     Raises:
-        ValueError: the export is not there, or not of the model that was evaluated.
+        ValueError: the export is missing, or not of the model that was evaluated.
     """
     stage = Stage("compare", facts["run"])
     gate = stage.section("release", ReleaseConfig)
@@ -80,7 +80,7 @@ def compare(facts: Mapping[str, Any]) -> dict[str, Any]:
     )
     provenance = facts["provenance"] | _provenance(folder, split)
     card = model_card.read(stage.params, stage.layout, stage.key)
-    assert card is not None  # its metrics, checkpoint and export have been read
+    assert card is not None  # Its metrics, checkpoint and export have already been read.
     card = replace(
         card,
         version=facts["version"],
@@ -107,7 +107,7 @@ def _restore(stage: Stage) -> RunTask:
     """Restore the task whose checkpoint was exported.
 
     Raises:
-        ValueError: the export is not there, or of another checkpoint.
+        ValueError: the export is missing, or was made from another checkpoint.
     """
     folder, (config, kind) = stage.layout.export(stage.key), run_of(stage)
     exported = manifest.read(folder).provenance["checkpoint"]
@@ -120,7 +120,7 @@ def _restore(stage: Stage) -> RunTask:
 
 
 def _provenance(folder: Path, split: Shards) -> dict[str, Any]:
-    """What the card says of the origin of an export and of its test data."""
+    """Return what the card records about the origin of an export and of its test data."""
     metadata = manifest.read(folder)
     origin = dict(metadata.provenance)
     return {
@@ -134,7 +134,7 @@ def _provenance(folder: Path, split: Shards) -> dict[str, Any]:
 
 
 def _prepare_behaviour(stage: Stage, dataset: str, kind: type[RunTask]) -> Tested | None:
-    """The behaviour tests of a run, as its evaluation has them."""
+    """Return the behaviour tests of a run, as in its evaluation."""
     settings, data = stage.section("evaluate", EvaluateConfig), stage.layout.data(dataset)
     records = Shards(data, splits_of(settings.splits, describe(data)["splits"])[0])
     tests = prepare(settings.behaviour, kind, records, dataset)
@@ -142,14 +142,15 @@ def _prepare_behaviour(stage: Stage, dataset: str, kind: type[RunTask]) -> Teste
 
 
 def _previous(kind: str, facts: Mapping[str, Any]) -> tuple[list[Path], str]:
-    """What the export is measured beside, and a sentence on it."""
+    """Return the folders of exports to compare with, and a note about them."""
     replaces = facts["replaces"]
     if facts["released"] is None:
         return [], f"Nothing holds {facts['stage']} yet to be compared with."
     released = Path(facts["released"])
     try:
         old_kind = manifest.read(released).model.kind
-    except ExportError as error:  # of an older format: better seen by a human than never replaced
+    except ExportError as error:
+        # The format is older. A person should judge the new export, or it could never be replaced.
         return [], f"Not compared with {replaces}, which this version cannot read: {error}."
     if old_kind != kind:
         raise ValueError(
@@ -160,7 +161,7 @@ def _previous(kind: str, facts: Mapping[str, Any]) -> tuple[list[Path], str]:
 
 
 def main() -> None:
-    """Compare for `albef release`; a sentence and exit code 2 where it cannot."""
+    """Compare for `albef release`; on failure print an error message and exit with code 2."""
     facts, out = map(Path, sys.argv[1:])
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:

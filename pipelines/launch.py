@@ -1,9 +1,8 @@
 """Several processes of a stage, which train or evaluate together.
 
-The stage that DVC started holds the device, hands signals on and tells the end in one sentence;
-the work is done by its processes, each of which runs the same stage.
-
-As a program this is torchrun, which leaves in a file how one of its processes died.
+The stage that DVC started holds the device, forwards signals and reports the end in one message.
+Its processes do the work; each of them runs the same stage. As a program, this module is torchrun,
+which writes to a file how one of its processes died.
 """
 
 import contextlib
@@ -32,19 +31,19 @@ from pipelines.device_lock import device_of, held_device
 from pipelines.stage import LAUNCHED_ON, RANKS, Stage, end_file, read_json, write_json
 
 _DIED = "died"
-"""In the folder of ends: which process died, and of what."""
+"""File in the folder of ends that names the process that died and the cause."""
 
 
 def launch(stage: Stage) -> bool:
-    """Work in ``runtime.processes`` processes, by the launcher that ``runtime.launch`` names.
+    """Run the stage in ``runtime.processes`` processes, started by the command ``runtime.launch``.
 
     Returns:
-        Whether it was done so; false where one process is asked for.
+        Whether it did so; false if one process is requested.
 
     Raises:
-        ValueError: as one of the processes.
-        OSError: one of them died.
-        KeyboardInterrupt: they were asked to stop, and saved their state.
+        ValueError: one of the processes raised it.
+        OSError: one of the processes died.
+        KeyboardInterrupt: the processes were asked to stop, and saved a training checkpoint.
     """
     processes = stage.runtime.processes
     if processes == 1 or launched():
@@ -58,7 +57,7 @@ def launch(stage: Stage) -> bool:
         if code:
             _raise(stage, ends)
     path = stage.layout.record(stage.address)
-    if record := read_json(path):  # the first process has not seen what the others cost
+    if record := read_json(path):  # The record of the first process lacks the cost of the others.
         before = record.get("interrupted", {})
         gpu_seconds = 3600 * (record["gpu_hours"] - before.get("gpu_hours", 0.0))
         write_json(path, record | Cost(gpu_seconds, before).spent())
@@ -67,12 +66,12 @@ def launch(stage: Stage) -> bool:
 
 @contextlib.contextmanager
 def sharing(stage: Stage) -> Iterator[torch.device]:
-    """The device to work on, held while inside, alone or as one of several processes."""
+    """Yield the device and hold it, alone or as one of several processes."""
     if not launched():
         with held_device(stage) as device:
             yield device
         return
-    device = device_of(stage)  # which the launching stage holds
+    device = device_of(stage)  # The launching stage holds this device.
     threads = stage.runtime.threads or os.cpu_count() or 1
     torch.set_num_threads(max(1, threads // int(os.environ["LOCAL_WORLD_SIZE"])))
     with joined(device) as device, stage.cost.holding(world().size if device.type == "cuda" else 0):
@@ -81,11 +80,11 @@ def sharing(stage: Stage) -> Iterator[torch.device]:
 
 @contextlib.contextmanager
 def _ends(stage: Stage) -> Iterator[Path]:
-    """Hold the device for processes of the stage; a folder where each leaves how it ended."""
+    """Hold the device for the stage's processes and yield the folder for their end files."""
     root, name = stage.runtime.scratch_root, f"{stage.address}-processes-"
     root.mkdir(parents=True, exist_ok=True)
     for old in root.glob(f"{name}*"):
-        if holder_of(old / "lock") is None:  # of one that was killed
+        if holder_of(old / "lock") is None:  # Its stage was killed.
             shutil.rmtree(old, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=name, dir=root))
     try:
@@ -103,7 +102,7 @@ def _command(stage: Stage, processes: int) -> list[str]:
         raise ParamsError(
             f"runtime.launch {template!r} is no command with {{processes}} in it: {error}"
         ) from None
-    if words[:1] == ["torchrun"]:  # that of this environment, whatever PATH says
+    if words[:1] == ["torchrun"]:  # Use the torchrun of this environment, regardless of PATH.
         words[:1] = [sys.executable, "-m", "pipelines.launch"]
     if not words or not shutil.which(words[0]):
         raise ParamsError(f"runtime.launch {template!r}: there is no such command")
@@ -112,9 +111,9 @@ def _command(stage: Stage, processes: int) -> list[str]:
 
 @contextlib.contextmanager
 def _forward_signals(child: "subprocess.Popen[Any]") -> Iterator[None]:
-    """Hand SIGINT and SIGTERM on as SIGTERM; a second Ctrl-C ends all processes at once.
+    """Forward SIGINT and SIGTERM as SIGTERM; a second Ctrl-C kills all processes immediately.
 
-    They are in a session of their own, so that a terminal's Ctrl-C reaches this process alone.
+    The processes have a separate session, so a terminal's Ctrl-C reaches only this process.
     """
     is_stopping = False
 
@@ -135,7 +134,7 @@ def _forward_signals(child: "subprocess.Popen[Any]") -> Iterator[None]:
 
 
 def _raise(stage: Stage, ends: Path) -> None:
-    """Raise what the first process left behind; one that only lost another has nothing to say."""
+    """Raise the error of the first process that did not merely lose another process."""
     for path in sorted(ends.glob("*.json")):
         end = json.loads(path.read_text())
         if not end["lost"]:
@@ -150,19 +149,20 @@ def _raise(stage: Stage, ends: Path) -> None:
 
 
 def torchrun() -> None:
-    """Be torchrun; how one of its processes died is left for the stage, in place of a traceback."""
+    """Run torchrun; write how one of its processes died to a file instead of a traceback."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    logging.disable()  # what it has to say is said by the stage
+    logging.disable()  # The stage reports what torchrun would log.
     try:
         run.main()
     except SignalException as asked:
         raise SystemExit(128 + asked.sigval) from None
     except ChildFailedError as error:
         ends, first = Path(os.environ[RANKS]), error.get_first_failure()
-        failures = error.failures.items()  # by time; of those that lose another some say so
+        # Failures are in order of time. Some processes that lost another one have reported so.
+        failures = error.failures.items()
         silent = ((rank, died) for rank, died in failures if not end_file(ends, rank).exists())
         rank, died = next(silent, first)
         reason = died.signal_name() if died.exitcode < 0 else f"exit code {died.exitcode}"

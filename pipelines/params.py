@@ -1,7 +1,7 @@
-"""The whole of params.yaml, checked before the first stage or printed.
+"""Check of the whole params.yaml before the first stage, and its printed form.
 
-Each section is read by the class that stands beside its owner; what one section says of another
-is checked here.
+The class of each section is defined next to the code that uses it. Relations between sections are
+checked here.
 """
 
 import importlib
@@ -32,9 +32,9 @@ from pipelines.export import ExportConfig
 from pipelines.report import ReportConfig
 
 PROFILES = Path("profiles")
-"""The folder of accepted profiles, which validation depends on."""
+"""Folder of accepted profiles, which validation depends on."""
 _MAY_BE_EMPTY = {"curate", "report", "search", "validate"}
-"""Sections that must be in the file, as DVC asks for them, but need no value."""
+"""Sections that DVC requires in the file but that need no value."""
 
 
 def _is_name(name: str) -> str:
@@ -50,16 +50,16 @@ Name = Annotated[str, AfterValidator(_is_name)]
 
 
 class Params(Section):
-    """Every value of a run.
+    """All values of params.yaml.
 
-    A section that no stage depends on may be left out; DVC wants the others in the file, ``{}`` if
-    need be.
+    You may leave out a section that no stage depends on. DVC requires the others in the file, if
+    necessary as ``{}``.
     """
 
     seed: Seed
     """Seed of all trainings."""
     data_seed: Seed
-    """Seed of what sources draw."""
+    """Seed for the random choices of data sources."""
     paths: Paths
     runtime: Runtime = Field(default_factory=Runtime)
     datasets: Annotated[dict[Name, RowsConfig], Field(min_length=1)]
@@ -75,8 +75,11 @@ class Params(Section):
     tasks: Annotated[dict[Name, Any], Field(min_length=1)]
 
     def base_of(self, dataset: str) -> str:
-        """The data set that has the pictures of a view, or of a view of it; or itself."""
-        for _ in self.curate:  # not for ever where views go in a circle
+        """Return the dataset with the images of a filtered dataset, or the dataset itself.
+
+        A filtered dataset may be filtered from another one.
+        """
+        for _ in self.curate:  # The bound ends the loop if filtered datasets form a cycle.
             dataset = self.curate[dataset].dataset if dataset in self.curate else dataset
         return dataset
 
@@ -85,7 +88,7 @@ def load(path: Path) -> Params:
     """Read and check a whole params file, or a preset with its base.
 
     Raises:
-        ParamsError: a sentence for every wrong value, one a line.
+        ParamsError: there are wrong values; one error message for each, on separate lines.
     """
     where, errors = str(path), list[str]()
     values = read_preset(path)
@@ -111,7 +114,7 @@ def load(path: Path) -> Params:
 
 
 def _run(values: Any, *, where: str, key: str) -> Section:
-    """An entry of ``tasks``, read by its kind."""
+    """Return an entry of ``tasks`` as the section of its kind."""
     if not isinstance(values, Mapping):
         raise ParamsError(f"{where}: {key} must be a mapping")
     kind = values.get("kind")
@@ -126,9 +129,10 @@ def _run(values: Any, *, where: str, key: str) -> Section:
 
 
 def kinds() -> list[str]:
-    """The kinds of run: files in albef/tasks that hold a Config and a Task, pre-training apart."""
+    """Return the kinds of run: files in albef/tasks with a Config and a Task, not pre-training."""
     folder = Path(importlib.import_module("albef.tasks").__path__[0])
-    texts = {path.stem: path.read_text() for path in folder.glob("*.py")}  # imports no torch
+    # Reading the text avoids importing torch.
+    texts = {path.stem: path.read_text() for path in folder.glob("*.py")}
     return sorted(
         name
         for name, text in texts.items()
@@ -137,7 +141,7 @@ def kinds() -> list[str]:
 
 
 def _contradictions(params: Params) -> Iterator[str]:
-    """What one section says of another that is not so."""
+    """Yield an error message for each contradiction between sections."""
     suite, rules = params.evaluate.behaviour.tests, {}
     try:
         rules = load_suite(Path(suite)).tests
@@ -166,7 +170,7 @@ def _contradictions(params: Params) -> Iterator[str]:
 
 
 def _trainings(params: Params) -> dict[str, Any]:
-    """What is trained, by its key in the file."""
+    """Return the sections of all trainings by their key in the file."""
     return {
         "pretrain": params.pretrain,
         **{f"tasks.{name}": run for name, run in params.tasks.items()},
@@ -176,8 +180,10 @@ def _trainings(params: Params) -> dict[str, Any]:
 def _references(
     params: Params, of_rules: Iterable[tuple[str, str]]
 ) -> Iterator[tuple[str, str, str, Collection[str]]]:
-    """Every name of another entry: the key that has it, the name, of what, and those there are;
-    ``of_rules`` are data sets of behaviour tests."""
+    """Yield every reference to another entry: its key, the name, the group, and the known names.
+
+    ``of_rules`` are datasets of behaviour tests.
+    """
     datasets, runs = ("the datasets", params.datasets), ("the runs", params.tasks)
     readable = "the datasets and their views", {**params.datasets, **params.curate}
     for name in params.ingest.heldout:
@@ -231,7 +237,7 @@ def _check_processes(params: Params) -> Iterator[str]:
 
 
 def _is_exported(kind: str) -> bool:
-    """Whether a model of a kind has a use of its own."""
+    """Return whether models of a kind can be exported."""
     return bool(importlib.import_module(f"albef.tasks.{kind}").Task.surface)
 
 
@@ -246,7 +252,7 @@ def _check_exports(params: Params) -> Iterator[str]:
 
 
 def _check_starts(params: Params) -> Iterator[str]:
-    """What each run starts from: pre-training, another run, an epoch of these, or an import."""
+    """Yield errors of ``init``: it must name pre-training, a run, a kept epoch, or an import."""
     if "pretrained" in params.tasks:
         yield "tasks.pretrained: that name belongs to the pre-trained model; choose another"
     owners = {"pretrained": params.pretrain, **params.tasks}
@@ -266,13 +272,16 @@ def _check_starts(params: Params) -> Iterator[str]:
 
 
 def _check_views(params: Params) -> Iterator[str]:
-    """That each view has a name of its own, and is made by a checkpoint that is there and did not
-    learn from it; and that no run starts from itself."""
+    """Yield errors of filtered datasets, and of runs that start from themselves.
+
+    A filtered dataset needs a unique name. Its checkpoint must exist and must not have learned from
+    it.
+    """
     owners = {"pretrained": params.pretrain, **params.tasks}
     models = Path(params.paths.models).resolve()
 
     def owner(by: str) -> str:
-        """What makes the checkpoint at a path, of these; "" where it is made elsewhere."""
+        """Return which of ``owners`` makes the checkpoint at a path; "" if none does."""
         path = Path(by).resolve()
         name = path.relative_to(models).parts[0] if models in path.parents else ""
         return name if name in owners else ""
@@ -303,16 +312,17 @@ def _check_views(params: Params) -> Iterator[str]:
 
 
 def _is_imported(folder: Path) -> bool:
-    """Whether a checkpoint is there, or would be after ``dvc pull``."""
+    """Return whether a checkpoint exists, or would after ``dvc pull``."""
     return folder.is_dir() or folder.with_name(folder.name + ".dvc").exists()
 
 
 def explain(path: Path, prefix: str = "") -> str:
-    """Every value of a params file or preset as it stands, or those below a dotted key: each with
-    where it comes from, and its sentence below.
+    """Return every current value of a params file or preset, or those below a dotted key.
+
+    Each value has its origin, and its description below.
 
     Raises:
-        ParamsError: the file is wrong, or has no such key.
+        ParamsError: the file is invalid, or has no such key.
     """
     values = read_preset(path)
     shown = load(path).model_copy(update={"runtime": runtime(values.get("runtime"))})
@@ -331,8 +341,10 @@ def explain(path: Path, prefix: str = "") -> str:
 def _leaves(
     value: Any, file_value: Any, source: str, key: str = "", words: str = ""
 ) -> Iterator[tuple[str, Any, str, str]]:
-    """Key, value, source and sentence of all below a section; ``file_value`` is what the file has
-    of it, None where it is a default itself."""
+    """Yield key, value, origin and description of each value below a section.
+
+    ``file_value`` is the file's value of the section; None if the section is a default.
+    """
     parts = dict(value) if _is_shown_in_parts(value) else {}
     for name, part in parts.items():
         origin, sentence = source, words
@@ -361,7 +373,7 @@ def _is_shown_in_parts(value: Any) -> bool:
 
 
 def main() -> None:
-    """Check files; their errors go to standard error, exit code 2."""
+    """Check files; print errors to standard error and exit with code 2."""
     try:
         for file in sys.argv[1:] or [str(PARAMS)]:
             load(Path(file))

@@ -1,7 +1,7 @@
-"""The frame of every stage: values, layout, seed, logging, run record, exit codes.
+"""Frame of every stage: values, layout, seed, logging, run record, exit codes.
 
-A stage module defines ``run(stage)`` and ends in ``main(run)``. DVC starts it as
-``python -m pipelines.NAME [KEY]``; what it reads and writes is declared in dvc.yaml.
+A stage module defines ``run(stage)`` and ends with ``main(run)``. DVC starts it as ``python -m
+pipelines.NAME [KEY]``. dvc.yaml declares what it reads and writes.
 """
 
 import contextlib
@@ -39,38 +39,41 @@ from albef.layout import Runtime as Runtime
 from albef.layout import runtime
 from albef.run_record import Cost, code_digest, code_files, declared_files, keep, surroundings
 
-if TYPE_CHECKING:  # stages of data need no torch
+if TYPE_CHECKING:  # Data stages do not need torch.
     from albef.tasks.task import RunConfig, RunTask
 
 S = TypeVar("S", bound=Section)
 GRAPH = Path("dvc.yaml")
-"""Declares what each stage reads, its code included, from the root of the project."""
+"""Declaration of what each stage reads, its code included, relative to the root of the project."""
 SHELLS = {"sh", "bash", "dash", "ash", "zsh", "ksh", "fish"}
 SIDE_BY_SIDE = ("evaluate", "export")
-"""Stages that score pair by pair, which fills few cores: each has half of the threads."""
+"""Stages that run at the same time.
+
+They score pair by pair, which uses few cores, so each gets half of the threads.
+"""
 FORGOTTEN_S = 30 * 24 * 3600.0
-"""Seconds after which work in progress that nobody went on with is removed."""
+"""Seconds after which work in progress that no stage resumed is removed."""
 GRACE_S = 15.0
-"""Seconds between asking a stage without its DVC to end and ending it; less than the flow gives."""
+"""Seconds between asking a stage whose DVC died to end and killing it; less than the flow waits."""
 _TALLY = "spent.json"
-"""In the scratch of a stage: what its interrupted processes cost."""
+"""File in a stage's scratch folder with the cost of its interrupted processes."""
 RANKS, LAUNCHED_ON = "ALBEF_RANKS", "ALBEF_LAUNCHED_ON"
-"""Told to the processes of a stage: where each leaves how it ended, and the launching machine."""
+"""Environment variables of a stage's processes: the folder for end files, the launching machine."""
 log = logging.getLogger("albef")
 
 
 @dataclass(frozen=True)
 class Context:
-    """How the process of a stage was started, as its environment tells.
+    """Start conditions of a stage's process, read from its environment.
 
     Attributes:
-        rank: number among the processes of the stage, from 0; None where it is the only one.
-        ends: folder where each of several processes leaves how it ended.
+        rank: number among the processes of the stage, from 0; None if it is the only one.
+        ends: folder where each of several processes writes how it ended.
         launched_on: machine of the stage that started several processes.
         by_dvc: whether DVC started it.
-        dvc: process to die with, where a flow names it.
+        dvc: id of the DVC process to end with, if a flow passes it.
         debug: whether an error ends it with a traceback.
-        in_experiment: whether it is part of an experiment of DVC.
+        in_experiment: whether it is part of a DVC experiment.
     """
 
     rank: int | None
@@ -83,7 +86,7 @@ class Context:
 
     @classmethod
     def read(cls) -> Self:
-        """Read it from the environment."""
+        """Return the start conditions from the environment."""
         rank, ends, dvc = map(os.environ.get, ("RANK", RANKS, "ALBEF_DVC"))
         return cls(
             rank=int(rank) if rank else None,
@@ -97,11 +100,15 @@ class Context:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes: it runs the stage alone, or as the first of several."""
+        """Return whether this process writes: it is the stage's only one, or the first of
+        several."""
         return not self.rank
 
     def end(self, error: BaseException, address: str) -> NoReturn:
-        """End the process with one sentence, which one of several leaves to the launching stage."""
+        """End the process with one error message.
+
+        One of several processes writes the message to a file for the launching stage.
+        """
         codes = {ValueError: 2, KeyboardInterrupt: 130}
         code = next((n for cls, n in codes.items() if isinstance(error, cls)), os.EX_IOERR)
         if self.ends is not None and self.rank is not None:
@@ -113,8 +120,11 @@ class Context:
         self.exit(code)
 
     def exit(self, code: int) -> NoReturn:
-        """End the process; one of several at once, as the teardown of what it shares with the
-        others may wait for them, and the launcher would not see that it ended."""
+        """End the process; one of several ends immediately.
+
+        Otherwise the teardown of what it shares with the others may wait for them, and the launcher
+        would not notice that it ended.
+        """
         if self.rank is not None:
             sys.stderr.flush()
             os._exit(code)
@@ -122,12 +132,19 @@ class Context:
 
 
 class Stage:
-    """What a running stage is given.
+    """A running stage: its values, layout, seed, runtime and run record.
 
     Attributes:
-        params: the whole params file, plain; read sections through :meth:`section`.
-        first: whether this process writes; false in the others of several.
-        record: facts for the run record; a stage adds its own.
+        name: name of the stage.
+        key: key of the stage, such as a dataset or run; "" if it has none.
+        context: start conditions of its process.
+        params: content of the whole params file; read sections with :meth:`section`.
+        layout: paths of all artifacts.
+        runtime: section ``runtime``.
+        seed: seed of the trainings.
+        cost: cost of the stage.
+        first: whether this process writes; false in all but the first of several.
+        record: facts for the run record, to which a stage adds its own.
     """
 
     def __init__(self, name: str, key: str, context: Context | None = None) -> None:
@@ -148,12 +165,12 @@ class Stage:
         self._tally: Path | None = None
 
     def made(self, *paths: Path) -> None:
-        """Put the digests of finished products into the run record: it is theirs alone."""
+        """Add the digests of finished artifacts to the run record, which belongs only to these."""
         self.record.setdefault("made", {}).update({str(p): file_digest(p) for p in paths})
 
     def section(self, key: str, cls: type[S]) -> S:
-        """The section at a dotted ``key`` of params.yaml, strictly."""
-        value: Any = {key: {}} | self.params  # a section that is left out has its defaults
+        """Return the section at a dotted ``key`` of params.yaml after strict validation."""
+        value: Any = {key: {}} | self.params  # A missing section has its defaults.
         for part in key.split("."):
             if not isinstance(value, Mapping) or part not in value:
                 raise ParamsError(f"{PARAMS}: {key} is missing")
@@ -162,17 +179,17 @@ class Stage:
 
     @property
     def data_seed(self) -> int:
-        """The seed of what sources draw."""
+        """Seed for the random choices of sources."""
         return _seed(self.params, "data_seed")
 
     @property
     def address(self) -> str:
-        """``NAME`` or ``NAME@KEY``, as DVC calls it."""
+        """DVC's name of the stage, ``NAME`` or ``NAME@KEY``."""
         return f"{self.name}@{self.key}" if self.key else self.name
 
     @property
     def code(self) -> str:
-        """Digest of the code that dvc.yaml declares for it; "" where it declares none.
+        """Digest of the code that dvc.yaml declares for the stage; "" if it declares none.
 
         Comments, docstrings and blank lines do not count.
         """
@@ -180,15 +197,18 @@ class Stage:
 
     @contextlib.contextmanager
     def scratch(self, fingerprint: str, *, alone: bool = True) -> Iterator[Path]:
-        """The folder for this stage's work in progress, outside any work tree, where it is alone
-        until its products are made: the same stage of another clone waits.
+        """Yield the folder for this stage's work in progress, outside any work tree.
+
+        The stage holds the folder exclusively until its artifacts are made. The same stage of
+        another clone waits.
 
         Args:
-            fingerprint: of what is worked on; it names the folder.
-            alone: false where others take part in the work.
+            fingerprint: fingerprint of the work, which names the folder.
+            alone: whether to hold the folder exclusively; false if others take part in the work.
 
         Raises:
-            ValueError: another one works there, and what this one is part of cannot wait.
+            ValueError: another process works there, and this one is part of a group that cannot
+                wait.
         """
         folder = self.scratch_of(self.address, fingerprint)
         with self._alone_in(folder) if alone and self.first else contextlib.nullcontext():
@@ -204,7 +224,8 @@ class Stage:
         path = lock_of(folder)
 
         def wait(holder: str) -> None:
-            if self.context.rank is not None:  # the others would not wait for it
+            # The other processes of the group would not wait for this one.
+            if self.context.rank is not None:
                 raise ValueError(
                     f"process {holder} works in {folder} already; wait for it or stop it"
                 )
@@ -217,16 +238,16 @@ class Stage:
                 path.unlink()
 
     def tally(self) -> None:
-        """Note what the stage has cost by now, so that an interruption does not lose it."""
+        """Save the cost of the stage so far, so that an interruption does not lose it."""
         if self._tally is not None and self._tally.parent.is_dir() and self.first:
             write_json(self._tally, self.cost.spent())
 
     def scratch_of(self, address: str, fingerprint: str) -> Path:
-        """Where a stage has its work in progress; it need not exist."""
+        """Return the folder of a stage's work in progress, which need not exist."""
         return self.runtime.scratch_root / f"{address}-{fingerprint[:16]}"
 
     def write_record(self, started: float) -> None:
-        """Write and keep the run record of a stage that has ended."""
+        """Write and keep the run record of a finished stage."""
         record = {
             "stage": self.address,
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
@@ -240,13 +261,16 @@ class Stage:
         path = self.layout.record(self.address)
         write_json(path, record)
         keep(path)
-        if self.context.in_experiment:  # of a new file it keeps what git has been told of
+        if self.context.in_experiment:  # An experiment includes a new file only if git tracks it.
             subprocess.run(["git", "add", "--force", "--", str(path)], capture_output=True)
 
 
 def run_of(stage: Stage) -> "tuple[RunConfig, type[RunTask]]":
-    """The run that the stage works on, an entry of ``tasks``: its values, in which ranges may be
-    unfilled, and the class of its kind, the file of that name in albef/tasks."""
+    """Return the run that the stage works on: its values, and the class of its kind.
+
+    The run is an entry of ``tasks``. Its values may have unfilled ranges. The class is defined in
+    the file of that kind in albef/tasks.
+    """
     entry: Any = stage.params.get("tasks", {}).get(stage.key)
     if not isinstance(entry, dict) or "kind" not in entry:
         raise ParamsError(f"{PARAMS}: tasks.{stage.key} is missing, or has no kind")
@@ -255,7 +279,7 @@ def run_of(stage: Stage) -> "tuple[RunConfig, type[RunTask]]":
 
 
 def verified_digest(stage: Stage, dataset: str) -> str:
-    """The digest of a data set, which must be the one that passed validation."""
+    """Return the digest of a dataset, which must be the one that passed validation."""
     verdict = json.loads(stage.layout.verdict(dataset).read_text())
     digest = str(describe(stage.layout.data(dataset))["digest"])
     if verdict["digest"] != digest:
@@ -266,7 +290,7 @@ def verified_digest(stage: Stage, dataset: str) -> str:
 
 
 def file_md5s(address: str, params: Mapping[str, Any]) -> dict[str, str]:
-    """MD5 of each file of the code that dvc.yaml declares for a stage, as DVC has it."""
+    """Return the MD5 of each code file that dvc.yaml declares for a stage, in DVC's format."""
     files = filter(Path.is_file, declared_files(_stages(), address, params))
     return {
         file.as_posix(): hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
@@ -275,23 +299,23 @@ def file_md5s(address: str, params: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _stages() -> dict[str, Any]:
-    """The stages of dvc.yaml; none where there is no such file."""
+    """Return the stages of dvc.yaml; empty if the file does not exist."""
     return _parsed(GRAPH.read_text()) if GRAPH.is_file() else {}
 
 
 @cache
 def _parsed(graph: str) -> dict[str, Any]:
-    """The stages of dvc.yaml, whose text this is; it takes a while to read."""
+    """Return the stages of dvc.yaml, given its text as the cache key, since parsing is slow."""
     return dict(read_yaml(GRAPH).get("stages", {}))
 
 
 def lock_of(folder: Path) -> Path:
-    """The lock of who works in a folder of scratch; beside it, since the folder may be removed."""
+    """Return the lock of a scratch folder. It is next to the folder, which may be removed."""
     return folder.with_name(f"{folder.name}.lock")
 
 
 def _remove_forgotten(root: Path) -> None:
-    """Remove work in progress that nobody has gone on with for a month."""
+    """Remove work in progress that no stage has resumed for a month."""
     for folder in root.iterdir():
         if folder.is_dir() and _idle_s(folder) > FORGOTTEN_S and not _is_at_work(folder):
             log.info("%s is removed: nothing has been written there for a month", folder)
@@ -299,7 +323,7 @@ def _remove_forgotten(root: Path) -> None:
 
 
 def _idle_s(folder: Path) -> float:
-    """Seconds since anything in the folder was written; 0 where it changes under our eyes."""
+    """Return the seconds since anything in the folder was written; 0 if it changes meanwhile."""
     try:
         return time.time() - max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
     except FileNotFoundError:
@@ -307,11 +331,11 @@ def _idle_s(folder: Path) -> float:
 
 
 def _is_at_work(folder: Path) -> bool:
-    """Whether a process holds a lock in a folder, however old the clock makes its files."""
+    """Return whether a process holds a lock in a folder, no matter how old its files are."""
     try:
         files = (path for path in folder.rglob("*") if path.is_file())
         return any(map(holder_of, (lock_of(folder), *files)))
-    except OSError:  # nobody knows
+    except OSError:  # The state is unknown.
         return True
 
 
@@ -323,24 +347,23 @@ def _seed(params: Mapping[str, Any], name: str) -> int:
 
 
 def end_file(folder: Path, rank: int) -> Path:
-    """Where one of several processes leaves how it ended."""
+    """Return the file in which one of several processes writes how it ended."""
     return folder / f"rank-{rank:05}.json"
 
 
 def die_with_dvc(context: Context) -> None:
-    """Watch the DVC that started this stage and die with it, however it dies.
+    """Watch the DVC process that started this stage and end with it.
 
-    The stage is asked first, so that a training can save its state.
-
-    A shell may stand between the two, so the death of the direct parent is not enough to go by.
-    A flow names the process: it may have died while this one was still importing.
+    The stage is first asked to end, so that a training can save a checkpoint. A shell may run
+    between the two processes, so it is not enough to watch the direct parent. A flow passes the id
+    of the DVC process, since it may have died while this process was still importing.
     """
-    if not context.by_dvc:  # started by hand: nobody to follow
+    if not context.by_dvc:  # A stage that was started by hand has no DVC process to watch.
         return
     parents = psutil.Process().parents()
     dvc = context.dvc or next((p.pid for p in parents if p.name() not in SHELLS), 0)
     if context.launched_on != platform.node():
-        dvc = os.getppid()  # of a process on another machine than its DVC, the launcher is followed
+        dvc = os.getppid()  # A process on another machine than its DVC watches its launcher.
 
     def watch() -> None:
         while dvc in {process.pid for process in psutil.Process().parents()}:
@@ -355,14 +378,15 @@ def die_with_dvc(context: Context) -> None:
 def main(
     run: Callable[[Stage], None], launch: Callable[[Stage], bool] = lambda stage: False
 ) -> None:
-    """Run a stage as a program; an error is one sentence, exit code 2 (values) or 74 (system).
+    """Run a stage as a program; print an error as one message, exit code 2 (values) or 74 (system).
 
     Args:
-        launch: does it in processes of its own, or returns false where they are not asked for.
+        run: does the work of the stage.
+        launch: runs the stage in several processes; returns false if one process is requested.
     """
     context = Context.read()
     name = Path(sys.argv[0]).stem
-    key = "".join(sys.argv[1:2])  # a data set or run
+    key = "".join(sys.argv[1:2])  # Name of a dataset or run.
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("albef").setLevel(logging.INFO if context.first else logging.WARNING)
     started = time.time()
@@ -372,7 +396,7 @@ def main(
         stage.record["code"] = file_md5s(stage.address, stage.params)
         stage.record["code_digest"] = stage.code
         if launch(stage):
-            return  # the first of its processes writes the record
+            return  # The first of its processes writes the record.
         run(stage)
     except (ValueError, OSError, KeyboardInterrupt) as error:
         if context.debug:
