@@ -1,1 +1,1 @@
-"""Batches of training: records in an order that seed and epoch decide, decoded ahead."""
+"""Batches of training: records in an order fixed by seed and epoch, decoded ahead."""

@@ -1,11 +1,11 @@
-"""Batches in an order that depends on seed and epoch alone.
+"""Training batches in an order that depends only on seed and epoch.
 
-Any number of processes and workers, and a start in the middle of an epoch, give the same
-micro-batches bit by bit: the order is a permutation from (seed, epoch), and what is random in a
-micro-batch comes from (seed, epoch, its number).
+Any number of processes and workers, and any start in the middle of an epoch, give the same
+micro-batches bit by bit. The order is a permutation from (seed, epoch). Random draws of a
+micro-batch use (seed, epoch, its number).
 
-They are made by a pipeline of webdataset: numbers of micro-batches, split among the workers, and
-our stage, which reads their records by place and collates them.
+A webdataset pipeline makes the batches. It splits the numbers of micro-batches among the workers,
+and our stage reads their records by index and collates them.
 """
 
 import functools
@@ -22,35 +22,35 @@ from albef.loading.sampler import Mixture, Sampler
 from albef.loading.workers import AHEAD, in_workers, or_error
 
 WHOLE = Reading()
-"""All of a split shuffled, and the first damaged record stops the training."""
-_DRAWS = 2  # keeps the generators of different things apart; order has 0, content 1
+"""Default reading: the whole split is shuffled, and the first damaged record stops the training."""
+_DRAWS = 2  # separates random generators; order has 0, content 1
 
 
 class Loader:
     """Training batches of a split, each as the micro-batches of this process.
 
     Args:
-        shards: the split.
-        collate: records and a generator to a micro-batch; runs in the workers.
-        batch_size: samples of a step, over all processes; the last records of an epoch that fill no
-            batch are left out.
+        shards: shards of the split.
+        collate: function from records and a generator to a micro-batch; runs in the workers.
+        batch_size: samples of a step, over all processes. The last records of an epoch are dropped
+            if they do not fill a batch.
         micro_batch_size: B, samples of a micro-batch; divides ``batch_size``.
-        seed: of order, augmentation and draws.
-        workers: processes that decode and augment; 0 does it here.
-        share: rank of this process and number of processes; each has as many micro-batches of
-            every step.
-        pooled: batches whose records are sorted by the words of their captions before they are cut
-            into micro-batches, which are then shuffled; 0 leaves the records in random order.
-        weights: passes over each source in an epoch, by name; None is one over all records.
-        reading: within how many shards records are shuffled, and what may be damaged.
+        seed: seed of order, augmentation and draws.
+        workers: number of processes that decode and augment; 0 uses this process.
+        share: rank of this process and number of processes; each has the same number of
+            micro-batches in every step.
+        pooled: number of batches whose records are sorted by caption length and cut into
+            micro-batches, which are then shuffled. 0 keeps the random order.
+        weights: passes over each source in an epoch, by name; None is one pass over all records.
+        reading: shuffling window in shards, and limits of damage.
 
     Attributes:
         steps_per_epoch: steps of a pass over the split.
-        damage: what this process has met.
+        damage: damage that this process has found.
 
     Raises:
         ValueError: the split has fewer records than a batch, the processes cannot share it, a
-            weight is of no source, or the cache of a store does not hold a window.
+            weight names an unknown source, or the cache of a store does not hold a window.
     """
 
     def __init__(
@@ -98,50 +98,51 @@ class Loader:
         self.damage = DamageCount(shards, reading)
 
     def numbers(self, step: int) -> range:
-        """The micro-batches of this process in a step, counted from the start of the training."""
+        """Return the numbers of this process' micro-batches in a step, from the start of training."""
         first = step * self._micros + self._rank * self._per_rank
         return range(first, first + self._per_rank)
 
     def draw_seed(self, number: int) -> int:
-        """Seed of what the model draws for a micro-batch, as hard negatives and dropout."""
+        """Return the seed of the model's draws for a micro-batch: hard negatives and dropout."""
         in_epoch = divmod(number, self._sampler.per_epoch)
         sequence = np.random.SeedSequence([self._pipeline.seed, _DRAWS, *in_epoch])
         return int(sequence.generate_state(1, np.uint64)[0])
 
     def keys(self, step: int) -> list[str]:
-        """The keys of a step's records, over all processes; damaged ones are named too."""
+        """Return the keys of a step's records, over all processes, including damaged ones."""
         numbers = range(step * self._micros, (step + 1) * self._micros)
         keys = self._pipeline.shards.keys
         return [keys[int(i)].as_py() for n in numbers for i in self._sampler.chosen(n)]
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[list[Batch]]:
-        """This process' micro-batches of each step from ``start_step`` to before ``stop_step``.
+        """Iterate over this process' micro-batches of each step.
 
-        What lies before is skipped without reading it. Workers live as long as the iterator.
+        Steps run from ``start_step`` to before ``stop_step``. Earlier steps are skipped without
+        reading them. Workers live as long as the iterator.
 
         Raises:
-            ShardError: more is damaged than ``reading`` takes.
-            ImageError: nothing can be decoded.
+            ShardError: the damage exceeds the limits of ``reading``.
+            ImageError: no record can be decoded.
             OSError: a store cannot be reached.
         """
         micros = self._micro_batches(range(start_step, stop_step))
         return iter(lambda: list(itertools.islice(micros, self._per_rank)), [])
 
     def _micro_batches(self, steps: range) -> Iterator[Batch]:
-        import webdataset as wds  # takes its time, and only training reads so
+        import webdataset as wds  # a slow import that only training needs
 
         numbers = functools.partial(self._all_numbers, steps)
         workers = min(self._workers, len(steps) * self._per_rank)
         make = self._pipeline.make
         pipeline = wds.DataPipeline(
             numbers,
-            wds.split_by_worker,  # in turns, as torch asks its workers: so they come in order
+            wds.split_by_worker,  # in turns, as torch asks its workers: this keeps the order
             wds.map(functools.partial(or_error, make) if workers else make),
         )
         if 0 < self._workers * AHEAD * self._micros < self._sampler.per_epoch * self._per_rank:
             self._sampler.share()
         made = in_workers(pipeline, workers) if workers else iter(pipeline)
-        prefetcher = self._prefetcher(numbers())  # after the workers: a fork has no threads
+        prefetcher = self._prefetcher(numbers())  # start after the workers: a fork has no threads
         try:
             for micro in made:
                 self.damage.add(micro.damaged)
@@ -156,7 +157,7 @@ class Loader:
         return itertools.chain.from_iterable(map(self.numbers, steps))
 
     def _prefetcher(self, numbers: Iterator[int]) -> Prefetcher | None:
-        """What fetches the shards of the next window, where there is a store."""
+        """Return the prefetcher of the next window's shards, or None without a store."""
         files = self._pipeline.shards.files
         if files.cache is None:
             return None

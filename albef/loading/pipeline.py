@@ -1,6 +1,6 @@
-"""How a training batch is made: its records are read by place, and collated.
+"""A pipeline that makes a training batch: it reads the records by index and collates them.
 
-A damaged record is counted, held against what training takes, and replaced by a stated rule
+A damaged record is counted, compared with the limits, and replaced by a fixed rule
 (:meth:`albef.loading.sampler.Sampler.spares`).
 """
 
@@ -17,30 +17,30 @@ from albef.data.shards import Damaged, ShardError, Shards
 from albef.loading.reading import Batch, Collate
 from albef.loading.sampler import Sampler
 
-_CONTENT = 1  # keeps the generators of what is in a batch apart from those of order and draws
+_CONTENT = 1  # separates the generator of contents from those of order and draws
 log = logging.getLogger(__name__)
 
 
 class Reading(NamedTuple):
-    """In which order a split is read, and how much of it may be damaged before training stops."""
+    """The order in which a split is read, and the damage at which training stops."""
 
     window: int | None = None
-    """As in :class:`albef.tasks.task.TrainingConfig`."""
+    """Shuffling window in shards, as in :class:`albef.tasks.task.TrainingConfig`."""
     max_damaged_records: float = 0.0
-    """Share, as in :class:`albef.layout.Runtime`."""
+    """Maximum share of damaged records, as in :class:`albef.layout.Runtime`."""
     max_damaged_shards: float = 0.0
-    """The same of shards."""
+    """Maximum share of damaged shards."""
 
 
 class MicroBatch(NamedTuple):
-    """What comes out of the pipeline."""
+    """Output of the pipeline."""
 
     batch: Batch
     damaged: Sequence[Damaged]
 
 
 class Pipeline:
-    """What is done to the number of a micro-batch, counted from the start of training."""
+    """The stage that maps the number of a micro-batch, from the start of training, to the batch."""
 
     def __init__(self, shards: Shards, collate: Collate, sampler: Sampler, seed: int) -> None:
         self.shards = shards
@@ -49,10 +49,10 @@ class Pipeline:
         self._collate = collate
 
     def make(self, number: int) -> MicroBatch:
-        """Read the records of a micro-batch by their places in the tars, and collate them."""
+        """Read the records of a micro-batch by their positions in the tars, and collate them."""
         try:
             return self._batch(number, lambda record: None)
-        except ImageError:  # decoding each finds which
+        except ImageError:  # decode each record to find the damaged one
             return self._batch(number, _decode)
 
     def _batch(self, number: int, check: Callable[[Record], None]) -> MicroBatch:
@@ -79,7 +79,7 @@ class Pipeline:
     def _spare(
         self, number: int, position: int, check: Callable[[Record], None], error: Damaged
     ) -> Record:
-        """The record that stands for a damaged one: the first spare that is not."""
+        """Return the record that replaces a damaged one: the first spare that is not damaged."""
         for place in self.sampler.spares(number, position):
             with contextlib.suppress(Damaged):
                 return self._read(place, check)
@@ -92,8 +92,9 @@ def _decode(record: Record) -> None:
 
 
 class DamageCount:
-    """The damage that this process has met in a split, held against what is taken; it knows
-    nothing of others'.
+    """The damage that this process has found in a split, compared with the limits.
+
+    It does not include the damage that other processes find.
     """
 
     def __init__(self, shards: Shards, config: Reading) -> None:
@@ -103,10 +104,10 @@ class DamageCount:
         self._replaced = 0
 
     def add(self, damaged: Iterable[Damaged]) -> None:
-        """Count; what is new is logged.
+        """Count damaged records; log each new one.
 
         Raises:
-            ShardError: it is more than is taken.
+            ShardError: the damage exceeds the limits.
         """
         for record in damaged:
             self._replaced += 1
@@ -130,7 +131,7 @@ class DamageCount:
             )
 
     def counts(self) -> dict[str, int]:
-        """Damaged records and shards, each counted once, and places that others had to take."""
+        """Count damaged records and shards, each once, and replacements."""
         shards = sum(not key for _, key in self._reported)
         return {
             "records": len(self._reported) - shards,

@@ -1,4 +1,4 @@
-"""Shards of a store, fetched before training comes to them."""
+"""Prefetching of shards from a store before training needs them."""
 
 import logging
 import os
@@ -12,11 +12,15 @@ log = logging.getLogger(__name__)
 
 
 class Prefetcher:
-    """Fetches into the cache, in a thread, what the next micro-batches are read from.
+    """Thread that fetches the shards of the next micro-batches into the cache.
 
-    It spares the readers the wait and no more: what cannot be fetched they meet, and tell,
-    themselves. ``names`` are of the shards of each micro-batch, in order, asked for in the thread;
-    ``distance`` is how many micro-batches it may be ahead.
+    It only saves waiting time. If a shard cannot be fetched, the readers meet and report the error
+    themselves.
+
+    Args:
+        files: shards of the split, with the cache.
+        names: names of the shards of each micro-batch, in order; evaluated in the thread.
+        distance: maximum number of micro-batches that the thread may be ahead.
     """
 
     def __init__(self, files: ShardFiles, names: Iterable[Iterable[str]], distance: int) -> None:
@@ -27,11 +31,11 @@ class Prefetcher:
         threading.Thread(target=self._run, daemon=True, name="prefetch").start()
 
     def advance(self) -> None:
-        """Training has got a micro-batch."""
+        """Record that training has received a micro-batch."""
         self._allowed.release()
 
     def stop(self) -> None:
-        """Begin nothing more."""
+        """Stop before the next fetch."""
         self._stopped = True
         self._allowed.release()
 

@@ -1,6 +1,4 @@
-"""Which records an epoch shows, and which of them each micro-batch holds: functions of seed and
-epoch alone.
-"""
+"""Order of records: the records of an epoch and of its micro-batches, fixed by seed and epoch."""
 
 import copy
 import mmap
@@ -17,23 +15,24 @@ from albef.data.shards import Shards
 
 Places = NDArray[np.int64]
 
-_ORDER = 0  # keeps the generators of different things apart
+_ORDER = 0  # separates random generators
 _TRIES = 1000
 
 
 class Mixture:
-    """Sources of a data set shown more or less often in training; nothing is stored twice.
+    """Sources of a dataset with weights in training; nothing is stored twice.
 
-    A weight is the passes over a source in an epoch. The passes of a source follow each other
-    without a gap, each in an order of its own: with 0.5 every record is shown in one of two epochs,
-    with 2.5 two or three times in each. A source that is left out has 1, one with 0 is not shown.
+    A weight is the number of passes over a source in an epoch. The passes of a source follow each
+    other without a gap, each in another order. With 0.5 every record is shown in one of two epochs,
+    with 2.5 two or three times in each. A source without a weight has 1; a source with 0 is not
+    shown.
 
     Raises:
-        ValueError: a weight of a source that there is not.
+        ValueError: a weight names an unknown source.
     """
 
     def __init__(self, sources: pa.StringArray, weights: Mapping[str, float], seed: int) -> None:
-        encoded = sources.dictionary_encode()  # no Python text for each of millions of records
+        encoded = sources.dictionary_encode()  # no Python string per record
         codes, labels = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
         names = sorted(labels)
         for name in weights:
@@ -51,7 +50,7 @@ class Mixture:
         return sum(count for _, _, count in self._parts)
 
     def epoch(self, epoch: int) -> Places:
-        """Places of the records that an epoch shows, not yet in its order."""
+        """Return the indices of the records of an epoch, not yet in its order."""
         return np.concatenate([self._sample_source(epoch, *part) for part in self._parts])
 
     def _sample_source(self, epoch: int, name: int, places: Places, count: int) -> Places:
@@ -63,7 +62,7 @@ class Mixture:
 
 
 class _Shared:
-    """The orders of two epochs, in memory that forked processes share: one makes an order."""
+    """The orders of two epochs in memory that forked processes share; one makes an order."""
 
     def __init__(self, records: int) -> None:
         self._lock = multiprocessing.get_context("fork").Lock()
@@ -73,7 +72,7 @@ class _Shared:
         self._epochs[:] = -1
 
     def order(self, epoch: int, make: Callable[[int], Places]) -> NDArray[np.int32]:
-        """The order of an epoch; nobody may still read that of two epochs before."""
+        """Return the order of an epoch; no process may still read that of two epochs before."""
         slot = epoch % 2
         with self._lock:
             if self._epochs[slot] != epoch:
@@ -83,16 +82,16 @@ class _Shared:
 
 
 class Sampler:
-    """The records of each micro-batch, by their places in the split.
+    """The records of each micro-batch, by their indices in the split.
 
     Args:
-        shards: the split.
+        shards: shards of the split.
         size: B, records of a micro-batch.
         per_epoch: micro-batches of an epoch.
-        seed: of the order.
-        pool: micro-batches whose records are sorted by length; 0 leaves them in random order.
-        mixture: which records an epoch shows; None shows each once.
-        window: shards within which records are shuffled; None is the whole split.
+        seed: seed of the order.
+        pool: number of micro-batches whose records are sorted by length; 0 keeps the random order.
+        mixture: selects the records of an epoch; None shows each once.
+        window: number of shards within which records are shuffled; None is the whole split.
     """
 
     def __init__(
@@ -117,40 +116,42 @@ class Sampler:
         self._shared: _Shared | None = None
 
     def share(self) -> None:
-        """Have processes that are forked from now on share the orders, of which each then holds
-        nothing; between the first and the last of them lies less than an epoch."""
+        """Share the orders with processes that are forked from now on, to save memory.
+
+        The first and the last of these processes must be less than an epoch apart.
+        """
         self._shared = _Shared(self.per_epoch * self._size)
 
     def alone(self) -> "Sampler":
-        """The same, for a thread that is far from the others."""
+        """Return a copy without shared orders, for a thread that is far from the others."""
         mine = copy.copy(self)
         mine._shared = None
         return mine
 
     def chosen(self, number: int) -> Places:
-        """The records of a micro-batch."""
+        """Return the records of a micro-batch."""
         epoch, inside = divmod(number, self.per_epoch)
         order = self._order(epoch)[inside * self._size : (inside + 1) * self._size]
         return order.astype(np.int64)
 
     def shards_of(self, number: int) -> list[str]:
-        """Names of the shards that they are in."""
+        """Return the names of the shards that hold a micro-batch."""
         names: list[str] = self._shards.shard_names.take(self.chosen(number)).unique().to_pylist()
         return names
 
     @property
     def per_window(self) -> int:
-        """Micro-batches of a window, or of an epoch."""
+        """Number of micro-batches of a window, or of an epoch."""
         if not self._window:
             return self.per_epoch
         shards = len(self._shards.shard_names.unique())
         return max(1, min(self.per_epoch, self.per_epoch * self._window // shards))
 
     def spares(self, number: int, position: int) -> Iterator[int]:
-        """Records that may stand for the one at a position of a micro-batch, the first one first.
+        """Yield records that may replace the one at a position of a micro-batch, in order.
 
-        They are those from the same position of the next micro-batch of the epoch on: of the same
-        window but at its end, and not of the same micro-batch.
+        They start at the same position of the next micro-batch of the epoch. They are therefore of
+        the same window, except at its end, and not of the same micro-batch.
         """
         epoch, inside = divmod(number, self.per_epoch)
         order = self._order(epoch)
@@ -159,7 +160,7 @@ class Sampler:
             yield int(order[place % len(order)])
 
     def _order(self, epoch: int) -> NDArray[np.int32]:
-        """All records of an epoch."""
+        """Return all records of an epoch."""
         if self._epoch[0] != epoch:
             order = self._shared.order(epoch, self._shuffle) if self._shared else None
             self._epoch = epoch, self._shuffle(epoch).astype(np.int32) if order is None else order
@@ -181,7 +182,7 @@ class Sampler:
     def _by_length(
         self, order: Places, words: NDArray[np.int64], rng: np.random.Generator
     ) -> Places:
-        """The records, sorted by words within each pool of micro-batches, and those shuffled."""
+        """Sort the records by length within each pool of micro-batches, and shuffle those."""
         parts = []
         for start in range(0, len(order), self._pool * self._size):
             pool = order[start : start + self._pool * self._size]
@@ -192,7 +193,7 @@ class Sampler:
 
 
 def _longest_caption(captions: pa.ListArray) -> NDArray[np.int64]:
-    """The words of each record's longest caption, less one."""
+    """Return the number of words of each record's longest caption, minus one."""
     blanks = pc.count_substring(pc.list_flatten(captions), " ").to_numpy()
     starts = np.concatenate([[0], np.cumsum(pc.list_value_length(captions).to_numpy())])
     return np.maximum.reduceat(np.append(blanks, 0), starts[:-1])

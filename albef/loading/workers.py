@@ -1,4 +1,4 @@
-"""Processes that make batches before they are asked for, in training and in evaluation."""
+"""Worker processes that make batches ahead, in training and in evaluation."""
 
 import multiprocessing
 import os
@@ -13,17 +13,17 @@ from torch.utils.data import DataLoader, Dataset
 Part = TypeVar("Part")
 Made = TypeVar("Made")
 AHEAD = 4
-"""Batches that a worker prepares before they are asked for."""
-_SOCKETS = 75  # characters of a folder in which a socket of Python's has no name above 107
+"""Number of batches that a worker prepares ahead."""
+_SOCKETS = 75  # longest folder in which a Python socket's name fits in 107 characters
 
 
 def ahead(make: Callable[[Part], Made], parts: Sequence[Part], workers: int) -> Iterator[Made]:
-    """``make`` of each part, in order; here where there are no workers, or one part.
+    """Return ``make`` of each part, in order; without workers, or with one part, in this process.
 
     Workers start at once.
 
     Raises:
-        ValueError, OSError: as ``make`` did, with no foreign trace.
+        ValueError, OSError: as raised by ``make``, without the worker's trace.
     """
     if not workers or len(parts) < 2:
         return map(make, parts)
@@ -31,7 +31,7 @@ def ahead(make: Callable[[Part], Made], parts: Sequence[Part], workers: int) -> 
 
 
 def in_workers(dataset: Dataset[Any], workers: int) -> Iterator[Any]:
-    """The items of a dataset in order, made by so many processes, which start at once.
+    """Yield the items of a dataset in order, made by worker processes, which start at once.
 
     Raises:
         ValueError, OSError: an item is this error (:func:`or_error`).
@@ -44,18 +44,21 @@ def in_workers(dataset: Dataset[Any], workers: int) -> Iterator[Any]:
         num_workers=workers,
         prefetch_factor=AHEAD,
         pin_memory=torch.cuda.is_available(),
-        # Quick, and nothing is copied: a worker reads the columns of the parent's Arrow memory.
+        # A fork is fast and copies nothing: a worker reads the parent's Arrow memory.
         multiprocessing_context="fork" if "fork" in methods else None,
         worker_init_fn=_start,
-        # Its own: else it draws from the generator of the model's dropout.
+        # Otherwise torch draws from the generator of the model's dropout.
         generator=torch.Generator().manual_seed(0),
     )
     return _drain(iter(loader))
 
 
 def _drain(items: Any) -> Iterator[Any]:
-    """What is made, until no worker is left: they ignore the SIGTERM that torch ends with those
-    who have not answered for some seconds, as on a busy machine."""
+    """Yield the items, then kill the remaining workers.
+
+    Workers ignore SIGTERM, which torch sends to those that have not answered for some seconds, for
+    example on a busy machine.
+    """
     workers = items._workers
     try:
         for item in items:
@@ -63,13 +66,13 @@ def _drain(items: Any) -> Iterator[Any]:
                 raise item
             yield item
     finally:
-        del items  # torch asks them to end
+        del items  # torch asks the workers to end
         for worker in workers:
             worker.kill()
 
 
 def or_error(make: Callable[[Part], Made], part: Part) -> Made | Exception:
-    """What is made of a part, or the error, which is raised where it is asked for."""
+    """Return ``make`` of a part, or its error, which the consumer raises."""
     try:
         return make(part)
     except (ValueError, OSError) as error:
@@ -77,7 +80,7 @@ def or_error(make: Callable[[Part], Made], part: Part) -> Made | Exception:
 
 
 class _Items(Dataset[Any]):
-    """What is made of each part, or the error."""
+    """Dataset of ``make`` of each part, or its error."""
 
     def __init__(self, make: Callable[[Any], Any], parts: Sequence[Any]) -> None:
         self._make, self._parts = make, parts
@@ -94,9 +97,9 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _start(worker: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all of a group; the trainer ends us
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group; the trainer ends us
         signal.signal(number, signal.SIG_IGN)
-    if len(tempfile.gettempdir()) > _SOCKETS:  # tensors are handed over by sockets in it
+    if len(tempfile.gettempdir()) > _SOCKETS:  # its sockets transfer tensors
         tempfile.tempdir = "/tmp"
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
