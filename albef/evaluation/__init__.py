@@ -1,1 +1,1 @@
-"""How good a run is: baselines, statistics, behaviour tests."""
+"""Evaluation of a run: baselines, statistics, behavior tests."""

@@ -1,6 +1,6 @@
-"""How far a difference can be believed: intervals and an exact test, from one seed or several.
+"""Confidence intervals and an exact test of differences, from one seed or several.
 
-All is repeatable: what is resampled comes from a fixed seed.
+All results are repeatable: resampling uses a fixed seed.
 """
 
 import math
@@ -15,19 +15,19 @@ CONFIDENCE = 0.95
 RESAMPLES = 5000
 Seed = TypeVar("Seed", int, tuple[int, ...])
 _SEED = 20210716
-_CELLS = 1 << 22  # of the resampled counts that are held at a time
+_CELLS = 1 << 22  # size of the resampled counts held at a time
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Where a value lies with 95 % confidence."""
+    """The 95 % confidence interval of a value."""
 
     low: float
     high: float
 
     @property
     def sign(self) -> int:
-        """1 or -1 where the interval lies above or below zero, else 0: not resolved."""
+        """1 or -1 if the interval is above or below zero, else 0: not resolved."""
         return (self.low > 0) - (self.high < 0)
 
 
@@ -37,15 +37,16 @@ def paired_interval(
     strata: ArrayLike | None = None,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """Bootstrap interval of a mean difference over examples that both models answered.
+    """Return the bootstrap interval of a mean difference over examples that both models answered.
 
-    Examples of one unit (a picture, with everything that is asked of it) are drawn together, since
-    they are not independent.
+    Examples of one unit (an image, with all questions about it) are drawn together because they are
+    not independent.
 
     Args:
-        differences: of each example (N).
-        units: to which each belongs (N), at least one.
-        strata: parts (N) whose means count alike, as the two directions of retrieval; None is one.
+        differences: difference of each example (N).
+        units: unit of each example (N), at least one.
+        strata: parts (N) whose means have equal weight, such as the two directions of retrieval;
+            None is one part.
     """
     values = np.asarray(differences, float)
     _, unit = np.unique(np.asarray(units), return_inverse=True)
@@ -64,7 +65,7 @@ def paired_interval(
         size = min(block, resamples - start)
         draws = generator.multinomial(count, uniform, size=size).astype(float)
         total = draws @ sizes
-        # A resample without any example of a part says nothing of that part.
+        # A resample without any example of a part has no mean of that part.
         averages = np.divide(draws @ sums, total, out=np.full_like(total, np.nan), where=total > 0)
         means.append(np.nanmean(averages, axis=1))
     low, high = np.quantile(np.concatenate(means), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
@@ -72,7 +73,7 @@ def paired_interval(
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """The exact two-sided chance of so uneven flips, or more so, if neither model were better."""
+    """Return the exact two-sided p-value of these flips, if neither model is better."""
     from scipy.stats import binomtest
 
     if gained + lost == 0:
@@ -81,7 +82,7 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 def proportion(passed: int, of: int) -> Interval:
-    """Wilson's score interval of a share, in percent (Wilson, 1927)."""
+    """Return Wilson's score interval of a share, in percent (Wilson, 1927)."""
     from scipy.stats import binomtest
 
     share = binomtest(passed, of).proportion_ci(CONFIDENCE, method="wilson")
@@ -90,7 +91,7 @@ def proportion(passed: int, of: int) -> Interval:
 
 @dataclass(frozen=True)
 class Spread:
-    """Values of one thing over seeds; no deviation and no interval of one alone."""
+    """Values of one metric over seeds; a single seed has no deviation and no interval."""
 
     count: int
     mean: float
@@ -99,7 +100,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean, deviation and t-interval of the mean over seeds."""
+    """Return mean, deviation and t-interval of the mean over seeds."""
     sample: NDArray[np.float64] = np.asarray(values, float)
     mean = float(sample.mean())
     if len(sample) < 2:
@@ -115,10 +116,10 @@ def spread(values: Sequence[float]) -> Spread:
 def between(
     before: Mapping[Seed, float], after: Mapping[Seed, float]
 ) -> tuple[float, Interval | None]:
-    """Difference of the means over seeds, and its t-interval.
+    """Return the difference of the means over seeds, and its t-interval.
 
-    By pairs where both have the same seeds, since these share data and order; else Welch's. None
-    where one of them has no deviation.
+    If both have the same seeds, the interval is paired because these share data and order.
+    Otherwise it is Welch's. It is None if one of them has no deviation.
     """
     if before.keys() == after.keys():
         paired = spread([after[seed] - before[seed] for seed in sorted(before)])

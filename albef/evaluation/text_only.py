@@ -1,8 +1,9 @@
-"""What the text alone gives away: a model that never sees a picture, trained on the same rows.
+"""Text-only baseline: a model that never sees an image, trained on the same rows.
 
-Multinomial logistic regression over the counts of one to three neighbouring words. A run that is
-not clearly above it has learned to guess from its questions. Where a record brings its own choices,
-as the boxes of grounding, the likeliest of them is taken, beside how often each is among them.
+It is a multinomial logistic regression over the counts of one to three neighboring words. A run
+that is not clearly better has learned to guess from its questions. If a record has candidates, such
+as the boxes of grounding, the model takes the likeliest of them, relative to how often each is a
+candidate.
 """
 
 import itertools
@@ -24,32 +25,32 @@ from albef.preprocessing.text import clean_caption
 from albef.tasks.task import RunTask, accuracies
 
 LONGEST = 3
-"""Words of the longest n-gram."""
+"""Number of words of the longest n-gram."""
 ANSWERS = 1_000
-"""Answers told apart, the most frequent ones; another one is never guessed."""
+"""Maximum number of distinct answers, the most frequent ones; others are never guessed."""
 WEIGHTS = 2_000_000
-"""n-grams times answers at most; the most frequent n-grams are counted."""
+"""Maximum of n-grams times answers; the most frequent n-grams are counted."""
 SCORES = 4_000_000
-"""Rows times answers at most; of more rows, some at even steps are taken. With the other bounds
-it keeps a training within seconds, whatever the data set."""
+"""Maximum of rows times answers. If there are more rows, some at even steps are taken. With the
+other limits it keeps a training within seconds for any dataset."""
 _ITERATIONS = 60
 _WORDS = 1_000_000  # a text is not cut
 
 
 class Row(NamedTuple):
-    """A text, what is to be guessed from it, and the group that the row belongs to."""
+    """A text, the answer to guess from it, and the group of the row."""
 
     text: str
     answer: str
     group: str = ""
     choices: tuple[str, ...] = ()
-    """The answers that come into question, with repetitions; none given: all."""
+    """Candidate answers, with repetitions; if empty, all answers are candidates."""
 
 
 def read(folder: Path, split: str, kind: type[RunTask]) -> list[Row]:
-    """The rows of a split that have an answer, from the index alone: no picture is read.
+    """Return the rows of a split that have an answer, from the index alone: no image is read.
 
-    The group of a row is its record's ``meta["type"]``, where it has one.
+    The group of a row is its record's ``meta["type"]``, if set.
     """
     rows, columns = [], ["key", "captions", "image_id", "source", "meta"]
     for row in read_index(folder, split, columns).to_pylist():
@@ -64,10 +65,10 @@ def read(folder: Path, split: str, kind: type[RunTask]) -> list[Row]:
 
 
 def score(train: Sequence[Row], test: Sequence[Row]) -> dict[str, float]:
-    """Percent of the test rows guessed right, in all and by group (``accuracy_GROUP``).
+    """Return the percentage of test rows guessed right, overall and by group (``accuracy_GROUP``).
 
-    The names are those of a kind's own score; empty where there is nothing to guess. One of several
-    equal choices counts as its share.
+    The names are those of a kind's score. The result is empty if there is nothing to guess. One of
+    several equal candidates counts as its share.
     """
     if not any(row.answer for row in train) or not test:
         return {}
@@ -80,10 +81,10 @@ def score(train: Sequence[Row], test: Sequence[Row]) -> dict[str, float]:
 
 
 class TextOnly:
-    """The trained model.
+    """The trained text-only model.
 
     Args:
-        rows: at least one with an answer; those with "" teach nothing.
+        rows: training rows, at least one with an answer; those with "" are ignored.
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
@@ -102,7 +103,10 @@ class TextOnly:
         self._offered = counts.clamp(min=1).log()
 
     def guess(self, rows: Sequence[Row]) -> list[str]:
-        """The likeliest answer to each row, of its choices if it has any; theirs is not read."""
+        """Return the likeliest answer to each row, among its candidates if it has any.
+
+        The true answer of a row is not read.
+        """
         counts = self._counts([_grams(row.text) for row in rows])
         scores = torch.from_numpy(counts @ self._weight.numpy()) + self._bias
         guesses = [self._answers[i] for i in scores.argmax(dim=1).tolist()]
@@ -114,7 +118,7 @@ class TextOnly:
         return guesses
 
     def _counts(self, texts: Sequence[Sequence[str]]) -> sparse.csr_array:
-        """How often each text has each n-gram that is counted: (n, F)."""
+        """Return the number of times each text has each counted n-gram: (n, F)."""
         places = [[self._features[g] for g in text if g in self._features] for text in texts]
         ends = np.cumsum([0, *map(len, places)])
         flat = np.fromiter(itertools.chain.from_iterable(places), np.int64, ends[-1])
@@ -123,10 +127,10 @@ class TextOnly:
 
 
 def _fit(counts: sparse.csr_array, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Weight (F, C) and bias (C,) of the regression, each weight with a normal prior.
+    """Return weight (F, C) and bias (C,) of the regression, each weight with a normal prior.
 
-    Full batch, so that nothing is drawn; the gradient is written out, so that it is summed in a
-    fixed order.
+    The batch is full, so nothing is random. The gradient is explicit, so its sums have a fixed
+    order.
     """
     weight = torch.zeros(counts.shape[1], classes)
     bias = torch.zeros(classes)
@@ -154,7 +158,7 @@ def _fit(counts: sparse.csr_array, labels: Tensor, classes: int) -> tuple[Tensor
 
 
 def _grams(text: str) -> list[str]:
-    """Every run of one to :data:`LONGEST` neighbouring words of the cleaned text."""
+    """Return every run of one to :data:`LONGEST` neighboring words of the cleaned text."""
     words = clean_caption(text, _WORDS).split()
     return [
         " ".join(words[start : start + length])
@@ -164,5 +168,5 @@ def _grams(text: str) -> list[str]:
 
 
 def _top(counts: Counter[str], limit: int) -> list[str]:
-    """The most frequent names, of equals the first by letter."""
+    """Return the most frequent names; equal counts are sorted alphabetically."""
     return sorted(counts, key=lambda name: (-counts[name], name))[:limit]

@@ -1,1 +1,1 @@
-"""Behaviour tests: what a change of the words must do to what a model says of picture and text."""
+"""Behavior tests: the required effect of a change of words on a model's decision about an image."""

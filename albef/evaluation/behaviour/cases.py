@@ -1,6 +1,6 @@
-"""The cases of a split: a picture, a text that is true of it, and one that was changed.
+"""The cases of a split: an image, a text that is true of it, and a changed text.
 
-They depend on data and tests alone, not on a seed or a model, so that runs share them.
+They depend only on data and tests, not on a seed or a model, so all runs share them.
 """
 
 import random
@@ -15,7 +15,7 @@ from albef.evaluation.behaviour.suite import Expectation, Rule, Suite
 
 T = TypeVar("T")
 _DRAWS = 64
-"""Captions of other pictures that are looked at to find one about something else."""
+"""Maximum number of captions of other images that are tried to find one about another subject."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Case:
     """A case.
 
     Attributes:
-        test, expects: of which test, and what that expects.
-        place, key: of the record in its split.
-        caption: what is true of its picture.
-        changed: what is put in its place.
+        test, expects: name of the test, and its expectation.
+        place, key: index of the record in its split, and its key.
+        caption: a text that is true of its image.
+        changed: the text that replaces it.
     """
 
     test: str
@@ -39,7 +39,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Claim:
-    """A text that is true of a picture."""
+    """A text that is true of an image."""
 
     place: int
     text: str
@@ -53,15 +53,18 @@ def make(
     limit: int,
     where: str,
 ) -> list[Case]:
-    """The cases of a split, test by test and in the order of its records.
+    """Return the cases of a split, test by test and in the order of its records.
 
     Args:
-        rows: all records of the split; their pictures are not read.
-        claims: of each, the texts that are true of it.
-        where: what errors call the suite.
+        suite: the tests.
+        rows: all records of the split; their images are not read.
+        claims: the texts that are true of each record.
+        dataset: name of the dataset.
+        limit: maximum number of cases of each test that a rule makes.
+        where: name of the suite in error messages.
 
     Raises:
-        ParamsError: a case written by hand is of a record that the split does not have.
+        ParamsError: a case written by hand names a record that the split does not have.
     """
     all_claims = [Claim(place, text) for place, texts in enumerate(claims) for text in texts]
     if not all_claims:
@@ -90,13 +93,13 @@ def make(
 
 
 def evenly(items: Sequence[T], limit: int) -> list[T]:
-    """At most ``limit`` of ``items`` at even steps, in order."""
+    """Return at most ``limit`` of ``items`` at even steps, in order."""
     count = min(limit, len(items))
     return [items[i * len(items) // count] for i in range(count)]
 
 
 def _options(rule: Rule, text: str, counts_used: set[str], common: frozenset[str]) -> Iterator[str]:
-    """What a rule on words can make of a text."""
+    """Yield the texts that a rule on words makes of a text."""
     if rule.swap is not None:
         yield from wording.swapped(text, rule.swap)
     if rule.alike is not None:
@@ -108,7 +111,7 @@ def _options(rule: Rule, text: str, counts_used: set[str], common: frozenset[str
 def _chosen(
     name: str, rule: Rule, row: Record, claim: Claim, options: Iterable[str]
 ) -> Case | None:
-    """A case with one of the changed texts; None if there is none."""
+    """Return a case with one of the changed texts; None if there is none."""
     text = claim.text
     candidates = [option for option in dict.fromkeys(options) if option.lower() != text.lower()]
     if not candidates:
@@ -129,7 +132,7 @@ def _manual(name: str, rule: Rule, rows: Sequence[Record], where: str) -> Iterat
 
 
 class _Others:
-    """Captions of other pictures."""
+    """Captions of other images."""
 
     def __init__(
         self, rows: Sequence[Record], claims: Sequence[Sequence[str]], common: frozenset[str]
@@ -144,7 +147,7 @@ class _Others:
         self._claims = [Claim(place, text) for place, texts in enumerate(claims) for text in texts]
 
     def draw(self, name: str, rule: Rule, claim: Claim) -> Case | None:
-        """A caption about nothing that the picture is known to show; None if none is found."""
+        """Return a case with a caption of other topics than the image's; None if none is found."""
         row = self._rows[claim.place]
         generator = random.Random(f"{name} {row.key} {claim.text}")
         for _ in range(_DRAWS):

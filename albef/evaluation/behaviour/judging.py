@@ -1,4 +1,4 @@
-"""Whether a model does what is expected: cases scored, judged, and counted."""
+"""Judgment of a model's behavior: cases are scored, judged and counted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,13 +30,14 @@ SCHEMA = pa.schema(
     ]
 )
 """Columns of the stored cases. ``score`` and ``changed_score`` are probabilities that the text is
-true of the picture, ``least`` is the least one of the picture's other texts, ``accepted`` whether
-the true text is said to be true, ``chance`` how often scores drawn from 0 to 1 would pass."""
+true of the image. ``least`` is the lowest probability of the image's other texts. ``accepted`` is
+true if the model accepts the true text. ``chance`` is the probability that uniform random scores
+pass."""
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """The cases of a split, and the threshold from which a text is said to be true."""
+    """The cases of a split, and the threshold from which a model accepts a text."""
 
     split: str
     cases: Sequence[Case]
@@ -44,12 +45,12 @@ class Behaviour:
 
     @property
     def pairs(self) -> Pairs:
-        """Places and texts to be scored, each once, by place."""
+        """Indices and texts to score, each once, in order of index."""
         texts = [(c.place, text) for c in self.cases for text in (c.caption, c.changed)]
         return sorted(dict.fromkeys(texts), key=lambda pair: pair[0])
 
     def judge(self, scores: Sequence[float]) -> Table:
-        """The cases with what a model made of them."""
+        """Return the cases with a model's scores and decisions."""
         score_of = dict(zip(self.pairs, scores, strict=True))
         texts: dict[tuple[int, str], set[str]] = {}
         for case in self.cases:
@@ -76,10 +77,10 @@ class Behaviour:
 def prepare(
     config: BehaviourConfig, kind: type[RunTask], records: Records, dataset: str
 ) -> Behaviour | None:
-    """The cases of a split; None where there are none, as for a kind whose texts claim nothing.
+    """Return the cases of a split; None if there are none, for example if a kind claims nothing.
 
     Raises:
-        ParamsError: the file of the tests is not there, or not as it should be.
+        ParamsError: the file of the tests is missing or invalid.
     """
     suite = load(Path(config.tests))
     rows: list[Record] = []
@@ -94,8 +95,11 @@ def prepare(
 
 
 def rates(table: Table) -> dict[str, float]:
-    """Percent of cases that pass: ``overall``, the mean of all tests, and of each test; and
-    ``accepted``, the true texts that are said to be true."""
+    """Return the percentage of cases that pass.
+
+    The result has each test, their mean ``overall``, and ``accepted``, the share of true texts that
+    the model accepts.
+    """
     texts = zip(table["key"], table["caption"], strict=True)
     claims = dict(zip(texts, table["accepted"], strict=True))
     accepted = 100.0 * sum(claims.values()) / len(claims)
@@ -103,7 +107,7 @@ def rates(table: Table) -> dict[str, float]:
 
 
 def chances(table: Table) -> dict[str, float]:
-    """:func:`rates` of scores drawn evenly from 0 to 1, in expectation."""
+    """Return the expected :func:`rates` of uniform random scores from 0 to 1."""
     return _rates(table, table["chance"])
 
 

@@ -1,4 +1,4 @@
-"""The tests as data: a JSON file of rules on words, or of whole cases."""
+"""Behavior tests as data: a JSON file of rules on words, or of whole cases."""
 
 import json
 import re
@@ -10,33 +10,35 @@ from pydantic import Field, model_validator
 from albef.config import ParamsError, Section, validate
 
 Expectation = Literal["changed", "same", "lower", "lowest"]
-"""Of the changed text: another decision than of the true one, the same, a lower score, or the
-lowest of all texts of the picture."""
+"""Expectation of the changed text: ``changed`` is another decision than for the true text, ``same``
+the same decision, ``lower`` a lower score, ``lowest`` the lowest score of all texts of the image.
+"""
 OVERALL, ACCEPTED = "overall", "accepted"
-"""Metrics beside those of the tests, so no test has these names."""
+"""Names of metrics beside those of the tests; no test may have these names."""
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class BehaviourConfig(Section):
-    """Values of the behaviour tests."""
+    """Values of the behavior tests."""
 
     tests: str
-    """JSON file of the tests; the stage depends on it."""
+    """JSON file of the tests. The evaluate stage depends on it."""
     cases: Annotated[int, Field(ge=0)] = 1000
-    """Cases of each test that a rule makes, at most, taken at even steps; 0 tests nothing."""
+    """Maximum number of cases of each test with a rule, taken at even steps; 0 disables the
+    tests."""
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Probability from which a text is said to be true of a picture."""
+    """Probability from which the model accepts a text as true of an image."""
 
 
 class OwnCase(Section):
     """A case written by hand."""
 
     key: Annotated[str, Field(min_length=1)]
-    """Of the record whose picture is shown."""
+    """Key of the record with the image."""
     caption: Annotated[str, Field(min_length=1)]
-    """What is true of it."""
+    """A text that is true of the image."""
     changed: Annotated[str, Field(min_length=1)]
-    """What is put in its place."""
+    """The text that replaces it."""
 
     @model_validator(mode="after")
     def _differ(self) -> Self:
@@ -49,23 +51,23 @@ Phrase = Annotated[str, Field(min_length=1)]
 
 
 class Rule(Section):
-    """A test: what is expected, and one way to come by its cases."""
+    """A test: its expectation, and one way to make its cases."""
 
     expects: Expectation
-    """Of the changed text."""
+    """Expectation of the changed text."""
     swap: Annotated[tuple[tuple[Phrase, Phrase], ...], Field(min_length=1)] | None = None
-    """Phrases that take each other's place, all at once."""
+    """Pairs of phrases that are exchanged, all at once."""
     alike: tuple[Annotated[tuple[Phrase, ...], Field(min_length=2)], ...] | None = None
-    """Groups of phrases that mean the same; one takes the place of another. One with {a} and {b} is
+    """Groups of phrases with the same meaning; one replaces another. A phrase with {a} and {b} is
     the wording of a whole caption."""
     numbers: Annotated[tuple[Phrase, ...], Field(min_length=2)] | None = None
-    """Words for counts in their order; one becomes the next that the data set has."""
+    """Words for counts in ascending order; one becomes the next that the dataset has."""
     another: Literal[True] | None = None
-    """A caption of another picture, which has no word of this one's but common ones."""
+    """If true, use a caption of another image that shares only common words with this one's."""
     cases: Annotated[tuple[OwnCase, ...], Field(min_length=1)] | None = None
-    """Cases written by hand, of records of one data set."""
+    """Cases written by hand, of records of one dataset."""
     dataset: str | None = None
-    """Data set of these cases; runs on another leave them out."""
+    """Dataset of these cases; runs on another dataset skip them."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -93,11 +95,11 @@ class Suite(Section):
     """All tests of a file."""
 
     source: str
-    """Where its words are from."""
+    """Origin of the words in the tests."""
     common: tuple[Phrase, ...]
-    """Words that captions share which have nothing to do with each other."""
+    """Words that unrelated captions share."""
     tests: Annotated[dict[str, Rule], Field(min_length=1)]
-    """By name."""
+    """Tests by name."""
 
     @model_validator(mode="after")
     def _names(self) -> Self:
@@ -111,15 +113,15 @@ class Suite(Section):
 
 
 def load(path: Path) -> Suite:
-    """The tests in a file.
+    """Return the tests in a file.
 
     Raises:
-        ParamsError: there is none, or it is not as it should be.
+        ParamsError: the file is missing or invalid.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ParamsError(f"the behaviour tests {path} cannot be read: {error.strerror}") from None
-    except ValueError as error:  # bad UTF-8 too
+    except ValueError as error:  # includes bad UTF-8
         raise ParamsError(f"the behaviour tests {path} are no JSON: {error}") from None
     return validate(Suite, values, where=str(path))

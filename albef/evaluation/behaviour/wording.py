@@ -1,4 +1,4 @@
-"""Changing the words of a caption. Case does not count: models read small letters."""
+"""Changes to the words of a caption. Case is ignored: models read lower-case text."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -8,7 +8,7 @@ _END = re.compile(r"[\s.!]+$")
 
 
 def swapped(text: str, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """The text in which the phrases of each pair take each other's place; nothing without any."""
+    """Yield the text with the phrases of each pair exchanged; nothing if it has none of them."""
     changes = {a.lower(): b for a, b in pairs} | {b.lower(): a for a, b in pairs}
     yield from _replaced(text, changes)
 
@@ -16,11 +16,12 @@ def swapped(text: str, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
 def reworded(
     text: str, groups: Sequence[Sequence[str]], common: Collection[str] = ()
 ) -> Iterator[str]:
-    """Every text in which one phrase is replaced by another that means the same.
+    """Yield every text in which a phrase with the same meaning replaces another.
 
     Args:
-        groups: phrases that mean the same; those with {a} and {b} are whole wordings.
-        common: words that end nothing which could stand for {a} or {b}.
+        text: the caption.
+        groups: phrases with the same meaning; those with {a} and {b} are whole wordings.
+        common: words that cannot end the text for {a} or {b}.
     """
     for group in groups:
         for wording in group:
@@ -34,7 +35,7 @@ def reworded(
 
 
 def miscounted(text: str, numbers: Sequence[str], used: Collection[str]) -> Iterator[str]:
-    """Every text with one count too high by one, or too low where none of ``used`` is higher."""
+    """Yield every text with one count too high by one, or too low if ``used`` has none higher."""
     indices = {word.lower(): index for index, word in enumerate(numbers)}
     for match in _pattern(tuple(numbers)).finditer(text):
         index = indices[match["phrase"].lower()]
@@ -45,12 +46,12 @@ def miscounted(text: str, numbers: Sequence[str], used: Collection[str]) -> Iter
 
 
 def words_in(text: str, words: Collection[str]) -> frozenset[str]:
-    """Those of ``words`` (small letters) that a text has."""
+    """Return those of ``words`` (lower case) that a text has."""
     return frozenset(re.findall(r"\w+", text.lower())) & frozenset(words)
 
 
 def topics(text: str, common: Collection[str]) -> frozenset[str]:
-    """The words of a text that tell what it is about, cut so that apple and apples are one."""
+    """Return the topic words of a text, cut so that apple and apples are equal."""
     return frozenset(
         word.rstrip("s")[:4] for word in re.findall(r"\w+", text.lower()) if word not in common
     )
@@ -64,13 +65,13 @@ def _replaced(text: str, changes: dict[str, str]) -> Iterator[str]:
 
 @cache
 def _pattern(phrases: tuple[str, ...]) -> re.Pattern[str]:
-    """Any of the phrases as whole words, the longest first, with an article before it."""
+    """Match any of the phrases as whole words, the longest first, with an article before it."""
     words = "|".join(re.escape(phrase) for phrase in sorted(phrases, key=len, reverse=True))
     return re.compile(rf"(?<!\w)(?P<article>an? )?(?P<phrase>{words})(?!\w)", re.IGNORECASE)
 
 
 def _agreeing(match: re.Match[str], changes: dict[str, str]) -> str:
-    """What takes the place of a phrase, with the article that it asks for."""
+    """Return the replacement of a phrase, with the matching article."""
     phrase = changes[match["phrase"].lower()]
     if not match["article"]:
         return phrase
@@ -78,8 +79,10 @@ def _agreeing(match: re.Match[str], changes: dict[str, str]) -> str:
 
 
 def _parts(text: str, wording: str, common: Collection[str]) -> dict[str, str] | None:
-    """What stands in the open places of a wording; None where the text is not worded so, or where
-    it could be read in two ways."""
+    """Return the parts of a wording's placeholders.
+
+    The result is None if the text has another wording, or if it could be read in two ways.
+    """
     readings = []
     for gap in (".+?", ".+"):
         pattern = re.sub(r"\\\{(\w)\\\}", rf"(?P<\1>{gap})", re.escape(wording))
