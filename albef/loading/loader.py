@@ -98,7 +98,7 @@ class Loader:
         self.damage = DamageCount(shards, reading)
 
     def numbers(self, step: int) -> range:
-        """Return the numbers of this process' micro-batches in a step, from the start of training."""
+        """Return the numbers of this process' micro-batches in a step, counted from the start."""
         first = step * self._micros + self._rank * self._per_rank
         return range(first, first + self._per_rank)
 
