@@ -1,1 +1,1 @@
-"""An Optuna study over the ranges of a run."""
+"""Search: an Optuna study over the ranges of a run."""

@@ -1,4 +1,4 @@
-"""How a search chooses what to try next, and which trials it ends early: sections and makers."""
+"""Samplers and pruners of a search: their config sections, and functions that make them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
@@ -15,53 +15,54 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Tpe(Section):
-    """Tree-structured Parzen estimators: draws where good trials lie denser than bad ones."""
+    """Tree-structured Parzen estimators, which prefer values near good trials to those near bad."""
 
     kind: Literal["tpe"] = "tpe"
     startup_trials: Count = 10
-    """Trials drawn at random before the estimators have a say."""
+    """Number of trials drawn at random before the estimators are used."""
     candidates: Count = 24
-    """Values drawn for each trial, of which the most promising is tried."""
+    """Number of values drawn for each trial; the most promising one is tried."""
     multivariate: bool = False
-    """Whether several ranges are estimated together instead of one by one."""
+    """If true, estimate several ranges together instead of one by one."""
 
 
 class Gp(Section):
-    """A Gaussian process with log expected improvement: for few trials over few ranges."""
+    """A Gaussian process with log expected improvement, for few trials over few ranges."""
 
     kind: Literal["gp"]
     startup_trials: Count = 10
-    """Trials drawn at random before the process has a say."""
+    """Number of trials drawn at random before the process is used."""
 
 
 class Random(Section):
-    """Independent draws."""
+    """Independent random draws."""
 
     kind: Literal["random"]
 
 
 class Median(Section):
-    """Ends a trial that is worse, after an epoch, than the median of the others after that one."""
+    """Pruner that ends a trial if it is worse than the others' median after the same epoch."""
 
     kind: Literal["median"] = "median"
     startup_trials: Count = 5
-    """Complete trials before any is ended."""
+    """Number of complete trials before any is ended early."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
-    """Epochs of each trial before it may be ended."""
+    """Number of epochs of each trial before it may be ended early."""
 
 
 class Hyperband(Section):
-    """Successive halving in brackets: of the trials that reach a rung only the best go on."""
+    """Successive halving in brackets: at each halving only the best trials continue."""
 
     kind: Literal["hyperband"]
     min_epochs: Count = 1
-    """Epochs of the lowest rung."""
+    """Number of epochs before the first halving."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
-    """One of so many trials goes on; rungs are so many times apart."""
+    """Reduction factor: one in this many trials continues, and the epochs between two halvings grow
+    by this factor."""
 
 
 class Unpruned(Section):
-    """No trial is ended early."""
+    """No pruner: every trial runs to its end."""
 
     kind: Literal["none"]
 
@@ -74,22 +75,23 @@ class SearchConfig(Section):
     """Values of the search."""
 
     trials: Count = 1
-    """Trials in all; the first one is at each range's start. One that a kill cut off is tried
-    again and counts once."""
+    """Total number of trials; the first one is at each range's start. A trial that was interrupted
+    is tried again and counts once."""
     epochs: Count = 1
-    """Epochs of a trial. Where a run has as many, the best trial's training is its fine-tuning."""
+    """Number of epochs of a trial. If a run has the same number, the training of the best trial is
+    reused as its fine-tuning."""
     sampler: Annotated[
         Tpe | Gp | Random,
         PlainValidator(lambda values: by_kind(values, _SAMPLERS)),
         PlainSerializer(Section.model_dump),
     ] = Tpe()
-    """How values are chosen: ``tpe``, ``gp`` or ``random``."""
+    """Method that chooses values: ``tpe``, ``gp`` or ``random``."""
     pruner: Annotated[
         Median | Hyperband | Unpruned,
         PlainValidator(lambda values: by_kind(values, _PRUNERS)),
         PlainSerializer(Section.model_dump),
     ] = Median()
-    """Which trials are ended early: ``median``, ``hyperband`` or ``none``."""
+    """Method that ends trials early: ``median``, ``hyperband`` or ``none``."""
 
     @model_validator(mode="after")
     def _rungs_come(self) -> Self:
@@ -102,14 +104,14 @@ class SearchConfig(Section):
 
 
 def make_pruner(settings: SearchConfig, study: optuna.Study) -> optuna.pruners.BasePruner:
-    """Optuna's pruner of a search; a step of it is an epoch."""
+    """Return Optuna's pruner of a search; its step is an epoch."""
     match settings.pruner:
         case Median(startup_trials=startup, warmup_epochs=warmup):
             return optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup)
         case Hyperband(min_epochs=least, reduction_factor=factor):
             pruner = optuna.pruners.HyperbandPruner(least, settings.epochs, factor)
-            # Its brackets, by which samplers learn, are made when it is first asked: a study that
-            # goes on would else draw otherwise than one that was not cut off.
+            # Samplers learn by its brackets, which are made at the first call. Without this call, a
+            # resumed study would draw other values than one that was not interrupted.
             pruner.prune(study, create_trial(state=TrialState.RUNNING))
             return pruner
         case Unpruned():
@@ -117,7 +119,7 @@ def make_pruner(settings: SearchConfig, study: optuna.Study) -> optuna.pruners.B
 
 
 def make_sampler(settings: SearchConfig, seed: int) -> BaseSampler:
-    """Optuna's sampler of a search."""
+    """Return Optuna's sampler of a search."""
     match settings.sampler:
         case Tpe(startup_trials=startup, candidates=candidates, multivariate=multivariate):
             return optuna.samplers.TPESampler(
@@ -133,15 +135,18 @@ def make_sampler(settings: SearchConfig, seed: int) -> BaseSampler:
 
 
 class SeededSampler(BaseSampler):  # type: ignore[misc]
-    """Draws all values of a trial at once, from the study's seed and the trial's position.
+    """Sampler that draws all values of a trial at once, from the seed and the trial's position.
 
-    A sampler that goes on from a stored study would repeat its first draws. Trial 0 is at the start
-    of every range. Values that were tried are not drawn again: a sampler that learns from complete
-    trials alone would propose those of one that was ended early over and over. Random ones take
-    their place.
+    A plain sampler that resumes a stored study would repeat its first draws. Trial 0 is at the
+    start of every range. Values that were tried are not drawn again; random values replace them. A
+    sampler that learns only from complete trials would otherwise propose the values of a trial that
+    was ended early again and again.
 
     Args:
-        study: the whole of it; Hyperband shows a sampler one bracket's trials.
+        settings: values of the search.
+        space: ranges by name.
+        seed: seed of the study.
+        study: the whole study; Hyperband shows a sampler the trials of only one bracket.
     """
 
     def __init__(
@@ -159,13 +164,13 @@ class SeededSampler(BaseSampler):  # type: ignore[misc]
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """All ranges."""
+        """Return all ranges."""
         return self._space
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, float]:
-        """The value of each range."""
+        """Return the value of each range."""
         trials = self._study.get_trials(deepcopy=False)
         number = position(trial, trials)
         if number == 0:
@@ -188,17 +193,18 @@ class SeededSampler(BaseSampler):  # type: ignore[misc]
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
     ) -> float:
-        """Never asked for, as all values are drawn at once."""
+        """Raise an error: all values are drawn at once, so Optuna never calls this."""
         raise NotImplementedError
 
 
 def position(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
-    """Position of a trial among all that were asked for, from 0.
+    """Return the position of a trial among all that were asked for, from 0.
 
-    A trial that repeats one that was cut off has that one's position, as Optuna's retry notes it.
+    A trial that repeats an interrupted one has that one's position, which Optuna's retry records.
 
     Args:
-        trials: all of the study, by number.
+        trial: the trial.
+        trials: all trials of the study, by number.
     """
     first = trial.system_attrs.get("failed_trial", trial.number)
     return sum("failed_trial" not in other.system_attrs for other in trials[:first])

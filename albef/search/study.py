@@ -1,6 +1,6 @@
-"""An Optuna study of one run, which goes on where a killed search left it.
+"""An Optuna study of one run, which can be resumed after a search was killed.
 
-It is kept in SQLite in the scratch of one machine, or in the database that the environment names,
+It is stored in SQLite in the scratch of one machine, or in the database that the environment names,
 which several machines share.
 """
 
@@ -29,18 +29,18 @@ DATABASE = "ALBEF_SEARCH_STORAGE"
 HEARTBEAT_S, GRACE_S = 30, 300
 """Seconds between two heartbeats of a trial, and without one before it is tried again."""
 POLL_S = 1.0
-"""Seconds between two looks whether the trials of other machines have ended."""
+"""Seconds between two checks for the end of other machines' trials."""
 Report = Callable[[int, float], bool]
-"""Records the metric after an epoch, from 1; true where the trial ends there, as it is bad."""
+"""Function that records the metric after an epoch, from 1; true ends the trial early."""
 log = logging.getLogger("albef")
 
 
 class StudyError(ValueError):
-    """A study that cannot be used; its text is the sentence to show."""
+    """A study that cannot be used; its text is the error message to show."""
 
 
 class TrialFailed(Exception):
-    """A trial whose values are at fault: it counts, and the search goes on."""
+    """A trial that fails because of its values: it counts, and the search continues."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,15 @@ class Asked:
 class Study:
     """A budget of trials, the first one at the start of every range.
 
-    A trial that was cut off is tried again with its values and what it has reported: at once where
-    this process is the only one, else once its heartbeat is missing.
+    An interrupted trial is tried again with its values and its reports. If this process is the only
+    one, this happens at once, otherwise when the trial's heartbeat is missing.
 
     Args:
-        file: of the study, unless the environment names a database; for one process at a time.
-        name: of the study, which holds the digest of what it is a study of.
+        file: file of the study, unless the environment names a database; for one process at a time.
+        name: name of the study, which contains the digest of its inputs.
+        settings: values of the search.
+        space: ranges by name.
+        seed: seed of the study.
 
     Raises:
         StudyError: the file or the database cannot be used.
@@ -69,11 +72,11 @@ class Study:
         self, file: Path, name: str, settings: SearchConfig, space: Mapping[str, Range], seed: int
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats are said to be one
+        warnings.simplefilter("ignore", ExperimentalWarning)  # Optuna calls heartbeats experimental
         self._settings = settings
         self._space = space
         self.repeatable = DATABASE not in os.environ
-        """Whether equal inputs give equal trials."""
+        """True if equal inputs give equal trials."""
         with _storage_errors(file):
             self._storage = _open(file)
             self._study = optuna.create_study(
@@ -88,26 +91,27 @@ class Study:
 
     @property
     def ended(self) -> list[FrozenTrial]:
-        """Trials that came to an end of their own, by number."""
+        """Trials that ended without interruption, by number."""
         return [trial for trial in self._counted() if trial.state.is_finished()]
 
     def position(self, trial: FrozenTrial) -> int:
-        """Position of a trial in the budget, from 0; one that is tried again keeps it."""
+        """Return the position of a trial in the budget, from 0; a retried trial keeps it."""
         return position(trial, self._trials())
 
     def run_trial(self, train: Callable[[Asked, Report], None]) -> bool:
-        """Have the next trial trained, or wait for those of other machines until all have ended.
+        """Train the next trial, or wait for other machines' trials until all have ended.
 
         Args:
-            train: trains a trial, whose value is its last report. It raises :class:`TrialFailed`
-                for a failure that counts, and ``optuna.TrialPruned`` where a report ended it.
+            train: function that trains a trial, whose value is its last report. It raises
+                :class:`TrialFailed` for a failure that counts, and ``optuna.TrialPruned`` if a
+                report ended the trial.
 
         Returns:
-            False where all trials have ended.
+            False if all trials have ended.
 
         Raises:
             StudyError: the database cannot be used.
-            Exception: what else ``train`` raised; the trial is left to be tried again.
+            Exception: any other error of ``train``; the trial will be tried again.
         """
         begun: list[int] = []
 
@@ -127,7 +131,7 @@ class Study:
                 for trial in map(self._trials().__getitem__, begun):
                     if not self._is_tried_again(trial):
                         _try_again(self._study, trial)
-                    elif isinstance(error, ValueError):  # Optuna is not told how it ended
+                    elif isinstance(error, ValueError):  # Optuna does not record its end
                         log.warning("trial %d went to another machine", self.position(trial) + 1)
                         return True
                 raise
@@ -171,7 +175,7 @@ class Study:
         return trials
 
     def _counted(self) -> list[FrozenTrial]:
-        """Trials of the budget: all but those that were cut off, which have no error."""
+        """Return the trials of the budget: all except interrupted ones, which have no error."""
         with _storage_errors():
             return [
                 trial
@@ -185,13 +189,13 @@ class Study:
         return waiting or len(counted) < self._settings.trials
 
     def _is_tried_again(self, trial: FrozenTrial) -> bool:
-        """Whether another machine took the trial for cut off."""
+        """Return whether another machine considered the trial interrupted."""
         histories = (other.system_attrs.get("retry_history", ()) for other in self._trials())
         return any(trial.number in history for history in histories)
 
 
 def _try_again(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Enqueue a trial that was cut off, with its values and what it reported."""
+    """Enqueue an interrupted trial again, with its values and reports."""
     log.warning("trial %d was cut off; it is tried again", position(trial, study.trials) + 1)
     RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(study, trial)
 
@@ -229,7 +233,7 @@ def _address() -> URL:
 
 @contextlib.contextmanager
 def _storage_errors(file: Path | None = None) -> Iterator[None]:
-    """Say in one sentence, without the password, why a study cannot be used."""
+    """Raise an error message without the password if a study cannot be used."""
     try:
         yield
     except (SQLAlchemyError, OptunaError) as error:

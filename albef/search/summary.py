@@ -1,4 +1,4 @@
-"""What a search found and how well it is founded: rows of its trials, the choice, its evidence."""
+"""Summary of a search: rows of its trials, the chosen values, and the evidence for them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 BEST = 5
-"""Trials whose spread is told."""
+"""Number of best trials whose spread is reported."""
 NOT_REPEATABLE = (
     "several processes or machines took part, so the next trial depended on which one was done "
     "first: another search of the same values finds other trials"
@@ -14,10 +14,10 @@ NOT_REPEATABLE = (
 
 
 def best_of(trials: Sequence[FrozenTrial], start: dict[str, float]) -> FrozenTrial:
-    """The best complete trial; of equals the start, then the earliest.
+    """Return the best complete trial; among equals the start, then the earliest.
 
     Raises:
-        ValueError: no trial came to its end.
+        ValueError: no trial is complete.
     """
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
@@ -35,7 +35,10 @@ def best_of(trials: Sequence[FrozenTrial], start: dict[str, float]) -> FrozenTri
 def evidence(
     trials: Sequence[FrozenTrial], start: dict[str, float], metric: str, repeatable: bool
 ) -> dict[str, Any]:
-    """What the choice of ``metric`` rests on, as JSON values; one of the trials is complete."""
+    """Return the evidence for the choice by ``metric``, as JSON values.
+
+    At least one trial must be complete.
+    """
     best = best_of(trials, start)
     values = sorted((t.value for t in trials if t.state == TrialState.COMPLETE), reverse=True)
     at_start = [t.value for t in trials if t.params == start and t.value is not None]
@@ -56,7 +59,7 @@ def evidence(
 
 
 def rows(trials: Sequence[FrozenTrial], start: dict[str, float]) -> list[dict[str, Any]]:
-    """The trials as JSON values, numbered from 0."""
+    """Return the trials as JSON values, numbered from 0."""
     return [
         {
             "number": number,
