@@ -1,4 +1,4 @@
-"""Evaluate a run on its test splits, beside chance, random weights and the text alone."""
+"""Evaluate a run on its test splits, beside chance, random weights and the text-only baseline."""
 
 import json
 import logging
@@ -30,33 +30,34 @@ class Reference(Section):
     """A published value of a metric."""
 
     value: float
-    """What was reported, on the first split that is evaluated."""
+    """Published value of the metric, on the first split that is evaluated."""
     tolerance: Annotated[float, Field(ge=0)]
-    """Largest difference that passes."""
+    """Maximum absolute difference that passes."""
     source: str
-    """Who reported it, and whether it was run here."""
+    """Source of the value, such as a paper or your own run."""
 
 
 class EvaluateConfig(Section):
     """Values of the evaluation."""
 
     splits: tuple[str, ...] = ("test",)
-    """Splits to evaluate, as far as the data set has them; `val` where it has none of them."""
+    """Splits to evaluate. Splits that the dataset does not have are skipped; if it has none of
+    them, `val` is evaluated."""
     batch_size: int = 64
-    """Images of one forward pass."""
+    """Number of images of one forward pass."""
     random_weights: Annotated[int, Field(ge=1)] = 2000
-    """Records of a split, the first ones, on which the baseline of random weights is scored; a
-    ranking of fewer is easier, but hardly for it."""
+    """Number of records of a split, the first ones, for the baseline of random weights. A ranking
+    of fewer records is easier, but the effect on random weights is small."""
     behaviour: BehaviourConfig
-    """What a change of the words must do, on the first split that is evaluated."""
+    """Behavior tests, which run on the first split that is evaluated."""
     reference: dict[str, dict[str, Reference]] | None = None
-    """Published values by run and metric; a difference beyond the tolerance fails the stage."""
+    """Published values by run and metric. A difference beyond the tolerance fails the stage."""
 
 
 def run(stage: Stage) -> None:
     """Evaluate a run: metrics, three baselines, and predictions as Parquet.
 
-    Where the kind has answers, a model that reads only the text is trained on the train split.
+    If the kind has answers, a text-only model is trained on the train split.
     """
     config, kind = run_of(stage)
     with sharing(stage) as device:
@@ -89,11 +90,11 @@ def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torc
         metrics[split] = dict(trained.score(table))
         metrics["chance"][split] = trained.chance(table)
         metrics["random_weights"][split] = blank.score(random_table)
-        if texts:  # of the first process alone
+        if texts:  # only in the first process
             metrics["text_only"][split] = text_only.score(texts, text_only.read(data, split, kind))
         names = (kind.primary, kind.examples(table).metric)
         if scored := [name for name in names if name in metrics[split]]:
-            headline[split] = scored[0]  # a split with hidden answers has predictions only
+            headline[split] = scored[0]  # a split with hidden answers has only predictions
     with computing:
         sections, cases = behave(settings, trained, blank, Shards(data, splits[0]))
     if not stage.first:
@@ -117,7 +118,7 @@ def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torc
     pq.write_table(stored(kind, tables, source), path)
     stage.made(stage.layout.metrics(stage.key), path, stage.layout.behaviour(stage.key))
     main_split = metrics[splits[0]]
-    if kind.primary in main_split:  # a split with hidden answers has predictions only
+    if kind.primary in main_split:  # a split with hidden answers has only predictions
         stage.record["metrics"] = {kind.primary: main_split[kind.primary]}
     reference = (settings.reference or {}).get(stage.key, {})
     if deviations := list(differing(main_split, reference)):
@@ -127,8 +128,9 @@ def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torc
 def stored(
     kind: type[RunTask], tables: Mapping[str, Table], source: Mapping[str, object]
 ) -> pa.Table:
-    """The predictions on all splits, each with its credit; what the kind says of itself and of the
-    columns is in the metadata, so that no reader has to know the kind.
+    """Return the predictions on all splits, each with its per-example score.
+
+    The metadata describes the kind and its columns, so a reader needs no knowledge of the kind.
     """
     parts, columns = [], {}
     for split, table in tables.items():
@@ -143,7 +145,11 @@ def stored(
 def behave(
     settings: EvaluateConfig, trained: RunTask, blank: RunTask, records: Shards
 ) -> tuple[dict[str, dict[str, object]], pa.Table]:
-    """The behaviour tests: sections of the metrics, and the cases; empty where there are none."""
+    """Run the behavior tests.
+
+    Returns:
+        Sections of the metrics, and the cases; both are empty without tests.
+    """
     config = settings.behaviour
     tests = judging.prepare(config, type(trained), records, records.name)
     if tests is None:
@@ -162,10 +168,10 @@ def behave(
 
 
 def splits_of(requested: Sequence[str], present: Collection[str]) -> list[str]:
-    """The wanted splits that a data set has, or ``val`` where it has none of them.
+    """Return the requested splits that a dataset has, or ``val`` if it has none of them.
 
     Raises:
-        ValueError: nor that.
+        ValueError: ``val`` is missing too, or a split has a reserved name.
     """
     if BEHAVIOUR in requested:
         raise ValueError(f"a split that is evaluated cannot be called {BEHAVIOUR}: rename it")
@@ -181,7 +187,7 @@ def splits_of(requested: Sequence[str], present: Collection[str]) -> list[str]:
 
 
 def differing(metrics: Mapping[str, object], reference: Mapping[str, Reference]) -> Iterator[str]:
-    """What differs from the reference by more than its tolerance; every difference is logged."""
+    """Yield differences from the reference beyond its tolerance; every difference is logged."""
     for name, published in reference.items():
         value = metrics.get(name)
         if not isinstance(value, float):

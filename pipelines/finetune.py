@@ -1,4 +1,4 @@
-"""Fine-tune a run from its start, with the values that the search chose."""
+"""Fine-tune a run from its start checkpoint, with the values that the search chose."""
 
 import contextlib
 import logging
@@ -35,8 +35,10 @@ def run(stage: Stage) -> None:
 
 
 def _take_trial(stage: Stage, folder: Path, device: torch.device) -> None:
-    """Say and record whether ``folder`` is a trial's finished training; one whose last digits may
-    differ from those of a training here is removed."""
+    """Log and record if ``folder`` has the finished training of a trial.
+
+    A training is removed if its last digits could differ from those of a local training.
+    """
     trial = read_json(folder / TRIAL)
     if trial is None:
         return

@@ -1,4 +1,4 @@
-"""Pre-train ALBEF on a validated data set."""
+"""Pre-train ALBEF on a validated dataset."""
 
 import contextlib
 

@@ -1,4 +1,4 @@
-"""Search the ranges of a run with Optuna; an interrupted search goes on where it was."""
+"""Search the ranges of a run with Optuna; an interrupted search resumes."""
 
 import contextlib
 import json
@@ -40,13 +40,13 @@ from pipelines.trainer import (
 )
 
 _STUDY = "study.db"
-"""In the scratch folder of a search: its study, where that is in no database."""
+"""File of the study in the scratch folder of a search, unless a database stores it."""
 log = logging.getLogger("albef")
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched: ``key`` is the fingerprint of all that the study depends on."""
+    """Inputs of a search: ``key`` is the fingerprint of everything that the study depends on."""
 
     config: RunConfig
     kind: type[RunTask]
@@ -57,11 +57,11 @@ class Search:
 
     @property
     def start(self) -> dict[str, float]:
-        """The values of the first trial."""
+        """Values of the first trial."""
         return {name: range_.start for name, range_ in self.space.items()}
 
     def config_of(self, values: Mapping[str, float]) -> RunConfig:
-        """The values of a trial's training: the run's own where it has as many epochs."""
+        """Return the values of a trial's training; the run's values if its epochs are as many."""
         config = choose(self.config, values)
         if config.epochs == self.settings.epochs:
             return config
@@ -93,7 +93,7 @@ def run(stage: Stage) -> None:
 
 
 def read_search(stage: Stage) -> Search | None:
-    """What there is to search; None where no value is a range."""
+    """Return the search of a stage; None if no value is a range."""
     config, kind = run_of(stage)
     space = ranges(config)
     if not space:
@@ -116,7 +116,7 @@ def read_search(stage: Stage) -> Search | None:
 def _run_trials(
     stage: Stage, search: Search, study: Study, folder: Path, device: torch.device
 ) -> None:
-    """Run trials until all have ended, as the process that has the study."""
+    """Run trials until all have ended, in the process that owns the study."""
 
     def train(asked: Asked, report: Report) -> None:
         def report_and_mirror(epoch: int, value: float) -> bool:
@@ -142,14 +142,14 @@ def _run_trials(
 
 
 def _follow_trials(stage: Stage, search: Search, folder: Path, device: torch.device) -> None:
-    """Train the trials of the first process, as another one of it."""
+    """Train the trials of the first process, in another process."""
     while asked := _tell(None):
         with contextlib.suppress(TrialFailed, TrialPruned):
             _train(stage, search, folder, device, asked, lambda epoch, value: False)
 
 
 def _tell(asked: Asked | None) -> Asked | None:
-    """What the first process asks the others to train; None is the end."""
+    """Send the first process' next trial to the others and return it; None is the end."""
     return world().broadcast(lambda: asked)
 
 
@@ -164,8 +164,8 @@ def _train(
     """Train a trial.
 
     Raises:
-        TrialPruned: it was ended early.
-        TrialFailed: its values are at fault.
+        TrialPruned: the trial was ended early.
+        TrialFailed: the trial failed because of its values.
     """
     folder = _folder_of(asked.position, scratch)
     try:
@@ -184,9 +184,9 @@ def _train(
     except NotFinite as stopped:
         raise TrialFailed(stopped.what) from None
     except (OSError, ShardError, StateLocked, StateUnfit, StudyError):
-        raise  # the machine's, the data's or the study's fault, not the values'
+        raise  # not caused by the trial's values
     except Exception as raised:
-        if world().size > 1:  # the other processes may not have met it
+        if world().size > 1:  # the other processes may have no error
             raise
         text = str(raised).replace(str(folder), folder.name)
         kind = "" if isinstance(raised, ValueError) else f"{type(raised).__name__}: "
@@ -201,7 +201,7 @@ def _train(
 
 
 def _folder_of(position: int, scratch: Path) -> Path:
-    """Where a trial is trained; one that is tried again goes on there."""
+    """Return the folder in which a trial is trained; a retried trial resumes there."""
     return scratch / f"trial-{position}"
 
 
@@ -213,12 +213,12 @@ def _mirror_study(stage: Stage, folder: Path) -> None:
 
 
 def _conclude(stage: Stage, search: Search, study: Study, folder: Path) -> None:
-    """Write what was chosen, and leave the best training to fine-tuning where it is the same."""
+    """Write the chosen values, and leave the best training to fine-tuning if it is the same."""
     ended = study.ended
     try:
         best = best_of(ended, search.start)
     except ValueError:
-        discard(stage, folder)  # what was amiss may be mended: the next search starts anew
+        discard(stage, folder)  # the cause may be fixed: the next search starts anew
         raise
     summary = evidence(ended, search.start, search.kind.primary, study.repeatable)
     _write(stage, best.params, {"evidence": summary, "trials": rows(ended, search.start)})
@@ -230,7 +230,7 @@ def _conclude(stage: Stage, search: Search, study: Study, folder: Path) -> None:
         parents = parents_of(config, search.init)
         _, key = provenance_of(stage, config, config.dataset, **parents)
         scratch = stage.scratch_of(f"finetune@{stage.key}", key)
-        # Another clone may fine-tune there just now, and another machine have taken it away.
+        # Another clone may fine-tune there, or another machine may have taken it.
         with contextlib.suppress(Locked, FileNotFoundError), lock(lock_of(scratch)):
             shutil.rmtree(scratch, ignore_errors=True)
             training.rename(scratch)

@@ -1,4 +1,4 @@
-"""What the stages that train share: device, data that passed validation, scratch, curves."""
+"""Shared code of the stages that train: device, validated data, scratch, curves."""
 
 import hashlib
 import json
@@ -29,14 +29,14 @@ from albef.training.tracking import progress
 from pipelines.stage import Stage, verified_digest
 
 TRIAL = "trial.json"
-"""In the scratch folder of a training that a trial of a search has finished: which one, and how."""
+"""File in the scratch folder of a training that a search trial finished: the trial, and how."""
 CLEAR = 1.1
-"""Times chance that a metric has to reach to be above it."""
+"""Factor over chance that a metric must exceed to count as better than chance."""
 log = logging.getLogger("albef")
 
 
 def circumstances(stage: Stage, device: torch.device) -> dict[str, Any]:
-    """What last digits of a training depend on beside its values, data and seed."""
+    """Return everything beside values, data and seed that can change a training's last digits."""
     gpu = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if gpu else device.type,
@@ -53,20 +53,22 @@ def circumstances(stage: Stage, device: torch.device) -> dict[str, Any]:
 def provenance_of(
     stage: Stage, config: TrainingConfig, dataset: str, **parents: Any
 ) -> tuple[dict[str, Any], str]:
-    """What a training comes from, and the fingerprint of its scratch folder."""
+    """Return the provenance of a training, and the fingerprint of its scratch folder."""
     data = verified_digest(stage, dataset)
     provenance = {"dataset": dataset, "data": data, "seed": stage.seed, **parents}
     return provenance, fingerprint({"values": config.model_dump()} | provenance)
 
 
 def parents_of(config: RunConfig, init: Checkpoint) -> dict[str, str]:
-    """What a run's training starts from, for its provenance."""
+    """Return the start checkpoint of a run's training, for its provenance."""
     return {"parent": config.init, "parent_weights": init.digest}
 
 
 def origin_of(stage: Stage, dataset: str, init: Checkpoint | None = None) -> dict[str, Any]:
-    """What a checkpoint tells beside its provenance: whoever has nothing but the checkpoint, or its
-    export, reads in it where it comes from."""
+    """Return the origin that a checkpoint records beside its provenance.
+
+    With it, a user who has only the checkpoint or its export can see its source.
+    """
     described = describe(stage.layout.data(dataset))
     keys = ("splits", "captions", "sources", "licences", "shards_of", "curated")
     origin: dict[str, Any] = {
@@ -80,11 +82,11 @@ def origin_of(stage: Stage, dataset: str, init: Checkpoint | None = None) -> dic
 
 
 class EndedEarly(Exception):
-    """A training was ended after an epoch, as ``on_epoch`` asked."""
+    """A training that ended after an epoch because ``on_epoch`` returned true."""
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:
-    """SHA-256 of plain values: other parameters or data are another scratch folder."""
+    """Return the SHA-256 of plain values: other parameters or data use another scratch folder."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -96,28 +98,28 @@ def fit(
     label: str = "",
     on_epoch: Callable[[int, dict[str, float]], bool] | None = None,
 ) -> dict[str, Any]:
-    """Train on a data set's train split, validating on its val split after each epoch.
+    """Train on a dataset's train split; validate on its val split after each epoch.
 
     Args:
         stage: the running stage.
-        task: trained in place, as its values say, in which ranges are chosen.
-        device: where to train.
-        folder: scratch of this training.
-        label: shown with the progress; the stage's address where it is left out.
-        on_epoch: given the epoch, from 1, and its validation metrics; true ends the training. Of
-            several processes the first one alone is asked.
+        task: task to train in place. Its values are fixed: ranges are already chosen.
+        device: device to train on.
+        folder: scratch folder of this training.
+        label: label of progress lines; defaults to the stage's address.
+        on_epoch: function of the epoch, from 1, and its validation metrics; true ends the training.
+            Of several processes only the first one calls it.
 
     Returns:
         Facts for the run record.
 
     Raises:
-        EndedEarly: ``on_epoch`` said so.
+        EndedEarly: ``on_epoch`` returned true.
     """
     label = label or stage.address
     config: TrainingConfig = task.config
     dataset: str = task.config.dataset
     data = stage.layout.data(dataset)
-    if not config.epochs:  # a run that takes its start as it is needs no train split
+    if not config.epochs:  # a run without training needs no train split
         task.prepare(Shards(data, "train") if "train" in describe(data)["splits"] else None)
         task.to(device).eval()
         return {"steps": 0}
@@ -146,7 +148,7 @@ def fit(
     try:
         facts = Trainer(task, loader, setup, validate, progress(label)).train()
         for index in folder.glob("*.arrow") if processes.first else ():
-            index.unlink()  # others may map it still
+            index.unlink()  # other processes may still map it
         return {**facts, "damaged": loader.damage.counts()}
     finally:
         stage.tally()
@@ -173,7 +175,7 @@ def _loader(stage: Stage, task: Task, shards: Shards) -> Loader:
 
 
 def _judge(task: Task, table: Table, when: str) -> dict[str, float]:
-    """Score a validation; one that is no better than guessing is warned of."""
+    """Score a validation; log a warning if it does not clearly exceed guessing."""
     metrics, chance = task.score(table), task.chance(table)
     log.info("%s, %s %.2f", when, task.primary, metrics[task.primary])
     if metrics[task.primary] <= CLEAR * chance.get(task.primary, -math.inf):
@@ -186,17 +188,17 @@ def _judge(task: Task, table: Table, when: str) -> dict[str, float]:
 
 
 def mirror_of(stage: Stage, folder: Path) -> Mirror | None:
-    """Where copies of what is in a scratch folder go; only the first process has it."""
+    """Return the mirror of a scratch folder; only the first process has one."""
     if not stage.runtime.mirror or not stage.first:
         return None
     return Mirror(stage.runtime.mirror, folder.relative_to(stage.runtime.scratch_root).as_posix())
 
 
 def discard(stage: Stage, folder: Path) -> None:
-    """Remove the scratch folder of what is finished, and its mirror."""
+    """Remove the scratch folder of a finished training or search, and its mirror."""
     if mirror := mirror_of(stage, folder):
         mirror.clear()
-    shutil.rmtree(folder, ignore_errors=True)  # another machine of the same search may do it too
+    shutil.rmtree(folder, ignore_errors=True)  # another machine may remove it too
 
 
 def publish(
@@ -209,17 +211,17 @@ def publish(
     init: Checkpoint | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Make the products of a finished training, by its first process, and remove its scratch.
+    """Write the artifacts of a finished training, in its first process, and remove its scratch.
 
     Args:
         stage: the running stage.
-        folder: scratch of the training.
-        name: of the checkpoint, whose kept epochs go to ``epochs/N`` in its folder.
-        task: as trained.
-        provenance: of the training.
-        kind: of the checkpoint.
-        init: the checkpoint that it started from, with the values that the search chose.
-        facts: what else the kind has to know to be restored.
+        folder: scratch folder of the training.
+        name: name of the checkpoint; kept epochs go to ``epochs/N`` in its folder.
+        task: the trained task.
+        provenance: provenance of the training.
+        kind: kind of the checkpoint.
+        init: checkpoint that the training started from, with the values that the search chose.
+        facts: further values that the kind needs to be restored.
     """
     if not stage.first:
         return
@@ -245,7 +247,7 @@ def publish(
     shutil.rmtree(curves, ignore_errors=True)
     curves.mkdir(parents=True)
     if (folder / "curves").is_dir():
-        last = shutil.ignore_patterns("metrics.json")  # the last points, of which DVC draws nothing
+        last = shutil.ignore_patterns("metrics.json")  # the last points, which DVC does not draw
         shutil.copytree(folder / "curves", curves, dirs_exist_ok=True, ignore=last)
     if (folder / LOG).exists():
         write_atomic(stage.layout.log(name), (folder / LOG).read_bytes())
