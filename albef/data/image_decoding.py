@@ -25,7 +25,7 @@ MAX_SCANS, MAX_SCANNED = 100, 2**30
 """Most scans of a JPEG, and most pixels in all scans together. Each scan covers the whole image
 again, and may take only a dozen bytes. A progressive JPEG from an encoder has about ten scans."""
 _FEW_SCANS = MAX_SCANNED // MAX_PIXELS  # scans that any image may have
-_MAX_SEGMENTS = 2000  # of a JPEG
+_MAX_SEGMENTS = 2000  # segments of a JPEG
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"
 # This matches the markers before a segment, and the end marker.
 _MARKER = re.compile(rb"\xff+[^\x00\xff\x01\xd0-\xd8]")

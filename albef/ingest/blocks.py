@@ -186,7 +186,7 @@ class Blocks:
         return Prior(digests, prior["block"].to_numpy(), prior["row"].to_numpy())
 
     def _is_usable(self, images: int | None, rows: int) -> bool:
-        """Return whether a file of images exists and at least half of it belongs to ``rows`` rows.
+        """Return whether a file of images exists and ``rows`` rows are at least half of it.
 
         The result is true for rows without images.
         """

@@ -36,9 +36,13 @@ def derive(path: Path) -> Section:
     """Return the section of a source.
 
     Args:
-        path: a folder of images with texts or one list beside them, a folder of shards or of
-            Parquet files, a list of addresses or paths as TSV, CSV or Parquet, a shard, or JSON of
-            annotations.
+        path: path of the source. It is one of these:
+
+            - a folder of images with captions or one list beside them;
+            - a folder of shards or of Parquet files;
+            - a list of addresses or paths as TSV, CSV or Parquet;
+            - a shard;
+            - JSON of annotations.
 
     Raises:
         ParamsError: the kind of the source, or a part of its section, cannot be inferred; the

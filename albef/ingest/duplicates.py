@@ -270,7 +270,7 @@ def near_pairs(hashes: Words, distance: int) -> Iterator[tuple[int, int, int]]:
         for bucket in _buckets(hashes, below=int(mask).bit_length()):
             order = bucket[np.argsort(hashes[bucket] & mask, kind="stable")]
             keys = hashes[order] & mask
-            # positions whose successor by ``shift`` has the same key
+            # Positions stay here while the hash ``shift`` positions later has the same key.
             places = np.arange(len(order))
             for shift in range(1, _MAX_SHIFT + 1):
                 places = places[: np.searchsorted(places, len(order) - shift)]

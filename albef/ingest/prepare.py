@@ -201,7 +201,7 @@ def _crops(pixels: Image.Image, steps: int) -> Iterator[Image.Image]:
 
 def perceptual_hash(picture: Image.Image) -> int:
     """Return the perceptual hash of an image: 64 signs of its coarse structure."""
-    import imagehash  # This import loads SciPy.
+    import imagehash  # imported late because it loads SciPy
 
     bits = imagehash.phash(picture).hash
     return int.from_bytes(np.packbits(bits).tobytes(), "big")

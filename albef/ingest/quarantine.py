@@ -27,8 +27,8 @@ _EXAMPLE = pa.schema({
 })  # fmt: skip
 """Columns of examples.parquet: the first rows of each source and reason, with their captions.
 ``picture`` is a small JPEG if the image can be shown. If a row repeats another one, ``of`` is the
-key of that row, ``of_dataset`` is its dataset if it is a different one, and ``distance`` is the
-number of different bits of the perceptual hashes."""
+key of that row. ``of_dataset`` is its dataset if it is a different one. ``distance`` is the number
+of different bits of the perceptual hashes."""
 SUMMARY = "summary.json"
 """File with the rows of each source: all, kept, and rejected by reason."""
 _ROWS = 10_000  # rows that are collected before they are written

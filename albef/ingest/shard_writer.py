@@ -89,7 +89,7 @@ class ShardWriter:
         if self._tar is not None and self._tar.tarstream.offset + size > self._limit - _END:
             self._close()
         if self._tar is None:
-            from webdataset.writer import TarWriter  # This import loads torch.
+            from webdataset.writer import TarWriter  # imported late because it loads torch
 
             self._tar = TarWriter(str(self._shard), encoder=False, mtime=0)
         offsets = {}

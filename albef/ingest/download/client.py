@@ -180,7 +180,7 @@ def opted_out(headers: CIMultiDictProxy[str], user_agent: str) -> str:
 
 
 def _failed(error: aiohttp.ClientError) -> Answer:
-    """Return the result that an error of the client stands for."""
+    """Return the answer that an error of the client amounts to."""
     detail, passing, answered = "no connection", True, False
     causes: list[BaseException] = []
     cause: BaseException | None = error
@@ -211,5 +211,5 @@ def _failed(error: aiohttp.ClientError) -> Answer:
 
 
 def _plain(text: str) -> str:
-    """Return a text from a server, short and in printable ASCII."""
+    """Return a string from a server, shortened and in printable ASCII."""
     return re.sub(r"[^\x21-\x7e]", "", text)[:60]

@@ -41,7 +41,7 @@ class _Host:
         self.rests_until = 0.0  # in the time of the event loop
 
     async def rest(self) -> None:
-        """Wait for as long as the host has asked for no requests."""
+        """Wait until the pause that the host has requested is over."""
         now = asyncio.get_running_loop().time
         while (seconds := self.rests_until - now()) > 0:
             await asyncio.sleep(seconds)

@@ -29,9 +29,11 @@ class Limits(Section):
     """Attempts for an image, if an error is temporary: a timeout, a lost connection, or status 408,
     425, 429 or 5xx."""
     backoff_s: Seconds = 2.0
-    """Seconds before the second attempt; the wait doubles with each further attempt."""
+    """Longest wait in seconds; if a server requests a longer wait (Retry-After), the row is
+    rejected."""
     max_wait_s: Seconds = 300.0
-    """Longest wait in seconds; a server that asks for more (Retry-After) is not asked again."""
+    """Consecutive attempts without any answer after which the other rows of a host are rejected; 0
+    never gives up on a host."""
     give_up_after: Annotated[int, Field(ge=0)] = 50
     """Consecutive attempts without any answer after which the other rows of a host are rejected; 0
     tries all rows."""

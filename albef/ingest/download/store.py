@@ -1,7 +1,7 @@
-"""Stored downloads of a list, by address, so that no address is requested twice.
+"""Stored downloads of a list by address: no address is requested twice.
 
 An SQLite file holds the outcome of each address, with its image if there is one. Each outcome is a
-separate transaction: a kill loses nothing, and a loss of power loses only what was not yet synced.
+separate transaction. A kill loses nothing, and a loss of power loses only what was not yet synced.
 """
 
 import contextlib
@@ -114,7 +114,7 @@ class DownloadStore:
         return body
 
     def forget_unlisted(self) -> None:
-        """Remove all addresses that :meth:`outcomes` was not asked for."""
+        """Remove all addresses that were not passed to :meth:`outcomes`."""
         with self._errors():
             self._database.execute(
                 "DELETE FROM downloads WHERE address NOT IN (SELECT address FROM listed)"

@@ -43,9 +43,9 @@ class Kind(Protocol):
 
         Images and captions are raw: they are checked and cleaned later, in the same way for all
         sources. A record's ``key`` is unique in the source, and records of the same image have the
-        same ``image_id``. A kind with ``SCRATCH`` also receives a folder for files that should
-        outlast an ingest, the number of rows to read (None for all), and the engine to fetch them
-        with.
+        same ``image_id``. A kind with ``SCRATCH`` also receives three arguments: a folder for files
+        that should outlast an ingest, the number of rows to read (None for all), and the engine
+        that fetches the files.
 
         Raises:
             ParamsError: the source as a whole cannot be read.

@@ -1,7 +1,8 @@
 """Kind ``folder``: images with their captions beside them, ``dog.jpg`` and ``dog.txt``.
 
-Each line of the text is a caption. Records are in the order of their paths. A file counts as an
-image if it has an image suffix or a text beside it; other files are ignored.
+Each line of the ``.txt`` file is a caption. Records are in the order of their paths. A file counts
+as an image if it has an image suffix or a ``.txt`` file beside it. A ``.txt`` file without an image
+becomes a rejected row. Other files are ignored.
 """
 
 import os
@@ -29,7 +30,7 @@ _SPLIT = re.compile(r"[a-z0-9_]+")
 
 
 class Config(OneSplit):
-    """Folder of images with a text beside each."""
+    """Folder of images with a ``.txt`` file beside each."""
 
     path: str
     """Folder of the images. Its sub-folders are read too; links to files outside it are not."""

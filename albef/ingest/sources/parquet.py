@@ -1,7 +1,7 @@
 """Kind ``parquet``: images and captions in Parquet files, as Hugging Face stores datasets.
 
 An image is a structure of ``bytes`` and ``path``, plain bytes, or a list of these. A caption is a
-text or a list of texts. If a row group is damaged, only its rows are rejected.
+string or a list of strings. If a row group is damaged, only its rows are rejected.
 """
 
 from collections.abc import Iterator, Mapping

@@ -274,10 +274,10 @@ def plain(value: object) -> Any:
 
 
 def captions_of(values: Iterable[object]) -> tuple[str, ...]:
-    """Return the captions in some values, each a text or a list of texts, without blank ones.
+    """Return the captions in some values, each a string or a list of strings, without blank ones.
 
     Raises:
-        Refused: all captions are blank or missing, or a value is not a text.
+        Refused: all captions are blank or missing, or a value is not a string.
     """
     captions: list[str] = []
     for value in values:

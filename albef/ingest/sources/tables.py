@@ -119,7 +119,7 @@ def _text(
 
 
 Line = tuple[int, str | Refused]
-"""Number and text of a line, or the problem with it."""
+"""Number and content of a line, or the problem with it."""
 
 
 def _lines(opened: IO[bytes]) -> Iterator[Line]:
@@ -161,7 +161,7 @@ def _csv(text: str, ahead: deque[Line], lines: Iterator[Line]) -> list[str] | Re
         except csv.Error as error:
             if "unexpected end of data" not in str(error):
                 message = str(error)
-                # The advice of csv to open the file in another way does not help here.
+                # The advice of csv, to open the file differently, does not help.
                 if "new-line character" in message:
                     message = "a carriage return outside quotes; end lines with \\n"
                 return _malformed(f"no CSV: {message}")
@@ -223,8 +223,8 @@ def _leaves(schema: Any, columns: Sequence[str]) -> list[int]:
 def _page_bytes(file: IO[bytes], column: Any) -> int:
     """Return the bytes of the largest page of a column, as stated by its first pages.
 
-    A few bytes may unpack to gigabytes, and a value of a dictionary stands for each row that refers
-    to it. The header of a page states its size in advance, and the decoder keeps to it.
+    A few bytes may unpack to gigabytes, and many rows may refer to one value of a dictionary. The
+    header of a page states its size in advance, and the decoder keeps to it.
 
     Raises:
         Refused: the bytes are too many.

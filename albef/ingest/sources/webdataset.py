@@ -1,8 +1,8 @@
 """Kind ``webdataset``: existing shards, such as those of img2dataset.
 
-A sample is a sequence of members with the same name: an image, and a text or JSON with its caption.
-Only these members are read. A damaged member becomes a rejected row, and reading continues after
-it. With ``statuses``, the rows that img2dataset could not download become rejected rows too.
+A sample is a sequence of members with the same name: an image, and a ``.txt`` or ``.json`` with its
+caption. Only these members are read. A damaged member becomes a rejected row, and reading continues
+after it. With ``statuses``, the rows that img2dataset could not download become rejected rows too.
 """
 
 import json
