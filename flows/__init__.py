@@ -1,1 +1,1 @@
-"""Prefect: when, where and how often. It knows stage names and no machine learning."""
+"""Prefect flows that run, schedule and trigger the pipeline. They contain no machine learning."""

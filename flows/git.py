@@ -64,6 +64,8 @@ def fetch() -> None:
 def uncommitted(needed: Sequence[Path], excluded: Sequence[Path] = ()) -> Iterator[str]:
     """Yield an error message for each reason why HEAD does not record the work tree.
 
+    One possible reason is that git does not know the committer.
+
     Args:
         needed: files that git must track.
         excluded: paths that may differ from HEAD.

@@ -58,7 +58,7 @@ def run(
 def _plan(
     nodes: Mapping[str, graph.Node], only: Sequence[str], force: Sequence[str]
 ) -> dict[str, list[str]]:
-    """The stages that are to run, in order, each with the reasons why."""
+    """Return the stages that are to run, in order, each with its reasons."""
     forced, chosen = graph.choose(nodes, force, "--force"), graph.choose_only(nodes, only)
     todo = {}
     for name, node in nodes.items():

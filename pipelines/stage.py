@@ -100,8 +100,7 @@ class Context:
 
     @property
     def first(self) -> bool:
-        """Return whether this process writes: it is the stage's only one, or the first of
-        several."""
+        """Return whether this process writes: it is the stage's only one, or has rank 0."""
         return not self.rank
 
     def end(self, error: BaseException, address: str) -> NoReturn:

@@ -100,12 +100,12 @@ class Candidate:
 
     @property
     def export(self) -> Path:
-        """Files that git must track."""
+        """Folder that is released."""
         return self.layout.export(self.run)
 
     @property
     def needed(self) -> list[Path]:
-        """The files that git must have."""
+        """Files that git must track."""
         metrics = self.layout.metrics(self.run), self.layout.export_metrics(self.run)
         return [PARAMS, DVC, graph.LOCK, *metrics]
 
