@@ -1,8 +1,8 @@
 """Kind ``urls``: a list of addresses of images with their captions; the images are downloaded.
 
 Records are in the order of the list. Downloads are kept in scratch for each source. If an ingest is
-killed, or repeated with other values or a longer list, no address is requested twice. Downloads
-that are no longer in the list are removed. Meta holds the address and the SHA-256 of the download.
+killed, or repeated with other values or a longer list, no address is requested twice. If an address
+leaves the list, its download is removed. Meta holds the address and the SHA-256 of the download.
 """
 
 from collections.abc import Iterator
