@@ -1,4 +1,4 @@
-"""Evaluate a run on its test splits, beside chance, random weights and the text-only baseline."""
+"""Evaluate a run on its test splits, next to chance, random weights and the text-only baseline."""
 
 import json
 import logging

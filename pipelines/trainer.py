@@ -36,7 +36,7 @@ log = logging.getLogger("albef")
 
 
 def circumstances(stage: Stage, device: torch.device) -> dict[str, Any]:
-    """Return everything beside values, data and seed that can change a training's last digits."""
+    """Return the settings, except values, data and seed, that change a training's last digits."""
     gpu = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if gpu else device.type,
@@ -65,7 +65,7 @@ def parents_of(config: RunConfig, init: Checkpoint) -> dict[str, str]:
 
 
 def origin_of(stage: Stage, dataset: str, init: Checkpoint | None = None) -> dict[str, Any]:
-    """Return the origin that a checkpoint records beside its provenance.
+    """Return the origin that a checkpoint records in addition to its provenance.
 
     With it, a user who has only the checkpoint or its export can see its source.
     """

@@ -49,8 +49,8 @@ class Loader:
         damage: damage that this process has found.
 
     Raises:
-        ValueError: the split has fewer records than a batch, the processes cannot share it, a
-            weight names an unknown source, or the cache of a store does not hold a window.
+        ValueError: the split is smaller than a batch, or the processes cannot share it. A weight
+            names an unknown source, or the cache of a store does not hold a window.
     """
 
     def __init__(

@@ -97,7 +97,7 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _start(worker: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group; the trainer ends us
+    for number in (signal.SIGINT, signal.SIGTERM):  # the trainer ends its workers
         signal.signal(number, signal.SIG_IGN)
     if len(tempfile.gettempdir()) > _SOCKETS:  # its sockets transfer tensors
         tempfile.tempdir = "/tmp"

@@ -87,8 +87,8 @@ def sine_positions(grid: int, width: int) -> Tensor:
     """Return initial position embeddings (grid^2, D) of a model without pre-trained weights.
 
     They are sine and cosine of row and column, at wavelengths from 2 pi to 200 pi patches. Each has
-    a quarter of the width; the remainder is zero. They are as large as the embedded patches. With
-    the usual start, noise of deviation 0.02, the patches dominate, and a small model that is
+    a quarter of the width; the remainder is zero. They are as large as the embedded patches. The
+    usual start is noise of deviation 0.02. The patches then dominate, and a small model that is
     trained for minutes does not learn to distinguish left from above.
     """
     quarter = width // 4

@@ -84,7 +84,7 @@ class ClassTask(RunTask):
     starts_from: ClassVar[tuple[str, ...]] = ("model.", "model_m.")
     """Prefixes of the tensors to take from a checkpoint of another kind; the head is new."""
     meta_columns: ClassVar[tuple[str, ...]] = ()
-    """Fields of a question's meta, beside its ``label``, that the predictions keep."""
+    """Fields of a question's meta that the predictions keep, in addition to ``label``."""
 
     def __init__(self, config: Any, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)

@@ -186,7 +186,7 @@ class RankingTask(MatchingTask):
     def score(self, table: Table) -> dict[str, float]:
         """Return the metrics of a table.
 
-        They are recalls, re-ranked and by ITC alone (``itc_``). A paired split has accuracies. A
+        They are recalls, re-ranked and by ITC only (``itc_``). A paired split has accuracies. A
         classified split has accuracies over its images and as the mean over its classes.
         """
         return _kind_of(table).score(table)

@@ -2,9 +2,9 @@
 
 A kind is one file with a `Config` and a `Task`. Its artifacts describe what other stages need:
 
-- ``evaluate`` writes the name of the headline metric beside the metrics.
+- ``evaluate`` writes the name of the headline metric next to the metrics.
 - ``evaluate`` writes the per-example scores and the roles of the columns (:class:`Examples`)
-  beside the predictions.
+  next to the predictions.
 - ``export`` writes the capability of the model (:attr:`Task.surface`) into the manifest.
 
 Report, comparison, cards, serving and release read these. They import no kind and do not need
@@ -104,7 +104,7 @@ class TrainingConfig(Section):
     """Passes over each source of the dataset in an epoch, by source name. A source without an entry
     has 1. If unset, an epoch is one pass over all records."""
     keep_epochs: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """Epochs whose weights are also kept, as ``NAME/epochs/N``, beside the final weights."""
+    """Epochs whose weights are also kept, as ``NAME/epochs/N``, next to the final weights."""
 
     @model_validator(mode="after")
     def _check_that_numbers_divide(self) -> Self:
@@ -344,7 +344,9 @@ class RunTask(Task):
         return task
 
     def facts(self) -> dict[str, Any]:
-        """Return what :meth:`restore` needs beside sizes, values and weights, as JSON values.
+        """Return further values that :meth:`restore` needs, as JSON values.
+
+        They add to sizes, values and weights.
 
         The checkpoint's config.json has it under ``facts``.
         """
@@ -352,7 +354,7 @@ class RunTask(Task):
 
     @property
     def further_splits(self) -> Sequence[str]:
-        """Splits that this run is evaluated on beside those of all runs."""
+        """Splits that this run is evaluated on in addition to those of all runs."""
         return ()
 
     @classmethod

@@ -33,10 +33,10 @@ log = logging.getLogger(__name__)
 LOG_EVERY = 10
 """Number of steps averaged into one point of a curve."""
 LOG = "log.jsonl"
-"""Log of values that depend on time: rate, utilization, time left, memory. It is beside the
+"""Log of values that depend on time: rate, utilization, time left, memory. It is next to the
 curves."""
 GAUGES = {"temperature", "alpha"}
-"""Values that a task logs beside its losses; they are not under ``train/``."""
+"""Values that a task logs in addition to its losses; they are not under ``train/``."""
 _KEYS_NAMED = 64
 
 
@@ -66,7 +66,7 @@ class Vote(enum.IntFlag):
 
 @dataclass(frozen=True)
 class Setup:
-    """Location of a training, and what it saves."""
+    """Device and folder of a training, and settings of its training checkpoints."""
 
     folder: Path
     """Scratch folder of this training: training checkpoints and curves."""

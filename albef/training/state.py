@@ -229,7 +229,7 @@ class TrainingState:
             mirror.push(path, _epoch(int(path.name.split("-")[1])), 1)
 
     def _take(self, name: str, mirrored: bool) -> bool:
-        """Return whether a file is intact, locally or else in the mirror."""
+        """Return whether a file is intact, locally or in the mirror."""
         path = self.folder / name
         for fetched in (False, True) if mirrored else (False,):
             if fetched and self.mirror:

@@ -1,7 +1,7 @@
 """Curves, log and progress of a training.
 
 The curves, written with dvclive, depend only on the experiment, never on time. Values that depend
-on time go to a JSON-lines log beside them, and to plain log lines for the user.
+on time go to a JSON-lines log next to them, and to plain log lines for the user.
 """
 
 import json

@@ -14,7 +14,7 @@ Expectation = Literal["changed", "same", "lower", "lowest"]
 the same decision, ``lower`` a lower score, ``lowest`` the lowest score of all texts of the image.
 """
 OVERALL, ACCEPTED = "overall", "accepted"
-"""Names of metrics beside those of the tests; no test may have these names."""
+"""Names of metrics in addition to the tests'; no test may have these names."""
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
