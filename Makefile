@@ -57,6 +57,7 @@ check: setup-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest --noconftest tests/test_house.py tests/test_prose.py
 
 # build/site/index.html; a warning is an error.
 docs: setup-tests

@@ -1,9 +1,10 @@
 """Parts of a finished model, as modules with tensors as only inputs and outputs.
 
-The batch is the first axis of everything, as servers need it. Shapes: B images (or questions), T
-texts of each, L text tokens, N image tokens, n = sqrt(N - 1) patches a side, S image side, D width,
-E shared width, F layers that read the image, H heads, W nodes of a tree of answers, V vocabulary, C
-classes.
+The batch is the first axis of everything, as servers need it. Shapes:
+
+- B images (or questions), T texts of each, L text tokens, N image tokens, S image side
+- n = sqrt(N - 1) patches per side, D width, E shared width, H heads
+- F layers that read the image, W nodes of a tree of answers, V vocabulary, C classes
 """
 
 from collections.abc import Sequence

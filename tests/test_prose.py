@@ -1,0 +1,60 @@
+"""The language of docs and docstrings: standard terms, short sentences, good openings."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CODE = [path for top in ("albef", "pipelines", "flows") for path in (ROOT / top).rglob("*.py")]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+HOME_MADE = re.compile(
+    r"\b(twin|set aside|at hand|told|goes on|is no|are no|of its own|rung|data set|whatever)\b",
+    re.I,
+)
+"""Terms for which the field has others: momentum model, rejected, local, reported, resumes, ..."""
+MOST_WORDS = 40
+
+
+def docstrings(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of every docstring of a file, those of attributes included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        value = getattr(node, "value", None) if isinstance(node, ast.Expr) else None
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            yield value.lineno, value.value
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """Place and text of all pages and docstrings, without code and tables."""
+    for page in PAGES:
+        text = re.sub(r"```.*?```", " ", page.read_text(), flags=re.S)
+        lines = [line for line in text.splitlines() if not re.match(r"\s*([|#!<]|:::|-{3})", line)]
+        yield str(page.relative_to(ROOT)), "\n".join(lines)
+    for path in CODE:
+        for line, text in docstrings(path):
+            yield f"{path.relative_to(ROOT)}:{line}", text
+
+
+def sentences(text: str) -> list[str]:
+    text = re.sub(r"`+[^`]*`+", "CODE", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text))
+    return re.split(r"(?<=[.!?:;])\s+|\n\s*\n|\n\s*[-*\d]+\.?\s", text)
+
+
+def test_docs_and_docstrings_use_the_terms_of_the_field() -> None:
+    found = [
+        (place, match[0])
+        for place, text in texts()
+        for match in HOME_MADE.finditer(re.sub(r"`+[^`]*`+", "", text))
+    ]
+    assert not found
+
+
+def test_no_sentence_is_long() -> None:
+    lengths = [(place, len(s.split()), s[:60]) for place, text in texts() for s in sentences(text)]
+    assert not [each for each in lengths if each[1] > MOST_WORDS]
+
+
+def test_docstrings_say_what_is_done_not_what_it_is_about() -> None:
+    opens = re.compile(r"\s*(What|Whether|Where|How)\b")
+    found = [(path, line) for path in CODE for line, text in docstrings(path) if opens.match(text)]
+    assert not [(str(path.relative_to(ROOT)), line) for path, line in found]
