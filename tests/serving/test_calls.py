@@ -11,7 +11,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 def test_every_call_is_served_and_documented() -> None:
     calls = {call for surface in SURFACES.values() for call in (surface.main, *surface.extra_calls)}
     assert calls == CALLS.keys()
-    reference = (DOCS / "serve.md").read_text()
+    reference = (DOCS / "how-to/serve.md").read_text()
     for path, endpoint in CALLS.values():
         assert f"| `POST {path}` |" in reference
         assert endpoint.__doc__
