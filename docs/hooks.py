@@ -33,14 +33,17 @@ from pipelines.params import Params, kinds
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Append what the code says to the pages that are generated from it."""
+    """Return a reference page with its list; its last paragraph is for readers outside the site."""
     generated = {
         "reference/values.md": values_page,
         "reference/commands.md": commands_page,
         "reference/http.md": http_page,
     }
-    add = generated.get(page.file.src_uri)
-    return markdown if add is None else f"{markdown}\n\n{add()}"
+    render = generated.get(page.file.src_uri)
+    if render is None:
+        return markdown
+    introduction, _ = markdown.rstrip().rsplit("\n\n", 1)
+    return f"{introduction}\n\n{render()}"
 
 
 def values_page() -> str:
