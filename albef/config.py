@@ -26,6 +26,10 @@ _FEW = 20  # Maximum number of names that an error message lists.
 _MAX_NODES = 100_000  # Maximum number of values in a file.
 
 
+_RENAMED = {"max_company": "max_batch_effect"}
+"""Keys of earlier versions by their old name."""
+
+
 class ParamsError(ValueError):
     """Error for a wrong key, type or range in a params file. Its text is shown to the user."""
 
@@ -222,9 +226,11 @@ def _sentences(
         dotted = ".".join(filter(None, [prefix, *parts]))
         match item["type"]:
             case "extra_forbidden":
-                hint = did_you_mean(
-                    parts[-1], _fields(cls, parts[:-1]), dotted.removesuffix(parts[-1])
-                )
+                section, last = dotted.removesuffix(parts[-1]), parts[-1]
+                if last in _RENAMED:
+                    yield f"{where}: {dotted} is now called {section}{_RENAMED[last]}; rename it"
+                    continue
+                hint = did_you_mean(last, _fields(cls, parts[:-1]), section)
                 yield f"{where}: {dotted} is not a known key{hint or '; remove it'}"
             case "default_factory_not_called":
                 # The values that the default is computed from are wrong themselves.

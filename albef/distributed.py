@@ -25,7 +25,7 @@ _patient: distributed.ProcessGroup | None = None
 """Group of all processes, over gloo, for work that only the first process does."""
 
 
-class ProcessLost(ConnectionError):
+class ProcessLostError(ConnectionError):
     """The loss of another process of this training; the last training checkpoint is kept."""
 
 
@@ -174,6 +174,6 @@ def joined(device: torch.device) -> Iterator[torch.device]:
         yield device
     except RuntimeError as error:
         if isinstance(error, distributed.DistError) or "gloo" in str(error):
-            raise ProcessLost("another process of the training has ended") from error
+            raise ProcessLostError("another process of the training has ended") from error
         raise
     distributed.destroy_process_group()

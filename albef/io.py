@@ -74,7 +74,7 @@ def write_json(path: Path, value: object) -> None:
     write_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-class Locked(ValueError):
+class LockedError(ValueError):
     """Error for a lock that another process holds. ``holder`` is the process id, or ``?``."""
 
     def __init__(self, path: Path, holder: str) -> None:
@@ -108,7 +108,7 @@ def lock(path: Path, wait: Callable[[str], object] | None = None) -> Iterator[IO
                 file.seek(0)
                 holder = file.read().strip() or "?"
                 if wait is None:
-                    raise Locked(path, holder) from None
+                    raise LockedError(path, holder) from None
                 wait(holder)
                 fcntl.flock(file, fcntl.LOCK_EX)
             if not is_open(file.fileno(), path):  # The previous holder removed the file.

@@ -28,7 +28,7 @@ import simplejpeg
 
 from albef.config import validate
 from albef.data.record import Record
-from albef.data.refusal import Refusal
+from albef.data.rejection import Rejection
 from albef.ingest import duplicates, shard_writer
 from albef.ingest.blocks import Blocks
 from albef.ingest.config import IngestConfig
@@ -111,7 +111,7 @@ def _ingest(folder: Path, rows: Iterator[Given], rules: Rules) -> None:
     _shards(folder / "data", blocks)
 
 
-def _fill(blocks: Blocks, rows: Iterator[Prepared | Refusal]) -> None:
+def _fill(blocks: Blocks, rows: Iterator[Prepared | Rejection]) -> None:
     while batch := list(itertools.islice(rows, BLOCK)):
         blocks.write(batch)
 

@@ -134,7 +134,7 @@ def _fast(
         task.end_step([{name: value.detach() for name, value in output.items()}])
 
     return _Step(
-        twin=task.begin_step,
+        momentum_model=task.begin_step,
         forward=forward,
         backward=lambda: output["loss"].backward(),
         queue=enqueue,
@@ -151,7 +151,7 @@ def _plain(task: Task, batch: Batch, dtype: torch.dtype) -> _Step:
             output.update(plain.losses(task, batch, 1.0))
 
     return _Step(
-        twin=lambda: plain.begin_step(task),
+        momentum_model=lambda: plain.begin_step(task),
         forward=forward,
         backward=lambda: output["loss"].backward(),
         queue=lambda: plain.enqueue(task.queue, output["image_feat_m"], output["text_feat_m"]),

@@ -31,7 +31,7 @@ _lock_file: IO[str] | None = None
 _shared = bool(os.environ.pop(INHERITED, None))
 
 
-class Busy(ValueError):
+class RunInProgressError(ValueError):
     """Error: another run is in progress in this clone."""
 
 
@@ -63,7 +63,7 @@ def locked(path: Path, subject: str, hint: str = "") -> Iterator[IO[str]]:
     """
 
     def refuse(holder: str) -> None:
-        raise Busy(f"{subject} at work here already (process {holder}){hint}")
+        raise RunInProgressError(f"{subject} at work here already (process {holder}){hint}")
 
     with lock(path, refuse) as file:
         yield file

@@ -28,7 +28,7 @@ from albef.curation import (
     write_scores,
     write_view,
 )
-from albef.data.refusal import Reason
+from albef.data.rejection import Reason
 from albef.data.shards import Shards, describe, read_index
 from albef.distributed import world
 from albef.io import atomic

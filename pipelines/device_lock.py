@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from albef.io import Locked, lock
+from albef.io import LockedError, lock
 from pipelines.stage import Stage
 
 _POLL_S = 0.1
@@ -75,7 +75,7 @@ def device_slot(device: str, threads: int = 0) -> Iterator[None]:
                 for slot in slots:
                     try:
                         held.enter_context(lock(slot))
-                    except Locked as busy:
+                    except LockedError as busy:
                         holder = busy.holder
                     else:
                         slots.remove(slot)

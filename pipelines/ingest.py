@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 import albef.data
 import albef.ingest
-from albef.data.refusal import Reason, Refusal
+from albef.data.rejection import Reason, Rejection
 from albef.data.shards import ShardError
 from albef.data.store import Store
 from albef.ingest.blocks import Batch, Blocks
@@ -113,7 +113,7 @@ def _licences(config: RowsConfig) -> list[Mapping[str, str]]:
 def _read(blocks: Blocks, stage: Stage, config: RowsConfig, rules: Rules) -> None:
     """Write all rows into blocks; rows that were prepared before are not prepared again."""
     batches: deque[Batch] = deque()
-    pending: list[Prepared | Refusal] = []
+    pending: list[Prepared | Rejection] = []
 
     def write() -> None:
         while batches and len(pending) >= batches[0].missing:

@@ -238,7 +238,7 @@ def _check_processes(params: Params) -> Iterator[str]:
 
 def _is_exported(kind: str) -> bool:
     """Return whether models of a kind can be exported."""
-    return bool(importlib.import_module(f"albef.tasks.{kind}").Task.surface)
+    return bool(importlib.import_module(f"albef.tasks.{kind}").Task.capability)
 
 
 def _check_exports(params: Params) -> Iterator[str]:

@@ -17,19 +17,19 @@ from optuna.trial import TrialState
 from albef.config import Range, choose, ranges
 from albef.data.shards import ShardError
 from albef.distributed import world
-from albef.io import Locked, lock
+from albef.io import LockedError, lock
 from albef.models.weights import Checkpoint, load_checkpoint
 from albef.search.samplers import SearchConfig
-from albef.search.study import DATABASE, Asked, Report, Study, StudyError, TrialFailed
+from albef.search.study import DATABASE, Report, Study, StudyError, TrialFailedError, TrialRequest
 from albef.search.summary import best_of, evidence, rows
 from albef.tasks.task import RunConfig, RunTask
-from albef.training.loop import NotFinite
-from albef.training.state import StateLocked, StateUnfit, TrainingState
+from albef.training.loop import NonFiniteError
+from albef.training.state import CheckpointLockedError, CheckpointMismatchError, TrainingState
 from pipelines.launch import launch, sharing
 from pipelines.stage import Stage, lock_of, main, run_of, verified_digest, write_json
 from pipelines.trainer import (
     TRIAL,
-    EndedEarly,
+    TrialEndedError,
     circumstances,
     discard,
     fingerprint,
@@ -118,7 +118,7 @@ def _run_trials(
 ) -> None:
     """Run trials until all have ended, in the process that owns the study."""
 
-    def train(asked: Asked, report: Report) -> None:
+    def train(asked: TrialRequest, report: Report) -> None:
         def report_and_mirror(epoch: int, value: float) -> bool:
             ends = report(epoch, value)
             _mirror_study(stage, folder)
@@ -144,11 +144,11 @@ def _run_trials(
 def _follow_trials(stage: Stage, search: Search, folder: Path, device: torch.device) -> None:
     """Train the trials of the first process, in another process."""
     while asked := _tell(None):
-        with contextlib.suppress(TrialFailed, TrialPruned):
+        with contextlib.suppress(TrialFailedError, TrialPruned):
             _train(stage, search, folder, device, asked, lambda epoch, value: False)
 
 
-def _tell(asked: Asked | None) -> Asked | None:
+def _tell(asked: TrialRequest | None) -> TrialRequest | None:
     """Send the first process' next trial to the others and return it; None is the end."""
     return world().broadcast(lambda: asked)
 
@@ -158,7 +158,7 @@ def _train(
     search: Search,
     scratch: Path,
     device: torch.device,
-    asked: Asked,
+    asked: TrialRequest,
     report: Report,
 ) -> None:
     """Train a trial.
@@ -179,18 +179,18 @@ def _train(
             label=f"{stage.address} trial {asked.position + 1}",
             on_epoch=lambda epoch, metrics: report(epoch, metrics[search.kind.primary]),
         )
-    except EndedEarly:
+    except TrialEndedError:
         raise TrialPruned from None
-    except NotFinite as stopped:
-        raise TrialFailed(stopped.what) from None
-    except (OSError, ShardError, StateLocked, StateUnfit, StudyError):
+    except NonFiniteError as stopped:
+        raise TrialFailedError(stopped.what) from None
+    except (OSError, ShardError, CheckpointLockedError, CheckpointMismatchError, StudyError):
         raise  # not caused by the trial's values
     except Exception as raised:
         if world().size > 1:  # the other processes may have no error
             raise
         text = str(raised).replace(str(folder), folder.name)
         kind = "" if isinstance(raised, ValueError) else f"{type(raised).__name__}: "
-        raise TrialFailed(kind + text) from None
+        raise TrialFailedError(kind + text) from None
     if stage.first:
         for state in TrainingState(folder).files()[1:]:
             state.unlink()
@@ -231,7 +231,7 @@ def _conclude(stage: Stage, search: Search, study: Study, folder: Path) -> None:
         _, key = provenance_of(stage, config, config.dataset, **parents)
         scratch = stage.scratch_of(f"finetune@{stage.key}", key)
         # Another clone may fine-tune there, or another machine may have taken it.
-        with contextlib.suppress(Locked, FileNotFoundError), lock(lock_of(scratch)):
+        with contextlib.suppress(LockedError, FileNotFoundError), lock(lock_of(scratch)):
             shutil.rmtree(scratch, ignore_errors=True)
             training.rename(scratch)
             lock_of(scratch).unlink()

@@ -81,7 +81,7 @@ def origin_of(stage: Stage, dataset: str, init: Checkpoint | None = None) -> dic
     return origin
 
 
-class EndedEarly(Exception):
+class TrialEndedError(Exception):
     """A training that ended after an epoch because ``on_epoch`` returned true."""
 
 
@@ -141,7 +141,7 @@ def fit(
         ended = processes.broadcast(lambda: bool(on_epoch and on_epoch(epoch, metrics)))
         stage.tally()
         if ended:
-            raise EndedEarly
+            raise TrialEndedError
         return metrics
 
     setup = Setup(folder, device, stage.runtime, mirror_of(stage, folder), stage.code)

@@ -14,7 +14,7 @@ from albef.validation import image_stats as stats
 from albef.validation.checking import check_dataset
 from albef.validation.config import ValidateConfig
 from albef.validation.drift import read_accepted, read_evaluated
-from albef.validation.result import NotFit
+from albef.validation.result import ValidationFailedError
 from pipelines.stage import Stage, main, write_json
 
 log = logging.getLogger("albef")
@@ -36,7 +36,7 @@ def run(stage: Stage) -> None:
     for warning in result.warnings():
         log.warning("%s", warning)
     if reasons := result.reasons():
-        raise NotFit(
+        raise ValidationFailedError(
             f"data set {stage.key} is refused: {'; '.join(reasons)}; "
             f"`albef data page {stage.key}` shows the rows with their pictures"
         )

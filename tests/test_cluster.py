@@ -21,7 +21,7 @@ from PIL import Image
 
 from albef.commands import embed
 from albef.data.record import Record
-from albef.data.refusal import Reason, Refusal
+from albef.data.rejection import Reason, Rejection
 from albef.data.shards import Shards
 from albef.ingest.pool import prepared
 from albef.layout import Engine
@@ -198,7 +198,7 @@ def test_a_row_that_ends_its_process_is_set_aside(nodes: Cluster) -> None:
     engines: list[Engine] = ["local", "ray"]
     for engine in engines:
         made = list(prepared(rows, rules(), 1, engine))
-        (refused,) = (row for row in made if isinstance(row, Refusal))
+        (refused,) = (row for row in made if isinstance(row, Rejection))
         assert (refused.line, refused.reason) == (21, Reason.UNDECODABLE)
         assert "ended the process" in refused.detail
         assert [row for row in made if row is not refused] == of_others

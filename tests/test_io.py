@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from albef.io import Locked, atomic, holder_of, lock, write_atomic
+from albef.io import LockedError, atomic, holder_of, lock, write_atomic
 
 HOLD = """
 import sys
@@ -41,7 +41,7 @@ def test_a_lock_is_held_once_and_names_its_holder_until_that_one_dies(tmp_path: 
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
         assert holder_of(path) == str(other.pid)
-        with pytest.raises(Locked) as caught, lock(path):
+        with pytest.raises(LockedError) as caught, lock(path):
             pass
         assert caught.value.holder == str(other.pid)
         waited: list[str] = []
@@ -52,7 +52,7 @@ def test_a_lock_is_held_once_and_names_its_holder_until_that_one_dies(tmp_path: 
 
         with lock(path, wait):
             assert waited == [str(other.pid)]
-            with pytest.raises(Locked), lock(path):
+            with pytest.raises(LockedError), lock(path):
                 pass
     assert holder_of(path) is None
 
@@ -69,5 +69,5 @@ def test_a_lock_whose_file_was_removed_is_taken_anew(tmp_path: Path) -> None:
     with lock(path, done) as second:
         assert file.closed
         assert path.samefile(second.name)
-        with pytest.raises(Locked), lock(path):
+        with pytest.raises(LockedError), lock(path):
             pass

@@ -36,7 +36,7 @@ join two findings and are learned last.
 _NEAR = 1 / 3  # share of other scenes that differ from a given one in one respect only
 
 
-class Config(view.Drawn):
+class Config(view.DrawnConfig):
     """Pairs of images of one to four objects, with statements about both."""
 
     objects: Annotated[int, Field(ge=4, le=openmoji.MOST)]

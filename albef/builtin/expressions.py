@@ -33,7 +33,7 @@ _NOUN = "combinations of a kind"
 Things = tuple[str, ...]
 
 
-class Config(view.Drawn):
+class Config(view.DrawnConfig):
     """Images of four objects, each with an expression that refers to one of them."""
 
     objects: Annotated[int, Field(ge=6, le=openmoji.MOST)]

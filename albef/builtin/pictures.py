@@ -38,7 +38,7 @@ _SIZES = (0.45, 0.85)
 _ANGLE = 25.0
 
 
-class Config(view.Drawn):
+class Config(view.DrawnConfig):
     """Single-object images with their names."""
 
     pixels: Annotated[int, Field(ge=16, le=4096)]

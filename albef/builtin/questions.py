@@ -26,7 +26,7 @@ _WHERE: dict[Relation | None, str] = {
 }  # fmt: skip
 
 
-class Config(view.Drawn):
+class Config(view.DrawnConfig):
     """Scenes of two groups of objects, with questions and their answers."""
 
     objects: Annotated[int, Field(ge=3, le=openmoji.MOST)]

@@ -21,7 +21,7 @@ _ONE_GROUP = 0.1  # share of scenes with a single group of objects
 _NOUN = "scenes of a kind"
 
 
-class Config(view.Drawn):
+class Config(view.DrawnConfig):
     """Scenes of one to four drawings."""
 
     splits: dict[Literal["train", "val", "test", "pairs", "things"], view.Count]

@@ -27,7 +27,7 @@ _WEIGHTS = {"object": 2, "count": 1, "relation": 1}
 _MAX_VARIANTS = 4  # changed scenes considered per kind of change
 
 
-class Config(view.Drawn):
+class Config(view.DrawnConfig):
     """Images of two groups of objects, with statements."""
 
     objects: Annotated[int, Field(ge=4, le=openmoji.MOST)]

@@ -17,7 +17,7 @@ Count = Annotated[int, Field(ge=0)]
 T = TypeVar("T")
 
 
-class Drawn(Section):
+class DrawnConfig(Section):
     """A built-in source. The ``Config`` of each kind derives from it."""
 
     kind: str
@@ -43,7 +43,7 @@ class Drawn(Section):
         return self.model_copy(update={"splits": others}) if others else None
 
 
-D = TypeVar("D", bound=Drawn)
+D = TypeVar("D", bound=DrawnConfig)
 Splits = dict[Literal["train", "val", "test"], Count]
 
 

@@ -23,7 +23,7 @@ _WAITS_S = (1.0, 5.0, 25.0)
 """Seconds between attempts if a store fails for another reason than a missing shard."""
 
 
-class LostShard(ValueError):
+class MissingShardError(ValueError):
     """Error for a shard that the store lacks, or whose content differs from what was sent."""
 
 
@@ -157,7 +157,7 @@ def _download(store: Store, shard: Stored, part: Path) -> None:
             return
         if not is_last_try:
             log.warning("%s came with the SHA-256 %s; it is fetched again", address, digest)
-    raise LostShard(
+    raise MissingShardError(
         f"{address} is not what was sent: it has {part.stat().st_size} bytes with the SHA-256 "
         f"{digest}, not {shard.size} with that of its name"
     )
@@ -171,7 +171,7 @@ def _get(store: Store, shard: Stored, part: Path) -> None:
             store.get(shard, part)
             return
         except FileNotFoundError:
-            raise LostShard(f"{address} is missing") from None
+            raise MissingShardError(f"{address} is missing") from None
         except Exception as error:  # Each kind of store raises its own exceptions.
             full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
             if wait is None or full or isinstance(error, PermissionError):

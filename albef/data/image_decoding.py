@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from albef.data.refusal import Reason, Refused
+from albef.data.rejection import Reason, RowError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """Formats that are opened, recognized by their bytes; other decoders are never reached."""
@@ -43,7 +43,7 @@ _TURNS = {
 }
 
 
-class ImageError(Refused):
+class ImageError(RowError):
     """Error for an image that cannot be decoded; its message names the record."""
 
     def __init__(self, detail: str, reason: Reason = Reason.UNDECODABLE) -> None:
@@ -71,7 +71,7 @@ def opened(image: bytes, key: str = "", max_pixels: int = MAX_PIXELS) -> Iterato
                 detail = f"{name} has {scans} scans of {size} pixels; at most {limit} are decoded"
                 raise ImageError(detail, Reason.TOO_MANY_PIXELS)
             yield picture
-    except Refused:
+    except RowError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name} is too large: {error}", Reason.TOO_MANY_PIXELS) from None

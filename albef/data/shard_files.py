@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from albef.data.cache import LostShard, ShardCache
+from albef.data.cache import MissingShardError, ShardCache
 from albef.data.store import MANIFEST, Manifest, Store, Stored, read_manifest
 from albef.layout import Runtime
 
@@ -21,7 +21,7 @@ class ShardError(ValueError):
     """Error for a dataset that cannot be read or written; its message is shown to the user."""
 
 
-class Damaged(ShardError):
+class DamagedShardError(ShardError):
     """Error for a shard, or a record in a shard, that cannot be read.
 
     ``shard`` is the name of the shard. ``key`` is the key of the record, or "" if the shard as a
@@ -33,7 +33,7 @@ class Damaged(ShardError):
         self.shard, self.key, self.problem, self.remedy = shard, key, problem, remedy
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Damaged, (self.shard, self.key, self.problem, self.remedy)
+        return DamagedShardError, (self.shard, self.key, self.problem, self.remedy)
 
 
 class ShardFiles:
@@ -87,7 +87,7 @@ class ShardFiles:
             self.cache.drop(self._stored(shard))
             problem, image = self._read(shard, offset, size, digest, key)
         if problem:
-            raise Damaged(shard, key, problem, self.remedy)
+            raise DamagedShardError(shard, key, problem, self.remedy)
         return image
 
     def _read(self, shard: str, offset: int, size: int, digest: str, key: str) -> tuple[str, bytes]:
@@ -138,9 +138,9 @@ class ShardFiles:
                 return file
             except FileNotFoundError:
                 self._lost[shard] = f"{self._address(shard)} is missing"
-            except LostShard as error:
+            except MissingShardError as error:
                 self._lost[shard] = str(error)
-        raise Damaged(shard, "", self._lost[shard], self.remedy)
+        raise DamagedShardError(shard, "", self._lost[shard], self.remedy)
 
     def descriptor(self, shard: str) -> int:
         """Open a shard, fetching it if necessary; the caller closes it.
@@ -160,7 +160,7 @@ class ShardFiles:
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOENT):
                 raise
-            raise LostShard(f"{path} cannot be read ({error.strerror})") from None
+            raise MissingShardError(f"{path} cannot be read ({error.strerror})") from None
 
     def _close_some(self) -> None:
         """Close the first file if too many are open, and files that the cache has removed.

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from albef.data.cache import ShardCache
 from albef.data.record import Record
-from albef.data.shard_files import Damaged as Damaged
+from albef.data.shard_files import DamagedShardError as DamagedShardError
 from albef.data.shard_files import ShardError as ShardError
 from albef.data.shard_files import ShardFiles, remedy
 from albef.data.store import MANIFEST as MANIFEST

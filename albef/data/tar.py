@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from albef.data.refusal import Reason
+from albef.data.rejection import Reason
 
 BLOCK = 512
 """Bytes of a header; members are padded to a multiple of this."""

@@ -51,7 +51,7 @@ def judge(model: Model, records: Records) -> Judged:
     A matching model is asked about each image with its own caption and with the most similar other
     caption of the batch, as training draws its negatives.
     """
-    score = next(score for surface, score in _SCORERS.items() if isinstance(model, surface))
+    score = next(score for capability, score in _SCORERS.items() if isinstance(model, capability))
     batches = ([records[i] for i in indices] for indices in shared(len(records), BATCH))
     rows = [row for batch in batches for row in score(model, batch)]
     return Judged(np.array([s for s, _ in rows], float), np.array([c for _, c in rows], float))

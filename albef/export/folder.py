@@ -12,7 +12,7 @@ from albef.export.verify import Difference, compare, shapes, verify
 from albef.io import file_digest
 from albef.models.weights import Checkpoint
 from albef.runtime import manifest as manifests
-from albef.runtime.loading import SURFACES
+from albef.runtime.loading import CAPABILITIES
 from albef.runtime.manifest import Precision
 from albef.runtime.model import Array, Backend, Model
 from albef.runtime.sessions import CPU, Sessions
@@ -64,8 +64,10 @@ def export(
     cases = shapes(model.facts.max_tokens)
     differences = list(compare(graphs, TorchBackend(model), exported, cases, vocab_size))
     verified = verify(differences, tolerance)
-    recorder, surface = _Recorder(exported), SURFACES[model.facts.surface]
-    traced = surface(recorder, checkpoint.tokenizer, model.facts, checkpoint.digest, model.answers)
+    recorder, capability = _Recorder(exported), CAPABILITIES[model.facts.capability]
+    traced = capability(
+        recorder, checkpoint.tokenizer, model.facts, checkpoint.digest, model.answers
+    )
     temperature, sketch = calibrate(traced)
     facts = model.facts.model_copy(update={"temperature": temperature})
     sketch.write(folder)

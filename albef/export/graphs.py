@@ -58,12 +58,12 @@ def parts(checkpoint: Checkpoint) -> Parts:
     Raises:
         CheckpointError: its kind cannot be exported.
     """
-    surface = _kind(checkpoint).Task.surface
-    if not surface:
+    capability = _kind(checkpoint).Task.capability
+    if not capability:
         raise CheckpointError(
             f"{checkpoint.folder} is of kind {checkpoint.kind}, which has no use of its own"
         )
-    model = _BUILDERS[surface](checkpoint)
+    model = _BUILDERS[capability](checkpoint)
     for graph in model.graphs.values():
         graph.module.eval().requires_grad_(False)
     return model
@@ -95,7 +95,7 @@ def _restore_task(checkpoint: Checkpoint) -> Any:
 
 def _matching(checkpoint: Checkpoint) -> Parts:
     matcher, sizes = Matcher(checkpoint), checkpoint.model
-    grounding = _kind(checkpoint).Task.surface == "grounding"
+    grounding = _kind(checkpoint).Task.capability == "grounding"
     texts = {
         "text_states": Input("floats", ("batch", "texts", "length", sizes.text.width)),
         "text_mask": Input("mask", ("batch", "texts", "length")),
@@ -192,7 +192,7 @@ _BUILDERS: dict[str, Callable[[Checkpoint], Parts]] = {
     "entailing": _classifying,
     "comparing": _classifying,
 }
-"""Builder of a model's parts by its capability (:data:`albef.runtime.loading.SURFACES`)."""
+"""Builder of a model's parts by its capability (:data:`albef.runtime.loading.CAPABILITIES`)."""
 _TEXTS = {
     "ids": Input("ids", ("batch", "texts", "length")),
     "text_mask": Input("mask", ("batch", "texts", "length")),
@@ -229,7 +229,7 @@ def facts_of(checkpoint: Checkpoint, **kind_facts: Any) -> Facts:
         )
     common = {
         "kind": checkpoint.kind,
-        "surface": _kind(checkpoint).Task.surface,
+        "capability": _kind(checkpoint).Task.capability,
         "image_size": checkpoint.model.image.image_size,
         "max_tokens": longest,
         "max_words": MAX_WORDS,

@@ -8,7 +8,7 @@ import torch
 
 from albef.export.graphs import Parts, parts
 from albef.models.weights import Checkpoint, load_checkpoint
-from albef.runtime.loading import SURFACES
+from albef.runtime.loading import CAPABILITIES
 from albef.runtime.model import Array, Model
 
 
@@ -50,5 +50,5 @@ def load(folder: str | os.PathLike[str], *, device: str = "cpu") -> Model:
 def model_of(checkpoint: Checkpoint, device: str = "cpu") -> Model:
     """Return the model of a checkpoint that has been read."""
     model = parts(checkpoint)
-    backend, surface = TorchBackend(model, device), SURFACES[model.facts.surface]
-    return surface(backend, checkpoint.tokenizer, model.facts, checkpoint.digest, model.answers)
+    backend, capability = TorchBackend(model, device), CAPABILITIES[model.facts.capability]
+    return capability(backend, checkpoint.tokenizer, model.facts, checkpoint.digest, model.answers)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pyarrow import feather
 
 from albef.data.record import Record
-from albef.data.refusal import Refusal
+from albef.data.rejection import Rejection
 from albef.ingest.cleaning import writable
 from albef.ingest.pool import Given
 from albef.ingest.prepare import Prepared, name_of
@@ -195,7 +195,7 @@ class Blocks:
         path = self._images(images)
         return path.exists() and 2 * rows >= self._read(path).num_rows
 
-    def write(self, rows: Sequence[Prepared | Refusal], batch: Batch | None = None) -> None:
+    def write(self, rows: Sequence[Prepared | Rejection], batch: Batch | None = None) -> None:
         """Append a block of prepared rows, together with the known rows of their batch."""
         number = self._first + len(self)
         pictures = [row.record.images for row in rows if isinstance(row, Prepared)]
@@ -260,13 +260,13 @@ def hash_word(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") | 1
 
 
-def digest_of(row: Record | Refusal) -> bytes:
+def digest_of(row: Record | Rejection) -> bytes:
     """Return the first 16 bytes of the SHA-256 of a row's content.
 
     The position of the row in its source has no influence.
     """
     digest = hashlib.sha256()
-    if isinstance(row, Refusal):
+    if isinstance(row, Rejection):
         fields: tuple[object, ...] = (row.key, row.reason, row.detail)
     else:
         for image in row.images:
@@ -310,12 +310,12 @@ def digests_of(column: pa.ChunkedArray) -> NDArray[np.bytes_]:
     return np.frombuffer(buffer, "S16")[values.offset : values.offset + len(values)]
 
 
-def _values(row: Prepared | Refusal, images: int, positions: Iterator[int]) -> dict[str, Any]:
+def _values(row: Prepared | Rejection, images: int, positions: Iterator[int]) -> dict[str, Any]:
     """Return the columns of a row.
 
     If its images are kept, they take the next position in their file.
     """
-    if isinstance(row, Refusal):
+    if isinstance(row, Rejection):
         return {
             "source": row.source,
             "line": row.line,

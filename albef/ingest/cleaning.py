@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import ftfy
 
-from albef.data.refusal import Reason, Refused
+from albef.data.rejection import Reason, RowError
 
 _PLAIN = re.compile(r"(?! )[ !\"#$%'-;=?-\[\]-~]*(?<! )")  # printable ASCII without &, <, > and \
 _TAGS = (
@@ -43,7 +43,7 @@ def clean(text: str) -> str:
     text = _TAG.sub(" ", _DROPPED.sub(" ", text))  # Tags may have been written as &lt;b&gt;.
     text = _SPACES.sub(" ", _UNSEEN.sub("", text)).strip()
     if "\ufffd" in text:
-        raise Refused(Reason.MALFORMED_ROW, f"letters are lost in the caption {_quoted(text)}")
+        raise RowError(Reason.MALFORMED_ROW, f"letters are lost in the caption {_quoted(text)}")
     return text
 
 
@@ -54,14 +54,14 @@ def clean_captions(captions: Iterable[str], max_chars: int) -> tuple[str, ...]:
         Refused: no caption is left; the reason is that of the last dropped caption.
     """
     cleaned: dict[str, None] = {}
-    refusal = Refused(Reason.NO_CAPTION, "there is no caption")
+    rejection = RowError(Reason.NO_CAPTION, "there is no caption")
     for raw in captions:
         try:
             cleaned[_allowed(raw, max_chars)] = None
-        except Refused as error:
-            refusal = error
+        except RowError as error:
+            rejection = error
     if not cleaned:
-        raise refusal
+        raise rejection
     return tuple(cleaned)
 
 
@@ -69,10 +69,10 @@ def _allowed(raw: str, max_chars: int) -> str:
     # A caption that is much too long is not worth cleaning.
     text = raw if len(raw) > 64 * max_chars else clean(raw)
     if not any(map(str.isalnum, text)):
-        raise Refused(Reason.NO_CAPTION, f"the caption {_quoted(raw)} says nothing")
+        raise RowError(Reason.NO_CAPTION, f"the caption {_quoted(raw)} says nothing")
     if len(text) > max_chars:
         detail = f"a caption has {len(text)} characters; at most {max_chars} are kept"
-        raise Refused(Reason.CAPTION_TOO_LONG, detail)
+        raise RowError(Reason.CAPTION_TOO_LONG, detail)
     return text
 
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from albef.data.refusal import Reason
+from albef.data.rejection import Reason
 from albef.ingest.blocks import SCHEMA, Blocks, digests_of, hash_word
 from albef.ingest.config import RowsConfig
 

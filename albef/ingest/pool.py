@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 
 from albef.data.record import Record
-from albef.data.refusal import Reason, Refusal
+from albef.data.rejection import Reason, Rejection
 from albef.ingest.prepare import Prepared, Rules, prepare
 from albef.layout import Engine
 
-Given = tuple[int, Record | Refusal]
+Given = tuple[int, Record | Rejection]
 """Row with its position in its source."""
-Result = Prepared | Refusal
+Result = Prepared | Rejection
 
 _ROWS, _BYTES = 16, 2**22  # rows, or bytes of images, that a process receives at once
 _AHEAD = 3  # such portions that wait for each process
@@ -80,14 +80,14 @@ class _Pool:
         except BrokenExecutor:  # This portion or another one ended the process.
             return [result for row in portion for result in self._alone(*row)]
 
-    def _alone(self, line: int, row: Record | Refusal) -> list[Result]:
+    def _alone(self, line: int, row: Record | Rejection) -> list[Result]:
         try:
             return self.submit([(line, row)]).result()
         except BrokenExecutor:
-            if isinstance(row, Refusal):
+            if isinstance(row, Rejection):
                 raise
             detail = "its decoder ended the process that it ran in"
-            return [Refusal(row.source, line, row.key, Reason.UNDECODABLE, detail)]
+            return [Rejection(row.source, line, row.key, Reason.UNDECODABLE, detail)]
 
     def close(self) -> None:
         self._executor.shutdown(cancel_futures=True)
@@ -111,7 +111,7 @@ def portions(rows: Iterable[Given], max_rows: int, max_bytes: int) -> Iterator[l
     size = 0
     for line, row in rows:
         portion.append((line, row))
-        size += 0 if isinstance(row, Refusal) else sum(map(len, row.images))
+        size += 0 if isinstance(row, Rejection) else sum(map(len, row.images))
         if len(portion) == max_rows or size >= max_bytes:
             yield portion
             portion, size = [], 0

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from albef.data import boxes, image_decoding
 from albef.data.image_quality import image_quality
 from albef.data.record import Record
-from albef.data.refusal import Reason, Refusal, Refused
+from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest.cleaning import clean_captions, writable
 from albef.ingest.config import IngestConfig
 
@@ -69,20 +69,20 @@ class Prepared:
     fingerprints: tuple[Fingerprint, ...]
 
 
-def prepare(line: int, row: Record | Refusal, rules: Rules) -> Prepared | Refusal:
+def prepare(line: int, row: Record | Rejection, rules: Rules) -> Prepared | Rejection:
     """Return a row as it is stored, with the key and source name of its dataset, or a rejection.
 
     The row is considered on its own. Its content never raises an exception.
     """
-    if isinstance(row, Refusal):
+    if isinstance(row, Rejection):
         return row
     name, _ = name_of(row)
     try:
         return _prepared(line, name, row, rules)
     except Exception as error:
-        refused = Refused.by(error)
+        refused = RowError.by(error)
         picture = thumbnail(row.image, rules.limits)
-        return Refusal(row.source, line, name, refused.reason, str(refused), picture)
+        return Rejection(row.source, line, name, refused.reason, str(refused), picture)
 
 
 def name_of(row: Record) -> tuple[str, str]:
@@ -105,14 +105,14 @@ def thumbnail(image: bytes, limits: IngestConfig) -> bytes:
             pixels = image_decoding.smaller(picture, image, _SIDE)
             upright = image_decoding.turned(pixels, image_decoding.orientation(picture))
             return encoded(upright, "jpeg", _QUALITY)
-    except Refused:
+    except RowError:
         return b""
 
 
 def _prepared(line: int, name: str, record: Record, rules: Rules) -> Prepared:
     if not _KEY.fullmatch(record.key):
         detail = f"key {record.key!r}: a key has 1 to 80 letters, digits, - or _ and no dot"
-        raise Refused(Reason.MALFORMED_ROW, detail)
+        raise RowError(Reason.MALFORMED_ROW, detail)
     for score, min_score in rules.min_scores.items() if record.split == "train" else ():
         _check_score(score, record.meta.get(score), min_score)
     captions = clean_captions(record.captions, rules.limits.max_caption_chars)
@@ -137,7 +137,7 @@ def _check_score(name: str, value: object, min_score: float) -> None:
     except ValueError:
         score = math.nan
     if not score >= min_score:
-        raise Refused(Reason.LOW_SCORE, f"{name} is {value}; it must be at least {min_score:g}")
+        raise RowError(Reason.LOW_SCORE, f"{name} is {value}; it must be at least {min_score:g}")
 
 
 def _image(
@@ -147,7 +147,7 @@ def _image(
     limits = rules.limits
     if len(image) > limits.max_megabytes * _MIB:
         detail = f"the image has {len(image)} bytes; at most {limits.max_megabytes:g} MiB are read"
-        raise Refused(Reason.TOO_MANY_BYTES, detail)
+        raise RowError(Reason.TOO_MANY_BYTES, detail)
     with image_decoding.opened(image, name, round(limits.max_megapixels * _MIB)) as picture:
         width, height = picture.size
         image_decoding.check_shape(picture.size, limits.min_side, limits.max_aspect_ratio)
@@ -156,7 +156,7 @@ def _image(
         plain = image_decoding.is_plain(picture)
     if min(pixels.size) < limits.min_side:
         detail = f"made {max(pixels.size)} pixels long its shorter side has {min(pixels.size)}"
-        raise Refused(Reason.TOO_SMALL, f"{detail}; it must have {limits.min_side}")
+        raise RowError(Reason.TOO_SMALL, f"{detail}; it must have {limits.min_side}")
     _check_quality(pixels, limits)
     scale = pixels.width / width, pixels.height / height
     if upright:
@@ -187,7 +187,7 @@ def _check_quality(pixels: Image.Image, limits: IngestConfig) -> None:
         value = getattr(quality, name)
         if limit is not None and sign * value < sign * limit:
             requirement = f"at {'least' if sign > 0 else 'most'} {limit:g} is asked for"
-            raise Refused(reason, f"the image's {name} is {value:.4g}; {requirement}")
+            raise RowError(reason, f"the image's {name} is {value:.4g}; {requirement}")
 
 
 def _crops(pixels: Image.Image, steps: int) -> Iterator[Image.Image]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from albef.data.refusal import Reason
+from albef.data.rejection import Reason
 from albef.ingest.blocks import EXAMPLES, Blocks, Row
 from albef.ingest.config import IngestConfig
 from albef.ingest.duplicates import GROUPS, Duplicate
@@ -20,7 +20,7 @@ SCHEMA = pa.schema({
     "source": pa.string(), "line": pa.int64(), "key": pa.string(), "reason": pa.string(),
     "detail": pa.string(),
 })  # fmt: skip
-"""Columns of quarantine.parquet: the fields of :class:`albef.data.refusal.Refusal`."""
+"""Columns of quarantine.parquet: the fields of :class:`albef.data.rejection.Rejection`."""
 _EXAMPLE = pa.schema({
     **{field.name: field.type for field in SCHEMA}, "captions": pa.list_(pa.string()),
     "picture": pa.binary(), "of": pa.string(), "of_dataset": pa.string(), "distance": pa.int32(),

@@ -13,7 +13,7 @@ import numpy as np
 
 from albef.data.image_decoding import ImageError, decode
 from albef.data.record import Record
-from albef.data.shards import Damaged, ShardError, Shards
+from albef.data.shards import DamagedShardError, ShardError, Shards
 from albef.loading.reading import Batch, Collate
 from albef.loading.sampler import Sampler
 
@@ -36,7 +36,7 @@ class MicroBatch(NamedTuple):
     """Output of the pipeline."""
 
     batch: Batch
-    damaged: Sequence[Damaged]
+    damaged: Sequence[DamagedShardError]
 
 
 class Pipeline:
@@ -57,11 +57,11 @@ class Pipeline:
 
     def _batch(self, number: int, check: Callable[[Record], None]) -> MicroBatch:
         records: list[Record] = []
-        damaged: list[Damaged] = []
+        damaged: list[DamagedShardError] = []
         for position, place in enumerate(self.sampler.chosen(number).tolist()):
             try:
                 records.append(self._read(place, check))
-            except Damaged as error:
+            except DamagedShardError as error:
                 damaged.append(error)
                 records.append(self._spare(number, position, check, error))
         rng = np.random.default_rng([self.seed, _CONTENT, *divmod(number, self.sampler.per_epoch)])
@@ -73,15 +73,17 @@ class Pipeline:
             check(record)
         except ImageError as error:
             shard = self.shards.shard_names[place].as_py()
-            raise Damaged(shard, record.key, str(error), self.shards.files.remedy) from None
+            raise DamagedShardError(
+                shard, record.key, str(error), self.shards.files.remedy
+            ) from None
         return record
 
     def _spare(
-        self, number: int, position: int, check: Callable[[Record], None], error: Damaged
+        self, number: int, position: int, check: Callable[[Record], None], error: DamagedShardError
     ) -> Record:
         """Return the record that replaces a damaged one: the first spare that is not damaged."""
         for place in self.sampler.spares(number, position):
-            with contextlib.suppress(Damaged):
+            with contextlib.suppress(DamagedShardError):
                 return self._read(place, check)
         raise error
 
@@ -103,7 +105,7 @@ class DamageCount:
         self._reported: set[tuple[str, str]] = set()
         self._replaced = 0
 
-    def add(self, damaged: Iterable[Damaged]) -> None:
+    def add(self, damaged: Iterable[DamagedShardError]) -> None:
         """Count damaged records; log each new one.
 
         Raises:
@@ -116,7 +118,7 @@ class DamageCount:
                 self._check(record)
                 log.warning("%s; other records take its place", record.problem)
 
-    def _check(self, damaged: Damaged) -> None:
+    def _check(self, damaged: DamagedShardError) -> None:
         kind, total = "records", len(self._shards)
         share = self._config.max_damaged_records
         if not damaged.key:

@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Iterable
 
-from albef.data.cache import LostShard
+from albef.data.cache import MissingShardError
 from albef.data.shard_files import ShardFiles
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,6 @@ class Prefetcher:
                 if name not in lost:
                     try:
                         os.close(self._files.descriptor(name))
-                    except (LostShard, OSError, ValueError) as error:
+                    except (MissingShardError, OSError, ValueError) as error:
                         log.debug("%s", error)
                         lost.add(name)

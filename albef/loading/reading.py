@@ -45,7 +45,7 @@ class Part:
         return self._records[self._places[index]]
 
 
-class Retold:
+class RecaptionedRecords:
     """Records of a split with other captions.
 
     Args:

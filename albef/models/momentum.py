@@ -12,7 +12,7 @@ EMPTY = -100
 """Id of a queue entry that no batch has filled yet."""
 
 
-class MomentumTwin(nn.Module, Generic[M]):
+class MomentumModel(nn.Module, Generic[M]):
     """Exponential moving average of a module's parameters, without gradient.
 
     It stays in eval mode, so its dropout is never on. This differs from the original code.

@@ -45,7 +45,7 @@ _PARTS = (
     (r"queue\.pointer", "queue_ptr"),
 )
 """Our names and the original's; ``@`` marks the position of ``_m`` in momentum names."""
-_TWIN = re.compile(r"^(\w+)_m\.model\.")
+_MOMENTUM = re.compile(r"^(\w+)_m\.model\.")
 _FUSION = re.compile(r"^model\.fusion_encoder\.layer\.(\d+)\.")
 _DECODER = ".cls.predictions.decoder."
 _SHARED = re.compile(r"(.+\.layer\.)(\d+)(\.crossattention\.self\.(?:key|value)\..+)")
@@ -64,7 +64,7 @@ def original_name(name: str, kind: str, text_layers: int) -> str:
     ``text_layers`` is the number of layers of the text encoder; fusion layers are counted after
     them.
     """
-    plain, twin = _TWIN.subn(r"\1.", name)
+    plain, momentum_model = _MOMENTUM.subn(r"\1.", name)
     plain = _FUSION.sub(lambda m: f"model.text_encoder.layer.{int(m[1]) + text_layers}.", plain)
     for ours, theirs in _PARTS:
         if match := re.fullmatch(ours, plain):
@@ -73,7 +73,7 @@ def original_name(name: str, kind: str, text_layers: int) -> str:
     if kind not in _WITH_HEAD:
         plain = plain.replace("text_encoder@.bert.", "text_encoder@.")
     plain = plain.replace(*_HEADS.get(kind, ("", "")))
-    return plain.replace("@", "_m" if twin else "")
+    return plain.replace("@", "_m" if momentum_model else "")
 
 
 def read_original(path: Path) -> dict[str, Tensor]:

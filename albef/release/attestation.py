@@ -29,7 +29,7 @@ _DISTRIBUTION = "albef-pipeline"
 _NEEDS = "signatures need model-signing: `pip install '.[signing]'`"
 
 
-class Unverified(ValueError):
+class AttestationError(ValueError):
     """Error for a file, folder or statement that is not what was signed."""
 
     exit_code = 1
@@ -70,15 +70,15 @@ def verify(folder: Path, key: Path, signature: Path) -> None:
 
     for path in (folder, key, signature):
         if not path.exists():
-            raise Unverified(f"{path} is missing")
+            raise AttestationError(f"{path} is missing")
     config = verifying.Config().use_elliptic_key_verifier(public_key=key)
     config.set_hashing_config(_hashing_config(folder, signature))
     try:
         config.verify(folder, signature)
     except (InvalidSignature, ValueError, KeyError, AttributeError):
         if names := ", ".join(_differences(folder, signature)):
-            raise Unverified(f"{folder} is not as it was signed: {names}") from None
-        raise Unverified(f"the signature {signature} is not by the owner of {key}") from None
+            raise AttestationError(f"{folder} is not as it was signed: {names}") from None
+        raise AttestationError(f"the signature {signature} is not by the owner of {key}") from None
 
 
 def verify_release(export: Path, release: Path, key: Path) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def verify_release(export: Path, release: Path, key: Path) -> dict[str, Any]:
     lineage: dict[str, Any] = read_json(release / LINEAGE)
     parameters = lineage["predicate"]["buildDefinition"]["externalParameters"]
     if lineage != statement(export, parameters["version"], parameters["commit"]):
-        raise Unverified(f"{release / LINEAGE} is not what the manifest of {export} tells")
+        raise AttestationError(f"{release / LINEAGE} is not what the manifest of {export} tells")
     return lineage
 
 
@@ -181,7 +181,7 @@ def _differences(folder: Path, signature: Path) -> Iterator[str]:
         payload = base64.b64decode(read_json(signature)["dsseEnvelope"]["payload"])
         resources = json.loads(payload)["predicate"]["resources"]
     except (ValueError, KeyError, TypeError):
-        raise Unverified(f"the signature {signature} is damaged") from None
+        raise AttestationError(f"the signature {signature} is damaged") from None
     signed = {resource["name"]: resource["digest"] for resource in resources}
     hashed = _hashing_config(folder, signature).hash(folder).resource_descriptors()
     local = {resource.identifier: resource.digest.digest_hex for resource in hashed}

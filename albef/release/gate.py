@@ -22,7 +22,7 @@ class ReleaseConfig(Section):
     """Largest loss of the primary metric of int8 against float32, in points."""
     max_behaviour_drop: Annotated[float, Field(ge=0)] = 5.0
     """Largest drop of a behaviour test's pass rate against the released export, in points."""
-    max_company: Annotated[float, Field(ge=0)] = 1e-3
+    max_batch_effect: Annotated[float, Field(ge=0)] = 1e-3
     """Largest change of a probability or feature value caused by the other items of its batch."""
     max_contamination: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Largest share of test records with an image that the run, or the model it started from, was
@@ -44,7 +44,7 @@ class Figures:
     ms: Mapping[int, float]
     bytes: int
     behaviour: Mapping[str, float] = field(default_factory=dict)
-    company: float = 0.0
+    batch_effect: float = 0.0
     """Largest change of a number in an answer caused by the other items of its batch."""
 
     def judged(self, primary: str) -> dict[tuple[str, str], float]:
@@ -93,7 +93,7 @@ def judge(
         for (subject, key), value in figures.judged(primary).items():
             released_value = released_values.get((subject, key))
             yield _row(subject, name, value, released_value, key, getattr(config, key))
-        yield _company(name, figures.company, before, config.max_company)
+        yield _batch_effect(name, figures.batch_effect, before, config.max_batch_effect)
     if (loss := int8_loss(new, primary)) is not None:
         earlier, cap = int8_loss(released, primary), config.max_int8_loss
         refused = f"int8 loses {loss:.2f} points of {primary}, more than release.max_int8_loss"
@@ -108,18 +108,18 @@ def judge(
         )
 
 
-def _company(name: str, value: float, before: Figures | None, cap: float) -> Row:
+def _batch_effect(name: str, value: float, before: Figures | None, cap: float) -> Row:
     """Return the row on how much the answers of a precision depend on the rest of their batch."""
     refused = (
         f"{name}: an answer changes by {value:.1e} with what is computed beside it, more than "
-        f"release.max_company {cap:g}; leave it out of export.runs.RUN.precisions"
+        f"release.max_batch_effect {cap:g}; leave it out of export.runs.RUN.precisions"
     )
     was, passes = (
-        "" if before is None else f"{before.company:.1e}",
+        "" if before is None else f"{before.batch_effect:.1e}",
         value <= cap,
     )  # NaN does not pass.
     return Row(
-        "change with company", name, was, f"{value:.1e}", "", f"{cap:g}", "" if passes else refused
+        "change with batch", name, was, f"{value:.1e}", "", f"{cap:g}", "" if passes else refused
     )
 
 

@@ -81,7 +81,7 @@ def measure(
                 ms={batch: row[position] for batch, row in times.items()},
                 bytes=size(folders[i], precision),
                 behaviour=_behaviour(models[position], task, tested) if tested else {},
-                company=company(models[position], records),
+                batch_effect=batch_effect(models[position], records),
             )
     return measured
 
@@ -93,7 +93,7 @@ def _behaviour(model: Model, task: RunTask, tested: Tested) -> dict[str, float]:
     return {name: rate for name, rate in test_rates.items() if name not in (OVERALL, ACCEPTED)}
 
 
-def company(model: Model, records: Records) -> float:
+def batch_effect(model: Model, records: Records) -> float:
     """Return how much answers depend on the rest of their batch.
 
     This is the largest difference of a number between a record that is asked about alone, and in

@@ -15,7 +15,7 @@ from albef.runtime.matching import Grounding, Matching
 from albef.runtime.model import Model
 from albef.runtime.sessions import Sessions
 
-SURFACES: dict[str, type[Model]] = {
+CAPABILITIES: dict[str, type[Model]] = {
     "matching": Matching,
     "grounding": Grounding,
     "answering": Answering,
@@ -59,15 +59,15 @@ def load(
         raise ExportError(f"{folder} has no precision {chosen}{hint}")
     manifests.check(folder, manifest, chosen)
     facts = manifest.model
-    if facts.surface not in SURFACES:
+    if facts.capability not in CAPABILITIES:
         raise ExportError(
-            f"{folder} has a model for {facts.surface!r}; this version of albef knows "
-            f"{', '.join(SURFACES)}"
+            f"{folder} has a model for {facts.capability!r}; this version of albef knows "
+            f"{', '.join(CAPABILITIES)}"
         )
     backend = Sessions(folder, chosen, manifest.graphs, providers, threads)
     answers = json.loads((folder / ANSWERS).read_text()) if facts.answering else ()
     tokenizer = TextTokenizer.load(folder / TOKENIZER)
-    surface = SURFACES[facts.surface]
-    model = surface(backend, tokenizer, facts, manifests.digest(folder), answers)
+    capability = CAPABILITIES[facts.capability]
+    model = capability(backend, tokenizer, facts, manifests.digest(folder), answers)
     model.min_probability = min_probability
     return model

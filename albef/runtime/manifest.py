@@ -9,7 +9,7 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from albef.config import ParamsError, Section, validate
 from albef.io import file_digest
@@ -95,10 +95,14 @@ class Answering(Section):
 class Facts(Section):
     """Facts about a model, other than its weights, that are needed to use it."""
 
+    model_config = ConfigDict(
+        serialize_by_alias=True, validate_by_name=True, validate_by_alias=True
+    )
+
     kind: str
     """Kind of the run that trained it."""
-    surface: str
-    """Class of its methods: a name in :data:`albef.runtime.loading.SURFACES`."""
+    capability: Annotated[str, Field(alias="surface")]
+    """Class of its methods: a name in :data:`albef.runtime.loading.CAPABILITIES`."""
     image_size: int
     """Side of the square image, in pixels."""
     max_tokens: int

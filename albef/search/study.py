@@ -39,12 +39,12 @@ class StudyError(ValueError):
     """A study that cannot be used; its text is the error message to show."""
 
 
-class TrialFailed(Exception):
+class TrialFailedError(Exception):
     """A trial that fails because of its values: it counts, and the search continues."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrialRequest:
     """A trial to train: its position in the budget, from 0, and its values."""
 
     position: int
@@ -98,12 +98,12 @@ class Study:
         """Return the position of a trial in the budget, from 0; a retried trial keeps it."""
         return position(trial, self._trials())
 
-    def run_trial(self, train: Callable[[Asked, Report], None]) -> bool:
+    def run_trial(self, train: Callable[[TrialRequest, Report], None]) -> bool:
         """Train the next trial, or wait for other machines' trials until all have ended.
 
         Args:
             train: function that trains a trial, whose value is its last report. It raises
-                :class:`TrialFailed` for a failure that counts, and ``optuna.TrialPruned`` if a
+                :class:`TrialFailedError` for a failure that counts, and ``optuna.TrialPruned`` if a
                 report ended the trial.
 
         Returns:
@@ -126,7 +126,7 @@ class Study:
                 fail_stale_trials(self._study)
                 time.sleep(POLL_S)
             try:
-                self._study.optimize(objective, n_trials=1, catch=(TrialFailed,))
+                self._study.optimize(objective, n_trials=1, catch=(TrialFailedError,))
             except (Exception, KeyboardInterrupt) as error:
                 for trial in map(self._trials().__getitem__, begun):
                     if not self._is_tried_again(trial):
@@ -142,20 +142,22 @@ class Study:
         self._storage.remove_session()
         self._storage.engine.dispose()
 
-    def _train(self, trial: optuna.Trial, train: Callable[[Asked, Report], None]) -> float:
+    def _train(self, trial: optuna.Trial, train: Callable[[TrialRequest, Report], None]) -> float:
         for name, range_ in self._space.items():
             trial.suggest_float(name, range_.low, range_.high, log=range_.log)
         earlier = [other for other in self._counted() if other.number < trial.number]
         if len(earlier) >= self._settings.trials:
-            raise TrialFailed  # another machine was faster
-        asked = Asked(self.position(self._trials()[trial.number]), trial.params)
+            raise TrialFailedError  # another machine was faster
+        asked = TrialRequest(self.position(self._trials()[trial.number]), trial.params)
         try:
             train(asked, lambda epoch, value: self._report(trial, epoch, value))
             reports = self._trials()[trial.number].intermediate_values
             value = reports[max(reports)] if reports else math.nan
             if not math.isfinite(value):
-                raise TrialFailed(f"the metric after the last epoch is {value}, which is no number")
-        except TrialFailed as error:
+                raise TrialFailedError(
+                    f"the metric after the last epoch is {value}, which is no number"
+                )
+        except TrialFailedError as error:
             log.warning("trial %d failed: %s", asked.position + 1, error)
             trial.set_user_attr("error", str(error))
             raise

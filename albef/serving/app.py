@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from albef.serving.computing import Resources
 from albef.serving.engine import Engine
-from albef.serving.errors import Problem, invalid
+from albef.serving.errors import ApiError, invalid
 from albef.serving.following import Current, Follower
 from albef.serving.limits import Options
 from albef.serving.metrics import Metrics
@@ -126,7 +126,7 @@ def _middleware(
 async def _refuse(request: Request, error: Exception) -> Response:
     """Answer an error of the framework in this server's form, without content of the request."""
     assert isinstance(error, HTTPException)
-    response = Problem(error.status_code).response()
+    response = ApiError(error.status_code).response()
     response.headers.update(error.headers or {})
     return response
 
@@ -138,5 +138,5 @@ async def _invalid(request: Request, error: Exception) -> Response:
     needed = body and body.field_info.media_type
     sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if first["loc"][0] == "body" and sent != needed:
-        return Problem(415, f"send the body as {needed}").response()
+        return ApiError(415, f"send the body as {needed}").response()
     return invalid({**first, "loc": first["loc"][1:]}).response()

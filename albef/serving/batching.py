@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from albef.serving.errors import Problem
+from albef.serving.errors import ApiError
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
 
@@ -84,7 +84,7 @@ class Batcher(Generic[Item, Result]):
         delay = waiting * self._pace
         if waiting + count > self._limits.queue or delay > self._limits.seconds:
             self._metrics.refused.labels("queue").inc()
-            raise Problem(429, f"{waiting} items wait for {self._step}; try again later", delay)
+            raise ApiError(429, f"{waiting} items wait for {self._step}; try again later", delay)
 
     async def __call__(self, items: Sequence[Item]) -> list[Result]:
         """Return the results of ``items``. If cancelled, the rest is not computed.

@@ -12,13 +12,13 @@ import numpy as np
 
 from albef.data.boxes import Box
 from albef.data.image_decoding import ImageError, opened
-from albef.data.refusal import Reason
+from albef.data.rejection import Reason
 from albef.preprocessing.zero_shot import prompts
 from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
 from albef.runtime.matching import Grounded
 from albef.runtime.model import Floats, batches
-from albef.serving.errors import Problem
+from albef.serving.errors import ApiError
 from albef.serving.indexes.store import GALLERY, Store
 from albef.serving.limits import SIDE, Limits, Options
 from albef.serving.metrics import Metrics
@@ -47,7 +47,7 @@ class Decoders:
         """
         if self._waiting + count > self._limits.queue:
             self._metrics.refused.labels("queue").inc()
-            raise Problem(429, f"{self._waiting} pictures wait to be decoded", 1)
+            raise ApiError(429, f"{self._waiting} pictures wait to be decoded", 1)
 
     async def __call__(self, call: Callable[[], T]) -> T:
         """Run a call in a thread and return its result."""
@@ -225,8 +225,8 @@ class Models:
             return await self.decoders(decoded)
         except ImageError as error:
             if error.reason == Reason.TOO_MANY_PIXELS:
-                raise Problem(413, str(error), code="too_many_pixels") from None
-            raise Problem(422, str(error), code="bad_picture") from None
+                raise ApiError(413, str(error), code="too_many_pixels") from None
+            raise ApiError(422, str(error), code="bad_picture") from None
 
     async def stored(self, call: Callable[..., T], *arguments: Any) -> T:
         """Return the result of a call on an index, computed in a thread.
@@ -240,7 +240,7 @@ class Models:
         except (sqlite3.Error, OSError) as error:
             log.error("an index cannot be used: %s", error)
             text = "the index cannot be read or written now"
-            raise Problem(503, text, 5, code="storage") from None
+            raise ApiError(503, text, 5, code="storage") from None
 
 
 def probability(margin: float) -> float:

@@ -30,7 +30,7 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-class Problem(Exception):
+class ApiError(Exception):
     """Error that is returned to the client.
 
     Args:
@@ -119,12 +119,12 @@ def message_of(error: Mapping[str, Any]) -> str:
     return _MESSAGES.get(error["type"]) or str(error["msg"])
 
 
-def invalid(error: Mapping[str, Any]) -> Problem:
+def invalid(error: Mapping[str, Any]) -> ApiError:
     """Return the problem for an error that pydantic found in a body or field."""
     if error["type"] == "json_invalid":
-        return Problem(400, "the body is no JSON")
+        return ApiError(400, "the body is no JSON")
     where = ".".join(str(part)[:80] for part in error["loc"]) or "body"
-    return Problem(422, f"{where}: {message_of(error)}", param=where)
+    return ApiError(422, f"{where}: {message_of(error)}", param=where)
 
 
 def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

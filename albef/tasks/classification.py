@@ -21,16 +21,16 @@ from albef.losses.distill import soft_targets
 from albef.losses.itc import soft_cross_entropy
 from albef.models.albef import ALBEF, ModelConfig, PairALBEF, resized
 from albef.models.fusion import doubled
-from albef.models.momentum import MomentumTwin
+from albef.models.momentum import MomentumModel
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer, clean_caption
 from albef.preprocessing.transforms import Evaluate, Transform
 from albef.tasks.task import (
     MAX_WORDS,
     Examples,
+    MomentumConfig,
     RunTask,
     Table,
-    TwinConfig,
     accuracies,
     extend,
     joined,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from albef.runtime.model import Model
 
 
-class ClassificationConfig(TwinConfig):
+class ClassificationConfig(MomentumConfig):
     """Values of a run that classifies."""
 
     max_tokens: int = 512
@@ -162,14 +162,14 @@ class ClassTask(RunTask):
 class ClassificationTask(ClassTask):
     """Two dense layers on the fused [CLS], with momentum models of the head and the model."""
 
-    surface: ClassVar[str] = "classifying"
+    capability: ClassVar[str] = "classifying"
 
     def __init__(
         self, config: ClassificationConfig, model: ModelConfig, tokenizer: TextTokenizer
     ) -> None:
         super().__init__(config, model, tokenizer)
-        self.model_m = MomentumTwin(self.model)
-        self.head_m = MomentumTwin(self.head)
+        self.model_m = MomentumModel(self.model)
+        self.head_m = MomentumModel(self.head)
 
     def new_head(self, width: int) -> nn.Module:
         """Return the head: dense, ReLU, dense to C classes."""

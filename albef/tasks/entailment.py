@@ -6,7 +6,7 @@ ALBEF, section 5. Distillation starts with the first step, as in the original.
 from typing import TYPE_CHECKING, ClassVar
 
 from albef.data.record import Record
-from albef.loading.reading import Pairs, Records, Retold
+from albef.loading.reading import Pairs, RecaptionedRecords, Records
 from albef.tasks.classification import ClassificationConfig, ClassificationTask
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Task(ClassificationTask):
     """Three classes; a record's sentence is its caption, its class is ``label`` in its meta."""
 
     does = "tells whether a statement follows from a picture, contradicts it or neither (`entail`)"
-    surface = "entailing"
+    capability = "entailing"
     classes: ClassVar[tuple[str, ...]] = ("contradiction", "neutral", ENTAILED)
     images: ClassVar[int] = 1
     judges = True
@@ -37,5 +37,7 @@ class Task(ClassificationTask):
         self, records: Records, pairs: Pairs, batch_size: int, model: "Model | None" = None
     ) -> list[float]:
         """Return the probability that the image entails each text."""
-        chances = self.predict(Retold(records, pairs), batch_size, model)["probabilities"]
+        chances = self.predict(RecaptionedRecords(records, pairs), batch_size, model)[
+            "probabilities"
+        ]
         return [row[self.classes.index(ENTAILED)] for row in chances]

@@ -50,7 +50,7 @@ class Task(PairTask):
         "belong together (`match`)"
     )
     hub = "zero-shot-object-detection"
-    surface = "grounding"
+    capability = "grounding"
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)

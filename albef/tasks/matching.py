@@ -24,11 +24,11 @@ from albef.models.albef import ALBEF, ModelConfig, resized
 from albef.models.bert import attention_bias
 from albef.models.kernels import KeyValue
 from albef.models.matching import match_pairs
-from albef.models.momentum import EMPTY, FeatureQueue, MomentumTwin
+from albef.models.momentum import EMPTY, FeatureQueue, MomentumModel
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer, clean_caption, text_id
 from albef.preprocessing.transforms import Transform
-from albef.tasks.task import MAX_WORDS, RunTask, Task, TwinConfig
+from albef.tasks.task import MAX_WORDS, MomentumConfig, RunTask, Task
 
 
 class MatchingConfig(Section):
@@ -144,7 +144,7 @@ class MatchingTask(Task):
         itm_head: linear, 2 classes, on the fused [CLS].
     """
 
-    surface: ClassVar[str] = "matching"
+    capability: ClassVar[str] = "matching"
     exchanges: Tensor
     """(K, V): the token that replaces each token, for each of K ways to exchange words."""
     itc: bool = True
@@ -157,7 +157,7 @@ class MatchingTask(Task):
         nn.init.normal_(self.itm_head.weight, std=0.02)
         nn.init.zeros_(self.itm_head.bias)
 
-    def add_twin(self, temperature: float, ids: int = 1) -> None:
+    def add_momentum_model(self, temperature: float, ids: int = 1) -> None:
         """Add the momentum model, the temperature and the queue, which only training needs.
 
         Args:
@@ -165,7 +165,7 @@ class MatchingTask(Task):
             ids: number of ids of a pair.
         """
         self.temperature = nn.Parameter(torch.tensor(temperature))
-        self.model_m = MomentumTwin(self.model)
+        self.model_m = MomentumModel(self.model)
         self.queue = FeatureQueue(self.config.queue_size, self.sizes.embed_dim, ids)
         if self.config.exchanged:
             exchanges = []
@@ -287,7 +287,7 @@ class MatchingTask(Task):
         self.queue.enqueue(image, text, ids)
 
 
-class PairConfig(MatchingConfig, TwinConfig):
+class PairConfig(MatchingConfig, MomentumConfig):
     """Values of a training on pairs."""
 
 
@@ -300,7 +300,7 @@ class PairTask(MatchingTask, RunTask):
 
     def __init__(self, config: PairConfig, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
-        self.add_twin(temperature=0.07, ids=1 + config.equal_texts)
+        self.add_momentum_model(temperature=0.07, ids=1 + config.equal_texts)
 
     @classmethod
     def start(cls, config: PairConfig, init: Checkpoint) -> Self:
@@ -331,15 +331,15 @@ class PairTask(MatchingTask, RunTask):
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """Return the two losses of a micro-batch of B pairs, and the momentum features."""
-        model, twin = self.model, self.model_m.model
+        model, model_m = self.model, self.model_m.model
         mask, pair_id = batch["text_mask"], batch["image_id"]
         if "text_id" in batch:
             pair_id = torch.stack([pair_id, batch["text_id"]], dim=1)
         image_states = model.encode_image(batch["image"])
         text_states = model.encode_text(batch["ids"], mask)
         with torch.no_grad():
-            image_feat_m = twin.image_feat(self.encode_image_m(batch["image"], image_states))
-            text_feat_m = twin.text_feat(twin.encode_text(batch["ids"], mask))
+            image_feat_m = model_m.image_feat(self.encode_image_m(batch["image"], image_states))
+            text_feat_m = model_m.text_feat(model_m.encode_text(batch["ids"], mask))
         feats = image_states, text_states, image_feat_m, text_feat_m
         pairs = EncodedPairs(batch["ids"], mask, *feats, pair_id)
         matched = self.match(pairs, fixed(self.config.alpha) * ramp(epoch))

@@ -20,7 +20,7 @@ class Task(ClassificationTask):
     """Two classes; a record has two images, and its class is ``label`` in its meta."""
 
     does = "tells whether a statement is true of two pictures together (`compare`)"
-    surface = "comparing"
+    capability = "comparing"
     classes: ClassVar[tuple[str, ...]] = ("False", "True")
     images: ClassVar[int] = 2
     backbone: ClassVar[type[ALBEF]] = PairALBEF

@@ -15,7 +15,7 @@ from albef.loading.reading import Batch
 from albef.losses.distill import ramp
 from albef.losses.mlm import IGNORED, mlm_loss
 from albef.models.albef import ModelConfig
-from albef.models.momentum import MomentumTwin
+from albef.models.momentum import MomentumModel
 from albef.models.start import StartConfig, start_image, start_text
 from albef.models.text import MLMHead
 from albef.preprocessing.text import TextTokenizer, mask_tokens
@@ -114,8 +114,8 @@ class Task(RankingTask):
         self.mlm_head = MLMHead(config.model.text.width, tokenizer.vocab_size)
         if config.patch_dropout:
             self.model.image_encoder.drop_patches(config.patch_dropout)
-        self.add_twin(config.temperature)
-        self.mlm_head_m = MomentumTwin(self.mlm_head)
+        self.add_momentum_model(config.temperature)
+        self.mlm_head_m = MomentumModel(self.mlm_head)
         self.train_itc(config.itc)
 
     def take_start(self) -> dict[str, str]:
@@ -156,7 +156,7 @@ class Task(RankingTask):
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """Return the three losses of a micro-batch of B pairs, and the momentum features."""
-        config, model, twin = self.config, self.model, self.model_m.model
+        config, model, model_m = self.config, self.model, self.model_m.model
         alpha_mlm = config.alpha_mlm * ramp(epoch)
         size, mask = len(batch["image"]), batch["text_mask"]
         both_ids = torch.cat([batch["ids"], batch["masked_ids"]])
@@ -166,8 +166,11 @@ class Task(RankingTask):
         text_states, masked_states = model.encode_text(both_ids, both_mask).split(size)
         with torch.no_grad():
             image_states_m = self.encode_image_m(batch["image"], image_states)
-            text_states_m, masked_states_m = twin.encode_text(both_ids, both_mask).split(size)
-            feats_m = twin.image_feat(image_states_m), twin.text_feat(text_states_m)
+            text_states_m, masked_states_m = model_m.encode_text(both_ids, both_mask).split(size)
+            feats_m = (
+                model_m.image_feat(image_states_m),
+                model_m.text_feat(text_states_m),
+            )
         states = image_states, text_states, *feats_m
         pairs = EncodedPairs(batch["ids"], mask, *states, batch.get("text_id"))
         queued = config.queue_size if epoch >= config.queue_from else 0
@@ -180,9 +183,9 @@ class Task(RankingTask):
         logits_m = None
         if alpha_mlm > 0:
             with torch.no_grad():
-                image_m = twin.fusion_encoder.image_key_values(image_states_m)
-                fused_m = twin.fuse(masked_states_m, mask, image_m, positions)
-                table_m = twin.text_encoder.embeddings.word_embeddings.weight
+                image_m = model_m.fusion_encoder.image_key_values(image_states_m)
+                fused_m = model_m.fuse(masked_states_m, mask, image_m, positions)
+                table_m = model_m.text_encoder.embeddings.word_embeddings.weight
                 logits_m = self.mlm_head_m(fused_m, table_m).flatten(0, 1)
         mlm = mlm_loss(logits.flatten(0, 1), labels, logits_m, alpha_mlm)
         return {"loss": matched.loss + mlm, **matched.outputs, "mlm": mlm.detach()}

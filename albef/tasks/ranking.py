@@ -12,7 +12,14 @@ from torch import Tensor
 from albef.config import Section
 from albef.data.record import Record
 from albef.distributed import world
-from albef.loading.reading import Pairs, Records, Retold, distinct, distinct_pictures, shared
+from albef.loading.reading import (
+    Pairs,
+    RecaptionedRecords,
+    Records,
+    distinct,
+    distinct_pictures,
+    shared,
+)
 from albef.models.kernels import select
 from albef.models.matching import (
     NOT_RANKED,
@@ -169,7 +176,7 @@ class RankingTask(MatchingTask):
     ) -> list[float]:
         """Return ITM's probability that the text and the image of each pair belong together."""
         chances: list[float] = []
-        retold = Retold(records, pairs)
+        retold = RecaptionedRecords(records, pairs)
         for rows, images in self.read(retold, batch_size, model, distinct_pictures):
             texts = [row.captions[0] for row in rows]
             if model is not None:

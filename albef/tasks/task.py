@@ -5,7 +5,7 @@ A kind is one file with a `Config` and a `Task`. Its artifacts describe what oth
 - ``evaluate`` writes the name of the headline metric next to the metrics.
 - ``evaluate`` writes the per-example scores and the roles of the columns (:class:`Examples`)
   next to the predictions.
-- ``export`` writes the capability of the model (:attr:`Task.surface`) into the manifest.
+- ``export`` writes the capability of the model (:attr:`Task.capability`) into the manifest.
 
 Report, comparison, cards, serving and release read these. They import no kind and do not need
 torch.
@@ -37,7 +37,7 @@ from albef.loading.reading import (
 from albef.loading.workers import ahead
 from albef.models.albef import ModelConfig
 from albef.models.kernels import Precision
-from albef.models.momentum import MomentumTwin
+from albef.models.momentum import MomentumModel
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer, clean_caption
 from albef.preprocessing.transforms import AugmentConfig, Evaluate, Transform
@@ -138,7 +138,7 @@ class RunConfig(TrainingConfig):
     """Maximum length of a text in training, in tokens."""
 
 
-class TwinConfig(RunConfig):
+class MomentumConfig(RunConfig):
     """Values of a run with a momentum model."""
 
     alpha: Tunable = 0.4
@@ -186,8 +186,8 @@ class Task(nn.Module, ABC):
 
     primary: ClassVar[str]
     """Name of the metric that search and fine-tuning maximize, in percent like all metrics."""
-    surface: ClassVar[str] = ""
-    """Capability of a finished model: a name in :data:`albef.runtime.loading.SURFACES`, whose
+    capability: ClassVar[str] = ""
+    """Capability of a finished model: a name in :data:`albef.runtime.loading.CAPABILITIES`, whose
     graphs are in :mod:`albef.export.graphs`. A kind with "" has no capability and is not exported.
     """
     workers: int = 0
@@ -215,9 +215,9 @@ class Task(nn.Module, ABC):
         The momentum model of a module ``NAME`` is ``NAME_m``. The paper runs the student's forward
         first; the result is the same.
         """
-        for name, twin in self.named_children():
-            if isinstance(twin, MomentumTwin):
-                twin.update(getattr(self, name.removesuffix("_m")), self.config.momentum)
+        for name, momentum_model in self.named_children():
+            if isinstance(momentum_model, MomentumModel):
+                momentum_model.update(getattr(self, name.removesuffix("_m")), self.config.momentum)
 
     @abstractmethod
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:

@@ -22,13 +22,13 @@ from albef.losses.distill import ramp
 from albef.models.albef import ALBEF, ModelConfig, resized
 from albef.models.decoder import AnswerDecoder, decoder_start, generate, rank
 from albef.models.kernels import select
-from albef.models.momentum import MomentumTwin
+from albef.models.momentum import MomentumModel
 from albef.models.weights import Checkpoint, CheckpointError, load_strict
 from albef.preprocessing.answers import Answer
 from albef.preprocessing.text import TextTokenizer, clean_question
 from albef.preprocessing.transforms import Transform
 from albef.tasks.answer_list import answer_list
-from albef.tasks.task import Examples, RunTask, Table, TwinConfig, accuracies, extend, joined
+from albef.tasks.task import Examples, MomentumConfig, RunTask, Table, accuracies, extend, joined
 from albef.tasks.vqa_accuracy import judged, normalised
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _OPTIONAL = ("annotators", "type", "question_id")
 log = logging.getLogger(__name__)
 
 
-class Config(TwinConfig):
+class Config(MomentumConfig):
     """Values of a VQA run."""
 
     max_tokens: int = 25
@@ -122,7 +122,7 @@ class Task(RunTask):
     primary: ClassVar[str] = "accuracy"
     does = "answers questions about a picture (`ask`)"
     hub = "visual-question-answering"
-    surface = "answering"
+    capability = "answering"
     asked_words: ClassVar[int] = ASKED_WORDS
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
@@ -131,8 +131,8 @@ class Task(RunTask):
         self.model = ALBEF(model, tokenizer.vocab_size)
         self.model.freeze_projections()
         self.answer_decoder = AnswerDecoder(model.text, tokenizer.vocab_size, model.text.width)
-        self.model_m = MomentumTwin(self.model)
-        self.answer_decoder_m = MomentumTwin(self.answer_decoder)
+        self.model_m = MomentumModel(self.model)
+        self.answer_decoder_m = MomentumModel(self.answer_decoder)
 
     @property
     def written_tokens(self) -> int:

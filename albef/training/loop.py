@@ -40,7 +40,7 @@ GAUGES = {"temperature", "alpha"}
 _KEYS_NAMED = 64
 
 
-class NotFinite(ValueError):
+class NonFiniteError(ValueError):
     """A loss that is NaN or Inf.
 
     Attributes:
@@ -267,13 +267,13 @@ class Trainer:
         return agreed
 
     def check_finite(self) -> None:
-        """Raise :class:`NotFinite` if the loss of a step was NaN or Inf in any process."""
+        """Raise :class:`NonFiniteError` if the loss of a step was NaN or Inf in any process."""
         step = self.processes.all_reduce_min(self.first_bad)
         if step == self.total:
             return
         keys = self.loader.keys(step)
         named = ", ".join(keys[:_KEYS_NAMED]) + (", ..." if len(keys) > _KEYS_NAMED else "")
-        raise NotFinite(
+        raise NonFiniteError(
             f"the loss is no number at step {step}, of the samples {named}",
             f"the last good state is kept in {self.setup.folder}. Lower the learning rate "
             f"({fixed(self.config.lr):g}) or use precision float32",

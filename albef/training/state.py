@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from albef.distributed import world
-from albef.io import Locked, file_digest, lock, sync
+from albef.io import LockedError, file_digest, lock, sync
 from albef.training.mirror import PENDING, Mirror
 
 log = logging.getLogger(__name__)
@@ -27,11 +27,11 @@ KEPT = 2
 STATES, EPOCHS, TORN = "state-*.pt", "epoch-*.safetensors", "*.torn"
 
 
-class StateLocked(ValueError):
+class CheckpointLockedError(ValueError):
     """A folder of training checkpoints that another live process trains on."""
 
 
-class StateUnfit(ValueError):
+class CheckpointMismatchError(ValueError):
     """A training checkpoint that cannot be resumed: it is of another model, or all are damaged."""
 
 
@@ -68,8 +68,8 @@ class TrainingState:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(lock(self.folder / "lock"))
-            except Locked as other:
-                raise StateLocked(
+            except LockedError as other:
+                raise CheckpointLockedError(
                     f"process {other.holder} already trains on {self.folder}; wait for it or "
                     "stop it"
                 ) from None
@@ -200,7 +200,7 @@ class TrainingState:
         except (OSError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
             if value is None and not isinstance(error, pickle.UnpicklingError):
                 raise _unreadable(path, error) from error  # the file is intact
-            raise StateUnfit(
+            raise CheckpointMismatchError(
                 f"{path} is the state of another model ({_first(error)}): the code has changed "
                 f"since; delete {self.folder} to start this training anew"
             ) from error
@@ -214,7 +214,7 @@ class TrainingState:
                 return name
         if self._files(TORN):
             mirror = f" and {self.mirror.url}" if self.mirror else ""
-            raise StateUnfit(
+            raise CheckpointMismatchError(
                 f"no state in {self.folder} is what was written; the damaged ones are set aside "
                 f"as {TORN}: delete that folder{mirror} to start this training anew"
             )
@@ -265,7 +265,7 @@ def kept(folder: Path, epochs: Iterable[int]) -> dict[int, Path]:
     for epoch in epochs:
         path = next(folder.glob(_epoch(epoch)), None)
         if path is None or not _is_intact(path):
-            raise StateUnfit(
+            raise CheckpointMismatchError(
                 f"the kept weights of epoch {epoch} in {folder} are missing or not what "
                 "was written: delete that folder to start this training anew"
             )

@@ -123,5 +123,5 @@ class Result:
         }
 
 
-class NotFit(ValueError):
+class ValidationFailedError(ValueError):
     """Failed validation of a dataset; the message names the failures and where to read more."""

@@ -20,7 +20,7 @@ import pandas as pd
 
 from albef.validation.annotations import KINDS
 from albef.validation.config import ValidateConfig
-from albef.validation.result import Check, NotFit
+from albef.validation.result import Check, ValidationFailedError
 from albef.validation.tables import Tables
 
 COMMON = "image_text"
@@ -89,7 +89,9 @@ def _run(
     for outcome in outcomes:
         if not outcome["result"]:
             expected = outcome["expectation_config"]["type"]
-            raise NotFit(f"{expected} of {name} cannot be computed: {outcome['exception_info']}")
+            raise ValidationFailedError(
+                f"{expected} of {name} cannot be computed: {outcome['exception_info']}"
+            )
     return outcomes
 
 

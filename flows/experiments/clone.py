@@ -22,7 +22,7 @@ from flows.run import untracked
 log = logging.getLogger("albef")
 
 
-class Failure(ValueError):
+class CloneError(ValueError):
     """Error for variations that failed, with one error message for each."""
 
     exit_code = 1
@@ -84,7 +84,7 @@ class Clone:
         """
         code, lines = self._follow(Child(*args, folder=self._folder))
         if code:
-            raise Failure(f"`dvc {args[0]}` failed: {' '.join(lines)}")
+            raise CloneError(f"`dvc {args[0]}` failed: {' '.join(lines)}")
 
     def _follow(self, child: Child, name: str = "") -> tuple[int, list[str]]:
         """Return the exit code and output lines of a child process.
@@ -140,7 +140,7 @@ class Clone:
         child = Child.reproducing(targets, folder=self._folder)
         code, lines = self._follow(child, variation.name)
         if code:
-            raise Failure(f"{lines[-1] if lines else 'ended'} (exited with {code})")
+            raise CloneError(f"{lines[-1] if lines else 'ended'} (exited with {code})")
 
     def _with_above(self, targets: Sequence[str]) -> list[str]:
         """Return the targets and the stages above them. DVC lacks the artifacts of other stages."""

@@ -30,7 +30,7 @@ CODE = ("albef", "pipelines", "dvc.yaml")
 _WORK = Path(".dvc/tmp")
 
 
-class NotAtHand(ValueError):
+class RevisionUnavailableError(ValueError):
     """Error for files of a ``revision`` that are not available locally or in a remote."""
 
     def __init__(self, revision: str, text: str) -> None:
@@ -105,7 +105,7 @@ class Revision:
         except (DvcException, DataIndexDirError, OSError) as error:
             is_missing = isinstance(error, FileNotFoundError | DataIndexDirError)
             why = "" if is_missing else f" ({one_line(error)})"
-            raise NotAtHand(
+            raise RevisionUnavailableError(
                 self.name,
                 f"{self.name}: {path} is neither in DVC's cache nor in a remote{why}; `dvc push` "
                 "where it was made (`dvc exp push` for an experiment) and `dvc fetch` here bring "

@@ -17,7 +17,7 @@ from albef.data.shards import ShardError, describe, read_index
 from albef.layout import BEHAVIOUR
 from albef.report import curves, drift, scores
 from albef.report.pictures import SplitRecords
-from flows.experiments.revisions import NotAtHand, Revision
+from flows.experiments.revisions import Revision, RevisionUnavailableError
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class Gaps:
 
     def add(self, problem: object) -> None:
         """Record that something is missing. For each revision, only the first problem is kept."""
-        key = problem.revision if isinstance(problem, NotAtHand) else str(problem)
+        key = problem.revision if isinstance(problem, RevisionUnavailableError) else str(problem)
         self.problems.setdefault(key, str(problem))
 
 
@@ -56,7 +56,7 @@ class Side:
     def _or_gap(self, read: Callable[[], T]) -> T | None:
         try:
             return read()
-        except (NotAtHand, ShardError) as error:
+        except (RevisionUnavailableError, ShardError) as error:
             self._gaps.add(error)
             return None
 
@@ -91,7 +91,7 @@ class Side:
                 f"{self.name} has metrics of {run} but no {product}, so its examples are not "
                 f"compared; `albef run --only evaluate@{run}` makes them"
             )
-        except NotAtHand as error:
+        except RevisionUnavailableError as error:
             self._gaps.add(error)
         return None
 

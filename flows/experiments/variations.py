@@ -20,7 +20,7 @@ from albef.config import ParamsError
 from albef.layout import PARAMS
 from albef.report.wording import format_duration
 from flows import git, run_lock, values
-from flows.experiments.clone import Clone, Failure, Variation
+from flows.experiments.clone import Clone, CloneError, Variation
 from flows.graph import LOCK
 
 FOLDER = Path(".dvc/tmp/variations")
@@ -98,7 +98,7 @@ def run(
                     threading.Thread(target=clone.stop).start()
                 raise
     if work.failures:
-        raise Failure("\n".join(work.failures))
+        raise CloneError("\n".join(work.failures))
 
 
 class _Work:
@@ -127,7 +127,7 @@ class _Work:
     def _run(self, clone: Clone, variation: Variation) -> None:
         try:
             said = f"{clone.run(variation, self._targets)} stages ran"
-        except Failure as error:
+        except CloneError as error:
             said = f"failed: {error}"
             self.failures.append(f"{variation.name}: {error}")
         with self._reporting:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from albef.config import ParamsError
 from albef.io import atomic, lock
-from albef.release.attestation import LINEAGE, Unverified, verify_release
+from albef.release.attestation import LINEAGE, AttestationError, verify_release
 from albef.runtime import manifest
 from flows import git
 from flows.releases.registry import Registry, check_names
@@ -89,12 +89,12 @@ def _verify(folder: Path, registry: Registry, version: str, key: Path) -> None:
         registry.fetch_release(version, release)
         try:
             lineage = verify_release(folder, release, key)
-        except Unverified as error:
+        except AttestationError as error:
             text = f"{error}".replace(f"{folder}", f"{registry.run} {version}")
-            raise Unverified(text.replace(f"{work}/", "")) from None
+            raise AttestationError(text.replace(f"{work}/", "")) from None
     parameters = lineage["predicate"]["buildDefinition"]["externalParameters"]
     if (parameters["run"], parameters["version"]) != (registry.run, version):
-        raise Unverified(
+        raise AttestationError(
             f"the tag {registry.run}@{version} leads to what was signed as {parameters['run']} "
             f"{parameters['version']}"
         )

@@ -26,7 +26,7 @@ SIGNING_KEY = "ALBEF_SIGNING_KEY"
 """Environment variable with the path of the private key."""
 
 
-class Refused(ValueError):
+class ReleaseError(ValueError):
     """Error with the reasons against a release, and a remedy that addresses all of them."""
 
     exit_code = 1
@@ -60,7 +60,7 @@ def main(
                 go_back(run, stage, approve)
             else:
                 release(run, stage, bump, approve, dry, accept_limits, key)
-    except Refused as refused:
+    except ReleaseError as refused:
         _emit("refused", run, stage=stage, reasons=list(refused.reasons))
         raise
     except GTOException as error:
@@ -126,7 +126,7 @@ def release(
     header = ("", "precision", candidate.holder or "released", candidate.version, "change")
     print(f"{results.table(judgement['rows'], (*header, 'allowed'))}\n\n{judgement['note']}")
     if judgement["reasons"]:
-        raise Refused(run, judgement["reasons"])
+        raise ReleaseError(run, judgement["reasons"])
     if dry:
         print(f"\n{judgement['card']}")
     if approve:
@@ -178,12 +178,12 @@ def _check_ready(candidate: Candidate, accept_limits: bool, key: Path | None) ->
         reasons.append(f"{limits}; `--accept-limits` judges by the new ones")
     if reasons:
         remedy = "`albef run` brings it up to date, `dvc pull` what is elsewhere" if stale else ""
-        raise Refused(run, reasons, remedy)
+        raise ReleaseError(run, reasons, remedy)
     if holder != candidate.version:
         return
     if unpushed := " ".join(git.unpushed_tags(run)):
         push = f"`git push {git.remote()} {unpushed}`"
-        raise Refused(run, [f"tags that are not pushed: {unpushed}; {push}"])
+        raise ReleaseError(run, [f"tags that are not pushed: {unpushed}; {push}"])
     raise ParamsError(
         f"{run} {holder} holds {candidate.stage} and is exactly this export; there is nothing to "
         "release"
@@ -227,7 +227,7 @@ def _publish(candidate: Candidate, judgement: Mapping[str, Any], key: Path | Non
     new_files = [*(folder / name for name in names), DVC] if is_new else []
     # Files may have changed during the measurement.
     if changed := list(git.uncommitted(candidate.needed)):
-        raise Refused(run, changed)
+        raise ReleaseError(run, changed)
     tags = []
     with git.transaction(run, new_files):
         if is_new:
@@ -275,7 +275,7 @@ def go_back(run: str, stage: str, approve: bool) -> None:
         raise ParamsError(f"{run} {holder} is the first that held {stage}")
     revision = registry.versions[before]
     if reasons := list(registry.lacking(path_at(run, revision), revision)):
-        raise Refused(run, reasons)
+        raise ReleaseError(run, reasons)
     step = f"{run}: {stage} goes from {holder} back to {before}"
     if not approve:
         print(f"{step}; run again with --approve")

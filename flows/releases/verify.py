@@ -13,7 +13,7 @@ from dvc.utils.serialize import load_yaml
 
 from albef.config import ParamsError
 from albef.layout import ENVIRONMENT
-from albef.release.attestation import SBOM, Unverified, verify_release
+from albef.release.attestation import SBOM, AttestationError, verify_release
 from albef.run_record import RunRecord, read
 from flows import graph, values
 from flows.experiments.clone import Clone
@@ -116,13 +116,15 @@ def compare(name: str, before: Made, after: Made, tolerance: float) -> str:
     if after.hashes == before.hashes:
         return f"{name} gives the same bytes: {', '.join(before.hashes)}"
     if after.environment == before.environment:
-        raise Unverified(f"{name} gives other bytes on the same machine with the same libraries")
+        raise AttestationError(
+            f"{name} gives other bytes on the same machine with the same libraries"
+        )
     if not before.figures:
-        raise Unverified(f"{name} gives other bytes on another machine, and has no figures")
+        raise AttestationError(f"{name} gives other bytes on another machine, and has no figures")
     for figure, value in before.figures.items():
         now = after.figures.get(figure, math.nan)
         if not math.isclose(now, value, rel_tol=tolerance, abs_tol=tolerance):
-            raise Unverified(f"{name}, {figure} is {now:g} after {value:g}")
+            raise AttestationError(f"{name}, {figure} is {now:g} after {value:g}")
     return (
         f"{name} gives other bytes on another machine or with other libraries; its "
         f"{len(before.figures)} figures are the same within {tolerance:g}"

@@ -18,7 +18,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from albef.data.refusal import Reason
+from albef.data.rejection import Reason
 from albef.io import write_json
 from tests.chaos.conftest import SEED
 from tests.chaos.test_resume import ROOT

@@ -6,7 +6,7 @@ import pytest
 
 from albef.data import image_decoding
 from albef.data.image_decoding import ImageError, decode
-from albef.data.refusal import Reason
+from albef.data.rejection import Reason
 from tests.ingest.bad_rows import gradient
 
 

@@ -10,7 +10,7 @@ from albef.config import read_yaml
 from albef.data import cache as caches
 from albef.data.cache import ShardCache
 from albef.data.record import Record
-from albef.data.shards import Damaged, ShardError, Shards, read_index
+from albef.data.shards import DamagedShardError, ShardError, Shards, read_index
 from albef.data.store import Store, Stored, read_manifest
 from albef.io import file_digest, opened
 from albef.layout import runtime
@@ -106,11 +106,13 @@ def test_a_swapped_or_missing_object_is_named(store: tuple[str, Path], tmp_path:
     files.rm_file(path)
     shards = Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))
     said = rf"{first.name} is not what was sent: .*remove it there .* ingest@toy` sends it again"
-    with pytest.raises(Damaged, match=said) as caught:
+    with pytest.raises(DamagedShardError, match=said) as caught:
         shards[0]
     assert (caught.value.shard, caught.value.key) == ("toy-00000.tar", "")
     assert shards[7] == RECORDS[7]
-    with pytest.raises(Damaged, match=rf"{third.name} is missing: remove it there if it is"):
+    with pytest.raises(
+        DamagedShardError, match=rf"{third.name} is missing: remove it there if it is"
+    ):
         shards[13]
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [second.name]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from albef.data.refusal import Reason
+from albef.data.rejection import Reason
 from albef.data.tar import Damage, Member, members
 
 LONG = "folder/" * 30 + "a.jpg"

@@ -12,7 +12,7 @@ import pytest
 from albef.config import ParamsError, read_yaml
 from albef.data.shards import ShardError
 from albef.io import read_json
-from albef.validation.result import NotFit
+from albef.validation.result import ValidationFailedError
 from flows import graph
 from flows.accept import accept, accept_data
 from flows.run import run
@@ -240,7 +240,7 @@ def test_a_data_set_is_accepted_and_later_versions_are_held_to_it(
     write("something else is said here and goes on")
     with pytest.raises(ParamsError, match="is the profile of an earlier version of scenes"):
         accept_data("scenes")
-    with pytest.raises(NotFit, match=r"\(validate.drift.accepted.divergence.stop\)"):
+    with pytest.raises(ValidationFailedError, match=r"\(validate.drift.accepted.divergence.stop\)"):
         validated()
     assert not (here / "products/verdicts/scenes.json").exists()
     assert accept_data("scenes").startswith("profiles/scenes.json holds 42 expectations")

@@ -16,7 +16,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from albef.config import ParamsError, read_yaml
 from flows.run import run
-from flows.run_lock import Busy
+from flows.run_lock import RunInProgressError
 from flows.status import report
 from flows.train import train
 from tests.flows.conftest import ask, assert_ended, last_flow
@@ -162,7 +162,9 @@ def test_ctrl_c_and_a_failure_end_what_is_at_work_and_the_next_run_goes_on(
     toy.wait_for("pretrain")
     toy.enter(monkeypatch)
     status = report()
-    with pytest.raises(Busy, match=rf"a run is at work here already \(process {flow.pid}\)"):
+    with pytest.raises(
+        RunInProgressError, match=rf"a run is at work here already \(process {flow.pid}\)"
+    ):
         run()
     assert re.search(r"pretrain +running: process \d+, for [\d.]+ s", status)
     assert re.search(r"finetune@retrieval +waits for pretrain", status)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from albef.data.refusal import Reason
+from albef.data.rejection import Reason
 
 LIMITS: dict[str, Any] = {
     "heldout": ["toy"],

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from albef.data.record import Record
-from albef.data.refusal import Reason, Refusal
+from albef.data.rejection import Reason, Rejection
 from albef.ingest import duplicates
 from albef.ingest.blocks import Blocks
 from albef.ingest.duplicates import HELDOUT, read_fingerprints
@@ -40,14 +40,14 @@ def row(
     return Prepared(record, number + 1, f"{number}.jpg", (Fingerprint(digest, look),))
 
 
-def blocks(folder: Path, *rows: Prepared | Refusal, size: int = 3) -> Blocks:
+def blocks(folder: Path, *rows: Prepared | Rejection, size: int = 3) -> Blocks:
     made = Blocks(folder / "blocks")
     for i in range(0, len(rows), size):
         made.write(rows[i : i + size])
     return made
 
 
-REFUSED = Refusal("toy", 9, "x", Reason.NOT_FOUND, "it is gone")
+REFUSED = Rejection("toy", 9, "x", Reason.NOT_FOUND, "it is gone")
 
 
 def test_a_key_that_comes_again_is_told(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from albef.config import ParamsError
 from albef.data.image_decoding import decode
 from albef.data.record import Record
-from albef.data.refusal import Refusal
+from albef.data.rejection import Rejection
 from albef.ingest.derive import derive
 from albef.ingest.prepare import Prepared, prepare
 from albef.ingest.sources import kind_of
@@ -69,7 +69,7 @@ def damaged(draw: st.DrawFn, whole: list[bytes]) -> bytes:
     return bytes(held)
 
 
-def accounted(rows: Iterable[Record | Refusal]) -> None:
+def accounted(rows: Iterable[Record | Rejection]) -> None:
     """Take rows as far as shards and quarantine: whatever they hold, they are written."""
     every = list(enumerate(rows, 1))
     with tempfile.TemporaryDirectory() as name:

@@ -13,7 +13,7 @@ from albef.builtin import scenes
 from albef.config import validate
 from albef.data.image_decoding import decode
 from albef.data.record import Record
-from albef.data.refusal import Reason, Refusal
+from albef.data.rejection import Reason, Rejection
 from albef.ingest import cleaning
 from albef.ingest.cleaning import clean
 from albef.ingest.config import IngestConfig
@@ -39,9 +39,9 @@ def stored(row: Record, by: Rules) -> Prepared:
     return made
 
 
-def refused(row: Record, by: Rules) -> Refusal:
+def refused(row: Record, by: Rules) -> Rejection:
     made = prepare(7, row, by)
-    assert isinstance(made, Refusal), made
+    assert isinstance(made, Rejection), made
     return made
 
 
@@ -180,7 +180,7 @@ def test_a_text_is_gone_through_once_however_many_tags_it_begins(tag: str) -> No
 @pytest.mark.filterwarnings("ignore")
 def test_several_processes_give_the_same_rows_in_order() -> None:
     given = [(i, record(row.image, row.caption)) for i, row in enumerate(ROWS.values(), 1)]
-    given.insert(5, (6, Refusal("toy", 6, "x", Reason.TIMED_OUT, "too late")))  # type: ignore[arg-type]
+    given.insert(5, (6, Rejection("toy", 6, "x", Reason.TIMED_OUT, "too late")))  # type: ignore[arg-type]
     assert list(prepared(given, rules(24), 2)) == list(prepared(given, rules(24), 0))
 
 

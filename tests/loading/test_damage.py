@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from albef.data.image_decoding import decode
 from albef.data.record import Record
-from albef.data.shards import Damaged, ShardError, Shards, read_index
+from albef.data.shards import DamagedShardError, ShardError, Shards, read_index
 from albef.loading.loader import Loader
 from albef.loading.pipeline import Reading
 from albef.loading.reading import Batch
@@ -65,7 +65,7 @@ def test_no_damage_of_a_shard_is_anything_but_told(
     try:
         shards = Shards(whole, "train")
         for i in range(4):
-            with contextlib.suppress(Damaged):
+            with contextlib.suppress(DamagedShardError):
                 assert shards[i] == toy.noisy(i)
     finally:
         path.write_bytes(before)
@@ -179,5 +179,5 @@ def test_a_record_that_cannot_be_decoded_is_damaged_too(tmp_path: Path) -> None:
 def test_nothing_to_take_instead(tmp_path: Path) -> None:
     toy.write(tmp_path / "toy", [toy.record(i) for i in range(4)])
     (tmp_path / "toy" / "shards" / "toy-00000.tar").unlink()
-    with pytest.raises(Damaged, match=r"toy-00000\.tar is missing"):
+    with pytest.raises(DamagedShardError, match=r"toy-00000\.tar is missing"):
         ids(loader(tmp_path / "toy", taking(1.0, 1.0)))

@@ -2,7 +2,7 @@
 
 import torch
 
-from albef.models.momentum import MomentumTwin
+from albef.models.momentum import MomentumModel
 from albef.models.text import TextEncoder
 from albef.models.vision import ImageConfig, ImageEncoder
 from tests.conftest import tiny_model
@@ -53,4 +53,4 @@ def test_patches_are_dropped_in_training_alone_and_never_the_class_token() -> No
     assert states.shape[1] == 1 + 12
     assert not torch.equal(states, encoder(images))  # others each time, from torch's generator
     assert encoder.eval()(images).shape[1] == 1 + 16
-    assert MomentumTwin(encoder).train()(images).shape[1] == 1 + 16
+    assert MomentumModel(encoder).train()(images).shape[1] == 1 + 16

@@ -5,25 +5,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from albef.models.momentum import EMPTY, FeatureQueue, MomentumTwin
+from albef.models.momentum import EMPTY, FeatureQueue, MomentumModel
 
 
 def test_the_twin_moves_by_one_minus_momentum_and_has_no_gradient() -> None:
     student = nn.Linear(2, 2)
-    twin = MomentumTwin(student)
-    before = twin.model.weight.clone()
+    momentum_model = MomentumModel(student)
+    before = momentum_model.model.weight.clone()
     with torch.no_grad():
         student.weight += 1
-    twin.update(student, 0.75)
-    torch.testing.assert_close(twin.model.weight, before + 0.25)
-    assert not any(p.requires_grad for p in twin.parameters())
+    momentum_model.update(student, 0.75)
+    torch.testing.assert_close(momentum_model.model.weight, before + 0.25)
+    assert not any(p.requires_grad for p in momentum_model.parameters())
 
 
 def test_the_twins_dropout_is_never_on() -> None:
     parent = nn.Module()
-    parent.twin = MomentumTwin(nn.Dropout(0.9))
+    parent.momentum_model = MomentumModel(nn.Dropout(0.9))
     parent.train()
-    assert torch.equal(parent.twin(torch.ones(100)), torch.ones(100))
+    assert torch.equal(parent.momentum_model(torch.ones(100)), torch.ones(100))
 
 
 @given(size=st.integers(1, 7), batches=st.lists(st.integers(1, 9), min_size=1, max_size=5))

@@ -199,9 +199,9 @@ def test_the_twin_starts_at_the_student_and_the_digest_tells_the_weights(tmp_pat
     start = StartConfig(image=None, text=str(tmp_path))
     task = Task(config(0.4).model_copy(update={"start": start}), vocabulary())
     digests = task.take_start()
-    for student, twin in ((task.model, task.model_m), (task.mlm_head, task.mlm_head_m)):
+    for student, momentum_model in ((task.model, task.model_m), (task.mlm_head, task.mlm_head_m)):
         for name, tensor in student.state_dict().items():
-            assert torch.equal(twin.model.state_dict()[name], tensor), name
+            assert torch.equal(momentum_model.model.state_dict()[name], tensor), name
     assert set(digests) == {"text"}
     assert task.take_start() == digests
     with torch.no_grad():

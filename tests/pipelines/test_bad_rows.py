@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from albef.data.refusal import Reason
+from albef.data.rejection import Reason
 from albef.data.shards import Shards, describe
-from albef.validation.result import NotFit
+from albef.validation.result import ValidationFailedError
 from pipelines import ingest, validate
 from pipelines.report import data_page
 from pipelines.stage import Stage
@@ -63,7 +63,7 @@ def urls(here: Path, server: Server) -> Source:
 
 def judged(stage: Stage) -> None:
     """Hold a data set against its suites, which may refuse it, and show it."""
-    with contextlib.suppress(NotFit):
+    with contextlib.suppress(ValidationFailedError):
         validate.run(Stage("validate", stage.key))
     result = json.loads((stage.layout.validation(stage.key) / "result.json").read_text())
     assert result["digest"] == describe(stage.layout.data(stage.key))["digest"]

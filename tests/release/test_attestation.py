@@ -15,7 +15,7 @@ from albef.release.attestation import (
     SBOM,
     SEAL,
     SIGNED,
-    Unverified,
+    AttestationError,
     check_key,
     sign,
     verify_release,
@@ -77,7 +77,7 @@ def test_what_was_changed_is_refused_by_name(
     private, others = keys(tmp_path, "theirs")
 
     def refused() -> str:
-        with pytest.raises(Unverified) as error:
+        with pytest.raises(AttestationError) as error:
             verify_release(export, release, public)
         return str(error.value)
 
@@ -114,7 +114,9 @@ def test_what_was_changed_is_refused_by_name(
     sign(release, tmp_path / "ours.pem", release / SEAL)  # by who may sign, of another export
     assert refused() == f"{release / LINEAGE} is not what the manifest of {export} tells"
     restore()
-    with pytest.raises(Unverified, match=r"release\.sig is not by the owner of .*theirs\.pub"):
+    with pytest.raises(
+        AttestationError, match=r"release\.sig is not by the owner of .*theirs\.pub"
+    ):
         verify_release(export, release, others)
     (release / SEAL).write_text("{}")
     assert refused() == f"the signature {release / SEAL} is damaged"

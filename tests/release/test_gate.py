@@ -24,7 +24,7 @@ def test_what_is_equal_passes_and_every_thing_is_shown() -> None:
     assert [row[:2] for row in found] == [
         (what, name)
         for name in BOTH
-        for what in ("accuracy", "ms, batch 1", "ms, batch 8", "MB", "change with company")
+        for what in ("accuracy", "ms, batch 1", "ms, batch 8", "MB", "change with batch")
     ] + [("accuracy lost", "int8")]
     assert found[0][2:6] == ("80.00", "80.00", "+0.00", "-1")
     assert found[2][2:6] == ("40", "40", "x 1.00", "x 1.5")
@@ -85,15 +85,17 @@ def test_the_loss_of_int8_stops_a_first_release_too() -> None:
     assert int8_loss({"float32": FULL}, "accuracy") is None
 
 
-def test_answers_that_depend_on_their_company_stop_a_first_release_too() -> None:
+def test_answers_that_depend_on_their_batch_stop_a_first_release_too() -> None:
     for value in (2e-3, math.nan):
-        (says,) = reasons({**BOTH, "int8": replace(SMALL, company=value)}, {})
+        (says,) = reasons({**BOTH, "int8": replace(SMALL, batch_effect=value)}, {})
         assert says == (
             f"int8: an answer changes by {value:.1e} with what is computed beside it, more than "
-            "release.max_company 0.001; leave it out of export.runs.RUN.precisions"
+            "release.max_batch_effect 0.001; leave it out of export.runs.RUN.precisions"
         )
-    (row,) = [row for row in rows({"int8": replace(SMALL, company=1e-3)}, BOTH) if "comp" in row[0]]
-    assert row[:7] == ("change with company", "int8", "0.0e+00", "1.0e-03", "", "0.001", "")
+    (row,) = [
+        row for row in rows({"int8": replace(SMALL, batch_effect=1e-3)}, BOTH) if "comp" in row[0]
+    ]
+    assert row[:7] == ("change with batch", "int8", "0.0e+00", "1.0e-03", "", "0.001", "")
 
 
 def test_test_records_that_were_trained_on_are_counted_once_and_bounded() -> None:

@@ -8,7 +8,15 @@ import pytest
 from onnxruntime.quantization import quantize_dynamic
 
 from albef.release.gate import ReleaseConfig
-from albef.release.measuring import BATCHES, company, main_call, measure, medians, numbers, size
+from albef.release.measuring import (
+    BATCHES,
+    batch_effect,
+    main_call,
+    measure,
+    medians,
+    numbers,
+    size,
+)
 from albef.runtime.loading import load
 from albef.runtime.manifest import graph_file
 from albef.runtime.sessions import Sessions
@@ -38,11 +46,11 @@ def test_calls_take_turns_in_changing_order() -> None:
     assert order.count("a") == order.count("b") > 20
 
 
-BOUND = ReleaseConfig.model_fields["max_company"].default
+BOUND = ReleaseConfig.model_fields["max_batch_effect"].default
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_answer_does_not_depend_on_its_company(
+def test_an_answer_does_not_depend_on_its_batch(
     kind: str, tiny_exports: dict[str, Path], pictures: list[bytes]
 ) -> None:
     rng = np.random.default_rng(0)
@@ -60,7 +68,7 @@ def test_an_answer_does_not_depend_on_its_company(
             for place, row in zip(chosen, numbers(model, [some[i] for i in chosen]), strict=True):
                 np.testing.assert_allclose(row, alone[place], rtol=0, atol=BOUND)
         assert np.ptp(alone[0]) > 0.01
-        assert company(model, some) <= BOUND
+        assert batch_effect(model, some) <= BOUND
 
 
 def test_ranges_of_a_batch_are_noticed(
@@ -73,4 +81,4 @@ def test_ranges_of_a_batch_are_noticed(
         quantize_dynamic(source, made, op_types_to_quantize=products)
     model = load(tiny_export)
     model.backend = Sessions(tmp_path, "int8", ("image_encoder", "text_encoder", "matcher"))
-    assert company(model, tiny_records("retrieval", pictures, "test", 7)) > BOUND
+    assert batch_effect(model, tiny_records("retrieval", pictures, "test", 7)) > BOUND

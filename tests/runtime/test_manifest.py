@@ -26,7 +26,7 @@ def copy(tiny_export: Path, tmp_path: Path) -> Path:
 def test_says_what_the_export_is(tiny_export: Path, tiny_checkpoint: Path) -> None:
     found = manifest.read(tiny_export)
     model = found.model
-    assert (model.kind, model.surface) == ("retrieval", "matching")
+    assert (model.kind, model.capability) == ("retrieval", "matching")
     assert (model.image_size, model.embed_dim) == (16, 8)
     assert (model.max_tokens, model.max_words) == (12, 30)
     assert (found.run, found.precisions) == ("retrieval", ("float32", "int8"))
@@ -72,7 +72,10 @@ def test_a_wrong_manifest_is_refused(copy: Path) -> None:
         (lambda m: m["model"].pop("image_size"), "image_size is missing"),
         (lambda m: m.update(image_sise=3), "image_sise is not a known key"),
         (lambda m: m["model"].update(image_size="16"), "image_size"),
-        (lambda m: m["model"].update(surface="poetry"), "has a model for 'poetry'; this version"),
+        (
+            lambda m: m["model"].update(capability="poetry"),
+            "has a model for 'poetry'; this version",
+        ),
         (lambda m: m["model"].update(temperature=0.0), "temperature"),
         (lambda m: m["preprocessing"].update(mean=[0.5, 0.5, 0.5]), "another preprocessing"),
         (lambda m: m["files"].pop("float32/matcher/1/model.onnx"), "lists no float32/matcher"),

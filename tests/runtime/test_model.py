@@ -35,7 +35,7 @@ def test_bytes_path_and_opened_picture_are_the_same(
     np.testing.assert_allclose(feat, feat[[0]].repeat(4, 0), atol=1e-6)
 
 
-def test_numbers_do_not_depend_on_the_company(model: Matching, pictures: list[bytes]) -> None:
+def test_numbers_do_not_depend_on_the_batch(model: Matching, pictures: list[bytes]) -> None:
     images = [pictures[i % 6] for i in range(BATCH + 3)]
     texts = [CAPTIONS[i % 4] for i in range(BATCH + 3)]
     together = model.match_logits(images, texts)

@@ -18,7 +18,7 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from albef.search import study
-from albef.search.study import DATABASE, Asked, Report, StudyError, TrialFailed
+from albef.search.study import DATABASE, Report, StudyError, TrialFailedError, TrialRequest
 from tests.conftest import free_port
 from tests.search import toy_search
 from tests.search.toy_search import SHARED, hasten, opened, search, train, worth
@@ -59,7 +59,7 @@ def kill_one_that_trains(folder: Path) -> list[str]:
     return line
 
 
-def stop(asked: Asked, report: Report) -> None:
+def stop(asked: TrialRequest, report: Report) -> None:
     report(1, worth(asked.values, 1))
     raise KeyboardInterrupt
 
@@ -76,7 +76,7 @@ def test_a_search_that_is_cut_off_ends_as_one_that_was_not(tmp_path: Path) -> No
     last = opened(here, SHARED)
     asked: list[int] = []
 
-    def go_on(trial: Asked, report: Report) -> None:
+    def go_on(trial: TrialRequest, report: Report) -> None:
         asked.append(trial.position)
         for epoch in range(1 if len(asked) > 1 else 2, toy_search.EPOCHS + 1):
             report(epoch, worth(trial.values, epoch))
@@ -91,11 +91,11 @@ def test_a_search_that_is_cut_off_ends_as_one_that_was_not(tmp_path: Path) -> No
 
 
 def test_a_failed_trial_keeps_its_error_counts_and_is_not_tried_again(tmp_path: Path) -> None:
-    def fail(asked: Asked, report: Report) -> None:
+    def fail(asked: TrialRequest, report: Report) -> None:
         if asked.position:
             report(1, math.nan)
         else:
-            raise TrialFailed("the loss is no number at step 3")
+            raise TrialFailedError("the loss is no number at step 3")
 
     search(opened(tmp_path), trials=2, train=fail)
     ended = search(opened(tmp_path))
@@ -169,7 +169,7 @@ def test_a_machine_that_seemed_dead_goes_on_with_another_trial(
     one = opened(tmp_path, SHARED, run="lost")
     asked: list[int] = []
 
-    def lose(trial: Asked, report: Report) -> None:
+    def lose(trial: TrialRequest, report: Report) -> None:
         asked.append(trial.position)
         if len(asked) == 1:  # what others do for one that gives no heartbeat
             address = database.replace("postgresql", "postgresql+pg8000")

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from albef.config import Range, validate
 from albef.search import study
 from albef.search.samplers import SearchConfig
-from albef.search.study import Asked, Report, Study
+from albef.search.study import Report, Study, TrialRequest
 
 LR = {"lr": Range(low=1e-5, high=1e-3, log=True, start=1e-4)}
 TWO = LR | {"alpha": Range(low=0.0, high=1.0, log=False, start=0.4)}
@@ -50,21 +50,21 @@ def worth(values: Mapping[str, float], epoch: int) -> float:
     return epoch - abs(math.log(values["lr"] / 3e-4)) - abs(values.get("alpha", 0.4) - 0.4)
 
 
-def train(asked: Asked, report: Report) -> None:
+def train(asked: TrialRequest, report: Report) -> None:
     """Climb the bump."""
     for epoch in range(1, EPOCHS + 1):
         if report(epoch, worth(asked.values, epoch)):
             raise optuna.TrialPruned
 
 
-def hang(asked: Asked, report: Report) -> None:
+def hang(asked: TrialRequest, report: Report) -> None:
     report(1, worth(asked.values, 1))
     print(asked.position, asked.values["lr"], flush=True)
     threading.Event().wait()
 
 
 def search(
-    study: Study, trials: int = 99, train: Callable[[Asked, Report], None] = train
+    study: Study, trials: int = 99, train: Callable[[TrialRequest, Report], None] = train
 ) -> list[FrozenTrial]:
     """Run trials, close the study and return those that ended."""
     for _ in range(trials):

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from albef.serving.batching import Batcher
-from albef.serving.errors import Problem
+from albef.serving.errors import ApiError
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
 
@@ -99,7 +99,7 @@ def test_more_than_can_be_computed_in_time_is_refused() -> None:
         (second,) = await batcher.ask(["b"])
         await compute.begun(2)
         (rest,) = await batcher.ask("1234")
-        with pytest.raises(Problem, match="4 items wait"):
+        with pytest.raises(ApiError, match="4 items wait"):
             await batcher(["c"])
         compute.let.release(2)
         await asyncio.gather(second, rest)

@@ -2,14 +2,18 @@
 
 from pathlib import Path
 
-from albef.runtime.loading import SURFACES
+from albef.runtime.loading import CAPABILITIES
 from albef.serving.routes.calls import CALLS
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_every_call_is_served_and_documented() -> None:
-    calls = {call for surface in SURFACES.values() for call in (surface.main, *surface.extra_calls)}
+    calls = {
+        call
+        for capability in CAPABILITIES.values()
+        for call in (capability.main, *capability.extra_calls)
+    }
     assert calls == CALLS.keys()
     reference = (DOCS / "how-to/serve.md").read_text()
     for path, endpoint in CALLS.values():

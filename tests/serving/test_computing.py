@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from albef.serving.computing import Decoders
-from albef.serving.errors import Problem
+from albef.serving.errors import ApiError
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
 
@@ -23,7 +23,7 @@ def test_pictures_that_find_no_room_are_refused_and_those_nobody_waits_for_left_
         gone = asyncio.create_task(decoders(lambda: done.append("gone")))
         stays = asyncio.create_task(decoders(lambda: done.append("stays")))
         await asyncio.to_thread(held.wait)
-        with pytest.raises(Problem, match="3 pictures wait") as refused:
+        with pytest.raises(ApiError, match="3 pictures wait") as refused:
             decoders.check_room(1)
         assert refused.value.status == 429
         gone.cancel()

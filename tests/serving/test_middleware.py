@@ -9,7 +9,7 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from albef.serving.errors import Problem
+from albef.serving.errors import ApiError
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
 from albef.serving.middleware.access import Hosts, Tokens, parse_token
@@ -84,7 +84,7 @@ async def ask(
 
 def refused(app: ASGIApp, *body: bytes, **how: Any) -> int:
     """The status with which a middleware refuses."""
-    with pytest.raises(Problem) as problem:
+    with pytest.raises(ApiError) as problem:
         asyncio.run(ask(app, *body, **how))
     return problem.value.status
 
@@ -115,7 +115,7 @@ def test_bodies_are_read_whole_and_bounded_at_once() -> None:
     async def one_after_the_other() -> None:
         first = asyncio.create_task(ask(bodies, b"x" * 200, headers=FORM))
         await asyncio.sleep(0)
-        with pytest.raises(Problem, match="holds many bodies") as problem:
+        with pytest.raises(ApiError, match="holds many bodies") as problem:
             await ask(bodies, b"x" * 101, headers=FORM)
         assert problem.value.status == 503
         first.cancel()
@@ -153,7 +153,7 @@ def test_one_client_takes_no_more_places_than_its_token_has() -> None:
         mine, others = ({"authorization": f"Bearer {token}"} for token in (TOKEN, OTHER))
         waiting = [asyncio.create_task(ask(tokens, headers=each)) for each in (mine, others)]
         await asyncio.sleep(0)
-        with pytest.raises(Problem, match="1 requests with this token") as problem:
+        with pytest.raises(ApiError, match="1 requests with this token") as problem:
             await ask(tokens, headers=mine)
         assert problem.value.status == 429
         admission.app = count

@@ -48,7 +48,7 @@ def test_clients_at_once_get_what_each_gets_alone(
             for first, found in enumerate(pool.map(many, range(clients))):
                 for i, row in enumerate(found):
                     expected = alone[(first * 3 + i) % len(calls)]
-                    bound = ReleaseConfig.model_fields["max_company"].default
+                    bound = ReleaseConfig.model_fields["max_batch_effect"].default
                     np.testing.assert_allclose(row, expected, rtol=0, atol=bound)
         batches = server.metric("albef_batch_items_count", run="vqa", step="ask")
         assert 0 < batches < clients * len(calls) / 4, "some were computed together"

@@ -85,8 +85,8 @@ def test_a_start_takes_what_the_original_takes_from_where_it_takes_it(kind: Modu
     loaded = SURGERY["entailment" if kind is entailment else "text_assignment"]["loaded"]
     layers = {target: source for target, source in loaded.items() if ".layer." in target}
     student = [n for n, ours in names.items() if ours.startswith("model.")]
-    twin = [n for n, ours in names.items() if ours.startswith("model_m.")]
-    for name in student + (twin if kind is entailment else []):
+    momentum_model = [n for n, ours in names.items() if ours.startswith("model_m.")]
+    for name in student + (momentum_model if kind is entailment else []):
         plain = name.replace("text_encoder_m.", "text_encoder.")
         prefix = next((p for p in layers if plain.startswith(p)), "")
         source = layers[prefix] + plain.removeprefix(prefix) if prefix else plain

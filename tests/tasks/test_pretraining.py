@@ -113,8 +113,8 @@ def test_a_frozen_image_encoder_is_its_own_twin() -> None:
     task = Task(config(0.4), vocabulary()).eval()
     given = batch(4, 48, 12, 211, 3)
     seen: list[int] = []
-    twin = task.model_m.model.image_encoder
-    twin.register_forward_hook(lambda module, args, states: seen.append(len(states)))
+    momentum_model = task.model_m.model.image_encoder
+    momentum_model.register_forward_hook(lambda module, args, states: seen.append(len(states)))
     losses = []
     for learns in (True, False):
         task.model.image_encoder.requires_grad_(learns)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from albef.loading.loader import Loader
-from albef.training.loop import NotFinite
+from albef.training.loop import NonFiniteError
 from albef.training.state import TrainingState, kept
 from tests import waits
 from tests.conftest import tiny_task
@@ -133,7 +133,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_do(
     data: Path, tmp_path: Path
 ) -> None:
     """It names the samples of the very step, though the loss is looked at every ten steps."""
-    with pytest.raises(NotFinite) as caught:
+    with pytest.raises(NonFiniteError) as caught:
         run(data, tmp_path, epochs=40, lr=1e30, warmup_steps=0)
     told = re.match(
         r"the loss is no number at step (\d+), of the samples (toy-\d{4}(, toy-\d{4}){3}); "

@@ -15,7 +15,7 @@ from torch import nn
 
 from albef.training import state as states
 from albef.training.mirror import Mirror
-from albef.training.state import StateLocked, StateUnfit, TrainingState, kept
+from albef.training.state import CheckpointLockedError, CheckpointMismatchError, TrainingState, kept
 
 
 def parts() -> tuple[nn.Linear, torch.optim.Optimizer]:
@@ -108,7 +108,9 @@ def test_a_damaged_state_falls_back_to_the_one_before_and_says_so(
 
     damage(older)
     for _ in range(2):  # never from the start, unless somebody deletes the folder
-        with pytest.raises(StateUnfit, match=rf"no state in {tmp_path} is .* delete that folder"):
+        with pytest.raises(
+            CheckpointMismatchError, match=rf"no state in {tmp_path} is .* delete that folder"
+        ):
             state.restore(*parts())
 
 
@@ -182,7 +184,9 @@ def test_a_kept_epoch_is_what_was_written_or_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
     damage(path)
     for epoch in (1, 2):
-        with pytest.raises(StateUnfit, match=rf"of epoch {epoch} .* delete that folder to start"):
+        with pytest.raises(
+            CheckpointMismatchError, match=rf"of epoch {epoch} .* delete that folder to start"
+        ):
             kept(tmp_path, [epoch])
 
 
@@ -190,7 +194,9 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
     saved(tmp_path, 1)
     other = nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(other.parameters())
-    with pytest.raises(StateUnfit, match=r"is the state of another model .* delete .* start this"):
+    with pytest.raises(
+        CheckpointMismatchError, match=r"is the state of another model .* delete .* start this"
+    ):
         TrainingState(tmp_path).restore(other, optimizer)
 
 
@@ -225,7 +231,7 @@ def test_a_second_trainer_is_refused_with_the_first_ones_process_id(tmp_path: Pa
     """That a dead one's lock is free at once is tested with locks."""
     with TrainingState(tmp_path).owned():
         first = rf"process {os.getpid()} already trains on {tmp_path}; wait for it or stop it"
-        with pytest.raises(StateLocked, match=first), TrainingState(tmp_path).owned():
+        with pytest.raises(CheckpointLockedError, match=first), TrainingState(tmp_path).owned():
             pass
     with TrainingState(tmp_path).owned():
         pass

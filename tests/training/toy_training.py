@@ -12,7 +12,7 @@ import torch
 
 from albef.config import validate
 from albef.data.shards import Shards
-from albef.distributed import ProcessLost, joined, world
+from albef.distributed import ProcessLostError, joined, world
 from albef.layout import Runtime
 from albef.loading.loader import Loader
 from albef.loading.reading import to_device
@@ -139,7 +139,7 @@ def fail(phase: str, data: Path, out: Path) -> None:
             train_toy(task, data, out, validate=validate)
     except Failed:
         os._exit(FAILED)
-    except ProcessLost:
+    except ProcessLostError:
         os._exit(LOST)
 
 

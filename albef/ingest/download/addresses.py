@@ -12,7 +12,7 @@ from typing import Any
 
 from yarl import URL
 
-from albef.data.refusal import Reason, Refused
+from albef.data.rejection import Reason, RowError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 AddrInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
@@ -28,16 +28,16 @@ def parse(url: str) -> URL:
         Refused: the URL may not be requested; the reason is BAD_URL.
     """
     if len(url) > LONGEST_URL:
-        raise Refused(Reason.BAD_URL, f"the address is longer than {LONGEST_URL} characters")
+        raise RowError(Reason.BAD_URL, f"the address is longer than {LONGEST_URL} characters")
     try:
         parsed = URL(url.strip())
         host = parsed.raw_host
     except ValueError:
-        raise Refused(Reason.BAD_URL, "this is no address") from None
+        raise RowError(Reason.BAD_URL, "this is no address") from None
     if parsed.scheme not in ("http", "https") or not host:
-        raise Refused(Reason.BAD_URL, "the address is neither http nor https")
+        raise RowError(Reason.BAD_URL, "the address is neither http nor https")
     if parsed.raw_user is not None or parsed.raw_password is not None:
-        raise Refused(Reason.BAD_URL, "the address holds a user name or password")
+        raise RowError(Reason.BAD_URL, "the address holds a user name or password")
     return parsed.with_fragment(None)
 
 
@@ -45,12 +45,12 @@ def host_of(url: str) -> str:
     """Return the host and port of a URL in lower case; "" if the URL may not be requested."""
     try:
         parsed = parse(url)
-    except Refused:
+    except RowError:
         return ""
     return f"{parsed.raw_host}:{parsed.port}"
 
 
-class PrivateAddress(OSError):
+class PrivateAddressError(OSError):
     """Error for a connection to an address that is not public."""
 
 
@@ -62,7 +62,7 @@ def guarded(allow_loopback: bool) -> Callable[[AddrInfo], socket.socket]:
         loopback = is_loopback(str(host))
         if not is_public(str(host)) and not (allow_loopback and loopback):
             remedy = " (`download: {allow_loopback: true}` lets this machine itself be asked)"
-            raise PrivateAddress(f"the address is not public{remedy if loopback else ''}")
+            raise PrivateAddressError(f"the address is not public{remedy if loopback else ''}")
         return socket.socket(family, kind, protocol)
 
     return make

@@ -12,8 +12,8 @@ import aiohttp
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from albef.data.refusal import Reason, Refused
-from albef.ingest.download.addresses import PrivateAddress, guarded, parse
+from albef.data.rejection import Reason, RowError
+from albef.ingest.download.addresses import PrivateAddressError, guarded, parse
 from albef.ingest.download.limits import Limits
 
 OPT_OUTS = ("noai", "noimageai", "noindex", "noimageindex")
@@ -88,7 +88,7 @@ class Client:
                 return await _follow(self._session, url, self._limits)
         except TimeoutError:
             return Answer(Reason.TIMED_OUT, "no whole answer in time", passing=True, answered=False)
-        except Refused as error:
+        except RowError as error:
             return Answer(error.reason, str(error))
         except aiohttp.ClientError as error:
             return _failed(error)
@@ -190,7 +190,7 @@ def _failed(error: aiohttp.ClientError) -> Answer:
         cause = inner if isinstance(inner, BaseException) else cause.__cause__
     if isinstance(error, aiohttp.InvalidURL):
         return Answer(Reason.BAD_URL, "the address cannot be asked for")
-    private = next((cause for cause in causes if isinstance(cause, PrivateAddress)), None)
+    private = next((cause for cause in causes if isinstance(cause, PrivateAddressError)), None)
     if private is not None:
         return Answer(Reason.PRIVATE_ADDRESS, str(private))
     if isinstance(error, aiohttp.ClientPayloadError):

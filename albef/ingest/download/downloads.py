@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from albef.data.refusal import Reason
+from albef.data.rejection import Reason
 from albef.ingest.download.addresses import host_of
 from albef.ingest.download.client import Answer, Client
 from albef.ingest.download.limits import Limits

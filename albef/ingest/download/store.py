@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from albef.data.refusal import Reason
+from albef.data.rejection import Reason
 from albef.ingest.download.limits import Limits
 
 FILE = "downloads.sqlite"

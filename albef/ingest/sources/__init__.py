@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Protocol, cast
 
 import albef.builtin
-from albef.builtin.view import Drawn
+from albef.builtin.view import DrawnConfig
 from albef.config import ParamsError, by_kind
 from albef.data.record import Record
-from albef.data.refusal import Refusal
+from albef.data.rejection import Rejection
 from albef.ingest.sources.rows import Source
 from albef.layout import PARAMS, Engine
 
-SourceConfig = Drawn | Source
+SourceConfig = DrawnConfig | Source
 """Section of a source. It also provides the files that it reads (``inputs``), the licences of its
 records (``terms``), and the source without its training split (``evaluated``)."""
 
@@ -38,7 +38,7 @@ class Kind(Protocol):
 
     def records(
         self, config: SourceConfig, seed: int, *scratch: Path | int | str | None
-    ) -> Iterator[Record | Refusal]:
+    ) -> Iterator[Record | Rejection]:
         """Yield the result of each row: a record, or a rejection with its reason.
 
         Images and captions are raw: they are checked and cleaned later, in the same way for all
@@ -78,7 +78,7 @@ def read_rows(
     max_rows: int | None = None,
     split_off: Mapping[str, float] | None = None,
     engine: Engine = "local",
-) -> Iterator[tuple[int, Record | Refusal]]:
+) -> Iterator[tuple[int, Record | Rejection]]:
     """Yield the rows of a dataset's sources, one source after the other, with their lines.
 
     Keys and image ids are those of the dataset.
@@ -106,7 +106,7 @@ def read_rows(
         try:
             rows = islice(kind.records(source, int(source_seed, 16), *extra_args), max_rows)
             for line, row in enumerate(rows, 1):
-                if isinstance(row, Refusal):
+                if isinstance(row, Rejection):
                     yield row.line, replace(row, source=name)
                     continue
                 image_id = first_id + row.image_id

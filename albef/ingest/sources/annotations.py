@@ -15,7 +15,7 @@ from pydantic import model_validator
 from albef.config import ParamsError
 from albef.data.boxes import is_box
 from albef.data.record import Record
-from albef.data.refusal import Reason, Refusal, Refused
+from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest.sources.rows import (
     FilesBySplit,
     Row,
@@ -75,7 +75,7 @@ class Parsed(NamedTuple):
     meta: dict[str, Any]
 
 
-def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
+def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
     """Yield the records of all splits, in the order of the files.
 
     Raises:
@@ -87,7 +87,7 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
     for split, files in config.files.items():
         results = (attempt(row, parse) for row in _rows(files))
         for number, entry in enumerate(_joined(results) if config.joined else results):
-            if isinstance(entry, Refusal):
+            if isinstance(entry, Rejection):
                 yield entry
             else:
                 yield attempt(entry.row, _record, entry, root, f"{split}-{number:07d}", split, ids)
@@ -107,11 +107,11 @@ def _rows(files: list[str]) -> Iterator[Row]:
         yield from json_rows(file, read_json(file), "image")
 
 
-def _joined(rows: Iterator[Parsed | Refusal]) -> Iterator[Parsed | Refusal]:
+def _joined(rows: Iterator[Parsed | Rejection]) -> Iterator[Parsed | Rejection]:
     """Yield bad rows first, then the rows of each image joined into the first of them."""
     by_picture: dict[tuple[str, ...], Parsed] = {}
     for row in rows:
-        if isinstance(row, Refusal):
+        if isinstance(row, Rejection):
             yield row
             continue
         existing = by_picture.setdefault(row.images, row)
@@ -157,7 +157,7 @@ def _nlvr2(row: Row) -> Parsed:
     images = row.texts("images")
     if len(images) != 2:
         detail = f"'images' names {len(images)} pictures; it must name two"
-        raise Refused(Reason.MISSING_FIELD, detail)
+        raise RowError(Reason.MISSING_FIELD, detail)
     label = row.one_of("label", ("True", "False"))
     return Parsed(row, images, (row.text("sentence"),), {"label": label})
 
@@ -176,7 +176,7 @@ def _grounding(config: Config) -> Callable[[Row], Parsed]:
             of_image = proposals.get(number_in(image) or "")
             if not isinstance(of_image, list):
                 detail = f"{config.proposals} has no boxes for {image}"
-                raise Refused(Reason.MISSING_FIELD, detail)
+                raise RowError(Reason.MISSING_FIELD, detail)
             meta["proposals"] = [_box(proposal) for proposal in of_image]
         return Parsed(row, (image,), row.texts("text"), meta)
 
@@ -201,5 +201,5 @@ def _box(box: object) -> list[float]:
     sides = box[:4] if isinstance(box, list) else None
     if not is_box(sides) or min(sides[2:]) <= 0:
         detail = f"{short(box)} is no box; it must be [x, y, width, height]"
-        raise Refused(Reason.MISSING_FIELD, detail)
+        raise RowError(Reason.MISSING_FIELD, detail)
     return [float(side) for side in sides]

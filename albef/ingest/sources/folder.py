@@ -12,7 +12,7 @@ from pathlib import Path
 
 from albef.config import ParamsError
 from albef.data.record import Record
-from albef.data.refusal import Reason, Refusal, Refused
+from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest.sources.rows import (
     LARGEST_PICTURE,
     LARGEST_TEXT,
@@ -39,7 +39,7 @@ class Config(OneSplit):
     ``train/dog.jpg``."""
 
 
-def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
+def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
     """Yield the images of a folder, in the order of their paths.
 
     Raises:
@@ -89,16 +89,16 @@ def _rows(root: Path) -> Iterator[tuple[Path, bool]]:
 
 def _record(row: Row, config: Config, path: Path, resolved: Path, number: int) -> Record:
     if not row.values:
-        raise Refused(Reason.MISSING_FILE, "there is no picture beside this text")
+        raise RowError(Reason.MISSING_FILE, "there is no picture beside this text")
     split = config.split or _split(row.key)
     caption = path.with_suffix(".txt")
     if not caption.is_file():
-        raise Refused(Reason.NO_CAPTION, f"there is no {caption.name} beside it")
+        raise RowError(Reason.NO_CAPTION, f"there is no {caption.name} beside it")
     lines = _read(caption, resolved, LARGEST_TEXT)
     try:
         captions = captions_of([lines.decode("utf-8-sig").split("\n")])
     except UnicodeDecodeError:
-        raise Refused(Reason.MALFORMED_ROW, f"{caption.name} is not UTF-8") from None
+        raise RowError(Reason.MALFORMED_ROW, f"{caption.name} is not UTF-8") from None
     image = _read(path, resolved, LARGEST_PICTURE)
     meta = {"path": row.key}
     return Record(f"{split}-{number:07d}", image, captions, number, split, "folder", meta)
@@ -107,7 +107,7 @@ def _record(row: Row, config: Config, path: Path, resolved: Path, number: int) -
 def _split(key: str) -> str:
     name, slash, _ = key.partition("/")
     if not slash or not _SPLIT.fullmatch(name):
-        raise Refused(
+        raise RowError(
             Reason.MALFORMED_ROW,
             "it lies in no sub-folder whose name (small letters, digits, _) could be its split",
         )
@@ -119,9 +119,9 @@ def _read(path: Path, resolved: Path, limit: int) -> bytes:
     try:
         # Linked folders are not followed, so only the file itself can be a link.
         if path.is_symlink() and not path.resolve().is_relative_to(resolved):
-            raise Refused(Reason.OUTSIDE_ROOT, f"{path.name} is a link to outside the folder")
+            raise RowError(Reason.OUTSIDE_ROOT, f"{path.name} is a link to outside the folder")
     except RuntimeError as error:  # The links form a circle.
-        raise Refused(Reason.MISSING_FILE, f"{path.name} cannot be read: {error}") from None
+        raise RowError(Reason.MISSING_FILE, f"{path.name} cannot be read: {error}") from None
     return read_file(path, path.name, limit)
 
 

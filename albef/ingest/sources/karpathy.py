@@ -8,7 +8,7 @@ from pydantic import Field
 
 from albef.config import ParamsError
 from albef.data.record import Record
-from albef.data.refusal import Reason, Refusal, Refused
+from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest.sources.rows import Row, Source, attempt, json_rows, read_json, read_picture
 
 SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
@@ -36,7 +36,7 @@ class Config(Source):
         return self.model_copy(update={"splits": others}) if others else None
 
 
-def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
+def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
     """Return the images of the splits, each with all of its captions.
 
     Raises:
@@ -64,7 +64,7 @@ def _record(row: Row, config: Config) -> Record:
         name = f"{row.text('filepath')}/{name}"
     sentences = row.get("sentences")
     if not isinstance(sentences, list) or not sentences:
-        raise Refused(Reason.MISSING_FIELD, "'sentences' must be a list that is not empty")
+        raise RowError(Reason.MISSING_FIELD, "'sentences' must be a list that is not empty")
     image = read_picture(Path(config.images), name)
     captions = tuple(Row(row.file, row.line, sentence).text("raw") for sentence in sentences)
     number = row.line - 1

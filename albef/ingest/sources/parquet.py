@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from albef.data.record import Record
-from albef.data.refusal import Reason, Refusal, Refused
+from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest.sources import tables
 from albef.ingest.sources.rows import (
     Files,
@@ -43,7 +43,7 @@ class Config(SplitFiles):
     """Columns to keep in meta."""
 
 
-def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
+def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
     """Yield the rows of all files, in order.
 
     Raises:
@@ -59,10 +59,10 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
                 yield result
 
 
-def _of_each_picture(row: Row | Refusal, config: Config) -> Iterator[Row | Refusal]:
+def _of_each_picture(row: Row | Rejection, config: Config) -> Iterator[Row | Rejection]:
     """Yield the row with its one image, or a row for each image of a list in turn."""
-    pictures = [] if isinstance(row, Refusal) else row.values[config.image]
-    if isinstance(row, Refusal) or not isinstance(pictures, list):
+    pictures = [] if isinstance(row, Rejection) else row.values[config.image]
+    if isinstance(row, Rejection) or not isinstance(pictures, list):
         yield row
         return
     chosen = pictures if config.images == "each" else pictures[:1]
@@ -77,7 +77,7 @@ def _record(row: Row, config: Config, split: str, number: int) -> Record:
     if not isinstance(image, bytes):
         path = picture.get("path") if isinstance(picture, Mapping) else None
         where = f": its file {plain(path)} lies elsewhere" if path else ""
-        raise Refused(Reason.MISSING_FIELD, f"{config.image!r} holds no bytes{where}")
+        raise RowError(Reason.MISSING_FIELD, f"{config.image!r} holds no bytes{where}")
     captions = captions_of(row.values[column] for column in config.captions)
     meta = {**{name: plain(row.values[name]) for name in config.keep}, "path": row.key}
     return Record(f"{split}-{number:08d}", image, captions, number, split, "parquet", meta)

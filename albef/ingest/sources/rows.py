@@ -14,7 +14,7 @@ from typing import Annotated, Any, Concatenate, ParamSpec, Self, TypeVar
 from pydantic import Field
 
 from albef.config import ParamsError, Section
-from albef.data.refusal import Reason, Refusal, Refused
+from albef.data.rejection import Reason, Rejection, RowError
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -113,15 +113,15 @@ class Row:
     key: str = ""
     """Name of the row; "" if it has none."""
 
-    def refusal(self, error: Refused, key: str = "") -> Refusal:
+    def rejection(self, error: RowError, key: str = "") -> Rejection:
         """Return the row as a rejection; the detail names its file."""
         detail = f"{self.file}: {error}" if self.file else str(error)
-        return Refusal("", self.line, key or self.key, error.reason, detail)
+        return Rejection("", self.line, key or self.key, error.reason, detail)
 
     def get(self, name: str) -> Any:
         """Return a value, or None if it is missing."""
         if not isinstance(self.values, Mapping):
-            raise Refused(Reason.MALFORMED_ROW, f"must be an object, not {short(self.values)}")
+            raise RowError(Reason.MALFORMED_ROW, f"must be an object, not {short(self.values)}")
         return self.values.get(name)
 
     def text(self, name: str) -> str:
@@ -146,25 +146,25 @@ class Row:
             raise self._wrong(name, " or ".join(choices))
         return str(value)
 
-    def _wrong(self, name: str, expected: str) -> Refused:
+    def _wrong(self, name: str, expected: str) -> RowError:
         value = self.get(name)
         state = "is missing" if value is None else f"is {short(value)}"
-        return Refused(Reason.MISSING_FIELD, f"{name!r} {state}; it must be {expected}")
+        return RowError(Reason.MISSING_FIELD, f"{name!r} {state}; it must be {expected}")
 
 
 def attempt(
-    row: Row | Refusal, make: Callable[Concatenate[Row, P], T], *args: P.args, **kwargs: P.kwargs
-) -> T | Refusal:
+    row: Row | Rejection, make: Callable[Concatenate[Row, P], T], *args: P.args, **kwargs: P.kwargs
+) -> T | Rejection:
     """Return the result of ``make`` for a row, or the rejection of the row.
 
     Any error is a fault of that row and does not affect other rows.
     """
-    if isinstance(row, Refusal):
+    if isinstance(row, Rejection):
         return row
     try:
         return make(row, *args, **kwargs)
     except Exception as error:
-        return row.refusal(Refused.by(error))
+        return row.rejection(RowError.by(error))
 
 
 def read_json(path: Path) -> Any:
@@ -207,7 +207,7 @@ def read_picture(root: Path, name: str) -> bytes:
     """
     path = root / name
     if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
-        raise Refused(Reason.OUTSIDE_ROOT, f"the image {path} lies outside {root}")
+        raise RowError(Reason.OUTSIDE_ROOT, f"the image {path} lies outside {root}")
     return read_file(path, f"the image {path}", LARGEST_PICTURE)
 
 
@@ -225,10 +225,10 @@ def read_file(path: Path, name: str, limit: int) -> bytes:
     # A ValueError means an invalid path, such as one with a NUL.
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise Refused(Reason.MISSING_FILE, f"{name} cannot be read: {reason}") from None
+        raise RowError(Reason.MISSING_FILE, f"{name} cannot be read: {reason}") from None
     if stat.S_ISREG(status.st_mode):
-        raise Refused(Reason.TOO_MANY_BYTES, f"{name} has more than {limit} bytes")
-    raise Refused(Reason.MISSING_FILE, f"{name} is no file")
+        raise RowError(Reason.TOO_MANY_BYTES, f"{name} has more than {limit} bytes")
+    raise RowError(Reason.MISSING_FILE, f"{name} is no file")
 
 
 def expand(patterns: Iterable[str]) -> list[Path]:
@@ -286,15 +286,15 @@ def captions_of(values: Iterable[object]) -> tuple[str, ...]:
                 continue
             if not isinstance(text, str):
                 kind = type(text).__name__
-                raise Refused(Reason.MISSING_FIELD, f"a caption is of type {kind}")
+                raise RowError(Reason.MISSING_FIELD, f"a caption is of type {kind}")
             if len(text) > LARGEST_TEXT:
-                raise Refused(Reason.CAPTION_TOO_LONG, f"a caption has {len(text)} characters")
+                raise RowError(Reason.CAPTION_TOO_LONG, f"a caption has {len(text)} characters")
             if re.search("[\ud800-\udfff]", text):
-                raise Refused(Reason.MALFORMED_ROW, "a caption holds half of a surrogate pair")
+                raise RowError(Reason.MALFORMED_ROW, "a caption holds half of a surrogate pair")
             if text.strip():
                 captions.append(text)
     if not captions:
-        raise Refused(Reason.NO_CAPTION, "there is no caption")
+        raise RowError(Reason.NO_CAPTION, "there is no caption")
     return tuple(captions)
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from albef.data.record import Record
-from albef.data.refusal import Reason, Refusal, Refused
+from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest.sources.rows import Row, Split, attempt, captions_of, plain, read_picture
 from albef.ingest.sources.tables import Tables
 
@@ -29,7 +29,7 @@ class Config(Tables):
     """Split of all rows; null takes it from a column ``split``."""
 
 
-def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
+def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
     """Yield the rows of the tables, in order.
 
     Raises:
@@ -48,7 +48,7 @@ def _record(row: Row, config: Config, place: int, ids: dict[str, int]) -> Record
     split = config.split or row.text(SPLIT)
     if not re.fullmatch(r"[a-z0-9_]{1,40}", split):
         requirement = "is to be a split in small letters, digits and _"
-        raise Refused(Reason.MALFORMED_ROW, f"{SPLIT!r} {requirement}, not {split[:40]!r}")
+        raise RowError(Reason.MALFORMED_ROW, f"{SPLIT!r} {requirement}, not {split[:40]!r}")
     captions = captions_of([row.get(config.caption)])
     image = read_picture(Path(config.images), name)
     meta = {column: plain(row.values[column]) for column in config.keep}

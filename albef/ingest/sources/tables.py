@@ -10,7 +10,7 @@ from typing import IO, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from albef.config import ParamsError, nearest
-from albef.data.refusal import Reason, Refusal, Refused
+from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest.sources.rows import Files, OneSplit, Row, expand
 
 _LONGEST_LINE = 2**20
@@ -46,7 +46,7 @@ class Tables(OneSplit):
         """Return the tables."""
         return {str(file): file for file in expand(self.files)}
 
-    def rows(self, *columns: str) -> Iterator[Row | Refusal]:
+    def rows(self, *columns: str) -> Iterator[Row | Rejection]:
         """Return the rows of all files with some columns, the captions and the columns to keep.
 
         Raises:
@@ -60,7 +60,7 @@ class Tables(OneSplit):
 
 def read(
     file: Path, form: str, header: Sequence[str] | None, columns: Sequence[str], batch: int = 4096
-) -> Iterator[Row | Refusal]:
+) -> Iterator[Row | Rejection]:
     """Yield the rows of a file.
 
     Args:
@@ -96,7 +96,7 @@ def _check_columns(file: Path, existing: Sequence[str], required: Iterable[str])
 
 def _text(
     file: Path, opened: IO[bytes], form: str, header: Sequence[str] | None, columns: Sequence[str]
-) -> Iterator[Row | Refusal]:
+) -> Iterator[Row | Rejection]:
     start = opened.read(3)
     if start[:2] in _UTF16:
         raise ParamsError(f"{file} is UTF-16; save it as UTF-8")
@@ -104,21 +104,21 @@ def _text(
     rows = _split(_lines(opened), form)
     if header is None:
         _, names = next(rows, (0, []))
-        if isinstance(names, Refused):
+        if isinstance(names, RowError):
             raise ParamsError(f"{file}, line 1, which should name the columns: {names}")
         header = names
     _check_columns(file, header, columns)
     indices = {column: header.index(column) for column in columns}
     for line, fields in rows:
-        if not isinstance(fields, Refused) and len(fields) != len(header):
+        if not isinstance(fields, RowError) and len(fields) != len(header):
             fields = _malformed(f"{len(fields)} columns; there should be {len(header)}")
-        if isinstance(fields, Refused):
-            yield Row(file, line, {}).refusal(fields)
+        if isinstance(fields, RowError):
+            yield Row(file, line, {}).rejection(fields)
         else:
             yield Row(file, line, {column: fields[index] for column, index in indices.items()})
 
 
-Line = tuple[int, str | Refused]
+Line = tuple[int, str | RowError]
 """Number and content of a line, or the problem with it."""
 
 
@@ -138,12 +138,12 @@ def _lines(opened: IO[bytes]) -> Iterator[Line]:
                 yield number, _malformed(f"the row is not UTF-8 (byte {error.start})")
 
 
-def _split(lines: Iterator[Line], form: str) -> Iterator[tuple[int, list[str] | Refused]]:
+def _split(lines: Iterator[Line], form: str) -> Iterator[tuple[int, list[str] | RowError]]:
     """Yield the number and the fields of each row, or the problem with it."""
     ahead: deque[Line] = deque()  # lines that were read for a row but do not belong to it
     while (line := ahead.popleft() if ahead else next(lines, None)) is not None:
         number, text = line
-        if isinstance(text, Refused):
+        if isinstance(text, RowError):
             yield number, text
         elif form == "tsv":
             yield number, text.split("\t")
@@ -151,7 +151,7 @@ def _split(lines: Iterator[Line], form: str) -> Iterator[tuple[int, list[str] | 
             yield number, _csv(text, ahead, lines)
 
 
-def _csv(text: str, ahead: deque[Line], lines: Iterator[Line]) -> list[str] | Refused:
+def _csv(text: str, ahead: deque[Line], lines: Iterator[Line]) -> list[str] | RowError:
     """Return the fields of a row that starts with ``text``; take further lines from ``ahead``."""
     gathered = [text]
     while True:
@@ -178,15 +178,15 @@ def _csv(text: str, ahead: deque[Line], lines: Iterator[Line]) -> list[str] | Re
         gathered.append(following)
 
 
-def _parquet(file: Path, columns: Sequence[str], batch: int) -> Iterator[Row | Refusal]:
+def _parquet(file: Path, columns: Sequence[str], batch: int) -> Iterator[Row | Rejection]:
     import pyarrow as pa
 
     line = 0
 
-    def row(values: dict[str, Any] | Refused) -> Row | Refusal:
+    def row(values: dict[str, Any] | RowError) -> Row | Rejection:
         key = f"{file.name}:{line}"
-        if isinstance(values, Refused):
-            return Row(file, line, {}, key).refusal(values)
+        if isinstance(values, RowError):
+            return Row(file, line, {}, key).rejection(values)
         return Row(file, line, values, key)
 
     with file.open("rb") as raw, _opened(file, columns) as opened:
@@ -195,7 +195,7 @@ def _parquet(file: Path, columns: Sequence[str], batch: int) -> Iterator[Row | R
         for group in range(opened.num_row_groups):
             metadata = opened.metadata.row_group(group)
             until = line + metadata.num_rows
-            damage = Refused(Reason.DAMAGED_MEMBER, "the row group is damaged")
+            damage = RowError(Reason.DAMAGED_MEMBER, "the row group is damaged")
             try:
                 pages = [_page_bytes(raw, metadata.column(leaf)) for leaf in leaves]
                 rows_at_once = max(1, min(batch, _AT_ONCE // max(pages, default=1)))
@@ -206,8 +206,8 @@ def _parquet(file: Path, columns: Sequence[str], batch: int) -> Iterator[Row | R
                         line += 1
                         yield row(values)
             except (pa.ArrowException, OSError) as error:
-                damage = Refused(damage.reason, f"{damage}: {_brief(error)}")
-            except Refused as error:
+                damage = RowError(damage.reason, f"{damage}: {_brief(error)}")
+            except RowError as error:
                 damage = error
             while line < until:
                 line += 1
@@ -244,7 +244,7 @@ def _page_bytes(file: IO[bytes], column: Any) -> int:
         largest = max(largest, size >> 1)
     if largest > _AT_ONCE or (unpacked > _AT_ONCE and unpacked > _PACKED * packed):
         sizes = f"{packed} bytes that unpack to {max(largest, unpacked)}"
-        raise Refused(Reason.TOO_MANY_BYTES, f"the row group holds {sizes}")
+        raise RowError(Reason.TOO_MANY_BYTES, f"the row group holds {sizes}")
     return largest
 
 
@@ -276,7 +276,7 @@ def _opened(file: Path, columns: Sequence[str] = ()) -> Any:
         raise ParamsError(f"{file} is no Parquet file that can be read: {_brief(error)}") from None
 
 
-def _values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any] | Refused]:
+def _values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any] | RowError]:
     import pyarrow as pa
 
     of_column = {column: rows.column(column) for column in columns}
@@ -287,7 +287,7 @@ def _values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any] | Refu
             for values in lists:
                 _check_list(values[i].values)
             yield {column: values[i].as_py() for column, values in of_column.items()}
-        except Refused as error:
+        except RowError as error:
             yield error
         except Exception as error:  # Such values are invalid texts and dates out of range.
             yield _malformed(f"a value cannot be read: {_brief(error)}")
@@ -308,8 +308,8 @@ def _check_list(items: Any) -> None:
         raise _malformed(f"a list of {len(items)} values with {size} bytes")
 
 
-def _malformed(detail: str) -> Refused:
-    return Refused(Reason.MALFORMED_ROW, detail)
+def _malformed(detail: str) -> RowError:
+    return RowError(Reason.MALFORMED_ROW, detail)
 
 
 def _brief(error: Exception) -> str:

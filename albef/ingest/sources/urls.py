@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from albef.data.record import Record
-from albef.data.refusal import Reason, Refusal, Refused
+from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest.download.limits import Limits
 from albef.ingest.sources.rows import Row, Split, attempt, captions_of, plain
 from albef.ingest.sources.tables import Tables
@@ -33,13 +33,13 @@ class Config(Tables):
     """Limits of the download."""
 
 
-Entry = tuple[int, Row, str, tuple[str, ...]] | Refusal
+Entry = tuple[int, Row, str, tuple[str, ...]] | Rejection
 """Row with its position, address and captions, or its rejection."""
 
 
 def records(
     config: Config, seed: int, scratch: Path, max_rows: int | None = None, engine: Engine = "local"
-) -> Iterator[Record | Refusal]:
+) -> Iterator[Record | Rejection]:
     """Yield the rows of the list in order, each downloaded or rejected.
 
     Args:
@@ -59,13 +59,13 @@ def records(
     with Downloads(folder, config.download, engine) as downloads:
         for entries, outcomes in downloads.chunks(_chunks(config, max_rows)):
             for entry in entries:
-                if isinstance(entry, Refusal):
+                if isinstance(entry, Rejection):
                     yield entry
                     continue
                 place, row, address, captions = entry
                 outcome = outcomes[address]
                 if outcome.reason:
-                    yield row.refusal(Refused(Reason(outcome.reason), outcome.detail), address)
+                    yield row.rejection(RowError(Reason(outcome.reason), outcome.detail), address)
                     continue
                 meta = {name: plain(row.values[name]) for name in config.keep}
                 yield Record(
@@ -85,15 +85,15 @@ def _chunks(config: Config, max_rows: int | None) -> Iterator[tuple[list[Entry],
     """Yield the entries of each chunk of rows, and their addresses."""
     rows = enumerate(islice(config.rows(config.url), max_rows))
     while chunk := [attempt(row, _entry, config, place) for place, row in islice(rows, CHUNK)]:
-        yield chunk, [entry[2] for entry in chunk if not isinstance(entry, Refusal)]
+        yield chunk, [entry[2] for entry in chunk if not isinstance(entry, Rejection)]
 
 
 def _entry(row: Row, config: Config, place: int) -> Entry:
     address = row.values[config.url]
     if not isinstance(address, str) or not address.strip():
-        raise Refused(Reason.MISSING_FIELD, f"{config.url!r} holds no address")
+        raise RowError(Reason.MISSING_FIELD, f"{config.url!r} holds no address")
     address = plain(address.strip())
     try:
         return place, row, address, captions_of([row.values[config.caption]])
-    except Refused as error:
-        return row.refusal(Refused(error.reason, f"{config.caption!r}: {error}"), address)
+    except RowError as error:
+        return row.rejection(RowError(error.reason, f"{config.caption!r}: {error}"), address)

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from albef.config import ParamsError
 from albef.data.record import Record
-from albef.data.refusal import Reason, Refusal, Refused
+from albef.data.rejection import Reason, Rejection, RowError
 from albef.data.tar import Damage, Member, members
 from albef.ingest.sources import tables
 from albef.ingest.sources.rows import (
@@ -77,7 +77,7 @@ class _Sample:
         return self.damage is None and (name == self.name if name else not is_complete)
 
 
-def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
+def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
     """Yield the samples of all shards, in order.
 
     Raises:
@@ -91,7 +91,7 @@ def records(config: Config, seed: int) -> Iterator[Record | Refusal]:
                 row = Row(shard, line, sample, sample.name)
                 if damage := sample.damage:
                     where = f"{shard}, byte {damage.offset}: {damage.detail}"
-                    yield Refusal("", line, sample.name, damage.reason, where)
+                    yield Rejection("", line, sample.name, damage.reason, where)
                 result = attempt(row, _record, config, split, number)
                 number += isinstance(result, Record)
                 if isinstance(result, Record) or not damage:
@@ -142,7 +142,7 @@ def _record(row: Row, config: Config, split: str, number: int) -> Record:
     sample: _Sample = row.values
     image = sample.picture()
     if image is None:
-        raise Refused(Reason.MISSING_FILE, "there is no picture of this name")
+        raise RowError(Reason.MISSING_FILE, "there is no picture of this name")
     values = _json(sample.parts["json"]) if "json" in sample.parts else {}
     selected = values if config.keep is None else {k: values[k] for k in config.keep if k in values}
     meta = {**plain(selected), "path": f"{row.file.name if row.file else ''}/{sample.name}"}
@@ -156,16 +156,16 @@ def _caption(config: Config, sample: _Sample, values: Mapping[str, Any]) -> obje
     try:
         return sample.parts["txt"].decode() if "txt" in sample.parts else None
     except UnicodeDecodeError:
-        raise Refused(Reason.MALFORMED_ROW, "its txt is not UTF-8") from None
+        raise RowError(Reason.MALFORMED_ROW, "its txt is not UTF-8") from None
 
 
 def _json(text: bytes) -> Mapping[str, Any]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
-        raise Refused(Reason.MALFORMED_ROW, "its json is no JSON") from None
+        raise RowError(Reason.MALFORMED_ROW, "its json is no JSON") from None
     if not isinstance(values, Mapping):
-        raise Refused(Reason.MALFORMED_ROW, "its json holds no object")
+        raise RowError(Reason.MALFORMED_ROW, "its json holds no object")
     return values
 
 
@@ -184,14 +184,14 @@ _REASONS = (
 """Patterns of img2dataset's messages with the reason for each; the first match counts."""
 
 
-def _failed_rows(table: Path) -> Iterator[Refusal]:
+def _failed_rows(table: Path) -> Iterator[Rejection]:
     """Yield a rejection for each row of img2dataset's table that failed."""
     for row in tables.read(table, "parquet", None, _STATUS):
-        if isinstance(row, Refusal):
+        if isinstance(row, Rejection):
             yield row
             continue
         url, status, message = (row.values[column] for column in _STATUS)
         if status != "success":
             detail = f"{status}: {message}"
             reason = next(reason for text, reason in _REASONS if re.search(text, detail))
-            yield row.refusal(Refused(reason, detail), str(url))
+            yield row.rejection(RowError(reason, detail), str(url))

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from albef.data.refusal import Reason
+from albef.data.rejection import Reason
 from albef.data.shards import describe, read_index
 from albef.io import read_json
 from albef.layout import Layout

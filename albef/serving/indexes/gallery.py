@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from albef.serving.engine import Engine
-from albef.serving.errors import Problem
+from albef.serving.errors import ApiError
 from albef.serving.indexes.index import About, Index
 from albef.serving.indexes.reader import AT_ONCE, PATIENCE
 from albef.serving.indexes.store import GALLERY
@@ -55,8 +55,8 @@ async def _add(engine: Engine, index: Index, name: str, path: Path) -> None:
         try:
             await engine.indexes.add(index, [await asyncio.to_thread(path.read_bytes)], [name])
             return
-        except (Problem, OSError) as error:
-            if not isinstance(error, Problem) or error.status != 429:
+        except (ApiError, OSError) as error:
+            if not isinstance(error, ApiError) or error.status != 429:
                 log.warning("%s is not in the gallery: %s", path, error)
                 return
             await asyncio.sleep(PATIENCE)

@@ -13,7 +13,7 @@ import numpy as np
 from albef.data.image_decoding import decode, opened
 from albef.runtime.model import Floats, ImageStates
 from albef.serving.computing import Models, probability
-from albef.serving.errors import Problem
+from albef.serving.errors import ApiError
 from albef.serving.indexes.index import Entry, Hit, Index
 from albef.serving.model_queues import ModelQueues, Pair
 
@@ -70,7 +70,7 @@ class IndexReader:
                     queues, squares, keep=False, counted=False
                 )
                 feats = np.stack([each.feat for each in pictures])
-            except Problem as problem:
+            except ApiError as problem:
                 if problem.status not in (429, 503):
                     raise
                 await asyncio.sleep(PATIENCE)

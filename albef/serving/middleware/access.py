@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import Receive, Scope, Send
 
-from albef.serving.errors import Problem
+from albef.serving.errors import ApiError
 from albef.serving.middleware.exchange import (
     METRICS,
     SCOPES,
@@ -49,9 +49,9 @@ class Tokens(HttpMiddleware):
         # them.
         matches = [each for each in self._clients if hmac.compare_digest(sent, each.token)]
         if not matches:
-            raise Problem(401, "send a token: Authorization: Bearer TOKEN")
+            raise ApiError(401, "send a token: Authorization: Bearer TOKEN")
         if (needed := _needed_scope(scope)) not in matches[0].scopes:
-            raise Problem(403, f"this token does not allow it: it is no {needed} one")
+            raise ApiError(403, f"this token does not allow it: it is no {needed} one")
         exchange_of(scope).client = matches[0]
         await self.app(scope, receive, send)
 
@@ -118,10 +118,10 @@ class Hosts(HttpMiddleware):
         exchange = exchange_of(scope)
         host = _host_name(f"//{exchange.headers.get('host', '')}")
         if host not in self.names and not (host in LOCAL and _is_loopback(exchange.client.name)):
-            raise Problem(421, "without tokens the server answers to localhost only")
+            raise ApiError(421, "without tokens the server answers to localhost only")
         origin = exchange.headers.get("origin", "")
         if origin and _host_name(origin) != host and origin not in self.origins:
-            raise Problem(403, "a page of another site asked")
+            raise ApiError(403, "a page of another site asked")
         await self.app(scope, receive, send)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import Message, Receive, Scope, Send
 
-from albef.serving.errors import Problem
+from albef.serving.errors import ApiError
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
 from albef.serving.middleware.exchange import (
@@ -48,10 +48,10 @@ class Admission(HttpMiddleware):
     def _check_slot(self, client: Client) -> None:
         if self._working.total() >= self.limits.requests:
             self.metrics.refused.labels("requests").inc()
-            raise Problem(503, "the server is at capacity; retry after 1 s", 1)
+            raise ApiError(503, "the server is at capacity; retry after 1 s", 1)
         if client.max_requests and self._working[client.name] >= client.max_requests:
             self.metrics.refused.labels("client").inc()
-            raise Problem(429, f"{client.max_requests} requests with this token are worked on", 1)
+            raise ApiError(429, f"{client.max_requests} requests with this token are worked on", 1)
 
     @contextlib.contextmanager
     def _slot(self, client: Client) -> Iterator[None]:
@@ -89,9 +89,9 @@ class Admission(HttpMiddleware):
                         raise _too_large(max_bytes)
                     if self.metrics.held_bytes > self.limits.all_bodies:
                         self.metrics.refused.labels("bytes").inc()
-                        raise Problem(503, "the server holds many bodies", 1)
+                        raise ApiError(503, "the server holds many bodies", 1)
         except TimeoutError:
-            raise Problem(408, f"no body within {self.limits.body_seconds:g} s") from None
+            raise ApiError(408, f"no body within {self.limits.body_seconds:g} s") from None
         return b"".join(parts)
 
     async def _answer(
@@ -118,7 +118,7 @@ class Admission(HttpMiddleware):
             if answering not in done and not exchange.done:
                 if leaving in done:
                     raise ClientGoneError
-                raise Problem(504, f"no answer within {self.limits.seconds:g} s")
+                raise ApiError(504, f"no answer within {self.limits.seconds:g} s")
             await answering
         finally:
             leaving.cancel()
@@ -126,5 +126,5 @@ class Admission(HttpMiddleware):
             await asyncio.gather(answering, leaving, return_exceptions=True)
 
 
-def _too_large(max_bytes: int) -> Problem:
-    return Problem(413, f"the body has more than {max_bytes} bytes")
+def _too_large(max_bytes: int) -> ApiError:
+    return ApiError(413, f"the body has more than {max_bytes} bytes")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
-from albef.serving.errors import Problem
+from albef.serving.errors import ApiError
 from albef.serving.metrics import Metrics
 from albef.serving.middleware.exchange import (
     METRICS,
@@ -108,11 +108,11 @@ class Requests(HttpMiddleware):
             return
         except ClientGoneError:
             raise
-        except Problem as error:
+        except ApiError as error:
             problem = error
         except Exception:
             log.exception("request %s failed", exchange.id)
-            problem = Problem(500, f"the server failed; request {exchange.id}")
+            problem = ApiError(500, f"the server failed; request {exchange.id}")
         if not exchange.status:
             await problem.response()(scope, receive, answer)
 

@@ -23,7 +23,7 @@ class Body(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True, extra="forbid")
 
 
-class Answered(Body):
+class ResponseBody(Body):
     """A model's response."""
 
     model: str

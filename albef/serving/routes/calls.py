@@ -10,9 +10,18 @@ from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
 from albef.preprocessing.zero_shot import TEMPLATE
 from albef.serving.engine import current
-from albef.serving.errors import BODY, Problem, describe_errors, message_of
+from albef.serving.errors import BODY, ApiError, describe_errors, message_of
 from albef.serving.limits import BEST, BOXES, LABELS, TEMPLATES
-from albef.serving.routes.bodies import FORM, Answered, Body, Images, Share, Text, Texts, read_files
+from albef.serving.routes.bodies import (
+    FORM,
+    Body,
+    Images,
+    ResponseBody,
+    Share,
+    Text,
+    Texts,
+    read_files,
+)
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Awaitable[Any]])
 
@@ -51,7 +60,7 @@ def call_routes(calls: Collection[str]) -> APIRouter:
     async def nobody() -> None:
         paths = ", ".join(known.path for name, known in CALLS.items() if name in calls)
         text = f"no export that is served here has it; there are {paths}"
-        raise Problem(404, text, code="no_such_call")
+        raise ApiError(404, text, code="no_such_call")
 
     for name, known in CALLS.items():
         if name in calls:
@@ -66,7 +75,7 @@ def _model(name: str) -> str:
     return current().calls[name].name
 
 
-class Embeddings(Answered):
+class Embeddings(ResponseBody):
     """Unit vectors. The dot product of two vectors is their similarity."""
 
     embeddings: list[list[float]]
@@ -108,7 +117,7 @@ class ImagesAndTexts(ImagesForm):
     """Texts. Repeat the field for each text."""
 
 
-class Matches(Answered):
+class Matches(ResponseBody):
     """Match probabilities of images and texts."""
 
     probabilities: list[Share]
@@ -125,7 +134,7 @@ async def match(form: Annotated[ImagesAndTexts, FORM]) -> Matches:
     images, texts = len(form.image), len(form.text)
     if images != texts and 1 not in (images, texts):
         text = f"{images} pictures and {texts} texts: as many of each are needed, or one"
-        raise Problem(422, text)
+        raise ApiError(422, text)
     chances = await current().match(await read_files(form.image), form.text)
     return Matches(model=_model("match"), probabilities=chances)
 
@@ -139,7 +148,7 @@ class Judgement(Body):
     """Probability of each class; empty if `label` is null."""
 
 
-class Judgements(Answered):
+class Judgements(ResponseBody):
     """Classes of statements or images."""
 
     results: list[Judgement]
@@ -167,10 +176,10 @@ class ZeroShotForm(ImagesForm):
 async def zero_shot(form: Annotated[ZeroShotForm, FORM]) -> Judgements:
     """Classify images into classes that are given only by name."""
     if len(set(form.label)) < len(form.label):
-        raise Problem(422, "label: one stands there twice", param="label")
+        raise ApiError(422, "label: one stands there twice", param="label")
     if not all(re.match(TEMPLATE, text) for text in form.template):
         text = "template: {} stands in it once, where a label goes"
-        raise Problem(422, text, param="template")
+        raise ApiError(422, text, param="template")
     images = await read_files(form.image)
     chances = await current().zero_shot(images, form.label, form.template)
     rows = (dict(zip(form.label, row, strict=True)) for row in chances.tolist())
@@ -197,7 +206,7 @@ class Answer(Body):
     """Probability among the considered answers or, for a generated answer, of its text."""
 
 
-class Answers(Answered):
+class Answers(ResponseBody):
     """Answers to questions."""
 
     answers: list[list[Answer]]
@@ -294,7 +303,7 @@ class Location(Body):
     evenly."""
 
 
-class Locations(Answered):
+class Locations(ResponseBody):
     """Locations of expressions in an image."""
 
     width: int
@@ -311,7 +320,7 @@ async def ground(form: Annotated[GroundForm, FORM]) -> Locations:
     try:
         choice = _BOXES.validate_json(form.boxes) if form.boxes is not None else ()
     except ValidationError as error:
-        raise Problem(422, f"boxes: {message_of(error.errors()[0])}") from None
+        raise ApiError(422, f"boxes: {message_of(error.errors()[0])}") from None
     image = await form.image.read()
     (width, height), locations = await current().ground(image, form.expression, choice)
     results = [

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from albef.runtime.model import batches
 from albef.serving.engine import current
-from albef.serving.errors import BODY, Problem, describe_errors
+from albef.serving.errors import BODY, ApiError, describe_errors
 from albef.serving.limits import BEST, INPUTS
 from albef.serving.model_queues import ModelQueues
 from albef.serving.routes.bodies import Body, Text
@@ -104,14 +104,14 @@ def _find_model(name: str) -> ModelQueues:
         if name in (queues.run, queues.name):
             return queues
     text = f"there is no such model; there are {', '.join(reversed(_models()))}"
-    raise Problem(404, text, code="model_not_found")
+    raise ApiError(404, text, code="model_not_found")
 
 
 def _find_able(name: str | None, call: str) -> ModelQueues:
     queues = current().calls[call] if name is None else _find_model(name)
     if call not in queues.model.calls:
         text = f"model: {queues.run} is of kind {queues.model.facts.kind}, which cannot do it"
-        raise Problem(422, text)
+        raise ApiError(422, text)
     return queues
 
 
@@ -145,7 +145,7 @@ async def create_embeddings(body: EmbeddingsRequest) -> Json:
     width = queues.model.embed_dim
     if body.dimensions not in (None, width):
         text = f"dimensions: vectors of {queues.run} have {width} and cannot be shortened"
-        raise Problem(422, text)
+        raise ApiError(422, text)
     feats = np.empty((len(body.input), width), "<f4")
     for kind, embed in ((str, current().embed_texts), (bytes, current().embed_pictures)):
         positions = [i for i, item in enumerate(body.input) if isinstance(item, kind)]
@@ -174,7 +174,7 @@ async def rerank(body: RerankRequest) -> Json:
     if any(isinstance(document, str) is is_text for document in body.documents):
         kinds = ("a text", "pictures") if is_text else ("a picture", "texts")
         text = "documents: {} is a query for {} alone; compare embeddings".format(*kinds)
-        raise Problem(422, text)
+        raise ApiError(422, text)
     scores: list[float] = []
     for part in batches(len(body.documents)):
         documents: list[Any] = body.documents[part]

@@ -7,11 +7,11 @@ from fastapi.routing import APIRouter
 from pydantic import Field
 
 from albef.serving.engine import current
-from albef.serving.errors import BODY, Problem, describe_errors
+from albef.serving.errors import BODY, ApiError, describe_errors
 from albef.serving.indexes.index import ID, NAME, About, Index
 from albef.serving.limits import BEST, INDEXES, PICTURES
 from albef.serving.model_queues import ModelQueues
-from albef.serving.routes.bodies import FORM, Answered, Body, Images, Share, Text, read_files
+from albef.serving.routes.bodies import FORM, Body, Images, ResponseBody, Share, Text, read_files
 
 router = APIRouter(prefix="/v1/indexes", tags=["indexes"])
 Name = Annotated[str, Path(pattern=NAME, description="Of an index")]
@@ -50,7 +50,7 @@ class AddForm(Body):
     """Ids of the images. Repeat the field for each image, or leave it out to use the digests."""
 
 
-class Added(Answered):
+class Added(ResponseBody):
     """Images that were added to an index."""
 
     ids: list[str]
@@ -84,7 +84,7 @@ class Hit(Body):
     together."""
 
 
-class Hits(Answered):
+class Hits(ResponseBody):
     """Images that were found."""
 
     results: list[Hit]
@@ -99,7 +99,7 @@ def _reader() -> ModelQueues:
 async def _existing(name: Name) -> Index:
     index = await current().stored(current().store.get, name)
     if index is None:
-        raise Problem(404, f"there is no index {name}", code="no_such_index")
+        raise ApiError(404, f"there is no index {name}", code="no_such_index")
     return index
 
 
@@ -110,16 +110,16 @@ async def _usable(index: Annotated[Index, Depends(_existing)]) -> Index:
             f"the index {name} was made by another model (run {index.about.run}), which reads "
             f"another size than {_reader().name}; delete it and add its pictures again"
         )
-        raise Problem(409, text, code="other_model")
+        raise ApiError(409, text, code="other_model")
     if not await indexes.has_read(index):
         text = f"{_reader().name} has not yet read all pictures of the index {name}"
-        raise Problem(503, text, 5)
+        raise ApiError(503, text, 5)
     return index
 
 
 async def _check_writable(name: Name) -> None:
     if name == current().store.read_only:
-        raise Problem(409, "the gallery follows its folder", code="read_only")
+        raise ApiError(409, "the gallery follows its folder", code="read_only")
 
 
 Existing = Annotated[Index, Depends(_existing)]
@@ -138,8 +138,8 @@ async def _info(index: Index) -> IndexInfo:
     )
 
 
-def _no_image(index: Index, id: str) -> Problem:
-    return Problem(404, f"the index {index.about.name} has no picture {id}", code="no_such_image")
+def _no_image(index: Index, id: str) -> ApiError:
+    return ApiError(404, f"the index {index.about.name} has no picture {id}", code="no_such_image")
 
 
 @router.get("", responses=describe_errors())
@@ -160,7 +160,7 @@ async def create_index(name: Name, response: Response) -> IndexInfo:
     index = await engine.stored(engine.store.get, name)
     if index is None:
         if len(await engine.stored(engine.store.all)) >= INDEXES:
-            raise Problem(409, f"there are {INDEXES} indexes already", code="too_many_indexes")
+            raise ApiError(409, f"there are {INDEXES} indexes already", code="too_many_indexes")
         about = About(name, queues.space, queues.run, queues.model.facts.embed_dim)
         index = await engine.stored(engine.store.create, about)
         response.status_code = 201
@@ -189,10 +189,10 @@ async def add_images(index: Usable, form: Annotated[AddForm, FORM]) -> Added:
     engine = current()
     if form.id and len(form.id) != len(form.image):
         counts = f"{len(form.image)} pictures and {len(form.id)} names"
-        raise Problem(422, f"{counts}: one for each, or none")
+        raise ApiError(422, f"{counts}: one for each, or none")
     if await engine.stored(lambda: engine.store.memory) > engine.limits.indexes:
         text = "the indexes have filled their memory; start the server with --indexes FOLDER"
-        raise Problem(409, text, code="full")
+        raise ApiError(409, text, code="full")
     images = await read_files(form.image)
     ids = await engine.indexes.add(index, images, form.id or [None] * len(images))
     return Added(model=_reader().name, ids=ids, pictures=await engine.stored(len, index))
@@ -202,7 +202,7 @@ async def add_images(index: Usable, form: Annotated[AddForm, FORM]) -> Added:
 async def search_index(index: Usable, form: Annotated[SearchForm, FORM]) -> Hits:
     """Find the images that fit a text or an image best."""
     if (form.text is None) == (form.image is None):
-        raise Problem(422, "send a text or an image to look for")
+        raise ApiError(422, "send a text or an image to look for")
     query = await form.image.read() if form.image else form.text or ""
     results = [
         Hit(id=hit.id, similarity=hit.similarity, probability=probability)

@@ -11,7 +11,7 @@ from fastapi.routing import APIRouter
 
 from albef.runtime.manifest import Facts
 from albef.serving.engine import current
-from albef.serving.errors import Problem, describe_errors
+from albef.serving.errors import ApiError, describe_errors
 from albef.serving.limits import BEST, BOXES, PICTURES, TEXT
 from albef.serving.middleware.exchange import State
 from albef.serving.routes.bodies import Body
@@ -65,7 +65,7 @@ def probe_routes(state: State) -> APIRouter:
     async def readyz() -> dict[str, str]:
         """Return 200 if the server takes requests, else 503. It fails after a stop signal."""
         if not state.ready or state.leaving:
-            raise Problem(503, "the server is starting or stopping", 1)
+            raise ApiError(503, "the server is starting or stopping", 1)
         return {"status": "ready"}
 
     return router

@@ -13,7 +13,7 @@ from albef.data.record import Record
 from albef.evaluation.behaviour.cases import Case
 from albef.evaluation.behaviour.judging import Behaviour, chances, prepare, rates
 from albef.evaluation.behaviour.suite import BehaviourConfig, Expectation
-from albef.loading.reading import Retold
+from albef.loading.reading import RecaptionedRecords
 from pipelines.params import kinds
 from tests.conftest import CAPTIONS, tiny_task
 
@@ -97,7 +97,7 @@ def records(kind: str, pictures: list[bytes]) -> list[Record]:
 def test_entailment_says_how_likely_a_text_follows(pictures: list[bytes]) -> None:
     task, some = tiny_task("entailment"), records("entailment", pictures)
     pairs = [(0, "a dog"), (3, "two apples above a squid")]
-    table = task.predict(Retold(some, pairs), 2)
+    table = task.predict(RecaptionedRecords(some, pairs), 2)
     assert task.agreement(some, pairs, 1) == pytest.approx(
         [own[2] for own in table["probabilities"]], abs=1e-6
     )

@@ -16,7 +16,7 @@ from albef.config import ParamsError
 from flows import git
 from flows.experiments import variations
 from flows.experiments.ablate import ablate
-from flows.experiments.clone import Failure, Variation
+from flows.experiments.clone import CloneError, Variation
 from pipelines.params import load
 from tests.flows.conftest import assert_ended
 from tests.flows.toy import Toy
@@ -103,7 +103,7 @@ def test_steps_share_what_they_can_are_never_run_twice_and_go_on_where_one_faile
     caplog.set_level("INFO", "albef")
     before = (toy.path / "params.yaml").read_text()
     toy.do("fail-finetune", "once")
-    with pytest.raises(Failure) as caught:
+    with pytest.raises(CloneError) as caught:
         ablated()
     assert str(caught.value) == (
         "toy-plain-noise0.4-seed1: finetune@retrieval: the line went dead (exited with 74)"

@@ -10,7 +10,7 @@ from dvc.repo import Repo
 
 from albef.config import ParamsError
 from albef.io import file_digest
-from albef.release.attestation import LINEAGE, Unverified, write
+from albef.release.attestation import LINEAGE, AttestationError, write
 from albef.runtime.manifest import NAME
 from flows import git
 from flows.releases.fetch import main
@@ -107,16 +107,18 @@ def test_with_a_key_only_what_its_owner_signed_is_led_to(
         ),
     ):
         release(version, **signing)  # type: ignore[arg-type]
-        with pytest.raises(Unverified, match=refusal):
+        with pytest.raises(AttestationError, match=refusal):
             fetch(public)
         assert link.readlink() == Path("v0.1.0")
     assert fetch().readlink() == Path("v0.4.0")
-    with pytest.raises(Unverified, match="leads to what was signed as"):
+    with pytest.raises(AttestationError, match="leads to what was signed as"):
         fetch(public)  # although it is here
     release("v0.1.0")
     fetch(public)
     flip(link / "tokenizer.json")
-    with pytest.raises(Unverified, match=r"retrieval v0.1.0 is not as it was signed: tokenizer.js"):
+    with pytest.raises(
+        AttestationError, match=r"retrieval v0.1.0 is not as it was signed: tokenizer.js"
+    ):
         fetch(public)
     project.sh(
         "git commit -q --allow-empty -m none && gto register retrieval HEAD --version v0.5.0"

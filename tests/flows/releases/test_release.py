@@ -56,7 +56,7 @@ def lacking() -> list[str]:
 class Loosened(ReleaseConfig):
     """The limits with another default."""
 
-    max_company: float = 1.0
+    max_batch_effect: float = 1.0
 
 
 @pytest.mark.usefixtures("here")
@@ -108,7 +108,7 @@ def test_release_refuse_and_go_back(
     with monkeypatch.context() as patch:  # a default, in the code of the commit that is judged
         patch.setattr(release, "ReleaseConfig", Loosened)
         changed = list(release.changed_limits(Registry("retrieval"), "v0.1.0"))
-    assert changed == ["release.max_company 0.001 -> 1"]
+    assert changed == ["release.max_batch_effect 0.001 -> 1"]
     said = project.albef("release retrieval --approve", fails=True)
     assert "retrieval is not released:\n- not as in the last commit: dvc.yaml; " in said
     assert "- git commits that are not pushed: 1; `git push`\n" in said

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from albef.ingest.download.addresses import (
-    PrivateAddress,
+    PrivateAddressError,
     guarded,
     is_loopback,
     is_public,
@@ -30,7 +30,7 @@ def test_what_is_not_public_gets_no_socket() -> None:
     for host in PRIVATE:
         assert not is_public(host), host
         for allow_loopback in (False, not is_loopback(host)):
-            with pytest.raises(PrivateAddress):
+            with pytest.raises(PrivateAddressError):
                 guarded(allow_loopback)(info(host))
 
 
@@ -42,5 +42,5 @@ def test_what_is_public_gets_one() -> None:
 
 def test_other_ways_to_write_an_address_are_none() -> None:
     for host in ("127.1", "2130706433", "0x7f000001", "localhost", "", "017.0.0.1"):
-        with pytest.raises(PrivateAddress):
+        with pytest.raises(PrivateAddressError):
             guarded(allow_loopback=True)(info(host))

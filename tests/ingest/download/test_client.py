@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from albef.data.refusal import Reason
+from albef.data.rejection import Reason
 from albef.ingest.download.client import Answer, Client, opted_out, retry_after
 from albef.ingest.download.limits import Limits
 from tests.data import toy

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from albef.data.refusal import Reason
+from albef.data.rejection import Reason
 from albef.ingest.download import store
 from albef.ingest.download.downloads import Downloads
 from albef.ingest.download.limits import Limits

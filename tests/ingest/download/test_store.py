@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from albef.data.refusal import Reason
+from albef.data.rejection import Reason
 from albef.ingest.download.store import FILE, DownloadStore, Outcome
 from tests.ingest.download.test_client import limits
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from albef.config import validate
 from albef.data.record import Record
-from albef.data.refusal import Reason, Refusal
+from albef.data.rejection import Reason, Rejection
 from albef.ingest.config import RowsConfig
 from albef.ingest.sources import kind_of
 
-Rows = list[Record | Refusal]
+Rows = list[Record | Rejection]
 
 
 def config_of(kind: str, **values: Any) -> Any:
@@ -27,15 +27,15 @@ def read(kind: str, scratch: Path = Path("unused"), **values: Any) -> Rows:
     return list(kind_of(source).records(source, 0, *[scratch] * (kind == "urls")))
 
 
-def good(rows: Iterable[Record | Refusal]) -> list[Record]:
+def good(rows: Iterable[Record | Rejection]) -> list[Record]:
     return [row for row in rows if isinstance(row, Record)]
 
 
-def bad(rows: Iterable[Record | Refusal]) -> list[Refusal]:
-    return [row for row in rows if isinstance(row, Refusal)]
+def bad(rows: Iterable[Record | Rejection]) -> list[Rejection]:
+    return [row for row in rows if isinstance(row, Rejection)]
 
 
-def reasons(rows: Iterable[Record | Refusal]) -> list[tuple[str, Reason]]:
+def reasons(rows: Iterable[Record | Rejection]) -> list[tuple[str, Reason]]:
     return [(row.key, row.reason) for row in bad(rows)]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from albef.config import ParamsError
 from albef.data.record import Record
-from albef.data.refusal import Reason
+from albef.data.rejection import Reason
 from tests.data import toy
 from tests.ingest.sources.reading import Rows, bad, good, read
 
@@ -131,9 +131,9 @@ def test_a_bad_row_is_set_aside_and_named(
 ) -> None:
     path = files("bad.json", [*[GOOD] * (form == "captions"), bad_row])
     found = rows(form, {"train": [path]})
-    [refusal] = bad(found)
-    assert (refusal.reason, refusal.line) == (reason, len(found))
-    assert re.match(f"bad.json: {message}", refusal.detail)
+    [rejection] = bad(found)
+    assert (rejection.reason, rejection.line) == (reason, len(found))
+    assert re.match(f"bad.json: {message}", rejection.detail)
     assert len(good(found)) == len(found) - 1
 
 
@@ -152,5 +152,5 @@ def test_bad_files_are_named(files: Files) -> None:
     ):
         with pytest.raises(ParamsError, match=message):
             rows(form, {"train": [file]}, **more)
-    [refusal] = bad(rows("grounding", {"test": [refs]}, proposals=dets))
-    assert refusal.detail == "rows.json: dets.json has no boxes for a.jpg"
+    [rejection] = bad(rows("grounding", {"test": [refs]}, proposals=dets))
+    assert rejection.detail == "rows.json: dets.json has no boxes for a.jpg"

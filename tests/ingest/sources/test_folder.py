@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from albef.config import ParamsError
-from albef.data.refusal import Reason
+from albef.data.rejection import Reason
 from albef.ingest.sources import folder
 from tests.data import toy
 from tests.ingest.sources.reading import Rows, bad, good, reasons

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from albef.config import ParamsError
-from albef.data.refusal import Reason
+from albef.data.rejection import Reason
 from tests.data import toy
 from tests.ingest.sources.reading import Rows, bad, good, read
 

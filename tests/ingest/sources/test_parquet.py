@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from albef.config import ParamsError
-from albef.data.refusal import Reason, Refusal
+from albef.data.rejection import Reason, Rejection
 from albef.ingest.sources import parquet, tables
 from tests.data import toy
 from tests.ingest.sources.reading import Rows, bad, good, reasons
@@ -104,13 +104,13 @@ def test_a_few_bytes_that_stand_for_gigabytes(
         kind="parquet", files={"train": [str(file)]}, image="image", captions=["caption"]
     )
     for row in parquet.records(config, 0):
-        assert isinstance(row, Refusal)
+        assert isinstance(row, Rejection)
         assert row.reason == Reason.CAPTION_TOO_LONG
         assert pa.total_allocated_bytes() < 2**26
     write(pa.ListArray.from_arrays(pa.array([0, 200], pa.int32()), repeated(200, 2**16)))
-    [refusal] = bad(read(file))
-    assert refusal.reason == Reason.MALFORMED_ROW
-    assert "a list of 200 values with 13107200 bytes" in refusal.detail
+    [rejection] = bad(read(file))
+    assert rejection.reason == Reason.MALFORMED_ROW
+    assert "a list of 200 values with 13107200 bytes" in rejection.detail
     monkeypatch.setattr(tables, "_AT_ONCE", 2**20)
     write(["x" * 2**22, "y"], use_dictionary=False)
     assert {row.reason for row in bad(read(file))} == {Reason.TOO_MANY_BYTES}

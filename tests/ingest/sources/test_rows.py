@@ -4,7 +4,7 @@ import datetime as dt
 
 import pytest
 
-from albef.data.refusal import Reason, Refused
+from albef.data.rejection import Reason, RowError
 from albef.ingest.sources.rows import captions_of, plain
 
 
@@ -20,6 +20,6 @@ def test_why_captions_are_refused() -> None:
         ([], Reason.NO_CAPTION), ([" ", [""]], Reason.NO_CAPTION),
         ([3], Reason.MISSING_FIELD), (["\ud800"], Reason.MALFORMED_ROW),
     ):  # fmt: skip
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RowError) as caught:
             captions_of(values)
         assert caught.value.reason == reason

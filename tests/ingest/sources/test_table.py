@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from albef.config import ParamsError
-from albef.data.refusal import Reason
+from albef.data.rejection import Reason
 from tests.data import toy
 from tests.ingest.sources import reading
 from tests.ingest.sources.reading import Rows, bad, good, reasons

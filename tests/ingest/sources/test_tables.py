@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from albef.config import ParamsError
-from albef.data.refusal import Reason, Refusal
+from albef.data.rejection import Reason, Rejection
 from albef.ingest.sources import tables
 
 HEADER = ["a", "b"]
@@ -19,7 +19,7 @@ def read(
     (folder / "t").write_bytes(held)
     found = tables.read(folder / "t", form, header, ["a", "b"])
     return [
-        (row.line, row.reason if isinstance(row, Refusal) else tuple(row.values.values()))
+        (row.line, row.reason if isinstance(row, Rejection) else tuple(row.values.values()))
         for row in found
     ]
 

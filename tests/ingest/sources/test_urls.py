@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from albef.config import ParamsError
-from albef.data.refusal import Reason, Refusal
+from albef.data.rejection import Reason, Rejection
 from albef.ingest.download.store import FILE
 from albef.ingest.sources import urls
 from tests.data import toy
@@ -56,10 +56,10 @@ def test_rows_in_the_order_of_the_list(server: Server, tmp_path: Path) -> None:
     assert later.image_id == 5
     gone, short, blank, none, ftp = bad(rows)
     detail = f"{file}: status 404 Not Found"
-    assert gone == Refusal("", 2, server.url("status/404"), Reason.NOT_FOUND, detail)
+    assert gone == Rejection("", 2, server.url("status/404"), Reason.NOT_FOUND, detail)
     detail = f"{file}: 1 columns; there should be 2"
-    assert short == Refusal("", 3, "", Reason.MALFORMED_ROW, detail)
-    assert none == Refusal("", 5, "", Reason.MISSING_FIELD, f"{file}: 'url' holds no address")
+    assert short == Rejection("", 3, "", Reason.MALFORMED_ROW, detail)
+    assert none == Rejection("", 5, "", Reason.MISSING_FIELD, f"{file}: 'url' holds no address")
     assert (blank.reason, ftp.line, ftp.reason) == (Reason.NO_CAPTION, 7, Reason.BAD_URL)
     assert "/ok/2" not in server.asked, "what has no caption is not downloaded"
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from albef.config import ParamsError
-from albef.data.refusal import Reason
+from albef.data.rejection import Reason
 from tests.data import toy
 from tests.ingest.sources.reading import Rows, bad, good, reasons, write_tar
 from tests.ingest.sources.reading import read as read_source
@@ -107,9 +107,9 @@ def test_a_damaged_member_is_one_refusal(tmp_path: Path, member: int) -> None:
     rows = read(shard)
     lost = member // 3 if member % 3 != 1 else None  # the JSON is not needed
     assert captions(rows) == [f"number {i}" for i in range(3) if i != lost]
-    [refusal] = bad(rows)
-    assert refusal.reason == Reason.DAMAGED_MEMBER
-    assert refusal.detail == f"{shard}, byte {at}: no header of a tar member"
+    [rejection] = bad(rows)
+    assert rejection.reason == Reason.DAMAGED_MEMBER
+    assert rejection.detail == f"{shard}, byte {at}: no header of a tar member"
 
 
 def test_a_shard_that_was_cut_says_so(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from albef.report.sections.datasets import (
     read_page,
 )
 from albef.report.sections.profile import Tally
-from albef.validation.result import NotFit
+from albef.validation.result import ValidationFailedError
 from pipelines import heldout, ingest, validate
 from pipelines.stage import Stage
 from tests.data import toy
@@ -152,7 +152,7 @@ def test_what_is_evaluated_on(here: Path) -> None:
 def test_the_profile_of_a_validation_is_drawn_also_after_json_has_sorted_it(here: Path) -> None:
     stage = made()
     assert "It has not been validated yet" in Page(render_dataset(page_of(stage))).text
-    with pytest.raises(NotFit):  # of toys, whose profile is written all the same
+    with pytest.raises(ValidationFailedError):  # of toys, whose profile is written all the same
         validate.run(Stage("validate", "toy"))
     page = page_of(stage)
     words = page.histograms[0]

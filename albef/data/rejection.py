@@ -48,7 +48,7 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Rejection:
     """A rejected row."""
 
     source: str
@@ -63,7 +63,7 @@ class Refusal:
     """Small JPEG for a person to look at, if there is one."""
 
 
-class Refused(ValueError):
+class RowError(ValueError):
     """Error for a row that is rejected; its message is the detail."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -71,9 +71,9 @@ class Refused(ValueError):
         self.reason = reason
 
     @classmethod
-    def by(cls, error: Exception) -> "Refused":
+    def by(cls, error: Exception) -> "RowError":
         """Return the rejection of a row that led to an error of any type."""
-        if isinstance(error, Refused):
+        if isinstance(error, RowError):
             return error
         detail = f"it cannot be read ({type(error).__name__}: {str(error)[:200]})"
         return cls(Reason.MALFORMED_ROW, detail)
