@@ -73,7 +73,7 @@ def test_a_wrong_manifest_is_refused(copy: Path) -> None:
         (lambda m: m.update(image_sise=3), "image_sise is not a known key"),
         (lambda m: m["model"].update(image_size="16"), "image_size"),
         (
-            lambda m: m["model"].update(capability="poetry"),
+            lambda m: m["model"].update(surface="poetry"),
             "has a model for 'poetry'; this version",
         ),
         (lambda m: m["model"].update(temperature=0.0), "temperature"),
