@@ -57,7 +57,7 @@ def test_an_unknown_key_names_the_nearest_one() -> None:
 
 
 def test_a_renamed_key_names_the_new_one() -> None:
-    with pytest.raises(ParamsError, match="is now called release.max_batch_effect; rename it"):
+    with pytest.raises(ParamsError, match=r"is now called release\.max_batch_effect; rename it"):
         validate(ReleaseConfig, {"max_company": 0.1}, where="params.yaml", key="release")
 
 
