@@ -13,48 +13,57 @@ app = Typer(rich_markup_mode=None)
 data = Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="Look into data, and say what later versions are held to.",
+    help="Check datasets and accept them as references.",
 )
 app.add_typer(data, name="data")
 Names = list[str] | None
+Preset = Annotated[str | None, Option(help="Name of a preset: presets/PRESET.yaml.")]
+RESUMES = "interrupted; run the same command again to resume"
+
+
+def _prepare_output() -> None:
+    """Show progress, and raise KeyboardInterrupt on the signals that end a command."""
+    from flows.results import show_progress
+
+    show_progress()
+    _stop_on_signals()
 
 
 def _stop_on_signals() -> None:
-    """Raise KeyboardInterrupt on the signals that end a command."""
     # A shell ignores SIGINT for a command that it starts with `&`.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
 
 
-@command(app, "run", at_root=True, interrupted="interrupted; `albef run` goes on from here")
+@command(app, "run", at_root=True, interrupted=RESUMES)
 def run(
-    preset: Annotated[str | None, Option(help="Take presets/PRESET.yaml first.")] = None,
+    preset: Preset = None,
     overrides: Annotated[
         Names, Option("--set", metavar="KEY=VALUE", help="Change a value of params.yaml.")
     ] = None,
     only: Annotated[
-        Names, Option(metavar="STAGE", help="Run this alone: NAME, or NAME@KEY.")
+        Names, Option(metavar="STAGE", help="Run only this stage: NAME or NAME@KEY.")
     ] = None,
     force: Annotated[
-        Names, Option(metavar="STAGE", help="Run this although nothing changed.")
+        Names, Option(metavar="STAGE", help="Run this stage even if nothing changed.")
     ] = None,
-    name: Annotated[str | None, Option(help="Record the run as this experiment.")] = None,
+    name: Annotated[str | None, Option(help="Record the run as a DVC experiment.")] = None,
     seeds: Annotated[
-        int | None, Option(min=1, help="Run under so many seeds, each recorded, as NAME-seed1.")
+        int | None, Option(min=1, help="Number of seeds; records NAME-seed1, NAME-seed2, ...")
     ] = None,
-    dry: Annotated[bool, Option("--dry", help="Only say what would run, and why.")] = False,
+    dry: Annotated[bool, Option("--dry", help="Print what would run and why, and stop.")] = False,
 ) -> int:
-    """Bring the pipeline up to date.
+    """Run the stages whose inputs have changed.
 
-    You can repeat --set, --only and --force. The exit code is 1 for a failed stage, 2 for wrong
-    values, 130 when interrupted.
+    You can repeat --set, --only and --force. The exit code is 1 if a stage failed, 2 for wrong
+    values and 130 after an interrupt.
+
+    Example: albef run --set tasks.retrieval.lr=2e-4 --name slower
     """
     from flows.experiments.seeds import run_seeds
-    from flows.results import show_progress
     from flows.run import run
 
-    show_progress()
-    _stop_on_signals()
+    _prepare_output()
     if seeds is None:
         return run(preset, overrides or (), only or (), force or (), name, dry=dry)
     options = {"--only": only, "--force": force, "--dry": dry}
@@ -72,12 +81,12 @@ def status() -> None:
 
 @command(app, "params", at_root=True)
 def params(
-    section: Annotated[str, Argument(help="A key, as tasks.retrieval; if not given, all.")] = "",
-    preset: Annotated[str | None, Option(help="Those of presets/PRESET.yaml.")] = None,
+    section: Annotated[str, Argument(help="Key of a section or value; default: all.")] = "",
+    preset: Preset = None,
 ) -> None:
-    """Print all current values with their descriptions.
+    """Print all values with their descriptions and origins, defaults included.
 
-    Defaults are included. Each value is followed by its origin.
+    Example: albef params tasks.retrieval
     """
     from flows.values import file_of
     from pipelines.params import explain
@@ -91,79 +100,77 @@ def compare(
         list[str],
         Argument(
             metavar="REVISION",
-            help="An experiment, branch, tag or commit, or `workspace`; the first is the baseline.",
+            help="Experiment, branch, tag or commit, or `workspace`; the first is the baseline.",
         ),
     ],
     curve: Annotated[
-        Path | None, Option(parser=from_root, help="Reference curves to lay over the others.")
+        Path | None, Option(parser=from_root, help="File of reference curves to plot as well.")
     ] = None,
     save_curve: Annotated[
-        Path | None, Option(parser=from_root, help="Write the baseline's curves as such a file.")
+        Path | None, Option(parser=from_root, help="Write the baseline's curves to such a file.")
     ] = None,
     out: Annotated[
-        Path | None, Option(parser=from_root, help="The page; else it goes to .albef/compare/.")
+        Path | None, Option(parser=from_root, help="The page; default: in .albef/compare/.")
     ] = None,
-    examples: Annotated[int, Option(help="Answers shown that turned, each way.")] = 6,
+    examples: Annotated[int, Option(help="Changed answers to show in each direction.")] = 6,
     stepwise: Annotated[
-        bool, Option("--stepwise", help="Hold each group of seeds against the one before it.")
+        bool, Option("--stepwise", help="Compare each group of seeds with the previous one.")
     ] = False,
 ) -> int:
-    """Compare experiments or git revisions.
+    """Compare the recorded results of experiments or git revisions.
 
-    The comparison shows stored values, data, metrics, curves, and the answers that changed. No
-    stage runs again.
+    The page shows values, data, metrics, curves and changed answers. No stage runs.
+
+    Example: albef compare HEAD workspace
     """
     from flows.experiments.compare import compare
 
     return compare(revisions, curve, save_curve, out, examples, stepwise=stepwise)
 
 
-@command(app, "ablate", at_root=True, interrupted="interrupted; the same command goes on from here")
+@command(app, "ablate", at_root=True, interrupted=RESUMES)
 def ablate(
     noise: Annotated[
         list[float] | None,
-        Option(
-            min=0, max=1, help="Share of wrong captions; may be repeated; 0 and 0.4 if not given."
-        ),
+        Option(min=0, max=1, help="Share of wrong captions; repeatable; default: 0 and 0.4."),
     ] = None,
-    seeds: Annotated[int, Option(min=1, help="Seeds of each.")] = 3,
-    preset: Annotated[str, Option(help="presets/PRESET.yaml, the last step.")] = "ablation",
-    ladder: Annotated[str, Option(help="ablations/LADDER.yaml, the steps.")] = "paper",
+    seeds: Annotated[int, Option(min=1, help="Seeds of each step.")] = 3,
+    preset: Annotated[str, Option(help="Preset of the last step.")] = "ablation",
+    ladder: Annotated[str, Option(help="Steps: ablations/LADDER.yaml.")] = "paper",
     name: Annotated[
-        str | None, Option(help="What the experiments' begin with; the preset's if not given.")
+        str | None, Option(help="Prefix of the experiments' names; default: the preset.")
     ] = None,
     jobs: Annotated[
         int | None,
-        Option(
-            min=1,
-            help="Trainings at once; if not given, on CPUs as runtime.threads leaves cores.",
-        ),
+        Option(min=1, help="Trainings at a time; default: as many as the CPU cores allow."),
     ] = None,
-    show: Annotated[bool, Option("--show", help="Train nothing, show what is there.")] = False,
+    show: Annotated[bool, Option("--show", help="Show existing results; train nothing.")] = False,
 ) -> None:
-    """Train the steps of an ablation over caption noise and seeds, and compare them.
+    """Train the steps of an ablation with several noise levels and seeds, and compare them.
 
-    Each training is recorded as an experiment. Trainings that are already recorded are not
-    repeated. The comparison is that of `albef compare --stepwise`.
+    Each training is recorded as an experiment, and recorded trainings are not repeated. The
+    comparison equals `albef compare --stepwise`.
+
+    Example: albef ablate --noise 0.4 --seeds 1
     """
     from flows.experiments.ablate import ablate
-    from flows.results import show_progress
 
-    show_progress()
-    _stop_on_signals()
+    _prepare_output()
     ablate(noise or [0.0, 0.4], seeds, preset, ladder, name, jobs, show=show)
 
 
 @command(app, "accept", at_root=True)
 def accept(
     files: Annotated[
-        list[Path], Argument(parser=from_root, metavar="FILE", help="Edited code, or its folder.")
+        list[Path], Argument(parser=from_root, metavar="FILE", help="Edited code file or folder.")
     ],
 ) -> int:
     """Accept edits of code that you know change no artifact.
 
-    Stages that depend on the files stay fresh if nothing but code differs. The exit code is 1 if a
+    Stages that depend on the files stay fresh if nothing else differs. The exit code is 1 if a
     stage refused, 2 if there was nothing to accept.
+
+    Example: albef accept albef/ingest/cleaning.py
     """
     from flows.accept import accept_files
 
@@ -174,36 +181,37 @@ def accept(
 def release(
     run: Annotated[str, Argument(help="An entry of export.runs.")],
     approve: Annotated[
-        bool, Option("--approve", help="Do it; someone has read the comparison.")
+        bool, Option("--approve", help="Release; a person has read the comparison.")
     ] = False,
-    stage: Annotated[str, Option(help="What the version is to hold.")] = "prod",
+    stage: Annotated[str, Option(help="Stage of the registry for the version.")] = "prod",
     bump: Annotated[
-        Literal["patch", "minor", "major"], Option(help="Part of the version that counts up.")
+        Literal["patch", "minor", "major"], Option(help="Part of the version to increase.")
     ] = "minor",
     back: Annotated[
-        bool, Option("--back", help="Let the version before hold the stage again.")
+        bool, Option("--back", help="Assign the stage to its previous version again.")
     ] = False,
     dry: Annotated[
-        bool, Option("--dry", help="Show the model card too, and change nothing.")
+        bool, Option("--dry", help="Print the model card as well, and release nothing.")
     ] = False,
     accept_limits: Annotated[
-        bool,
-        Option("--accept-limits", help="Judge by limits that the released version did not have."),
+        bool, Option("--accept-limits", help="Accept limits that changed since the last release.")
     ] = False,
     key: Annotated[
         Path | None,
         Option(
             envvar="ALBEF_SIGNING_KEY",
             parser=from_root,
-            help="Sign with this private key: a PEM file outside of the project.",
+            help="Private key to sign with: a PEM file outside the project.",
         ),
     ] = None,
 ) -> None:
-    """Release an evaluated export if it passes a gate, or go back to the previous version.
+    """Release an evaluated export if it passes the gate, or go back to the previous version.
 
-    The export is compared with the released one. It is released if it passes the gate (params.yaml,
-    release) and --approve is given. Without --approve nothing changes, and the exit code is 0 if it
-    would be released, 1 if not.
+    The export is compared with the released one; the limits are in `release` of params.yaml.
+    Without --approve nothing changes, and the exit code is 0 if the export would be released, 1 if
+    not.
+
+    Example: albef release retrieval --approve
     """
     from flows.releases.release import main
 
@@ -213,22 +221,21 @@ def release(
     main(run, stage, bump, key=key, **options)
 
 
-@command(app, "fetch", at_root=True, interrupted="interrupted; the same command goes on")
+@command(app, "fetch", at_root=True, interrupted=RESUMES)
 def fetch(
     released: Annotated[
-        list[str], Argument(metavar="RUN#STAGE", help="A run, and the stage of the registry.")
+        list[str], Argument(metavar="RUN#STAGE", help="A run and a stage of the registry.")
     ],
     key: Annotated[
         Path | None,
-        Option(
-            parser=from_root,
-            help="Refuse what the owner of this public key, a PEM file, did not sign.",
-        ),
+        Option(parser=from_root, help="Refuse versions not signed by the owner of this PEM file."),
     ] = None,
 ) -> None:
-    """Fetch the released exports that hold stages, and print a link to each.
+    """Download the released exports that hold stages, and print a link to each.
 
-    When another version holds the stage and is completely fetched, the link leads to that version.
+    A link changes to a new version when that version is completely downloaded.
+
+    Example: albef fetch retrieval#prod --key albef.pub
     """
     from flows.releases.fetch import main
 
@@ -239,27 +246,24 @@ def fetch(
 
 @command(app, "verify", at_root=True, interrupted="interrupted; nothing was verified")
 def verify(
-    export: Annotated[Path, Argument(parser=from_root, help="The folder that was fetched.")],
-    release: Annotated[
-        Path, Argument(parser=from_root, help="What is told of it: releases/RUN/VERSION.")
-    ],
-    key: Annotated[
-        Path, Option(parser=from_root, help="The public key of who released it, a PEM file.")
-    ],
+    export: Annotated[Path, Argument(parser=from_root, help="Folder of the downloaded export.")],
+    release: Annotated[Path, Argument(parser=from_root, help="Its release: releases/RUN/VERSION.")],
+    key: Annotated[Path, Option(parser=from_root, help="Public key of the signer, a PEM file.")],
     replay: Annotated[
         str | None,
-        Option(metavar="STAGE", help="Run this stage again and compare; `any` draws one."),
+        Option(metavar="STAGE", help="Run this stage again and compare; `any` chooses one."),
     ] = None,
-    seed: Annotated[int, Option(help="Of the draw.")] = 0,
+    seed: Annotated[int, Option(help="Seed for choosing the stage.")] = 0,
     tolerance: Annotated[
-        float,
-        Option(min=0, help="Share by which figures may differ on another kind of processor."),
+        float, Option(min=0, help="Accepted relative difference on another processor.")
     ] = 0.05,
 ) -> None:
-    """Verify that an export is what was released, and that it can be made again.
+    """Verify that an export is what was released, and that it can be reproduced.
 
-    All its files, its lineage and its list of software must match their signatures. The exit code
-    is 1 if one does not; the error message names it.
+    All its files, its lineage and its software list must match their signatures. The exit code is 1
+    if one does not; the error message names it.
+
+    Example: albef verify EXPORT releases/retrieval/v0.1.0 --key albef.pub --replay any
     """
     from flows.releases.verify import main
 
@@ -270,19 +274,21 @@ def verify(
 @command(data, "data check")
 def check(
     source: Annotated[
-        str, Argument(help="A data set of params.yaml, one source of it (web.scenes), or a path.")
+        str, Argument(help="A dataset of params.yaml, one of its sources (web.scenes), or a path.")
     ],
-    rows: Annotated[int, Option(help="Rows of each source.")] = 200,
-    as_json: Annotated[bool, Option("--json", help="The result for machines.")] = False,
+    rows: Annotated[int, Option(help="Number of rows of each source.")] = 200,
+    as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
     write: Annotated[
-        bool, Option("--write", help="Of a path: make it a preset, presets/NAME.yaml.")
+        bool, Option("--write", help="For a path: write the preset presets/NAME.yaml.")
     ] = False,
 ) -> int:
     """Check the first rows of a source as ingest and validation would.
 
     A path is a folder of images or shards, a list (.tsv, .csv, .parquet), a shard, or a JSON file
-    of annotations. The check uses a temporary folder. Only downloaded images are kept, so that
-    ingest need not download them again. The exit code is 1 if ingest or validation would fail.
+    of annotations. Nothing is kept except downloaded images. The exit code is 1 if ingest or
+    validation would fail.
+
+    Example: albef data check photos --write
     """
     cwd = Path.cwd()  # SOURCE may be a path, which is relative to this directory.
     os.chdir(project_root())
@@ -292,13 +298,13 @@ def check(
 
 
 @command(data, "data accept", at_root=True)
-def accept_data(
-    name: Annotated[str, Argument(help="The data set.")],
-) -> None:
+def accept_data(name: Annotated[str, Argument(help="The dataset.")]) -> None:
     """Accept a dataset as the reference for its later versions.
 
-    The profile of its validation is written as a suite to the file that params.yaml names for it.
-    If there is none, the file is profiles/NAME.json, and params.yaml names it from then on.
+    The profile from its validation becomes a suite in profiles/NAME.json, or in the file that
+    validate.accepted of params.yaml names.
+
+    Example: albef data accept mine
     """
     from flows.accept import accept_data
 
@@ -306,8 +312,8 @@ def accept_data(
 
 
 @command(data, "data page", at_root=True)
-def page(name: Annotated[str, Argument(help="The data set.")]) -> None:
-    """Show the report's page of a dataset: samples, rejected rows, what validation refuses."""
+def page(name: Annotated[str, Argument(help="The dataset.")]) -> None:
+    """Write a page about a dataset (samples, rejected rows, validation) and print its path."""
     from pipelines.report import data_page
 
     print(data_page(name))

@@ -174,7 +174,7 @@ def test_ctrl_c_and_a_failure_end_what_is_at_work_and_the_next_run_goes_on(
     os.killpg(flow.pid, signal.SIGINT)  # as a terminal does it: to the whole group
     told, _ = flow.communicate(timeout=600)
     assert flow.returncode == 130
-    assert "`albef run` goes on from here" in told
+    assert "run the same command again" in told
     assert_ended(children)
     toy.do("sleep-pretrain")
     toy.started()

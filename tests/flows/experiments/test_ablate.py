@@ -166,7 +166,7 @@ def test_an_ablation_that_was_killed_or_interrupted_goes_on(toy: Toy) -> None:
     process.send_signal(signal.SIGINT)
     told, _ = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "the same command goes on from here" in told
+    assert "run the same command again" in told
     assert_ended(found)
     toy.do("sleep-evaluate")
     started(toy)
