@@ -32,7 +32,7 @@ from albef.data.rejection import Rejection
 from albef.ingest import duplicates, shard_writer
 from albef.ingest.blocks import Blocks
 from albef.ingest.config import IngestConfig
-from albef.ingest.pool import Given, prepared
+from albef.ingest.pool import NumberedRow, prepared
 from albef.ingest.prepare import Fingerprint, Prepared, Rules
 from albef.ingest.sources import tables
 from albef.io import file_digest
@@ -84,7 +84,7 @@ def _speed(pictures: int, rounds: int) -> None:
     size = statistics.mean(map(len, photos)) / 1024
     rules = Rules(validate(IngestConfig, LIMITS, where="benchmark"), 256)
 
-    def rows() -> Iterator[Given]:
+    def rows() -> Iterator[NumberedRow]:
         for i, image in zip(range(pictures), itertools.cycle(photos), strict=False):
             yield i, Record(f"{i:07d}", image, ("a caption of a photograph",), i, "train", "a")
 
@@ -103,7 +103,7 @@ def _speed(pictures: int, rounds: int) -> None:
     )
 
 
-def _ingest(folder: Path, rows: Iterator[Given], rules: Rules) -> None:
+def _ingest(folder: Path, rows: Iterator[NumberedRow], rules: Rules) -> None:
     """The steps of the stage but for its sources."""
     blocks = Blocks(folder / "blocks")
     _fill(blocks, prepared(rows, rules, 0))
@@ -122,7 +122,7 @@ def _compare(blocks: Blocks) -> None:
     pictures = duplicates.read_fingerprints(blocks)
     for _ in duplicates.contaminated(pictures, duplicates.HELDOUT.empty_table(), 4):
         pass
-    duplicates.repeated_pictures(pictures, set(), 4)
+    duplicates.repeated_images(pictures, set(), 4)
 
 
 def _shards(folder: Path, blocks: Blocks) -> None:

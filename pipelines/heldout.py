@@ -13,7 +13,7 @@ from albef.ingest.pool import prepared
 from albef.ingest.prepare import Prepared, Rules
 from albef.ingest.sources import read_rows
 from albef.io import atomic
-from pipelines.rows import logged, read_config
+from pipelines.rows import log_progress, read_config
 from pipelines.stage import Stage, main
 
 log = logging.getLogger("albef")
@@ -33,7 +33,7 @@ def run(stage: Stage) -> None:
     prepared_rows = prepared(rows, rules, stage.runtime.workers, engine)
     fingerprints: list[dict[str, Any]] = [
         {"dataset": stage.key, "key": row.record.key, "digest": one.digest, "look": one.look}
-        for row in logged(prepared_rows)
+        for row in log_progress(prepared_rows)
         if isinstance(row, Prepared)
         for one in row.fingerprints
     ]

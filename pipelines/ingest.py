@@ -24,14 +24,14 @@ from albef.data.store import Store
 from albef.ingest.blocks import Batch, Blocks
 from albef.ingest.config import IngestConfig, RowsConfig
 from albef.ingest.duplicates import compare, read_heldout
-from albef.ingest.pool import Given, portions, prepared
+from albef.ingest.pool import NumberedRow, portions, prepared
 from albef.ingest.prepare import Prepared, Rules
 from albef.ingest.quarantine import write_quarantine
 from albef.ingest.shard_writer import ShardWriter
 from albef.ingest.sources import read_rows
 from albef.io import file_digest
 from albef.run_record import code_digest
-from pipelines.rows import logged, read_config
+from pipelines.rows import log_progress, read_config
 from pipelines.stage import Stage, main
 
 log = logging.getLogger("albef")
@@ -121,12 +121,12 @@ def _read(blocks: Blocks, stage: Stage, config: RowsConfig, rules: Rules) -> Non
             blocks.write(pending[: batch.missing], batch)
             del pending[: batch.missing]
 
-    def missing() -> Iterator[Given]:
+    def missing() -> Iterator[NumberedRow]:
         seed, scratch, off = stage.data_seed, stage.runtime.scratch_root, config.split_off
         rows = read_rows(
             stage.key, config.sources, seed, scratch, split_off=off, engine=stage.runtime.engine
         )
-        for portion in portions(logged(rows), _ROWS, _BYTES):
+        for portion in portions(log_progress(rows), _ROWS, _BYTES):
             batch, new = blocks.batch(portion)
             batches.append(batch)
             write()

@@ -27,7 +27,7 @@ def read_config(stage: Stage) -> RowsConfig:
     return stage.section(f"datasets.{stage.key}", RowsConfig)
 
 
-def logged(rows: Iterable[T]) -> Iterator[T]:
+def log_progress(rows: Iterable[T]) -> Iterator[T]:
     """Yield the same rows, and log every few seconds how many there were and how fast they come."""
     started = last = time.monotonic()
     for number, row in enumerate(rows, 1):

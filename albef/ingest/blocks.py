@@ -24,8 +24,8 @@ from pyarrow import feather
 
 from albef.data.record import Record
 from albef.data.rejection import Rejection
-from albef.ingest.cleaning import writable
-from albef.ingest.pool import Given
+from albef.ingest.cleaning import escape_surrogates
+from albef.ingest.pool import NumberedRow
 from albef.ingest.prepare import Prepared, name_of
 from albef.io import atomic
 
@@ -142,7 +142,7 @@ class Blocks:
     def _images(self, number: int) -> Path:
         return self._folder / f"images-{number:08d}"
 
-    def batch(self, rows: list[Given]) -> tuple[Batch, list[Given]]:
+    def batch(self, rows: list[NumberedRow]) -> tuple[Batch, list[NumberedRow]]:
         """Return a batch with the known ones of a source's rows, and the rows to be prepared."""
         digests = [digest_of(row) for _, row in rows]
         places = self._prior.find(digests)
@@ -255,7 +255,7 @@ class Blocks:
         return self.table(block)[column][number - self.starts[block]].as_py()
 
 
-def hash_word(text: str) -> int:
+def hash_text(text: str) -> int:
     """Return a 64-bit hash of a text, never 0."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") | 1
 
@@ -277,7 +277,7 @@ def digest_of(row: Record | Rejection) -> bytes:
     return digest.digest()[:16]
 
 
-def _placed(table: pa.Table, rows: Sequence[Given]) -> pa.Table:
+def _placed(table: pa.Table, rows: Sequence[NumberedRow]) -> pa.Table:
     """Return known rows with their current line, source, key, split and image id."""
     table = _with_column(table, "line", [line for line, _ in rows])
     table = _with_column(table, "source", [row.source for _, row in rows])
@@ -319,16 +319,16 @@ def _values(row: Prepared | Rejection, images: int, positions: Iterator[int]) ->
         return {
             "source": row.source,
             "line": row.line,
-            "name": writable(row.key[:_LONGEST]),
+            "name": escape_surrogates(row.key[:_LONGEST]),
             "reason": str(row.reason),
-            "detail": writable(row.detail[:_LONGEST]),
+            "detail": escape_surrogates(row.detail[:_LONGEST]),
             "picture": row.picture,
         }
     record = row.record
     return {
         "source": record.source,
         "line": row.line,
-        "name": writable(row.name[:_LONGEST]),
+        "name": escape_surrogates(row.name[:_LONGEST]),
         "key": record.key,
         "split": record.split,
         "image_id": record.image_id,

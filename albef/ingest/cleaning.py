@@ -81,6 +81,6 @@ def _quoted(text: str) -> str:
     return quoted if len(quoted) <= 60 else f"{quoted[:57]}..."
 
 
-def writable(text: str) -> str:
+def escape_surrogates(text: str) -> str:
     """Return a text of any origin as UTF-8 can hold it: unpaired surrogates are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()

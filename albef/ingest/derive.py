@@ -12,7 +12,7 @@ from typing import Any
 from albef.config import ParamsError
 from albef.data.tar import Member, members
 from albef.ingest.sources import karpathy, tables, webdataset
-from albef.ingest.sources.folder import is_picture
+from albef.ingest.sources.folder import is_image_name
 from albef.ingest.sources.rows import Row, read_json
 
 DOWNLOAD = {"user_agent": "albef/0.1 (the first rows of a list are looked at; no contact is given)"}
@@ -74,8 +74,8 @@ def _folder(path: Path) -> Section:
         files = sorted(path.glob(f"*{suffix}")) or sorted(path.glob(f"*/*{suffix}"))
         if files and not any(f.with_suffix(".tar").exists() for f in files if suffix != ".tar"):
             return derived(files)
-    flat = any(is_picture(file.name) for file in path.iterdir())
-    inside = (file for file in path.glob("*/**/*") if is_picture(file.name))
+    flat = any(is_image_name(file.name) for file in path.iterdir())
+    inside = (file for file in path.glob("*/**/*") if is_image_name(file.name))
     nested = list(islice(inside, _SAMPLE_SIZE))
     if not flat and not nested:
         raise ParamsError(f"{path} holds neither pictures, shards (.tar) nor .parquet; {HELP}")
@@ -163,7 +163,7 @@ def _text(path: Path, form: str) -> Section:
     if not rows or len(rows[0]) < 2:
         raise ParamsError(f"{path} has no two columns, of addresses and captions; {HELP}")
     row = rows[0]
-    column = next((i for i, x in enumerate(row) if _ADDRESS.match(x) or is_picture(x)), None)
+    column = next((i for i, x in enumerate(row) if _ADDRESS.match(x) or is_image_name(x)), None)
     if column is None:
         return _list([str(path)], form, None, row)
     # The file has no header line.
@@ -180,7 +180,7 @@ def _list(files: list[str], form: str, header: list[str] | None, columns: list[s
         texts[name] += [value] if isinstance(value, str) else []
     url = next((name for name in columns if any(map(_ADDRESS.match, texts[name]))), None)
     url = url or next(filter(_URL.search, columns), None)
-    image = url or next((name for name in columns if any(map(is_picture, texts[name]))), None)
+    image = url or next((name for name in columns if any(map(is_image_name, texts[name]))), None)
     caption = next((name for name in columns if _CAPTION.search(name) and name != image), None)
     if image is None or caption is None:
         missing = "captions" if image else "addresses or paths of pictures"

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from albef.data.rejection import Reason
-from albef.ingest.blocks import SCHEMA, Blocks, digests_of, hash_word
+from albef.ingest.blocks import SCHEMA, Blocks, digests_of, hash_text
 from albef.ingest.config import RowsConfig
 
-Places = NDArray[np.int64]
-Words = NDArray[np.uint64]
+Positions = NDArray[np.int64]
+Hashes = NDArray[np.uint64]
 Mask = NDArray[np.bool_]
 
 TRAIN = "train"
@@ -77,7 +77,7 @@ def compare(
     if config.screened:
         for duplicate in contaminated(pictures, heldout, distance):
             dropped.setdefault(duplicate.row, duplicate)
-    repeated = repeated_pictures(pictures, set(dropped), distance)
+    repeated = repeated_images(pictures, set(dropped), distance)
     reasons: Sequence[Reason] = {
         "keep": (),
         "drop_exact": (Reason.DUPLICATE,),
@@ -93,7 +93,7 @@ def repeated_keys(blocks: Blocks) -> Iterator[Duplicate]:
     for block, start in enumerate(blocks.starts[:-1]):
         keys = blocks.table(block)["key"]
         places = start + np.flatnonzero(keys.is_valid().to_numpy())
-        words[places] = [hash_word(key) for key in keys.drop_null().to_pylist()]
+        words[places] = [hash_text(key) for key in keys.drop_null().to_pylist()]
     distinct, counts = np.unique(words, return_counts=True)
     first_rows: dict[str, int] = {}
     for row in np.flatnonzero(np.isin(words, distinct[(counts > 1) & (distinct > 0)])).tolist():
@@ -114,10 +114,10 @@ class Fingerprints:
         single: (N,) whether it is the only image of the row.
     """
 
-    row: Places
-    image_id: Places
+    row: Positions
+    image_id: Positions
     digest: NDArray[np.bytes_]
-    look: Words
+    look: Hashes
     train: Mask
     single: Mask
 
@@ -127,7 +127,7 @@ def read_fingerprints(blocks: Blocks) -> Fingerprints:
     tables = [blocks.table(block) for block in range(len(blocks))]
     rows = pa.concat_tables([SCHEMA.empty_table(), *tables])
     counts = pc.list_value_length(rows["digests"]).fill_null(0).to_numpy()
-    owner: Places = np.repeat(np.arange(rows.num_rows), counts)
+    owner: Positions = np.repeat(np.arange(rows.num_rows), counts)
     return Fingerprints(
         owner,
         rows["image_id"].fill_null(0).to_numpy()[owner],
@@ -160,7 +160,7 @@ def contaminated(
 
 
 def _near_references(
-    looks: Words, chosen: Mask, references: Words, distance: int
+    looks: Hashes, chosen: Mask, references: Hashes, distance: int
 ) -> Iterator[tuple[int, int, int]]:
     """Yield the chosen positions whose hash is near a reference, in order.
 
@@ -181,7 +181,7 @@ def _near_references(
         yield i, reference, bits
 
 
-def repeated_pictures(
+def repeated_images(
     pictures: Fingerprints, dropped: set[int], distance: int | None
 ) -> list[Duplicate]:
     """Return the training rows whose image an earlier training row of another image id shows.
@@ -210,7 +210,7 @@ def repeated_pictures(
     return sorted(duplicates.values())
 
 
-def _buckets(words: Words, below: int = _BITS) -> Iterator[Places]:
+def _buckets(words: Hashes, below: int = _BITS) -> Iterator[Positions]:
     """Yield the positions of words in 16 groups, by the four bits below bit ``below``.
 
     Sorting one group at a time takes little memory.
@@ -220,7 +220,7 @@ def _buckets(words: Words, below: int = _BITS) -> Iterator[Places]:
         yield np.flatnonzero(upper == value)
 
 
-def _followers(looks: Words, places: Places, distance: int) -> Iterator[tuple[int, int, int]]:
+def _followers(looks: Hashes, places: Positions, distance: int) -> Iterator[tuple[int, int, int]]:
     """Yield the position of each hash that joins a group, and that of the group's first hash.
 
     In order of position, each hash joins the first group whose first hash is near, or starts a
@@ -231,7 +231,7 @@ def _followers(looks: Words, places: Places, distance: int) -> Iterator[tuple[in
     for a, b, bits in near_pairs(distinct, distance):
         neighbours.setdefault(a, []).append((b, bits))
         neighbours.setdefault(b, []).append((a, bits))
-    leader_of: Places = np.arange(len(distinct))
+    leader_of: Positions = np.arange(len(distinct))
     distances = np.zeros(len(distinct), np.int64)
     for current in sorted(neighbours, key=lambda place: int(first[place])):
         candidates = [
@@ -246,7 +246,7 @@ def _followers(looks: Words, places: Places, distance: int) -> Iterator[tuple[in
         yield int(places[i]), int(leaders[i]), int(distances[inverse[i]])
 
 
-def near_pairs(hashes: Words, distance: int) -> Iterator[tuple[int, int, int]]:
+def near_pairs(hashes: Hashes, distance: int) -> Iterator[tuple[int, int, int]]:
     """Yield all pairs of hashes that differ in few bits, without comparing all with all.
 
     The bits are divided into ``distance + 2`` bands, of which at least two are equal in such a

@@ -13,7 +13,7 @@ from albef.data.rejection import Reason, Rejection
 from albef.ingest.prepare import Prepared, Rules, prepare
 from albef.layout import Engine
 
-Given = tuple[int, Record | Rejection]
+NumberedRow = tuple[int, Record | Rejection]
 """Row with its position in its source."""
 Result = Prepared | Rejection
 
@@ -22,7 +22,7 @@ _AHEAD = 3  # such portions that wait for each process
 
 
 def prepared(
-    rows: Iterable[Given], rules: Rules, processes: int, engine: Engine = "local"
+    rows: Iterable[NumberedRow], rules: Rules, processes: int, engine: Engine = "local"
 ) -> Iterator[Result]:
     """Yield the result of each row, in order, for any number of processes.
 
@@ -34,7 +34,7 @@ def prepared(
             yield from _prepare(portion, rules)
         return
     pool = _Pool(rules, processes, engine)
-    waiting: deque[tuple[list[Given], Future[list[Result]]]] = deque()
+    waiting: deque[tuple[list[NumberedRow], Future[list[Result]]]] = deque()
     try:
         for portion in portions(rows, _ROWS, _BYTES):
             waiting.append((portion, pool.submit(portion)))
@@ -67,14 +67,14 @@ class _Pool:
         spawn = multiprocessing.get_context("spawn")
         self._executor = ProcessPoolExecutor(self.processes(), spawn, initializer=_die_with_parent)
 
-    def submit(self, portion: list[Given]) -> "Future[list[Result]]":
+    def submit(self, portion: list[NumberedRow]) -> "Future[list[Result]]":
         try:
             return self._executor.submit(_prepare, portion, self._rules)
         except BrokenExecutor:
             self._start()
             return self._executor.submit(_prepare, portion, self._rules)
 
-    def result(self, portion: list[Given], future: "Future[list[Result]]") -> list[Result]:
+    def result(self, portion: list[NumberedRow], future: "Future[list[Result]]") -> list[Result]:
         try:
             return future.result()
         except BrokenExecutor:  # This portion or another one ended the process.
@@ -105,9 +105,11 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def portions(rows: Iterable[Given], max_rows: int, max_bytes: int) -> Iterator[list[Given]]:
+def portions(
+    rows: Iterable[NumberedRow], max_rows: int, max_bytes: int
+) -> Iterator[list[NumberedRow]]:
     """Yield lists of at most ``max_rows`` rows; each is closed at ``max_bytes`` bytes of images."""
-    portion: list[Given] = []
+    portion: list[NumberedRow] = []
     size = 0
     for line, row in rows:
         portion.append((line, row))
@@ -119,7 +121,7 @@ def portions(rows: Iterable[Given], max_rows: int, max_bytes: int) -> Iterator[l
         yield portion
 
 
-def _prepare(rows: Sequence[Given], rules: Rules) -> list[Result]:
+def _prepare(rows: Sequence[NumberedRow], rules: Rules) -> list[Result]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about many damaged files.
         return [prepare(line, row, rules) for line, row in rows]

@@ -18,7 +18,7 @@ from albef.data import boxes, image_decoding
 from albef.data.image_quality import image_quality
 from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection, RowError
-from albef.ingest.cleaning import clean_captions, writable
+from albef.ingest.cleaning import clean_captions, escape_surrogates
 from albef.ingest.config import IngestConfig
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
@@ -124,7 +124,7 @@ def _prepared(line: int, name: str, record: Record, rules: Rules) -> Prepared:
     if located and scale != (1.0, 1.0):
         meta = {**meta, **boxes.scaled(located, *scale)}
     if captions != record.captions:
-        meta = {**meta, "original_captions": [writable(text) for text in record.captions]}
+        meta = {**meta, "original_captions": [escape_surrogates(text) for text in record.captions]}
     stored_record = dataclasses.replace(
         record, image=first, captions=captions, meta=meta, more=tuple(image for image, *_ in more)
     )

@@ -61,9 +61,9 @@ def test_equal_files_of_other_image_ids_are_told(tmp_path: Path) -> None:
         row(4, file=7, split="test"), row(5), row(6, file=7),
     )  # fmt: skip
     own = read_fingerprints(made)
-    found = duplicates.repeated_pictures(own, set(), None)
+    found = duplicates.repeated_images(own, set(), None)
     assert found == [(2, Reason.DUPLICATE, 0, 0), (6, Reason.DUPLICATE, 0, 0)]
-    assert duplicates.repeated_pictures(own, {0, 2}, None) == [(6, Reason.DUPLICATE, 3, 0)]
+    assert duplicates.repeated_images(own, {0, 2}, None) == [(6, Reason.DUPLICATE, 3, 0)]
 
 
 LOOKS = st.builds(
@@ -83,7 +83,7 @@ def test_groups_are_those_of_comparing_all_with_all(
         *(row(i, look, file=file, image_id=own) for i, (look, file, own) in enumerate(rows)),
         size=7,
     )
-    found = duplicates.repeated_pictures(read_fingerprints(made), set(), distance)
+    found = duplicates.repeated_images(read_fingerprints(made), set(), distance)
     expected, files = {}, {}
     for i, (_, file, own) in enumerate(rows):
         first = files.setdefault(file, i)
@@ -159,7 +159,7 @@ def test_comparing_takes_a_few_bytes_a_row(tmp_path: Path) -> None:
         assert not list(duplicates.repeated_keys(made))
         own = read_fingerprints(made)
         assert not list(duplicates.contaminated(own, HELDOUT.empty_table(), 4))
-        assert not duplicates.repeated_pictures(own, set(), 4)
+        assert not duplicates.repeated_images(own, set(), 4)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 130 * 20_000

@@ -23,7 +23,7 @@ from albef.data.record import Record
 from albef.ingest.blocks import Blocks
 from albef.ingest.config import RowsConfig
 from albef.ingest.duplicates import HELDOUT
-from albef.ingest.pool import Given, prepared
+from albef.ingest.pool import NumberedRow, prepared
 from albef.ingest.quarantine import write_quarantine
 from albef.ingest.sources import read_rows
 from tests.data import toy
@@ -183,7 +183,7 @@ SOURCES = [
 ]  # fmt: skip
 
 
-def settled(folder: Path, rows: Iterable[Given]) -> tuple[list[Record], int]:
+def settled(folder: Path, rows: Iterable[NumberedRow]) -> tuple[list[Record], int]:
     """Rows as far as shards and quarantine: the records that are kept, and how many are not."""
     strict = rules(24, near_distance=2)
     blocks = Blocks(folder / "blocks")

@@ -54,7 +54,7 @@ class PrivateAddressError(OSError):
     """Error for a connection to an address that is not public."""
 
 
-def guarded(allow_loopback: bool) -> Callable[[AddrInfo], socket.socket]:
+def public_sockets(allow_loopback: bool) -> Callable[[AddrInfo], socket.socket]:
     """Return a function that creates a client's sockets, only for allowed addresses."""
 
     def make(info: AddrInfo) -> socket.socket:

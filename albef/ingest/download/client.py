@@ -13,14 +13,14 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from albef.data.rejection import Reason, RowError
-from albef.ingest.download.addresses import PrivateAddressError, guarded, parse
+from albef.ingest.download.addresses import PrivateAddressError, parse, public_sockets
 from albef.ingest.download.limits import Limits
 
 OPT_OUTS = ("noai", "noimageai", "noindex", "noimageindex")
 """Directives of X-Robots-Tag that are respected, addressed to all clients or to this one."""
-MOVED = (301, 302, 303, 307, 308)
+REDIRECTS = (301, 302, 303, 307, 308)
 GONE = (404, 410)
-PASSING = (408, 425, 429)
+TEMPORARY = (408, 425, 429)
 """Statuses below 500 that may be temporary."""
 BINARY = ("application/octet-stream", "binary/octet-stream", "application/binary")
 """Content types besides ``image/...`` under which images are served."""
@@ -32,15 +32,15 @@ _PIECE = 2**16
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """Result of a request: an image as its ``body``, or the reason why there is none."""
 
     reason: Reason | None
     detail: str = ""
     body: bytes = b""
-    passing: bool = False
+    is_temporary: bool = False
     """True if another attempt may give another result."""
-    answered: bool = True
+    responded: bool = True
     """True if the host answered at all."""
     wait: float | None = None
     """Seconds that the server asks to wait."""
@@ -53,7 +53,7 @@ def _session(limits: Limits) -> aiohttp.ClientSession:
             limit=limits.connections,
             limit_per_host=limits.per_host,
             ttl_dns_cache=_DNS_S,
-            socket_factory=guarded(limits.allow_loopback),
+            socket_factory=public_sockets(limits.allow_loopback),
         ),
         timeout=aiohttp.ClientTimeout(
             total=None, sock_connect=limits.connect_s, sock_read=limits.read_s
@@ -77,7 +77,7 @@ class Client:
         self._limits = limits
         self._session: aiohttp.ClientSession | None = None
 
-    async def fetch(self, url: str) -> Answer:
+    async def fetch(self, url: str) -> Response:
         """Request an image once, following redirects; raise no error for what a server does."""
         if self._session is None:
             resolvers = ThreadPoolExecutor(_RESOLVERS, "downloads")
@@ -87,14 +87,16 @@ class Client:
             async with asyncio.timeout(self._limits.total_s):
                 return await _follow(self._session, url, self._limits)
         except TimeoutError:
-            return Answer(Reason.TIMED_OUT, "no whole answer in time", passing=True, answered=False)
+            return Response(
+                Reason.TIMED_OUT, "no whole answer in time", is_temporary=True, responded=False
+            )
         except RowError as error:
-            return Answer(error.reason, str(error))
+            return Response(error.reason, str(error))
         except aiohttp.ClientError as error:
             return _failed(error)
         except Exception as error:  # An address or an answer may lead the client to any error.
             detail = f"the address cannot be asked for ({type(error).__name__})"
-            return Answer(Reason.BAD_URL, detail)
+            return Response(Reason.BAD_URL, detail)
 
     async def close(self) -> None:
         """Close the client's connections."""
@@ -102,39 +104,41 @@ class Client:
             await self._session.close()
 
 
-async def _follow(client: aiohttp.ClientSession, url: str, limits: Limits) -> Answer:
+async def _follow(client: aiohttp.ClientSession, url: str, limits: Limits) -> Response:
     for _ in range(limits.redirects + 1):
         target = parse(url)
         async with client.get(target, allow_redirects=False) as response:
             if header := opted_out(response.headers, limits.user_agent):
-                return Answer(Reason.OPTED_OUT, f"the server says {header}")
-            if response.status not in MOVED:
+                return Response(Reason.OPTED_OUT, f"the server says {header}")
+            if response.status not in REDIRECTS:
                 return await _read(response, limits)
             location = response.headers.get("Location")
             if location is None:
-                return Answer(Reason.HTTP_ERROR, "a redirect to nowhere")
+                return Response(Reason.HTTP_ERROR, "a redirect to nowhere")
         try:
             url = str(target.join(URL(location)))
         except ValueError:
-            return Answer(Reason.BAD_URL, "a redirect to what is no address")
-    return Answer(Reason.HTTP_ERROR, f"more than {limits.redirects} redirects")
+            return Response(Reason.BAD_URL, "a redirect to what is no address")
+    return Response(Reason.HTTP_ERROR, f"more than {limits.redirects} redirects")
 
 
-async def _read(response: aiohttp.ClientResponse, limits: Limits) -> Answer:
+async def _read(response: aiohttp.ClientResponse, limits: Limits) -> Response:
     status, headers = response.status, response.headers
     if status != HTTPStatus.OK:
         phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
         detail = f"status {status} {phrase}".strip()
         if status in GONE:
-            return Answer(Reason.NOT_FOUND, detail)
-        passing = status in PASSING or status >= 500
-        return Answer(Reason.HTTP_ERROR, detail, passing=passing, wait=retry_after(headers))
+            return Response(Reason.NOT_FOUND, detail)
+        is_temporary = status in TEMPORARY or status >= 500
+        return Response(
+            Reason.HTTP_ERROR, detail, is_temporary=is_temporary, wait=retry_after(headers)
+        )
     kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind and not kind.startswith("image/") and kind not in BINARY:
-        return Answer(Reason.NO_IMAGE, f"the server sends {_plain(kind)}")
+        return Response(Reason.NO_IMAGE, f"the server sends {_plain(kind)}")
     packed = headers.get("Content-Encoding", "identity").strip().lower()
     if packed not in ("", "identity"):
-        return Answer(Reason.HTTP_ERROR, f"the server packs it as {_plain(packed)}, unasked")
+        return Response(Reason.HTTP_ERROR, f"the server packs it as {_plain(packed)}, unasked")
     body = bytearray()
     if (response.content_length or 0) <= limits.max_bytes:
         async for piece in response.content.iter_chunked(_PIECE):
@@ -142,8 +146,8 @@ async def _read(response: aiohttp.ClientResponse, limits: Limits) -> Answer:
             if len(body) > limits.max_bytes:
                 break
         else:
-            return Answer(None, body=bytes(body))
-    return Answer(Reason.TOO_MANY_BYTES, f"more than {limits.max_bytes} bytes")
+            return Response(None, body=bytes(body))
+    return Response(Reason.TOO_MANY_BYTES, f"more than {limits.max_bytes} bytes")
 
 
 def retry_after(headers: CIMultiDictProxy[str]) -> float | None:
@@ -179,9 +183,9 @@ def opted_out(headers: CIMultiDictProxy[str], user_agent: str) -> str:
     return ""
 
 
-def _failed(error: aiohttp.ClientError) -> Answer:
+def _failed(error: aiohttp.ClientError) -> Response:
     """Return the answer that an error of the client amounts to."""
-    detail, passing, answered = "no connection", True, False
+    detail, is_temporary, responded = "no connection", True, False
     causes: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None:
@@ -189,25 +193,25 @@ def _failed(error: aiohttp.ClientError) -> Answer:
         inner = getattr(cause, "os_error", None)
         cause = inner if isinstance(inner, BaseException) else cause.__cause__
     if isinstance(error, aiohttp.InvalidURL):
-        return Answer(Reason.BAD_URL, "the address cannot be asked for")
+        return Response(Reason.BAD_URL, "the address cannot be asked for")
     private = next((cause for cause in causes if isinstance(cause, PrivateAddressError)), None)
     if private is not None:
-        return Answer(Reason.PRIVATE_ADDRESS, str(private))
+        return Response(Reason.PRIVATE_ADDRESS, str(private))
     if isinstance(error, aiohttp.ClientPayloadError):
-        detail, answered = "the answer broke off", True
+        detail, responded = "the answer broke off", True
     elif isinstance(error, aiohttp.ClientResponseError):
-        return Answer(Reason.HTTP_ERROR, "the answer is no HTTP")
+        return Response(Reason.HTTP_ERROR, "the answer is no HTTP")
     elif isinstance(error, aiohttp.ClientConnectorDNSError):
-        passing = any(
+        is_temporary = any(
             isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_AGAIN
             for cause in causes
         )
-        detail = "the name could not be resolved" if passing else "no such host"
+        detail = "the name could not be resolved" if is_temporary else "no such host"
     elif isinstance(error, aiohttp.ClientSSLError):
-        detail, passing = "no connection under a valid certificate", False
+        detail, is_temporary = "no connection under a valid certificate", False
     elif isinstance(error, aiohttp.ServerDisconnectedError):
         detail = "the connection was closed without an answer"
-    return Answer(Reason.UNREACHABLE, detail, passing=passing, answered=answered)
+    return Response(Reason.UNREACHABLE, detail, is_temporary=is_temporary, responded=responded)
 
 
 def _plain(text: str) -> str:

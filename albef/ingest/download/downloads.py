@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 
 from albef.data.rejection import Reason
 from albef.ingest.download.addresses import host_of
-from albef.ingest.download.client import Answer, Client
+from albef.ingest.download.client import Client, Response
 from albef.ingest.download.limits import Limits
 from albef.ingest.download.store import DownloadStore, Outcome
 from albef.io import lock
@@ -73,7 +73,7 @@ class Downloads:
         self._store = DownloadStore(self._folder)
         self._exits.callback(self._store.close)
         self._client = Client(self._limits)
-        self._fetches: list[Callable[[str], Awaitable[Answer]]] = [self._client.fetch]
+        self._fetches: list[Callable[[str], Awaitable[Response]]] = [self._client.fetch]
         if self._engine == "ray":
             from albef.cluster import on_each_node  # Ray is imported only if it is requested.
 
@@ -115,9 +115,9 @@ class Downloads:
         """Return a downloaded image."""
         return self._store.body(outcome)
 
-    def forget_unlisted(self) -> None:
+    def remove_unlisted(self) -> None:
         """Remove the downloads of addresses that were in no chunk."""
-        self._store.forget_unlisted()
+        self._store.remove_unlisted()
 
     def _next(
         self, pending: "deque[tuple[T, Future[dict[str, Outcome]]]]"
@@ -163,26 +163,28 @@ class Downloads:
                     if 0 < limits.give_up_after <= host.silent:
                         silence = f"{limits.give_up_after} attempts in a row without an answer"
                         detail = f"its host left {silence}"
-                        answer = Answer(Reason.UNREACHABLE, detail, passing=True)
+                        answer = Response(Reason.UNREACHABLE, detail, is_temporary=True)
                         attempts = limits.attempts
                     else:
                         attempts, self._requests = attempts + 1, self._requests + 1
                         fetch = self._fetches[self._requests % len(self._fetches)]
                         answer = await fetch(url)
-                        host.silent = 0 if answer.answered else host.silent + 1
+                        host.silent = 0 if answer.responded else host.silent + 1
                 wait = self._wait(answer, attempts, host)
         reason = str(answer.reason or "")
-        outcome = Outcome(url, attempts, limits.max_bytes, reason, answer.detail, answer.passing)
+        outcome = Outcome(
+            url, attempts, limits.max_bytes, reason, answer.detail, answer.is_temporary
+        )
         outcome = self._store.add(outcome, answer.body)
         host.rows -= 1
         if not host.rows and (not host.silent or len(self._hosts) > _REMEMBERED):
             del self._hosts[name]
         return outcome
 
-    def _wait(self, answer: Answer, attempts: int, host: _Host) -> float | None:
+    def _wait(self, answer: Response, attempts: int, host: _Host) -> float | None:
         """Return the seconds before the next attempt; None if no attempt follows."""
         limits = self._limits
-        if not answer.passing:
+        if not answer.is_temporary:
             return None
         if answer.wait:  # The host itself asks for a pause.
             rest = self._loop.time() + min(answer.wait, limits.max_wait_s)

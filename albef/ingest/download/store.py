@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
     """Limit of the image size in bytes under which the download ran."""
     reason: str = ""
     detail: str = ""
-    passing: bool = False
+    is_temporary: bool = False
     """True if another attempt may give another outcome."""
     sha256: str = ""
     """Digest of the image."""
@@ -52,7 +52,7 @@ class Outcome(NamedTuple):
             return limits.max_bytes <= self.max_bytes
         if self.reason == Reason.PRIVATE_ADDRESS:
             return not limits.allow_loopback
-        return not self.passing or self.attempts >= limits.attempts
+        return not self.is_temporary or self.attempts >= limits.attempts
 
 
 class DownloadStore:
@@ -103,7 +103,7 @@ class DownloadStore:
                 self._database.execute("INSERT OR IGNORE INTO listed VALUES (?)", (address,))
                 if row := self._database.execute(select, (address,)).fetchone():
                     outcome = Outcome(*row)
-                    known[address] = outcome._replace(passing=bool(outcome.passing))
+                    known[address] = outcome._replace(is_temporary=bool(outcome.is_temporary))
         return known
 
     def body(self, outcome: Outcome) -> bytes:
@@ -113,7 +113,7 @@ class DownloadStore:
             body: bytes = self._database.execute(select, (outcome.address,)).fetchone()[0]
         return body
 
-    def forget_unlisted(self) -> None:
+    def remove_unlisted(self) -> None:
         """Remove all addresses that were not passed to :meth:`outcomes`."""
         with self._errors():
             self._database.execute(

@@ -20,12 +20,12 @@ from albef.ingest.sources.rows import (
     FilesBySplit,
     Row,
     SplitFiles,
+    abbreviate,
     attempt,
     json_rows,
-    plain,
+    read_image,
     read_json,
-    read_picture,
-    short,
+    to_json,
 )  # fmt: skip
 
 VG_WEIGHT = 0.5
@@ -96,7 +96,7 @@ def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
 def _record(
     row: Row, parsed: Parsed, root: Path, key: str, split: str, ids: dict[tuple[str, ...], int]
 ) -> Record:
-    image, *more = (read_picture(root, name) for name in parsed.images)
+    image, *more = (read_image(root, name) for name in parsed.images)
     image_id = ids.setdefault(parsed.images, len(ids))
     meta = {**parsed.meta, "path": parsed.images[0]}
     return Record(key, image, parsed.captions, image_id, split, "annotations", meta, tuple(more))
@@ -109,15 +109,15 @@ def _rows(files: list[str]) -> Iterator[Row]:
 
 def _joined(rows: Iterator[Parsed | Rejection]) -> Iterator[Parsed | Rejection]:
     """Yield bad rows first, then the rows of each image joined into the first of them."""
-    by_picture: dict[tuple[str, ...], Parsed] = {}
+    by_images: dict[tuple[str, ...], Parsed] = {}
     for row in rows:
         if isinstance(row, Rejection):
             yield row
             continue
-        existing = by_picture.setdefault(row.images, row)
+        existing = by_images.setdefault(row.images, row)
         captions = tuple(dict.fromkeys((*existing.captions, *row.captions)))
-        by_picture[row.images] = existing._replace(captions=captions)
-    yield from by_picture.values()
+        by_images[row.images] = existing._replace(captions=captions)
+    yield from by_images.values()
 
 
 def _parser(config: Config) -> Callable[[Row], Parsed]:
@@ -141,7 +141,7 @@ def _entailment(row: Row) -> Parsed:
 
 def _vqa(row: Row) -> Parsed:
     source = row.one_of("dataset", ("vqa", "vg"))
-    meta: dict[str, Any] = {"question_id": plain(row.get("question_id")), "dataset": source}
+    meta: dict[str, Any] = {"question_id": to_json(row.get("question_id")), "dataset": source}
     if row.get("answer") is not None:  # Rows of the test split have no answer.
         answers = row.texts("answer")
         if source == "vg":
@@ -168,7 +168,7 @@ def _grounding(config: Config) -> Callable[[Row], Parsed]:
 
     def parse(row: Row) -> Parsed:
         image, ref_id = row.text("image"), row.get("ref_id")
-        meta: dict[str, Any] = {"ref_id": plain(ref_id)}
+        meta: dict[str, Any] = {"ref_id": to_json(ref_id)}
         box = row.get("box") or boxes.get(str(ref_id))
         if box is not None:
             meta["box"] = _box(box)
@@ -200,6 +200,6 @@ def _box(box: object) -> list[float]:
     """Return a box (x, y, width, height); drop further values, such as a detection's score."""
     sides = box[:4] if isinstance(box, list) else None
     if not is_box(sides) or min(sides[2:]) <= 0:
-        detail = f"{short(box)} is no box; it must be [x, y, width, height]"
+        detail = f"{abbreviate(box)} is no box; it must be [x, y, width, height]"
         raise RowError(Reason.MISSING_FIELD, detail)
     return [float(side) for side in sides]

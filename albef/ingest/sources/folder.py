@@ -14,16 +14,16 @@ from albef.config import ParamsError
 from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest.sources.rows import (
-    LARGEST_PICTURE,
-    LARGEST_TEXT,
-    PICTURES,
+    IMAGE_SUFFIXES,
+    MAX_IMAGE_BYTES,
+    MAX_TEXT_BYTES,
     OneSplit,
     Row,
     Split,
     attempt,
     captions_of,
-    plain,
     read_file,
+    to_json,
 )
 
 _SPLIT = re.compile(r"[a-z0-9_]+")
@@ -51,20 +51,20 @@ def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
     resolved = root.resolve()
     number = line = 0
     for line, (path, with_picture) in enumerate(_rows(root), 1):
-        row = Row(None, line, with_picture, plain(path.relative_to(root).as_posix()))
+        row = Row(None, line, with_picture, to_json(path.relative_to(root).as_posix()))
         result = attempt(row, _record, config, path, resolved, number)
         number += isinstance(result, Record)
         yield result
     if not line:
         raise ParamsError(
             f"{root} holds nothing that could be a row: no file with the suffix "
-            f"{', '.join(PICTURES)}, and no .txt"
+            f"{', '.join(IMAGE_SUFFIXES)}, and no .txt"
         )
 
 
-def is_picture(name: str) -> bool:
+def is_image_name(name: str) -> bool:
     """Return whether a file is an image by its suffix."""
-    return os.path.splitext(name)[1].lower().removeprefix(".") in PICTURES
+    return os.path.splitext(name)[1].lower().removeprefix(".") in IMAGE_SUFFIXES
 
 
 def _rows(root: Path) -> Iterator[tuple[Path, bool]]:
@@ -78,7 +78,7 @@ def _rows(root: Path) -> Iterator[tuple[Path, bool]]:
         stems: dict[str, list[str]] = {}
         for name in sorted(files):
             stem, suffix = os.path.splitext(name)
-            if is_picture(name) or (suffix != ".txt" and f"{stem}.txt" in names_here):
+            if is_image_name(name) or (suffix != ".txt" and f"{stem}.txt" in names_here):
                 stems.setdefault(stem, []).append(name)
         for name in (name for names in stems.values() for name in names):
             yield Path(folder, name), True
@@ -94,12 +94,12 @@ def _record(row: Row, config: Config, path: Path, resolved: Path, number: int) -
     caption = path.with_suffix(".txt")
     if not caption.is_file():
         raise RowError(Reason.NO_CAPTION, f"there is no {caption.name} beside it")
-    lines = _read(caption, resolved, LARGEST_TEXT)
+    lines = _read(caption, resolved, MAX_TEXT_BYTES)
     try:
         captions = captions_of([lines.decode("utf-8-sig").split("\n")])
     except UnicodeDecodeError:
         raise RowError(Reason.MALFORMED_ROW, f"{caption.name} is not UTF-8") from None
-    image = _read(path, resolved, LARGEST_PICTURE)
+    image = _read(path, resolved, MAX_IMAGE_BYTES)
     meta = {"path": row.key}
     return Record(f"{split}-{number:07d}", image, captions, number, split, "folder", meta)
 

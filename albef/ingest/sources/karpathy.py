@@ -9,7 +9,7 @@ from pydantic import Field
 from albef.config import ParamsError
 from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection, RowError
-from albef.ingest.sources.rows import Row, Source, attempt, json_rows, read_json, read_picture
+from albef.ingest.sources.rows import Row, Source, attempt, json_rows, read_image, read_json
 
 SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 """Splits of the file with the splits that they become: COCO's ``restval`` is used for training, as
@@ -65,7 +65,7 @@ def _record(row: Row, config: Config) -> Record:
     sentences = row.get("sentences")
     if not isinstance(sentences, list) or not sentences:
         raise RowError(Reason.MISSING_FIELD, "'sentences' must be a list that is not empty")
-    image = read_picture(Path(config.images), name)
+    image = read_image(Path(config.images), name)
     captions = tuple(Row(row.file, row.line, sentence).text("raw") for sentence in sentences)
     number = row.line - 1
     return Record(

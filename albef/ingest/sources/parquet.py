@@ -21,7 +21,7 @@ from albef.ingest.sources.rows import (
     attempt,
     captions_of,
     expand_splits,
-    plain,
+    to_json,
 )
 
 _BATCH = 64  # rows that are in memory together with their images
@@ -76,8 +76,8 @@ def _record(row: Row, config: Config, split: str, number: int) -> Record:
     image = picture.get("bytes") if isinstance(picture, Mapping) else picture
     if not isinstance(image, bytes):
         path = picture.get("path") if isinstance(picture, Mapping) else None
-        where = f": its file {plain(path)} lies elsewhere" if path else ""
+        where = f": its file {to_json(path)} lies elsewhere" if path else ""
         raise RowError(Reason.MISSING_FIELD, f"{config.image!r} holds no bytes{where}")
     captions = captions_of(row.values[column] for column in config.captions)
-    meta = {**{name: plain(row.values[name]) for name in config.keep}, "path": row.key}
+    meta = {**{name: to_json(row.values[name]) for name in config.keep}, "path": row.key}
     return Record(f"{split}-{number:08d}", image, captions, number, split, "parquet", meta)

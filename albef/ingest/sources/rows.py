@@ -18,9 +18,9 @@ from albef.data.rejection import Reason, Rejection, RowError
 
 T = TypeVar("T")
 P = ParamSpec("P")
-PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 """Suffixes of images; if a sample has several images, the first suffix in this order is used."""
-LARGEST_PICTURE, LARGEST_TEXT = 2**26, 2**20
+MAX_IMAGE_BYTES, MAX_TEXT_BYTES = 2**26, 2**20
 """Most bytes that are read of an image and of a text; ``ingest.max_megabytes`` is not larger."""
 _DIGITS = 400  # digits of the longest integer; a longer one is read as a float
 Split = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
@@ -121,7 +121,9 @@ class Row:
     def get(self, name: str) -> Any:
         """Return a value, or None if it is missing."""
         if not isinstance(self.values, Mapping):
-            raise RowError(Reason.MALFORMED_ROW, f"must be an object, not {short(self.values)}")
+            raise RowError(
+                Reason.MALFORMED_ROW, f"must be an object, not {abbreviate(self.values)}"
+            )
         return self.values.get(name)
 
     def text(self, name: str) -> str:
@@ -148,7 +150,7 @@ class Row:
 
     def _wrong(self, name: str, expected: str) -> RowError:
         value = self.get(name)
-        state = "is missing" if value is None else f"is {short(value)}"
+        state = "is missing" if value is None else f"is {abbreviate(value)}"
         return RowError(Reason.MISSING_FIELD, f"{name!r} {state}; it must be {expected}")
 
 
@@ -193,13 +195,13 @@ def json_rows(path: Path, values: object, name: str) -> Iterator[Row]:
         ParamsError: the value is not a list.
     """
     if not isinstance(values, list):
-        raise ParamsError(f"{path} must hold a list of objects, not {short(values)}")
+        raise ParamsError(f"{path} must hold a list of objects, not {abbreviate(values)}")
     for line, row in enumerate(values, 1):
         key = row.get(name) if isinstance(row, Mapping) else None
         yield Row(path, line, row, key if isinstance(key, str) else "")
 
 
-def read_picture(root: Path, name: str) -> bytes:
+def read_image(root: Path, name: str) -> bytes:
     """Return the bytes of an image in the folder ``root``.
 
     Raises:
@@ -208,7 +210,7 @@ def read_picture(root: Path, name: str) -> bytes:
     path = root / name
     if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
         raise RowError(Reason.OUTSIDE_ROOT, f"the image {path} lies outside {root}")
-    return read_file(path, f"the image {path}", LARGEST_PICTURE)
+    return read_file(path, f"the image {path}", MAX_IMAGE_BYTES)
 
 
 def read_file(path: Path, name: str, limit: int) -> bytes:
@@ -255,7 +257,7 @@ def expand_splits(files: Mapping[str, Iterable[str]]) -> Iterator[tuple[str, Pat
     return ((split, file) for split, patterns in files.items() for file in expand(patterns))
 
 
-def plain(value: object) -> Any:
+def to_json(value: object) -> Any:
     """Return a value as JSON accepts it; NaN and Inf become null, and other types become texts."""
     match value:
         case None | bool() | int():
@@ -267,10 +269,10 @@ def plain(value: object) -> Any:
         case bytes():
             return value.hex()
         case Mapping():
-            return {str(plain(str(key))): plain(inner) for key, inner in value.items()}
+            return {str(to_json(str(key))): to_json(inner) for key, inner in value.items()}
         case list() | tuple():
-            return [plain(inner) for inner in value]
-    return plain(str(value))
+            return [to_json(inner) for inner in value]
+    return to_json(str(value))
 
 
 def captions_of(values: Iterable[object]) -> tuple[str, ...]:
@@ -287,7 +289,7 @@ def captions_of(values: Iterable[object]) -> tuple[str, ...]:
             if not isinstance(text, str):
                 kind = type(text).__name__
                 raise RowError(Reason.MISSING_FIELD, f"a caption is of type {kind}")
-            if len(text) > LARGEST_TEXT:
+            if len(text) > MAX_TEXT_BYTES:
                 raise RowError(Reason.CAPTION_TOO_LONG, f"a caption has {len(text)} characters")
             if re.search("[\ud800-\udfff]", text):
                 raise RowError(Reason.MALFORMED_ROW, "a caption holds half of a surrogate pair")
@@ -302,7 +304,7 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def short(value: object) -> str:
+def abbreviate(value: object) -> str:
     """Return the start of a JSON value as text."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection, RowError
-from albef.ingest.sources.rows import Row, Split, attempt, captions_of, plain, read_picture
+from albef.ingest.sources.rows import Row, Split, attempt, captions_of, read_image, to_json
 from albef.ingest.sources.tables import Tables
 
 SPLIT = "split"
@@ -39,7 +39,7 @@ def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
     splits = [] if config.split else [SPLIT]
     for place, row in enumerate(config.rows(config.image, *splits)):
         if isinstance(row, Row) and isinstance(name := row.values[config.image], str):
-            row = replace(row, key=plain(name))
+            row = replace(row, key=to_json(name))
         yield attempt(row, _record, config, place, ids)
 
 
@@ -50,8 +50,8 @@ def _record(row: Row, config: Config, place: int, ids: dict[str, int]) -> Record
         requirement = "is to be a split in small letters, digits and _"
         raise RowError(Reason.MALFORMED_ROW, f"{SPLIT!r} {requirement}, not {split[:40]!r}")
     captions = captions_of([row.get(config.caption)])
-    image = read_picture(Path(config.images), name)
-    meta = {column: plain(row.values[column]) for column in config.keep}
+    image = read_image(Path(config.images), name)
+    meta = {column: to_json(row.values[column]) for column in config.keep}
     image_id = ids.setdefault(name, place)
-    meta["path"] = plain(name)
+    meta["path"] = to_json(name)
     return Record(f"{split}-{place:08d}", image, captions, image_id, split, "table", meta)

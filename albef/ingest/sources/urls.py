@@ -12,7 +12,7 @@ from pathlib import Path
 from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest.download.limits import Limits
-from albef.ingest.sources.rows import Row, Split, attempt, captions_of, plain
+from albef.ingest.sources.rows import Row, Split, attempt, captions_of, to_json
 from albef.ingest.sources.tables import Tables
 from albef.layout import Engine
 
@@ -67,7 +67,7 @@ def records(
                 if outcome.reason:
                     yield row.rejection(RowError(Reason(outcome.reason), outcome.detail), address)
                     continue
-                meta = {name: plain(row.values[name]) for name in config.keep}
+                meta = {name: to_json(row.values[name]) for name in config.keep}
                 yield Record(
                     key=f"{config.split}-{place:08d}",
                     image=downloads.body(outcome),
@@ -78,7 +78,7 @@ def records(
                     meta={**meta, "url": address, "sha256": outcome.sha256},
                 )
         if max_rows is None:
-            downloads.forget_unlisted()
+            downloads.remove_unlisted()
 
 
 def _chunks(config: Config, max_rows: int | None) -> Iterator[tuple[list[Entry], list[str]]]:
@@ -92,7 +92,7 @@ def _entry(row: Row, config: Config, place: int) -> Entry:
     address = row.values[config.url]
     if not isinstance(address, str) or not address.strip():
         raise RowError(Reason.MISSING_FIELD, f"{config.url!r} holds no address")
-    address = plain(address.strip())
+    address = to_json(address.strip())
     try:
         return place, row, address, captions_of([row.values[config.caption]])
     except RowError as error:

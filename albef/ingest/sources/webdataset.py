@@ -20,19 +20,22 @@ from albef.data.rejection import Reason, Rejection, RowError
 from albef.data.tar import Damage, Member, members
 from albef.ingest.sources import tables
 from albef.ingest.sources.rows import (
-    LARGEST_PICTURE,
-    LARGEST_TEXT,
-    PICTURES,
+    IMAGE_SUFFIXES,
+    MAX_IMAGE_BYTES,
+    MAX_TEXT_BYTES,
     FilesBySplit,
     Row,
     SplitFiles,
     attempt,
     captions_of,
     expand_splits,
-    plain,
+    to_json,
 )
 
-_LIMITS = dict.fromkeys(PICTURES, LARGEST_PICTURE) | {"txt": LARGEST_TEXT, "json": LARGEST_TEXT}
+_LIMITS = dict.fromkeys(IMAGE_SUFFIXES, MAX_IMAGE_BYTES) | {
+    "txt": MAX_TEXT_BYTES,
+    "json": MAX_TEXT_BYTES,
+}
 
 
 class Config(SplitFiles):
@@ -64,11 +67,11 @@ class _Sample:
     damage: Damage | None = None
 
     def picture(self) -> bytes | None:
-        return next((self.parts[kind] for kind in PICTURES if kind in self.parts), None)
+        return next((self.parts[kind] for kind in IMAGE_SUFFIXES if kind in self.parts), None)
 
     def add(self, suffix: str, data: bytes) -> None:
         self.parts[suffix] = data
-        for kind in [kind for kind in PICTURES if kind in self.parts][1:]:
+        for kind in [kind for kind in IMAGE_SUFFIXES if kind in self.parts][1:]:
             self.parts[kind] = b""  # Only one of several images stays in memory.
 
     def accepts(self, damage: Damage, name: str, caption_key: str) -> bool:
@@ -145,7 +148,7 @@ def _record(row: Row, config: Config, split: str, number: int) -> Record:
         raise RowError(Reason.MISSING_FILE, "there is no picture of this name")
     values = _json(sample.parts["json"]) if "json" in sample.parts else {}
     selected = values if config.keep is None else {k: values[k] for k in config.keep if k in values}
-    meta = {**plain(selected), "path": f"{row.file.name if row.file else ''}/{sample.name}"}
+    meta = {**to_json(selected), "path": f"{row.file.name if row.file else ''}/{sample.name}"}
     captions = captions_of([_caption(config, sample, values)])
     return Record(f"{split}-{number:08d}", image, captions, number, split, "webdataset", meta)
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from tests.data import toy
 
 PICTURE = toy.picture(7)
-Answer = tuple[int, dict[str, str], bytes]
+Response = tuple[int, dict[str, str], bytes]
 
 
 class Server:
@@ -73,7 +73,7 @@ class Server:
         if self.slow_s:
             await asyncio.sleep(self.slow_s)
         try:
-            what: Callable[..., Awaitable[Answer | None]] = getattr(self, path.split("/")[1])
+            what: Callable[..., Awaitable[Response | None]] = getattr(self, path.split("/")[1])
             answer = await what(path, writer)
             if answer is not None:
                 await self._send(writer, *answer)
@@ -88,47 +88,47 @@ class Server:
         writer.write(f"HTTP/1.1 {status} X\r\n{lines}\r\n".encode() + body)
         await writer.drain()
 
-    async def ok(self, path: str, writer: Any) -> Answer:
+    async def ok(self, path: str, writer: Any) -> Response:
         return 200, {}, toy.picture(int(path.split("/")[2]))
 
-    async def status(self, path: str, writer: Any) -> Answer:
+    async def status(self, path: str, writer: Any) -> Response:
         status = int(path.split("/")[2])
         return status, {}, b"" if status in (204, 304) else b"said"
 
-    async def later(self, path: str, writer: Any) -> Answer:
+    async def later(self, path: str, writer: Any) -> Response:
         """``/later/STATUS/N``: the status N times, then the picture."""
         _, _, status, times = path.split("/")
         if self.asked[path] > int(times):
             return 200, {}, PICTURE
         return int(status), {"Retry-After": "0"}, b""
 
-    async def asks(self, path: str, writer: Any) -> Answer:
+    async def asks(self, path: str, writer: Any) -> Response:
         """``/asks/SECONDS``: come back so much later."""
         return 503, {"Retry-After": path.split("/")[2]}, b""
 
-    async def robots(self, path: str, writer: Any) -> Answer:
+    async def robots(self, path: str, writer: Any) -> Response:
         return 200, {"X-Robots-Tag": path.split("/")[2].replace("%20", " ")}, PICTURE
 
-    async def tdm(self, path: str, writer: Any) -> Answer:
+    async def tdm(self, path: str, writer: Any) -> Response:
         return 200, {"tdm-reservation": path.split("/")[2]}, PICTURE
 
-    async def kind(self, path: str, writer: Any) -> Answer:
+    async def kind(self, path: str, writer: Any) -> Response:
         return 200, {"Content-Type": path.removeprefix("/kind/")}, PICTURE
 
-    async def packed(self, path: str, writer: Any) -> Answer:
+    async def packed(self, path: str, writer: Any) -> Response:
         return 200, {"Content-Encoding": "gzip"}, b"x"
 
-    async def to(self, path: str, writer: Any) -> Answer:
+    async def to(self, path: str, writer: Any) -> Response:
         """``/to/ADDRESS``: a redirect."""
         return 302, {"Location": unquote(path.removeprefix("/to/"))}, b""
 
-    async def nowhere(self, path: str, writer: Any) -> Answer:
+    async def nowhere(self, path: str, writer: Any) -> Response:
         return 302, {}, b""
 
-    async def loop(self, path: str, writer: Any) -> Answer:
+    async def loop(self, path: str, writer: Any) -> Response:
         return 302, {"Location": path}, b""
 
-    async def large(self, path: str, writer: Any) -> Answer:
+    async def large(self, path: str, writer: Any) -> Response:
         return 200, {}, b"x" * 2**21
 
     async def endless(self, path: str, writer: asyncio.StreamWriter) -> None:

@@ -6,9 +6,9 @@ import pytest
 
 from albef.ingest.download.addresses import (
     PrivateAddressError,
-    guarded,
     is_loopback,
     is_public,
+    public_sockets,
 )
 
 PRIVATE = [
@@ -31,16 +31,16 @@ def test_what_is_not_public_gets_no_socket() -> None:
         assert not is_public(host), host
         for allow_loopback in (False, not is_loopback(host)):
             with pytest.raises(PrivateAddressError):
-                guarded(allow_loopback)(info(host))
+                public_sockets(allow_loopback)(info(host))
 
 
 def test_what_is_public_gets_one() -> None:
     for host in PUBLIC:
         assert is_public(host), host
-        guarded(allow_loopback=False)(info(host)).close()
+        public_sockets(allow_loopback=False)(info(host)).close()
 
 
 def test_other_ways_to_write_an_address_are_none() -> None:
     for host in ("127.1", "2130706433", "0x7f000001", "localhost", "", "017.0.0.1"):
         with pytest.raises(PrivateAddressError):
-            guarded(allow_loopback=True)(info(host))
+            public_sockets(allow_loopback=True)(info(host))

@@ -7,7 +7,7 @@ import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from albef.data.rejection import Reason
-from albef.ingest.download.client import Answer, Client, opted_out, retry_after
+from albef.ingest.download.client import Client, Response, opted_out, retry_after
 from albef.ingest.download.limits import Limits
 from tests.data import toy
 from tests.ingest.download.server import PICTURE, Server
@@ -23,8 +23,8 @@ def limits(**changed: Any) -> Limits:
     return LIMITS.model_copy(update=changed)
 
 
-def fetch(address: str, **changed: Any) -> Answer:
-    async def once() -> Answer:
+def fetch(address: str, **changed: Any) -> Response:
+    async def once() -> Response:
         client = Client(limits(**changed))
         try:
             return await client.fetch(address)
@@ -34,7 +34,7 @@ def fetch(address: str, **changed: Any) -> Answer:
     return asyncio.run(once())
 
 
-def failure(address: str, **changed: Any) -> Answer:
+def failure(address: str, **changed: Any) -> Response:
     answer = fetch(address, **changed)
     assert answer.reason, answer
     assert not answer.body
@@ -42,11 +42,11 @@ def failure(address: str, **changed: Any) -> Answer:
 
 
 def test_a_picture_and_who_asks_for_it(server: Server) -> None:
-    assert fetch(server.url("ok/3")) == Answer(None, body=toy.picture(3))
+    assert fetch(server.url("ok/3")) == Response(None, body=toy.picture(3))
     assert server.headers["User-Agent"] == "albef-tests/1 (tests@a.test)"
     assert server.headers["Accept-Encoding"] == "identity"
     assert not {"Cookie", "Referer", "Authorization"} & set(server.headers)
-    assert fetch(server.url("tdm/0")) == Answer(None, body=PICTURE)
+    assert fetch(server.url("tdm/0")) == Response(None, body=PICTURE)
     assert fetch(server.url("large"), max_mb=3).body
 
 
@@ -78,13 +78,13 @@ FAILURES = {
     "cut/9": (Reason.UNREACHABLE, "the answer broke off"),
     "close": (Reason.UNREACHABLE, "the connection was closed without an answer"),
 }
-PASSING = ("status/799", "status/500", "status/429", "status/408", "cut/9", "close")
+TEMPORARY = ("status/799", "status/500", "status/429", "status/408", "cut/9", "close")
 
 
 def test_what_fails_and_whether_it_may_pass(server: Server) -> None:
     for path, (reason, detail) in FAILURES.items():
         found = failure(server.url(path))
-        assert (found.reason, found.passing) == (reason, path in PASSING), path
+        assert (found.reason, found.is_temporary) == (reason, path in TEMPORARY), path
         assert found.detail.startswith(detail), path
 
 
@@ -93,30 +93,30 @@ def test_what_fails_and_whether_it_may_pass(server: Server) -> None:
 )
 def test_deadlines(server: Server, path: str, changed: dict[str, float]) -> None:
     found = failure(server.url(path), **changed)
-    assert (found.reason, found.passing) == (Reason.TIMED_OUT, True)
+    assert (found.reason, found.is_temporary) == (Reason.TIMED_OUT, True)
 
 
 def test_redirects_are_followed(server: Server) -> None:
-    assert fetch(server.url(f"to/{server.url('ok/7')}")) == Answer(None, body=PICTURE)
-    assert fetch(server.url("to//ok/7")) == Answer(None, body=PICTURE)
+    assert fetch(server.url(f"to/{server.url('ok/7')}")) == Response(None, body=PICTURE)
+    assert fetch(server.url("to//ok/7")) == Response(None, body=PICTURE)
     assert failure(server.url("to//robots/noai")).reason == Reason.OPTED_OUT
 
 
 def test_this_machine_is_refused_unless_it_is_allowed(server: Server) -> None:
     for host in ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0x7f.1"):
         found = failure(f"http://{host}:{server.port}/ok/1", allow_loopback=False)
-        assert (found.reason, found.passing) == (Reason.PRIVATE_ADDRESS, False), host
+        assert (found.reason, found.is_temporary) == (Reason.PRIVATE_ADDRESS, False), host
         assert "allow_loopback: true" in found.detail
     for host in ("127.1", "2130706433"):
         found = failure(f"http://{host}:{server.port}/ok/1", allow_loopback=False)
-        assert (found.reason, found.passing) == (Reason.BAD_URL, False), host
+        assert (found.reason, found.is_temporary) == (Reason.BAD_URL, False), host
     assert not server.asked
-    assert fetch(f"http://localhost:{server.port}/ok/1") == Answer(None, body=toy.picture(1))
+    assert fetch(f"http://localhost:{server.port}/ok/1") == Response(None, body=toy.picture(1))
 
 
 def test_a_port_where_nobody_listens() -> None:
     found = failure("http://127.0.0.1:9/x")
-    assert (found.reason, found.passing, found.answered) == (Reason.UNREACHABLE, True, False)
+    assert (found.reason, found.is_temporary, found.responded) == (Reason.UNREACHABLE, True, False)
 
 
 def test_what_is_no_address() -> None:

@@ -28,7 +28,7 @@ def test_outcomes_and_pictures_come_back_and_what_is_not_listed_goes(tmp_path: P
     store.close()
     store = DownloadStore(tmp_path)
     assert set(store.outcomes(["a"])) == {"a"}
-    store.forget_unlisted()
+    store.remove_unlisted()
     assert set(store.outcomes(["b", "a", "c\0"])) == {"a"}
     store.close()
 
@@ -41,9 +41,9 @@ def test_damage_is_told_with_its_remedy(tmp_path: Path) -> None:
 
 
 def test_when_an_outcome_holds_under_other_limits() -> None:
-    passing = Outcome("1", 3, 9, Reason.TIMED_OUT, "", True)
-    assert passing.holds(limits(attempts=3))
-    assert not passing.holds(limits(attempts=4))
+    is_temporary = Outcome("1", 3, 9, Reason.TIMED_OUT, "", True)
+    assert is_temporary.holds(limits(attempts=3))
+    assert not is_temporary.holds(limits(attempts=4))
     assert Outcome("1", 1, 9, Reason.NOT_FOUND, "").holds(limits(attempts=20))
     large = Outcome("1", 1, 2**20, Reason.TOO_MANY_BYTES, "")
     assert large.holds(limits(max_mb=1))

@@ -61,7 +61,7 @@ def test_rows_that_lack_something(tmp_path: Path) -> None:
     for name, target in (("e", tmp_path / "secret"), ("f", tmp_path / "gone"), ("g", root / "g")):
         (root / f"{name}.png").symlink_to(target.with_suffix(".png"))
         (root / f"{name}.txt").write_text("x")
-    put(root, "h.png", "x" * (folder.LARGEST_TEXT + 1))
+    put(root, "h.png", "x" * (folder.MAX_TEXT_BYTES + 1))
     put(root, "i.png", "fine")
     put(root, "i.jpg")
     rows = read(root)

@@ -5,13 +5,13 @@ import datetime as dt
 import pytest
 
 from albef.data.rejection import Reason, RowError
-from albef.ingest.sources.rows import captions_of, plain
+from albef.ingest.sources.rows import captions_of, to_json
 
 
 def test_what_json_cannot_say() -> None:
     day = dt.date(2020, 1, 2)
     held = {"day": day, "nan": float("nan"), "raw": b"\x01\xff", 3: (1, "\ud800")}
-    assert plain(held) == {"day": "2020-01-02", "nan": None, "raw": "01ff", "3": [1, "?"]}
+    assert to_json(held) == {"day": "2020-01-02", "nan": None, "raw": "01ff", "3": [1, "?"]}
 
 
 def test_why_captions_are_refused() -> None:
