@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 S = TypeVar("S", bound="Section")
-_FEW = 20  # Maximum number of names that an error message lists.
+_MAX_LISTED = 20  # Maximum number of names that an error message lists.
 _MAX_NODES = 100_000  # Maximum number of values in a file.
 
 
@@ -179,16 +179,16 @@ def read_preset(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         if last not in section:
             raise ParamsError(f"{path}: {base} has no {key} (drop)")
         del section[last]
-    return _laid_over(lower, values)
+    return _merged(lower, values)
 
 
-def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         old: Any = merged.get(key)
         kind = value.get("kind") if isinstance(value, Mapping) else None
         same_kind = isinstance(old, Mapping) and kind in (None, old.get("kind"))
-        merged[key] = _laid_over(old, value) if same_kind and isinstance(value, Mapping) else value
+        merged[key] = _merged(old, value) if same_kind and isinstance(value, Mapping) else value
     return merged
 
 
@@ -215,10 +215,10 @@ def validate(cls: type[S], values: object, *, where: str, key: str = "") -> S:
         # In JSON mode, a list may be a tuple, and "3" is not a number.
         return cls.model_validate_json(text)
     except ValidationError as error:
-        raise ParamsError("\n".join(_sentences(cls, error, where, key))) from None
+        raise ParamsError("\n".join(_messages(cls, error, where, key))) from None
 
 
-def _sentences(
+def _messages(
     cls: type[BaseModel], error: ValidationError, where: str, prefix: str
 ) -> Iterator[str]:
     for item in error.errors():
@@ -294,7 +294,7 @@ def did_you_mean(name: str, candidates: Iterable[str], prefix: str = "") -> str:
     names = list(candidates)
     if closest := nearest(name, names):
         return f"; did you mean {prefix}{closest}?"
-    return f"; there are {', '.join(names)}" if 0 < len(names) <= _FEW else ""
+    return f"; there are {', '.join(names)}" if 0 < len(names) <= _MAX_LISTED else ""
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:

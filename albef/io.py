@@ -145,7 +145,7 @@ def is_open(file: int, path: Path) -> bool:
         return False
 
 
-def opened(url: str, key: str) -> tuple[Any, str]:
+def open_filesystem(url: str, key: str) -> tuple[Any, str]:
     """Return the fsspec file system of an address, and the path in it.
 
     Args:

@@ -95,7 +95,7 @@ def _stages() -> Iterator[tuple[list[Any], dict[str, str]]]:
         raise ParamsError(str(error)) from None
 
 
-def _holds(folder: str, path: str) -> bool:
+def _contains(folder: str, path: str) -> bool:
     return Path(path).is_relative_to(folder)
 
 
@@ -105,9 +105,9 @@ def _judge(stage: Any, producers: Mapping[str, str], paths: Sequence[str]) -> Ve
         return None
     edited = graph.code_edits(stage, producers)
     pairs = [(edit, path) for edits in edited.values() for edit in edits for path in paths]
-    if not any(_holds(path, edit.path) or _holds(edit.path, path) for edit, path in pairs):
+    if not any(_contains(path, edit.path) or _contains(edit.path, path) for edit, path in pairs):
         return None
-    accepted = tuple(dict.fromkeys(edit for edit, path in pairs if _holds(path, edit.path)))
+    accepted = tuple(dict.fromkeys(edit for edit, path in pairs if _contains(path, edit.path)))
     accepted_reasons = set(map(str, accepted))
     reasons = graph.reasons_of(stage, entry, producers, edited)
     if refused := tuple(reason for reason in reasons if reason not in accepted_reasons):

@@ -24,7 +24,7 @@ from flows import results
 
 GATES = ("validate", "export")
 """Stages that can refuse their input."""
-_POINT = re.compile(r"(?:step|trial) (\d+) of (\d+)")
+_PROGRESS = re.compile(r"(?:step|trial) (\d+) of (\d+)")
 """Pattern of the progress in a stage's output."""
 
 
@@ -57,12 +57,12 @@ class Progress:
     """Progress bar of a stage, read from its output and updated at each further percent."""
 
     def __init__(self, name: str) -> None:
-        self._name, self._percent = name, -1
+        self._tag_name, self._percent = name, -1
         self._artifact: UUID | None = None
 
     def line(self, text: str) -> None:
         """Update the bar from a line of the stage's output."""
-        if not (match := _POINT.search(text)):
+        if not (match := _PROGRESS.search(text)):
             return
         done, total = map(int, match.groups())
         percent = 100 * done // max(1, total)
@@ -71,8 +71,8 @@ class Progress:
         self._percent = percent
         with contextlib.suppress(HTTPError):  # An outdated page must not end a training.
             if self._artifact is None:
-                key = re.sub("[^a-z0-9]+", "-", self._name.lower())
-                text = f"Steps or trials of {self._name}."
+                key = re.sub("[^a-z0-9]+", "-", self._tag_name.lower())
+                text = f"Steps or trials of {self._tag_name}."
                 artifact = create_progress_artifact(float(percent), f"progress-{key}", text)
                 assert isinstance(artifact, UUID)
                 self._artifact = artifact
@@ -86,5 +86,5 @@ def emit(event: str, resource: str, **payload: Any) -> None:
         return
     from prefect.events import emit_event
 
-    named = {"prefect.resource.id": f"albef.{resource}", "prefect.resource.name": resource}
-    emit_event(f"albef.{event}", named, payload=payload)
+    find_yaml = {"prefect.resource.id": f"albef.{resource}", "prefect.resource.name": resource}
+    emit_event(f"albef.{event}", find_yaml, payload=payload)

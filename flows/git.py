@@ -10,12 +10,12 @@ from typing import Any
 from albef.config import ParamsError
 from albef.io import read_json, write_json
 
-NOBODY = (
+NO_IDENTITY = (
     "git does not know who you are; tell it with `git config user.name NAME` and "
     "`git config user.email ADDRESS`"
 )
 """Error message for a git installation that cannot commit."""
-BEGUN = Path(".dvc/tmp/albef-release.json")
+BEFORE_RELEASE = Path(".dvc/tmp/albef-release.json")
 """Record of the state before the current release, or before one that was killed."""
 
 
@@ -35,7 +35,7 @@ def git(*args: str) -> str:
     return completed.stdout.strip()
 
 
-def ask(*args: str) -> str | None:
+def try_git(*args: str) -> str | None:
     """Return the output of a git command, or None if it fails."""
     try:
         return git(*args)
@@ -45,9 +45,9 @@ def ask(*args: str) -> str | None:
 
 def upstream() -> tuple[str, str] | None:
     """Return the branch's remote and the full name of the branch there, or None if it has none."""
-    branch = ask("symbolic-ref", "--quiet", "--short", "HEAD")
-    remote = branch and ask("config", f"branch.{branch}.remote")
-    merge = branch and ask("config", f"branch.{branch}.merge")
+    branch = try_git("symbolic-ref", "--quiet", "--short", "HEAD")
+    remote = branch and try_git("config", f"branch.{branch}.remote")
+    merge = branch and try_git("config", f"branch.{branch}.merge")
     return (remote, merge) if remote and merge else None
 
 
@@ -70,10 +70,10 @@ def uncommitted(needed: Sequence[Path], excluded: Sequence[Path] = ()) -> Iterat
         needed: files that git must track.
         excluded: paths that may differ from HEAD.
     """
-    if ask("rev-parse", "--verify", "HEAD") is None:
+    if try_git("rev-parse", "--verify", "HEAD") is None:
         yield "there is no commit yet; make one with `git add -A && git commit`"
         return
-    if ask("rev-parse", "--show-prefix"):
+    if try_git("rev-parse", "--show-prefix"):
         yield "the project is not at the root of its git repository, where GTO's tags need it"
     exclusions = [f":(exclude){path.as_posix()}" for path in excluded]
     if changed := git("status", "--porcelain", "--untracked-files=no", "--", ".", *exclusions):
@@ -82,8 +82,8 @@ def uncommitted(needed: Sequence[Path], excluded: Sequence[Path] = ()) -> Iterat
         yield f"not as in the last commit: {', '.join(names[:3])}{more}; commit or undo that"
     if untracked := [str(path) for path in needed if not git("ls-files", "--", str(path))]:
         yield f"{', '.join(untracked)} is not in git; `git add` and commit it"
-    if ask("var", "GIT_COMMITTER_IDENT") is None:
-        yield NOBODY
+    if try_git("var", "GIT_COMMITTER_IDENT") is None:
+        yield NO_IDENTITY
 
 
 def unpushed() -> Iterator[str]:
@@ -94,7 +94,7 @@ def unpushed() -> Iterator[str]:
     remotes = git("remote").split()
     if not remotes:
         return
-    counts = ask("rev-list", "--left-right", "--count", "HEAD...@{upstream}")
+    counts = try_git("rev-list", "--left-right", "--count", "HEAD...@{upstream}")
     if counts is None:
         yield f"the branch is pushed nowhere; `git push --set-upstream {remotes[0]} HEAD`"
         return
@@ -114,14 +114,14 @@ def transaction(run: str, paths: Sequence[Path]) -> Iterator[None]:
     """
     head = git("rev-parse", "HEAD")
     state = {"run": run, "head": head, "tags": sorted(_tags(run)), "paths": [*map(str, paths)]}
-    write_json(BEGUN, state)
+    write_json(BEFORE_RELEASE, state)
     try:
         yield
         _push(run, commit=git("rev-parse", "HEAD") != head)
     except BaseException:
-        _undo(state, ask)
+        _undo(state, try_git)
         raise
-    BEGUN.unlink()
+    BEFORE_RELEASE.unlink()
 
 
 def recover() -> None:
@@ -130,7 +130,7 @@ def recover() -> None:
     Raises:
         ParamsError: the remote cannot be reached.
     """
-    if (state := read_json(BEGUN)) is not None:
+    if (state := read_json(BEFORE_RELEASE)) is not None:
         _undo(state, git)
 
 
@@ -140,17 +140,17 @@ def _undo(state: Mapping[str, Any], call: Callable[..., str | None]) -> None:
     lacking = new_tags - _pushed(call)
     if lacking or not new_tags:
         for tag in lacking:
-            git("tag", "--delete", _name(tag))
+            git("tag", "--delete", _tag_name(tag))
         if git("log", "-1", "--format=%P %s").startswith(f"{head} {commit_message(run)}"):
             git("reset", "--quiet", "--keep", head)
         if git("rev-parse", "HEAD") == head:  # Otherwise someone committed in the meantime.
             for path in map(Path, state["paths"]):
-                ask("reset", "--quiet", "--", str(path))
+                try_git("reset", "--quiet", "--", str(path))
                 if show(head, path) is None:
                     path.unlink(missing_ok=True)
                 else:
                     git("checkout", "--quiet", "--", str(path))
-    BEGUN.unlink()
+    BEFORE_RELEASE.unlink()
 
 
 def commit_message(run: str, version: str = "") -> str:
@@ -160,13 +160,13 @@ def commit_message(run: str, version: str = "") -> str:
 
 def unpushed_tags(run: str) -> list[str]:
     """Return the tags of a run that the remote lacks; empty without a remote."""
-    return sorted(map(_name, _tags(run) - _pushed(git))) if remote() else []
+    return sorted(map(_tag_name, _tags(run) - _pushed(git))) if remote() else []
 
 
 def _tags(run: str) -> set[str]:
     """Return the tags of a run's registry, each with its hash, in git's format."""
-    lines = (ask("show-ref", "--tags") or "").splitlines()
-    return {line for line in lines if _name(line).startswith((f"{run}@", f"{run}#"))}
+    lines = (try_git("show-ref", "--tags") or "").splitlines()
+    return {line for line in lines if _tag_name(line).startswith((f"{run}@", f"{run}#"))}
 
 
 def _pushed(call: Callable[..., str | None]) -> set[str]:
@@ -176,7 +176,7 @@ def _pushed(call: Callable[..., str | None]) -> set[str]:
     return {line.replace("\t", " ") for line in (lines or "").splitlines()}
 
 
-def _name(tag: str) -> str:
+def _tag_name(tag: str) -> str:
     return tag.split("refs/tags/")[1]
 
 
@@ -190,11 +190,11 @@ def _push(run: str, *, commit: bool) -> None:
     """Push a run's tags, and HEAD to its branch if there is a new commit: all or nothing."""
     if target := remote():
         branch = upstream() if commit else None
-        refs = [f"refs/tags/{_name(tag)}" for tag in sorted(_tags(run))]
+        refs = [f"refs/tags/{_tag_name(tag)}" for tag in sorted(_tags(run))]
         refs += [f"HEAD:{branch[1]}"] if branch else []
         git("push", "--quiet", "--atomic", target, *refs)
 
 
 def show(revision: str, path: Path) -> str | None:
     """Return the text of a file at a revision; None if the revision does not have it."""
-    return ask("show", f"{revision}:{path.as_posix()}")
+    return try_git("show", f"{revision}:{path.as_posix()}")

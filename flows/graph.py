@@ -66,7 +66,7 @@ class Node:
     outs: tuple[str, ...]
     reasons: tuple[str, ...] = ()
     waits: tuple[str, ...] = ()
-    lacks: tuple[str, ...] = ()
+    missing_from: tuple[str, ...] = ()
     failure: str = ""
     running: int | None = None
     needed: bool = True
@@ -131,8 +131,8 @@ def one_line(error: BaseException) -> str:
 def _nodes(repo: Any, params: Path) -> dict[str, Node]:
     graph = repo.index.graph
     order = {stage: index for index, stage in enumerate(repo.index.stages)}
-    lock, producers, starts = locked(), producers_of(order), _starts(params)
-    busy = _busy(Path(repo.tmp_dir), Path(repo.root_dir))
+    lock, producers, starts = locked(), producers_of(order), _initial_checkpoints(params)
+    busy = _writing(Path(repo.tmp_dir), Path(repo.root_dir))
     nodes: dict[str, Node] = {}
     for stage in nx.lexicographical_topological_sort(graph.reverse(copy=False), order.get):
         if not hasattr(stage, "name"):  # A .dvc file tracks data that no stage makes.
@@ -155,14 +155,16 @@ def _nodes(repo: Any, params: Path) -> dict[str, Node]:
                 waits=waits,
                 reasons=tuple(reasons),
                 comments=tuple(comments),
-                lacks=tuple(_makers(stage, upstream, nodes)),
+                missing_from=tuple(_producers_of_missing(stage, upstream, nodes)),
                 failure=failure.read_text() if failure.is_file() else "",
             )
         nodes[stage.name] = node
     return nodes
 
 
-def _makers(stage: Any, upstream: Iterable[str], nodes: Mapping[str, Node]) -> Iterator[str]:
+def _producers_of_missing(
+    stage: Any, upstream: Iterable[str], nodes: Mapping[str, Node]
+) -> Iterator[str]:
     """Yield the stages above one that make its missing inputs."""
     inputs = (dep for dep in stage.deps if not isinstance(dep, ParamsDependency))
     absent = [str(dep) for dep in inputs if not dep.exists]
@@ -172,7 +174,7 @@ def _makers(stage: Any, upstream: Iterable[str], nodes: Mapping[str, Node]) -> I
             yield name
 
 
-def _starts(params: Path) -> set[str]:
+def _initial_checkpoints(params: Path) -> set[str]:
     """Return the checkpoints that runs start from or that score captions."""
     sections, models = read_yaml(params), values.layout(params).paths.models
     names = [str(run.get("init")) for run in _entries(sections.get("tasks"))]
@@ -191,7 +193,7 @@ def locked() -> dict[str, Any]:
     return dict(load_yaml(LOCK).get("stages", {})) if LOCK.exists() else {}
 
 
-def _busy(tmp: Path, root: Path) -> dict[str, int]:
+def _writing(tmp: Path, root: Path) -> dict[str, int]:
     """Return the artifacts that live DVC processes are about to write, with the process ids."""
     try:
         writers = json.loads((tmp / "rwlock").read_text()).get("write", {})
@@ -242,7 +244,7 @@ def reasons_of(
             yield from (str(edit) for edit in edits[dep] if not edit.in_comments)
         elif producers[str(dep)] not in waits and (state := dep.status().get(str(dep))):
             yield f"{dep} of {producers[str(dep)]} {_STATES.get(state, state)}"
-    yield from _product_reasons(stage)
+    yield from _artifact_reasons(stage)
 
 
 def code_edits(stage: Any, producers: Collection[str]) -> dict[Any, list[Edit]]:
@@ -260,12 +262,12 @@ def code_edits(stage: Any, producers: Collection[str]) -> dict[Any, list[Edit]]:
     if record is None or not record.code_digest or record.code_digest != code_digest(stage.name):
         return edits
     return {
-        dep: [edit._replace(in_comments=_is_module_of(record, edit)) for edit in found]
+        dep: [edit._replace(in_comments=_is_listed_in(record, edit)) for edit in found]
         for dep, found in edits.items()
     }
 
 
-def _is_module_of(record: run_record.RunRecord, edit: Edit) -> bool:
+def _is_listed_in(record: run_record.RunRecord, edit: Edit) -> bool:
     """Return whether an edit is of a module that the run record lists with the same hash."""
     return edit.path.endswith(".py") and record.code.get(edit.path, "") == edit.before
 
@@ -317,7 +319,7 @@ def _tree_hash(files: Mapping[str, str]) -> str:
     return str(tree.hash_info.value)
 
 
-def elsewhere(reason: str) -> bool:
+def is_missing_locally(reason: str) -> bool:
     """Return whether a reason of :func:`reasons_of` only means that a file is missing locally."""
     return any(_STATES[state] in reason for state in ("deleted", "not in cache"))
 
@@ -337,7 +339,7 @@ def _leaves(key: str, values: Mapping[str, Any]) -> dict[str, str]:
     return {name: repr(value) for name, value in pairs if value is not None or "." in name}
 
 
-def _product_reasons(stage: Any) -> Iterator[str]:
+def _artifact_reasons(stage: Any) -> Iterator[str]:
     """Yield the artifacts that differ from what the stage made."""
     for out in stage.outs:
         if state := out.status().get(str(out)):
@@ -348,7 +350,9 @@ def _product_reasons(stage: Any) -> Iterator[str]:
 
 def choose_only(nodes: Mapping[str, Node], names: Iterable[str]) -> set[str]:
     """Return the named stages and those they cannot run without, or all; see :func:`choose`."""
-    return with_above(choose(nodes, names, "--only") or nodes, lambda name: nodes[name].lacks)
+    return with_above(
+        choose(nodes, names, "--only") or nodes, lambda name: nodes[name].missing_from
+    )
 
 
 def with_above(names: Iterable[str], above: Callable[[str], Iterable[str]]) -> set[str]:

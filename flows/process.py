@@ -100,7 +100,7 @@ def _signal_group(group: int, number: int) -> bool:
     return True
 
 
-def in_session(module: str, *args: str, keep: int) -> int:
+def run_in_session(module: str, *args: str, keep: int) -> int:
     """Run a module in a separate session that also holds the run lock; return its exit code.
 
     A terminal sends Ctrl-C to every process of a session, including Prefect's temporary server. The
@@ -128,7 +128,7 @@ def in_session(module: str, *args: str, keep: int) -> int:
         child.wait()
 
 
-def die_with(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """End this process's group as soon as ``parent`` is not its parent any more."""
 
     def watch() -> None:
@@ -158,12 +158,12 @@ def _reproduce(names: list[str], *, alone: bool, force: bool, pull: bool) -> int
     from dvc.repo import Repo
     from dvc.stage.exceptions import StageCmdFailedError
 
-    from flows.remote import fetch_products
+    from flows.remote import fetch_artifacts
 
     logging.getLogger("dvc").setLevel(logging.WARNING)
     try:
         for name in names if pull else ():
-            fetch_products(name)
+            fetch_artifacts(name)
         with Repo(".", _wait_for_lock=True) as repo:
             repo.reproduce(names, single_item=alone, force=force)
     except (DvcException, OSError) as error:
@@ -180,7 +180,7 @@ def _reproduce(names: list[str], *, alone: bool, force: bool, pull: bool) -> int
 def _main() -> int:
     """Run DVC until it ends or the parent process ends."""
     parent, *args = sys.argv[1:]
-    die_with(int(parent))
+    exit_with_parent(int(parent))
     os.environ["ALBEF_DVC"] = str(os.getpid())  # The stage exits with this process.
     logging.basicConfig(format="%(message)s")
     if args[0] == _REPRODUCE:

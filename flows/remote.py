@@ -30,17 +30,17 @@ def fetch_runs() -> None:
     If the remote cannot be reached, log a warning; missing artifacts are then computed again.
     """
     warning = "the remote is out of reach, so what this machine lacks is computed here"
-    with _tolerating(warning), Repo(".") as repo:
+    with _warn_on_failure(warning), Repo(".") as repo:
         repo.stage_cache.pull(None)
 
 
-def fetch_products(name: str) -> None:
+def fetch_artifacts(name: str) -> None:
     """Fetch the artifacts of a stage if the remote knows a run with the same inputs.
 
     ``dvc repro --pull`` omits artifacts that DVC does not cache, such as metrics.
     """
     warning = f"{name} is not taken from the remote"
-    with _tolerating(warning), Repo(".", _wait_for_lock=True) as repo, repo.lock:
+    with _warn_on_failure(warning), Repo(".", _wait_for_lock=True) as repo, repo.lock:
         stage = next(stage for stage in repo.index.stages if getattr(stage, "name", "") == name)
         redrawn = any(not (out.use_cache or out.is_metric or out.is_plot) for out in stage.outs)
         if stage.changed() and not redrawn:
@@ -49,7 +49,7 @@ def fetch_products(name: str) -> None:
 
 
 @contextlib.contextmanager
-def _tolerating(warning: str) -> Iterator[None]:
+def _warn_on_failure(warning: str) -> Iterator[None]:
     try:
         yield
     except (DvcException, OSError) as error:

@@ -12,7 +12,7 @@ from albef.layout import Layout
 from albef.report.wording import format_duration
 from flows import git, graph, remote, results, run_lock, values
 from flows.accept import accept_comments
-from flows.process import Child, in_session
+from flows.process import Child, run_in_session
 from flows.status import condense
 
 INTERRUPTED = 130
@@ -86,7 +86,7 @@ def _flow(only: Sequence[str], force: Sequence[str]) -> bool:
     # The flow prints the stages' output itself. Prefect's logger then only reports to its server.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     parameters = json.dumps({"only": list(only) or None, "force": list(force) or None})
-    code = in_session("flows.train", parameters, keep=run_lock.descriptor())
+    code = run_in_session("flows.train", parameters, keep=run_lock.descriptor())
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code not in (0, 1):  # The flow reports a failed stage itself.
@@ -96,13 +96,13 @@ def _flow(only: Sequence[str], force: Sequence[str]) -> bool:
 
 def _check_git() -> None:
     """Raise at once the errors that ``dvc exp save`` would report at the end."""
-    if git.ask("rev-parse", "--verify", "HEAD") is None:
+    if git.try_git("rev-parse", "--verify", "HEAD") is None:
         raise ParamsError(
             "--name records an experiment beside a git commit, and there is none yet; "
             "`git add -A && git commit -m start` makes one"
         )
-    if git.ask("var", "GIT_COMMITTER_IDENT") is None:
-        raise ParamsError(f"--name records an experiment in git: {git.NOBODY}")
+    if git.try_git("var", "GIT_COMMITTER_IDENT") is None:
+        raise ParamsError(f"--name records an experiment in git: {git.NO_IDENTITY}")
 
 
 def _save_experiment(name: str, layout: Layout) -> int:

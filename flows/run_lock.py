@@ -47,7 +47,7 @@ def acquire() -> Iterator[None]:
         yield
         return
     with locked(PATH, "a run is", "; `albef status` shows it") as _lock_file:
-        _heal()
+        _remove_stale_rwlock()
         try:
             yield
         finally:
@@ -81,7 +81,7 @@ def holder() -> int | None:
     return int(number) if number.isdigit() else None
 
 
-def _heal() -> None:
+def _remove_stale_rwlock() -> None:
     """Remove DVC's list of used paths if it belongs to a killed process, since DVC would refuse it.
 
     Another process may have the id of the dead one by now, especially in a container.
@@ -113,14 +113,14 @@ def _is_dvc(info: Any) -> bool:
 def flow_run(run: str | None) -> Iterator[None]:
     """Record the flow run of this process, and mark the previous one as crashed if it died."""
     if FLOW_RUN.exists():
-        _settle(UUID(FLOW_RUN.read_text()))
+        _mark_crashed(UUID(FLOW_RUN.read_text()))
     if run:
         FLOW_RUN.write_text(run)
     yield
     FLOW_RUN.unlink(missing_ok=True)  # A killed process does not get here.
 
 
-def _settle(run: UUID) -> None:
+def _mark_crashed(run: UUID) -> None:
     """Mark a flow run that died, and its tasks, as crashed."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId

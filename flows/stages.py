@@ -23,11 +23,11 @@ from flows.values import layout
 log = logging.getLogger("albef")
 RETRIED = {"ingest": (10.0, 60.0)}
 """Seconds before each retry, by stage module. Only downloads fail by chance."""
-BY_CHANCE = "Lost"
+TRANSIENT = "Lost"
 """Name of the state of a stage that lost a connection or a disk and may succeed when retried."""
 _children: set[Child] = set()
-_ending = threading.Event()
-_slots = threading.BoundedSemaphore(os.cpu_count() or 1)
+_stopping = threading.Event()
+_cpu_slots = threading.BoundedSemaphore(os.cpu_count() or 1)
 
 
 def task_of(node: Node, *, fresh: bool, force: bool, pull: bool) -> "Task[[], State]":
@@ -53,12 +53,12 @@ def task_of(node: Node, *, fresh: bool, force: bool, pull: bool) -> "Task[[], St
         persist_result=False,
         retries=len(delays),
         retry_delay_seconds=list(delays) or None,
-        retry_condition_fn=_worth_trying_again,
+        retry_condition_fn=_should_retry,
     )
 
 
-def _worth_trying_again(_task: object, _run: TaskRun, state: State) -> bool:
-    is_retried = not _ending.is_set() and state.name == BY_CHANCE
+def _should_retry(_task: object, _run: TaskRun, state: State) -> bool:
+    is_retried = not _stopping.is_set() and state.name == TRANSIENT
     if is_retried:
         log.info("%s, to be tried again", state.message)
     return is_retried
@@ -81,12 +81,12 @@ def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool
         progress.line(text)
         log.info("%s: %s", name, text.removeprefix(f"{name}: "))
 
-    with _slots:
-        if _ending.is_set():
+    with _cpu_slots:
+        if _stopping.is_set():
             return Failed(message="The run was ended before its turn.")
         log.info("%s: starts", name)
         began, record = time.monotonic(), layout().record(name)
-        before = _written(record)
+        before = _mtime_ns(record)
         child = Child.reproducing([name], alone=True, force=force, pull=pull)
         _children.add(child)
         try:
@@ -97,7 +97,7 @@ def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool
     failure = FAILED / name
     if code == 0:
         failure.unlink(missing_ok=True)
-        if _written(record) != before:
+        if _mtime_ns(record) != before:
             log.info("%s: done, %s", name, duration)
             return Completed(message=lines[-1].removeprefix(f"{name}: ") if lines else "Ran.")
         recall(record)  # The record in place may belong to other artifacts.
@@ -107,16 +107,16 @@ def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool
         log.info("%s: ended after %s", name, duration)
         return Failed(message=f"{name} was ended with its run.")
     log.info("%s: failed after %s", name, duration)
-    write_atomic(failure, message := sentence(name, lines, code))
-    return Failed(name=BY_CHANCE if code == os.EX_IOERR else None, message=message)
+    write_atomic(failure, message := failure_message(name, lines, code))
+    return Failed(name=TRANSIENT if code == os.EX_IOERR else None, message=message)
 
 
-def _written(record: Path) -> int:
+def _mtime_ns(record: Path) -> int:
     """Return when a run record was written, in ns. Each run of a stage writes a new one."""
     return record.stat().st_mtime_ns if record.exists() else 0
 
 
-def sentence(name: str, lines: list[str], code: int) -> str:
+def failure_message(name: str, lines: list[str], code: int) -> str:
     """Return the error message of a failed stage: its own message, else the last line."""
     own = [text for text in lines if text.startswith(f"{name}: ")] or lines or ["ended"]
     return f"{name}: {own[-1].removeprefix(f'{name}: ')} (exited with {code})"
@@ -124,7 +124,7 @@ def sentence(name: str, lines: list[str], code: int) -> str:
 
 def stop_all() -> None:
     """Stop every running stage and let no other start."""
-    _ending.set()
+    _stopping.set()
     threads = [threading.Thread(target=child.stop) for child in list(_children)]
     for thread in threads:
         thread.start()
@@ -132,6 +132,6 @@ def stop_all() -> None:
         thread.join()
 
 
-def let_start() -> None:
+def allow_starts() -> None:
     """Let stages start again, for a new flow run in this process."""
-    _ending.clear()
+    _stopping.clear()

@@ -10,7 +10,7 @@ from albef.layout import Layout
 from albef.report.wording import format_duration
 from flows import graph, results, run_lock, values
 
-NAMED = 6
+MAX_REASONS = 6
 """Maximum number of reasons that are listed."""
 
 
@@ -24,14 +24,14 @@ def report() -> str:
     ]
     parts = [results.table(rows, ("stage", "state"))]
     if (process := run_lock.holder()) is not None:
-        parts.append(f"a run is at work: process {process}, {_age(process)}")
+        parts.append(f"a run is at work: process {process}, {_running_time(process)}")
     return "\n\n".join([*parts, results.summary(layout)])
 
 
 def _states(node: graph.Node, layout: Layout) -> Iterator[str]:
     """Yield the lines about a stage."""
     if node.running is not None:
-        yield f"running: process {node.running}, {_age(node.running)}"
+        yield f"running: process {node.running}, {_running_time(node.running)}"
     elif not node.needed:
         yield "not needed: no run starts from it"
     elif node.reasons:
@@ -50,13 +50,13 @@ def _states(node: graph.Node, layout: Layout) -> Iterator[str]:
 
 
 def condense(reasons: Sequence[str]) -> Iterator[str]:
-    """Yield the reasons why a stage is stale, cut after :data:`NAMED`."""
-    yield from reasons[:NAMED]
-    if len(reasons) > NAMED:
-        yield f"and {len(reasons) - NAMED} more"
+    """Yield the reasons why a stage is stale, cut after :data:`MAX_REASONS`."""
+    yield from reasons[:MAX_REASONS]
+    if len(reasons) > MAX_REASONS:
+        yield f"and {len(reasons) - MAX_REASONS} more"
 
 
-def _age(process: int) -> str:
+def _running_time(process: int) -> str:
     try:
         return f"for {format_duration(time.time() - psutil.Process(process).create_time())}"
     except psutil.NoSuchProcess:

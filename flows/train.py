@@ -21,7 +21,7 @@ from albef.layout import PARAMS
 from flows import graph, remote, run_lock, stages, values
 from flows.accept import accept_comments
 from flows.artifacts import emit, publish
-from flows.process import die_with
+from flows.process import exit_with_parent
 from flows.results import show_progress
 
 log = logging.getLogger("albef")
@@ -46,7 +46,7 @@ def train(
             changed datasets (``data``) or bring everything up to date (``all``).
     """
     with run_lock.acquire(), run_lock.flow_run(runtime.flow_run.id):
-        stages.let_start()
+        stages.allow_starts()
         try:
             if refresh is None:
                 return _train(only or [], force or [])
@@ -143,7 +143,7 @@ def _push() -> str | None:
 def main() -> None:
     """Run the flow for ``albef run``, given that process's id and the parameters as JSON."""
     parent, parameters = sys.argv[1:]
-    die_with(int(parent))
+    exit_with_parent(int(parent))
     show_progress()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)

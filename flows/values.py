@@ -100,7 +100,7 @@ def layout(file: Path = PARAMS) -> Layout:
     return Layout(validate(Paths, paths, where=str(PARAMS), key="paths"))
 
 
-def named(folder: Path, name: str, kind: str) -> Path:
+def find_yaml(folder: Path, name: str, kind: str) -> Path:
     """Return the YAML file with this name in a folder.
 
     Raises:
@@ -114,7 +114,7 @@ def named(folder: Path, name: str, kind: str) -> Path:
 
 def file_of(preset: str | None) -> Path:
     """Return the file of a preset; params.yaml for None."""
-    return PARAMS if preset is None else named(PRESETS, preset, "preset")
+    return PARAMS if preset is None else find_yaml(PRESETS, preset, "preset")
 
 
 def compose(preset: Path) -> str:
@@ -128,10 +128,12 @@ def compose(preset: Path) -> str:
         return text
     base_file = preset.parent / f"{base}.yaml"
     changes, base_text = dict(_changes(read_preset(base_file), composed)), compose(base_file)
-    return _head(text) + _rewritten(base_text.removeprefix(_head(base_text)), changes)
+    return _leading_comment(text) + _with_values(
+        base_text.removeprefix(_leading_comment(base_text)), changes
+    )
 
 
-def _head(text: str) -> str:
+def _leading_comment(text: str) -> str:
     """Return the comment at the beginning of a file."""
     return "".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines(True)))
 
@@ -180,7 +182,7 @@ def overridden(text: str, overrides: Sequence[str], option: str = "--set") -> st
         except YAMLError as error:
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]
             raise ParamsError(f"{option} {item}: no YAML ({problem})") from None
-    return _rewritten(text, changes)
+    return _with_values(text, changes)
 
 
 def _check_key(values: Mapping[str, Any], key: str, option: str) -> None:
@@ -195,7 +197,7 @@ def _check_key(values: Mapping[str, Any], key: str, option: str) -> None:
         section = {} if section.get(part) is None else section[part]
 
 
-_MISSING = object()
+_REMOVED = object()
 
 
 def _changes(
@@ -203,7 +205,7 @@ def _changes(
 ) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield the differences between two trees of values: the path of a node and its new value."""
     for key in [*before, *(key for key in after if key not in before)]:
-        old, new = before.get(key, _MISSING), after.get(key, _MISSING)
+        old, new = before.get(key, _REMOVED), after.get(key, _REMOVED)
         if isinstance(old, Mapping) and isinstance(new, Mapping) and old.keys() & new.keys():
             yield from _changes(old, new, (*path, key))
         elif type(old) is not type(new) or old != new:
@@ -222,7 +224,7 @@ _Representer.add_representer(
 )
 
 
-def _rewritten(text: str, changes: Mapping[tuple[str, ...], Any]) -> str:
+def _with_values(text: str, changes: Mapping[tuple[str, ...], Any]) -> str:
     """Return the text of a YAML file with changed values and no other character changed."""
     yaml = YAML()
     yaml.Representer = _Representer
@@ -235,19 +237,19 @@ def _rewritten(text: str, changes: Mapping[tuple[str, ...], Any]) -> str:
             node = node[parents.pop(0)]
         while parents:  # The file lacks these sections.
             last, value = parents.pop(), {last: value}
-        if value is _MISSING:
+        if value is _REMOVED:
             del node[last]
         else:
-            node[last] = _inline(value)
+            node[last] = _flow_style(value)
     stream = io.StringIO()
     yaml.dump(document, stream)
     return stream.getvalue()
 
 
-def _inline(value: Any) -> Any:
+def _flow_style(value: Any) -> Any:
     """Return a mapping that is written on one line, as the file writes a range."""
     if not isinstance(value, dict):
         return value
-    node = CommentedMap({key: _inline(item) for key, item in value.items()})
+    node = CommentedMap({key: _flow_style(item) for key, item in value.items()})
     node.fa.set_flow_style()
     return node

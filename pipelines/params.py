@@ -105,7 +105,7 @@ def load(path: Path) -> Params:
     try:
         params = validate(Params, values, where=where).model_copy(update={"tasks": tasks})
         if not errors:
-            errors += [f"{where}: {sentence}" for sentence in _contradictions(params)]
+            errors += [f"{where}: {sentence}" for sentence in _conflicts(params)]
     except ParamsError as error:
         errors.insert(0, str(error))
     if errors:
@@ -140,19 +140,19 @@ def kinds() -> list[str]:
     )
 
 
-def _contradictions(params: Params) -> Iterator[str]:
+def _conflicts(params: Params) -> Iterator[str]:
     """Yield an error message for each contradiction between sections."""
     suite, rules = params.evaluate.behaviour.tests, {}
     try:
         rules = load_suite(Path(suite)).tests
     except ParamsError as error:
         yield f"evaluate.behaviour.tests: {error}"
-    of_rules = [
+    rule_references = [
         (f"evaluate.behaviour.tests: {suite}: tests.{name}.dataset", rule.dataset)
         for name, rule in rules.items()
         if rule.dataset is not None
     ]
-    for key, value, group, choices in _references(params, of_rules):
+    for key, value, group, choices in _references(params, rule_references):
         if value not in choices:
             yield f"{key}: {value!r} is not one of {group}{did_you_mean(value, choices)}"
     near = params.ingest.near_distance
@@ -166,7 +166,7 @@ def _contradictions(params: Params) -> Iterator[str]:
     yield from _check_processes(params)
     yield from _check_exports(params)
     yield from _check_starts(params)
-    yield from _check_views(params)
+    yield from _check_filtered(params)
 
 
 def _trainings(params: Params) -> dict[str, Any]:
@@ -178,11 +178,11 @@ def _trainings(params: Params) -> dict[str, Any]:
 
 
 def _references(
-    params: Params, of_rules: Iterable[tuple[str, str]]
+    params: Params, rule_references: Iterable[tuple[str, str]]
 ) -> Iterator[tuple[str, str, str, Collection[str]]]:
     """Yield every reference to another entry: its key, the name, the group, and the known names.
 
-    ``of_rules`` are datasets of behaviour tests.
+    ``rule_references`` are datasets of behaviour tests.
     """
     datasets, runs = ("the datasets", params.datasets), ("the runs", params.tasks)
     readable = "the datasets and their views", {**params.datasets, **params.curate}
@@ -208,7 +208,7 @@ def _references(
         yield f"curate.{name}.dataset", view.dataset, *readable
     for name in params.evaluate.reference or ():
         yield f"evaluate.reference.{name}", name, *runs
-    for key, name in of_rules:
+    for key, name in rule_references:
         yield key, name, *datasets
 
 
@@ -271,7 +271,7 @@ def _check_starts(params: Params) -> Iterator[str]:
             )
 
 
-def _check_views(params: Params) -> Iterator[str]:
+def _check_filtered(params: Params) -> Iterator[str]:
     """Yield errors of filtered datasets, and of runs that start from themselves.
 
     A filtered dataset needs a unique name. Its checkpoint must exist and must not have learned from
@@ -345,7 +345,7 @@ def _leaves(
 
     ``file_value`` is the file's value of the section; None if the section is a default.
     """
-    parts = dict(value) if _is_shown_in_parts(value) else {}
+    parts = dict(value) if _has_parts(value) else {}
     for name, part in parts.items():
         origin, sentence = source, words
         if isinstance(value, Section):
@@ -366,9 +366,9 @@ def _leaves(
         yield key, value.model_dump() if isinstance(value, Range) else value, source, words
 
 
-def _is_shown_in_parts(value: Any) -> bool:
+def _has_parts(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return any(map(_is_shown_in_parts, value.values()))
+        return any(map(_has_parts, value.values()))
     return isinstance(value, Section) and not isinstance(value, Range)
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from albef.config import Section, validate
-from albef.io import file_digest, opened, read_json
+from albef.io import file_digest, open_filesystem, read_json
 
 MANIFEST = "shards.json"
 
@@ -112,4 +112,4 @@ def why(error: Exception) -> str:
 @functools.cache
 def _connection(url: str, process: int) -> tuple[Any, str]:
     """Return the file system of a store and the path in it; a forked process connects again."""
-    return opened(url, "store")
+    return open_filesystem(url, "store")

@@ -15,7 +15,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from albef.io import atomic, opened
+from albef.io import atomic, open_filesystem
 
 log = logging.getLogger(__name__)
 PENDING = ".mirror-{}"
@@ -37,7 +37,7 @@ class Mirror:
     """
 
     def __init__(self, url: str, name: str) -> None:
-        self._files, root = opened(url, "runtime.mirror")
+        self._files, root = open_filesystem(url, "runtime.mirror")
         self._root = posixpath.join(root, name)
         self.url = f"{url.rstrip('/')}/{name}"
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mirror")

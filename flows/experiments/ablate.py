@@ -73,8 +73,8 @@ def ablate(
         ParamsError: a value is wrong, or the preset does not fit the steps.
         Failure: trainings failed.
     """
-    preset = values.named(values.PRESETS, preset_name, "preset")
-    file = values.named(LADDERS, ladder_name, "ladder")
+    preset = values.find_yaml(values.PRESETS, preset_name, "preset")
+    file = values.find_yaml(LADDERS, ladder_name, "ladder")
     ladder = _read(file)
     commit = git.git("rev-parse", "HEAD") if show else variations.clean()
     name = name or preset_name

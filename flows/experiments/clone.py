@@ -61,7 +61,7 @@ class Clone:
         self._git("fetch", "--quiet", str(root), commit)
         self._git("checkout", "--quiet", "--force", "--detach", commit)
         for name in ("user.name", "user.email"):
-            if value := git.ask("config", name):
+            if value := git.try_git("config", name):
                 self._git("config", name, value)
         with Repo(".") as repo:
             cache = repo.cache.local_cache_dir
@@ -164,7 +164,7 @@ def recorded(variation: Variation, commit: str, code: Sequence[str]) -> str | No
     if variation.earlier and recorded(variation.earlier, commit, code) is None:
         return None
     for ref in git.git(*_REFS, f"refs/exps/*/*/{variation.name}").split():
-        is_of_values = git.ask("show", f"{ref}:{PARAMS}") == variation.params.strip()
-        if is_of_values and git.ask("diff", "--name-only", commit, ref, "--", *code) == "":
+        is_of_values = git.try_git("show", f"{ref}:{PARAMS}") == variation.params.strip()
+        if is_of_values and git.try_git("diff", "--name-only", commit, ref, "--", *code) == "":
             return ref
     return None

@@ -18,7 +18,7 @@ from dvc_data.index import DataIndexDirError
 
 from albef.config import ParamsError, nearest, read_yaml, validate
 from albef.layout import PARAMS, Layout, Paths
-from flows.git import ask
+from flows.git import try_git
 from flows.graph import one_line
 
 WORKSPACE = ("workspace", ".")
@@ -65,7 +65,7 @@ class Revision:
 
     def subject(self) -> str:
         """Return the first line of the commit message; "" for the work tree and commits by DVC."""
-        line = self.commit and ask("log", "-1", "--format=%s", self.commit)
+        line = self.commit and try_git("log", "-1", "--format=%s", self.commit)
         return "" if not line or line.startswith("dvc: commit experiment") else line
 
     def list(self, folder: Path) -> list[Path]:
@@ -174,4 +174,4 @@ def differing_code(before: Revision, after: Revision) -> tuple[str, ...]:
     commits = [revision.commit for revision in (before, after) if revision.commit is not None]
     if not commits:
         return ()
-    return tuple((ask("diff", "--name-only", *commits, "--", *CODE) or "").splitlines())
+    return tuple((try_git("diff", "--name-only", *commits, "--", *CODE) or "").splitlines())

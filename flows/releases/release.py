@@ -295,7 +295,7 @@ def stale_reasons(run: str) -> Iterator[str]:
     for name in stages_of(run, nodes):
         comments = (f"{path} changed in its comments" for path in nodes[name].comments)
         for reason in (*nodes[name].reasons, *comments):
-            if name in _last(run) or not graph.elsewhere(reason):
+            if name in _last(run) or not graph.is_missing_locally(reason):
                 yield f"{name} is stale: {reason}"
 
 

@@ -134,7 +134,9 @@ def fresh(made: Clone) -> tuple[Clone, Clone]:
     for repository in (bare, *(clone.path for clone in both)):
         made.sh(f"git -C {repository} tag --list | xargs -r git -C {repository} tag -d")
     for clone in both:
-        clone.sh(f"rm -f .git/*.lock {git.BEGUN}; git reset -q --hard {start}; git clean -qfd")
+        clone.sh(
+            f"rm -f .git/*.lock {git.BEFORE_RELEASE}; git reset -q --hard {start}; git clean -qfd"
+        )
         clone.sh("git fetch -q --prune --prune-tags origin")
     return both
 
@@ -149,7 +151,7 @@ def check(clone: Clone, ended: Ended) -> None:
     """Nothing of a release is half there, and what is told is so."""
     shown = f"CHAOS_SEED={SEED}: {ended}"
     assert ended.code in (0, 1), shown
-    assert not (clone.path / git.BEGUN).exists(), shown
+    assert not (clone.path / git.BEFORE_RELEASE).exists(), shown
     assert clone.sh("git status --porcelain") == "", shown
     there = tags(clone, remote=True)
     assert tags(clone) <= there, shown

@@ -12,7 +12,7 @@ from albef.data.cache import ShardCache
 from albef.data.record import Record
 from albef.data.shards import DamagedShardError, ShardError, Shards, read_index
 from albef.data.store import Store, Stored, read_manifest
-from albef.io import file_digest, opened
+from albef.io import file_digest, open_filesystem
 from albef.layout import runtime
 from tests.conftest import Bucket
 from tests.data import toy
@@ -102,7 +102,7 @@ def test_a_swapped_or_missing_object_is_named(store: tuple[str, Path], tmp_path:
     assert manifest is not None
     first, second, third, _ = (objects / f"{one.digest}.tar" for one in manifest.shards.values())
     shutil.copy(second, first)
-    files, path = opened(f"{url}/{third.name}", "store")
+    files, path = open_filesystem(f"{url}/{third.name}", "store")
     files.rm_file(path)
     shards = Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))
     said = rf"{first.name} is not what was sent: .*remove it there .* ingest@toy` sends it again"

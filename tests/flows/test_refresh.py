@@ -109,7 +109,7 @@ def test_data_that_were_refused_are_refused_again_although_nothing_changed(toy: 
 def test_it_chooses_its_stages_itself() -> None:
     with pytest.raises(ParamsError, match="leave only and force out"):
         train.train.fn(refresh="data", only=["report"])
-    stages.let_start()
+    stages.allow_starts()
 
 
 def documented(begins: str) -> list[str]:

@@ -59,13 +59,13 @@ def tasks(server: str, flow: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def here(server: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Flows run in this process, which spares their imports."""
 
-    def in_session(module: str, parameters: str, *, keep: int) -> int:
+    def run_in_session(module: str, parameters: str, *, keep: int) -> int:
         with temporary_settings({PREFECT_API_URL: server, PREFECT_HOME: home}):
             state = train(**json.loads(parameters), return_state=True)
         print(f"\n{state.message}", file=sys.stderr)
         return int(not state.is_completed())
 
-    monkeypatch.setattr("flows.run.in_session", in_session)
+    monkeypatch.setattr("flows.run.run_in_session", run_in_session)
 
 
 def states(server: str) -> dict[str, str]:

@@ -21,14 +21,14 @@ def test_only_ingest_is_tried_again_and_not_when_the_values_are_wrong() -> None:
     assert (ingest.retries, pretrain.retries) == (2, 0)
     worth = ingest.retry_condition_fn
     assert worth is not None
-    for name, again in ((stages.BY_CHANCE, True), (None, False)):
+    for name, again in ((stages.TRANSIENT, True), (None, False)):
         assert worth(None, None, Failed(name=name)) == again  # type: ignore[arg-type]
 
 
 def test_a_failure_is_told_in_one_sentence() -> None:
     lines = ["a@b: row 3 has no caption", "and more"]
-    assert stages.sentence("a@b", lines, 2) == "a@b: row 3 has no caption (exited with 2)"
-    assert stages.sentence("a@b", [], 137) == "a@b: ended (exited with 137)"
+    assert stages.failure_message("a@b", lines, 2) == "a@b: row 3 has no caption (exited with 2)"
+    assert stages.failure_message("a@b", [], 137) == "a@b: ended (exited with 137)"
 
 
 def test_nothing_of_a_session_is_left_when_its_leader_ends(tmp_path: Path) -> None:
@@ -38,8 +38,8 @@ def test_nothing_of_a_session_is_left_when_its_leader_ends(tmp_path: Path) -> No
         "open('pid', 'w').write(str(child.pid))\n"
     )
     code = (
-        "import os; from flows.process import in_session; "
-        "raise SystemExit(in_session('leader', keep=os.open('/dev/null', 0)))"
+        "import os; from flows.process import run_in_session; "
+        "raise SystemExit(run_in_session('leader', keep=os.open('/dev/null', 0)))"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])}
     subprocess.run([sys.executable, "-c", code], check=True, env=env, cwd=tmp_path)
