@@ -23,11 +23,7 @@ CHOICE, DESCRIBED = "choice.json", "dataset.json"
 PRETRAINED = "pretrained"
 """Name of the checkpoint that pre-training makes."""
 State = Literal["verified", "changed", "missing", ""]
-"""State of a local file.
-
-"verified": it has the recorded digest; "changed": it has another one; "missing": it does not exist;
-"": no digest is recorded.
-"""
+"""State of a local file; "changed": it has another digest; "": no digest is recorded."""
 DIGITS = 12
 """Number of digits of a digest that are shown to a reader."""
 _SHOWN_VALUES = ("epochs", "lr", "global_batch_size", "precision")
@@ -41,12 +37,14 @@ class LineageError(ValueError):
 class Step:
     """Artifact or source: what it is (such as ``checkpoint``), its name, and what it was made of.
 
+    Field names are the keys of ``albef lineage --json``.
+
     Attributes:
         what: type of the artifact or source.
         name: its name.
         path: its actual or expected path; "" if unknown.
         digest: recorded SHA-256, or that of the local file; "" if there is neither.
-        state: state of the local file; if it is "changed", ``at_hand`` is the file's digest.
+        state: state of the local file.
         at_hand: digest of a changed local file, else "".
         facts: what it records about itself.
         code: digest of the code that made it; "" if unknown.
@@ -87,13 +85,13 @@ class Project:
     runs: Sequence[str]
 
 
-def compare(expected: str, at_hand: str) -> State:
+def _state(recorded: str, local: str) -> State:
     """Compare a recorded digest with the local one; "" stands for a missing one."""
-    if not at_hand:
+    if not local:
         return "missing"
-    if not expected:
+    if not recorded:
         return ""
-    return "verified" if expected == at_hand else "changed"
+    return "verified" if recorded == local else "changed"
 
 
 def lineage(path: Path, project: Project | None = None) -> Step:
@@ -140,7 +138,11 @@ def _find(path: Path, chains: "Lineage", project: Project | None) -> Step | None
 
 
 class Lineage:
-    """Builder of chains, in a project or without one."""
+    """Builder of chains, in a project or without one.
+
+    An input has a ``name``, the ``digest`` that an artifact made from it records ("" if none), and
+    facts ``about`` it, which that artifact repeats. Its ``folder`` is by default the project's.
+    """
 
     def __init__(self, project: Project | None = None) -> None:
         self._project = project
@@ -154,7 +156,7 @@ class Lineage:
         run, provenance = manifest.get("run") or folder.name, manifest.get("provenance", {})
         files: dict[State, list[str]] = {"verified": [], "changed": [], "missing": []}
         for name, expected in manifest.get("files", {}).items():
-            files[compare(expected, self._digest(folder / name))].append(name)
+            files[_state(expected, self._digest(folder / name))].append(name)
         facts = {
             "kind": manifest.get("model", {}).get("kind") or manifest.get("kind", ""),
             "precisions": manifest.get("precisions", []),
@@ -168,10 +170,10 @@ class Lineage:
             # Precisions that are not deployed may be missing.
             "changed" if files["changed"] else "verified" if files["verified"] else "missing",
             facts=facts,
+            code=provenance.get("export_code", ""),
             origins=(self.checkpoint(run, provenance.get("checkpoint", ""), provenance),),
         )
-        code = provenance.get("export_code", "")
-        return self._with_record(step, folder / MANIFEST, f"export@{run}", code)
+        return self._with_record(step, folder / MANIFEST, f"export@{run}")
 
     def checkpoint(
         self,
@@ -180,14 +182,7 @@ class Lineage:
         about: Mapping[str, Any] | None = None,
         folder: Path | None = None,
     ) -> Step:
-        """Return the chain of a checkpoint.
-
-        Args:
-            name: name of the checkpoint.
-            digest: SHA-256 that an artifact made from it records; "" if none is recorded.
-            about: provenance of the checkpoint, as an artifact made from it repeats it.
-            folder: its folder; None takes the folder in the project.
-        """
+        """Return the chain of a checkpoint; ``about`` is its provenance."""
         run = name.split("/")[0]
         folder = folder or (self._layout.model(name) if self._layout else None)
         weights = folder / WEIGHTS if folder else None
@@ -197,11 +192,12 @@ class Lineage:
         facts = {key: origin[key] for key in ("seed", "epoch") if key in origin}
         if config:
             facts |= {"kind": config["kind"], "values": config["values"]}
-        step = replace(step, facts=facts, origins=tuple(self._inputs(run, origin)))
-        stage = "pretrain" if run == PRETRAINED else f"finetune@{run}"
+        origins = tuple(self._inputs(run, origin))
+        step = replace(step, facts=facts, code=origin.get("code", ""), origins=origins)
         if origin.get("imported") is not None:
-            stage = ""
-        return self._with_record(step, weights, stage, origin.get("code", ""))
+            return step  # No stage made it.
+        stage = "pretrain" if run == PRETRAINED else f"finetune@{run}"
+        return self._with_record(step, weights, stage)
 
     def _inputs(self, run: str, origin: Mapping[str, Any]) -> Iterator[Step]:
         """Yield the inputs of the checkpoint of a run, given its provenance."""
@@ -218,13 +214,13 @@ class Lineage:
             yield self.dataset(name, origin.get("data", ""), origin.get("described"))
 
     def search(self, run: str, digest: str = "", folder: Path | None = None) -> Step:
-        """Return the choice of a run's search as a step; see :meth:`checkpoint`."""
+        """Return the choice of a run's search as a step."""
         folder = folder or (self._layout.search(run) if self._layout else None)
         file = folder / CHOICE if folder else None
         step = _compared("search", run, digest, folder, self._digest(file))
         if file and step.state != "missing":
             step = replace(step, facts={"choice": self._read(file)})
-        return self._with_record(step, file, f"search@{run}", "")
+        return self._with_record(step, file, f"search@{run}")
 
     def dataset(
         self,
@@ -233,32 +229,33 @@ class Lineage:
         about: Mapping[str, Any] | None = None,
         folder: Path | None = None,
     ) -> Step:
-        """Return the chain of a dataset; see :meth:`checkpoint`. Its index is hashed again."""
+        """Return the chain of a dataset; ``about`` is its description. Its index is hashed."""
         folder = folder or (self._layout.data(name) if self._layout else None)
-        file, at_hand = folder / DESCRIBED if folder else None, ""
+        file, local = folder / DESCRIBED if folder else None, ""
         described = self._read(file) if file else None
         if folder and described:
             from albef.data.shards import index_digest  # Serving lacks pyarrow.
 
-            at_hand = index_digest(folder)
+            local = index_digest(folder)
             digest = digest or described["digest"]
-        step = _compared("data set", name, digest, folder, at_hand)
+        # Signed releases contain this type, so it keeps its spelling.
+        step = _compared("data set", name, digest, folder, local)
         about = (described if step.state == "verified" else about) or {}
         facts = {key: about[key] for key in ("splits", "captions", "licences") if key in about}
         if view := about.get("curated"):
-            stage, origins = "curate", self._of_view(view)
+            stage, origins = "curate", self._curation(view)
         else:
-            stage, origins = "ingest", self._of_sources(about.get("sources", []))
+            stage, origins = "ingest", self._sources(about.get("sources", []))
         step = replace(step, facts=facts, origins=tuple(origins))
-        return self._with_record(step, file, f"{stage}@{name}", "")
+        return self._with_record(step, file, f"{stage}@{name}")
 
-    def _of_view(self, view: Mapping[str, str]) -> Iterator[Step]:
+    def _curation(self, view: Mapping[str, str]) -> Iterator[Step]:
         """Yield a filtered dataset's base, and the checkpoint that filtered or captioned it."""
         yield self.dataset(view["of"], view["data"])
         folder = self._project.root / view["by"] if self._project else None
         yield self.checkpoint(view["by"], view["weights"], folder=folder)
 
-    def _of_sources(self, sources: Sequence[Mapping[str, Any]]) -> Iterator[Step]:
+    def _sources(self, sources: Sequence[Mapping[str, Any]]) -> Iterator[Step]:
         from albef.builtin import openmoji  # Only these sources need Pillow.
 
         try:
@@ -287,31 +284,23 @@ class Lineage:
             self._digests[path] = file_digest(path)
         return self._digests[path]
 
-    def _with_record(self, step: Step, file: Path | None, stage: str, code: str) -> Step:
-        """Return a step with its code and the record of the stage that made it.
-
-        Args:
-            step: the step.
-            file: file whose digest the record names.
-            stage: address of the stage; "" if no stage made the step.
-            code: digest of the code that made it; "" if it is not recorded.
-        """
-        step = replace(step, code=code)
-        at_hand = self._digest(file)
-        if self._project is None or not stage or file is None or not at_hand:
+    def _with_record(self, step: Step, file: Path | None, stage: str) -> Step:
+        """Return a step with the record of its stage, if that names the file with its digest."""
+        digest = self._digest(file)
+        if self._project is None or file is None or not digest:
             return step
         record = read_record(self._project.layout.record(stage))
         for path in (os.path.relpath(file, self._project.root), str(file)):
-            if record and record.made.get(path) == at_hand:
+            if record and record.made.get(path) == digest:
                 return replace(step, record=record, state=step.state or "verified")
         return step
 
 
-def _compared(what: str, name: str, digest: str, path: Path | None, at_hand: str) -> Step:
+def _compared(what: str, name: str, digest: str, path: Path | None, local: str) -> Step:
     """Return an input as a step after comparing its recorded digest with the local one."""
-    state = compare(digest, at_hand)
-    changed = at_hand if state == "changed" else ""
-    return Step(what, name, str(path or ""), digest or at_hand, state, changed)
+    state = _state(digest, local)
+    changed = local if state == "changed" else ""
+    return Step(what, name, str(path or ""), digest or local, state, changed)
 
 
 def render_facts(step: Step) -> Iterator[str]:
