@@ -126,14 +126,14 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
-def surroundings() -> dict[str, Any]:
-    """Return memory, machine, versions and git revision of this process."""
+def surroundings(inputs: Iterable[str]) -> dict[str, Any]:
+    """Return memory, machine, versions and git revision of this process; see :func:`inputs`."""
     return {
         "peak_memory_mib": round(max(u.ru_maxrss for u in _usage()) / 1024),
         "machine": machine(),
         "python": platform.python_version(),
         "versions": dict(_versions()),
-        "git": _git(),
+        "git": _git(inputs),
     }
 
 
@@ -195,19 +195,39 @@ def _versions() -> Iterator[tuple[str, str]]:
             continue
 
 
-def _git() -> dict[str, Any]:
-    """Return the revision of the work tree and whether it is clean; empty outside git."""
+def _git(inputs: Iterable[str]) -> dict[str, Any]:
+    """Return the revision of the work tree and whether the inputs are as in it."""
 
     def git(*args: str) -> str:
-        return subprocess.run(
-            ["git", *args], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        command = ["git", "--literal-pathspecs", *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
+    within = [path for path in inputs if Path(path).resolve().is_relative_to(Path.cwd())]
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
+        changed = git("status", "--porcelain", "--untracked-files=all", "--", *within)
         return {"revision": git("rev-parse", "HEAD"), "clean": not changed}
-    except (subprocess.CalledProcessError, FileNotFoundError):
+    except (subprocess.CalledProcessError, FileNotFoundError):  # Outside git.
         return {}
+
+
+def inputs(stages: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
+    """Return the paths that stages read and no stage writes, such as folders of code.
+
+    dvc.lock, metrics and run records are not among them. They change during a run.
+
+    Args:
+        stages: stages of dvc.yaml.
+        params: content of the whole params file, which has the paths of other inputs.
+    """
+    paths = {"dvc.yaml", "params.yaml"}
+    for stage in stages.values():
+        for dep in stage.get("do", stage).get("deps", ()):
+            path, _, template = dep.partition("${")
+            value: Any = params
+            for part in template.rstrip("}").split("."):
+                value = value.get(part) if isinstance(value, Mapping) else None
+            paths |= {name for name in (path, value) if name and isinstance(name, str)}
+    return sorted(paths)
 
 
 def declared_files(

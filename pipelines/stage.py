@@ -37,7 +37,15 @@ from albef.layout import Layout as Layout
 from albef.layout import Paths as Paths
 from albef.layout import Runtime as Runtime
 from albef.layout import runtime
-from albef.run_record import Cost, code_digest, code_files, declared_files, keep, surroundings
+from albef.run_record import (
+    Cost,
+    code_digest,
+    code_files,
+    declared_files,
+    inputs,
+    keep,
+    surroundings,
+)
 
 if TYPE_CHECKING:  # Data stages do not need torch.
     from albef.tasks.task import RunConfig, RunTask
@@ -254,7 +262,7 @@ class Stage:
             "seed": self.seed,
             **self.cost.spent(),
             **({"interrupted": self.cost.before} if self.cost.before else {}),
-            **surroundings(),
+            **surroundings(inputs(_stages(), self.params)),
             **self.record,
         }
         path = self.layout.record(self.address)

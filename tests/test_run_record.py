@@ -1,6 +1,7 @@
 """Run records that are kept until their products come back."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,38 @@ def test_the_code_of_a_stage_is_what_the_graph_declares() -> None:
     Path("albef/a.py").unlink()
     assert digest() == ""
     assert digest("nothing") == ""
+
+
+def test_a_record_is_clean_while_a_run_writes_and_not_with_untracked_code() -> None:
+    stages = {
+        "evaluate": {"do": {"deps": ["albef/tasks/${item.kind}.py", "${evaluate.tests}"]}},
+        "report": {"deps": ["${paths.root}/metrics", "albef/report"]},
+    }
+    params = {"paths": {"root": "products"}, "evaluate": {"tests": "tests.json"}}
+    paths = run_record.inputs(stages, params)
+    assert paths == ["albef/report", "albef/tasks/", "dvc.yaml", "params.yaml", "tests.json"]
+    files = [Path(name) for name in ("dvc.lock", "products/metrics/vqa.json", "tests.json")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+    def git(command: str) -> None:
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x", *command.split()])
+
+    def is_clean() -> bool | None:
+        clean: bool | None = run_record.surroundings([*paths, "/elsewhere"])["git"].get("clean")
+        return clean
+
+    assert is_clean() is None
+    for command in ("init -q", "add -A", "commit -qm start"):
+        git(command)
+    for file in (*files[:2], Path("notes.txt")):
+        file.write_text("written by a run, or by nobody that a stage knows")
+    assert is_clean()
+    files[2].write_text("changed")
+    assert not is_clean()
+    git("checkout -q tests.json")
+    assert is_clean()
+    Path("albef/tasks").mkdir(parents=True)
+    Path("albef/tasks/extra.py").touch()
+    assert not is_clean()
