@@ -29,6 +29,8 @@ from albef.tasks.answer_list import answer_list
 
 TOKENIZER = "bert-base-uncased"
 """Tokenizer of the original code."""
+MAX_IMAGE_SIZE = 4096
+"""Largest image side in pixels: a larger one has position embeddings of many gigabytes."""
 KINDS = {
     "pretraining": 25,
     "retrieval": 30,
@@ -70,18 +72,24 @@ def import_original(
     original = read_original(path)
     kind = kind or kind_of(original, where=where)
     if kind not in KINDS:
-        raise CheckpointError(f"the original has no kind {kind!r}{did_you_mean(kind, KINDS)}")
+        raise CheckpointError(f"the original code has no kind {kind!r}{did_you_mean(kind, KINDS)}")
     sizes = sizes_of(original, kind, where=where, heads=heads)
+    if image_size is None:
+        image_size = sizes.image.image_size
+    if not 0 < image_size <= MAX_IMAGE_SIZE:
+        raise ValueError(f"--image-size is {image_size}; it must be 1 to {MAX_IMAGE_SIZE} pixels")
+    if "temp" in original and not original["temp"].gt(0).all():
+        raise CheckpointError(f"{path}: temp is {original['temp'].item()}; it must be above 0")
     vocab = TextTokenizer.load(tokenizer)
     for name, tensor in original.items():
         if name.endswith("word_embeddings.weight") and len(tensor) != vocab.vocab_size:
             raise CheckpointError(
-                f"{path} embeds {len(tensor)} tokens, but {tokenizer} has {vocab.vocab_size}: give "
-                "the vocabulary that it was trained with by --tokenizer"
+                f"{path} embeds {len(tensor)} tokens, but {tokenizer} has {vocab.vocab_size}; set "
+                "--tokenizer to the vocabulary that it was trained with"
             )
-    values = {"image_size": image_size or sizes.image.image_size, "max_tokens": KINDS[kind]}
+    values = {"image_size": image_size, "max_tokens": KINDS[kind]}
     if "image_queue" in original:
-        values["queue_size"] = original["image_queue"].shape[1]
+        values["queue_size"] = original["image_queue"].shape[-1]
     if kind == "grounding":  # The third of six fusion layers.
         values["layer"] = (sizes.text.fusion_depth - 1) // 2
     facts = {"answers": answer_list(f"{answers}", "", None)} if answers else {}
@@ -132,11 +140,11 @@ def track(folder: Path) -> str:
     """Add a folder to DVC if it is in a DVC project; return the outcome as text."""
     root = next((up for up in folder.resolve().parents if (up / ".dvc").is_dir()), None)
     if root is None:
-        return "not tracked: it lies in no DVC project"
+        return "not tracked by DVC: the folder is outside a DVC project"
     command = [sys.executable, "-m", "dvc", "add", "--quiet", str(folder.resolve())]
     if subprocess.run(command, cwd=root).returncode:  # DVC prints the reason.
-        return f"not tracked: repeat `dvc add {folder}`, or use --no-dvc"
-    return f"tracked by {folder}.dvc, which belongs in git"
+        return f"not tracked by DVC: run `dvc add {folder}` again"
+    return f"tracked by DVC; add {folder}.dvc to git"
 
 
 def main(
@@ -152,12 +160,12 @@ def main(
     back: bool = False,
 ) -> None:
     """Import a checkpoint, or export one if ``back`` is true; see :func:`import_original`."""
+    if target.exists():  # Checked first, because reading the source can take gigabytes.
+        raise CheckpointError(f"{target} exists already; remove it, or choose another name")
     if back:
         export_original(source, target)
-        print(f"{target}: as the original code loads it")
+        print(f"{target}: written in the format of the original code")
         return
-    if target.exists():  # Checked first, because reading the source can take gigabytes.
-        raise CheckpointError(f"{target} is there already: remove it, or choose another")
     checkpoint = import_original(
         source,
         tokenizer=tokenizer,
@@ -167,7 +175,7 @@ def main(
         answers=answers,
     )
     write(checkpoint, target)
-    tracked = track(target) if track_it else "not tracked, as asked"
+    tracked = track(target) if track_it else "not tracked by DVC (--no-dvc)"
     count = sum(t.numel() for n, t in checkpoint.tensors.items() if not n.startswith("queue."))
     print(
         f"{target}: kind {checkpoint.kind}, {len(checkpoint.tensors)} tensors, "

@@ -15,7 +15,7 @@ from torch import Tensor
 from albef.config import validate
 from albef.models.albef import ModelConfig
 from albef.models.momentum import EMPTY
-from albef.models.weights import CheckpointError, listed
+from albef.models.weights import CheckpointError, check_weights, grid_side, listed, printable
 
 HEAD_WIDTH = 64
 """Width of an attention head, in each published model."""
@@ -47,6 +47,7 @@ _PARTS = (
 """Our names and the original's; ``@`` marks the position of ``_m`` in momentum names."""
 _MOMENTUM = re.compile(r"^(\w+)_m\.model\.")
 _FUSION = re.compile(r"^model\.fusion_encoder\.layer\.(\d+)\.")
+_CODE = re.compile(r"GLOBAL ([\w.]+)")
 _DECODER = ".cls.predictions.decoder."
 _SHARED = re.compile(r"(.+\.layer\.)(\d+)(\.crossattention\.self\.(?:key|value)\..+)")
 _WITH_HEAD = {"pretraining"}  # the encoder is inside one with an MLM head
@@ -80,38 +81,49 @@ def read_original(path: Path) -> dict[str, Tensor]:
     """Return the weights in a file of the original code, in float32; nothing in it is executed.
 
     Raises:
-        CheckpointError: the file holds no tensors, is damaged, or contains code.
+        CheckpointError: the file is damaged, contains code, or holds something else than weights.
         OSError: the file cannot be opened.
     """
+    is_archive = zipfile.is_zipfile(path)
     try:
+        if is_archive:
+            _check_archive(path)
         with warnings.catch_warnings(action="ignore"):  # of protocols it may not know
-            content = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
-    except OSError:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+    except (OSError, CheckpointError):
         raise
     except Exception as error:  # torch's readers raise many types of error
-        global_name = re.search(r"(?:GLOBAL|Unsupported class|global) (\w+\.[\w.]+)", str(error))
-        if global_name:
+        if code := _CODE.search(str(error)):
             raise CheckpointError(
-                f"{path} holds code besides tensors ({global_name[1]}), and running it could do "
-                "anything; save its weights alone with torch.save(model.state_dict(), FILE)"
+                f"{path} contains code besides tensors ({code[1]}), and running it could do anything; "
+                "save only the weights: torch.save(model.state_dict(), FILE)"
             ) from None
         raise CheckpointError(
-            f"{path} is no checkpoint of torch, or it is damaged or cut off; fetch it again"
+            f"{path} is not a checkpoint of torch, or is damaged or cut off; download it again"
         ) from None
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         content = content["model"]
     tensors = content if isinstance(content, dict) else {}
-    by_name = {name: t for name, t in tensors.items() if isinstance(t, Tensor)}
+    by_name = {f"{name}": t for name, t in tensors.items() if isinstance(t, Tensor)}
     if not by_name or len(by_name) < len(tensors):
         raise CheckpointError(
-            f"{path} holds no weights by name, neither at its top nor under 'model'"
+            f"{path} has no mapping of names to weights, neither at its top nor under 'model'"
         )
+    check_weights(by_name, where=f"{path}")
     return {
-        str(name).removeprefix("module."): t.float() if t.is_floating_point() else t
+        name.removeprefix("module."): t.float() if t.is_floating_point() else t
         for name, t in by_name.items()
     }
+
+
+def _check_archive(path: Path) -> None:
+    """Compare the checksums of a zip file, which torch ignores."""
+    with zipfile.ZipFile(path) as archive:
+        packed = [entry.filename for entry in archive.infolist() if entry.compress_type]
+        damaged = packed[0] if packed else archive.testzip()
+    if damaged:
+        problem = "is compressed, which torch cannot read" if packed else "is damaged"
+        raise CheckpointError(f"{path}: {printable(damaged)} {problem}; download the file again")
 
 
 def kind_of(tensors: Mapping[str, Tensor], *, where: str) -> str:
@@ -133,7 +145,7 @@ def kind_of(tensors: Mapping[str, Tensor], *, where: str) -> str:
         if sign in tensors:
             return kind
     raise CheckpointError(
-        f"{where} is no checkpoint of the original code: it has {listed(sorted(tensors))}"
+        f"{where} is not a checkpoint of the original code: it has {listed(sorted(tensors))}"
     )
 
 
@@ -155,17 +167,24 @@ def sizes_of(
     inside = any(name.startswith("text_encoder.bert.") for name in tensors)
     bert = "text_encoder.bert." if inside else "text_encoder."
 
-    def shape(name: str) -> tuple[int, ...]:
+    def shape(name: str, dimensions: int) -> tuple[int, ...]:
         if name not in tensors:
-            raise CheckpointError(f"{where} is no checkpoint of the original code: no {name}")
-        return tuple(tensors[name].shape)
+            raise CheckpointError(f"{where} is not a checkpoint of the original code: no {name}")
+        found = tuple(tensors[name].shape)
+        if len(found) != dimensions:
+            raise CheckpointError(f"{where}: {name} has shape {found}, not {dimensions} dimensions")
+        return found
 
     def count(pattern: str) -> int:
         return len({m[1] for name in tensors if (m := re.match(pattern, name))})
 
-    width, _, patch, _ = shape("visual_encoder.patch_embed.proj.weight")
-    grid = round((shape("visual_encoder.pos_embed")[1] - 1) ** 0.5)
-    positions, text_width = shape(f"{bert}embeddings.position_embeddings.weight")
+    width, _, patch, _ = shape("visual_encoder.patch_embed.proj.weight", 4)
+    tokens = shape("visual_encoder.pos_embed", 3)[1]
+    if not (grid := grid_side(tokens)):
+        raise CheckpointError(
+            f"{where}: visual_encoder.pos_embed has {tokens} positions, not [CLS] and a square grid"
+        )
+    positions, text_width = shape(f"{bert}embeddings.position_embeddings.weight", 2)
     layer = re.escape(f"{bert}encoder.layer.") + r"(\d+)\."
     layers, fusion = count(layer), count(layer + "crossattention")
     if kind in _PAIRED:
@@ -191,11 +210,11 @@ def sizes_of(
             "depth": layers,
             "fusion_depth": fusion,
             "heads": text_heads,
-            "intermediate": shape(f"{bert}encoder.layer.0.intermediate.dense.weight")[0],
+            "intermediate": shape(f"{bert}encoder.layer.0.intermediate.dense.weight", 2)[0],
             "max_positions": positions,
             "dropout": DROPOUT,
         },
-        "embed_dim": EMBED_DIM if kind in _CONTRASTS_NOTHING else shape("vision_proj.weight")[0],
+        "embed_dim": EMBED_DIM if kind in _CONTRASTS_NOTHING else shape("vision_proj.weight", 2)[0],
     }
     return validate(ModelConfig, values, where=where)
 
@@ -271,11 +290,11 @@ def _turned(name: str, tensor: Tensor, *, back: bool = False) -> Tensor:
     """Return a tensor in the other layout: the original's queues have a column per pair."""
     match name:
         case "queue.image" | "queue.text":
-            return tensor.t()
+            return tensor.mT if tensor.dim() == 2 else tensor
         case "queue.ids" | "queue.pointer" if back:
             return tensor[None]
         case "queue.ids" | "queue.pointer":
-            return tensor[0]
+            return tensor[0] if tensor.dim() else tensor
     return tensor
 
 

@@ -18,7 +18,7 @@ from albef.config import Section
 from albef.models.albef import ALBEF
 from albef.models.original import original_name, read_original
 from albef.models.text import MLMHead
-from albef.models.weights import CheckpointError, load_strict
+from albef.models.weights import CheckpointError, check_weights, load_strict
 
 TEXT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Possible names of the weights file in a BERT's folder."""
@@ -178,6 +178,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = load_file(path)
     except Exception as error:  # safetensors raises several types
         raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from None
+    check_weights(tensors, where=f"{path}")
     return tensors
 
 

@@ -1,6 +1,7 @@
 """Checkpoints: a folder of safetensors, config and tokenizer, loaded strictly."""
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from albef.preprocessing.text import TextTokenizer
 FORMAT = 1
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 _POSITIONS = "image_encoder.vit.pos_embed"
+_INTEGERS = ("idx_queue", "queue_ptr", "position_ids")
+"""Tensors of the original code and of BERT that hold integers."""
 
 
 class CheckpointError(ValueError):
@@ -92,7 +95,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     for name in (CONFIG, WEIGHTS, TOKENIZER):
         if not (folder / name).is_file():
             raise CheckpointError(
-                f"{folder} is no checkpoint: {name} is missing (`dvc pull`, or train it)"
+                f"{folder} is not a checkpoint: {name} is missing; run `dvc pull`, or train it"
             )
     config = json.loads((folder / CONFIG).read_text())
     if config.get("format") != FORMAT:
@@ -131,28 +134,66 @@ def load_strict(
     extra = [n for n in tensors if n not in state and not n.startswith(tuple(dropped))]
     fitted = {n: _fit(n, t, state[n]) for n, t in tensors.items() if n in state}
     shapes = [
-        f"{n} {tuple(t.shape)} for {tuple(state[n].shape)}"
+        f"{n} {tuple(t.shape)}, expected {tuple(state[n].shape)}"
         for n, t in fitted.items()
         if t.shape != state[n].shape
     ]
     for fault, names in (("missing", missing), ("left over", extra), ("of another shape", shapes)):
         if names:
             raise CheckpointError(
-                f"{where} does not fit: {len(names)} tensors {fault}: {listed(names)}; it was made "
-                "with other values or code, or is of another kind"
+                f"{where} does not fit: {len(names)} tensors {fault}: {listed(names)}; it was "
+                "trained with other values or code, or is of another kind"
             )
     module.load_state_dict(fitted, strict=False)
 
 
+def check_weights(tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Check that tensors from outside are dense, real and finite.
+
+    Raises:
+        CheckpointError: names the file and the first tensor that is not.
+    """
+    for name, tensor in tensors.items():
+        if problem := _problem_of(name, tensor):
+            raise CheckpointError(f"{where}: tensor {printable(name)} {problem}")
+
+
+def _problem_of(name: str, tensor: Tensor) -> str:
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+        return "is sparse, quantized or without values; save it as a dense float tensor"
+    if tensor.nbytes > tensor.untyped_storage().nbytes():
+        # Converting an expanded tensor would take memory for each repetition.
+        return f"stores fewer values than its shape {tuple(tensor.shape)} has; save a copy of it"
+    if tensor.is_floating_point():
+        return "" if tensor.isfinite().all() else "contains NaN or Inf; use another checkpoint"
+    if tensor.is_complex() or not name.endswith(_INTEGERS):
+        return f"has type {tensor.dtype}; save it as a float tensor"
+    return ""
+
+
+def printable(name: str) -> str:
+    """Return a name from a file, safe to print: cut, and without control characters."""
+    short = name if len(name) <= 200 else f"{name[:200]}..."
+    return short if short.isprintable() else ascii(short)
+
+
 def listed(names: Sequence[str]) -> str:
     """Return the first few names, and the number of the others."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
+    rest = f" and {len(names) - 5} more" if names[5:] else ""
+    return ", ".join(map(printable, names[:5])) + rest
 
 
 def _fit(name: str, tensor: Tensor, target: Tensor) -> Tensor:
-    if name.endswith(_POSITIONS) and tensor.shape != target.shape:
+    fits = tensor.dim() == 3 and tensor.shape[::2] == target.shape[::2]
+    if name.endswith(_POSITIONS) and fits and grid_side(tensor.shape[1]):
         return resize_position_embedding(tensor, target.shape[1])
     return tensor
+
+
+def grid_side(tokens: int) -> int:
+    """Return n for 1 + n*n tokens, [CLS] and a square grid; 0 for any other number."""
+    side = math.isqrt(max(tokens - 1, 0))
+    return side if 1 + side * side == tokens else 0
 
 
 def resize_position_embedding(embedding: Tensor, tokens: int) -> Tensor:
@@ -160,7 +201,9 @@ def resize_position_embedding(embedding: Tensor, tokens: int) -> Tensor:
 
     Bicubic, corners not aligned, [CLS] kept separate, as in the original.
     """
-    old, new = (round((count - 1) ** 0.5) for count in (embedding.shape[1], tokens))
+    old, new = grid_side(embedding.shape[1]), grid_side(tokens)
+    if old == new:
+        return embedding
     cls, grid = embedding[:, :1], embedding[:, 1:]
     grid = grid.reshape(1, old, old, -1).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)

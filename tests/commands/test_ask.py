@@ -51,7 +51,7 @@ def test_what_is_wrong_is_one_sentence(
         ask.main(checkpoint, tmp_path / "gone.png", "what?", 5)
     with pytest.raises(ParamsError, match="is of kind retrieval, which answers no questions"):
         ask.main(tiny_checkpoint, image, "what?", 5)
-    with pytest.raises(CheckpointError, match=r"is no checkpoint: .* is missing"):
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint: .* is missing"):
         ask.main(tmp_path, image, "what?", 5)
     image.write_text("no picture")
     with pytest.raises(ImageError, match=r"a\.png"):

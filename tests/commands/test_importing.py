@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import zipfile
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -171,14 +172,14 @@ def test_what_does_not_fit_is_named(save: Save, vocabulary: Path) -> None:
         ),
         (
             {"conv1.weight": torch.zeros(2, 2)},
-            "is no checkpoint of the original code: it has conv1.weight",
+            "is not a checkpoint of the original code: it has conv1.weight",
         ),
         (
             retrieval | {"text_proj.weight": torch.zeros(16, 31)},
-            r"1 tensors of another shape: model.text_proj.weight \(16, 31\) for \(16, 32\)",
+            r"1 tensors of another shape: model.text_proj.weight \(16, 31\), expected \(16, 32\)",
         ),
-        ([1, 2], "holds no weights by name"),
-        ({"a": torch.zeros(1), "b": 3}, "holds no weights by name"),
+        ([1, 2], "no mapping of names to weights"),
+        ({"a": torch.zeros(1), "b": 3}, "no mapping of names to weights"),
     ]
     for state, message in cases:
         with pytest.raises(CheckpointError, match=message):
@@ -190,6 +191,9 @@ def test_options_that_do_not_fit_are_named(save: Save, vocabulary: Path) -> None
     for options, message in (
         ({"heads": None}, "0 heads do not divide the image encoder's width 48"),
         ({"heads": (3, 5)}, "5 heads do not divide the text encoder's width 32"),
+        ({"image_size": -32}, "--image-size is -32; it must be 1 to 4096"),
+        ({"image_size": 0}, "--image-size is 0"),
+        ({"image_size": 1_600_000}, "--image-size is 1600000"),
         ({"image_size": 40}, "image_size 40 is not a multiple of patch_size 16"),
         ({"kind": "pretraining"}, "does not fit kind pretraining: .* missing"),
         ({"kind": "retrieve"}, "no kind 'retrieve'; did you mean retrieval"),
@@ -204,17 +208,75 @@ def test_options_that_do_not_fit_are_named(save: Save, vocabulary: Path) -> None
 class Code:
     """What a pickle can hold besides data."""
 
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, ("touch executed",)
+    def __init__(self, function: Any, argument: str) -> None:
+        self.call = function, (argument,)
+
+    def __reduce__(self) -> Any:
+        return self.call
 
 
 def test_a_file_with_code_is_refused_and_nothing_is_run(
     save: Save, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match=r"holds code besides tensors \(posix.system\)"):
-        import_original(save({"model": original("retrieval"), "x": Code()}), tokenizer=vocabulary)
+    for function, argument, name in (
+        (os.system, "touch executed", "posix.system"),
+        (eval, "open('executed', 'w')", "eval"),
+    ):
+        state = {"model": original("retrieval"), "x": Code(function, argument)}
+        with pytest.raises(CheckpointError, match=rf"code besides tensors \({name}\)"):
+            import_original(save(state), tokenizer=vocabulary)
     assert not (tmp_path / "executed").exists()
+
+
+def test_damaged_and_compressed_bytes_are_refused(
+    save: Save, vocabulary: Path, tmp_path: Path
+) -> None:
+    path = save(original("retrieval"))
+    whole = path.read_bytes()
+    weights = original("retrieval")["visual_encoder.cls_token"].numpy().tobytes()
+    at = whole.index(weights)
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(CheckpointError, match="is damaged; download the file again"):
+        import_original(path, tokenizer=vocabulary, heads=HEADS)
+    path.write_bytes(whole)
+    packed = tmp_path / "packed.pth"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(packed, "w") as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, old.read(entry), zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match="is compressed"):
+        import_original(packed, tokenizer=vocabulary, heads=HEADS)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_unusual_tensors_are_named(save: Save, vocabulary: Path) -> None:
+    state = original("retrieval")
+    bias, positions = "itm_head.bias", "visual_encoder.pos_embed"
+    bad = state[bias].clone()
+    bad[1] = torch.nan
+    for change, message in (
+        ({bias: bad}, f"{bias} contains NaN or Inf"),
+        ({bias: bad / 0}, f"{bias} contains NaN or Inf"),
+        ({bias: torch.ones(2).to_sparse()}, f"{bias} is sparse"),
+        ({bias: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, "is .* quantized"),
+        ({bias: torch.ones(2, device="meta")}, f"{bias} is .* without values"),
+        ({bias: torch.ones(2, dtype=torch.complex64)}, "has type torch.complex64"),
+        ({bias: torch.ones(2, dtype=torch.int64)}, "has type torch.int64"),
+        ({bias: torch.ones(1).expand(10**6, 1000)}, "fewer values than its shape"),
+        ({"temp": torch.zeros(())}, "temp is 0.0; it must be above 0"),
+        ({positions: torch.zeros(1, 7, 48)}, "pos_embed has 7 positions"),
+        ({positions: torch.zeros(5)}, r"pos_embed has shape \(5,\), not 3 dimensions"),
+        ({"visual_encoder_m.pos_embed": torch.zeros(1, 7, 48)}, "of another shape: model_m"),
+        ({"idx_queue": torch.zeros((), dtype=torch.int64)}, "of another shape: queue.ids"),
+        ({"image_queue": torch.zeros(16)}, "of another shape: queue.image"),
+        ({"\x1b[31mred": torch.zeros(1)}, r"left over: '\\x1b\[31mred'"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            import_original(save(state | change), tokenizer=vocabulary, heads=HEADS)
+    imported = import_original(
+        save(state | {"queue_ptr": torch.tensor(8)}), tokenizer=vocabulary, heads=HEADS
+    )
+    assert imported.tensors["queue.pointer"] == 8
 
 
 def test_a_file_that_is_cut_off_is_named(save: Save, vocabulary: Path) -> None:
@@ -254,26 +316,34 @@ def test_the_command_imports_tracks_and_refuses(
     assert command(source.name, "models/mine", *options) == 0
     done = capsys.readouterr().out
     assert "models/mine: kind retrieval, 277 tensors" in done
-    assert "tracked by models/mine.dvc" in done
+    assert "add models/mine.dvc to git" in done
     assert (tmp_path / "models/mine.dvc").is_file()
 
     assert command(source.name, "models/mine", *options) == 2
     again = capsys.readouterr()
     assert again.out == ""
-    assert "models/mine is there already" in again.err
+    assert "models/mine exists already" in again.err
+
+    kept = source.read_bytes()
+    assert command("models/mine", source.name, "--back") == 2
+    assert f"{source.name} exists already" in capsys.readouterr().err
+    assert source.read_bytes() == kept
 
     source.write_bytes(b"")
     assert command(source.name, "models/cut", *options) == 2
     cut = capsys.readouterr().err
-    assert cut.startswith("albef import: original.pth is no checkpoint of torch")
+    assert cut.startswith("albef import: original.pth is not a checkpoint of torch")
     assert sorted(p.name for p in (tmp_path / "models").iterdir() if p.name != ".gitignore") == [
         "mine", "mine.dvc"
     ]  # fmt: skip
 
 
 def test_what_is_not_tracked_is_told(tmp_path: Path) -> None:
-    assert track(tmp_path / "models" / "mine") == "not tracked: it lies in no DVC project"
+    assert (
+        track(tmp_path / "models" / "mine")
+        == "not tracked by DVC: the folder is outside a DVC project"
+    )
     project(tmp_path)
     (tmp_path / ".gitignore").write_text("models\n")
     (tmp_path / "models" / "mine").mkdir(parents=True)
-    assert track(tmp_path / "models" / "mine").startswith("not tracked: repeat `dvc")
+    assert track(tmp_path / "models" / "mine").startswith("not tracked by DVC: run `dvc add")

@@ -35,11 +35,17 @@ def test_commands_name_runs_and_checkpoints_of_the_project(
     monkeypatch.chdir(tmp_path / "below")
     for arguments, sentence in (
         (["submit", "--run", "retreival"], "did you mean retrieval?"),
-        (["ask", "a.png", "what?", "--run", "retrieval"], "checkpoints/retrieval is no checkpoint"),
+        (
+            ["ask", "a.png", "what?", "--run", "retrieval"],
+            "retrieval is not a checkpoint",
+        ),
         (["ask", "b.png", "what?", "--run", "retrieval"], "there is no picture at below/b.png"),
         (["submit", "--run", "retrieval"], "products/data/scenes"),
-        (["explain", "a.png", "what?", "--model", "other"], "checkpoints/other is no checkpoint"),
-        (["embed", ".", "--model", "other"], "checkpoints/other is no checkpoint"),
+        (
+            ["explain", "a.png", "what?", "--model", "other"],
+            "other is not a checkpoint",
+        ),
+        (["embed", ".", "--model", "other"], "other is not a checkpoint"),
     ):
         monkeypatch.chdir(tmp_path / "below")
         with pytest.raises(SystemExit) as end:

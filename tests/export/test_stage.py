@@ -138,5 +138,5 @@ def test_a_precision_that_loses_too_much_is_refused() -> None:
 
 def test_untrained_run_is_a_sentence(project: Path) -> None:
     shutil.rmtree("products/models/retrieval")
-    with pytest.raises(CheckpointError, match="products/models/retrieval is no checkpoint"):
+    with pytest.raises(CheckpointError, match="products/models/retrieval is not a checkpoint"):
         run(Stage("export", "retrieval"))
