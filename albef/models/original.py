@@ -95,7 +95,7 @@ def read_original(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch's readers raise many types of error
         if code := _CODE.search(str(error)):
             raise CheckpointError(
-                f"{path} contains code besides tensors ({code[1]}), and running it could do anything; "
+                f"{path} contains code besides tensors ({code[1]}), which could do anything; "
                 "save only the weights: torch.save(model.state_dict(), FILE)"
             ) from None
         raise CheckpointError(
