@@ -1,4 +1,4 @@
-"""Files: digests, locks, atomic writes, and folders or buckets behind one address.
+"""Files and child processes: digests, locks, atomic writes, addresses, children that end with us.
 
 An address is ``/mnt/a`` or ``s3://bucket/a``. Credentials come from the environment or the
 machine's role, as for any S3 client.
@@ -8,10 +8,12 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -143,6 +145,32 @@ def is_open(file: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:
         return False
+
+
+def die_with_parent() -> None:
+    """End this process, which multiprocessing started, soon after its parent ends in any way.
+
+    A parent that is killed cannot stop its children, which would keep the locks that they inherit.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent.pid:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="die-with-parent").start()
+
+
+def dying_with_parent(command: Sequence[str], signal: str = "KILL") -> list[str]:
+    """Return a command that gets a signal when the thread that started it ends in any way.
+
+    It needs util-linux; without it, the command stays as it is.
+    """
+    setpriv = shutil.which("setpriv")
+    return [*([setpriv, "--pdeathsig", signal, "--"] if setpriv else []), *command]
 
 
 def open_filesystem(url: str, key: str) -> tuple[Any, str]:

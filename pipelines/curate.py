@@ -38,7 +38,7 @@ from albef.models.weights import Checkpoint, load_checkpoint
 from pipelines.launch import launch, sharing
 from pipelines.stage import Stage, main, verified_digest, write_json
 
-_AT_ONCE = 20_000  # records of a part, whose result is saved before the next part starts
+_PART = 1280, 20_480  # least and most records of a part; each part is saved as soon as it is done
 log = logging.getLogger("albef")
 
 
@@ -107,8 +107,10 @@ def _apply(
     is_captioning = checkpoint.kind == "captioning"
     process, schema = (write_captions, WRITTEN) if is_captioning else (score, SCORES)
     records, parts = Shards(base, SPLIT), list[pa.Table]()
-    for start in range(0, len(records), _AT_ONCE):
-        batch = Part(records, start, start + _AT_ONCE)
+    least, most = _PART
+    size = min(most, max(least, len(records) // 100 // least * least))
+    for start in range(0, len(records), size):
+        batch = Part(records, start, start + size)
         path = folder / f"part-{start:012}.parquet"
         if not world().broadcast(path.exists):
             with evaluating("auto", device):
@@ -116,7 +118,8 @@ def _apply(
             if stage.first:
                 with atomic(path) as part:
                     pq.write_table(table, part)
-            log.info("%s: %d of %d records", stage.address, start + len(batch), len(records))
+            done = start + len(batch)
+            log.info("%s: %d of %d records processed", stage.address, done, len(records))
             stage.tally()
         parts += [pq.read_table(path)] if stage.first else []
     return pa.concat_tables(parts) if parts else schema.empty_table()

@@ -25,7 +25,7 @@ import torch
 
 from albef.config import ParamsError
 from albef.distributed import joined, launched, world
-from albef.io import holder_of, lock
+from albef.io import dying_with_parent, holder_of, lock
 from albef.run_record import Cost
 from pipelines.device_lock import device_of, held_device
 from pipelines.stage import LAUNCHED_ON, RANKS, Stage, end_file, read_json, write_json
@@ -48,7 +48,7 @@ def launch(stage: Stage) -> bool:
     processes = stage.runtime.processes
     if processes == 1 or launched():
         return False
-    command = _command(stage, processes)
+    command = dying_with_parent(_command(stage, processes), "TERM")
     with _ends(stage) as ends:
         environment = os.environ | {RANKS: str(ends.resolve()), LAUNCHED_ON: platform.node()}
         child = subprocess.Popen(command, env=environment, start_new_session=True)

@@ -4,9 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
-from albef.io import LockedError, atomic, holder_of, lock, write_atomic
+from albef.io import LockedError, atomic, dying_with_parent, holder_of, lock, write_atomic
 
 HOLD = """
 import sys
@@ -71,3 +72,15 @@ def test_a_lock_whose_file_was_removed_is_taken_anew(tmp_path: Path) -> None:
         assert path.samefile(second.name)
         with pytest.raises(LockedError), lock(path):
             pass
+
+
+def test_a_command_ends_with_a_parent_that_is_killed() -> None:
+    script = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+    command = dying_with_parent(["sh", "-c", "echo started; exec sleep 60"], "TERM")
+    parent = subprocess.Popen([sys.executable, "-c", script, *command], stdout=subprocess.PIPE)
+    with parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        (child,) = psutil.Process(parent.pid).children()
+        parent.kill()
+        assert not psutil.wait_procs([child], timeout=20)[1]

@@ -1,8 +1,6 @@
 """Preparation of rows by several processes, in the order of the rows."""
 
 import multiprocessing
-import os
-import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,6 +9,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection
 from albef.ingest.prepare import Prepared, Rules, prepare
+from albef.io import die_with_parent
 from albef.layout import Engine
 
 NumberedRow = tuple[int, Record | Rejection]
@@ -65,7 +64,7 @@ class _Pool:
             return
         # A fork is not safe because this process has threads, such as Arrow's.
         spawn = multiprocessing.get_context("spawn")
-        self._executor = ProcessPoolExecutor(self.processes(), spawn, initializer=_die_with_parent)
+        self._executor = ProcessPoolExecutor(self.processes(), spawn, initializer=die_with_parent)
 
     def submit(self, portion: list[NumberedRow]) -> "Future[list[Result]]":
         try:
@@ -91,18 +90,6 @@ class _Pool:
 
     def close(self) -> None:
         self._executor.shutdown(cancel_futures=True)
-
-
-def _die_with_parent() -> None:
-    """End this process when its parent ends for any reason."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def portions(

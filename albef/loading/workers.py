@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from albef.io import die_with_parent
+
 Part = TypeVar("Part")
 Made = TypeVar("Made")
 AHEAD = 4
@@ -99,6 +101,7 @@ def _as_it_is(item: Any) -> Any:
 def _start(worker: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # the trainer ends its workers
         signal.signal(number, signal.SIG_IGN)
+    die_with_parent()
     if len(tempfile.gettempdir()) > _SOCKETS:  # its sockets transfer tensors
         tempfile.tempdir = "/tmp"
     torch.set_num_threads(1)

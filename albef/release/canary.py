@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 
 from albef.data.record import Record
+from albef.io import dying_with_parent
 from albef.loading.reading import Records
 from albef.release.measuring import main_call
 from albef.runtime import manifest
@@ -64,7 +65,7 @@ def _serving(folder: Path, digest: str, threads: int) -> Iterator[str]:
     """
     options = ["--port", "0", "--threads", str(threads), "--expect", f"sha256:{digest}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "albef.cli", "serve", str(folder), *options],
+        dying_with_parent([sys.executable, "-m", "albef.cli", "serve", str(folder), *options]),
         env={**os.environ, "ALBEF_TOKENS": ""},
         stderr=subprocess.PIPE,
         text=True,

@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from albef.io import dying_with_parent
 from albef.serving.engine import ENGINE, Engine
 from albef.serving.indexes.gallery import follow
 from albef.serving.middleware.exchange import HttpMiddleware
@@ -144,7 +145,9 @@ async def _run(command: Sequence[str]) -> None:
     """
     # Its output is captured, because lines of the log must be JSON.
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        *dying_with_parent(command),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
     )
     try:
         _, errors = await process.communicate()

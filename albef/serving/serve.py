@@ -16,6 +16,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from albef.io import dying_with_parent
 from albef.serving.limits import MIB, Limits, Options
 
 _RELEASED = re.compile(r"[A-Za-z0-9][\w-]*#[A-Za-z0-9][\w-]*")  # Argument that `albef fetch` takes.
@@ -165,7 +166,7 @@ def _run(options: Options, fetch: list[str], host: str, port: int, drain: float)
             "serve on 127.0.0.1"
         )
     if fetch:
-        done = subprocess.run(fetch, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(dying_with_parent(fetch), stdout=subprocess.PIPE, text=True)
         if done.returncode:
             return done.returncode  # The command has printed the reason.
         links = map(Path, done.stdout.splitlines())

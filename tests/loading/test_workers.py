@@ -1,8 +1,11 @@
 """Processes that make batches."""
 
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -17,3 +20,19 @@ def test_tensors_are_handed_over_where_the_temporary_folder_has_a_long_path(
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     made = list(ahead(lambda i: torch.full((3,), i), range(8), 2))
     assert torch.stack(made)[:, 0].tolist() == [*range(8)]
+
+
+def test_workers_end_with_a_parent_that_is_killed() -> None:
+    script = (
+        "import time, torch\n"
+        "from albef.loading.workers import ahead\n"
+        "made = ahead(lambda i: [torch.full((9,), i)] * 20_000, range(80), 2)\n"
+        "next(made), print('ready', flush=True), time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        children = psutil.Process(parent.pid).children(recursive=True)
+        parent.kill()
+    assert len(children) == 2
+    assert not psutil.wait_procs(children, timeout=20)[1]

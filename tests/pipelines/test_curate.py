@@ -118,6 +118,29 @@ def test_it_is_equal_each_time_and_another_limit_scores_nothing_again(here: Path
         again()
 
 
+def test_an_interrupted_curation_keeps_the_scores_of_finished_parts(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = pq.read_table(BESIDE / "scores.parquet")["caption"]
+    shutil.rmtree("scratch")
+    real, parts = curate.score, list[int]()
+
+    def score(*arguments: Any) -> Any:
+        parts.append(len(arguments[1]))
+        if len(parts) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(curate, "score", score)
+    monkeypatch.setattr(curate, "_PART", (16, 16))
+    with pytest.raises(KeyboardInterrupt):
+        again()
+    again()
+    assert parts[:3] == [16, 16, 16]
+    assert sum(parts) == len(Shards(BASE, "train")) + 16
+    assert pq.read_table(BESIDE / "scores.parquet")["caption"] == before
+
+
 @pytest.mark.slow
 def test_several_processes_write_the_same(here: Path) -> None:
     before = contents(VIEW), contents(BESIDE)
