@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from albef.evaluation.statistics import Interval, Spread
+from albef.evaluation.statistics import CONFIDENCE, Interval, Spread, holm
 from albef.report import metric_names
 from albef.report.curves import Curves, Deviation
 from albef.report.drift import Drift
@@ -55,8 +55,8 @@ class Paired:
     """Paired test of two sides on the ``shared`` of ``of`` examples that both answered.
 
     ``difference`` and ``interval`` are of the metric on these examples, after minus before. ``p``
-    is McNemar's exact test on the answers that changed. ``part`` is whether another paired test
-    includes this one.
+    is McNemar's exact test on the answers that changed, corrected by :func:`correct`. ``part`` is
+    whether another paired test includes this one.
     """
 
     before: int
@@ -79,9 +79,14 @@ class Paired:
         return not (self.gained or self.lost or self.interval.low or self.interval.high)
 
     @property
+    def sign(self) -> int:
+        """1 or -1 if the interval excludes zero and the corrected p is small, else 0."""
+        return self.interval.sign if self.p < 1 - CONFIDENCE else 0
+
+    @property
     def verdict(self) -> str:
         """Return the result in a word."""
-        return "equal" if self.equal else _VERDICTS[self.interval.sign]
+        return "equal" if self.equal else _VERDICTS[self.sign]
 
 
 @dataclass(frozen=True)
@@ -161,6 +166,20 @@ class Comparison:
         return stems.pop() if len(stems) == 1 else ", ".join(names)
 
 
+def correct(splits: Sequence[Split], *, stepwise: bool) -> Iterator[Split]:
+    """Yield splits with p-values corrected by Holm's method for the number of all paired tests.
+
+    The tests of each metric are sorted, the best first. If ``stepwise``, they keep the order of
+    the sides.
+    """
+    p_values = iter(holm([test.p for split in splits for test in split.paired]))
+    for split in splits:
+        tests = [replace(test, p=next(p_values)) for test in split.paired]
+        metrics = list(dict.fromkeys(test.metric for test in tests))
+        tests.sort(key=lambda t: (metrics.index(t.metric), 0 if stepwise else -t.difference))
+        yield replace(split, paired=tuple(tests))
+
+
 def render(comparison: Comparison) -> str:
     """Return the page; equal contents give equal bytes."""
     template = environment().get_template("comparison.html.j2")
@@ -176,7 +195,7 @@ def render(comparison: Comparison) -> str:
         interval_words=interval_words,
         verdict=verdict,
         difference=format_difference,
-        chance=chance,
+        format_p=format_p,
         words=metric_names.words,
         format_range=format_range,
         colour=lambda side: f"c{1 + side % COLOURS}",
@@ -194,8 +213,8 @@ def interval_words(value: float, interval: Interval) -> str:
     return f"{middle} ({low} to {high})"
 
 
-def chance(p: float) -> str:
-    """Format a probability."""
+def format_p(p: float) -> str:
+    """Format a p-value."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 

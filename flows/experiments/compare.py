@@ -2,13 +2,16 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from albef.layout import BEHAVIOUR
 from albef.report.comparison import (
     Comparison,
-    chance,
+    Metric,
+    Paired,
+    Split,
+    format_p,
     interval_words,
     render,
     verdict,
@@ -80,27 +83,52 @@ def _values(comparison: Comparison) -> str:
 
 
 def _metrics(comparison: Comparison) -> str:
-    rows: list[tuple[str, ...]] = []
-    for split in comparison.splits:
-        tests = {(test.after, test.metric): test for test in split.paired}
-        for metric in split.metrics:
-            if metric not in split.judged and split.name != BEHAVIOUR:
-                continue
-            name = metric.name if split.name == "test" else f"{split.name} {metric.name}"
-            for after, side in enumerate(comparison.sides[1:], 1):
-                test = tests.get((after, metric.name))
-                change = (format_difference(metric.difference(side.against, after)), "", "")
-                if test is not None:
-                    change = (
-                        interval_words(test.difference, test.interval),
-                        f"+{test.gained} −{test.lost}, p {chance(test.p)}",
-                        test.verdict,
-                    )
-                names = f"{comparison.sides[side.against].name} -> {side.name}"
-                values = [_number(metric.values[index]) for index in (side.against, after)]
-                rows.append((split.run, name, names, *values, *change))
+    rows = [
+        row
+        for split in comparison.splits
+        for metric in split.metrics
+        if metric in split.judged or split.name == BEHAVIOUR
+        for row in _metric_rows(comparison, split, metric)
+    ]
+    if not rows:
+        return ""
     header = ("run", "metric", "sides", "before", "after", "difference (95 %)", "flips", "")
-    return table(rows, header) if rows else ""
+    parts = [table(rows, header)]
+    if count := sum(len(split.paired) for split in comparison.splits):
+        parts.append(
+            f"p: McNemar's test of the flips, corrected by Holm's method for {count} "
+            f"test{'s' if count > 1 else ''}; better, worse: interval excludes zero and p < 0.05"
+        )
+    return "\n".join(parts)
+
+
+def _metric_rows(comparison: Comparison, split: Split, metric: Metric) -> Iterator[tuple[str, ...]]:
+    """Yield a row for each side but the baseline, the largest gain first unless stepwise."""
+    tests = {test.after: test for test in split.paired if test.metric == metric.name}
+    name = metric.name if split.name == "test" else f"{split.name} {metric.name}"
+    differences = {
+        after: tests[after].difference if after in tests else metric.difference(side.against, after)
+        for after, side in enumerate(comparison.sides[1:], 1)
+    }
+    order = list(differences)
+    if not comparison.stepwise:
+        order.sort(key=lambda after: -(differences[after] or 0.0))
+    for after in order:
+        before = comparison.sides[after].against
+        names = f"{comparison.sides[before].name} -> {comparison.sides[after].name}"
+        values = [_number(metric.values[index]) for index in (before, after)]
+        change = (format_difference(differences[after]), "", "")
+        if after in tests:
+            change = _change(tests[after])
+        yield (split.run, name, names, *values, *change)
+
+
+def _change(test: Paired) -> tuple[str, str, str]:
+    return (
+        interval_words(test.difference, test.interval),
+        f"+{test.gained} −{test.lost}, p {format_p(test.p)}",
+        test.verdict,
+    )
 
 
 def _number(value: float | None) -> str:

@@ -99,7 +99,7 @@ class _Gathering:
                 for index, side in enumerate(self._sides)
             ),
             values=dict(_differing([side.revision.params for side in self._sides])),
-            splits=tuple(self._splits()),
+            splits=tuple(page.correct(tuple(self._splits()), stepwise=self._stepwise)),
             groups=self._groups if is_repeated else (),
             stepwise=self._stepwise,
             curves=tuple(side.curves for side in self._sides),
@@ -250,10 +250,14 @@ def _differing(params: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, tuple
 
 
 def _over_seeds(comparison: page.Comparison) -> Iterator[page.SeedRow]:
-    """Yield the headline metrics of each split over the seeds of every group."""
+    """Yield the headline metrics of each split over the seeds of every group, the best first.
+
+    A stepwise comparison keeps the order of the groups.
+    """
     judged = ((split, metric) for split in comparison.splits for metric in split.judged)
     for split, metric in judged if comparison.groups else ():
         reference: dict[tuple[int, ...], float] = {}
+        rows = []
         for index, group in enumerate(comparison.groups):
             values = {comparison.sides[side].seeds: metric.values[side] for side in group}
             by_seed = {seeds: value for seeds, value in values.items() if value is not None}
@@ -263,6 +267,7 @@ def _over_seeds(comparison: page.Comparison) -> Iterator[page.SeedRow]:
                 if reference:
                     difference, interval = statistics.between(reference, by_seed)
                     row = replace(row, difference=difference, interval=interval)
-                yield row
+                rows.append(row)
             if index == 0 or comparison.stepwise:
                 reference = by_seed
+        yield from rows if comparison.stepwise else sorted(rows, key=lambda r: -r.spread.mean)

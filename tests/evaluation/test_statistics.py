@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from albef.evaluation.statistics import Interval, between, mcnemar, paired_interval, spread
+from albef.evaluation.statistics import (
+    Interval,
+    between,
+    holm,
+    mcnemar,
+    paired_interval,
+    spread,
+)
 
 differences = st.lists(st.integers(-2, 2).map(float), min_size=2, max_size=12)
 
@@ -13,6 +20,13 @@ differences = st.lists(st.integers(-2, 2).map(float), min_size=2, max_size=12)
 def test_mcnemar_counts_what_is_as_uneven_or_more() -> None:
     flips = {(0, 0): 1.0, (5, 5): 1.0, (9, 1): 22 / 1024, (1, 9): 22 / 1024, (6, 0): 2 / 64}
     assert {pair: mcnemar(*pair) for pair in flips} == pytest.approx(flips)
+
+
+def test_holm_corrects_the_smallest_p_most_and_keeps_their_order() -> None:
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([0.02]) == [0.02]
+    assert holm([]) == []
 
 
 @settings(max_examples=25)

@@ -81,6 +81,7 @@ def test_it_says_what_differs_and_how_sure_that_is() -> None:
         "2 of 14, taken at even steps",
         "1 to 3, median 2",
         "byte for byte: a dog",
+        "corrected by Holm's method for the 1 test",
         "1 curves in common; the farthest is a dog a dog, 50.0 %",
     ):
         assert part in text, part
@@ -92,6 +93,7 @@ def test_equal_answers_take_a_line_and_no_card() -> None:
     same = replace(test, difference=0.0, interval=Interval(0, 0), gained=0, lost=0)
     assert (test.verdict, same.verdict) == ("better", "equal")
     assert replace(same, gained=1, lost=1).verdict == "not resolved"
+    assert replace(test, p=0.06).verdict == "not resolved"  # after correction for many tests
     html = render(replace(it, splits=(replace(it.splits[0], paired=(same,)),)))
     assert "No answer differs: a dog test." in Page(html).text
     assert 'class="card"' not in html

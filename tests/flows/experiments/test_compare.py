@@ -1,6 +1,7 @@
 """`albef compare` on a real git and DVC repository, whose products are written by hand."""
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -152,13 +153,36 @@ def test_seeds_of_the_same_values_are_a_group(project: Path) -> None:
     assert it.groups == ((0, 1), (2, 3))
     assert [side.against for side in it.sides] == [0, 0, 0, 1]
     assert [(test.before, test.after) for test in it.splits[0].paired] == [(0, 2), (1, 3)]
-    first, second = it.seeds
+    second, first = it.seeds
     assert (first.spread.mean, second.spread.mean) == (51.25, 87.5)
     assert second.difference == pytest.approx(36.25)  # 37.5 of one seed, 35.0 of the other
     assert second.interval is not None
     assert second.interval.high == pytest.approx(36.25 + 12.7062 * 1.25, abs=1e-3)
     it, _ = gather(["one", "better", "tried"], None, 0, stepwise=True)
     assert [side.against for side in it.sides] == [0, 0, 1]
+    assert [test.after for test in it.splits[0].paired] == [1, 2]
+
+
+def test_of_many_sides_the_best_is_first_and_p_is_corrected_for_their_number(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    it, _ = gather(["one", "two", "better", "tried"], None, 0)
+    assert [test.after for test in it.splits[0].paired] == [3, 2]
+    assert [row.spread.mean for row in it.seeds] == sorted(
+        (row.spread.mean for row in it.seeds), reverse=True
+    )
+    (alone,) = gather(["one", "tried"], None, 0)[0].splits[0].paired
+    assert it.splits[0].paired[0].p == 2 * alone.p
+    assert not _command("one", "better", "tried", "two")
+    out = capsys.readouterr().out
+    assert re.findall(r"accuracy +one -> (\w+)", out) == ["tried", "better", "two"]
+    assert "corrected by Holm's method for 2 tests" in out
+    assert "corrected by Holm's method for the 2 tests" in Page(_written().read_text()).text
+
+
+def _written() -> Path:
+    (path,) = Path(".albef/compare").glob("*.html")
+    return path
 
 
 def _command(*arguments: str) -> Any:
