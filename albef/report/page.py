@@ -142,7 +142,5 @@ def render_dataset(page: DatasetPage) -> str:
 
 
 def _query(runs: Sequence[Run]) -> Query | None:
-    """Return a text query that finds its image among a whole split, for the top of the page."""
-    groups = (group for run in runs for split in run.splits for group in split.examples)
-    found = (group for group in groups if group.good and group.look == "texts")
-    return next((query for group in found for query in group.examples), None)
+    """Return the median text query of the first run that has one, for the top of the page."""
+    return next((split.median for run in runs for split in run.splits if split.median), None)

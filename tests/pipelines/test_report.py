@@ -38,6 +38,7 @@ def test_it_shows_everything_there_is_and_no_caption_becomes_markup(project: Pat
         "random weights",
         "right decisions, relation",
         "12 pictures",
+        "Of 12 text queries on images that it was not trained on, this one has the median rank",
         "things never seen together",
         "ITC loss",
         "MLM loss",

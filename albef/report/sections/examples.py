@@ -4,7 +4,7 @@ Texts are shown as they are and are not trusted.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ class Query:
     rank_itc: int
     answers: Sequence[Candidate]
     label: str = ""
-    """Kind of query, as the change of a pair."""
+    """Change of a pair; for the median query, the queries that it was taken from."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,26 @@ def read(
 def is_paired(table: pa.Table) -> bool:
     """Return whether each query of a ranking is a decision between two."""
     return "change" in table.column_names and table["change"].null_count < table.num_rows
+
+
+def median_query(
+    table: pa.Table, records: SplitRecords, rerank_k: int | None = None
+) -> Query | None:
+    """Return the text query whose correct image has the median rank; None if there is none.
+
+    A query of a paired split does not count.
+    """
+    table = scores.filled(table)
+    if not set(table.column_names) >= _RANKED or is_paired(table):
+        return None
+    asked = table.filter(pc.equal(table["query"], "t2i"))
+    if not asked.num_rows:
+        return None
+    itm, itc = asked["rank"].to_numpy(), asked["rank_itc"].to_numpy()
+    order = np.argsort(np.where(itc < rerank_k, itm, itc) if rerank_k else itm, kind="stable")
+    [row] = _take(asked, [int(order[len(order) // 2])])
+    label = f"{asked.num_rows:,} text queries"
+    return replace(_query(row, records, rerank_k), label=label)
 
 
 def outcomes(table: pa.Table, records: SplitRecords | None) -> list[Outcome]:

@@ -20,7 +20,7 @@ from albef.lineage import CONFIG
 from albef.report import metric_names
 from albef.report.pictures import Picture, SplitRecords, spread
 from albef.report.sections import examples
-from albef.report.sections.examples import Group, Outcome
+from albef.report.sections.examples import Group, Outcome, Query
 from albef.report.wording import flatten
 
 _PASSES = {
@@ -71,6 +71,8 @@ class SplitResult:
     """Number of records in the split."""
     outcomes: Sequence[Outcome] = ()
     examples: Sequence[Group] = ()
+    median: Query | None = None
+    """The text query whose correct image has the median rank, if images are searched by text."""
 
     def rows(self) -> list[Row]:
         """Return the metrics, headline first, without those of ITC if they are equal."""
@@ -174,6 +176,9 @@ def read(layout: Layout, name: str, values: Mapping[str, Any], count: int) -> Ru
                 records=sizes.get(split, 0),
                 outcomes=examples.outcomes(split_rows, records) if split_rows else (),
                 examples=examples.read(split_rows, records, count, rerank_k) if split_rows else (),
+                median=examples.median_query(split_rows, records, rerank_k)
+                if split_rows and records
+                else None,
             )
         )
         if cases and cases["split"][0].as_py() == split:

@@ -70,6 +70,19 @@ def test_texts_show_their_pictures_and_mark_the_right_ones() -> None:
     assert query.answers[0].picture == Picture("a", "data:a")
 
 
+def test_the_large_example_is_the_median_and_not_a_success() -> None:
+    ranks = {"a": 0, "b": 1, "c": 1, "d": 3, "e": 5}
+    rows = [row("t2i", key, rank, 9 - rank, "fedcb", "abcde") for key, rank in ranks.items()]
+    rows.append(row("i2t", "f", 7, 7, "abcde", "abcde"))
+    query = examples.median_query(table(*rows), Toy())
+    assert query is not None
+    assert (query.text, query.rank, query.label) == ("says c", 1, "5 text queries")
+    query = examples.median_query(table(*rows), Toy(), rerank_k=5)  # ITM scored only e
+    assert query is not None
+    assert (query.text, query.rank, query.rank_itc) == ("says b", None, 8)
+    assert examples.median_query(table(rows[-1]), Toy()) is None
+
+
 def test_a_right_answer_beyond_those_shown_is_shown_last_with_its_rank() -> None:
     by_text = row("t2i", "f", 40, 60, "abcde", "abcde")
     by_picture = row("i2t", "f", 7, 9, "abcde", "abcde")
