@@ -19,6 +19,7 @@ from albef.models.albef import ALBEF
 from albef.models.original import original_name, read_original
 from albef.models.text import MLMHead
 from albef.models.weights import CheckpointError, check_weights, load_strict
+from albef.preprocessing.hub import REMEDY, prepare_hub
 
 TEXT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Possible names of the weights file in a BERT's folder."""
@@ -106,7 +107,7 @@ def start_text(model: ALBEF, mlm_head: MLMHead, source: str) -> str:
     vocab_size = model.text_encoder.embeddings.word_embeddings.num_embeddings
     if words is not None and len(words) != vocab_size:
         raise CheckpointError(
-            f"{source} embeds {len(words)} tokens, but the tokenizer has {vocab_size}: set "
+            f"{source} embeds {len(words)} tokens, but the tokenizer has {vocab_size}; set "
             f"pretrain.tokenizer.source to {source}"
         )
     fresh = {name for name in parts.state_dict() if ".crossattention." in name}
@@ -129,14 +130,14 @@ def _vit(source: str) -> dict[str, Tensor]:
         return _read(path)
     if not timm.is_model(source.partition(".")[0]):
         raise CheckpointError(
-            f"there is no file {source}, and timm has no model of that name; "
-            "timm.list_models('*vit*') lists them"
+            f"{source} is neither a file nor a model of timm; timm.list_models('*vit*') lists them"
         )
+    prepare_hub()
     try:
         vit = timm.create_model(source, pretrained=True, num_classes=0)
     except Exception as error:  # hub, network and registry raise many types
         raise CheckpointError(
-            f"the weights of {source} cannot be fetched ({_first_line(error)}); give a local file"
+            f"weights of {source} cannot be downloaded ({_first_line(error)}); {REMEDY}"
         ) from None
     state: dict[str, Tensor] = vit.state_dict()
     return state
@@ -147,7 +148,7 @@ def _bert(source: str) -> dict[str, Tensor]:
     if folder.is_dir():
         path = next((folder / name for name in TEXT_FILES if (folder / name).is_file()), None)
         if path is None:
-            raise CheckpointError(f"{source} holds neither {' nor '.join(TEXT_FILES)}")
+            raise CheckpointError(f"folder {source} has neither {' nor '.join(TEXT_FILES)}")
     else:
         path = _fetched(source)
     weights = {}
@@ -160,15 +161,14 @@ def _bert(source: str) -> dict[str, Tensor]:
 def _fetched(source: str) -> Path:
     from transformers.utils import cached_file
 
+    prepare_hub()
     reason = ""
     for name in TEXT_FILES:
         try:
             return Path(cached_file(source, name))
         except OSError as error:
             reason = _first_line(error)
-    raise CheckpointError(
-        f"the weights of {source} cannot be fetched ({reason}); give a local folder"
-    )
+    raise CheckpointError(f"weights of {source} cannot be downloaded ({reason}); {REMEDY}")
 
 
 def _read(path: Path) -> dict[str, Tensor]:

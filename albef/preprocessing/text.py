@@ -15,6 +15,8 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
+from albef.preprocessing.hub import REMEDY, prepare_hub
+
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _DELETED = re.compile(r"[,.'!?\"()*#:;~]")
 _BREAKS = re.compile(r"[-/]")
@@ -103,14 +105,18 @@ class TextTokenizer:
                 return cls(Tokenizer.from_file(str(path)))
             except Exception as error:  # tokenizers raises bare Exception
                 raise ValueError(f"{path} is not a tokenizer: {error}") from None
+        if path.suffix in (".txt", ".json") or len(path.parts) > 2 or path.is_absolute():
+            raise ValueError(f"there is no tokenizer at {source}")
         from transformers import AutoTokenizer
 
+        prepare_hub()
         try:
             return cls(AutoTokenizer.from_pretrained(str(source), use_fast=True).backend_tokenizer)
         except OSError as error:
             reason = str(error).splitlines()[0]
             raise ValueError(
-                f"no tokenizer at {source} ({reason}); give a folder with it"
+                f"tokenizer {source} is neither local nor at the Hugging Face Hub ({reason}); "
+                f"{REMEDY}; in pre-training, tokenizer.source: corpus trains one"
             ) from None
 
     def save(self, path: Path) -> None:

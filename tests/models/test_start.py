@@ -123,10 +123,11 @@ def test_a_bert_that_does_not_fit_is_told(tmp_path: Path) -> None:
         start_text(*ours(), str(tmp_path / "deep"))
     larger = BertConfig(**(SIZES.to_dict() | {"vocab_size": 60}))
     BertModel(larger).save_pretrained(tmp_path / "large")
-    with pytest.raises(CheckpointError, match="embeds 60 tokens, but the tokenizer has 50: set "):
+    with pytest.raises(CheckpointError, match="embeds 60 tokens, but the tokenizer has 50; set "):
         start_text(*ours(), str(tmp_path / "large"))
 
 
+NOWHERE = "http://127.0.0.1:9"
 OFFLINE = """
 import torch
 from albef.config import validate
@@ -163,22 +164,36 @@ def test_cached_weights_are_enough_without_a_network(tmp_path: Path) -> None:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocabulary = [*special, *(f"word{i}" for i in range(VOCABULARY - len(special)))]
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    ended = subprocess.run(
+    sums = [vit["cls_token"].sum().item(), words.sum().item()]
+    for offline in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": NOWHERE}):
+        ended = load_offline(tmp_path, offline)
+        assert ended.returncode == 0, ended.stderr
+        assert [float(line) for line in ended.stdout.split()] == pytest.approx(sums, rel=1e-4)
+
+
+def load_offline(home: Path, offline: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-c", OFFLINE],
-        env={**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HOME": str(home), **offline},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert ended.returncode == 0, ended.stderr
-    sums = [vit["cls_token"].sum().item(), words.sum().item()]
-    assert [float(line) for line in ended.stdout.split()] == pytest.approx(sums, rel=1e-4)
+
+
+def test_without_network_and_cache_the_error_names_the_remedies_at_once(tmp_path: Path) -> None:
+    ended = load_offline(tmp_path, {"HF_ENDPOINT": NOWHERE})
+    assert "tokenizer some/bert is neither local nor at the Hugging Face Hub" in ended.stderr
+    assert "tokenizer.source: corpus" in ended.stderr
+    assert f"{NOWHERE} cannot be reached" in ended.stderr
+    assert "HF_HUB_OFFLINE=1" in ended.stderr
+    assert "Retrying" not in ended.stderr
 
 
 def test_what_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no file vit_of_nobody, and timm has no"):
+    with pytest.raises(CheckpointError, match="vit_of_nobody is neither a file nor a model"):
         start_image(ours()[0], "vit_of_nobody")
-    with pytest.raises(CheckpointError, match=r"holds neither model.safetensors nor"):
+    with pytest.raises(CheckpointError, match=r"has neither model.safetensors nor"):
         start_text(*ours(), str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match=r"model.safetensors is damaged"):

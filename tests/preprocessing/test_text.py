@@ -89,3 +89,9 @@ def test_words_of_a_group_are_masked_alone_in_half_of_the_texts_that_have_any(
     counts, others = chosen(1.0, [[first, second]])
     assert others == {"01111"}
     assert counts.keys() == {"01111", "01010"}
+
+
+def test_a_path_without_a_tokenizer_is_not_looked_up_at_the_hub() -> None:
+    for source in ("vocabb.txt", "models/mine/tokenizr.json", "/tmp/nowhere", "a/b/c"):
+        with pytest.raises(ValueError, match=f"there is no tokenizer at {source}"):
+            TextTokenizer.load(source)
