@@ -57,7 +57,7 @@ class TextTokenizer:
         ids = {token: tokenizer.token_to_id(token) for token in SPECIAL}
         special_ids = {token: number for token, number in ids.items() if number is not None}
         if missing := [token for token in SPECIAL if token not in special_ids]:
-            raise ValueError(f"the tokenizer has no {', '.join(missing)}; a BERT one is needed")
+            raise ValueError(f"the tokenizer has no {', '.join(missing)}; use one of BERT")
         self.tokenizer = tokenizer
         self.pad_id, self.cls_id = special_ids["[PAD]"], special_ids["[CLS]"]
         self.mask_id, self.sep_id = special_ids["[MASK]"], special_ids["[SEP]"]
@@ -164,11 +164,13 @@ def _from_vocabulary(path: Path) -> Tokenizer:
     try:
         tokens = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is no vocabulary: it must hold a token a line") from None
+        raise ValueError(
+            f"{path} is not a vocabulary; it must be UTF-8 text with a token per line"
+        ) from None
     if len(set(tokens)) != len(tokens) or not set(SPECIAL) <= set(tokens):
         raise ValueError(
-            f"{path} is no vocabulary of BERT: a token a line, each once, {', '.join(SPECIAL)} "
-            "among them"
+            f"{path} is not a vocabulary of BERT; it must have a token per line, each once, "
+            f"including {', '.join(SPECIAL)}"
         )
     tokenizer = _wordpiece({token: number for number, token in enumerate(tokens)})
     tokenizer.add_special_tokens(list(SPECIAL))

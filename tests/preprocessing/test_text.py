@@ -62,7 +62,7 @@ def test_a_saved_tokenizer_gives_the_same_ids(vocabulary: Path, tmp_path: Path) 
 def test_what_is_no_vocabulary_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"{path} is no vocabulary"):
+    with pytest.raises(ValueError, match=f"{path} is not a vocabulary"):
         TextTokenizer.load(path)
 
 
