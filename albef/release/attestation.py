@@ -25,8 +25,8 @@ from albef.runtime.manifest import NAME as MANIFEST
 CARD, FIGURES, LINEAGE, SBOM = "README.md", "figures.json", "lineage.json", "sbom.json"
 SIGNED, SEAL = "export.sig", "release.sig"
 """Signature of the export, and signature of the release, which covers the former."""
-_DISTRIBUTION = "albef-pipeline"
-_NEEDS = "signatures need model-signing: `pip install '.[signing]'`"
+_EXTRAS = frozenset(("serving", "cpu", "gpu", "pipeline"))
+_MISSING = "signatures need the package model-signing: `pip install '.[signing]'`"
 
 
 class AttestationError(ValueError):
@@ -38,16 +38,16 @@ class AttestationError(ValueError):
 def check_key(key: Path, project: Path) -> Iterator[str]:
     """Yield an error message for each reason why a private key cannot sign."""
     if not key.is_file():
-        yield f"there is no signing key {key}"
+        yield f"signing key {key} does not exist"
     elif key.resolve().is_relative_to(project.resolve()):
-        yield f"the signing key {key} lies in the project; keep it outside of any repository"
+        yield f"signing key {key} is inside the project; keep it outside of any repository"
     else:
         try:
             _signer(key)
         except (ValueError, TypeError) as error:
-            yield f"{key} cannot sign, an EC key on P-256, P-384 or P-521 in PEM can: {error}"
+            yield f"{key} is not a private EC key on P-256, P-384 or P-521 in PEM: {error}"
         except ModuleNotFoundError:
-            yield _NEEDS
+            yield _MISSING
 
 
 def sign(folder: Path, key: Path, signature: Path) -> None:
@@ -59,14 +59,14 @@ def verify(folder: Path, key: Path, signature: Path) -> None:
     """Verify that a folder has exactly the files that the owner of a public key signed.
 
     Raises:
-        Unverified: files differ, or someone else made the signature. The message names the files.
+        AttestationError: files differ (the message names them), or someone else signed them.
         ParamsError: the packages that verification needs are not installed.
     """
     try:
         from cryptography.exceptions import InvalidSignature
         from model_signing import verifying
     except ModuleNotFoundError:
-        raise ParamsError(_NEEDS) from None
+        raise ParamsError(_MISSING) from None
 
     for path in (folder, key, signature):
         if not path.exists():
@@ -77,22 +77,22 @@ def verify(folder: Path, key: Path, signature: Path) -> None:
         config.verify(folder, signature)
     except (InvalidSignature, ValueError, KeyError, AttributeError):
         if names := ", ".join(_differences(folder, signature)):
-            raise AttestationError(f"{folder} is not as it was signed: {names}") from None
-        raise AttestationError(f"the signature {signature} is not by the owner of {key}") from None
+            raise AttestationError(f"{folder} differs from what was signed: {names}") from None
+        raise AttestationError(f"{signature} was not made with the private key of {key}") from None
 
 
 def verify_release(export: Path, release: Path, key: Path) -> dict[str, Any]:
     """Verify an export and its release; return the statement of the lineage.
 
     Raises:
-        Unverified: something differs from what was released. The message names it.
+        AttestationError: something differs from what was released. The message names it.
     """
     verify(release, key, release / SEAL)
     verify(export, key, release / SIGNED)
     lineage: dict[str, Any] = read_json(release / LINEAGE)
     parameters = lineage["predicate"]["buildDefinition"]["externalParameters"]
     if lineage != statement(export, parameters["version"], parameters["commit"]):
-        raise AttestationError(f"{release / LINEAGE} is not what the manifest of {export} tells")
+        raise AttestationError(f"{release / LINEAGE} does not match the manifest of {export}")
     return lineage
 
 
@@ -132,7 +132,7 @@ def statement(export: Path, version: str, commit: str) -> dict[str, Any]:
 def sbom(run: str, version: str, digest: str) -> dict[str, Any]:
     """Return the installed software that made and serves an export, in CycloneDX 1.6."""
     components = []
-    for name, package in sorted(_closure("serving", "cpu", "gpu", "pipeline").items()):
+    for name, package in sorted(_required_packages().items()):
         purl = f"pkg:pypi/{name}@{quote(package.version)}"
         component: dict[str, Any] = {"type": "library", "bom-ref": purl, "purl": purl}
         component |= {"name": name, "version": package.version}
@@ -155,10 +155,10 @@ def sbom(run: str, version: str, digest: str) -> dict[str, Any]:
     }
 
 
-def _closure(*extras: str) -> dict[str, metadata.Distribution]:
-    """Return all installed distributions that the project with these extras requires."""
+def _required_packages() -> dict[str, metadata.Distribution]:
+    """Return all installed distributions that the project with its extras requires."""
     packages: dict[str, metadata.Distribution] = {}
-    visited, pending = set(), [(_DISTRIBUTION, frozenset(extras))]
+    visited, pending = set(), [("albef-pipeline", _EXTRAS)]
     while pending:
         name, enabled = pending.pop()
         try:
@@ -181,7 +181,7 @@ def _differences(folder: Path, signature: Path) -> Iterator[str]:
         payload = base64.b64decode(read_json(signature)["dsseEnvelope"]["payload"])
         resources = json.loads(payload)["predicate"]["resources"]
     except (ValueError, KeyError, TypeError):
-        raise AttestationError(f"the signature {signature} is damaged") from None
+        raise AttestationError(f"{signature} is not a signature, or is damaged") from None
     signed = {resource["name"]: resource["digest"] for resource in resources}
     hashed = _hashing_config(folder, signature).hash(folder).resource_descriptors()
     local = {resource.identifier: resource.digest.digest_hex for resource in hashed}
@@ -201,10 +201,7 @@ def _signer(key: Path) -> Any:
 
 
 def _hashing_config(folder: Path, signature: Path) -> Any:
-    """Return the hashing configuration: every file counts, git's too, and links are followed.
-
-    DVC makes such links.
-    """
+    """Return the configuration: every file counts, git's too; links are followed, as DVC's are."""
     from model_signing import hashing
 
     config = hashing.Config().set_allow_symlinks(True)
@@ -223,10 +220,9 @@ def write(export: Path, release: Path, version: str, commit: str, key: Path | No
         key: file of the private key, or None.
     """
     lineage = statement(export, version, commit)
-    subject = lineage["subject"][0]
     run = lineage["predicate"]["buildDefinition"]["externalParameters"]["run"]
-    bill = sbom(run, version, subject["digest"]["sha256"])
-    for name, value in ((LINEAGE, lineage), (SBOM, bill)):
+    software = sbom(run, version, lineage["subject"][0]["digest"]["sha256"])
+    for name, value in ((LINEAGE, lineage), (SBOM, software)):
         (release / name).write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
     if key is not None:
         sign(export, key, release / SIGNED)

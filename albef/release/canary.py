@@ -21,7 +21,7 @@ from albef.runtime.loading import load
 from albef.runtime.manifest import ExportError
 
 CASES = 8
-"""Number of test records that the server is asked about."""
+"""Number of test records in requests to the server."""
 _TEXT = {"ask": "question", "entail": "statement", "compare": "statement", "ground": "expression"}
 """Form field of a call's texts; other calls use ``text``."""
 _PATIENCE_S = 120.0  # For an answer; the server's own limit is shorter.
@@ -33,8 +33,8 @@ _NAMES = ("results", "answers", "probabilities", "probability")
 def probe(export: Path, fetched: Path, records: Records, threads: int) -> Iterator[str]:
     """Yield an error message for each reason why a server of ``fetched`` differs from ``export``.
 
-    All files are compared with the manifest of ``export``. Then the server starts on loopback and
-    is asked about the first records, one at a time. Each probability must equal that of the local
+    All files are compared with the manifest of ``export``. Then a server on loopback answers
+    requests about the first records, one at a time. Each probability must equal that of the local
     runtime, within the tolerance that the export was verified with.
     """
     expected = manifest.read(export)
@@ -46,14 +46,14 @@ def probe(export: Path, fetched: Path, records: Records, threads: int) -> Iterat
             for record in (records[i] for i in range(min(CASES, len(records)))):
                 answer = _ask(address, model.main, record)
                 if "error" in answer:
-                    yield f"the server on {record.key}: {answer['error']['message']}"
+                    yield f"server on {record.key}: {answer['error']['message']}"
                     continue
                 reply = np.array([*_probabilities(answer)])
                 local = np.array([*_probabilities(main_call(model, [record])())])[: len(reply)]
                 if not np.allclose(local, reply, 0, expected.verified.tolerance):
-                    yield f"the server answers {reply} on {record.key}, and the export here {local}"
+                    yield f"server answers {reply} for {record.key}, the local runtime {local}"
     except (ExportError, httpx.HTTPError) as error:
-        yield f"the server on what the DVC remote has: {error}"
+        yield f"server of the export from the DVC remote: {error}"
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def _serving(folder: Path, digest: str, threads: int) -> Iterator[str]:
                 yield last.removeprefix(_SERVING)
                 break
         else:
-            raise ExportError(f"it does not start: {last}")
+            raise ExportError(f"it did not start: {last}")
     finally:
         process.kill()
         process.communicate()

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from albef.config import Section
 
+_PRECISIONS = "export.runs.RUN.precisions"
+
 
 class ReleaseConfig(Section):
     """Limits for an export. Most are relative to the released export, measured at the same time."""
@@ -38,6 +40,7 @@ class Figures:
         ms: median milliseconds of a call by batch size.
         bytes: size of its graphs in bytes.
         behaviour: percent of cases that pass, by behaviour test.
+        batch_effect: largest change of a number in an answer with the other items of its batch.
     """
 
     metrics: Mapping[str, float]
@@ -45,7 +48,6 @@ class Figures:
     bytes: int
     behaviour: Mapping[str, float] = field(default_factory=dict)
     batch_effect: float = 0.0
-    """Largest change of a number in an answer caused by the other items of its batch."""
 
     def judged(self, primary: str) -> dict[tuple[str, str], float]:
         """Return the values to compare with the released export, by their name and limit."""
@@ -59,17 +61,19 @@ class Figures:
 
 
 class Row(NamedTuple):
-    """Row of the comparison as text; "" if a cell does not apply."""
+    """Row of the comparison as text; "" if a cell does not apply.
+
+    ``allowed`` is the largest change for the worse that passes. ``refused`` is the error message if
+    the value does not pass.
+    """
 
     what: str
     precision: str
     released: str
     new: str
-    change: str
-    allowed: str
-    """Largest change for the worse that passes."""
+    change: str = ""
+    allowed: str = ""
     refused: str = ""
-    """Error message if the value does not pass, else ""."""
 
 
 def judge(
@@ -83,26 +87,25 @@ def judge(
     ``primary`` names the metric that counts. If nothing is released yet, only two limits apply: the
     loss of int8, and the change of answers with the rest of their batch.
     """
-    for name in [*new, *(name for name in released if name not in new)]:
-        figures, before = new.get(name), released.get(name)
-        if figures is None:
-            refusal = f"{name} is gone, which the released export has: who loads it would fail"
-            yield Row("precision", name, "there", "gone", "", "", refusal)
-            continue
+    for name, figures in new.items():
+        before = released.get(name)
         released_values = before.judged(primary) if before else {}
         for (subject, key), value in figures.judged(primary).items():
-            released_value = released_values.get((subject, key))
-            yield _row(subject, name, value, released_value, key, getattr(config, key))
+            old_value = released_values.get((subject, key))
+            yield _row(subject, name, value, old_value, key, getattr(config, key))
         yield _batch_effect(name, figures.batch_effect, before, config.max_batch_effect)
+    for name in (name for name in released if name not in new):
+        refused = f"{name} is missing, but the released export has it; add it to {_PRECISIONS}"
+        yield Row("precision", name, "present", "missing", refused=refused)
     if (loss := int8_loss(new, primary)) is not None:
-        earlier, cap = int8_loss(released, primary), config.max_int8_loss
+        before_loss, cap = int8_loss(released, primary), config.max_int8_loss
         refused = f"int8 loses {loss:.2f} points of {primary}, more than release.max_int8_loss"
         yield Row(
             f"{primary} lost",
             "int8",
-            "" if earlier is None else f"{earlier:.2f}",
+            "" if before_loss is None else f"{before_loss:.2f}",
             f"{loss:.2f}",
-            "" if earlier is None else f"{loss - earlier:+.2f}",
+            "" if before_loss is None else f"{loss - before_loss:+.2f}",
             f"{cap:g} in all",
             "" if loss <= cap else f"{refused} {cap:g}",
         )
@@ -110,17 +113,14 @@ def judge(
 
 def _batch_effect(name: str, value: float, before: Figures | None, cap: float) -> Row:
     """Return the row on how much the answers of a precision depend on the rest of their batch."""
+    was = "" if before is None else f"{before.batch_effect:.1e}"
     refused = (
-        f"{name}: an answer changes by {value:.1e} with what is computed beside it, more than "
-        f"release.max_batch_effect {cap:g}; leave it out of export.runs.RUN.precisions"
+        f"{name}: an answer changes by {value:.1e} with the rest of its batch, more than "
+        f"release.max_batch_effect {cap:g}; remove {name} from {_PRECISIONS}"
     )
-    was, passes = (
-        "" if before is None else f"{before.batch_effect:.1e}",
-        value <= cap,
-    )  # NaN does not pass.
-    return Row(
-        "change with batch", name, was, f"{value:.1e}", "", f"{cap:g}", "" if passes else refused
-    )
+    is_small = value <= cap  # False for NaN.
+    refused = "" if is_small else refused
+    return Row("change with batch", name, was, f"{value:.1e}", "", f"{cap:g}", refused)
 
 
 def contaminated(config: ReleaseConfig, records: int, shared: Mapping[str, Sequence[str]]) -> Row:
@@ -131,17 +131,18 @@ def contaminated(config: ReleaseConfig, records: int, shared: Mapping[str, Seque
         records: number of test records.
         shared: keys of test records with an image in the training split of each dataset.
     """
-    affected = set().union(*shared.values())
-    share, cap = len(affected) / records, config.max_contamination
-    named = "; ".join(f"{len(ids)} by {name}, as {ids[0]}" for name, ids in shared.items() if ids)
-    refused = (
-        f"{len(affected)} of {records} test records have a picture that was trained on ({named}), "
-        f"more than release.max_contamination {cap:g}; `screened: true` for that data set and "
-        "the test data in ingest.heldout leave them out"
+    affected, cap = set().union(*shared.values()), config.max_contamination
+    counted = f"{len(affected)} of {records}"
+    named = "; ".join(
+        f"{name}: {len(ids)}, such as {ids[0]}" for name, ids in shared.items() if ids
     )
-    counted, allowed = f"{len(affected)} of {records}", f"{100 * cap:g} %"
-    refused = refused if share > cap else ""
-    return Row("tested and trained on", "", "", counted, "", allowed, refused)
+    refused = (
+        f"{counted} test records have an image that was trained on ({named}), more than "
+        f"release.max_contamination {cap:g}; set `screened: true` for these datasets and add the "
+        "test dataset to ingest.heldout"
+    )
+    refused = refused if len(affected) / records > cap else ""
+    return Row("test images in training", "", "", counted, "", f"{100 * cap:g} %", refused)
 
 
 def int8_loss(figures: Mapping[str, Figures], primary: str) -> float | None:
@@ -157,16 +158,15 @@ def _row(subject: str, name: str, value: float, before: float | None, key: str, 
     is_loss = key.endswith("drop")
     form = "{:.2f}" if is_loss else "{:.3g}"
     if before is None:
-        return Row(subject, name, "", form.format(value), "", "")
+        return Row(subject, name, "", form.format(value))
     was, now = form.format(before), form.format(value)
     if is_loss:
-        lost, change, allowed = before - value, f"{value - before:+.2f}", f"-{cap:g}"
-        sentence = f"{name} loses {lost:.2f} points of {subject} ({now} after {was})"
+        worse, change, allowed = before - value, f"{value - before:+.2f}", f"-{cap:g}"
+        refused = f"{name} loses {worse:.2f} points of {subject} ({now} after {was})"
     else:
-        lost = value / before
-        change, allowed = f"x {lost:.2f}", f"x {cap:g}"
-        sentence = f"{name}, {subject}: {now} is {lost:.2f} times the released {was}"
-    refused = (
-        "" if lost <= cap else f"{sentence}, more than release.{key} {cap:g}"
-    )  # NaN does not pass.
+        worse = value / before
+        change, allowed = f"x {worse:.2f}", f"x {cap:g}"
+        refused = f"{name}, {subject}: {now} is {worse:.2f} times the released {was}"
+    passes = worse <= cap  # False for NaN.
+    refused = "" if passes else f"{refused}, more than release.{key} {cap:g}"
     return Row(subject, name, was, now, change, allowed, refused)

@@ -23,8 +23,8 @@ from albef.tasks.task import RunTask, Table
 log = logging.getLogger("albef")
 BATCHES = (1, 8)
 """Batch sizes of the calls that are timed."""
-# Warm-up rounds, fewest and most rounds, and the seconds after which the fewest suffice.
-_WARM, _LEAST, _MOST, _SECONDS = 2, 5, 25, 20.0
+# Rounds to warm up, least and most rounds, and the seconds after which the least suffice.
+_WARM_UP, _LEAST, _MOST, _SECONDS = 2, 5, 25, 20.0
 
 
 class Measured(dict[str, Figures]):
@@ -68,20 +68,21 @@ def measure(
         holders = [i for i, export in enumerate(manifests) if precision in export.precisions]
         models = [load(folders[i], threads=threads, precision=precision) for i in holders]
         tables = [task.predict(records, BATCH, model) for model in models]
-        log.info("%s is evaluated; now timed", precision)
-        times = {}
+        log.info("%s: evaluated, timing now", precision)
+        times = []
         for batch in BATCHES:
             batch_records = [records[i % len(records)] for i in range(batch)]
-            times[batch] = medians([main_call(model, batch_records) for model in models])
-        for position, (i, table) in enumerate(zip(holders, tables, strict=True)):
+            times.append(medians([main_call(model, batch_records) for model in models]))
+        for i, model, table, *ms in zip(holders, models, tables, *times, strict=True):
             if precision == manifests[i].precisions[0]:
                 measured[i].table = table
+            graphs = (folders[i] / precision).rglob("*.onnx")
             measured[i][precision] = Figures(
                 metrics=task.score(table),
-                ms={batch: row[position] for batch, row in times.items()},
-                bytes=size(folders[i], precision),
-                behaviour=_behaviour(models[position], task, tested) if tested else {},
-                batch_effect=batch_effect(models[position], records),
+                ms=dict(zip(BATCHES, ms, strict=True)),
+                bytes=sum(path.stat().st_size for path in graphs),
+                behaviour=_behaviour(model, task, tested) if tested else {},
+                batch_effect=batch_effect(model, records),
             )
     return measured
 
@@ -96,17 +97,17 @@ def _behaviour(model: Model, task: RunTask, tested: Tested) -> dict[str, float]:
 def batch_effect(model: Model, records: Records) -> float:
     """Return how much answers depend on the rest of their batch.
 
-    This is the largest difference of a number between a record that is asked about alone, and in
+    This is the largest difference of a number between a record alone and the same record in
     batches of different content and order.
     """
     sample = [records[i] for i in range(min(len(records), BATCH))]
     alone = [numbers(model, [record])[0] for record in sample]
-    places = range(len(sample))
+    positions = range(len(sample))
     largest = 0.0
-    for chosen in (places, places[::-3]):
+    for chosen in (positions, positions[::-3]):
         together = numbers(model, [sample[i] for i in chosen])
-        for place, row in zip(chosen, together, strict=True):
-            largest = max(largest, float(np.abs(row - alone[place]).max()))
+        for i, row in zip(chosen, together, strict=True):
+            largest = max(largest, float(np.abs(row - alone[i]).max()))
     return largest
 
 
@@ -136,11 +137,6 @@ def _flat(answer: Any) -> Iterator[float]:
         yield answer
 
 
-def size(folder: Path, precision: str) -> int:
-    """Return the size of the graphs of a precision in bytes."""
-    return sum(path.stat().st_size for path in (folder / precision).rglob("*.onnx"))
-
-
 def medians(calls: Sequence[Callable[[], object]]) -> list[float]:
     """Return the median milliseconds of each call.
 
@@ -148,7 +144,7 @@ def medians(calls: Sequence[Callable[[], object]]) -> list[float]:
     """
     durations: list[list[float]] = [[] for _ in calls]
     order, began = list(range(len(calls))), time.perf_counter()
-    for turn in range(-_WARM, _MOST):
+    for turn in range(-_WARM_UP, _MOST):
         if turn >= _LEAST and time.perf_counter() - began > _SECONDS:
             break
         for i in order:

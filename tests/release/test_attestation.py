@@ -101,25 +101,23 @@ def test_what_was_changed_is_refused_by_name(
     alter(export)  # folder and manifest fit each other
     assert "manifest.json (changed)" in refused()
     sign(export, private, release / SIGNED)
-    assert refused() == f"{release} is not as it was signed: {SIGNED} (changed)"
+    assert refused() == f"{release} differs from what was signed: {SIGNED} (changed)"
     (release / SEAL).unlink()
     sign(release, private, release / SEAL)
-    assert refused() == f"the signature {release / SEAL} is not by the owner of {public}"
+    assert refused() == f"{release / SEAL} was not made with the private key of {public}"
     restore()
     told = json.loads((release / LINEAGE).read_text())
     told["predicate"]["buildDefinition"]["resolvedDependencies"][1]["name"] = "checkpoint other"
     (release / LINEAGE).write_text(json.dumps(told))
-    assert refused() == f"{release} is not as it was signed: {LINEAGE} (changed)"
+    assert refused() == f"{release} differs from what was signed: {LINEAGE} (changed)"
     (release / SEAL).unlink()
     sign(release, tmp_path / "ours.pem", release / SEAL)  # by who may sign, of another export
-    assert refused() == f"{release / LINEAGE} is not what the manifest of {export} tells"
+    assert refused() == f"{release / LINEAGE} does not match the manifest of {export}"
     restore()
-    with pytest.raises(
-        AttestationError, match=r"release\.sig is not by the owner of .*theirs\.pub"
-    ):
+    with pytest.raises(AttestationError, match=r"release\.sig was not made with .*theirs\.pub"):
         verify_release(export, release, others)
     (release / SEAL).write_text("{}")
-    assert refused() == f"the signature {release / SEAL} is damaged"
+    assert refused() == f"{release / SEAL} is not a signature, or is damaged"
     (release / SEAL).unlink()
     assert refused() == f"{release / SEAL} is missing"
 
@@ -129,7 +127,7 @@ def test_a_key_that_cannot_sign_is_told(tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
     assert list(check_key(private, project)) == []
-    assert "there is no signing key" in next(check_key(tmp_path / "none", project))
-    assert "cannot sign, an EC key" in next(check_key(public, project))
+    assert "none does not exist" in next(check_key(tmp_path / "none", project))
+    assert "is not a private EC key" in next(check_key(public, project))
     inside = shutil.copy(private, project)
-    assert "lies in the project; keep it outside" in next(check_key(Path(inside), project))
+    assert "is inside the project; keep it outside" in next(check_key(Path(inside), project))

@@ -54,8 +54,9 @@ def test_beyond_a_limit_it_says_by_how_much() -> None:
 
 def test_a_precision_that_is_gone_is_a_reason_and_a_new_one_is_none() -> None:
     bad = Figures({"accuracy": 70.0}, {1: 100.0, 8: 400.0}, 40_000_000)
-    *others, gone = reasons({"float32": bad}, BOTH)
-    assert gone == "int8 is gone, which the released export has: who loads it would fail"
+    *others, missing = reasons({"float32": bad}, BOTH)
+    assert missing.startswith("int8 is missing")
+    assert "export.runs.RUN.precisions" in missing
     assert len(others) == 4, "all reasons at once"
     assert not reasons(BOTH, {"float32": FULL})
 
@@ -88,10 +89,8 @@ def test_the_loss_of_int8_stops_a_first_release_too() -> None:
 def test_answers_that_depend_on_their_batch_stop_a_first_release_too() -> None:
     for value in (2e-3, math.nan):
         (says,) = reasons({**BOTH, "int8": replace(SMALL, batch_effect=value)}, {})
-        assert says == (
-            f"int8: an answer changes by {value:.1e} with what is computed beside it, more than "
-            "release.max_batch_effect 0.001; leave it out of export.runs.RUN.precisions"
-        )
+        assert f"int8: an answer changes by {value:.1e}" in says
+        assert "release.max_batch_effect 0.001; remove int8 from export.runs.RUN.prec" in says
     (row,) = [
         row
         for row in rows({"int8": replace(SMALL, batch_effect=1e-3)}, BOTH)
@@ -102,13 +101,11 @@ def test_answers_that_depend_on_their_batch_stop_a_first_release_too() -> None:
 
 def test_test_records_that_were_trained_on_are_counted_once_and_bounded() -> None:
     row = contaminated(GATE, 200, {"web": (), "scenes": ("a", "b")})
-    assert row[:6] == ("tested and trained on", "", "", "2 of 200", "", "1 %")
+    assert row[1:6] == ("", "", "2 of 200", "", "1 %")
     assert row.refused == ""
     row = contaminated(GATE, 200, {"web": ("b", "c"), "scenes": ("a", "b")})
     assert row.new == "3 of 200"
-    assert row.refused == (
-        "3 of 200 test records have a picture that was trained on (2 by web, as b; 2 by scenes, "
-        "as a), more than release.max_contamination 0.01; `screened: true` for that data set and "
-        "the test data in ingest.heldout leave them out"
-    )
+    assert "3 of 200 test records" in row.refused
+    assert "(web: 2, such as b; scenes: 2, such as a)" in row.refused
+    assert "release.max_contamination 0.01; set `screened: true`" in row.refused
     assert contaminated(GATE, 200, {}).new == "0 of 200"

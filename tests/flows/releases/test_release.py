@@ -67,7 +67,7 @@ def test_release_refuse_and_go_back(
     private, _ = keys(tmp_path, "ours")
     project.env |= {"ALBEF_SIGNING_KEY": str(shutil.copy(private, "inside.pem"))}
     said = project.albef("release retrieval --approve", fails=True)
-    assert "- the signing key inside.pem lies in the project; keep it" in said
+    assert "- signing key inside.pem is inside the project; keep it" in said
     Path("inside.pem").unlink()
     project.env |= {"ALBEF_SIGNING_KEY": str(private)}
     said = project.albef("release retrieval --approve")
