@@ -35,9 +35,9 @@ def device_of(stage: Stage) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"runtime.device {name} is not auto, cpu, cuda or cuda:N") from None
+        raise ValueError(f"runtime.device must be auto, cpu, cuda or cuda:N, got {name}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"runtime.device is {name}, but torch finds no GPU here; use auto or cpu")
+        raise ValueError(f"runtime.device is {name}, but torch finds no GPU; use auto or cpu")
     return device
 
 
@@ -66,11 +66,11 @@ def device_slot(device: str, threads: int = 0) -> Iterator[None]:
     if device == "cpu":
         slots = [_file(f"cpu-{core}") for core in range(os.cpu_count() or 1)]
         needed = min(threads or len(slots), len(slots))
-    say = functools.cache(functools.partial(log.info, "waiting for %s: process %s works on it"))
+    report = functools.cache(functools.partial(log.info, "waiting for %s: process %s uses it"))
     with contextlib.ExitStack() as held:
         # Only one waiting process at a time collects cores. Otherwise two could each hold half of
         # them and wait for the rest.
-        with lock(_file(f"{name}-turn"), functools.partial(say, device)):
+        with lock(_file(f"{name}-turn"), functools.partial(report, device)):
             while needed:
                 for slot in slots:
                     try:
@@ -82,22 +82,18 @@ def device_slot(device: str, threads: int = 0) -> Iterator[None]:
                         needed -= 1
                         break
                 else:
-                    say(device, holder)
+                    report(device, holder)
                     time.sleep(_POLL_S)
         yield
 
 
 def _file(slot: str) -> Path:
-    """Return the lock file of a slot, in a folder that no other user of the machine can write to.
-
-    Raises:
-        OSError: the path is not such a folder.
-    """
+    """Return the lock file of a slot, in a folder that no other user can write to."""
     folder = Path(tempfile.gettempdir()) / f"albef-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise OSError(
-            f"{folder}, where the locks of devices are, is not a folder of this user alone: remove "
+            f"{folder}, the folder of device locks, is a link or belongs to another user; remove "
             "it, or set TMPDIR to a folder of yours"
         )
     return folder / f"{slot}.slot"

@@ -20,7 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
@@ -33,10 +33,7 @@ from albef.io import file_digest, holder_of, lock
 from albef.io import read_json as read_json
 from albef.io import write_json as write_json
 from albef.layout import PARAMS as PARAMS
-from albef.layout import Layout as Layout
-from albef.layout import Paths as Paths
-from albef.layout import Runtime as Runtime
-from albef.layout import runtime
+from albef.layout import Layout, Paths, runtime
 from albef.run_record import (
     Cost,
     code_digest,
@@ -55,10 +52,7 @@ GRAPH = Path("dvc.yaml")
 """Declaration of what each stage reads, its code included, relative to the root of the project."""
 SHELLS = {"sh", "bash", "dash", "ash", "zsh", "ksh", "fish"}
 SIDE_BY_SIDE = ("evaluate", "export")
-"""Stages that run at the same time.
-
-They score pair by pair, which uses few cores, so each gets half of the threads.
-"""
+"""Stages that run at the same time. They use few cores, so each gets half of the threads."""
 FORGOTTEN_S = 30 * 24 * 3600.0
 """Seconds after which work in progress that no stage resumed is removed."""
 GRACE_S = 15.0
@@ -112,10 +106,7 @@ class Context:
         return not self.rank
 
     def end(self, error: BaseException, address: str) -> NoReturn:
-        """End the process with one error message.
-
-        One of several processes writes the message to a file for the launching stage.
-        """
+        """End the process with an error message; one of several writes it to its end file."""
         codes = {ValueError: 2, KeyboardInterrupt: 130}
         code = next((n for cls, n in codes.items() if isinstance(error, cls)), os.EX_IOERR)
         if self.ends is not None and self.rank is not None:
@@ -127,12 +118,9 @@ class Context:
         self.exit(code)
 
     def exit(self, code: int) -> NoReturn:
-        """End the process; one of several ends immediately.
-
-        Otherwise the teardown of what it shares with the others may wait for them, and the launcher
-        would not notice that it ended.
-        """
+        """End the process."""
         if self.rank is not None:
+            # Teardown may wait for the other processes, and the launcher would not see the end.
             sys.stderr.flush()
             os._exit(code)
         raise SystemExit(code) from None
@@ -200,7 +188,21 @@ class Stage:
 
         Comments, docstrings and blank lines do not count.
         """
-        return code_digest(code_files(_stages(), self.address, self.params))
+        return code_digest(code_files(self._graph, self.address, self.params))
+
+    @cached_property
+    def _graph(self) -> dict[str, Any]:
+        """Stages of dvc.yaml; empty if the file does not exist."""
+        return dict(read_yaml(GRAPH).get("stages", {})) if GRAPH.is_file() else {}
+
+    def record_code(self) -> None:
+        """Add the code to the run record: its digest, and the MD5 of each file as DVC has it."""
+        files = filter(Path.is_file, declared_files(self._graph, self.address, self.params))
+        self.record["code"] = {
+            file.as_posix(): hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+            for file in files
+        }
+        self.record["code_digest"] = self.code
 
     @contextlib.contextmanager
     def scratch(self, fingerprint: str, *, alone: bool = True) -> Iterator[Path]:
@@ -218,7 +220,7 @@ class Stage:
                 wait.
         """
         folder = self.scratch_of(self.address, fingerprint)
-        with self._alone_in(folder) if alone and self.first else contextlib.nullcontext():
+        with self._locked(folder) if alone and self.first else contextlib.nullcontext():
             folder.mkdir(parents=True, exist_ok=True)
             os.utime(folder)
             self._tally = folder / _TALLY
@@ -227,18 +229,14 @@ class Stage:
             yield folder
 
     @contextlib.contextmanager
-    def _alone_in(self, folder: Path) -> Iterator[None]:
-        path = lock_of(folder)
-
+    def _locked(self, folder: Path) -> Iterator[None]:
         def wait(holder: str) -> None:
             # The other processes of the group would not wait for this one.
             if self.context.rank is not None:
-                raise ValueError(
-                    f"process {holder} works in {folder} already; wait for it or stop it"
-                )
-            log.info("waiting for process %s, at work in %s", holder, folder)
+                raise ValueError(f"process {holder} already uses {folder}; wait for it or stop it")
+            log.info("waiting for process %s, which uses %s", holder, folder)
 
-        with lock(path, wait):
+        with lock(path := lock_of(folder), wait):
             try:
                 yield
             finally:
@@ -262,7 +260,7 @@ class Stage:
             "seed": self.seed,
             **self.cost.spent(),
             **({"interrupted": self.cost.before} if self.cost.before else {}),
-            **surroundings(inputs(_stages(), self.params)),
+            **surroundings(inputs(self._graph, self.params)),
             **self.record,
         }
         path = self.layout.record(self.address)
@@ -291,29 +289,10 @@ def verified_digest(stage: Stage, dataset: str) -> str:
     digest = str(describe(stage.layout.data(dataset))["digest"])
     if verdict["digest"] != digest:
         raise ValueError(
-            f"data set {dataset} has changed since it was validated; run validate@{dataset}"
+            f"dataset {dataset} changed after its validation; "
+            f"run `albef run --only validate@{dataset}`"
         )
     return digest
-
-
-def file_md5s(address: str, params: Mapping[str, Any]) -> dict[str, str]:
-    """Return the MD5 of each code file that dvc.yaml declares for a stage, in DVC's format."""
-    files = filter(Path.is_file, declared_files(_stages(), address, params))
-    return {
-        file.as_posix(): hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
-        for file in files
-    }
-
-
-def _stages() -> dict[str, Any]:
-    """Return the stages of dvc.yaml; empty if the file does not exist."""
-    return _parsed(GRAPH.read_text()) if GRAPH.is_file() else {}
-
-
-@cache
-def _parsed(graph: str) -> dict[str, Any]:
-    """Return the stages of dvc.yaml, given its text as the cache key, since parsing is slow."""
-    return dict(read_yaml(GRAPH).get("stages", {}))
 
 
 def lock_of(folder: Path) -> Path:
@@ -324,8 +303,8 @@ def lock_of(folder: Path) -> Path:
 def _remove_forgotten(root: Path) -> None:
     """Remove work in progress that no stage has resumed for a month."""
     for folder in root.iterdir():
-        if folder.is_dir() and _idle_s(folder) > FORGOTTEN_S and not _is_at_work(folder):
-            log.info("%s is removed: nothing has been written there for a month", folder)
+        if folder.is_dir() and _idle_s(folder) > FORGOTTEN_S and not _is_locked(folder):
+            log.info("removed %s: nothing was written there for a month", folder)
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -337,7 +316,7 @@ def _idle_s(folder: Path) -> float:
         return 0.0
 
 
-def _is_at_work(folder: Path) -> bool:
+def _is_locked(folder: Path) -> bool:
     """Return whether a process holds a lock in a folder, no matter how old its files are."""
     try:
         files = (path for path in folder.rglob("*") if path.is_file())
@@ -349,7 +328,7 @@ def _is_at_work(folder: Path) -> bool:
 def _seed(params: Mapping[str, Any], name: str) -> int:
     seed = params.get(name)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise ParamsError(f"{PARAMS}: {name} must be a whole number from 0, got {seed!r}")
+        raise ParamsError(f"{PARAMS}: {name} must be a non-negative integer, got {seed!r}")
     return seed
 
 
@@ -361,13 +340,12 @@ def end_file(folder: Path, rank: int) -> Path:
 def die_with_dvc(context: Context) -> None:
     """Watch the DVC process that started this stage and end with it.
 
-    The stage is first asked to end, so that a training can save a checkpoint. A shell may run
-    between the two processes, so it is not enough to watch the direct parent. A flow passes the id
+    The stage is first asked to end, so that a training can save a checkpoint. A flow passes the id
     of the DVC process, since it may have died while this process was still importing.
     """
     if not context.by_dvc:  # A stage that was started by hand has no DVC process to watch.
         return
-    parents = psutil.Process().parents()
+    parents = psutil.Process().parents()  # A shell may run between the two processes.
     dvc = context.dvc or next((p.pid for p in parents if p.name() not in SHELLS), 0)
     if context.launched_on != platform.node():
         dvc = os.getppid()  # A process on another machine than its DVC watches its launcher.
@@ -389,7 +367,7 @@ def main(
 
     Args:
         run: does the work of the stage.
-        launch: runs the stage in several processes; returns false if one process is requested.
+        launch: runs the stage in several processes, or returns false if it needs only one.
     """
     context = Context.read()
     name = Path(sys.argv[0]).stem
@@ -400,8 +378,7 @@ def main(
     die_with_dvc(context)
     try:
         stage = Stage(name, key, context)
-        stage.record["code"] = file_md5s(stage.address, stage.params)
-        stage.record["code_digest"] = stage.code
+        stage.record_code()
         if launch(stage):
             return  # The first of its processes writes the record.
         run(stage)

@@ -114,7 +114,7 @@ def test_it_is_equal_each_time_and_another_limit_scores_nothing_again(here: Path
     assert known.stat().st_mtime_ns == written
     described = json.loads((BASE / "dataset.json").read_text())
     (BASE / "dataset.json").write_text(json.dumps(described | {"digest": "other"}))
-    with pytest.raises(ValueError, match="web has changed since it was validated"):
+    with pytest.raises(ValueError, match="web changed after its validation"):
         again()
 
 

@@ -27,7 +27,7 @@ def test_a_slot_of_the_cpu_is_a_core(
         with device_slot("cpu", 1):  # as there is another core
             thread = threading.Thread(target=both)
             thread.start()
-            while f"waiting for cpu: process {os.getpid()} works on it" not in caplog.text:
+            while f"waiting for cpu: process {os.getpid()} uses it" not in caplog.text:
                 time.sleep(0.01)
             order.append("one")
         thread.join(30)  # two of three are free
@@ -55,5 +55,5 @@ def test_a_slot_follows_no_link_of_another_user(
 
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="is not a folder of this user alone"), device_slot("cpu"):
+    with pytest.raises(OSError, match="belongs to another user"), device_slot("cpu"):
         pass

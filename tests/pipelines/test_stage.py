@@ -65,7 +65,7 @@ def test_a_stage_is_alone_in_its_scratch_and_one_that_cannot_wait_is_refused(
     with Stage("pretrain", "").scratch("0" * 20) as own:
         monkeypatch.setenv("RANK", "0")
         with (
-            pytest.raises(ValueError, match=f"process {os.getpid()} works in {own} already; wait"),
+            pytest.raises(ValueError, match=f"process {os.getpid()} already uses {own}; wait"),
             Stage("pretrain", "").scratch("0" * 20),
         ):
             pass

@@ -174,7 +174,7 @@ def test_training_refuses_data_that_was_not_validated(trained: Path) -> None:
     verdict = Path("products/verdicts/scenes.json")
     kept = verdict.read_text()
     verdict.write_text(json.dumps({"dataset": "scenes", "digest": "0" * 64}))
-    with pytest.raises(ValueError, match="scenes has changed since it was validated"):
+    with pytest.raises(ValueError, match="scenes changed after its validation"):
         step("finetune", "retrieval")
     verdict.write_text(kept)
 
@@ -203,7 +203,7 @@ def test_a_training_waits_for_its_device_and_saves_its_last_step_when_it_is_stop
             process = start(trained, start_new_session=True)
             assert process.stderr is not None
             if not saved:
-                waits = f"waiting for cpu: process {os.getpid()} works on it"
+                waits = f"waiting for cpu: process {os.getpid()} uses it"
                 assert waits in process.stderr.readline()
         if saved:
             assert any(f"going on at step {saved} of 64" in line for line in process.stderr)
