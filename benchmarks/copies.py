@@ -21,7 +21,7 @@ from albef.data.record import Record
 from albef.ingest.blocks import Blocks
 from albef.ingest.config import IngestConfig
 from albef.ingest.duplicates import HELDOUT, contaminated, read_fingerprints
-from albef.ingest.prepare import Prepared, Rules, encoded, prepare
+from albef.ingest.prepare import Prepared, Rules, encode, prepare
 
 DISTANCE = 4
 _RNG = np.random.default_rng(1)
@@ -44,7 +44,7 @@ def _overlaid(picture: Image.Image) -> Image.Image:
 
 
 CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "recompressed (JPEG, quality 30)": lambda picture: decode(encoded(picture, "jpeg", 30)),
+    "recompressed (JPEG, quality 30)": lambda picture: decode(encode(picture, "jpeg", 30)),
     "half as large": lambda picture: picture.reduce(2),
     "a text over it": _overlaid,
     "mirrored": ImageOps.mirror,
@@ -108,7 +108,7 @@ def _rows(records: list[Record], rules: Rules) -> Iterator[Prepared]:
 
 def _heldout(tests: list[Record], rules: Rules) -> pa.Table:
     rows = [
-        {"dataset": "tests", "key": row.record.key, "digest": one.digest, "look": one.look}
+        {"dataset": "tests", "key": row.record.key, "digest": one.digest, "look": one.phash}
         for row in _rows(tests, rules)
         for one in row.fingerprints
     ]

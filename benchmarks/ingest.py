@@ -32,7 +32,7 @@ from albef.data.rejection import Rejection
 from albef.ingest import duplicates, shard_writer
 from albef.ingest.blocks import Blocks
 from albef.ingest.config import IngestConfig
-from albef.ingest.pool import NumberedRow, prepared
+from albef.ingest.pool import NumberedRow, prepare_rows
 from albef.ingest.prepare import Fingerprint, Prepared, Rules
 from albef.ingest.sources import tables
 from albef.io import file_digest
@@ -106,7 +106,7 @@ def _speed(pictures: int, rounds: int) -> None:
 def _ingest(folder: Path, rows: Iterator[NumberedRow], rules: Rules) -> None:
     """The steps of the stage but for its sources."""
     blocks = Blocks(folder / "blocks")
-    _fill(blocks, prepared(rows, rules, 0))
+    _fill(blocks, prepare_rows(rows, rules, 0))
     _compare(blocks)
     _shards(folder / "data", blocks)
 
@@ -126,13 +126,7 @@ def _compare(blocks: Blocks) -> None:
 
 
 def _shards(folder: Path, blocks: Blocks) -> None:
-    records = (
-        record
-        for block in range(len(blocks))
-        for _, record in blocks.records(block)
-        if record is not None
-    )
-    shard_writer.write(folder, "data", records, shard_mb=8, licences=[], sources=[])
+    shard_writer.write(folder, "data", blocks.records(), shard_mb=8, licences=[], sources=[])
 
 
 def _growth(pictures: int, rounds: int) -> None:

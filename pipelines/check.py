@@ -27,7 +27,7 @@ from albef.ingest.blocks import Blocks
 from albef.ingest.config import IngestConfig, RowsConfig
 from albef.ingest.derive import derive
 from albef.ingest.duplicates import compare, read_heldout
-from albef.ingest.pool import prepared
+from albef.ingest.pool import prepare_rows
 from albef.ingest.prepare import Rules
 from albef.ingest.quarantine import SUMMARY, write_quarantine
 from albef.ingest.sources import read_rows
@@ -139,7 +139,7 @@ def _read(
     rules = Rules(intake, config.longest_side, min_scores=config.min_scores)
     scratch = stage.runtime.scratch_root
     source_rows = read_rows(stage.key, config.sources, stage.data_seed, scratch, rows)
-    prepared_rows = prepared(source_rows, rules, stage.runtime.workers)
+    prepared_rows = prepare_rows(source_rows, rules, stage.runtime.workers)
     while block := list(itertools.islice(prepared_rows, _BLOCK)):
         blocks.write(block)
     return blocks
@@ -159,11 +159,10 @@ def _foresee(
 
     def records() -> Iterator[Record]:
         nonlocal left_or_right
-        for row, record in (pair for block in range(len(blocks)) for pair in blocks.records(block)):
-            if record is not None and row.number not in dropped:
-                splits.add(record.split)
-                left_or_right += any(map(_SIDES.search, record.captions))
-                yield record
+        for record in blocks.records(dropped):
+            splits.add(record.split)
+            left_or_right += any(map(_SIDES.search, record.captions))
+            yield record
 
     shard_writer.write(folder, stage.key, records(), shard_mb=512, licences=[], sources=[])
     stats = read_image_stats(folder, stage.runtime.threads)

@@ -24,7 +24,7 @@ from albef.data.store import Store
 from albef.ingest.blocks import Batch, Blocks
 from albef.ingest.config import IngestConfig, RowsConfig
 from albef.ingest.duplicates import compare, read_heldout
-from albef.ingest.pool import NumberedRow, portions, prepared
+from albef.ingest.pool import NumberedRow, portions, prepare_rows
 from albef.ingest.prepare import Prepared, Rules
 from albef.ingest.quarantine import write_quarantine
 from albef.ingest.shard_writer import ShardWriter
@@ -49,7 +49,7 @@ def run(stage: Stage) -> None:
     with stage.scratch("rows") as work:
         data, quarantine = work / "data", work / "quarantine"
         blocks = Blocks(work / "blocks", _digest(rules))
-        _read(blocks, stage, config, rules)
+        _prepare(blocks, stage, config, rules)
         heldout = read_heldout(paths)
         dropped, repeated = compare(blocks, config, limits.near_distance, heldout)
         for folder in (data, quarantine):  # A killed run may have left these folders.
@@ -58,16 +58,13 @@ def run(stage: Stage) -> None:
         rows, kept = blocks.starts[-1], blocks.starts[-1] - reasons.total()
         cut = _rows_of_cut_shards(quarantine) if reasons else 0
         if not kept or max(0, kept - cut) < limits.min_yield * rows:
-            _place(quarantine, stage.layout.quarantine(stage.key))
-            raise ShardError(_too_few(stage, rows, cut, reasons, limits.min_yield))
-        described = _write(data, blocks, dropped, config, stage)
+            _publish(quarantine, stage.layout.quarantine(stage.key))
+            raise ShardError(_yield_message(stage, rows, cut, reasons, limits.min_yield))
+        described = _write_shards(data, blocks, dropped, config, stage)
         if (written := sum(described["splits"].values())) != kept:
-            raise ShardError(
-                f"{rows} rows gave {written} records in shards and {reasons.total()} in the "
-                "quarantine, which do not add up; please report this"
-            )
-        _place(quarantine, stage.layout.quarantine(stage.key))
-        _place(data, stage.layout.data(stage.key))
+            raise ShardError(f"{written} records were written instead of {kept}; please report it")
+        _publish(quarantine, stage.layout.quarantine(stage.key))
+        _publish(data, stage.layout.data(stage.key))
         blocks.finish()
     stage.made(stage.layout.data(stage.key) / "dataset.json")
     stage.record["records"] = described["splits"]
@@ -75,16 +72,13 @@ def run(stage: Stage) -> None:
     for split, count in described["splits"].items():
         log.info("%s: %d records", split, count)
     for (source, reason), count in sorted(reasons.items()):
-        log.info("%s: %d rows set aside: %s", source, count, reason)
+        log.info("%s: %d rows rejected: %s", source, count, reason)
     totals = described["captions"], described["shards"], described["digest"][:16]
     log.info("%d captions, %d shards, digest %s", *totals)
 
 
 def _digest(rules: Rules) -> str:
-    """Return the digest of everything but the row that a prepared row depends on.
-
-    This is the values, the code, and the versions of the packages that the code uses.
-    """
+    """Return the digest of the values, code and packages that prepared rows depend on."""
     folders = (Path(package.__path__[0]) for package in (albef.data, albef.ingest))
     code = sorted(file for folder in folders for file in folder.rglob("*.py"))
     values = [
@@ -96,21 +90,7 @@ def _digest(rules: Rules) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _sources(config: RowsConfig) -> list[dict[str, Any]]:
-    """Return the values of all sources, in order, with their names."""
-    return [
-        {"name": name, **source.model_dump(mode="json", exclude={"licences"})}
-        for name, source in config.sources.items()
-    ]
-
-
-def _licences(config: RowsConfig) -> list[Mapping[str, str]]:
-    """Return the licences of all sources, each once."""
-    licences = [licence for source in config.sources.values() for licence in source.terms()]
-    return [licence for i, licence in enumerate(licences) if licence not in licences[:i]]
-
-
-def _read(blocks: Blocks, stage: Stage, config: RowsConfig, rules: Rules) -> None:
+def _prepare(blocks: Blocks, stage: Stage, config: RowsConfig, rules: Rules) -> None:
     """Write all rows into blocks; rows that were prepared before are not prepared again."""
     batches: deque[Batch] = deque()
     pending: list[Prepared | Rejection] = []
@@ -122,35 +102,38 @@ def _read(blocks: Blocks, stage: Stage, config: RowsConfig, rules: Rules) -> Non
             del pending[: batch.missing]
 
     def missing() -> Iterator[NumberedRow]:
-        seed, scratch, off = stage.data_seed, stage.runtime.scratch_root, config.split_off
         rows = read_rows(
-            stage.key, config.sources, seed, scratch, split_off=off, engine=stage.runtime.engine
-        )
+            stage.key, config.sources, stage.data_seed, stage.runtime.scratch_root,
+            split_off=config.split_off, engine=stage.runtime.engine,
+        )  # fmt: skip
         for portion in portions(log_progress(rows), _ROWS, _BYTES):
             batch, new = blocks.batch(portion)
             batches.append(batch)
             write()
             yield from new
 
-    for row in prepared(missing(), rules, stage.runtime.workers, stage.runtime.engine):
+    for row in prepare_rows(missing(), rules, stage.runtime.workers, stage.runtime.engine):
         pending.append(row)
         write()
 
 
-def _write(
+def _write_shards(
     folder: Path, blocks: Blocks, dropped: Container[int], config: RowsConfig, stage: Stage
 ) -> dict[str, Any]:
-    """Write the shards of all kept rows, and their index; return what dataset.json holds."""
+    """Write the shards of all kept rows, and their index; return the contents of dataset.json."""
     store = Store(config.store) if config.store else None
     with ShardWriter(folder, stage.key, config.shard_mb, store) as writer:
-        for block in range(len(blocks)):
-            for row in blocks.rows(block, blocks.kept(block, dropped)):
-                writer.add(row.record(blocks.images(row)))
-        sources = _sources(config)
-        for values, source in zip(sources, config.sources.values(), strict=True):
-            inputs = {name: file_digest(path) for name, path in source.inputs().items()}
-            values |= {"seed": stage.data_seed, "inputs": inputs}
-        return writer.finish(_licences(config), sources)
+        for record in blocks.records(dropped):
+            writer.add(record)
+        sources: list[dict[str, Any]] = []
+        licences: list[Mapping[str, str]] = []
+        for name, source in config.sources.items():
+            values = source.model_dump(mode="json", exclude={"licences"})
+            inputs = {key: file_digest(path) for key, path in source.inputs().items()}
+            sources.append({"name": name, **values, "seed": stage.data_seed, "inputs": inputs})
+            licences += source.terms()
+        distinct = [term for i, term in enumerate(licences) if term not in licences[:i]]
+        return writer.finish(distinct, sources)
 
 
 def _rows_of_cut_shards(quarantine: Path) -> int:
@@ -165,27 +148,28 @@ def _rows_of_cut_shards(quarantine: Path) -> int:
     return sum(lines) - len(lines)
 
 
-def _too_few(
+def _yield_message(
     stage: Stage, rows: int, cut: int, reasons: Counter[tuple[str, str]], min_yield: float
 ) -> str:
+    """Return the error message for a dataset of which too few rows are kept."""
     if not rows:
-        return f"data set {stage.key} has no row: its sources are empty"
+        return f"the sources of dataset {stage.key} have no rows"
     counts: Counter[str] = Counter()
     for (_, reason), count in reasons.items():
         counts[reason] += count
-    remaining = max(0, rows - reasons.total() - cut)
-    top_reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common(5))
+    kept = max(0, rows - reasons.total() - cut)
+    rejected = ", ".join(f"{count} {reason}" for reason, count in counts.most_common(5))
+    missing = f", not counting {cut} of shards that were cut off" if cut else ""
+    limit = f", below ingest.min_yield {min_yield:g}" if min_yield else ""
     path = stage.layout.quarantine(stage.key) / "quarantine.parquet"
-    without = f" without the {cut} of shards that were cut" if cut else ""
-    required = f", less than ingest.min_yield {min_yield:g} asks for" if min_yield else ""
-    lower = " or lower ingest.min_yield" if remaining else ""
+    lower = " or lower ingest.min_yield" if kept else ""
     return (
-        f"of {rows} rows {remaining} are left{without} ({100 * remaining / rows:.3g} %){required}; "
-        f"set aside were {top_reasons}: see {path}, mend the source{lower}"
+        f"{kept} of {rows} rows were kept{missing} ({100 * kept / rows:.3g} %){limit}; rejected: "
+        f"{rejected}. See {path}, then fix the source{lower}"
     )
 
 
-def _place(folder: Path, target: Path) -> None:
+def _publish(folder: Path, target: Path) -> None:
     """Move a finished folder to its target, which never holds a partial folder."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")

@@ -23,7 +23,7 @@ from albef.commands import embed
 from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection
 from albef.data.shards import Shards
-from albef.ingest.pool import prepared
+from albef.ingest.pool import prepare_rows
 from albef.layout import Engine
 from pipelines.stage import Stage
 from tests.commands.conftest import scenes as scenes
@@ -194,10 +194,10 @@ def test_a_row_that_ends_its_process_is_set_aside(nodes: Cluster) -> None:
         (i + 1, Record(f"k{i}", image, ("a picture",), i, "train", "toy"))
         for i, image in enumerate(images)
     ]
-    of_others = list(prepared(rows[:20] + rows[21:], rules(), 0))
+    of_others = list(prepare_rows(rows[:20] + rows[21:], rules(), 0))
     engines: list[Engine] = ["local", "ray"]
     for engine in engines:
-        made = list(prepared(rows, rules(), 1, engine))
+        made = list(prepare_rows(rows, rules(), 1, engine))
         (refused,) = (row for row in made if isinstance(row, Rejection))
         assert (refused.line, refused.reason) == (21, Reason.UNDECODABLE)
         assert "ended the process" in refused.detail

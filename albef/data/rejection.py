@@ -59,8 +59,8 @@ class Rejection:
     reason: Reason
     detail: str
     """The exact problem, as an error message."""
-    picture: bytes = b""
-    """Small JPEG for a person to look at, if there is one."""
+    thumbnail: bytes = b""
+    """Small JPEG for a person to look at; empty if there is none."""
 
 
 class RowError(ValueError):
@@ -75,5 +75,5 @@ class RowError(ValueError):
         """Return the rejection of a row that led to an error of any type."""
         if isinstance(error, RowError):
             return error
-        detail = f"it cannot be read ({type(error).__name__}: {str(error)[:200]})"
+        detail = f"the row cannot be read ({type(error).__name__}: {str(error)[:200]})"
         return cls(Reason.MALFORMED_ROW, detail)

@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -35,18 +35,18 @@ SCHEMA = pa.schema({
     "source": pa.string(), "line": pa.int64(), "name": pa.string(), "reason": pa.string(),
     "detail": pa.string(), "key": pa.string(), "split": pa.string(), "image_id": pa.int64(),
     "captions": pa.list_(pa.string()), "meta": pa.string(), "digests": pa.list_(pa.binary(16)),
-    "looks": pa.list_(pa.uint64()), "picture": pa.binary(), "digest": pa.binary(16),
-    "images": pa.int64(), "place": pa.int64(),
+    "phashes": pa.list_(pa.uint64()), "thumbnail": pa.binary(), "digest": pa.binary(16),
+    "images": pa.int64(), "position": pa.int64(),
 })  # fmt: skip
-"""Columns of a block's rows. ``reason`` is null if a row is kept so far, and ``picture`` is a small
-image of a rejected row. ``digest`` is that of the row as its source gave it. ``images`` is the
-number of the file with its images, and ``place`` is their position in it."""
+"""Columns of a block's rows. ``reason`` is null if a row is kept so far, and ``thumbnail`` is a
+small image of a rejected row. ``digest`` is that of the row as its source gave it. ``images`` is
+the number of the file with its images, and ``position`` is their position in it."""
 _IMAGES = pa.schema([("images", pa.list_(pa.large_binary()))])
 _PRIOR = pa.schema({
     "digest": pa.binary(16), "images": pa.int64(), "block": pa.int64(), "row": pa.int64(),
 })  # fmt: skip
-_LONGEST = 8000  # characters of a row's name, and of its detail
-_OPEN = 64  # files that stay open, the most recently used ones
+_MAX_CHARS = 8000  # of a row's name, and of its detail
+_MAX_OPEN = 64  # files that stay open, the most recently used ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,8 @@ class Prior:
         if not len(self.digests):
             return np.full(len(digests), -1)
         wanted = np.array(digests, "S16")
-        places = np.searchsorted(self.digests, wanted).clip(max=len(self.digests) - 1)
-        return np.where(self.digests[places] == wanted, places, -1)
+        positions = np.searchsorted(self.digests, wanted).clip(max=len(self.digests) - 1)
+        return np.where(self.digests[positions] == wanted, positions, -1)
 
 
 class Blocks:
@@ -126,7 +126,7 @@ class Blocks:
         self._earlier = sorted(int(path.name[5:]) for path in folder.glob("rows-*"))
         numbers = (int(path.name.partition("-")[2]) for path in folder.glob("*-*"))
         self._first = max(numbers, default=-1) + 1
-        self._read = functools.lru_cache(_OPEN)(_read)
+        self._read = functools.lru_cache(_MAX_OPEN)(_read)
         self.starts = [0]
 
     def __len__(self) -> int:
@@ -134,31 +134,28 @@ class Blocks:
 
     def table(self, block: int) -> pa.Table:
         """Return the rows of a block, as :data:`SCHEMA`."""
-        return self._read(self._rows(self._first + block))
+        return self._read(self._file("rows", self._first + block))
 
-    def _rows(self, number: int) -> Path:
-        return self._folder / f"rows-{number:08d}"
-
-    def _images(self, number: int) -> Path:
-        return self._folder / f"images-{number:08d}"
+    def _file(self, kind: Literal["rows", "images"], number: int) -> Path:
+        return self._folder / f"{kind}-{number:08d}"
 
     def batch(self, rows: list[NumberedRow]) -> tuple[Batch, list[NumberedRow]]:
         """Return a batch with the known ones of a source's rows, and the rows to be prepared."""
         digests = [digest_of(row) for _, row in rows]
-        places = self._prior.find(digests)
+        positions = self._prior.find(digests)
         is_record = np.array([isinstance(row, Record) for _, row in rows], bool)
-        is_known = is_record & (places >= 0)
-        known = self._gather(places[is_known])
+        is_known = is_record & (positions >= 0)
+        known = self._gather(positions[is_known])
         current = [rows[i] for i in np.flatnonzero(is_known)]
         new = [rows[i] for i in np.flatnonzero(~is_known)]
-        return Batch(digests, is_known, _placed(known, current)), new
+        return Batch(digests, is_known, _updated(known, current)), new
 
-    def _gather(self, places: NDArray[np.int64]) -> pa.Table:
+    def _gather(self, positions: NDArray[np.int64]) -> pa.Table:
         """Return the earlier rows at some positions among the sorted ones, in that order."""
-        blocks, rows = self._prior.blocks[places], self._prior.rows[places]
+        blocks, rows = self._prior.blocks[positions], self._prior.rows[positions]
         pieces = [SCHEMA.empty_table()]
         for number in np.unique(blocks):
-            block = self._read(self._rows(number)).replace_schema_metadata()
+            block = self._read(self._file("rows", number)).replace_schema_metadata()
             pieces.append(block.take(rows[blocks == number]))
         by_block = np.argsort(blocks, kind="stable")
         return pa.concat_tables(pieces).take(np.argsort(by_block))
@@ -172,7 +169,7 @@ class Blocks:
         """
         tables = [_PRIOR.empty_table()]
         for number in self._earlier:
-            block = self._read(self._rows(number))
+            block = self._read(self._file("rows", number))
             if block.schema.metadata[b"rules"].decode() == self._rules["rules"]:
                 rows = block.select(["digest", "images"]).replace_schema_metadata()
                 rows = rows.append_column("block", pa.array([number] * len(rows), pa.int64()))
@@ -186,21 +183,18 @@ class Blocks:
         return Prior(digests, prior["block"].to_numpy(), prior["row"].to_numpy())
 
     def _is_usable(self, images: int | None, rows: int) -> bool:
-        """Return whether a file of images exists and ``rows`` rows are at least half of it.
-
-        The result is true for rows without images.
-        """
+        """Return whether a file of images, if any, exists and mostly belongs to ``rows`` rows."""
         if images is None:
             return True
-        path = self._images(images)
+        path = self._file("images", images)
         return path.exists() and 2 * rows >= self._read(path).num_rows
 
     def write(self, rows: Sequence[Prepared | Rejection], batch: Batch | None = None) -> None:
         """Append a block of prepared rows, together with the known rows of their batch."""
         number = self._first + len(self)
-        pictures = [row.record.images for row in rows if isinstance(row, Prepared)]
-        if pictures:
-            _write(self._images(number), pa.table([pictures], schema=_IMAGES))
+        images = [row.record.images for row in rows if isinstance(row, Prepared)]
+        if images:
+            _write(self._file("images", number), pa.table([images], schema=_IMAGES))
         positions = itertools.count()
         values = [_values(row, number, positions) for row in rows]
         table = pa.Table.from_pylist(values, SCHEMA)
@@ -210,43 +204,45 @@ class Blocks:
             at[batch.is_known] = table.num_rows + np.arange(batch.known.num_rows)
             table = pa.concat_tables([table, batch.known]).take(at).combine_chunks()
             table = _with_column(table, "digest", batch.digests)
-        _write(self._rows(number), table.replace_schema_metadata(self._rules))
+        _write(self._file("rows", number), table.replace_schema_metadata(self._rules))
         self.starts.append(self.starts[-1] + table.num_rows)
 
     def finish(self) -> None:
         """End an ingest: remove the parts of earlier ingests that it did not need."""
         for number in self._earlier:
-            self._rows(number).unlink()
+            self._file("rows", number).unlink()
         tables = map(self.table, range(len(self)))
         needed = {number for table in tables for number in table["images"].unique().to_pylist()}
         for path in self._folder.glob("images-*"):
             if int(path.name.partition("-")[2]) not in needed:
                 path.unlink()
 
-    def kept(self, block: int, dropped: Container[int]) -> NDArray[np.bool_]:
-        """Return a mask of the rows of a block that are neither rejected nor dropped, by number."""
-        numbers = range(self.starts[block], self.starts[block + 1])
-        is_kept = np.array([number not in dropped for number in numbers], bool)
-        is_kept &= self.table(block)["reason"].is_null().to_numpy()
-        return is_kept
+    def kept(self, dropped: Container[int] = ()) -> Iterator[Row]:
+        """Yield the rows that are neither rejected nor in ``dropped``, by number, in order."""
+        return self._rows(dropped, kept=True)
 
-    def rows(self, block: int, chosen: NDArray[np.bool_] | None = None) -> Iterator[Row]:
-        """Yield the rows of a block, or the chosen ones, in order."""
-        table = self.table(block)
-        places = np.arange(table.num_rows) if chosen is None else np.flatnonzero(chosen)
-        for place, values in zip(places.tolist(), table.take(places).to_pylist(), strict=True):
-            yield Row(self.starts[block] + place, values)
+    def rejected(self, dropped: Container[int] = ()) -> Iterator[Row]:
+        """Yield the rows that are rejected or in ``dropped``, by number, in order."""
+        return self._rows(dropped, kept=False)
 
-    def records(self, block: int) -> Iterator[tuple[Row, Record | None]]:
-        """Yield the rows of a block in order, each with its record, or None if it is not kept."""
-        for row in self.rows(block):
-            is_kept = row.values["reason"] is None
-            yield row, row.record(self.images(row)) if is_kept else None
+    def _rows(self, dropped: Container[int], *, kept: bool) -> Iterator[Row]:
+        for block in range(len(self)):
+            table, start = self.table(block), self.starts[block]
+            numbers = range(start, start + table.num_rows)
+            is_kept = np.array([number not in dropped for number in numbers], bool)
+            is_kept &= table["reason"].is_null().to_numpy()
+            positions = np.flatnonzero(is_kept == kept)
+            values = table.take(positions).to_pylist()
+            yield from map(Row, (start + positions).tolist(), values)
+
+    def records(self, dropped: Container[int] = ()) -> Iterator[Record]:
+        """Yield the records of the rows that :meth:`kept` yields."""
+        return (row.record(self.images(row)) for row in self.kept(dropped))
 
     def images(self, row: Row) -> list[bytes]:
         """Return the images of a row that is kept so far."""
-        file = self._read(self._images(row.values["images"]))
-        images: list[bytes] = file["images"][row.values["place"]].as_py()
+        file = self._read(self._file("images", row.values["images"]))
+        images: list[bytes] = file["images"][row.values["position"]].as_py()
         return images
 
     def at(self, number: int, column: str) -> Any:
@@ -277,7 +273,7 @@ def digest_of(row: Record | Rejection) -> bytes:
     return digest.digest()[:16]
 
 
-def _placed(table: pa.Table, rows: Sequence[NumberedRow]) -> pa.Table:
+def _updated(table: pa.Table, rows: Sequence[NumberedRow]) -> pa.Table:
     """Return known rows with their current line, source, key, split and image id."""
     table = _with_column(table, "line", [line for line, _ in rows])
     table = _with_column(table, "source", [row.source for _, row in rows])
@@ -311,31 +307,28 @@ def digests_of(column: pa.ChunkedArray) -> NDArray[np.bytes_]:
 
 
 def _values(row: Prepared | Rejection, images: int, positions: Iterator[int]) -> dict[str, Any]:
-    """Return the columns of a row.
-
-    If its images are kept, they take the next position in their file.
-    """
+    """Return the columns of a row; images that are kept take the next position in their file."""
     if isinstance(row, Rejection):
         return {
             "source": row.source,
             "line": row.line,
-            "name": escape_surrogates(row.key[:_LONGEST]),
+            "name": escape_surrogates(row.key[:_MAX_CHARS]),
             "reason": str(row.reason),
-            "detail": escape_surrogates(row.detail[:_LONGEST]),
-            "picture": row.picture,
+            "detail": escape_surrogates(row.detail[:_MAX_CHARS]),
+            "thumbnail": row.thumbnail,
         }
     record = row.record
     return {
         "source": record.source,
         "line": row.line,
-        "name": escape_surrogates(row.name[:_LONGEST]),
+        "name": escape_surrogates(row.name[:_MAX_CHARS]),
         "key": record.key,
         "split": record.split,
         "image_id": record.image_id,
         "captions": record.captions,
         "meta": json.dumps(record.meta, sort_keys=True, ensure_ascii=False),
         "digests": [image.digest for image in row.fingerprints],
-        "looks": [image.look for image in row.fingerprints],
+        "phashes": [image.phash for image in row.fingerprints],
         "images": images,
-        "place": next(positions),
+        "position": next(positions),
     }

@@ -1,7 +1,7 @@
 """Cleaning of captions from any origin to plain text, and rejection of unusable ones.
 
-These rules remove only content that is not language. Lower case, punctuation and length are matters
-of a task (:mod:`albef.preprocessing.text`).
+Only content that is not language is removed. Lower case, punctuation and length depend on the task
+(:mod:`albef.preprocessing.text`).
 """
 
 import re
@@ -23,7 +23,7 @@ _DROPPED = re.compile(r"<(script|style)\b[^<>]*>.*?(</\1\s*>|\Z)|<!--.*?(-->|\Z)
 _TAG = re.compile(rf"<!doctype[^<>]*>|</?(?:{'|'.join(_TAGS.split())})\b[^<>]*/?>", re.I)
 _GAPS = re.compile("[\0\x0b\x1c-\x1f]")  # These stand between words, and ftfy would join the words.
 _SPACES = re.compile(r"\s+")
-_UNSEEN = re.compile(
+_INVISIBLE = re.compile(
     "[\u00ad\u115f\u1160\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\u3164\ufeff\uffa0]"
 )
 _RULES = ftfy.TextFixerConfig(explain=False, uncurl_quotes=False)
@@ -33,7 +33,7 @@ def clean(text: str) -> str:
     """Return a caption without HTML, control characters and broken letters, with single spaces.
 
     Raises:
-        Refused: the caption has lost letters through a wrong encoding.
+        RowError: the caption has lost letters through a wrong encoding.
     """
     if _PLAIN.fullmatch(text):
         return _SPACES.sub(" ", text) if "  " in text else text
@@ -41,9 +41,11 @@ def clean(text: str) -> str:
     text = _TAG.sub(" ", _DROPPED.sub(" ", text))
     text = ftfy.fix_text(text, _RULES)
     text = _TAG.sub(" ", _DROPPED.sub(" ", text))  # Tags may have been written as &lt;b&gt;.
-    text = _SPACES.sub(" ", _UNSEEN.sub("", text)).strip()
+    text = _SPACES.sub(" ", _INVISIBLE.sub("", text)).strip()
     if "\ufffd" in text:
-        raise RowError(Reason.MALFORMED_ROW, f"letters are lost in the caption {_quoted(text)}")
+        raise RowError(
+            Reason.MALFORMED_ROW, f"a wrong encoding lost letters of caption {_quoted(text)}"
+        )
     return text
 
 
@@ -51,10 +53,10 @@ def clean_captions(captions: Iterable[str], max_chars: int) -> tuple[str, ...]:
     """Return the usable captions of a row, cleaned, each once even if cleaning made some equal.
 
     Raises:
-        Refused: no caption is left; the reason is that of the last dropped caption.
+        RowError: no caption is left; the reason is that of the last dropped caption.
     """
     cleaned: dict[str, None] = {}
-    rejection = RowError(Reason.NO_CAPTION, "there is no caption")
+    rejection = RowError(Reason.NO_CAPTION, "the row has no caption")
     for raw in captions:
         try:
             cleaned[_allowed(raw, max_chars)] = None
@@ -69,10 +71,10 @@ def _allowed(raw: str, max_chars: int) -> str:
     # A caption that is much too long is not worth cleaning.
     text = raw if len(raw) > 64 * max_chars else clean(raw)
     if not any(map(str.isalnum, text)):
-        raise RowError(Reason.NO_CAPTION, f"the caption {_quoted(raw)} says nothing")
+        raise RowError(Reason.NO_CAPTION, f"caption {_quoted(raw)} has no letters or digits")
     if len(text) > max_chars:
-        detail = f"a caption has {len(text)} characters; at most {max_chars} are kept"
-        raise RowError(Reason.CAPTION_TOO_LONG, detail)
+        limit = f"at most {max_chars} are allowed (ingest.max_caption_chars)"
+        raise RowError(Reason.CAPTION_TOO_LONG, f"a caption has {len(text)} characters; {limit}")
     return text
 
 
@@ -82,5 +84,5 @@ def _quoted(text: str) -> str:
 
 
 def escape_surrogates(text: str) -> str:
-    """Return a text of any origin as UTF-8 can hold it: unpaired surrogates are escaped."""
+    """Return a text that UTF-8 can encode: unpaired surrogates are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -27,17 +27,15 @@ class IngestConfig(Section):
     max_aspect_ratio: Annotated[float, Field(ge=1)] = 20.0
     """Largest ratio of the longer to the shorter side of an image."""
     min_sharpness: Bound = None
-    """Least sharpness of an image (:mod:`albef.data.image_quality`); an image below it is rejected
-    as blurred. null accepts any image; this also holds for the next three values."""
+    """Lowest sharpness of an image (:mod:`albef.data.image_quality`); an image below it is rejected
+    as blurred. null disables this check; this also holds for the next three values."""
     min_highlights: Bound = None
-    """Least brightness, 0 to 255, that the brightest 1 % of an image must reach; a darker image is
-    rejected."""
+    """Lowest brightness, 0 to 255, of the brightest 1 % of an image; a darker image is rejected."""
     max_shadows: Bound = None
-    """Largest brightness, 0 to 255, that the darkest 5 % of an image may have; a lighter image is
-    rejected."""
+    """Largest brightness, 0 to 255, of the darkest 5 % of an image; a lighter image is rejected."""
     min_entropy: Bound = None
-    """Least entropy of an image's brightness in bits; an image below it shows too little and is
-    rejected."""
+    """Lowest entropy of an image's brightness in bits; an image below it is rejected as nearly
+    empty."""
     max_caption_chars: Annotated[int, Field(ge=1)] = 1000
     """Characters of the longest caption, after cleaning; longer captions are dropped."""
     format: Literal["jpeg", "webp"] = "jpeg"
@@ -45,14 +43,14 @@ class IngestConfig(Section):
     quality: Annotated[int, Field(ge=1, le=100)] = 90
     """Encoding quality of such an image, 1 to 100."""
     near_distance: Annotated[int, Field(ge=0, le=8)] | None = 4
-    """Bits out of 64 in which the perceptual hashes of two images may differ if the images count as
-    the same. null compares only whole files."""
+    """Most of 64 bits in which the perceptual hashes of near-duplicates differ. null compares only
+    whole files."""
     crops: Annotated[int, Field(ge=0, le=9)] = 0
-    """Steps across and down at which each evaluation image is cropped to 70 % of its area. Training
-    images are compared with these crops too, if ``near_distance`` is set. 7 finds nine in ten of
-    such crops."""
+    """Steps across and down at which each evaluation image is cropped to 70 % of its area. If
+    ``near_distance`` is set, training images are compared with these crops too. 7 finds nine in ten
+    of such crops."""
     min_yield: Share = 0.95
-    """Least share of a dataset's rows that must reach its shards; ingest stops below it."""
+    """Lowest share of a dataset's rows that must be kept; ingest fails below it."""
 
 
 class RowsConfig(Section):
@@ -68,25 +66,25 @@ class RowsConfig(Section):
     """Longer side in pixels to which larger images are reduced; null stores all images at their
     original size."""
     duplicates: Literal["keep", "drop_exact", "drop_near"] = "keep"
-    """Training images to drop if an earlier one with another image id shows the same: ``keep``
-    drops none, ``drop_exact`` drops equal files, and ``drop_near`` also drops images that look
-    alike."""
+    """Training images to drop if they repeat an earlier one with another image id: ``keep`` drops
+    none, ``drop_exact`` drops equal files, and ``drop_near`` also drops near-duplicates."""
     min_scores: dict[str, float] = Field({})
-    """Least values of scores that the source provides for training rows (see its ``keep``), such as
-    ``{similarity: 0.3}`` for LAION's lists. A row with a lower score, or without the score, is
-    rejected."""
+    """Lowest scores of training rows, by a column that the source keeps (``keep``), such as
+    ``{similarity: 0.3}`` for LAION's lists. A row with a lower score or no score is rejected."""
     split_off: dict[Split, Annotated[float, Field(gt=0, lt=1)]] = Field({})
     """Shares of the training rows that become other splits, such as ``{val: 0.05, test: 0.05}``,
     for sources without these splits. Equal images are put into the same split."""
     screened: bool = False
-    """Drop training images that an evaluation split shows too. This covers the evaluation splits of
-    this dataset and of the datasets in ``ingest.heldout``."""
+    """Drop training images that are also in an evaluation split of this dataset or of the datasets
+    in ``ingest.heldout``."""
     store: str | None = None
-    """Bucket or folder (``s3://...``) that keeps the shards under their digests; null keeps them in
-    the artifact itself."""
+    """Bucket or folder (``s3://...``) that stores the shards under their digests; null stores them
+    in the dataset's folder."""
 
     @model_validator(mode="after")
-    def _leaves_some(self) -> Self:
-        if "train" in self.split_off or sum(self.split_off.values()) >= 1:
-            raise ValueError("split_off names other splits than train, with shares of less than 1")
+    def _check_split_off(self) -> Self:
+        if "train" in self.split_off:
+            raise ValueError("split_off must not contain train, which keeps the remaining rows")
+        if (total := sum(self.split_off.values())) >= 1:
+            raise ValueError(f"split_off adds up to {total:g}; the sum must be below 1")
         return self

@@ -31,7 +31,7 @@ GROUPS = pa.schema({
 """Columns of duplicates.parquet. ``key`` is the record of a training image, and ``of`` is the first
 record of its group. ``kind`` is ``exact`` if the files are equal and ``near`` if the images only
 look alike. ``distance`` is the number of different bits of the perceptual hash, and ``dropped``
-records whether the image was dropped."""
+is true if the image was dropped."""
 HELDOUT = pa.schema({
     "dataset": pa.string(), "key": pa.string(), "digest": pa.binary(16), "look": pa.uint64(),
 })  # fmt: skip
@@ -43,7 +43,7 @@ only if thousands of hashes differ in little but the same few bits."""
 
 
 class Duplicate(NamedTuple):
-    """Row that is dropped because it repeats another row, or might be."""
+    """Row that repeats another row. Whether it is dropped depends on the dataset's settings."""
 
     row: int
     """Number of the row."""
@@ -73,11 +73,11 @@ def compare(
         heldout: images that no screened dataset trains on, as :data:`HELDOUT`.
     """
     dropped = {duplicate.row: duplicate for duplicate in repeated_keys(blocks)}
-    pictures = read_fingerprints(blocks)
+    images = read_fingerprints(blocks)
     if config.screened:
-        for duplicate in contaminated(pictures, heldout, distance):
+        for duplicate in contaminated(images, heldout, distance):
             dropped.setdefault(duplicate.row, duplicate)
-    repeated = repeated_images(pictures, set(dropped), distance)
+    repeated = repeated_images(images, set(dropped), distance)
     reasons: Sequence[Reason] = {
         "keep": (),
         "drop_exact": (Reason.DUPLICATE,),
@@ -92,8 +92,8 @@ def repeated_keys(blocks: Blocks) -> Iterator[Duplicate]:
     words = np.zeros(blocks.starts[-1], np.uint64)  # 0 for a row that is not kept
     for block, start in enumerate(blocks.starts[:-1]):
         keys = blocks.table(block)["key"]
-        places = start + np.flatnonzero(keys.is_valid().to_numpy())
-        words[places] = [hash_text(key) for key in keys.drop_null().to_pylist()]
+        positions = start + np.flatnonzero(keys.is_valid().to_numpy())
+        words[positions] = [hash_text(key) for key in keys.drop_null().to_pylist()]
     distinct, counts = np.unique(words, return_counts=True)
     first_rows: dict[str, int] = {}
     for row in np.flatnonzero(np.isin(words, distinct[(counts > 1) & (distinct > 0)])).tolist():
@@ -117,7 +117,7 @@ class Fingerprints:
     row: Positions
     image_id: Positions
     digest: NDArray[np.bytes_]
-    look: Hashes
+    phash: Hashes
     train: Mask
     single: Mask
 
@@ -132,81 +132,84 @@ def read_fingerprints(blocks: Blocks) -> Fingerprints:
         owner,
         rows["image_id"].fill_null(0).to_numpy()[owner],
         digests_of(pc.list_flatten(rows["digests"])),
-        pc.list_flatten(rows["looks"]).to_numpy(),
+        pc.list_flatten(rows["phashes"]).to_numpy(),
         pc.equal(rows["split"], TRAIN).fill_null(False).to_numpy()[owner],
         counts[owner] == 1,
     )
 
 
 def contaminated(
-    pictures: Fingerprints, heldout: pa.Table, distance: int | None
+    images: Fingerprints, heldout: pa.Table, distance: int | None
 ) -> Iterator[Duplicate]:
     """Yield the training rows with an image of an evaluation split, own or held out."""
-    tests = np.flatnonzero(~pictures.train)
-    test_rows = np.concatenate([pictures.row[tests], -1 - np.arange(heldout.num_rows)])
+    tests = np.flatnonzero(~images.train)
+    test_rows = np.concatenate([images.row[tests], -1 - np.arange(heldout.num_rows)])
     if not len(test_rows):
         return
-    digests = np.concatenate([pictures.digest[tests], digests_of(heldout["digest"])])
+    digests = np.concatenate([images.digest[tests], digests_of(heldout["digest"])])
     distinct, first = np.unique(digests, return_index=True)
-    matches = np.searchsorted(distinct, pictures.digest).clip(max=len(distinct) - 1)
-    equal = np.flatnonzero(pictures.train & (distinct[matches] == pictures.digest))
-    matched = {int(pictures.row[i]): (int(test_rows[first[matches[i]]]), 0) for i in equal}
+    matches = np.searchsorted(distinct, images.digest).clip(max=len(distinct) - 1)
+    equal = np.flatnonzero(images.train & (distinct[matches] == images.digest))
+    matched = {int(images.row[i]): (int(test_rows[first[matches[i]]]), 0) for i in equal}
     if distance is not None:
-        looks = np.concatenate([pictures.look[tests], heldout["look"].to_numpy()])
-        for i, k, bits in _near_references(pictures.look, pictures.train, looks, distance):
-            matched.setdefault(int(pictures.row[i]), (int(test_rows[k]), bits))
+        phashes = np.concatenate([images.phash[tests], heldout["look"].to_numpy()])
+        for i, k, bits in _near_references(images.phash, images.train, phashes, distance):
+            matched.setdefault(int(images.row[i]), (int(test_rows[k]), bits))
     for row, (original, bits) in sorted(matched.items()):
         yield Duplicate(row, Reason.CONTAMINATION, original, bits)
 
 
 def _near_references(
-    looks: Hashes, chosen: Mask, references: Hashes, distance: int
+    phashes: Hashes, chosen: Mask, references: Hashes, distance: int
 ) -> Iterator[tuple[int, int, int]]:
     """Yield the chosen positions whose hash is near a reference, in order.
 
     Each comes with the position of the nearest reference and the number of different bits.
     """
-    distinct = np.unique(np.concatenate([looks[chosen], references]))
+    distinct = np.unique(np.concatenate([phashes[chosen], references]))
     tests, first = np.unique(references, return_index=True)
     reference_at = dict(zip(np.searchsorted(distinct, tests).tolist(), first.tolist(), strict=True))
-    nearest = {place: (0, reference) for place, reference in reference_at.items()}
+    nearest = {position: (0, reference) for position, reference in reference_at.items()}
     for a, b, bits in near_pairs(distinct, distance):
-        for place, neighbour in ((a, b), (b, a)):
+        for position, neighbour in ((a, b), (b, a)):
             if neighbour in reference_at:
                 match = bits, reference_at[neighbour]
-                nearest[place] = min(nearest.get(place, match), match)
-    matches = np.searchsorted(distinct, looks).clip(max=len(distinct) - 1)
+                nearest[position] = min(nearest.get(position, match), match)
+    matches = np.searchsorted(distinct, phashes).clip(max=len(distinct) - 1)
     for i in np.flatnonzero(chosen & np.isin(matches, list(nearest))).tolist():
         bits, reference = nearest[int(matches[i])]
         yield i, reference, bits
 
 
 def repeated_images(
-    pictures: Fingerprints, dropped: set[int], distance: int | None
+    images: Fingerprints, dropped: set[int], distance: int | None
 ) -> list[Duplicate]:
-    """Return the training rows whose image an earlier training row of another image id shows.
+    """Return the training rows that repeat the image of an earlier one with another image id.
 
-    The first row of a group stays. A row that looks alike is near that first row. Rows in
-    ``dropped`` are already dropped and are not considered.
+    The first row of a group is not returned. Rows in ``dropped`` are not considered.
     """
-    is_eligible = pictures.train & pictures.single & ~np.isin(pictures.row, list(dropped))
+    is_eligible = images.train & images.single & ~np.isin(images.row, list(dropped))
     duplicates: dict[int, Duplicate] = {}
 
-    def add(place: int, leader: int, reason: Reason, bits: int) -> None:
-        if pictures.image_id[place] != pictures.image_id[leader]:
-            row, original = int(pictures.row[place]), int(pictures.row[leader])
-            duplicates[place] = Duplicate(row, reason, original, bits)
+    def add(position: int, leader: int, reason: Reason, bits: int) -> None:
+        if images.image_id[position] != images.image_id[leader]:
+            row, original = int(images.row[position]), int(images.row[leader])
+            duplicates[position] = Duplicate(row, reason, original, bits)
 
-    for bucket in _buckets(pictures.digest.view(np.uint64)[::2]):
-        places = bucket[is_eligible[bucket]]
-        _, first, group = np.unique(pictures.digest[places], return_index=True, return_inverse=True)
-        leaders = places[first[group]]
-        for i in np.flatnonzero(leaders != places):
-            add(int(places[i]), int(leaders[i]), Reason.DUPLICATE, 0)
+    for bucket in _buckets(images.digest.view(np.uint64)[::2]):
+        positions = bucket[is_eligible[bucket]]
+        _, first, group = np.unique(
+            images.digest[positions], return_index=True, return_inverse=True
+        )
+        leaders = positions[first[group]]
+        for i in np.flatnonzero(leaders != positions):
+            add(int(positions[i]), int(leaders[i]), Reason.DUPLICATE, 0)
     if distance is not None:
         is_eligible[list(duplicates)] = False
-        for place, leader, bits in _followers(pictures.look, np.flatnonzero(is_eligible), distance):
-            add(place, leader, Reason.NEAR_DUPLICATE, bits)
+        for position, leader, bits in _followers(
+            images.phash, np.flatnonzero(is_eligible), distance
+        ):
+            add(position, leader, Reason.NEAR_DUPLICATE, bits)
     return sorted(duplicates.values())
 
 
@@ -220,20 +223,22 @@ def _buckets(words: Hashes, below: int = _BITS) -> Iterator[Positions]:
         yield np.flatnonzero(upper == value)
 
 
-def _followers(looks: Hashes, places: Positions, distance: int) -> Iterator[tuple[int, int, int]]:
+def _followers(
+    phashes: Hashes, positions: Positions, distance: int
+) -> Iterator[tuple[int, int, int]]:
     """Yield the position of each hash that joins a group, and that of the group's first hash.
 
     In order of position, each hash joins the first group whose first hash is near, or starts a
     group. The number of different bits comes with both positions.
     """
-    distinct, first, inverse = np.unique(looks[places], return_index=True, return_inverse=True)
+    distinct, first, inverse = np.unique(phashes[positions], return_index=True, return_inverse=True)
     neighbours: dict[int, list[tuple[int, int]]] = {}
     for a, b, bits in near_pairs(distinct, distance):
         neighbours.setdefault(a, []).append((b, bits))
         neighbours.setdefault(b, []).append((a, bits))
     leader_of: Positions = np.arange(len(distinct))
     distances = np.zeros(len(distinct), np.int64)
-    for current in sorted(neighbours, key=lambda place: int(first[place])):
+    for current in sorted(neighbours, key=lambda position: int(first[position])):
         candidates = [
             (int(first[neighbour]), neighbour, bits)
             for neighbour, bits in neighbours[current]
@@ -241,9 +246,9 @@ def _followers(looks: Hashes, places: Positions, distance: int) -> Iterator[tupl
         ]
         if candidates:
             _, leader_of[current], distances[current] = min(candidates)
-    leaders = places[first[leader_of[inverse]]]
-    for i in np.flatnonzero(leaders != places):
-        yield int(places[i]), int(leaders[i]), int(distances[inverse[i]])
+    leaders = positions[first[leader_of[inverse]]]
+    for i in np.flatnonzero(leaders != positions):
+        yield int(positions[i]), int(leaders[i]), int(distances[inverse[i]])
 
 
 def near_pairs(hashes: Hashes, distance: int) -> Iterator[tuple[int, int, int]]:
@@ -271,13 +276,13 @@ def near_pairs(hashes: Hashes, distance: int) -> Iterator[tuple[int, int, int]]:
             order = bucket[np.argsort(hashes[bucket] & mask, kind="stable")]
             keys = hashes[order] & mask
             # Positions stay here while the hash ``shift`` positions later has the same key.
-            places = np.arange(len(order))
+            positions = np.arange(len(order))
             for shift in range(1, _MAX_SHIFT + 1):
-                places = places[: np.searchsorted(places, len(order) - shift)]
-                places = places[keys[places] == keys[places + shift]]
-                if not len(places):
+                positions = positions[: np.searchsorted(positions, len(order) - shift)]
+                positions = positions[keys[positions] == keys[positions + shift]]
+                if not len(positions):
                     break
-                left, right = order[places], order[places + shift]
+                left, right = order[positions], order[positions + shift]
                 close = np.bitwise_count(hashes[left] ^ hashes[right]) <= distance
                 left, right = left[close], right[close]
                 pairs.append(np.minimum(left, right) * count + np.maximum(left, right))

@@ -20,7 +20,7 @@ _ROWS, _BYTES = 16, 2**22  # rows, or bytes of images, that a process receives a
 _AHEAD = 3  # such portions that wait for each process
 
 
-def prepared(
+def prepare_rows(
     rows: Iterable[NumberedRow], rules: Rules, processes: int, engine: Engine = "local"
 ) -> Iterator[Result]:
     """Yield the result of each row, in order, for any number of processes.

@@ -48,41 +48,34 @@ class Fingerprint:
 
     digest: bytes
     """First 16 bytes of the SHA-256 of the image's file in the source."""
-    look: int
+    phash: int
     """Perceptual hash of 64 bits; 0 if it is not needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Record as it is stored.
-
-    Attributes:
-        record: the record as it is stored.
-        line: position of the row in its source, from 1.
-        name: name of the row in its source.
-        fingerprints: fingerprints of its images.
-    """
+    """Row that is ready to be stored."""
 
     record: Record
     line: int
+    """Position of the row in its source, from 1."""
     name: str
+    """Name of the row in its source."""
     fingerprints: tuple[Fingerprint, ...]
+    """Fingerprints of its images."""
 
 
 def prepare(line: int, row: Record | Rejection, rules: Rules) -> Prepared | Rejection:
-    """Return a row as it is stored, with the key and source name of its dataset, or a rejection.
-
-    The row is considered on its own. Its content never raises an exception.
-    """
+    """Return a row as it is stored, or its rejection. No content of a row raises an exception."""
     if isinstance(row, Rejection):
         return row
     name, _ = name_of(row)
     try:
         return _prepared(line, name, row, rules)
     except Exception as error:
-        refused = RowError.by(error)
-        picture = thumbnail(row.image, rules.limits)
-        return Rejection(row.source, line, name, refused.reason, str(refused), picture)
+        cause = RowError.by(error)
+        small = thumbnail(row.image, rules.limits)
+        return Rejection(row.source, line, name, cause.reason, str(cause), small)
 
 
 def name_of(row: Record) -> tuple[str, str]:
@@ -91,8 +84,8 @@ def name_of(row: Record) -> tuple[str, str]:
     The name is the path or address of the row if it has one, else the key. The result depends on
     the key only if the key is invalid; otherwise "" is returned for it.
     """
-    named = (row.meta.get(field) for field in ("path", "url"))
-    name = next((name for name in named if isinstance(name, str)), row.key)
+    names = (row.meta.get(field) for field in ("path", "url"))
+    name = next((name for name in names if isinstance(name, str)), row.key)
     return name, "" if _KEY.fullmatch(row.key) else row.key
 
 
@@ -101,17 +94,17 @@ def thumbnail(image: bytes, limits: IngestConfig) -> bytes:
     if len(image) > limits.max_megabytes * _MIB:
         return b""
     try:
-        with image_decoding.opened(image, "", round(limits.max_megapixels * _MIB)) as picture:
-            pixels = image_decoding.smaller(picture, image, _SIDE)
-            upright = image_decoding.turned(pixels, image_decoding.orientation(picture))
-            return encoded(upright, "jpeg", _QUALITY)
+        with image_decoding.opened(image, "", round(limits.max_megapixels * _MIB)) as opened:
+            pixels = image_decoding.smaller(opened, image, _SIDE)
+            upright = image_decoding.turned(pixels, image_decoding.orientation(opened))
+            return encode(upright, "jpeg", _QUALITY)
     except RowError:
         return b""
 
 
 def _prepared(line: int, name: str, record: Record, rules: Rules) -> Prepared:
     if not _KEY.fullmatch(record.key):
-        detail = f"key {record.key!r}: a key has 1 to 80 letters, digits, - or _ and no dot"
+        detail = f"key {record.key!r} must be 1 to 80 ASCII letters, digits, - or _"
         raise RowError(Reason.MALFORMED_ROW, detail)
     for score, min_score in rules.min_scores.items() if record.split == "train" else ():
         _check_score(score, record.meta.get(score), min_score)
@@ -137,7 +130,7 @@ def _check_score(name: str, value: object, min_score: float) -> None:
     except ValueError:
         score = math.nan
     if not score >= min_score:
-        raise RowError(Reason.LOW_SCORE, f"{name} is {value}; it must be at least {min_score:g}")
+        raise RowError(Reason.LOW_SCORE, f"{name} is {value}; at least {min_score:g} is required")
 
 
 def _image(
@@ -146,34 +139,35 @@ def _image(
     """Return an image as stored, its scale in width and height, and its fingerprints."""
     limits = rules.limits
     if len(image) > limits.max_megabytes * _MIB:
-        detail = f"the image has {len(image)} bytes; at most {limits.max_megabytes:g} MiB are read"
+        size = f"{len(image) / _MIB:.3g} MiB; at most {limits.max_megabytes:g} MiB"
+        detail = f"the image has {size} are allowed (ingest.max_megabytes)"
         raise RowError(Reason.TOO_MANY_BYTES, detail)
-    with image_decoding.opened(image, name, round(limits.max_megapixels * _MIB)) as picture:
-        width, height = picture.size
-        image_decoding.check_shape(picture.size, limits.min_side, limits.max_aspect_ratio)
-        pixels = image_decoding.smaller(picture, image, rules.longest_side)
-        orientation = image_decoding.orientation(picture)
-        plain = image_decoding.is_plain(picture)
+    with image_decoding.opened(image, name, round(limits.max_megapixels * _MIB)) as opened:
+        width, height = opened.size
+        image_decoding.check_shape(opened.size, limits.min_side, limits.max_aspect_ratio)
+        pixels = image_decoding.smaller(opened, image, rules.longest_side)
+        orientation = image_decoding.orientation(opened)
+        is_plain = image_decoding.is_plain(opened)
     if min(pixels.size) < limits.min_side:
-        detail = f"made {max(pixels.size)} pixels long its shorter side has {min(pixels.size)}"
-        raise RowError(Reason.TOO_SMALL, f"{detail}; it must have {limits.min_side}")
+        detail = f"resized to {pixels.width} x {pixels.height} pixels, the image is too small"
+        raise RowError(Reason.TOO_SMALL, f"{detail}; the shorter side must have {limits.min_side}")
     _check_quality(pixels, limits)
     scale = pixels.width / width, pixels.height / height
     if upright:
         pixels = image_decoding.turned(pixels, orientation)
-    looks = [0]
+    phashes = [0]
     if limits.near_distance is not None:
         copies = (ImageOps.mirror(pixels), *_crops(pixels, limits.crops)) if rules.heldout else ()
-        looks = list(map(perceptual_hash, (pixels, *copies)))
+        phashes = list(map(perceptual_hash, (pixels, *copies)))
     digest = hashlib.sha256(image).digest()[:16]
-    fingerprints = [Fingerprint(digest, look) for look in looks]
-    if plain and scale == (1.0, 1.0):
+    fingerprints = [Fingerprint(digest, phash) for phash in phashes]
+    if is_plain and scale == (1.0, 1.0):
         return image, scale, fingerprints
-    return encoded(pixels, limits.format, limits.quality), scale, fingerprints
+    return encode(pixels, limits.format, limits.quality), scale, fingerprints
 
 
 def _check_quality(pixels: Image.Image, limits: IngestConfig) -> None:
-    """Reject an image that is blurred, dark, light or nearly empty, if there are such limits."""
+    """Reject an image that is blurred, dark, light or nearly empty, if limits are set."""
     rules = (
         ("sharpness", 1, limits.min_sharpness, Reason.BLURRED),
         ("highlights", 1, limits.min_highlights, Reason.TOO_DARK),
@@ -186,8 +180,8 @@ def _check_quality(pixels: Image.Image, limits: IngestConfig) -> None:
     for name, sign, limit, reason in rules:
         value = getattr(quality, name)
         if limit is not None and sign * value < sign * limit:
-            requirement = f"at {'least' if sign > 0 else 'most'} {limit:g} is asked for"
-            raise RowError(reason, f"the image's {name} is {value:.4g}; {requirement}")
+            bound = f"at {'least' if sign > 0 else 'most'} {limit:g}"
+            raise RowError(reason, f"{name} of the image is {value:.4g}; {bound} is required")
 
 
 def _crops(pixels: Image.Image, steps: int) -> Iterator[Image.Image]:
@@ -199,23 +193,23 @@ def _crops(pixels: Image.Image, steps: int) -> Iterator[Image.Image]:
         yield pixels.crop((left, top, left + width, top + height))
 
 
-def perceptual_hash(picture: Image.Image) -> int:
+def perceptual_hash(image: Image.Image) -> int:
     """Return the perceptual hash of an image: 64 signs of its coarse structure."""
     import imagehash  # imported late because it loads SciPy
 
-    bits = imagehash.phash(picture).hash
+    bits = imagehash.phash(image).hash
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def encoded(picture: Image.Image, kind: str, quality: int) -> bytes:
-    """Encode an RGB image as JPEG or WebP."""
-    if kind == "jpeg":
+def encode(image: Image.Image, form: str, quality: int) -> bytes:
+    """Encode an RGB image as ``jpeg`` or ``webp``."""
+    if form == "jpeg":
         import simplejpeg
 
-        pixels = np.ascontiguousarray(picture)
+        pixels = np.ascontiguousarray(image)
         return bytes(simplejpeg.encode_jpeg(pixels, quality, colorsubsampling="420"))
     file = io.BytesIO()
-    picture.save(file, "WEBP", quality=quality, method=4)
+    image.save(file, "WEBP", quality=quality, method=4)
     return file.getvalue()
 
 

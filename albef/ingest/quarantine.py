@@ -26,11 +26,11 @@ _EXAMPLE = pa.schema({
     "picture": pa.binary(), "of": pa.string(), "of_dataset": pa.string(), "distance": pa.int32(),
 })  # fmt: skip
 """Columns of examples.parquet: the first rows of each source and reason, with their captions.
-``picture`` is a small JPEG if the image can be shown. If a row repeats another one, ``of`` is the
-key of that row. ``of_dataset`` is its dataset if it is a different one. ``distance`` is the number
-of different bits of the perceptual hashes."""
+``picture`` is a thumbnail as JPEG if the image can be decoded. If a row repeats another one, ``of``
+is the key of that row. ``of_dataset`` is its dataset if it is a different one. ``distance`` is the
+number of different bits of the perceptual hashes."""
 SUMMARY = "summary.json"
-"""File with the rows of each source: all, kept, and rejected by reason."""
+"""File with the number of rows of each source: all, kept, and rejected by reason."""
 _ROWS = 10_000  # rows that are collected before they are written
 
 
@@ -44,8 +44,13 @@ def write_quarantine(
 ) -> Counter[tuple[str, str]]:
     """Write the rejected rows and the repeated images.
 
-    ``dropped`` and ``repeated`` are the result of :func:`albef.ingest.duplicates.compare` with
-    ``heldout``.
+    Args:
+        folder: folder to write.
+        blocks: blocks of prepared rows.
+        dropped: first result of :func:`albef.ingest.duplicates.compare`.
+        repeated: its second result.
+        heldout: evaluation images that it compared with.
+        limits: limits of an image whose thumbnail is drawn.
 
     Returns:
         The number of rejected rows by source and reason.
@@ -66,9 +71,9 @@ def write_quarantine(
         rows.update({of["values"]: of["counts"] for of in of_source})
     summary = {}
     for name, count in rows.items():
-        set_aside = {reason: n for (source, reason), n in counts.items() if source == name}
-        kept_count = count - sum(set_aside.values())
-        summary[name] = {"rows": count, "kept": kept_count, "set_aside": set_aside}
+        rejected = {reason: n for (source, reason), n in counts.items() if source == name}
+        kept = count - sum(rejected.values())
+        summary[name] = {"rows": count, "kept": kept, "set_aside": rejected}
     write_json(folder / SUMMARY, summary)
     return counts
 
@@ -80,21 +85,12 @@ def _write_rows(
     heldout: pa.Table,
     limits: IngestConfig,
 ) -> Counter[tuple[str, str]]:
-    """Write quarantine.parquet and examples.parquet.
-
-    Returns:
-        The number of rejected rows by source and reason.
-    """
+    """Write quarantine.parquet and examples.parquet; return the counts by source and reason."""
     counts: Counter[tuple[str, str]] = Counter()
     examples: list[dict[str, Any]] = []
     batch: list[dict[str, Any]] = []
-    dropped_rows = (
-        row
-        for block in range(len(blocks))
-        for row in blocks.rows(block, ~blocks.kept(block, dropped))
-    )
     with pq.ParquetWriter(folder / "quarantine.parquet", SCHEMA, compression="zstd") as writer:
-        for row in dropped_rows:
+        for row in blocks.rejected(dropped):
             values = {**row.values, "key": row.values["name"]}
             is_duplicate = values["reason"] is None
             if is_duplicate:
@@ -103,8 +99,8 @@ def _write_rows(
             counts[group] += 1
             if counts[group] <= EXAMPLES:
                 if is_duplicate:
-                    values["picture"] = thumbnail(blocks.images(row)[0], limits)
-                examples.append({**values, "picture": values["picture"] or None})
+                    values["thumbnail"] = thumbnail(blocks.images(row)[0], limits)
+                examples.append({**values, "picture": values["thumbnail"] or None})
             batch.append(values)
             if len(batch) == _ROWS:
                 writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
@@ -122,15 +118,14 @@ def _describe(row: Row, duplicate: Duplicate, blocks: Blocks, heldout: pa.Table)
         key, dataset = original["key"], original["dataset"]
     else:
         key = blocks.at(duplicate.original, "key")
-    name = f"{key} of the data set {dataset}" if dataset else key
+    name = f"{key} of dataset {dataset}" if dataset else key
+    near = f"{name} (perceptual hashes differ in {duplicate.distance} bits)"
     detail = {
-        Reason.MALFORMED_ROW: f"its key {row.values['key']} is that of an earlier row",
-        Reason.DUPLICATE: f"its picture is that of {name}",
-        Reason.NEAR_DUPLICATE: f"its picture looks like that of {name}",
-        Reason.CONTAMINATION: f"its picture looks like that of {name}, which is evaluated on",
+        Reason.MALFORMED_ROW: f"key {row.values['key']} repeats that of an earlier row",
+        Reason.DUPLICATE: f"the image file equals that of {name}",
+        Reason.NEAR_DUPLICATE: f"the image looks like that of {near}",
+        Reason.CONTAMINATION: f"the image looks like evaluation image {near}",
     }[duplicate.reason]
-    if duplicate.reason in (Reason.NEAR_DUPLICATE, Reason.CONTAMINATION):
-        detail += f" ({duplicate.distance} bits apart)"
     return {
         "reason": str(duplicate.reason),
         "detail": detail,

@@ -34,7 +34,7 @@ def write(
     sources: Sequence[Mapping[str, Any]],
     store: Store | None = None,
 ) -> dict[str, Any]:
-    """Write a whole dataset as :class:`ShardWriter` does; return the contents of dataset.json.
+    """Write a whole dataset with :class:`ShardWriter`; return the contents of dataset.json.
 
     Raises:
         ShardError: the dataset is empty, or records have different numbers of images.
@@ -46,9 +46,9 @@ def write(
 
 
 class ShardWriter:
-    """Writer of a dataset, record by record; it replaces a dataset that the folder holds.
+    """Writer of a dataset, record by record; it replaces the dataset in the folder.
 
-    A shard is closed before it exceeds ``shard_mb`` MiB. If there is a store, the shard is sent
+    A shard is closed before it exceeds ``shard_mb`` MiB. If there is a store, the shard is uploaded
     there, and its file is removed.
     """
 
@@ -57,10 +57,10 @@ class ShardWriter:
         self._name = name
         self._limit = shard_mb * 2**20
         self._store = store
-        self._sent: dict[str, Stored] = {}
+        self._stored: dict[str, Stored] = {}
         self._shards = 0  # closed shards
         self._tar: Any = None
-        self._rows: list[dict[str, Any]] = []  # rows of the index that are not yet written
+        self._rows: list[dict[str, Any]] = []  # of the index, not yet written
         self._index: pq.ParquetWriter | None = None
         self._images = 0  # images of each record; 0 before the first record
         self._splits: Counter[str] = Counter()
@@ -81,8 +81,8 @@ class ShardWriter:
         self._images = self._images or len(record.images)
         if len(record.images) != self._images:
             raise ShardError(
-                f"record {record.key} has {len(record.images)} images and the first one has "
-                f"{self._images}: records of one data set have equally many"
+                f"record {record.key} has {len(record.images)} images, but the first one has "
+                f"{self._images}; use one dataset for each number of images"
             )
         members = _members(record)
         size = sum(map(_padded, members.values()))
@@ -116,7 +116,7 @@ class ShardWriter:
         self._tar = None
         sync(self._shard)
         if self._store:
-            self._sent[self._shard.name] = self._store.put(self._shard)
+            self._stored[self._shard.name] = self._store.put(self._shard)
             self._shard.unlink()
         self._shards += 1
 
@@ -140,14 +140,12 @@ class ShardWriter:
         if self._tar is not None:
             self._close()
         if not self._shards:
-            raise ShardError(
-                f"data set {self._name} has no record: none of its sources' rows is left"
-            )
+            raise ShardError(f"dataset {self._name} has no records")
         self._write_rows()
         if self._index is not None:
             self._index.close()
         if self._store:
-            manifest = Manifest(store=self._store.url.rstrip("/"), shards=self._sent)
+            manifest = Manifest(store=self._store.url.rstrip("/"), shards=self._stored)
             write_json(self._folder / MANIFEST, manifest.model_dump())
             (self._folder / "shards").rmdir()
         described = {
@@ -158,8 +156,9 @@ class ShardWriter:
             "shards": self._shards,
             "licences": list(licences),
             "sources": list(sources),
-            **({"images": self._images} if self._images > 1 else {}),
         }
+        if self._images > 1:
+            described["images"] = self._images
         write_json(self._folder / "dataset.json", described)
         return describe(self._folder)
 
@@ -170,23 +169,14 @@ def _padded(member: bytes) -> int:
 
 
 def _members(record: Record) -> dict[str, bytes]:
-    """Return the members of a record in a shard, by the suffix of their file name.
-
-    These are ``json``, and the images in order as ``png``, then ``1.png`` and so on.
-    """
-    described = {
-        "captions": record.captions,
-        "image_id": record.image_id,
-        "key": record.key,
-        "meta": record.meta,
-        "source": record.source,
-        "split": record.split,
-    }
+    """Return the members of a record by suffix: ``json``, and its images, as ``png``, ``1.png``."""
+    names = ("captions", "image_id", "key", "meta", "source", "split")
+    described = {name: getattr(record, name) for name in names}
     members = {"json": _json(described).encode()}
     for number, image in enumerate(record.images):
         suffix = next((name for head, name in _SUFFIXES if image.startswith(head)), None)
         if suffix is None:
-            raise ShardError(f"the image of {record.key} is neither PNG, JPEG nor WebP")
+            raise ShardError(f"the image of record {record.key} is not PNG, JPEG or WebP")
         members[f"{number}.{suffix}" if number else suffix] = image
     return members
 

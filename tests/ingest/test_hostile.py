@@ -23,7 +23,7 @@ from albef.data.record import Record
 from albef.ingest.blocks import Blocks
 from albef.ingest.config import RowsConfig
 from albef.ingest.duplicates import HELDOUT
-from albef.ingest.pool import NumberedRow, prepared
+from albef.ingest.pool import NumberedRow, prepare_rows
 from albef.ingest.quarantine import write_quarantine
 from albef.ingest.sources import read_rows
 from tests.data import toy
@@ -187,10 +187,10 @@ def settled(folder: Path, rows: Iterable[NumberedRow]) -> tuple[list[Record], in
     """Rows as far as shards and quarantine: the records that are kept, and how many are not."""
     strict = rules(24, near_distance=2)
     blocks = Blocks(folder / "blocks")
-    blocks.write(list(prepared(rows, strict, 0)))
+    blocks.write(list(prepare_rows(rows, strict, 0)))
     none = HELDOUT.empty_table()
     aside = write_quarantine(folder, blocks, {}, [], none, strict.limits).total()
-    return [record for _, record in blocks.records(0) if record], aside
+    return list(blocks.records()), aside
 
 
 @pytest.mark.filterwarnings("ignore")

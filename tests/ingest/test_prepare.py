@@ -17,7 +17,7 @@ from albef.data.rejection import Reason, Rejection
 from albef.ingest import cleaning
 from albef.ingest.cleaning import clean
 from albef.ingest.config import IngestConfig
-from albef.ingest.pool import prepared
+from albef.ingest.pool import prepare_rows
 from albef.ingest.prepare import Prepared, Rules, prepare
 from tests.ingest.bad_rows import CAPTION, LIMITS, BadRow, bad_rows, encoded, gradient, turned
 
@@ -157,10 +157,10 @@ def test_one_good_caption_of_several_is_enough_and_meta_is_mended() -> None:
 @pytest.mark.parametrize(
     ("changed", "reason", "said"),
     [
-        ({"key": "a.b"}, Reason.MALFORMED_ROW, "key 'a.b': a key has 1 to 80 letters"),
-        ({"captions": ()}, Reason.NO_CAPTION, "there is no caption"),
-        ({"meta": {"a": b"x"}}, Reason.MALFORMED_ROW, "it cannot be read (TypeError: Object"),
-        ({"captions": 3}, Reason.MALFORMED_ROW, "it cannot be read (TypeError: 'int' object"),
+        ({"key": "a.b"}, Reason.MALFORMED_ROW, "key 'a.b' must be 1 to 80"),
+        ({"captions": ()}, Reason.NO_CAPTION, "no caption"),
+        ({"meta": {"a": b"x"}}, Reason.MALFORMED_ROW, "cannot be read (TypeError: Object"),
+        ({"captions": 3}, Reason.MALFORMED_ROW, "cannot be read (TypeError: 'int' object"),
         ({"image": IMAGES["html"]}, Reason.NO_IMAGE, "b'<!DOCTYPE html><'; JPEG, PNG, WEBP, GIF"),
     ],
 )
@@ -181,16 +181,16 @@ def test_a_text_is_gone_through_once_however_many_tags_it_begins(tag: str) -> No
 def test_several_processes_give_the_same_rows_in_order() -> None:
     given = [(i, record(row.image, row.caption)) for i, row in enumerate(ROWS.values(), 1)]
     given.insert(5, (6, Rejection("toy", 6, "x", Reason.TIMED_OUT, "too late")))  # type: ignore[arg-type]
-    assert list(prepared(given, rules(24), 2)) == list(prepared(given, rules(24), 0))
+    assert list(prepare_rows(given, rules(24), 2)) == list(prepare_rows(given, rules(24), 0))
 
 
 @pytest.mark.parametrize(
     ("score", "split", "detail"),
     [
         (0.3, "train", None),
-        (0.29, "train", "similarity is 0.29; it must be at least 0.3"),
-        ("nan", "train", "similarity is nan; it must be at least 0.3"),
-        (None, "train", "similarity is None; it must be at least 0.3"),
+        (0.29, "train", "similarity is 0.29; at least 0.3"),
+        ("nan", "train", "similarity is nan; at least 0.3"),
+        (None, "train", "similarity is None; at least 0.3"),
         (0.29, "test", None),
     ],
 )
@@ -203,7 +203,9 @@ def test_a_training_row_whose_score_is_too_low_is_set_aside(
         stored(row, asked)
     else:
         made = refused(row, asked)
-        assert (made.reason, made.detail, bool(made.picture)) == (Reason.LOW_SCORE, detail, True)
+        assert made.reason == Reason.LOW_SCORE
+        assert made.thumbnail
+        assert made.detail.startswith(detail)
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +232,7 @@ def test_pictures_of_a_kind_are_dropped_where_a_limit_asks_for_it(
         altered = record(encoded(change(drawing), "PNG"))
         made = refused(altered, rules(**limit))
         assert made.reason == reason
-        assert decode(made.picture).size
+        assert decode(made.thumbnail).size
         stored(record(encoded(drawing, "PNG")), rules(**limit))
         stored(altered, rules())
 
@@ -242,5 +244,5 @@ def test_crops_of_an_evaluation_picture_are_known(drawings: list[Image.Image]) -
     trained = stored(record(crop), Rules(limits, None))
     assert len(held.fingerprints) == 2 + 49
     [own] = trained.fingerprints
-    bits = [(own.look ^ one.look).bit_count() for one in held.fingerprints]
+    bits = [(own.phash ^ one.phash).bit_count() for one in held.fingerprints]
     assert min(bits) <= 4 < min(bits[:2])

@@ -18,7 +18,7 @@ from pipelines import ingest, validate
 from pipelines.report import data_page
 from pipelines.stage import Stage
 from tests.ingest.bad_rows import LIMITS, bad_rows
-from tests.ingest.download.server import Answer, Server
+from tests.ingest.download.server import Response, Server
 from tests.ingest.download.test_client import LIMITS as DOWNLOAD
 from tests.pipelines.test_ingest import params, pictures
 
@@ -34,7 +34,7 @@ def raw(caption: str) -> bytes:
 class Pictures(Server):
     """Serves the pictures of the rows."""
 
-    async def row(self, path: str, writer: Any) -> Answer:
+    async def row(self, path: str, writer: Any) -> Response:
         return 200, {}, ROWS[int(path.split("/")[2])].image
 
 

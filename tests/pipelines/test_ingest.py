@@ -187,13 +187,9 @@ def toy_params(here: Path, rows: dict[str, tuple[bytes, str]], **more: Any) -> N
 
 def test_too_small_a_yield_stops_and_leaves_the_quarantine(here: Path) -> None:
     toy_params(here, many(14), min_yield=0.9)
-    with pytest.raises(ShardError) as caught:
+    message = r"12 of 14 rows .* below ingest.min_yield 0.9; rejected: 2 no_image.*quarantine.parq"
+    with pytest.raises(ShardError, match=message):
         ingest.run(Stage("ingest", "toy"))
-    assert str(caught.value) == (
-        "of 14 rows 12 are left (85.7 %), less than ingest.min_yield 0.9 asks for; set aside were "
-        "2 no_image: see products/quarantine/toy/quarantine.parquet, mend the source or lower "
-        "ingest.min_yield"
-    )
     assert set(aside(ASIDE)) == {"00003.png", "00010.png"}
     assert not DATA.exists()
     toy_params(here, many(14), min_yield=0.8)
@@ -203,13 +199,11 @@ def test_too_small_a_yield_stops_and_leaves_the_quarantine(here: Path) -> None:
 
 def test_sources_of_which_nothing_is_left_stop_whatever_is_asked_for(here: Path) -> None:
     toy_params(here, {"00000.png": (b"<html>", "a page")}, min_yield=0.0)
-    with pytest.raises(
-        ShardError, match=r"of 1 rows 0 are left \(0 %\); set aside were 1 no_image"
-    ):
+    with pytest.raises(ShardError, match=r"0 of 1 rows were kept \(0 %\); rejected: 1 no_image"):
         ingest.run(Stage("ingest", "toy"))
     assert set(aside(ASIDE)) == {"00000.png"}
     toy_params(here, {}, min_yield=0.0)
-    with pytest.raises(ShardError, match="data set toy has no row: its sources are empty"):
+    with pytest.raises(ShardError, match="sources of dataset toy have no rows"):
         ingest.run(Stage("ingest", "toy"))
 
 
@@ -222,8 +216,7 @@ def test_rows_of_a_shard_that_was_cut_do_not_count_as_yield(here: Path) -> None:
     (here / "1.tar").write_bytes(whole[: 10 * 4 * 512])  # ten samples of header and content
     shards = {"kind": "webdataset", "files": {"train": [str(here / "*.tar")]}}
     params(here, {"own": shards}, ingest=LIMITS | {"min_yield": 0.95})
-    said = r"of 31 rows 20 are left without the 10 of shards that were cut \(64.5 %\)"
-    with pytest.raises(ShardError, match=said):
+    with pytest.raises(ShardError, match=r"20 of 31 rows .*not counting 10 .* \(64.5 %\)"):
         ingest.run(Stage("ingest", "toy"))
     params(here, {"own": shards}, ingest=LIMITS | {"min_yield": 0.6})
     ingest.run(Stage("ingest", "toy"))
@@ -262,7 +255,7 @@ def test_repeated_pictures_are_told_and_dropped_by_rule(
     ]
     assert sum(row["dropped"] for row in groups) == len(dropped)
     if "equal.jpg" in dropped:
-        assert found["equal.jpg"][1] == "its picture is that of own-train-0000000"
+        assert found["equal.jpg"][1].endswith("own-train-0000000")
 
 
 def test_some_rows_of_each_reason_are_kept_to_be_looked_at(here: Path) -> None:
@@ -309,10 +302,7 @@ def test_what_is_evaluated_on_is_not_trained_on(here: Path, distance: int | None
     assert set(kept(DATA)) == {*PHOTOS, "mirror.png"} - set(found)
     why, said = found["first.jpg"]
     assert why == "contamination"
-    assert said == (
-        "its picture looks like that of e-test-0000000 of the data set coco, which is evaluated on "
-        "(0 bits apart)"
-    )
+    assert "e-test-0000000 of dataset coco" in said
     ingest.run(Stage("ingest", "coco"))
     assert len(kept(Path("products/data/coco"))) == 3
 
@@ -370,7 +360,7 @@ def test_what_was_ended_is_not_prepared_again(
 ) -> None:
     where = {
         "block": (Blocks, "write"), "shard": (ShardWriter, "_close"),
-        "end": (ingest, "_place"),
+        "end": (ingest, "_publish"),
     }[step]  # fmt: skip
     real, calls = getattr(*where), [0]
 

@@ -17,7 +17,7 @@ from albef.data.rejection import Reason, RowError
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 AddrInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
 
-LONGEST_URL = 8000
+MAX_URL_CHARS = 8000
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
@@ -25,19 +25,19 @@ def parse(url: str) -> URL:
     """Return a URL that may be requested: http or https, with a host and without a password.
 
     Raises:
-        Refused: the URL may not be requested; the reason is BAD_URL.
+        RowError: the URL may not be requested; the reason is BAD_URL.
     """
-    if len(url) > LONGEST_URL:
-        raise RowError(Reason.BAD_URL, f"the address is longer than {LONGEST_URL} characters")
+    if len(url) > MAX_URL_CHARS:
+        raise RowError(Reason.BAD_URL, f"the URL has more than {MAX_URL_CHARS} characters")
     try:
         parsed = URL(url.strip())
         host = parsed.raw_host
     except ValueError:
-        raise RowError(Reason.BAD_URL, "this is no address") from None
+        raise RowError(Reason.BAD_URL, "not a valid URL") from None
     if parsed.scheme not in ("http", "https") or not host:
-        raise RowError(Reason.BAD_URL, "the address is neither http nor https")
+        raise RowError(Reason.BAD_URL, "the URL is not http or https")
     if parsed.raw_user is not None or parsed.raw_password is not None:
-        raise RowError(Reason.BAD_URL, "the address holds a user name or password")
+        raise RowError(Reason.BAD_URL, "the URL contains a user name or password")
     return parsed.with_fragment(None)
 
 
@@ -57,22 +57,24 @@ class PrivateAddressError(OSError):
 def public_sockets(allow_loopback: bool) -> Callable[[AddrInfo], socket.socket]:
     """Return a function that creates a client's sockets, only for allowed addresses."""
 
-    def make(info: AddrInfo) -> socket.socket:
+    def create(info: AddrInfo) -> socket.socket:
         family, kind, protocol, _, (host, *_) = info
         loopback = is_loopback(str(host))
         if not is_public(str(host)) and not (allow_loopback and loopback):
-            remedy = " (`download: {allow_loopback: true}` lets this machine itself be asked)"
-            raise PrivateAddressError(f"the address is not public{remedy if loopback else ''}")
+            remedy = " (to allow this machine: `download: {allow_loopback: true}`)"
+            raise PrivateAddressError(
+                f"the host's IP address is not public{remedy if loopback else ''}"
+            )
         return socket.socket(family, kind, protocol)
 
-    return make
+    return create
 
 
 def is_public(text: str) -> bool:
     """Return whether an address is public and belongs to one machine.
 
     Private, shared, loopback, link-local, site-local, multicast, reserved and unspecified addresses
-    are not, in any IPv6 form that wraps them. A text that is not an address is not public either.
+    are not, nor are IPv6 addresses that wrap them. Text that is not an address is not public.
     """
     address = _unwrapped(text)
     return address is not None and not (

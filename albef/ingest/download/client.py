@@ -3,6 +3,7 @@
 import asyncio
 import re
 import socket
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -28,7 +29,7 @@ _VALUED = ("unavailable_after", "max-snippet", "max-image-preview")
 """Directives of X-Robots-Tag that contain a colon themselves."""
 _DNS_S = 300  # seconds that a resolved name is cached
 _RESOLVERS = 64  # threads that resolve names
-_PIECE = 2**16
+_CHUNK_BYTES = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,9 @@ class Response:
     is_temporary: bool = False
     """True if another attempt may give another result."""
     responded: bool = True
-    """True if the host answered at all."""
+    """True if the host responded at all."""
     wait: float | None = None
-    """Seconds that the server asks to wait."""
+    """Seconds that the server asks to wait (``Retry-After``)."""
 
 
 def _session(limits: Limits) -> aiohttp.ClientSession:
@@ -87,16 +88,14 @@ class Client:
             async with asyncio.timeout(self._limits.total_s):
                 return await _follow(self._session, url, self._limits)
         except TimeoutError:
-            return Response(
-                Reason.TIMED_OUT, "no whole answer in time", is_temporary=True, responded=False
-            )
+            detail = "no complete response in time"
+            return Response(Reason.TIMED_OUT, detail, is_temporary=True, responded=False)
         except RowError as error:
             return Response(error.reason, str(error))
         except aiohttp.ClientError as error:
             return _failed(error)
-        except Exception as error:  # An address or an answer may lead the client to any error.
-            detail = f"the address cannot be asked for ({type(error).__name__})"
-            return Response(Reason.BAD_URL, detail)
+        except Exception as error:  # A URL or a response may lead the client to any error.
+            return Response(Reason.BAD_URL, f"the URL cannot be requested ({type(error).__name__})")
 
     async def close(self) -> None:
         """Close the client's connections."""
@@ -109,16 +108,16 @@ async def _follow(client: aiohttp.ClientSession, url: str, limits: Limits) -> Re
         target = parse(url)
         async with client.get(target, allow_redirects=False) as response:
             if header := opted_out(response.headers, limits.user_agent):
-                return Response(Reason.OPTED_OUT, f"the server says {header}")
+                return Response(Reason.OPTED_OUT, f"the server sent {header}")
             if response.status not in REDIRECTS:
                 return await _read(response, limits)
             location = response.headers.get("Location")
             if location is None:
-                return Response(Reason.HTTP_ERROR, "a redirect to nowhere")
+                return Response(Reason.HTTP_ERROR, "the redirect has no Location header")
         try:
             url = str(target.join(URL(location)))
         except ValueError:
-            return Response(Reason.BAD_URL, "a redirect to what is no address")
+            return Response(Reason.BAD_URL, "the redirect leads to an invalid URL")
     return Response(Reason.HTTP_ERROR, f"more than {limits.redirects} redirects")
 
 
@@ -130,24 +129,29 @@ async def _read(response: aiohttp.ClientResponse, limits: Limits) -> Response:
         if status in GONE:
             return Response(Reason.NOT_FOUND, detail)
         is_temporary = status in TEMPORARY or status >= 500
-        return Response(
-            Reason.HTTP_ERROR, detail, is_temporary=is_temporary, wait=retry_after(headers)
-        )
+        wait = retry_after(headers)
+        if is_temporary and wait and wait > limits.max_wait_s:
+            limit = f"max_wait_s is {limits.max_wait_s:g}"
+            detail = f"{detail}; the host asks for a pause of {wait:g} s, {limit}"
+        return Response(Reason.HTTP_ERROR, detail, is_temporary=is_temporary, wait=wait)
     kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind and not kind.startswith("image/") and kind not in BINARY:
-        return Response(Reason.NO_IMAGE, f"the server sends {_plain(kind)}")
-    packed = headers.get("Content-Encoding", "identity").strip().lower()
-    if packed not in ("", "identity"):
-        return Response(Reason.HTTP_ERROR, f"the server packs it as {_plain(packed)}, unasked")
+        return Response(Reason.NO_IMAGE, f"the server sent {_printable(kind)}, not an image")
+    encoding = headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        detail = f"the server compressed the response without being asked ({_printable(encoding)})"
+        return Response(Reason.HTTP_ERROR, detail)
     body = bytearray()
     if (response.content_length or 0) <= limits.max_bytes:
-        async for piece in response.content.iter_chunked(_PIECE):
-            body += piece
+        async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+            body += chunk
             if len(body) > limits.max_bytes:
                 break
         else:
             return Response(None, body=bytes(body))
-    return Response(Reason.TOO_MANY_BYTES, f"more than {limits.max_bytes} bytes")
+    return Response(
+        Reason.TOO_MANY_BYTES, f"the image has more than {limits.max_mb:g} MiB (max_mb)"
+    )
 
 
 def retry_after(headers: CIMultiDictProxy[str]) -> float | None:
@@ -169,14 +173,14 @@ def opted_out(headers: CIMultiDictProxy[str], user_agent: str) -> str:
     This is X-Robots-Tag with a directive of :data:`OPT_OUTS`, addressed to all clients or to the
     name in ``user_agent``, or ``tdm-reservation: 1``.
     """
-    us = user_agent.partition("/")[0].strip().partition(" ")[0].lower()
+    own_name = user_agent.partition("/")[0].strip().partition(" ")[0].lower()
     for line in headers.getall("X-Robots-Tag", ()):
-        to = ""  # "name:" names the client that the directives after it are addressed to.
+        addressee = ""  # "name:" names the client that the directives after it are addressed to.
         for part in line.lower().split(","):
             name, colon, rest = part.strip().partition(":")
             if colon and name.strip() not in _VALUED:
-                to, part = name.strip(), rest
-            if part.strip() in OPT_OUTS and to in ("", "*", us):
+                addressee, part = name.strip(), rest
+            if part.strip() in OPT_OUTS and addressee in ("", "*", own_name):
                 return f"X-Robots-Tag: {part.strip()}"
     if headers.get("tdm-reservation", "").strip() == "1":
         return "tdm-reservation: 1"
@@ -184,36 +188,40 @@ def opted_out(headers: CIMultiDictProxy[str], user_agent: str) -> str:
 
 
 def _failed(error: aiohttp.ClientError) -> Response:
-    """Return the answer that an error of the client amounts to."""
+    """Return the response that an error of the client amounts to."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, PrivateAddressError):
+            return Response(Reason.PRIVATE_ADDRESS, str(cause))
     detail, is_temporary, responded = "no connection", True, False
-    causes: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None:
-        causes.append(cause)
-        inner = getattr(cause, "os_error", None)
-        cause = inner if isinstance(inner, BaseException) else cause.__cause__
-    if isinstance(error, aiohttp.InvalidURL):
-        return Response(Reason.BAD_URL, "the address cannot be asked for")
-    private = next((cause for cause in causes if isinstance(cause, PrivateAddressError)), None)
-    if private is not None:
-        return Response(Reason.PRIVATE_ADDRESS, str(private))
-    if isinstance(error, aiohttp.ClientPayloadError):
-        detail, responded = "the answer broke off", True
-    elif isinstance(error, aiohttp.ClientResponseError):
-        return Response(Reason.HTTP_ERROR, "the answer is no HTTP")
-    elif isinstance(error, aiohttp.ClientConnectorDNSError):
-        is_temporary = any(
-            isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_AGAIN
-            for cause in causes
-        )
-        detail = "the name could not be resolved" if is_temporary else "no such host"
-    elif isinstance(error, aiohttp.ClientSSLError):
-        detail, is_temporary = "no connection under a valid certificate", False
-    elif isinstance(error, aiohttp.ServerDisconnectedError):
-        detail = "the connection was closed without an answer"
+    match error:
+        case aiohttp.InvalidURL():
+            return Response(Reason.BAD_URL, "the URL cannot be requested")
+        case aiohttp.ClientResponseError():
+            return Response(Reason.HTTP_ERROR, "the response is not valid HTTP")
+        case aiohttp.ClientPayloadError():
+            detail, responded = "the connection was lost during the response", True
+        case aiohttp.ClientConnectorDNSError():
+            is_temporary = any(
+                isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_AGAIN
+                for cause in causes
+            )
+            detail = "the host name could not be resolved" if is_temporary else "no such host"
+        case aiohttp.ClientSSLError():
+            detail, is_temporary = "the host has no valid certificate", False
+        case aiohttp.ServerDisconnectedError():
+            detail = "the connection was closed without a response"
     return Response(Reason.UNREACHABLE, detail, is_temporary=is_temporary, responded=responded)
 
 
-def _plain(text: str) -> str:
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, and the errors that led to it."""
+    while error is not None:
+        yield error
+        inner = getattr(error, "os_error", None)
+        error = inner if isinstance(inner, BaseException) else error.__cause__
+
+
+def _printable(text: str) -> str:
     """Return a string from a server, shortened and in printable ASCII."""
     return re.sub(r"[^\x21-\x7e]", "", text)[:60]

@@ -22,8 +22,9 @@ from albef.layout import Engine
 
 T = TypeVar("T")
 _AHEAD = 32  # chunks: a host that fails slowly delays the rows behind it, but not their download
-_REMEMBERED = 10_000  # hosts without an answer that are remembered
-_SAY_S = 10.0
+_MAX_REMEMBERED = 10_000  # failed hosts
+_LOG_EVERY_S = 10.0
+_MAX_NAMED = 3  # pausing hosts that a progress line names
 log = logging.getLogger("albef")
 
 
@@ -37,22 +38,32 @@ class _Host:
     def __init__(self, per_host: int) -> None:
         self.turns = asyncio.Semaphore(per_host)
         self.rows = 0  # waiting or being requested
-        self.silent = 0  # consecutive attempts without an answer
-        self.rests_until = 0.0  # in the time of the event loop
+        self.unanswered = 0  # consecutive attempts without a response
+        self.pauses_until = 0.0  # in the time of the event loop
+        self.refusal: Response | None = None  # asks for a longer pause than the limit
 
-    async def rest(self) -> None:
+    async def pause(self) -> None:
         """Wait until the pause that the host has requested is over."""
         now = asyncio.get_running_loop().time
-        while (seconds := self.rests_until - now()) > 0:
+        while self.refusal is None and (seconds := self.pauses_until - now()) > 0:
             await asyncio.sleep(seconds)
+
+    def update(self, response: Response, limits: Limits, now: float) -> None:
+        """Take account of a response of the host."""
+        self.unanswered = 0 if response.responded else self.unanswered + 1
+        if response.is_temporary and response.wait:
+            if response.wait > limits.max_wait_s:
+                self.refusal = response
+            else:
+                self.pauses_until = max(self.pauses_until, now + response.wait)
 
 
 class Downloads:
     """Downloader of the images of a list into a folder, each of them once.
 
     Args:
-        folder: keeps the downloads of this list; one process at a time works in it.
-        limits: limits of the download, on any machine that sends the requests.
+        folder: folder of the downloads of this list; one process at a time works in it.
+        limits: limits of the download.
         engine: ``ray`` sends requests from each node of a cluster in turn.
     """
 
@@ -66,10 +77,10 @@ class Downloads:
         self._exits = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        text = "waiting for %s: process %s downloads the same list"
+        text = "waiting for %s, because process %s downloads the same list"
         path = self._folder / "lock"
         self._exits.enter_context(lock(path, lambda holder: log.info(text, self._folder, holder)))
-        os.utime(self._folder)  # A new time of the folder marks it as in use.
+        os.utime(self._folder)  # A folder that is not used for long is removed.
         self._store = DownloadStore(self._folder)
         self._exits.callback(self._store.close)
         self._client = Client(self._limits)
@@ -103,8 +114,8 @@ class Downloads:
             OSError: a download cannot be stored.
         """
         pending: deque[tuple[T, Future[dict[str, Outcome]]]] = deque()
-        for number, (belongings, addresses) in enumerate(lists, 1):
-            pending.append((belongings, self._call(self._download(addresses))))
+        for number, (value, addresses) in enumerate(lists, 1):
+            pending.append((value, self._call(self._download(addresses))))
             read = number - len(pending)
             if len(pending) > min(_AHEAD, 1 + read):  # If few rows are read, few are downloaded.
                 yield self._next(pending)
@@ -122,10 +133,18 @@ class Downloads:
     def _next(
         self, pending: "deque[tuple[T, Future[dict[str, Outcome]]]]"
     ) -> tuple[T, dict[str, Outcome]]:
-        belongings, future = pending.popleft()
-        while not concurrent.futures.wait([future], _SAY_S).done:
-            log.info("downloading: %d requests so far", self._requests)
-        return belongings, future.result()
+        value, future = pending.popleft()
+        while not concurrent.futures.wait([future], _LOG_EVERY_S).done:
+            log.info("downloading: %d requests so far%s", self._requests, self._pauses())
+        return value, future.result()
+
+    def _pauses(self) -> str:
+        """Return the end of a progress line: the hosts that asked for a pause, longest first."""
+        now = self._loop.time()
+        pauses = {name: host.pauses_until - now for name, host in list(self._hosts.items())}
+        longest = sorted(pauses, key=lambda name: -pauses[name])[:_MAX_NAMED]
+        named = [f"{name} ({pauses[name]:.0f} s)" for name in longest if pauses[name] > 0]
+        return f"; pausing as requested by {', '.join(named)}" if named else ""
 
     def _call(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
         return asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -143,7 +162,7 @@ class Downloads:
         missing = [
             self._fetch(url)
             for url in dict.fromkeys(addresses)
-            if url not in known or not known[url].holds(self._limits)
+            if url not in known or not known[url].is_final(self._limits)
         ]
         fetched = await asyncio.gather(*missing)
         return known | {outcome.address: outcome for outcome in fetched}
@@ -158,36 +177,32 @@ class Downloads:
         while wait is not None:
             await asyncio.sleep(wait)
             async with host.turns:
-                await host.rest()
+                await host.pause()
                 async with self._connections:
-                    if 0 < limits.give_up_after <= host.silent:
-                        silence = f"{limits.give_up_after} attempts in a row without an answer"
-                        detail = f"its host left {silence}"
-                        answer = Response(Reason.UNREACHABLE, detail, is_temporary=True)
-                        attempts = limits.attempts
+                    if host.refusal:
+                        response, wait = host.refusal, None
+                    elif 0 < limits.give_up_after <= host.unanswered:
+                        detail = f"no response from its host {limits.give_up_after} times in a row"
+                        response = Response(Reason.UNREACHABLE, detail, is_temporary=True)
+                        attempts, wait = limits.attempts, None
                     else:
                         attempts, self._requests = attempts + 1, self._requests + 1
                         fetch = self._fetches[self._requests % len(self._fetches)]
-                        answer = await fetch(url)
-                        host.silent = 0 if answer.responded else host.silent + 1
-                wait = self._wait(answer, attempts, host)
-        reason = str(answer.reason or "")
-        outcome = Outcome(
-            url, attempts, limits.max_bytes, reason, answer.detail, answer.is_temporary
-        )
-        outcome = self._store.add(outcome, answer.body)
+                        response = await fetch(url)
+                        host.update(response, limits, self._loop.time())
+                        wait = self._wait(response, attempts)
+        reason, detail = str(response.reason or ""), response.detail
+        outcome = Outcome(url, attempts, limits.max_bytes, reason, detail, response.is_temporary)
+        outcome = self._store.add(outcome, response.body)
         host.rows -= 1
-        if not host.rows and (not host.silent or len(self._hosts) > _REMEMBERED):
+        is_remembered = host.refusal or host.unanswered
+        if not host.rows and (not is_remembered or len(self._hosts) > _MAX_REMEMBERED):
             del self._hosts[name]
         return outcome
 
-    def _wait(self, answer: Response, attempts: int, host: _Host) -> float | None:
+    def _wait(self, response: Response, attempts: int) -> float | None:
         """Return the seconds before the next attempt; None if no attempt follows."""
         limits = self._limits
-        if not answer.is_temporary:
-            return None
-        if answer.wait:  # The host itself asks for a pause.
-            rest = self._loop.time() + min(answer.wait, limits.max_wait_s)
-            host.rests_until = max(host.rests_until, rest)
-        wait = max(limits.backoff_s * 2 ** (attempts - 1), answer.wait or 0.0)
-        return None if attempts >= limits.attempts or wait > limits.max_wait_s else wait
+        wait = max(limits.backoff_s * 2 ** (attempts - 1), response.wait or 0.0)
+        is_final = not response.is_temporary or attempts >= limits.attempts
+        return None if is_final or wait > limits.max_wait_s else wait

@@ -5,7 +5,9 @@ separate transaction. A kill loses nothing, and a loss of power loses only what 
 """
 
 import contextlib
+import errno
 import hashlib
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -44,8 +46,8 @@ class Outcome(NamedTuple):
     sha256: str = ""
     """Digest of the image."""
 
-    def holds(self, limits: Limits) -> bool:
-        """Return whether no new attempt is needed under these limits."""
+    def is_final(self, limits: Limits) -> bool:
+        """Return whether no further attempt is needed under these limits."""
         if not self.reason:
             return True
         if self.reason == Reason.TOO_MANY_BYTES:
@@ -56,7 +58,7 @@ class Outcome(NamedTuple):
 
 
 class DownloadStore:
-    """Outcomes of a list's addresses; one process works on them, from any of its threads.
+    """Outcomes of a list's addresses. One process at a time uses it, from any of its threads.
 
     Raises:
         OSError: the file cannot be read or written; every method raises this.
@@ -75,9 +77,11 @@ class DownloadStore:
         try:
             yield
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path)) from error
             raise OSError(
-                f"{self._path} cannot be used ({error}). If it is damaged, remove it: what it held "
-                "is downloaded again"
+                f"{self._path} cannot be used: {error}. If the file is damaged, remove it; its "
+                "images are downloaded again"
             ) from error
 
     def add(self, outcome: Outcome, body: bytes = b"") -> Outcome:

@@ -36,18 +36,20 @@ def test_outcomes_and_pictures_come_back_and_what_is_not_listed_goes(tmp_path: P
 def test_damage_is_told_with_its_remedy(tmp_path: Path) -> None:
     fill(tmp_path)
     (tmp_path / FILE).write_bytes(b"no database" * 999)
-    with pytest.raises(OSError, match=rf"{FILE} cannot be used \(file is not a database\)"):
+    with pytest.raises(
+        OSError, match=rf"{FILE} cannot be used: file is not a database.* remove it"
+    ):
         DownloadStore(tmp_path)
 
 
 def test_when_an_outcome_holds_under_other_limits() -> None:
     is_temporary = Outcome("1", 3, 9, Reason.TIMED_OUT, "", True)
-    assert is_temporary.holds(limits(attempts=3))
-    assert not is_temporary.holds(limits(attempts=4))
-    assert Outcome("1", 1, 9, Reason.NOT_FOUND, "").holds(limits(attempts=20))
+    assert is_temporary.is_final(limits(attempts=3))
+    assert not is_temporary.is_final(limits(attempts=4))
+    assert Outcome("1", 1, 9, Reason.NOT_FOUND, "").is_final(limits(attempts=20))
     large = Outcome("1", 1, 2**20, Reason.TOO_MANY_BYTES, "")
-    assert large.holds(limits(max_mb=1))
-    assert not large.holds(limits(max_mb=2))
+    assert large.is_final(limits(max_mb=1))
+    assert not large.is_final(limits(max_mb=2))
     private = Outcome("1", 1, 9, Reason.PRIVATE_ADDRESS, "")
-    assert private.holds(limits(allow_loopback=False))
-    assert not private.holds(limits(allow_loopback=True))
+    assert private.is_final(limits(allow_loopback=False))
+    assert not private.is_final(limits(allow_loopback=True))

@@ -146,7 +146,7 @@ def test_what_is_evaluated_on(here: Path) -> None:
     assert shown == ["first.jpg", "equal.jpg", "smaller.png"]
     assert {pair.dataset for pair in page.contaminated} <= {"", "coco"}
     assert all(pair.of.uri and pair.picture.uri for pair in page.contaminated)
-    assert "which is evaluated on" in Page(render_dataset(page)).text
+    assert "looks like evaluation image" in Page(render_dataset(page)).text
 
 
 def test_the_profile_of_a_validation_is_drawn_also_after_json_has_sorted_it(here: Path) -> None:
