@@ -15,7 +15,7 @@ from albef.data.shards import Shards, describe
 from albef.evaluation import text_only
 from albef.evaluation.behaviour import judging
 from albef.evaluation.behaviour.suite import OVERALL, BehaviourConfig
-from albef.layout import BEHAVIOUR, HEADLINE
+from albef.layout import BASELINES, BEHAVIOUR, HEADLINE
 from albef.loading.reading import Part
 from albef.models.kernels import evaluating
 from albef.models.weights import load_checkpoint
@@ -173,8 +173,10 @@ def splits_of(requested: Sequence[str], present: Collection[str]) -> list[str]:
     Raises:
         ValueError: ``val`` is missing too, or a split has a reserved name.
     """
-    if BEHAVIOUR in requested:
-        raise ValueError(f"a split that is evaluated cannot be called {BEHAVIOUR}: rename it")
+    if taken := {BEHAVIOUR, HEADLINE, *BASELINES}.intersection(requested):
+        raise ValueError(
+            f"split {min(taken)} has the name of a section of the metrics; rename the split"
+        )
     splits = [split for split in requested if split in present]
     if not splits and "val" in present:
         log.info("no split of evaluate.splits is in this data set: val is evaluated")

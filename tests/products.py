@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import create_trial
 from ruamel.yaml import YAML
 
 from albef.data.record import Record
@@ -15,6 +17,7 @@ from albef.ingest import shard_writer
 from albef.io import file_digest
 from albef.models.weights import load_checkpoint, save_checkpoint
 from albef.runtime.manifest import NAME
+from albef.search.summary import evidence, rows
 from albef.training.tracking import Tracker
 from albef.validation.result import Check, DriftResult
 from pipelines import evaluate
@@ -105,9 +108,9 @@ def _scenes() -> list[Record]:
 
 
 def _ingest(name: str, records: list[Record]) -> None:
-    stage, rows = Stage("ingest", name), Path(f"{name}.json")
-    rows.write_text("[]")
-    inputs = {str(rows): file_digest(rows)}
+    stage, listed = Stage("ingest", name), Path(f"{name}.json")
+    listed.write_text("[]")
+    inputs = {str(listed): file_digest(listed)}
     licence = {
         "what": "pictures",
         "licence": "CC BY 9",
@@ -170,9 +173,11 @@ def _log_curves(folder: Path) -> None:
 
 def _search(stage: Stage) -> None:
     folder = stage.layout.search(stage.key)
-    trial = {"number": 0, "state": "complete", "params": {"lr": 2e-4}, "values": [50.0]}
+    trials = [create_trial(params={"lr": 2e-4}, distributions={"lr": FloatDistribution(1e-5, 1e-3)},
+                           value=50.0, intermediate_values={1: 50.0})]  # fmt: skip
     write_json(folder / "choice.json", {"lr": 2e-4})
-    write_json(folder / "trials.json", {"trials": [trial | {"value": 50.0, "start": True}]})
+    found = evidence(trials, {"lr": 2e-4}, "r_mean", True)
+    write_json(folder / "trials.json", {"trials": rows(trials, {"lr": 2e-4}), "evidence": found})
     _done(stage, folder / "choice.json")
 
 

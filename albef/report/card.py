@@ -18,7 +18,7 @@ from albef.data.shards import ShardError, describe, shared_keys
 from albef.io import file_digest, read_json
 from albef.layout import BASELINES, BEHAVIOUR, HEADLINE, Layout
 from albef.report import scores
-from albef.report.metric_names import order
+from albef.report.metric_names import order, split_order
 from albef.report.page import environment
 from albef.runtime import manifest
 
@@ -174,7 +174,8 @@ def _evaluation(
     export = params.get("export", {}).get("runs", {}).get(run) or {}
     measured = read_json(layout.export_metrics(run)) or {}
     splits = [name for name in metrics.get("chance", {}) if name != BEHAVIOUR]
-    split = str(export.get("split") or ("test" if "test" in splits else next(iter(splits), "test")))
+    first = min(splits, key=lambda name: split_order(name, params), default="test")
+    split = str(export.get("split") or first)
     dataset = str(export.get("dataset") or params["tasks"][run]["dataset"])
     described = read_json(layout.data(dataset) / "dataset.json") or {}
     total = int(described.get("splits", {}).get(split, 0))
@@ -272,7 +273,7 @@ def _tables(card: Card) -> Iterator[tuple[str, str]]:
             "percent, by the least probability asked for (`min_probability`), how many are "
             "answered, and how many of these are right:"
         )
-        header = ("least probability", "answered", "right")
+        header = ("minimum probability", "answered", "correct")
         keys = ("min_probability", "answered", "accuracy")
         rows = ([row[key] for key in keys] for row in calibration["coverage"])
         yield intro, _table([header, *rows])
@@ -292,7 +293,7 @@ def _tables(card: Card) -> Iterator[tuple[str, str]]:
             "both are judged (`docs/how-to/test-behavior.md`). In percent of the cases, those "
             "that do as is expected:"
         )
-        yield intro, _tabulate("test", columns, tests)
+        yield intro, _tabulate("test", columns, sorted(tests, key=order))
 
 
 def _baselines(metrics: Mapping[str, Any], section: str) -> dict[str, Mapping[str, float]]:

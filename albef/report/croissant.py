@@ -11,6 +11,7 @@ from typing import Any
 
 from albef.data.shards import SCHEMA, describe
 from albef.io import file_digest
+from albef.report.wording import training_first
 
 _CONTEXT = {  # the standard context, since readers compare it
     "@language": "en", "@vocab": "https://schema.org/", "sc": "https://schema.org/",
@@ -54,7 +55,9 @@ def render(folder: Path, target: Path) -> str:
     name, digest = described["name"], described["digest"]
     index = folder / "index.parquet"
     shards_owner = f" of the data set {view_of}" if (view_of := described.get("shards_of")) else ""
-    sizes = ", ".join(f"{count:,} in {split}" for split, count in described["splits"].items())
+    sizes = ", ".join(
+        f"{count:,} in {split}" for split, count in training_first(described["splits"]).items()
+    )
     fields = [_field(column, text) for column, text in _FIELDS.items()]
     values = {
         "@context": _CONTEXT,

@@ -1,11 +1,12 @@
-"""Display names of metrics and losses, in one table.
+"""Display names of metrics and losses, in one table, and the order of metrics and splits.
 
 A metric without a row is shown by its own name, after the others. Every metric is in percent, and
 higher is better, as :meth:`albef.tasks.task.RunTask.score` requires.
 """
 
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 _ITC = "itc_"
 """Prefix of a metric of the ranking by ITC alone, next to the re-ranked one."""
@@ -85,6 +86,16 @@ def order(name: str) -> tuple[bool, int, str, int]:
     rank = METRICS.index(metric) if metric in METRICS else len(METRICS)
     stem = name.rstrip("0123456789")
     return name != plain(name), rank, stem, int(name[len(stem) :] or 0)
+
+
+def split_order(name: str, params: Mapping[str, Any]) -> tuple[int, bool, str]:
+    """Return the sort key of a split: as in ``evaluate.splits``, then test, then by name.
+
+    A metrics file does not keep the order, and a run is judged by the first split.
+    """
+    evaluated = list(params.get("evaluate", {}).get("splits", ()))
+    rank = evaluated.index(name) if name in evaluated else len(evaluated)
+    return rank, name != "test", name
 
 
 def _find(name: str) -> tuple[Metric, tuple[str, ...]]:

@@ -58,7 +58,7 @@ def read(params: Mapping[str, Any], project: Project, count: int) -> Report:
     models = dict.fromkeys(["pretrained", *(init for init in inits if init not in tasks), *tasks])
     return Report(
         seed=params["seed"],
-        runs=[results.read(layout, run, values, count) for run, values in tasks.items()],
+        runs=[results.read(params, layout, run, count) for run in tasks],
         trainings={
             name: curves.read(layout.curves(name))
             for name in models
@@ -68,7 +68,7 @@ def read(params: Mapping[str, Any], project: Project, count: int) -> Report:
         searches=[search.read(layout, run, values) for run, values in tasks.items()],
         costs=provenance.read_costs(params, layout),
         models=[provenance.read_model(layout, name) for name in models],
-        exports=list(provenance.read_exports(layout, list(tasks))),
+        exports=list(provenance.read_exports(params, layout)),
         chains=list(provenance.read_chains(project)),
         values=dict(wording.flatten(params)),
     )
@@ -107,6 +107,7 @@ def environment() -> Environment:
         "place": lambda value: f"{value:.1f}".removesuffix(".0"),
         "value": wording.format_value,
         "difference": wording.format_difference,
+        "training_first": wording.training_first,
         "duration": wording.format_duration,
         "address": wording.web_address,
         "facts": render_facts,

@@ -56,6 +56,13 @@ def web_address(url: str) -> str:
     return url if url.startswith(("https://", "http://")) else ""
 
 
+def training_first(splits: Mapping[str, int]) -> dict[str, int]:
+    """Return the sizes of splits in the order train, val, test, others; JSON sorts them by name."""
+    known = ("train", "val", "test")
+    rank = {split: index for index, split in enumerate(known)}
+    return dict(sorted(splits.items(), key=lambda item: (rank.get(item[0], len(known)), item[0])))
+
+
 def flatten(values: Mapping[str, object], key: str = "") -> Iterator[tuple[str, object]]:
     """Yield (dotted name, value) of every leaf of nested mappings, in order."""
     for name, value in values.items():

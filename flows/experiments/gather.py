@@ -16,7 +16,7 @@ from albef.data.shards import describe
 from albef.evaluation import statistics
 from albef.layout import BASELINES, HEADLINE
 from albef.report import comparison as page
-from albef.report import curves, drift, flips, scores
+from albef.report import curves, drift, flips, metric_names, scores
 from albef.report.pictures import spread
 from albef.report.wording import flatten, format_value
 from flows.experiments.revisions import SEEDS, Revision, differing_code, opened
@@ -140,11 +140,12 @@ class _Gathering:
 
     def _splits(self) -> Iterator[page.Split]:
         metrics = [side.metrics for side in self._sides]
+        params = self._sides[0].revision.params
         for run in dict.fromkeys(run for side in metrics for run in side):
             runs = [side.get(run, {}) for side in metrics]
             sections = (item for side in runs for item in side.items())
             names = {n for n, it in sections if isinstance(it, Mapping) and n not in BASELINES}
-            for name in sorted(names, key=lambda name: (name != "test", name)):
+            for name in sorted(names, key=lambda name: metric_names.split_order(name, params)):
                 found = [numbers(side.get(name, {})) for side in runs]
                 if not any(found):
                     continue

@@ -9,7 +9,8 @@ def test_the_wanted_splits_that_are_there_are_evaluated_in_their_order() -> None
     assert splits_of(["test", "pairs"], ["train", "pairs", "test"]) == ["test", "pairs"]
     assert splits_of(["test"], ["train", "val"]) == ["val"]
     for wanted, message in (
-        ("behaviour", "a split that is evaluated cannot be called behaviour"),
+        ("behaviour", "split behaviour has the name of a section"),
+        ("chance", "rename the split"),
         ("tset", "splits are tset, but the data set has train, test"),
     ):
         with pytest.raises(ValueError, match=message):

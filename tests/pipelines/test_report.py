@@ -48,7 +48,7 @@ def test_it_shows_everything_there_is_and_no_caption_becomes_markup(project: Pat
         "2 to 11, median 6",
         "CC BY 9",
         "Ann <b>",
-        "Chosen: lr: 2e-4, of 1 trial.",
+        "Chosen: lr: 2e-4, of 1 trial. 1 complete. The start wins with r_mean 50.00",
         "min in all, at most",
         "said in other words",
         "of the true texts are said to be true, in split test",
@@ -61,11 +61,27 @@ def test_it_shows_everything_there_is_and_no_caption_becomes_markup(project: Pat
         "0.210 nats",
     ):
         assert part in page.text, part
+    assert page.text.index("torch, float32") < page.text.index("ONNX Runtime, int8")
     assert "another one than" not in page.text
     assert "script" not in page.tags
     assert sum(a.startswith("data:image/webp;base64,") for a in page.addresses) > 40
     links = {a.removeprefix("data/") for a in page.addresses if a.startswith("data/")}
     assert links == {path.name for path in Path("products/report/data").glob("*.html")}
+
+
+def test_a_run_is_judged_by_the_first_split_that_params_name(project: Path) -> None:
+    assert page_starts_with("test")
+    values = json.loads(Path("params.yaml").read_text())
+    values["evaluate"]["splits"] = ["pairs", "test"]
+    del values["export"]
+    Path("params.yaml").write_text(json.dumps(values))
+    assert page_starts_with("pairs")
+
+
+def page_starts_with(split: str) -> bool:
+    primary = {"test": "mean of the six recalls", "pairs": "right decisions"}[split]
+    first = made().partition('<p class="what">')[2].partition("</p>")[0]
+    return first == primary and f"Split `{split}` of `scenes`" in card()
 
 
 def test_equal_products_give_equal_bytes_anywhere_and_at_any_speed(

@@ -1,13 +1,14 @@
 """The model card of a run, and of a release."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ruamel.yaml import YAML
 
-from albef.io import write_json
+from albef.export.calibration import Judged, describe
+from albef.io import read_json, write_json
 from albef.layout import Layout, Paths
 from albef.report.card import Card, Compared, Dataset, Evaluation, Measured, read, render
 from tests.data.toy import LICENCE
@@ -31,7 +32,7 @@ METRICS: dict[str, Any] = {
 }
 DESCRIBED = {
     "digest": "d" * 64,
-    "splits": {"test": 9},
+    "splits": {"pairs": 4, "test": 9, "train": 20},
     "sources": [{"kind": "questions"}],
     "licences": [LICENCE],
 }
@@ -77,7 +78,9 @@ def test_a_run_without_an_export_has_a_card() -> None:
         "| `zero_shot_balanced_accuracy` | 90 | 4.167 | 5 |",
         "## Behaviour tests",
         "| `count` | 81.25 | 50 | 49 |",
-        "**questions**, test: 9 test; made by questions; SHA-256 `" + "d" * 64 + "`.",
+        "**questions**, test: 20 train, 9 test, 4 pairs; made by questions; SHA-256 `"
+        + "d" * 64
+        + "`.",
         "- pictures: CC0, nobody (https://a.test)",
         "- It answers from its list alone, also where none of it is right.",
         "| checkpoint, SHA-256 | `" + "c" * 64 + "` |",
@@ -119,18 +122,17 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
     assert result["dataset"] == {"name": "questions", "type": "questions", "split": "test"}
 
 
-def test_calibration_says_how_often_it_answers_and_is_right() -> None:
-    coverage = [
-        {"min_probability": 0.0, "answered": 100.0, "accuracy": 60.0},
-        {"min_probability": 0.95, "answered": 0.0, "accuracy": None},
-    ]
-    told = {"answers": 9, "temperature": 1.7, "ece_before": 12.345, "ece": 2.0}
-    stored = json.loads(json.dumps(told | {"coverage": coverage}, sort_keys=True))
-    lines = render(replace(CARD, calibration=stored)).splitlines()
-    at = lines.index("| least probability | answered | right |")
-    assert lines[at + 2 : at + 4] == ["| 0 | 100 | 60 |", "| 0.95 | 0 |  |"]
-    assert "2.00 percentage points" in lines[at - 2]
-    assert "12.35 before scores are divided by the temperature 1.7" in lines[at - 2]
+def test_calibration_as_the_export_stage_stores_it(tmp_path: Path) -> None:
+    judged = Judged(np.log([[0.6, 0.4], [0.7, 0.3], [0.9, 0.1]]), np.array([0.0, 1.0, 1.0]))
+    write_json(tmp_path / "metrics.json", {"calibration": describe(judged, 1.7)})
+    stored = read_json(tmp_path / "metrics.json")["calibration"]
+    text = render(replace(CARD, calibration=stored))
+    table = text.partition("| minimum probability | answered | correct |\n")[2].splitlines()
+    assert table[1] == "| 0 | 100 | 66.67 |"
+    assert "| 0.8 | 33.33 | 100 |" in table
+    assert "| 0.95 | 0 |  |" in table
+    assert f"{stored['ece']:.2f} percentage points" in text
+    assert f"{stored['ece_before']:.2f} before scores are divided by the temperature 1.7" in text
 
 
 def test_any_name_is_a_name_in_it() -> None:

@@ -22,12 +22,11 @@ from albef.report.pictures import Picture, SplitRecords, data_uri, spread
 from albef.report.sections import curation, profile
 from albef.report.sections.curation import Curation
 from albef.report.sections.profile import Tally
-from albef.report.wording import flatten, format_range
+from albef.report.wording import flatten, format_range, training_first
 
 WORDS = {str(reason): reason.words for reason in Reason}
 """Short description of each reason for rejection."""
 _REPEATED = (Reason.DUPLICATE, Reason.NEAR_DUPLICATE)
-_SPLITS = ("train", "val", "test")
 _Row = Mapping[str, Any]
 
 
@@ -82,9 +81,7 @@ def read(layout: Layout, name: str, used_by: Sequence[str], count: int) -> Datas
     if described is None:
         note = f"This data set has not been made yet: {folder} is missing."
         return Dataset(name, used_by, note)
-    order = [*_SPLITS, *described["splits"]]
-    sizes = sorted(described["splits"].items(), key=lambda pair: order.index(pair[0]))
-    splits = {split: size for split, size in sizes if size}
+    splits = {split: size for split, size in training_first(described["splits"]).items() if size}
     samples = {}
     for split in splits:
         records = SplitRecords(folder, split)

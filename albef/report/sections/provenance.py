@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from albef.io import read_json
 from albef.layout import HEADLINE, Layout
 from albef.lineage import CONFIG, Lineage, Project, Step
+from albef.report.metric_names import split_order
 from albef.report.wording import flatten
 from albef.run_record import RunRecord
 from albef.run_record import read as read_record
@@ -115,17 +116,25 @@ def read_model(layout: Layout, name: str) -> Model:
     return Model(name, values, sizes)
 
 
-def read_exports(layout: Layout, runs: list[str]) -> Iterator[Export]:
+def read_exports(params: Mapping[str, Any], layout: Layout) -> Iterator[Export]:
     """Yield the existing exports, from their manifests and metrics."""
-    for run in runs:
+    for run in params.get("tasks", {}):
         manifest = read_json(layout.export(run) / MANIFEST)
-        if manifest is not None:
-            scores = read_json(layout.export_metrics(run)) or {}
-            sizes, calibration = scores.pop("bytes", {}), scores.pop("calibration", None)
-            torch_scores, metrics = scores.get("torch", {}), read_json(layout.metrics(run)) or {}
-            headlines = [*metrics.get(HEADLINE, {}).values(), *torch_scores]
-            headline = next((metric for metric in headlines if metric in torch_scores), "")
-            yield Export(run, dict(flatten(manifest)), headline, scores, sizes, calibration)
+        if manifest is None:
+            continue
+        scores = read_json(layout.export_metrics(run)) or {}
+        sizes, calibration = scores.pop("bytes", {}), scores.pop("calibration", None)
+        headlines = (read_json(layout.metrics(run)) or {}).get(HEADLINE, {})
+        export = params.get("export", {}).get("runs", {}).get(run) or {}
+        splits = sorted(headlines, key=lambda name: split_order(name, params))
+        torch = scores.get("torch", {})
+        names = [headlines.get(export.get("split")), *map(headlines.get, splits), *torch]
+        headline = next((metric for metric in names if metric in torch), "")
+        # JSON sorts the names. Here torch comes first, then the precisions as in the manifest.
+        of_torch = [name for name in scores if name.startswith("torch")]
+        precisions = [name for name in manifest.get("precisions", ()) if name in scores]
+        scores = {name: scores[name] for name in (*of_torch, *precisions)}
+        yield Export(run, dict(flatten(manifest)), headline, scores, sizes, calibration)
 
 
 def read_chains(project: Project) -> Iterator[Step]:

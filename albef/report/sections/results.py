@@ -142,8 +142,9 @@ class Run:
         return next((split for split in self.splits if split.first), None)
 
 
-def read(layout: Layout, name: str, values: Mapping[str, Any], count: int) -> Run:
+def read(params: Mapping[str, Any], layout: Layout, name: str, count: int) -> Run:
     """Return the results of a run on each split, with ``count`` examples per group."""
+    values = params["tasks"][name]
     kind, dataset, init = (str(values.get(key, "")) for key in ("kind", "dataset", "init"))
     run = Run(name, kind, dataset, init)
     metrics, folder = read_json(layout.metrics(name)), layout.data(run.dataset)
@@ -190,9 +191,7 @@ def read(layout: Layout, name: str, values: Mapping[str, Any], count: int) -> Ru
             )
         if records:
             records.close()
-    # The first of evaluate's splits is the one that a run is judged by. JSON does not keep the
-    # order.
-    splits.sort(key=lambda split: (split.name != "test", split.name))
+    splits.sort(key=lambda split: metric_names.split_order(split.name, params))
     return replace(run, splits=splits, notes=[note for note, holds in notes.items() if holds])
 
 
