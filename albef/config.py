@@ -1,8 +1,7 @@
 """Strictly checked values: sections of params.yaml, how to read them, and their error messages.
 
 The class of a section is defined next to the code that uses it and derives from :class:`Section`.
-Options that most users never change have their default and description there. This module does not
-import torch.
+This module does not import torch.
 """
 
 import difflib
@@ -24,8 +23,6 @@ from pydantic import (
 S = TypeVar("S", bound="Section")
 _MAX_LISTED = 20  # Maximum number of names that an error message lists.
 _MAX_NODES = 100_000  # Maximum number of values in a file.
-
-
 _RENAMED = {"max_company": "max_batch_effect"}
 """Keys of earlier versions by their old name."""
 
@@ -43,10 +40,9 @@ class Section(BaseModel):
 
 
 def opt_in(off: Any) -> Any:
-    """Return the default of an option that is usually off, as in ``wpa: float = opt_in(0.0)``.
+    """Return the default of an option, which dumps omit, as in ``wpa: float = opt_in(0.0)``.
 
-    While the option has its default, dumps omit it. Checkpoints and fingerprints therefore stay the
-    same as before the option was added.
+    Checkpoints and fingerprints therefore stay the same as before the option was added.
     """
     return Field(off, exclude_if=lambda value: value == off)
 
@@ -66,30 +62,27 @@ class Range(Section):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if not self.low < self.high:
-            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
+            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
         if not self.low <= self.start <= self.high:
-            raise ValueError(f"start {self.start:g} is outside {self.low:g} to {self.high:g}")
+            raise ValueError(f"start {self.start:g} must be in {self.low:g} to {self.high:g}")
         if self.log and self.low <= 0:
-            raise ValueError(f"a logarithmic range starts above 0, not at {self.low:g}")
+            raise ValueError(f"low must be above 0 in a logarithmic range, got {self.low:g}")
         return self
-
-
-def _is_range(value: object) -> str:
-    return "range" if isinstance(value, Mapping | Range) else "value"
 
 
 _TAGS = {"range", "value", "[key]"}
 """Parts of an error's location that are not keys."""
 Tunable = Annotated[
-    Annotated[float, Tag("value")] | Annotated[Range, Tag("range")], Discriminator(_is_range)
+    Annotated[float, Tag("value")] | Annotated[Range, Tag("range")],
+    Discriminator(lambda value: "range" if isinstance(value, Mapping | Range) else "value"),
 ]
 """A value, or a range that search replaces by a value."""
 
 
 def fixed(value: float | Range) -> float:
-    """Return the value of a tunable field. A range that is still unfilled raises ParamsError."""
+    """Return the value of a tunable field; raise ParamsError for a range."""
     if isinstance(value, Range):
-        raise ParamsError("a range stands where a chosen value is needed: run the search first")
+        raise ParamsError("a range needs a chosen value; run the stage search first")
     return value
 
 
@@ -102,8 +95,8 @@ def choose(section: S, choice: Mapping[str, float]) -> S:
     """Return ``section`` with all its ranges, and no other fields, replaced by ``choice``."""
     if set(choice) != set(ranges(section)):
         raise ParamsError(
-            f"the search chose {sorted(choice)}, but the ranges are {sorted(ranges(section))}: "
-            "the search has to run again"
+            f"the search chose {sorted(choice)}, but the ranges are {sorted(ranges(section))}; "
+            "run the search again"
         )
     return section.model_copy(update=dict(choice))
 
@@ -120,28 +113,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
     yaml = YAML(typ="safe", pure=True)
     try:
         document = yaml.compose(path.read_text())
-        is_small = document is None or _count(document, {}) <= _MAX_NODES
-        values = yaml.constructor.construct_document(document) if document and is_small else None
+        if document and _count(document, {}) > _MAX_NODES:
+            raise ValueError(f"more than {_MAX_NODES:,} values after expanding aliases")
+        values = yaml.constructor.construct_document(document) if document else None
     except FileNotFoundError:
         raise ParamsError(f"{path} does not exist; run from the root of the project") from None
     except OSError as error:
-        raise ParamsError(f"{path} cannot be read: {error.strerror}") from None
+        raise ParamsError(f"cannot read {path}: {error.strerror}") from None
     except (YAMLError, ValueError, RecursionError) as error:
-        raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not is_small:
-        raise ParamsError(f"{path} holds more than {_MAX_NODES:,} values, its aliases written out")
+        raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ParamsError(f"{path} must hold a mapping of sections")
+        raise ParamsError(f"{path} must be a mapping of sections")
     return values
 
 
 def _count(node: Any, counts: dict[int, int]) -> int:
-    """Return the number of values of a YAML node, with each alias written out.
-
-    A node within itself counts as too many. ``counts`` holds the nodes counted so far.
-    """
+    """Return the number of values of a YAML node with aliases expanded; ``counts`` is a cache."""
     if id(node) not in counts:
-        counts[id(node)] = _MAX_NODES + 1
+        counts[id(node)] = _MAX_NODES + 1  # A node that contains itself counts as too many.
         parts = node.value if isinstance(node.value, list) else ()
         inner = (n for part in parts for n in (part if isinstance(part, tuple) else [part]))
         counts[id(node)] = 1 + sum(_count(n, counts) for n in inner)
@@ -149,14 +138,14 @@ def _count(node: Any, counts: dict[int, int]) -> int:
 
 
 def read_preset(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Return the values of a preset: its own, over those of its ``base`` without ``drop``.
+    """Return the values of a preset: its ``base`` without ``drop``, merged with its own values.
 
     Mappings are merged key by key, unless they have different ``kind``. Other values replace the
     old one.
 
     Args:
         path: a preset, or a params file, which is a preset without a base.
-        above: presets that it is the base of.
+        above: presets that are based on it.
 
     Raises:
         ParamsError: the base is missing or circular, or lacks a dropped key.
@@ -165,26 +154,26 @@ def read_preset(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     base, dropped = values.pop("base", None), values.pop("drop", ())
     if base is None:
         return values
-    below = path.parent / f"{base}.yaml"
-    if below in (path, *above):
-        raise ParamsError(f"{path}: its base {base} is laid over it")
-    if not below.exists():
-        raise ParamsError(f"{path}: there is no preset {base} (base)")
-    lower = read_preset(below, (*above, path))
+    base_file = path.parent / f"{base}.yaml"
+    if base_file in (path, *above):
+        raise ParamsError(f"{path}: base {base} is itself based on this preset")
+    if not base_file.exists():
+        raise ParamsError(f"{path}: base: there is no preset {base}")
+    base_values = read_preset(base_file, (*above, path))
     for key in dropped:
         *parents, last = key.split(".")
-        section: Any = lower
+        section: Any = base_values
         for part in parents:
             section = section.get(part, {})
         if last not in section:
-            raise ParamsError(f"{path}: {base} has no {key} (drop)")
+            raise ParamsError(f"{path}: drop: {base} has no {key}")
         del section[last]
-    return _merged(lower, values)
+    return _merged(base_values, values)
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
         old: Any = merged.get(key)
         kind = value.get("kind") if isinstance(value, Mapping) else None
         same_kind = isinstance(old, Mapping) and kind in (None, old.get("kind"))
@@ -208,8 +197,8 @@ def validate(cls: type[S], values: object, *, where: str, key: str = "") -> S:
         text = json.dumps(values, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ParamsError(
-            f"{where}: {key or 'the file'} holds a value that is neither "
-            f"number, text, list nor mapping ({error})"
+            f"{where}: {key or 'the file'} has a value that is not a number, string, list or "
+            f"mapping ({error})"
         ) from None
     try:
         # In JSON mode, a list may be a tuple, and "3" is not a number.
@@ -229,17 +218,15 @@ def _messages(
                 section, last = dotted.removesuffix(parts[-1]), parts[-1]
                 if last in _RENAMED:
                     yield f"{where}: {dotted} is now called {section}{_RENAMED[last]}; rename it"
-                    continue
-                hint = did_you_mean(last, _fields(cls, parts[:-1]), section)
-                yield f"{where}: {dotted} is not a known key{hint or '; remove it'}"
-            case "default_factory_not_called":
-                # The values that the default is computed from are wrong themselves.
-                continue
+                else:
+                    hint = did_you_mean(last, _fields(cls, parts[:-1]), section)
+                    yield f"{where}: {dotted} is not a known key{hint or '; remove it'}"
             case "missing":
                 yield f"{where}: {dotted} is missing"
+            case "default_factory_not_called":
+                pass  # The values that the default is computed from are wrong themselves.
             case _:
-                message = item["msg"].removeprefix("Value error, ")
-                value = item["input"]
+                message, value = item["msg"].removeprefix("Value error, "), item["input"]
                 suffix = "" if isinstance(value, dict | list) else f", got {value!r}"
                 yield f"{where}: {dotted}: {message[:1].lower()}{message[1:]}{suffix}"
 
@@ -247,13 +234,11 @@ def _messages(
 def _fields(cls: type[BaseModel], parts: list[str]) -> list[str]:
     """Return the field names of the section at ``parts`` below ``cls``; empty if unknown."""
     for part in parts:
-        field = cls.model_fields.get(part)
-        if field is None:  # The part is a key of a mapping, such as the name of a dataset.
-            continue
-        section = next(_classes(field.annotation), None)
-        if section is None:
-            return []
-        cls = section
+        if part in cls.model_fields:  # Other parts are keys of a mapping, such as dataset names.
+            section = next(_classes(cls.model_fields[part].annotation), None)
+            if section is None:
+                return []
+            cls = section
     return list(cls.model_fields)
 
 
@@ -274,7 +259,7 @@ def by_kind(values: object, classes: Mapping[str, type[S]]) -> S:
         return cast(S, values)
     name = values.get("kind") if isinstance(values, Mapping) else None
     if name not in classes:
-        problem = f"kind {name!r} is not known" if name else "kind is missing"
+        problem = f"there is no kind {name!r}" if name else "kind is missing"
         raise ValueError(problem + did_you_mean(str(name), classes))
     try:
         return validate(classes[str(name)], values, where="")
@@ -286,15 +271,12 @@ def by_kind(values: object, classes: Mapping[str, type[S]]) -> S:
 def did_you_mean(name: str, candidates: Iterable[str], prefix: str = "") -> str:
     """Return the end of an error message about an unknown name: a suggestion, or the known names.
 
-    Args:
-        name: the unknown name.
-        candidates: known names.
-        prefix: prefix of each of them, such as ``tasks.``.
+    ``prefix`` precedes the suggested name, as in ``tasks.``.
     """
     names = list(candidates)
     if closest := nearest(name, names):
         return f"; did you mean {prefix}{closest}?"
-    return f"; there are {', '.join(names)}" if 0 < len(names) <= _MAX_LISTED else ""
+    return f"; known: {', '.join(names)}" if 0 < len(names) <= _MAX_LISTED else ""
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:

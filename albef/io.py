@@ -35,7 +35,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); run the stage that makes it") from None
+        raise ValueError(f"{path} is not valid JSON ({error}); run its stage again") from None
 
 
 @contextlib.contextmanager
@@ -99,13 +99,14 @@ def lock(path: Path, wait: Callable[[str], object] | None = None) -> Iterator[IO
         The open file, for a child process to hold as well.
 
     Raises:
-        Locked: another process holds the lock, and ``wait`` is None.
+        LockedError: another process holds the lock, and ``wait`` is None.
+        OSError: the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        with open(path, "a+", opener=_follow_no_link) as file:
+        with open(path, "a+", opener=_open_no_link) as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _flock(file, path, fcntl.LOCK_EX)
             except BlockingIOError:
                 file.seek(0)
                 holder = file.read().strip() or "?"
@@ -125,15 +126,28 @@ def lock(path: Path, wait: Callable[[str], object] | None = None) -> Iterator[IO
             return
 
 
-def _follow_no_link(path: str, flags: int) -> int:
+def _open_no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def _flock(file: IO[str], path: Path, mode: int) -> None:
+    """Lock a file without waiting; raise BlockingIOError if another process holds the lock."""
+    try:
+        fcntl.flock(file, mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise OSError(
+            f"cannot lock {path}: {error.strerror}; use a file system with flock, such as a local "
+            "disk or NFS 4"
+        ) from None
 
 
 def holder_of(path: Path) -> str | None:
     """Return the process id that currently holds a lock file, as text; None if it is free."""
     with contextlib.suppress(FileNotFoundError), path.open() as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            _flock(file, path, fcntl.LOCK_SH)
         except BlockingIOError:
             return file.read().strip() or "?"
     return None
@@ -188,5 +202,5 @@ def open_filesystem(url: str, key: str) -> tuple[Any, str]:
     try:
         files, path = fsspec.core.url_to_fs(url, skip_instance_cache=True)
     except (ImportError, ValueError) as error:
-        raise ValueError(f"{key} {url} cannot be used: {error}") from None
+        raise ValueError(f"{key}: cannot open {url}: {error}") from None
     return files, path

@@ -1,5 +1,6 @@
-"""Locations: the sections `paths` and `runtime`, and the files of all artifacts."""
+"""The sections ``paths`` and ``runtime``, and the paths of all artifacts."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ Engine = Literal["local", "ray"]
 """Backend for work that can be split into blocks: this machine, or a Ray cluster."""
 PARAMS = Path("params.yaml")
 """File with the values of a run, relative to the root of the project."""
+PROFILES = Path("profiles")
+"""Folder of accepted profiles, which validation depends on."""
 EARLIER = Path(".albef/earlier")
 """Checkpoint of an earlier step, for a step of `albef ablate` that needs it."""
 ENVIRONMENT = "ALBEF_RUNTIME__"
@@ -44,48 +47,47 @@ class Runtime(Section):
     """
 
     device: str = "auto"
-    """Device to compute on: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. ``auto`` takes a GPU if
-    there is one."""
+    """Device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. ``auto`` uses a GPU if there is one."""
     processes: Annotated[int, Field(ge=1)] = 1
     """Number of processes that train together. They share the micro-batches."""
     launch: str = "torchrun --standalone --nproc-per-node {processes}"
-    """Command that starts the processes: torchrun, or a command of your cluster. It contains
-    {processes}, which is replaced by their number."""
+    """Command that starts the processes: torchrun, or a command of your cluster. {processes} is
+    replaced by their number."""
     threads: int = 0
-    """Number of threads of all processes on a machine together. 0 takes all cores."""
+    """Number of threads of all processes on a machine together. 0 uses all cores."""
     engine: Engine = "local"
     """Backend that fetches and prepares rows: ``local`` uses ``workers`` on this machine, ``ray``
-    uses the Ray cluster that this machine is a node of."""
+    the Ray cluster that this machine is a node of."""
     workers: int = 4
     """Number of processes that decode and augment images. 0 decodes in the training process."""
     scratch: str | None = None
-    """Folder for work in progress. null takes the user's cache folder."""
+    """Folder for work in progress. null means ``~/.cache``."""
     cache_gb: Annotated[float, Field(gt=0)] = 10.0
-    """Disk space of this machine in GiB for shards of datasets with a ``store``."""
+    """Disk space on this machine in GiB for shards of datasets with a ``store``."""
     mirror: str | None = None
     """Folder or bucket (``s3://...``) for copies of training checkpoints. null makes no copies."""
     recompute: bool = False
-    """If true, the backward pass computes activations again instead of keeping them. Larger
-    micro-batches then fit on a small GPU, at the cost of one more forward pass."""
+    """If true, the backward pass recomputes activations instead of storing them. Larger
+    micro-batches then fit on a GPU, at the cost of one more forward pass."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 1000
     """Number of steps between two training checkpoints."""
     checkpoint_every_s: Annotated[float, Field(gt=0)] = 1800.0
-    """Number of seconds after which a training checkpoint is saved if the steps take longer."""
+    """Longest time between two training checkpoints in seconds."""
     max_damaged_records: dict[str, Share] = Field({})
-    """Largest share of damaged records in a split that a process accepts before training stops, by
-    dataset. Other records replace damaged ones. Datasets that are not listed have 0."""
+    """Accepted share of damaged records in a split, by dataset. Other records replace them.
+    Datasets that are not listed have 0. Above it, training stops."""
     max_damaged_shards: dict[str, Share] = Field({})
-    """Largest share of missing or unreadable shards in a split that a process accepts before
-    training stops, by dataset. Datasets that are not listed have 0."""
+    """Accepted share of missing or unreadable shards in a split, by dataset. Datasets that are not
+    listed have 0. Above it, training stops."""
     compile: bool = False
-    """If true, torch compiles the encoders' blocks in training. Useful on GPUs. The last digits of
-    results differ."""
+    """If true, torch compiles the encoders in training, for GPUs. The last digits of results
+    differ."""
     compress: bool = False
     """If true, processes exchange gradients in bfloat16, which halves their size. The last digits
     of results differ."""
     deterministic: bool = False
-    """If true, torch uses no operation whose last digits vary from run to run. Required on a GPU
-    for identical bytes, but slower."""
+    """If true, torch uses only deterministic operations. A GPU needs it for identical bytes, and
+    is slower with it."""
 
     @property
     def scratch_root(self) -> Path:
@@ -99,10 +101,9 @@ def runtime(values: object) -> Runtime:
     merged = dict(values) if isinstance(values, Mapping) else {}
     for name, text in os.environ.items():
         if name.startswith(ENVIRONMENT):
-            try:
+            value: object = text
+            with contextlib.suppress(ValueError):  # The value may be a plain word.
                 value = json.loads(text)
-            except ValueError:  # The value is a plain word.
-                value = text
             merged[name.removeprefix(ENVIRONMENT).lower()] = value
     return validate(Runtime, merged, where=str(PARAMS), key="runtime")
 
@@ -119,7 +120,7 @@ class Layout:
         return Path(self.paths.root)
 
     def data(self, dataset: str) -> Path:
-        """Return the folder with shards, index and description of a dataset."""
+        """Return the folder of a dataset: shards, index and description."""
         return self.root / "data" / dataset
 
     def quarantine(self, dataset: str) -> Path:
@@ -147,10 +148,7 @@ class Layout:
         return self.root / "curves" / name
 
     def log(self, name: str) -> Path:
-        """Return the log of a training in JSON lines: curves, rate, time left and memory.
-
-        It is not an output of DVC, since it differs each time.
-        """
+        """Return the log of a training in JSON lines, which is not a DVC output."""
         return self.root / "logs" / f"{name}.jsonl"
 
     def search(self, run: str) -> Path:

@@ -21,7 +21,16 @@ from albef.config import ParamsError, Range, Section, did_you_mean, read_preset,
 from albef.curation import CurateConfig
 from albef.evaluation.behaviour.suite import load as load_suite
 from albef.ingest.config import IngestConfig, RowsConfig
-from albef.layout import EARLIER, ENVIRONMENT, PARAMS, Layout, Paths, Runtime, runtime
+from albef.layout import (
+    EARLIER,
+    ENVIRONMENT,
+    PARAMS,
+    PROFILES,
+    Layout,
+    Paths,
+    Runtime,
+    runtime,
+)
 from albef.release.gate import ReleaseConfig
 from albef.search.samplers import SearchConfig
 from albef.tasks import pretraining
@@ -31,8 +40,6 @@ from pipelines.evaluate import EvaluateConfig
 from pipelines.export import ExportConfig
 from pipelines.report import ReportConfig
 
-PROFILES = Path("profiles")
-"""Folder of accepted profiles, which validation depends on."""
 _MAY_BE_EMPTY = {"curate", "report", "search", "validate"}
 """Sections that DVC requires in the file but that need no value."""
 
@@ -40,7 +47,8 @@ _MAY_BE_EMPTY = {"curate", "report", "search", "validate"}
 def _is_name(name: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise ValueError(
-            "a name is of small letters, digits, _ and -, since it also names a folder and a stage"
+            "a name must consist of lowercase letters, digits, _ and -, because it also names a "
+            "folder and a stage"
         )
     return name
 
@@ -75,10 +83,7 @@ class Params(Section):
     tasks: Annotated[dict[Name, Any], Field(min_length=1)]
 
     def base_of(self, dataset: str) -> str:
-        """Return the dataset with the images of a filtered dataset, or the dataset itself.
-
-        A filtered dataset may be filtered from another one.
-        """
+        """Return the dataset with the images of a filtered dataset, or the dataset itself."""
         for _ in self.curate:  # The bound ends the loop if filtered datasets form a cycle.
             dataset = self.curate[dataset].dataset if dataset in self.curate else dataset
         return dataset
@@ -93,7 +98,7 @@ def load(path: Path) -> Params:
     where, errors = str(path), list[str]()
     values = read_preset(path)
     for key in sorted(_MAY_BE_EMPTY - values.keys()):
-        errors.append(f"{where}: {key} is missing; write `{key}: {{}}` for none or its defaults")
+        errors.append(f"{where}: {key} is missing; add `{key}: {{}}`")
         values[key] = {}
     tasks: dict[str, Section] = {}
     runs = values.get("tasks")
@@ -105,7 +110,7 @@ def load(path: Path) -> Params:
     try:
         params = validate(Params, values, where=where).model_copy(update={"tasks": tasks})
         if not errors:
-            errors += [f"{where}: {sentence}" for sentence in _conflicts(params)]
+            errors += [f"{where}: {message}" for message in _conflicts(params)]
     except ParamsError as error:
         errors.insert(0, str(error))
     if errors:
@@ -118,12 +123,9 @@ def _run(values: Any, *, where: str, key: str) -> Section:
     if not isinstance(values, Mapping):
         raise ParamsError(f"{where}: {key} must be a mapping")
     kind = values.get("kind")
-    if kind is None:
-        raise ParamsError(f"{where}: {key}.kind is missing; there are {', '.join(kinds())}")
     if kind not in kinds():
-        raise ParamsError(
-            f"{where}: {key}.kind: there is no kind {kind!r}{did_you_mean(str(kind), kinds())}"
-        )
+        problem = " is missing" if kind is None else f": there is no kind {kind!r}"
+        raise ParamsError(f"{where}: {key}.kind{problem}{did_you_mean(str(kind), kinds())}")
     config: type[Section] = importlib.import_module(f"albef.tasks.{kind}").Config
     return validate(config, values, where=where, key=key)
 
@@ -141,7 +143,7 @@ def kinds() -> list[str]:
 
 
 def _conflicts(params: Params) -> Iterator[str]:
-    """Yield an error message for each contradiction between sections."""
+    """Yield an error message for each conflict between sections."""
     suite, rules = params.evaluate.behaviour.tests, {}
     try:
         rules = load_suite(Path(suite)).tests
@@ -159,8 +161,8 @@ def _conflicts(params: Params) -> Iterator[str]:
     for name, dataset in params.datasets.items():
         if dataset.duplicates == "drop_near" and near is None:
             yield (
-                f"datasets.{name}.duplicates: drop_near asks for ingest.near_distance, which is "
-                "null: give it bits, or write drop_exact"
+                f"datasets.{name}.duplicates: drop_near needs ingest.near_distance, which is null; "
+                "set it to a number of bits, or use drop_exact"
             )
     yield from _check_profiles(params)
     yield from _check_processes(params)
@@ -171,21 +173,16 @@ def _conflicts(params: Params) -> Iterator[str]:
 
 def _trainings(params: Params) -> dict[str, Any]:
     """Return the sections of all trainings by their key in the file."""
-    return {
-        "pretrain": params.pretrain,
-        **{f"tasks.{name}": run for name, run in params.tasks.items()},
-    }
+    runs = {f"tasks.{name}": run for name, run in params.tasks.items()}
+    return {"pretrain": params.pretrain, **runs}
 
 
 def _references(
     params: Params, rule_references: Iterable[tuple[str, str]]
 ) -> Iterator[tuple[str, str, str, Collection[str]]]:
-    """Yield every reference to another entry: its key, the name, the group, and the known names.
-
-    ``rule_references`` are datasets of behaviour tests.
-    """
+    """Yield every reference to another entry: its key, the name, the group, and the known names."""
     datasets, runs = ("the datasets", params.datasets), ("the runs", params.tasks)
-    readable = "the datasets and their views", {**params.datasets, **params.curate}
+    readable = "the datasets and filtered datasets", {**params.datasets, **params.curate}
     for name in params.ingest.heldout:
         yield "ingest.heldout", name, *datasets
     for key in ("accepted", "evaluated_on"):
@@ -204,8 +201,8 @@ def _references(
     for key in ("max_damaged_records", "max_damaged_shards"):
         for name in getattr(params.runtime, key):
             yield f"runtime.{key}", name, *readable
-    for name, view in params.curate.items():
-        yield f"curate.{name}.dataset", view.dataset, *readable
+    for name, filtered in params.curate.items():
+        yield f"curate.{name}.dataset", filtered.dataset, *readable
     for name in params.evaluate.reference or ():
         yield f"evaluate.reference.{name}", name, *runs
     for key, name in rule_references:
@@ -213,26 +210,23 @@ def _references(
 
 
 def _check_profiles(params: Params) -> Iterator[str]:
-    section = params.validation
     for key, read in (("accepted", read_accepted), ("evaluated_on", read_evaluated)):
-        for name, path in getattr(section, key).items():
-            if not Path(path).resolve().is_relative_to(PROFILES.resolve()):
-                yield f"validate.{key}.{name}: {path} is not in {PROFILES}, whose edits DVC sees"
-                continue
+        for name, path in getattr(params.validation, key).items():
             try:
+                if not Path(path).resolve().is_relative_to(PROFILES.resolve()):
+                    raise ParamsError(f"{path} must be in {PROFILES}, where DVC notices edits")
                 read(path)
             except ParamsError as error:
                 yield f"validate.{key}.{name}: {error}"
 
 
 def _check_processes(params: Params) -> Iterator[str]:
-    processes = params.runtime.processes
     for key, training in _trainings(params).items():
         micros = training.global_batch_size // training.micro_batch_size
-        if training.epochs and micros % processes:
+        if training.epochs and micros % params.runtime.processes:
             yield (
                 f"{key}.micro_batch_size: {micros} micro-batches of {training.micro_batch_size} "
-                f"cannot be shared equally by {processes} processes (runtime.processes)"
+                f"are not a multiple of runtime.processes ({params.runtime.processes})"
             )
 
 
@@ -246,37 +240,31 @@ def _check_exports(params: Params) -> Iterator[str]:
         kind = getattr(params.tasks.get(name), "kind", None)
         if kind is not None and not _is_exported(kind):
             yield (
-                f"export.runs.{name}: {name} is of kind {kind}, which has no use of its own; those "
-                f"that are exported are {', '.join(filter(_is_exported, kinds()))}"
+                f"export.runs.{name}: runs of kind {kind} cannot be exported; these kinds can: "
+                f"{', '.join(filter(_is_exported, kinds()))}"
             )
 
 
 def _check_starts(params: Params) -> Iterator[str]:
     """Yield errors of ``init``: it must name pre-training, a run, a kept epoch, or an import."""
     if "pretrained" in params.tasks:
-        yield "tasks.pretrained: that name belongs to the pre-trained model; choose another"
+        yield "tasks.pretrained: this name is reserved for pre-training; choose another"
     owners = {"pretrained": params.pretrain, **params.tasks}
     for name, run in params.tasks.items():
-        init = run.init
-        owner, _, epoch = init.partition("/epochs/")
-        if epoch and owner in owners:
-            if epoch not in map(str, owners[owner].keep_epochs):
+        owner, _, epoch = run.init.partition("/epochs/")
+        if owner in owners:
+            if epoch and epoch not in map(str, owners[owner].keep_epochs):
                 yield f"tasks.{name}.init: {owner} does not keep epoch {epoch} (keep_epochs)"
-            init = owner
-        if init not in owners and not _is_imported(Layout(params.paths).model(init)):
+        elif not _is_imported(Layout(params.paths).model(run.init)):
             yield (
-                f"tasks.{name}.init: {init!r} is neither pretrained, a run, nor a checkpoint under "
-                f"{params.paths.models} (`albef import` makes one of an original)"
-                + did_you_mean(init, [other for other in owners if other != name])
+                f"tasks.{name}.init: {run.init!r} is not pretrained, a run or a checkpoint in "
+                f"{params.paths.models}; `albef import` adds an original checkpoint"
+                + did_you_mean(run.init, [other for other in owners if other != name])
             )
 
 
 def _check_filtered(params: Params) -> Iterator[str]:
-    """Yield errors of filtered datasets, and of runs that start from themselves.
-
-    A filtered dataset needs a unique name. Its checkpoint must exist and must not have learned from
-    it.
-    """
+    """Yield errors of filtered datasets, and of datasets and runs that depend on themselves."""
     owners = {"pretrained": params.pretrain, **params.tasks}
     models = Path(params.paths.models).resolve()
 
@@ -286,87 +274,83 @@ def _check_filtered(params: Params) -> Iterator[str]:
         name = path.relative_to(models).parts[0] if models in path.parents else ""
         return name if name in owners else ""
 
-    for name, view in params.curate.items():
+    deps = {}
+    for name, filtered in params.curate.items():
         if name in params.datasets:
-            yield f"curate.{name}: that name belongs to a data set; choose another"
-        by = Path(view.by)
-        if not owner(view.by) and by != EARLIER and not _is_imported(by):
+            yield f"curate.{name}: a dataset has this name; choose another"
+        by = Path(filtered.by)
+        if not owner(filtered.by) and by != EARLIER and not _is_imported(by):
             yield (
-                f"curate.{name}.by: there is no checkpoint {view.by}: give the folder of one that "
-                "was trained before or imported (`albef import`)"
+                f"curate.{name}.by: there is no checkpoint {by}; set the folder of an earlier or "
+                "imported one (`albef import`)"
             )
-    deps = {f"view {name}": (f"view {v.dataset}", owner(v.by)) for name, v in params.curate.items()}
+        deps[f"curate.{name}"] = f"curate.{filtered.dataset}", owner(filtered.by)
     for model, run in owners.items():
-        deps[model] = f"view {run.dataset}", getattr(run, "init", "").partition("/epochs/")[0]
+        deps[model] = f"curate.{run.dataset}", getattr(run, "init", "").partition("/epochs/")[0]
     try:
         TopologicalSorter(deps).prepare()
     except CycleError as error:
-        name, circle = error.args[1][0], " <- ".join(reversed(error.args[1]))
-        if "view " in circle:
+        name, cycle = error.args[1][0], " <- ".join(reversed(error.args[1]))
+        if "curate." in cycle:
             yield (
-                f"curate: nothing can be made of itself: {circle}; take a checkpoint of an earlier "
-                "pre-training, of another paths.root"
+                f"curate: circular dependency {cycle}; use a checkpoint of an earlier pre-training "
+                "in another paths.root"
             )
         else:
-            yield f"tasks.{name}.init: no run can start from itself: {circle}"
+            yield f"tasks.{name}.init: circular dependency {cycle}"
 
 
 def _is_imported(folder: Path) -> bool:
-    """Return whether a checkpoint exists, or would after ``dvc pull``."""
+    """Return whether a checkpoint exists locally or can be pulled by DVC."""
     return folder.is_dir() or folder.with_name(folder.name + ".dvc").exists()
 
 
 def explain(path: Path, prefix: str = "") -> str:
-    """Return every current value of a params file or preset, or those below a dotted key.
-
-    Each value has its origin, and its description below.
+    """Return the values of a params file or preset, or those below a dotted key, with descriptions.
 
     Raises:
         ParamsError: the file is invalid, or has no such key.
     """
     values = read_preset(path)
     shown = load(path).model_copy(update={"runtime": runtime(values.get("runtime"))})
-    rows = list(_leaves(shown, values, str(path)))
-    lines = [
-        f"{key}: {json.dumps(value, ensure_ascii=False)}  # {source}"
-        + f"\n    {words}" * bool(words)
-        for key, value, source, words in rows
-        if not prefix or f"{key}.".startswith(f"{prefix}.")
-    ]
-    if not lines:
-        raise ParamsError(f"{path} has no {prefix}{did_you_mean(prefix, [row[0] for row in rows])}")
-    return "\n".join(lines)
+    rows = dict(_leaves(shown, values, str(path)))
+    texts = [text for key, text in rows.items() if not prefix or f"{key}.".startswith(f"{prefix}.")]
+    if not texts:
+        raise ParamsError(f"{path} has no {prefix}{did_you_mean(prefix, rows)}")
+    return "\n".join(texts)
 
 
 def _leaves(
-    value: Any, file_value: Any, source: str, key: str = "", words: str = ""
-) -> Iterator[tuple[str, Any, str, str]]:
-    """Yield key, value, origin and description of each value below a section.
+    value: Any, file_value: Any, origin: str, key: str = "", description: str = ""
+) -> Iterator[tuple[str, str]]:
+    """Yield the key and the printed text of each value below a section.
 
     ``file_value`` is the file's value of the section; None if the section is a default.
     """
-    parts = dict(value) if _has_parts(value) else {}
-    for name, part in parts.items():
-        origin, sentence = source, words
+    if not _has_parts(value):
+        plain = value.model_dump() if isinstance(value, Range) else value
+        text = f"{key}: {json.dumps(plain, ensure_ascii=False)}  # {origin}"
+        yield key, f"{text}\n    {description}" if description else text
+        return
+    for name, part in dict(value).items():
+        part_origin, part_description = origin, description
         if isinstance(value, Section):
             owner = next(c for c in type(value).__mro__ if name in inspect.get_annotations(c))
             field = type(value).model_fields[name]
-            sentence = " ".join((field.description or "").split())
+            part_description = " ".join((field.description or "").split())
             name = field.alias or name
-        is_in_file = file_value is not None and name in file_value
-        if isinstance(value, Section):
             variable = f"{ENVIRONMENT}{name.upper()}"
             if isinstance(value, Runtime) and variable in os.environ:
-                origin = variable
-            elif file_value is not None and not is_in_file:
-                origin = f"default of {owner.__name__}"
+                part_origin = variable
+            elif file_value is not None and name not in file_value:
+                part_origin = f"default of {owner.__name__}"
+        part_value = (file_value or {}).get(name)
         dotted = f"{key}.{name}" if key else name
-        yield from _leaves(part, file_value[name] if is_in_file else None, origin, dotted, sentence)
-    if not parts:
-        yield key, value.model_dump() if isinstance(value, Range) else value, source, words
+        yield from _leaves(part, part_value, part_origin, dotted, part_description)
 
 
 def _has_parts(value: Any) -> bool:
+    """Return whether a value is printed as several: a section, or a mapping of sections."""
     if isinstance(value, Mapping):
         return any(map(_has_parts, value.values()))
     return isinstance(value, Section) and not isinstance(value, Range)

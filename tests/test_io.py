@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and locks that die with their holder."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +85,16 @@ def test_a_command_ends_with_a_parent_that_is_killed() -> None:
         (child,) = psutil.Process(parent.pid).children()
         parent.kill()
         assert not psutil.wait_procs([child], timeout=20)[1]
+
+
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    path = tmp_path / "run.lock"
+    for call in (lambda: lock(path).__enter__(), lambda: holder_of(path)):
+        with pytest.raises(OSError, match=rf"cannot lock {path}: No locks .* file system with"):
+            call()

@@ -202,7 +202,7 @@ def test_what_has_no_chain_is_an_error(project: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        (EXPORT / NAME, "{", "manifest.json is no JSON"),
+        (EXPORT / NAME, "{", "manifest.json is not valid JSON"),
         (EXPORT / NAME, "[]", "manifest.json is malformed: AttributeError"),
         (WEIGHTS.with_name("config.json"), "[1]", "pretrained/config.json is malformed: Attr"),
         (Path("products/runs/pretrain.json"), '{"made": 1}', "pretrain.json: made"),

@@ -191,10 +191,10 @@ def test_a_manifest_is_read_strictly(tmp_path: Path, change: dict[str, object], 
     with pytest.raises(ShardError, match=rf"{path}.*{said}.*ingest@toy"):
         Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))[0]
     path.write_text("{")
-    with pytest.raises(ShardError, match=f"{path} is no JSON"):
+    with pytest.raises(ShardError, match=f"{path} is not valid JSON"):
         Shards(folder, "train")
 
 
 def test_an_address_of_no_known_kind(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="store nothing://a cannot be used"):
+    with pytest.raises(ValueError, match="store: cannot open nothing://a"):
         toy.write(tmp_path / "toy", RECORDS[:1], store="nothing://a")

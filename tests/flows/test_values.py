@@ -92,9 +92,9 @@ def test_the_text_of_a_preset_holds_its_values_and_says_what_it_is(tmp_path: Pat
 
 def test_a_preset_on_nothing_is_refused(project: Path) -> None:
     for text, says in (
-        ("base: mine", "its base mine is laid over it"),
-        ("base: smok", r"there is no preset smok \(base\)"),
-        ("base: built-in\ndrop: [tasks.nlvr2]", r"built-in has no tasks.nlvr2 \(drop\)"),
+        ("base: mine", "base mine is itself based on"),
+        ("base: smok", r"base: there is no preset smok"),
+        ("base: built-in\ndrop: [tasks.nlvr2]", r"drop: built-in has no tasks.nlvr2"),
     ):
         (project / "presets/mine.yaml").write_text(text)
         with pytest.raises(ParamsError, match=says):

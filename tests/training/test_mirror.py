@@ -110,5 +110,5 @@ def test_a_mirror_that_cannot_be_read_stops_instead_of_starting_anew(
 
 
 def test_an_address_of_no_known_kind() -> None:
-    with pytest.raises(ValueError, match=r"runtime\.mirror nothing://a cannot be used"):
+    with pytest.raises(ValueError, match=r"runtime\.mirror: cannot open nothing://a"):
         Mirror("nothing://a", "x")
