@@ -202,16 +202,15 @@ def _git(inputs: Iterable[str]) -> dict[str, Any]:
         command = ["git", "--literal-pathspecs", *args]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    within = [path for path in inputs if Path(path).resolve().is_relative_to(Path.cwd())]
     try:
-        changed = git("status", "--porcelain", "--untracked-files=all", "--", *within)
+        changed = git("status", "--porcelain", "--untracked-files=all", "--", *inputs)
         return {"revision": git("rev-parse", "HEAD"), "clean": not changed}
     except (subprocess.CalledProcessError, FileNotFoundError):  # Outside git.
         return {}
 
 
 def inputs(stages: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
-    """Return the paths that stages read and no stage writes, such as folders of code.
+    """Return the paths in the project that stages read and no stage writes, such as code.
 
     dvc.lock, metrics and run records are not among them. They change during a run.
 
@@ -227,7 +226,8 @@ def inputs(stages: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
             for part in template.rstrip("}").split("."):
                 value = value.get(part) if isinstance(value, Mapping) else None
             paths |= {name for name in (path, value) if name and isinstance(name, str)}
-    return sorted(paths)
+    root = Path.cwd()
+    return sorted(path for path in paths if Path(path).resolve().is_relative_to(root))
 
 
 def declared_files(

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from albef.config import ParamsError
+from albef.config import ParamsError, read_yaml
 from albef.io import read_json, write_json
+from albef.layout import PARAMS
+from albef.run_record import inputs
 
 NO_IDENTITY = (
     "git does not know who you are; tell it with `git config user.name NAME` and "
@@ -17,6 +19,12 @@ NO_IDENTITY = (
 """Error message for a git installation that cannot commit."""
 BEFORE_RELEASE = Path(".dvc/tmp/albef-release.json")
 """Record of the state before the current release, or before one that was killed."""
+
+
+class OvertakenError(ParamsError):
+    """Error for a release during which another clone pushed."""
+
+    exit_code = 1
 
 
 def git(*args: str) -> str:
@@ -78,12 +86,24 @@ def uncommitted(needed: Sequence[Path], excluded: Sequence[Path] = ()) -> Iterat
     exclusions = [f":(exclude){path.as_posix()}" for path in excluded]
     if changed := git("status", "--porcelain", "--untracked-files=no", "--", ".", *exclusions):
         names = [line.split(maxsplit=1)[1] for line in changed.splitlines()]
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        yield f"not as in the last commit: {', '.join(names[:3])}{more}; commit or undo that"
-    if untracked := [str(path) for path in needed if not git("ls-files", "--", str(path))]:
-        yield f"{', '.join(untracked)} is not in git; `git add` and commit it"
+        yield f"not as in the last commit: {_some(names)}; commit or undo that"
+    missing = [str(path) for path in needed if not git("ls-files", "--", str(path))]
+    if untracked := [*missing, *untracked_inputs()]:
+        yield f"not in git: {_some(untracked)}; `git add` and commit that"
     if try_git("var", "GIT_COMMITTER_IDENT") is None:
         yield NO_IDENTITY
+
+
+def untracked_inputs() -> list[str]:
+    """Return the files that stages read, such as code, and that git neither tracks nor ignores."""
+    paths = inputs(read_yaml(Path("dvc.yaml"))["stages"], read_yaml(PARAMS))
+    options = ("ls-files", "--others", "--exclude-standard", "--")
+    return git("--literal-pathspecs", *options, *paths).splitlines()
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def unpushed() -> Iterator[str]:
@@ -166,13 +186,17 @@ def unpushed_tags(run: str) -> list[str]:
 def _tags(run: str) -> set[str]:
     """Return the tags of a run's registry, each with its hash, in git's format."""
     lines = (try_git("show-ref", "--tags") or "").splitlines()
-    return {line for line in lines if _tag_name(line).startswith((f"{run}@", f"{run}#"))}
+    return {line for line in lines if _is_of(run, line)}
+
+
+def _is_of(run: str, tag: str) -> bool:
+    return _tag_name(tag).startswith((f"{run}@", f"{run}#"))
 
 
 def _pushed(call: Callable[..., str | None]) -> set[str]:
     """Return all tags of the remote in the same format; empty without a remote."""
     target = remote()
-    lines = target and call("ls-remote", "--tags", target)
+    lines = target and call("ls-remote", "--tags", "--refs", target)
     return {line.replace("\t", " ") for line in (lines or "").splitlines()}
 
 
@@ -192,7 +216,21 @@ def _push(run: str, *, commit: bool) -> None:
         branch = upstream() if commit else None
         refs = [f"refs/tags/{_tag_name(tag)}" for tag in sorted(_tags(run))]
         refs += [f"HEAD:{branch[1]}"] if branch else []
-        git("push", "--quiet", "--atomic", target, *refs)
+        try:
+            git("push", "--quiet", "--atomic", target, *refs)
+        except ParamsError:
+            if _is_overtaken(run, target):
+                raise OvertakenError(
+                    f"{target} has newer commits or releases; `git pull` and run this again"
+                ) from None
+            raise
+
+
+def _is_overtaken(run: str, target: str) -> bool:
+    """Return whether another clone has pushed commits or tags of the run since the last fetch."""
+    try_git("fetch", "--quiet", "--no-tags", target)
+    behind = try_git("rev-list", "--count", "HEAD..@{upstream}") or "0"
+    return behind != "0" or any(_is_of(run, tag) for tag in _pushed(try_git) - _tags(run))
 
 
 def show(revision: str, path: Path) -> str | None:

@@ -103,6 +103,11 @@ def _check_git() -> None:
         )
     if git.try_git("var", "GIT_COMMITTER_IDENT") is None:
         raise ParamsError(f"--name records an experiment in git: {git.NO_IDENTITY}")
+    if untracked := git.untracked_inputs():
+        raise ParamsError(
+            f"--name records code in git, which does not track {', '.join(untracked)}; "
+            "`git add` that, or move it out of the way"
+        )
 
 
 def _save_experiment(name: str, layout: Layout) -> int:

@@ -112,7 +112,7 @@ def test_the_code_of_a_stage_is_what_the_graph_declares() -> None:
 
 def test_a_record_is_clean_while_a_run_writes_and_not_with_untracked_code() -> None:
     stages = {
-        "evaluate": {"do": {"deps": ["albef/tasks/${item.kind}.py", "${evaluate.tests}"]}},
+        "evaluate": {"do": {"deps": ["albef/tasks/${item.kind}.py", "${evaluate.tests}", "/x"]}},
         "report": {"deps": ["${paths.root}/metrics", "albef/report"]},
     }
     params = {"paths": {"root": "products"}, "evaluate": {"tests": "tests.json"}}
@@ -127,7 +127,7 @@ def test_a_record_is_clean_while_a_run_writes_and_not_with_untracked_code() -> N
         subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x", *command.split()])
 
     def is_clean() -> bool | None:
-        clean: bool | None = run_record.surroundings([*paths, "/elsewhere"])["git"].get("clean")
+        clean: bool | None = run_record.surroundings(paths)["git"].get("clean")
         return clean
 
     assert is_clean() is None

@@ -18,7 +18,7 @@ from gto.versions import SemVer
 
 from albef.config import ParamsError
 from flows.experiments.revisions import files_at
-from flows.git import show
+from flows.git import git, show
 from flows.graph import LOCK, one_line
 
 DVC = Path("dvc.yaml")
@@ -129,6 +129,21 @@ class Registry:
     def release_folder(self, version: str) -> Path:
         """Return the folder of a version's card, figures and signatures in its commit."""
         return Path("releases", self.run, version)
+
+    def lost_files(self) -> dict[Path, str]:
+        """Return the files of earlier releases that HEAD lacks, each with the commit that has it.
+
+        ``dvc exp apply`` of an experiment that is older than a release removes them.
+        """
+        lost: dict[Path, str] = {}
+        for version, commit in self.versions.items():
+            command = ("ls-tree", "-r", "--name-only", "--full-tree")
+            folder = str(self.release_folder(version))
+            released, kept = (
+                git(*command, revision, folder).splitlines() for revision in (commit, "HEAD")
+            )
+            lost |= {Path(name): commit for name in released if name not in kept}
+        return lost
 
     def fetch_release(self, version: str, out: Path) -> None:
         """Fetch the release folder of a version from its commit, independent of the work tree.

@@ -60,8 +60,9 @@ def main(
                 go_back(run, stage, approve)
             else:
                 release(run, stage, bump, approve, dry, accept_limits, key)
-    except ReleaseError as refused:
-        _emit("refused", run, stage=stage, reasons=list(refused.reasons))
+    except (ReleaseError, git.OvertakenError) as refused:
+        reasons = refused.reasons if isinstance(refused, ReleaseError) else [str(refused)]
+        _emit("refused", run, stage=stage, reasons=list(reasons))
         raise
     except GTOException as error:
         raise ParamsError(str(error)) from None
@@ -109,6 +110,11 @@ class Candidate:
         metrics = self.layout.metrics(self.run), self.layout.export_metrics(self.run)
         return [PARAMS, DVC, graph.LOCK, *metrics]
 
+    def uncommitted(self) -> Iterator[str]:
+        """Yield an error message for each reason why HEAD does not record the release."""
+        # Every fresh clone makes the report again, because DVC does not cache it.
+        return git.uncommitted(self.needed, [self.layout.record("report")])
+
 
 def release(
     run: str,
@@ -122,6 +128,9 @@ def release(
     """Compare, judge and, if approved, register; see :func:`main`."""
     candidate = _find(run, stage, bump)
     _check_ready(candidate, accept_limits, key)
+    if lost := candidate.registry.lost_files():
+        folders = ", ".join(sorted({str(path.parent) for path in lost}))
+        print(f"HEAD lacks {folders}; the commit of a new version restores them\n")
     judgement = _judge(candidate)
     header = ("", "precision", candidate.holder or "released", candidate.version, "change")
     print(f"{results.table(judgement['rows'], (*header, 'allowed'))}\n\n{judgement['note']}")
@@ -169,7 +178,7 @@ def _check_ready(candidate: Candidate, accept_limits: bool, key: Path | None) ->
     run, registry, holder = candidate.run, candidate.registry, candidate.holder
     missing = (f"{path} is missing" for path in candidate.needed if not path.exists())
     stale = [*stale_reasons(run), *missing]
-    reasons = [*stale, *git.uncommitted(candidate.needed), *git.unpushed()]
+    reasons = [*stale, *candidate.uncommitted(), *git.unpushed()]
     if registry.hash_here():
         reasons += registry.lacking(candidate.export)
     reasons += check_key(key, Path()) if key else ()
@@ -224,14 +233,17 @@ def _publish(candidate: Candidate, judgement: Mapping[str, Any], key: Path | Non
     run, stage, version = candidate.run, candidate.stage, candidate.version
     folder, is_new = candidate.registry.release_folder(version), not candidate.is_registered
     names = [CARD, FIGURES, LINEAGE, SBOM, *([SIGNED, SEAL] if key else [])]
-    new_files = [*(folder / name for name in names), DVC] if is_new else []
+    lost = candidate.registry.lost_files() if is_new else {}
+    new_files = [*(folder / name for name in names), DVC, *lost] if is_new else []
     # Files may have changed during the measurement.
-    if changed := list(git.uncommitted(candidate.needed)):
+    if changed := list(candidate.uncommitted()):
         raise ReleaseError(run, changed)
     tags = []
     with git.transaction(run, new_files):
         if is_new:
             _write(candidate, judgement, key)
+            for path, commit in lost.items():
+                git.git("checkout", commit, "--", str(path))
             git.git("add", "--", *map(str, new_files))
             message = git.commit_message(run, version)
             git.git("commit", "--quiet", "--message", message, "--", *map(str, new_files))

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from albef.config import ParamsError
-from flows import git
+from flows import git, run
 from flows.experiments import variations
 from flows.experiments.ablate import ablate
 from flows.experiments.clone import CloneError, Variation
@@ -49,9 +49,9 @@ def here(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     toy.enter(monkeypatch)
 
     def check(runs: Sequence[Variation]) -> None:
-        for run in runs:
-            path = toy.path / "do" / f"{run.name}.yaml"
-            path.write_text(run.params)
+        for variation in runs:
+            path = toy.path / "do" / f"{variation.name}.yaml"
+            path.write_text(variation.params)
             load(path)
 
     monkeypatch.setattr(variations, "check", check)
@@ -210,6 +210,13 @@ def test_code_that_is_not_committed_is_refused_and_values_are_not_looked_at(
     with pytest.raises(ParamsError, match=r"last commit: code/train.py; commit or undo that"):
         variations.clean()
     code.write_text(before[0])
+    extra = toy.path / "albef/tune/extra.py"
+    extra.write_text("# a stage would read it, and a clone lacks it\n")
+    with pytest.raises(ParamsError, match=r"not in git: albef/tune/extra.py; `git add`"):
+        variations.clean()
+    with pytest.raises(ParamsError, match=r"does not track albef/tune/extra.py; `git add`"):
+        run.run(name="mine")
+    extra.unlink()
     assert variations.clean() == git.git("rev-parse", "HEAD")
     assert values.read_text() == before[1] + "# mine\n"
     values.write_text(before[1])

@@ -263,8 +263,12 @@ def test_what_is_not_committed_or_not_pushed_is_told(project: Toy) -> None:
     Path("new.json").touch()
     assert list(git.uncommitted([*needed, Path("new.json")])) == [
         "not as in the last commit: dvc.yaml; commit or undo that",
-        "new.json is not in git; `git add` and commit it",
+        "not in git: new.json; `git add` and commit that",
     ]
+    project.sh("sed -i /made/d .gitignore")
+    (_, untracked) = git.uncommitted(needed)
+    assert untracked.startswith("not in git: made/")
+    project.sh("git checkout -q .gitignore")
     ahead = "git commits that are not pushed: 1; `git push`"
     behind = "git commits of the remote that are not here: 1; `git pull`"
     nowhere = "the branch is pushed nowhere; `git push --set-upstream origin HEAD`"
@@ -336,6 +340,52 @@ def test_what_fails_leaves_nothing(project: Toy) -> None:
         with pytest.raises(ParamsError, match=rf"`git {fails} .* failed: .*protected"):
             approve()
         assert state(project) == before
+
+
+@pytest.mark.usefixtures("judged")
+@pytest.mark.parametrize("pushed", ["HEAD", "retrieval@v0.1.0"])
+def test_the_slower_of_two_releases_is_refused_and_pulls(
+    project: Toy, monkeypatch: pytest.MonkeyPatch, pushed: str
+) -> None:
+    project.sh("git clone -q ../project.git ../other")
+
+    def judge(*args: object) -> dict[str, Any]:
+        project.sh(
+            "cd ../other && git commit -q --allow-empty -m theirs && "
+            f"git tag -am theirs retrieval@v0.1.0 && git push -q origin {pushed}"
+        )
+        return JUDGED
+
+    monkeypatch.setattr(release, "_judge", judge)
+    before = project.sh("git rev-parse HEAD; git status --porcelain; git tag")
+    with pytest.raises(git.OvertakenError, match="origin has newer commits or releases; `git pull"):
+        approve()
+    assert project.sh("git rev-parse HEAD; git status --porcelain; git tag") == before
+
+
+@pytest.mark.usefixtures("judged")
+def test_releases_that_an_older_experiment_lacks_are_restored_and_the_report_may_be_new(
+    project: Toy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = Path("products/runs/report.json")
+    record.parent.mkdir()
+    record.write_text("{}")
+    project.sh("git add -A && git commit -qm report && git push -q && dvc exp save -q -n old")
+    record.write_text('{"seconds": 1}')
+    approve()
+    card = Path("releases/retrieval/v0.1.0/README.md")
+    assert card.is_file()
+    project.sh("git checkout -q . && dvc exp apply -q old")
+    assert not card.exists()
+    another(project)
+    project.sh("git push -q")
+    capsys.readouterr()
+    approve()
+    assert "HEAD lacks releases/retrieval/v0.1.0" in capsys.readouterr().out
+    released = project.sh("git ls-tree -r --name-only HEAD releases").splitlines()
+    names = ["README.md", "figures.json", "lineage.json", "sbom.json"]
+    versions = ("v0.1.0", "v0.2.0")
+    assert released == [f"releases/retrieval/{v}/{name}" for v in versions for name in names]
 
 
 def test_dvc_yaml_names_the_export_and_nothing_else_changes(project: Toy) -> None:
