@@ -264,7 +264,7 @@ def by_kind(values: object, classes: Mapping[str, type[S]]) -> S:
     try:
         return validate(classes[str(name)], values, where="")
     except ParamsError as error:
-        lines = (line.removeprefix(": ") for line in str(error).splitlines())
+        lines = (line.lstrip(": ") for line in str(error).splitlines())
         raise ValueError("; ".join(lines)) from None
 
 

@@ -1,8 +1,7 @@
 """Sources of records: one file for each kind of source, with a ``Config`` and ``records``.
 
-The name of the kind is the name of the file. The kinds in :mod:`albef.builtin` draw their records.
-Every ``Config`` here is a :class:`~albef.ingest.sources.rows.Source`. These modules depend neither
-on torch nor on a task.
+The kind has the name of the file. The kinds in :mod:`albef.builtin` draw their records. Every
+``Config`` here is a :class:`~albef.ingest.sources.rows.Source`. No kind imports torch or a task.
 """
 
 import hashlib
@@ -27,25 +26,24 @@ from albef.ingest.sources.rows import Source
 from albef.layout import PARAMS, Engine
 
 SourceConfig = DrawnConfig | Source
-"""Section of a source. It also provides the files that it reads (``inputs``), the licences of its
-records (``terms``), and the source without its training split (``evaluated``)."""
+"""Section of a source, with the files that it reads (``inputs``), the licences of its records
+(``terms``), and the source without its training split (``evaluated``)."""
 
 
 class Kind(Protocol):
-    """Contents of the file of a kind."""
+    """Content of the file of a kind."""
 
     Config: type[SourceConfig]
 
     def records(
         self, config: SourceConfig, seed: int, *scratch: Path | int | str | None
     ) -> Iterator[Record | Rejection]:
-        """Yield the result of each row: a record, or a rejection with its reason.
+        """Yield a record or a rejection for each row.
 
-        Images and captions are raw: they are checked and cleaned later, in the same way for all
-        sources. A record's ``key`` is unique in the source, and records of the same image have the
-        same ``image_id``. A kind with ``SCRATCH`` also receives three arguments: a folder for files
-        that should outlast an ingest, the number of rows to read (None for all), and the engine
-        that fetches the files.
+        Images and captions are raw; they are checked and cleaned later. A record's ``key`` is
+        unique in the source, and records of the same image have the same ``image_id``. A kind with
+        ``SCRATCH`` also receives a folder for files that outlast an ingest, the most rows to read
+        (None for all), and the engine that fetches the files.
 
         Raises:
             ParamsError: the source as a whole cannot be read.
@@ -90,15 +88,14 @@ def read_rows(
         scratch: folder in which a kind may keep files that are costly to fetch again.
         max_rows: most rows of each source; None reads all.
         split_off: shares of the training rows that become other splits.
-        engine: engine by which a kind fetches files.
+        engine: engine with which a kind fetches files.
 
     Raises:
         ParamsError: a source cannot be read as a whole; the message names it.
     """
     first_id = 0
     for name, source in sources.items():
-        # Each source has a separate seed: two datasets with a source of the same kind share no
-        # image.
+        # Each source has its own seed, so that two of the same kind draw different images.
         source_seed = hashlib.sha256(json.dumps([seed, dataset, name]).encode()).hexdigest()[:12]
         kind = kind_of(source)
         extra_args = [scratch, max_rows, engine] if getattr(kind, "SCRATCH", False) else []
@@ -131,9 +128,7 @@ def _draw_split(shares: Mapping[str, float], seed: int, image: bytes) -> str:
 
 
 def read_source(values: object) -> SourceConfig:
-    """Return a source's section as the ``Config`` of the kind that it names.
-
-    Use it in a :class:`~pydantic.PlainValidator`.
+    """Return a source's section as the ``Config`` of its kind, for a pydantic validator.
 
     Raises:
         ValueError: the kind does not exist, or its class rejects the values.

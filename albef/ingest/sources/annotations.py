@@ -1,7 +1,7 @@
 """Kind ``annotations``: JSON lists of the public datasets, in the format of the original code.
 
-Rows that show the same image have the same image id, even in different splits. Meta holds the file
-of the image as ``path``.
+Rows of the same image have the same image id, even in different splits. Meta contains the file of
+the image as ``path``.
 """
 
 import re
@@ -40,24 +40,21 @@ class Config(SplitFiles):
     files: FilesBySplit
     """JSON lists by split."""
     images: str
-    """Folder that the paths of the images start from."""
+    """Folder that the paths of the images are relative to."""
     joined: bool = False
     """For ``captions``: true joins the rows of an image into one record. false makes a record of
-    each row, as the original code trains, which stores an image once for each of its rows."""
+    each row, as in the original code, and stores the image with each of them."""
     boxes: str | None = None
-    """For ``grounding``: JSON with the true box of each ``ref_id`` if the rows have none; otherwise
-    null."""
+    """For ``grounding``: JSON with the true box of each ``ref_id``, if the rows have no boxes."""
     proposals: str | None = None
-    """For ``grounding``: JSON with boxes by image id, such as ``dets.json`` and ``cocos.json``;
-    otherwise null."""
+    """For ``grounding``: JSON with boxes by image id, such as ``dets.json`` and ``cocos.json``."""
 
     @model_validator(mode="after")
-    def _of_their_format(self) -> Self:
-        for name in ("boxes", "proposals"):
-            if getattr(self, name) is not None and self.format != "grounding":
-                raise ValueError(f"{name} belong to format grounding; write null")
-        if self.joined and self.format != "captions":
-            raise ValueError("joined belongs to format captions; write false")
+    def _check_format(self) -> Self:
+        requirements = {"boxes": "grounding", "proposals": "grounding", "joined": "captions"}
+        for name, required in requirements.items():
+            if getattr(self, name) and self.format != required:
+                raise ValueError(f"{name} requires format: {required}; remove it")
         return self
 
     def inputs(self) -> dict[str, Path]:
@@ -67,7 +64,7 @@ class Config(SplitFiles):
 
 
 class Parsed(NamedTuple):
-    """Contents of a row."""
+    """Content of a row."""
 
     row: Row
     images: tuple[str, ...]
@@ -108,7 +105,7 @@ def _rows(files: list[str]) -> Iterator[Row]:
 
 
 def _joined(rows: Iterator[Parsed | Rejection]) -> Iterator[Parsed | Rejection]:
-    """Yield bad rows first, then the rows of each image joined into the first of them."""
+    """Yield rejected rows first, then the rows of each image, joined into the first of them."""
     by_images: dict[tuple[str, ...], Parsed] = {}
     for row in rows:
         if isinstance(row, Rejection):
@@ -156,8 +153,7 @@ def _vqa(row: Row) -> Parsed:
 def _nlvr2(row: Row) -> Parsed:
     images = row.texts("images")
     if len(images) != 2:
-        detail = f"'images' names {len(images)} pictures; it must name two"
-        raise RowError(Reason.MISSING_FIELD, detail)
+        raise RowError(Reason.MISSING_FIELD, f"'images' must be two images, got {len(images)}")
     label = row.one_of("label", ("True", "False"))
     return Parsed(row, images, (row.text("sentence"),), {"label": label})
 
@@ -175,8 +171,7 @@ def _grounding(config: Config) -> Callable[[Row], Parsed]:
         if config.proposals:
             of_image = proposals.get(number_in(image) or "")
             if not isinstance(of_image, list):
-                detail = f"{config.proposals} has no boxes for {image}"
-                raise RowError(Reason.MISSING_FIELD, detail)
+                raise RowError(Reason.MISSING_FIELD, f"{config.proposals} has no boxes for {image}")
             meta["proposals"] = [_box(proposal) for proposal in of_image]
         return Parsed(row, (image,), row.texts("text"), meta)
 
@@ -186,7 +181,7 @@ def _grounding(config: Config) -> Callable[[Row], Parsed]:
 def _boxes_by_id(name: str | None) -> Mapping[str, Any]:
     boxes = {} if name is None else read_json(Path(name))
     if not isinstance(boxes, Mapping):
-        raise ParamsError(f"{name} must hold boxes by id, {{id: ...}}")
+        raise ParamsError(f"{name} must contain an object of boxes by id")
     return boxes
 
 
@@ -197,9 +192,9 @@ def number_in(name: str) -> str | None:
 
 
 def _box(box: object) -> list[float]:
-    """Return a box (x, y, width, height); drop further values, such as a detection's score."""
+    """Return a box (x, y, width, height) without further values, such as a detection's score."""
     sides = box[:4] if isinstance(box, list) else None
     if not is_box(sides) or min(sides[2:]) <= 0:
-        detail = f"{abbreviate(box)} is no box; it must be [x, y, width, height]"
+        detail = f"a box must be [x, y, width, height], got {abbreviate(box)}"
         raise RowError(Reason.MISSING_FIELD, detail)
     return [float(side) for side in sides]

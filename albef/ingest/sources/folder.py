@@ -1,13 +1,14 @@
-"""Kind ``folder``: images with their captions beside them, ``dog.jpg`` and ``dog.txt``.
+"""Kind ``folder``: images with text files of the same name, ``dog.jpg`` and ``dog.txt``.
 
-Each line of the ``.txt`` file is a caption. Records are in the order of their paths. A file counts
-as an image if it has an image suffix or a ``.txt`` file beside it. A ``.txt`` file without an image
-becomes a rejected row. Other files are ignored.
+Each line of the ``.txt`` file is a caption. Records are in the order of their paths. A file is an
+image if it has an image suffix, or a ``.txt`` file of the same name. A ``.txt`` file without an
+image becomes a rejected row. Other files are ignored.
 """
 
 import os
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from albef.config import ParamsError
@@ -33,9 +34,10 @@ class Config(OneSplit):
     """Folder of images with a ``.txt`` file beside each."""
 
     path: str
-    """Folder of the images. Its sub-folders are read too; links to files outside it are not."""
+    """Folder of the images and, in any sub-folder, more of them. Links to files outside it are
+    rejected."""
     split: Split | None = None
-    """Split of all images; null takes it from the first level of sub-folders, as in
+    """Split of all images; null reads it from the first level of sub-folders, as in
     ``train/dog.jpg``."""
 
 
@@ -47,19 +49,16 @@ def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
     """
     root = Path(config.path)
     if not root.is_dir():
-        raise ParamsError(f"{root} is no folder")
+        raise ParamsError(f"{root} is not a folder")
     resolved = root.resolve()
     number = line = 0
-    for line, (path, with_picture) in enumerate(_rows(root), 1):
-        row = Row(None, line, with_picture, to_json(path.relative_to(root).as_posix()))
+    for line, (path, is_image) in enumerate(_rows(root), 1):
+        row = Row(None, line, is_image, to_json(path.relative_to(root).as_posix()))
         result = attempt(row, _record, config, path, resolved, number)
         number += isinstance(result, Record)
         yield result
     if not line:
-        raise ParamsError(
-            f"{root} holds nothing that could be a row: no file with the suffix "
-            f"{', '.join(IMAGE_SUFFIXES)}, and no .txt"
-        )
+        raise ParamsError(f"{root} has no images ({', '.join(IMAGE_SUFFIXES)}) and no .txt files")
 
 
 def is_image_name(name: str) -> bool:
@@ -68,19 +67,16 @@ def is_image_name(name: str) -> bool:
 
 
 def _rows(root: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield the paths of images and, after those of each folder, its texts without an image.
-
-    Each path comes with a flag that is true for an image.
-    """
+    """Yield images, with True, and after those of each folder texts without one, with False."""
     for folder, folders, files in os.walk(root, onerror=_unreadable):
         folders.sort()
-        names_here = set(files)
+        names = set(files)
         stems: dict[str, list[str]] = {}
         for name in sorted(files):
             stem, suffix = os.path.splitext(name)
-            if is_image_name(name) or (suffix != ".txt" and f"{stem}.txt" in names_here):
+            if is_image_name(name) or (suffix != ".txt" and f"{stem}.txt" in names):
                 stems.setdefault(stem, []).append(name)
-        for name in (name for names in stems.values() for name in names):
+        for name in chain.from_iterable(stems.values()):
             yield Path(folder, name), True
         for name in sorted(files):
             if name.endswith(".txt") and name[:-4] not in stems:
@@ -89,11 +85,11 @@ def _rows(root: Path) -> Iterator[tuple[Path, bool]]:
 
 def _record(row: Row, config: Config, path: Path, resolved: Path, number: int) -> Record:
     if not row.values:
-        raise RowError(Reason.MISSING_FILE, "there is no picture beside this text")
+        raise RowError(Reason.MISSING_FILE, "no image has the name of this text file")
     split = config.split or _split(row.key)
     caption = path.with_suffix(".txt")
     if not caption.is_file():
-        raise RowError(Reason.NO_CAPTION, f"there is no {caption.name} beside it")
+        raise RowError(Reason.NO_CAPTION, f"{caption.name} is missing")
     lines = _read(caption, resolved, MAX_TEXT_BYTES)
     try:
         captions = captions_of([lines.decode("utf-8-sig").split("\n")])
@@ -107,19 +103,18 @@ def _record(row: Row, config: Config, path: Path, resolved: Path, number: int) -
 def _split(key: str) -> str:
     name, slash, _ = key.partition("/")
     if not slash or not _SPLIT.fullmatch(name):
-        raise RowError(
-            Reason.MALFORMED_ROW,
-            "it lies in no sub-folder whose name (small letters, digits, _) could be its split",
-        )
+        detail = "its first sub-folder must name its split, in a-z, 0-9 and _; or set split"
+        raise RowError(Reason.MALFORMED_ROW, detail)
     return name
 
 
 def _read(path: Path, resolved: Path, limit: int) -> bytes:
-    """Return the bytes of a file of the folder."""
     try:
         # Linked folders are not followed, so only the file itself can be a link.
         if path.is_symlink() and not path.resolve().is_relative_to(resolved):
-            raise RowError(Reason.OUTSIDE_ROOT, f"{path.name} is a link to outside the folder")
+            raise RowError(
+                Reason.OUTSIDE_ROOT, f"{path.name} is a link to a file outside the folder"
+            )
     except RuntimeError as error:  # The links form a circle.
         raise RowError(Reason.MISSING_FILE, f"{path.name} cannot be read: {error}") from None
     return read_file(path, path.name, limit)

@@ -12,8 +12,8 @@ from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest.sources.rows import Row, Source, attempt, json_rows, read_image, read_json
 
 SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
-"""Splits of the file with the splits that they become: COCO's ``restval`` is used for training, as
-is common practice."""
+"""Splits of the file, and the splits that they become. As is common practice, COCO's ``restval`` is
+used for training."""
 
 
 class Config(Source):
@@ -22,7 +22,7 @@ class Config(Source):
     file: str
     """``dataset_coco.json`` or ``dataset_flickr30k.json``."""
     images: str
-    """Folder of the images; COCO's images are in its sub-folders, as the file names them."""
+    """Folder of the images; COCO's are in its sub-folders ``train2014`` and ``val2014``."""
     splits: Annotated[list[Literal["train", "val", "test"]], Field(min_length=1)]
     """Splits to read; ``train`` includes ``restval``."""
 
@@ -50,7 +50,7 @@ def _rows(config: Config) -> Iterator[Row]:
     values = read_json(Path(config.file))
     images = values.get("images") if isinstance(values, dict) else None
     if not isinstance(images, list):
-        raise ParamsError(f"{config.file} must hold a list under 'images', as Karpathy's do")
+        raise ParamsError(f"{config.file} must contain an object with a list 'images'")
     left_out = [theirs for theirs, split in SPLITS.items() if split not in config.splits]
     for row in json_rows(Path(config.file), images, "filename"):
         if not isinstance(row.values, dict) or row.values.get("split") not in left_out:
@@ -64,7 +64,7 @@ def _record(row: Row, config: Config) -> Record:
         name = f"{row.text('filepath')}/{name}"
     sentences = row.get("sentences")
     if not isinstance(sentences, list) or not sentences:
-        raise RowError(Reason.MISSING_FIELD, "'sentences' must be a list that is not empty")
+        raise RowError(Reason.MISSING_FIELD, "'sentences' must be a non-empty list")
     image = read_image(Path(config.images), name)
     captions = tuple(Row(row.file, row.line, sentence).text("raw") for sentence in sentences)
     number = row.line - 1

@@ -1,4 +1,4 @@
-"""Common parts of sources that read files: names and licences, rows, and rejected rows."""
+"""Common parts of sources that read files: their values, rows and rejected rows."""
 
 import json
 import math
@@ -22,23 +22,23 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 """Suffixes of images; if a sample has several images, the first suffix in this order is used."""
 MAX_IMAGE_BYTES, MAX_TEXT_BYTES = 2**26, 2**20
 """Most bytes that are read of an image and of a text; ``ingest.max_megabytes`` is not larger."""
-_DIGITS = 400  # digits of the longest integer; a longer one is read as a float
+_MAX_DIGITS = 400  # of an integer; a longer one is read as a float
 Split = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 Files = Annotated[list[str], Field(min_length=1)]
 FilesBySplit = Annotated[dict[Split, Files], Field(min_length=1)]
 
 
 class Licence(Section):
-    """Terms of a work."""
+    """Licence of a work."""
 
     what: str = Field(min_length=1)
-    """The work by its name: images, captions or a list."""
+    """The work, such as images or captions."""
     licence: str = Field(min_length=1)
     """Licence or terms of use of the work; "none named" if there are none."""
     attribution: str = ""
     """Person or organization to name as the author."""
     url: str = ""
-    """Address of the work and its terms."""
+    """URL of the work and its terms."""
 
 
 class Source(Section):
@@ -47,13 +47,10 @@ class Source(Section):
     kind: str
     """Name of the kind."""
     licences: list[Licence] | None = None
-    """Licences of the works, which the dataset, the report and the model card list. If left out,
-    none is listed."""
+    """Licences of the works, listed in the dataset, the report and the model card."""
 
     def inputs(self) -> dict[str, Path]:
-        """Return the files that the source reads, by name.
-
-        Images and the texts beside them are left out, because the records hold their digests.
+        """Return the files that the source reads, by name, without images and texts beside them.
 
         Raises:
             ParamsError: a pattern matches no file.
@@ -65,10 +62,9 @@ class Source(Section):
         return [licence.model_dump() for licence in self.licences or ()]
 
     def evaluated(self) -> Self | None:
-        """Return the source without its training split; None if nothing is left.
+        """Return the source without the training files that its section names; None if all are.
 
-        Only splits that the section names are removed. The caller must skip training rows that the
-        source still yields.
+        The caller must skip training rows that the source still yields.
         """
         return self
 
@@ -77,10 +73,10 @@ class OneSplit(Source):
     """Source whose rows belong to one split, or each name their split."""
 
     split: Split | None
-    """Split of all rows; null takes it from each row."""
+    """Split of all rows; null reads it from each row."""
 
     def evaluated(self) -> Self | None:
-        """Return the source, or None if all of it is for training."""
+        """Return the source; None if all of its rows are training rows."""
         return None if self.split == "train" else self
 
 
@@ -105,16 +101,16 @@ class Row:
     """Row of a file."""
 
     file: Path | None
-    """File that holds the row; None if the row is itself a file."""
+    """File that contains the row; None if the row is itself a file."""
     line: int
-    """Position of the row in the file, from 1; for a text, the number of its first line."""
+    """Position of the row in the file, from 1; in a text file, its first line."""
     values: Any
     """Values by name; for a JSON list, the item of any type."""
     key: str = ""
     """Name of the row; "" if it has none."""
 
     def rejection(self, error: RowError, key: str = "") -> Rejection:
-        """Return the row as a rejection; the detail names its file."""
+        """Return the rejection of the row; the detail names its file."""
         detail = f"{self.file}: {error}" if self.file else str(error)
         return Rejection("", self.line, key or self.key, error.reason, detail)
 
@@ -122,7 +118,7 @@ class Row:
         """Return a value, or None if it is missing."""
         if not isinstance(self.values, Mapping):
             raise RowError(
-                Reason.MALFORMED_ROW, f"must be an object, not {abbreviate(self.values)}"
+                Reason.MALFORMED_ROW, f"must be an object, got {abbreviate(self.values)}"
             )
         return self.values.get(name)
 
@@ -130,7 +126,7 @@ class Row:
         """Return a string that is not blank."""
         value = self.get(name)
         if not _is_text(value):
-            raise self._wrong(name, "a text")
+            raise self._invalid(name, "a non-blank string")
         return str(value)
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -138,33 +134,30 @@ class Row:
         value = self.get(name)
         values = value if isinstance(value, list) else [value]
         if not values or not all(map(_is_text, values)):
-            raise self._wrong(name, "a text, or a list of texts")
+            raise self._invalid(name, "a non-blank string or a list of them")
         return tuple(values)
 
     def one_of(self, name: str, choices: tuple[str, ...]) -> str:
         """Return a string that is one of some choices."""
         value = self.get(name)
         if value not in choices:
-            raise self._wrong(name, " or ".join(choices))
+            raise self._invalid(name, " or ".join(choices))
         return str(value)
 
-    def _wrong(self, name: str, expected: str) -> RowError:
+    def _invalid(self, name: str, expected: str) -> RowError:
         value = self.get(name)
-        state = "is missing" if value is None else f"is {abbreviate(value)}"
-        return RowError(Reason.MISSING_FIELD, f"{name!r} {state}; it must be {expected}")
+        problem = "is missing; it" if value is None else f"is {abbreviate(value)}; it"
+        return RowError(Reason.MISSING_FIELD, f"{name!r} {problem} must be {expected}")
 
 
 def attempt(
-    row: Row | Rejection, make: Callable[Concatenate[Row, P], T], *args: P.args, **kwargs: P.kwargs
+    row: Row | Rejection, parse: Callable[Concatenate[Row, P], T], *args: P.args, **kwargs: P.kwargs
 ) -> T | Rejection:
-    """Return the result of ``make`` for a row, or the rejection of the row.
-
-    Any error is a fault of that row and does not affect other rows.
-    """
+    """Return the result of ``parse`` for a row, or the rejection of the row if it fails."""
     if isinstance(row, Rejection):
         return row
     try:
-        return make(row, *args, **kwargs)
+        return parse(row, *args, **kwargs)
     except Exception as error:
         return row.rejection(RowError.by(error))
 
@@ -181,11 +174,11 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise ParamsError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise ParamsError(f"{path} is no JSON: {error}") from None
+        raise ParamsError(f"{path} is not JSON: {error}") from None
 
 
 def _int(digits: str) -> int | float:
-    return int(digits) if len(digits) <= _DIGITS else float(digits)
+    return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
 
 
 def json_rows(path: Path, values: object, name: str) -> Iterator[Row]:
@@ -195,7 +188,7 @@ def json_rows(path: Path, values: object, name: str) -> Iterator[Row]:
         ParamsError: the value is not a list.
     """
     if not isinstance(values, list):
-        raise ParamsError(f"{path} must hold a list of objects, not {abbreviate(values)}")
+        raise ParamsError(f"{path} must contain a list of objects, got {abbreviate(values)}")
     for line, row in enumerate(values, 1):
         key = row.get(name) if isinstance(row, Mapping) else None
         yield Row(path, line, row, key if isinstance(key, str) else "")
@@ -205,20 +198,20 @@ def read_image(root: Path, name: str) -> bytes:
     """Return the bytes of an image in the folder ``root``.
 
     Raises:
-        Refused: the image is outside the folder, or cannot be read.
+        RowError: the image is outside the folder, or cannot be read.
     """
     path = root / name
     if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
-        raise RowError(Reason.OUTSIDE_ROOT, f"the image {path} lies outside {root}")
-    return read_file(path, f"the image {path}", MAX_IMAGE_BYTES)
+        raise RowError(Reason.OUTSIDE_ROOT, f"image {path} is outside {root}")
+    return read_file(path, f"image {path}", MAX_IMAGE_BYTES)
 
 
 def read_file(path: Path, name: str, limit: int) -> bytes:
-    """Return the bytes of a file, at most ``limit``.
+    """Return the content of a file, at most ``limit`` bytes.
 
     Raises:
-        Refused: the path is not a file, cannot be read, or holds more bytes. The message calls the
-            file ``name``.
+        RowError: the path is not a regular file, or it cannot be read or is larger; the message
+            calls the file ``name``.
     """
     try:
         status = path.stat()
@@ -230,7 +223,7 @@ def read_file(path: Path, name: str, limit: int) -> bytes:
         raise RowError(Reason.MISSING_FILE, f"{name} cannot be read: {reason}") from None
     if stat.S_ISREG(status.st_mode):
         raise RowError(Reason.TOO_MANY_BYTES, f"{name} has more than {limit} bytes")
-    raise RowError(Reason.MISSING_FILE, f"{name} is no file")
+    raise RowError(Reason.MISSING_FILE, f"{name} is not a regular file")
 
 
 def expand(patterns: Iterable[str]) -> list[Path]:
@@ -247,7 +240,7 @@ def expand(patterns: Iterable[str]) -> list[Path]:
         except OSError as error:
             raise ParamsError(f"{pattern} cannot be read: {error.strerror}") from None
         if not matched:
-            raise ParamsError(f"{pattern} names no file")
+            raise ParamsError(f"no file matches {pattern}")
         files += matched
     return files
 
@@ -258,7 +251,7 @@ def expand_splits(files: Mapping[str, Iterable[str]]) -> Iterator[tuple[str, Pat
 
 
 def to_json(value: object) -> Any:
-    """Return a value as JSON accepts it; NaN and Inf become null, and other types become texts."""
+    """Return a value that JSON can hold: NaN and Inf become null, other types become strings."""
     match value:
         case None | bool() | int():
             return value
@@ -279,7 +272,7 @@ def captions_of(values: Iterable[object]) -> tuple[str, ...]:
     """Return the captions in some values, each a string or a list of strings, without blank ones.
 
     Raises:
-        Refused: all captions are blank or missing, or a value is not a string.
+        RowError: all captions are blank or missing, or one is too long or not a string.
     """
     captions: list[str] = []
     for value in values:
@@ -288,15 +281,15 @@ def captions_of(values: Iterable[object]) -> tuple[str, ...]:
                 continue
             if not isinstance(text, str):
                 kind = type(text).__name__
-                raise RowError(Reason.MISSING_FIELD, f"a caption is of type {kind}")
+                raise RowError(Reason.MISSING_FIELD, f"a caption must be a string, got {kind}")
             if len(text) > MAX_TEXT_BYTES:
                 raise RowError(Reason.CAPTION_TOO_LONG, f"a caption has {len(text)} characters")
             if re.search("[\ud800-\udfff]", text):
-                raise RowError(Reason.MALFORMED_ROW, "a caption holds half of a surrogate pair")
+                raise RowError(Reason.MALFORMED_ROW, "a caption has an unpaired surrogate")
             if text.strip():
                 captions.append(text)
     if not captions:
-        raise RowError(Reason.NO_CAPTION, "there is no caption")
+        raise RowError(Reason.NO_CAPTION, "the row has no caption")
     return tuple(captions)
 
 
@@ -306,5 +299,5 @@ def _is_text(value: object) -> bool:
 
 def abbreviate(value: object) -> str:
     """Return the start of a JSON value as text."""
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 40 else f"{text[:37]}..."

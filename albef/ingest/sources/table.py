@@ -1,7 +1,7 @@
 """Kind ``table``: a table of local images with their captions, as TSV, CSV or Parquet.
 
-A row holds the path of an image and a caption. Rows with the same path show the same image. Meta
-holds the path.
+A row has the path of an image and a caption. Rows with the same path have the same image id. Meta
+contains the path.
 """
 
 import re
@@ -22,11 +22,11 @@ class Config(Tables):
     """Tables of paths and captions."""
 
     images: str
-    """Folder that the paths start from; files outside it are not read."""
+    """Folder that the paths are relative to; files outside it are rejected."""
     image: str
     """Column of the paths."""
     split: Split | None = "train"
-    """Split of all rows; null takes it from a column ``split``."""
+    """Split of all rows; null reads it from a column ``split``."""
 
 
 def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
@@ -37,21 +37,21 @@ def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
     """
     ids: dict[str, int] = {}
     splits = [] if config.split else [SPLIT]
-    for place, row in enumerate(config.rows(config.image, *splits)):
+    for position, row in enumerate(config.rows(config.image, *splits)):
         if isinstance(row, Row) and isinstance(name := row.values[config.image], str):
             row = replace(row, key=to_json(name))
-        yield attempt(row, _record, config, place, ids)
+        yield attempt(row, _record, config, position, ids)
 
 
-def _record(row: Row, config: Config, place: int, ids: dict[str, int]) -> Record:
+def _record(row: Row, config: Config, position: int, ids: dict[str, int]) -> Record:
     name = row.text(config.image).strip()
     split = config.split or row.text(SPLIT)
     if not re.fullmatch(r"[a-z0-9_]{1,40}", split):
-        requirement = "is to be a split in small letters, digits and _"
-        raise RowError(Reason.MALFORMED_ROW, f"{SPLIT!r} {requirement}, not {split[:40]!r}")
+        detail = f"{SPLIT!r} must be 1 to 40 of a-z, 0-9 and _, got {split[:40]!r}"
+        raise RowError(Reason.MALFORMED_ROW, detail)
     captions = captions_of([row.get(config.caption)])
     image = read_image(Path(config.images), name)
     meta = {column: to_json(row.values[column]) for column in config.keep}
-    image_id = ids.setdefault(name, place)
     meta["path"] = to_json(name)
-    return Record(f"{split}-{place:08d}", image, captions, image_id, split, "table", meta)
+    image_id = ids.setdefault(name, position)
+    return Record(f"{split}-{position:08d}", image, captions, image_id, split, "table", meta)

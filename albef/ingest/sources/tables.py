@@ -1,4 +1,4 @@
-"""Rows of TSV, CSV and Parquet files, streamed; a row that cannot be read becomes a Refusal."""
+"""Rows of TSV, CSV and Parquet files, streamed; a row that cannot be read becomes a rejection."""
 
 import csv
 from collections import deque
@@ -13,17 +13,17 @@ from albef.config import ParamsError, nearest
 from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest.sources.rows import Files, OneSplit, Row, expand
 
-_LONGEST_LINE = 2**20
-_LONGEST_ROW = 20  # lines that a quoted field of a CSV file may span
-csv.field_size_limit(_LONGEST_LINE * _LONGEST_ROW)  # Lines have a separate limit.
-_LONGEST_LIST = 10_000  # values of a list in a Parquet row
-_AT_ONCE = 2**28  # most bytes of Parquet rows that are read together
-_PACKED = 100  # largest compression ratio, and most rows for each byte of a file
+_MAX_LINE_BYTES = 2**20
+_MAX_LINES = 20  # that a quoted field of a CSV file may span
+csv.field_size_limit(_MAX_LINE_BYTES * _MAX_LINES)  # Lines have a separate limit.
+_MAX_LIST = 10_000  # values of a list in a Parquet row
+_MAX_BYTES = 2**28  # of Parquet rows that are read together
+_MAX_RATIO = 100  # of compression, and of rows to the bytes of a file
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Tables(OneSplit):
-    """Tables of images, by path or address, with their captions."""
+    """Tables of images, by path or URL, with their captions."""
 
     files: Files
     """Tables, as paths or patterns."""
@@ -32,14 +32,14 @@ class Tables(OneSplit):
     header: list[str] | None = None
     """Names of the columns if the file has no header line, as in CC3M; otherwise null."""
     caption: str
-    """Column of the captions; in Parquet it may hold lists."""
+    """Column of the captions; in Parquet, its values may be lists."""
     keep: list[str] = Field([])
     """Columns to keep in meta."""
 
     @model_validator(mode="after")
     def _check_header(self) -> Self:
         if self.header is not None and self.format == "parquet":
-            raise ValueError("header belongs to tsv and csv; write null")
+            raise ValueError("header requires format: tsv or csv; remove it")
         return self
 
     def inputs(self) -> dict[str, Path]:
@@ -47,15 +47,14 @@ class Tables(OneSplit):
         return {str(file): file for file in expand(self.files)}
 
     def rows(self, *columns: str) -> Iterator[Row | Rejection]:
-        """Return the rows of all files with some columns, the captions and the columns to keep.
+        """Yield the rows of all files with some columns, the captions and the columns to keep.
 
         Raises:
             ParamsError: as in :func:`read`.
         """
         selected = list(dict.fromkeys([*columns, self.caption, *self.keep]))
-        return (
-            row for f in expand(self.files) for row in read(f, self.format, self.header, selected)
-        )
+        for file in expand(self.files):
+            yield from read(file, self.format, self.header, selected)
 
 
 def read(
@@ -66,7 +65,7 @@ def read(
     Args:
         file: path of the file.
         form: ``tsv`` (no quotes), ``csv`` (as in RFC 4180) or ``parquet``.
-        header: names of all columns if a text has no header line.
+        header: names of all columns if a text file has no header line.
         columns: names of the columns to read.
         batch: most Parquet rows that are read together.
 
@@ -105,13 +104,13 @@ def _text(
     if header is None:
         _, names = next(rows, (0, []))
         if isinstance(names, RowError):
-            raise ParamsError(f"{file}, line 1, which should name the columns: {names}")
+            raise ParamsError(f"{file}, line 1 (names of the columns): {names}")
         header = names
     _check_columns(file, header, columns)
     indices = {column: header.index(column) for column in columns}
     for line, fields in rows:
         if not isinstance(fields, RowError) and len(fields) != len(header):
-            fields = _malformed(f"{len(fields)} columns; there should be {len(header)}")
+            fields = _malformed(f"the row has {len(fields)} columns instead of {len(header)}")
         if isinstance(fields, RowError):
             yield Row(file, line, {}).rejection(fields)
         else:
@@ -125,12 +124,12 @@ Line = tuple[int, str | RowError]
 def _lines(opened: IO[bytes]) -> Iterator[Line]:
     """Yield each line that is not blank."""
     number = 0
-    while raw := opened.readline(_LONGEST_LINE):
+    while raw := opened.readline(_MAX_LINE_BYTES):
         number += 1
-        if not raw.endswith(b"\n") and len(raw) == _LONGEST_LINE:
-            while (rest := opened.readline(_LONGEST_LINE)) and not rest.endswith(b"\n"):
+        if not raw.endswith(b"\n") and len(raw) == _MAX_LINE_BYTES:
+            while (rest := opened.readline(_MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
                 pass
-            yield number, _malformed(f"a line of more than {_LONGEST_LINE} bytes")
+            yield number, _malformed(f"the line has more than {_MAX_LINE_BYTES} bytes")
         elif raw := raw.rstrip(b"\r\n"):
             try:
                 yield number, raw.decode()
@@ -164,16 +163,16 @@ def _csv(text: str, ahead: deque[Line], lines: Iterator[Line]) -> list[str] | Ro
                 # The advice of csv, to open the file differently, does not help.
                 if "new-line character" in message:
                     message = "a carriage return outside quotes; end lines with \\n"
-                return _malformed(f"no CSV: {message}")
+                return _malformed(f"not CSV: {message}")
         else:
             for _ in range(consumed):
                 ahead.popleft()
             return fields
         if consumed == len(ahead):
             ahead.extend(islice(lines, 1))
-        following = ahead[consumed][1] if consumed < min(len(ahead), _LONGEST_ROW) else None
+        following = ahead[consumed][1] if consumed < min(len(ahead), _MAX_LINES) else None
         if not isinstance(following, str):
-            return _malformed("a quote that is never closed")
+            return _malformed("a quote is not closed")
         gathered[-1] += "\n"
         gathered.append(following)
 
@@ -198,7 +197,7 @@ def _parquet(file: Path, columns: Sequence[str], batch: int) -> Iterator[Row | R
             damage = RowError(Reason.DAMAGED_MEMBER, "the row group is damaged")
             try:
                 pages = [_page_bytes(raw, metadata.column(leaf)) for leaf in leaves]
-                rows_at_once = max(1, min(batch, _AT_ONCE // max(pages, default=1)))
+                rows_at_once = max(1, min(batch, _MAX_BYTES // max(pages, default=1)))
                 for rows in opened.iter_batches(
                     rows_at_once, row_groups=[group], columns=list(columns)
                 ):
@@ -206,7 +205,7 @@ def _parquet(file: Path, columns: Sequence[str], batch: int) -> Iterator[Row | R
                         line += 1
                         yield row(values)
             except (pa.ArrowException, OSError) as error:
-                damage = RowError(damage.reason, f"{damage}: {_brief(error)}")
+                damage = RowError(damage.reason, f"{damage}: {_first_line(error)}")
             except RowError as error:
                 damage = error
             while line < until:
@@ -221,13 +220,13 @@ def _leaves(schema: Any, columns: Sequence[str]) -> list[int]:
 
 
 def _page_bytes(file: IO[bytes], column: Any) -> int:
-    """Return the bytes of the largest page of a column, as stated by its first pages.
+    """Return the bytes of the largest page of a column, by the headers of its first pages.
 
-    A few bytes may unpack to gigabytes, and many rows may refer to one value of a dictionary. The
-    header of a page states its size in advance, and the decoder keeps to it.
+    A few bytes may decompress to gigabytes, and many rows may refer to one value of a dictionary.
+    pyarrow has no limit for this, but its decoder keeps to the size in a page's header.
 
     Raises:
-        Refused: the bytes are too many.
+        RowError: the bytes are too many.
     """
     packed, unpacked = column.total_compressed_size, column.total_uncompressed_size
     largest = 1
@@ -242,14 +241,14 @@ def _page_bytes(file: IO[bytes], column: Any) -> int:
                 if digit < 0x80:
                     break
         largest = max(largest, size >> 1)
-    if largest > _AT_ONCE or (unpacked > _AT_ONCE and unpacked > _PACKED * packed):
-        sizes = f"{packed} bytes that unpack to {max(largest, unpacked)}"
-        raise RowError(Reason.TOO_MANY_BYTES, f"the row group holds {sizes}")
+    if largest > _MAX_BYTES or (unpacked > _MAX_BYTES and unpacked > _MAX_RATIO * packed):
+        sizes = f"{packed} bytes that decompress to {max(largest, unpacked)}"
+        raise RowError(Reason.TOO_MANY_BYTES, f"the row group has {sizes}")
     return largest
 
 
 def _opened(file: Path, columns: Sequence[str] = ()) -> Any:
-    """Open a Parquet file; texts in lists of some columns are read as dictionaries.
+    """Open a Parquet file; strings in lists of some columns are read as dictionaries.
 
     Raises:
         ParamsError: the footer cannot be read or makes impossible claims.
@@ -260,9 +259,9 @@ def _opened(file: Path, columns: Sequence[str] = ()) -> Any:
     try:
         opened = pq.ParquetFile(file)
         size, schema = file.stat().st_size, opened.schema
-        if opened.metadata.num_rows > _PACKED * size:
-            claim = f"{opened.metadata.num_rows} rows in {size} bytes"
-            raise ParamsError(f"{file} is no Parquet file that can be read: it claims {claim}")
+        if opened.metadata.num_rows > _MAX_RATIO * size:
+            claim = f"its footer claims {opened.metadata.num_rows} rows in {size} bytes"
+            raise ParamsError(f"{file} cannot be read as Parquet: {claim}")
         lists = [
             schema.column(leaf).path
             for leaf in _leaves(schema, columns)
@@ -273,7 +272,7 @@ def _opened(file: Path, columns: Sequence[str] = ()) -> Any:
     except FileNotFoundError as error:
         raise ParamsError(f"{file} cannot be read: {error.strerror or error}") from None
     except (pa.ArrowException, OSError) as error:  # A damaged footer raises an OSError.
-        raise ParamsError(f"{file} is no Parquet file that can be read: {_brief(error)}") from None
+        raise ParamsError(f"{file} cannot be read as Parquet: {_first_line(error)}") from None
 
 
 def _values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any] | RowError]:
@@ -289,28 +288,24 @@ def _values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any] | RowE
             yield {column: values[i].as_py() for column, values in of_column.items()}
         except RowError as error:
             yield error
-        except Exception as error:  # Such values are invalid texts and dates out of range.
-            yield _malformed(f"a value cannot be read: {_brief(error)}")
+        except Exception as error:  # Such values are invalid strings and dates out of range.
+            yield _malformed(f"a value cannot be read: {_first_line(error)}")
 
 
 def _check_list(items: Any) -> None:
-    """Reject a list with more values than any row needs, before it becomes a Python list.
-
-    Raises:
-        Refused: it has too many values or, if it refers to texts of a dictionary, too many bytes.
-    """
+    """Reject a list with too many values or bytes, before it becomes a Python list."""
     import pyarrow.compute as pc
 
     size = 0
     if hasattr(items, "dictionary"):
         size = pc.sum(pc.binary_length(items.dictionary).take(items.indices)).as_py() or 0
-    if items is not None and (len(items) > _LONGEST_LIST or size > _LONGEST_LINE):
-        raise _malformed(f"a list of {len(items)} values with {size} bytes")
+    if items is not None and (len(items) > _MAX_LIST or size > _MAX_LINE_BYTES):
+        raise _malformed(f"a list has {len(items)} values of {size} bytes, which is too much")
 
 
 def _malformed(detail: str) -> RowError:
     return RowError(Reason.MALFORMED_ROW, detail)
 
 
-def _brief(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,8 +1,8 @@
-"""Kind ``urls``: a list of addresses of images with their captions; the images are downloaded.
+"""Kind ``urls``: a list of image URLs with captions; the images are downloaded.
 
 Records are in the order of the list. Downloads are kept in scratch for each source. If an ingest is
-killed, or repeated with other values or a longer list, no address is requested twice. If an address
-leaves the list, its download is removed. Meta holds the address and the SHA-256 of the download.
+killed, or repeated with other values or a longer list, no URL is requested twice. If a URL leaves
+the list, its download is removed. Meta contains the URL and the SHA-256 of the download.
 """
 
 from collections.abc import Iterator
@@ -23,10 +23,10 @@ CHUNK = 1000
 
 
 class Config(Tables):
-    """Tables of addresses and captions, and the limits of the download."""
+    """Tables of URLs and captions, and the limits of the download."""
 
     url: str
-    """Column of the addresses."""
+    """Column of the URLs."""
     split: Split
     """Split of all rows."""
     download: Limits
@@ -34,7 +34,7 @@ class Config(Tables):
 
 
 Entry = tuple[int, Row, str, tuple[str, ...]] | Rejection
-"""Row with its position, address and captions, or its rejection."""
+"""Position, row, URL and captions of a row, or its rejection."""
 
 
 def records(
@@ -44,10 +44,10 @@ def records(
 
     Args:
         config: section of the source.
-        seed: seed of the source; it names the folder of the downloads.
-        scratch: folder that keeps the folder of the downloads.
-        max_rows: number of rows to read from the start; None reads all.
-        engine: engine that downloads.
+        seed: seed of the source, which names its folder of downloads.
+        scratch: folder that contains the folder of downloads.
+        max_rows: most rows to read; None reads all.
+        engine: engine that sends the requests.
 
     Raises:
         ParamsError: a file cannot be read at all; the message names it.
@@ -62,38 +62,29 @@ def records(
                 if isinstance(entry, Rejection):
                     yield entry
                     continue
-                place, row, address, captions = entry
-                outcome = outcomes[address]
+                position, row, url, captions = entry
+                outcome = outcomes[url]
                 if outcome.reason:
-                    yield row.rejection(RowError(Reason(outcome.reason), outcome.detail), address)
+                    yield row.rejection(RowError(Reason(outcome.reason), outcome.detail), url)
                     continue
                 meta = {name: to_json(row.values[name]) for name in config.keep}
-                yield Record(
-                    key=f"{config.split}-{place:08d}",
-                    image=downloads.body(outcome),
-                    captions=captions,
-                    image_id=place,
-                    split=config.split,
-                    source="urls",
-                    meta={**meta, "url": address, "sha256": outcome.sha256},
-                )
+                meta |= {"url": url, "sha256": outcome.sha256}
+                key, image = f"{config.split}-{position:08d}", downloads.body(outcome)
+                yield Record(key, image, captions, position, config.split, "urls", meta)
         if max_rows is None:
             downloads.remove_unlisted()
 
 
 def _chunks(config: Config, max_rows: int | None) -> Iterator[tuple[list[Entry], list[str]]]:
-    """Yield the entries of each chunk of rows, and their addresses."""
+    """Yield the entries of each chunk of rows, and their URLs."""
     rows = enumerate(islice(config.rows(config.url), max_rows))
-    while chunk := [attempt(row, _entry, config, place) for place, row in islice(rows, CHUNK)]:
+    while chunk := [attempt(row, _entry, config, i) for i, row in islice(rows, CHUNK)]:
         yield chunk, [entry[2] for entry in chunk if not isinstance(entry, Rejection)]
 
 
-def _entry(row: Row, config: Config, place: int) -> Entry:
-    address = row.values[config.url]
-    if not isinstance(address, str) or not address.strip():
-        raise RowError(Reason.MISSING_FIELD, f"{config.url!r} holds no address")
-    address = to_json(address.strip())
+def _entry(row: Row, config: Config, position: int) -> Entry:
+    url = to_json(row.text(config.url).strip())
     try:
-        return place, row, address, captions_of([row.values[config.caption]])
+        return position, row, url, captions_of([row.values[config.caption]])
     except RowError as error:
-        return row.rejection(RowError(error.reason, f"{config.caption!r}: {error}"), address)
+        return row.rejection(RowError(error.reason, f"{config.caption!r}: {error}"), url)

@@ -1,8 +1,8 @@
 """Kind ``webdataset``: existing shards, such as those of img2dataset.
 
 A sample is a sequence of members with the same name: an image, and a ``.txt`` or ``.json`` with its
-caption. Only these members are read. A damaged member becomes a rejected row, and reading continues
-after it. With ``statuses``, the rows that img2dataset could not download become rejected rows too.
+caption. Only these members are read. A damaged member becomes a rejected row. With ``statuses``,
+the rows that img2dataset could not download become rejected rows too.
 """
 
 import json
@@ -42,14 +42,13 @@ class Config(SplitFiles):
     """Shards in WebDataset's format."""
 
     files: FilesBySplit
-    """Uncompressed tars by split, as paths or patterns."""
+    """Uncompressed tar files by split, as paths or patterns."""
     caption: Annotated[str, Field(pattern=r"^(txt|json\..+)$")] = "txt"
-    """Member with the captions: ``txt``, or ``json.FIELD``, which may hold a list."""
+    """Member with the captions: ``txt``, or ``json.FIELD``, which may be a list."""
     keep: list[str] | None = None
-    """Fields of the JSON that are kept in meta; null keeps all."""
+    """Fields of the JSON to keep in meta; null keeps all."""
     statuses: bool = False
-    """Read the table beside each shard (NAME.parquet), as img2dataset writes it, for the rows that
-    failed."""
+    """Read img2dataset's table of each shard (NAME.parquet) for the rows that failed."""
 
     def inputs(self) -> dict[str, Path]:
         """Return the shards of all splits, and the tables beside them if they are read."""
@@ -66,17 +65,17 @@ class _Sample:
     parts: dict[str, bytes] = field(default_factory=dict)
     damage: Damage | None = None
 
-    def picture(self) -> bytes | None:
-        return next((self.parts[kind] for kind in IMAGE_SUFFIXES if kind in self.parts), None)
+    def image(self) -> bytes | None:
+        return next((self.parts[suffix] for suffix in IMAGE_SUFFIXES if suffix in self.parts), None)
 
     def add(self, suffix: str, data: bytes) -> None:
         self.parts[suffix] = data
-        for kind in [kind for kind in IMAGE_SUFFIXES if kind in self.parts][1:]:
-            self.parts[kind] = b""  # Only one of several images stays in memory.
+        for other in [suffix for suffix in IMAGE_SUFFIXES if suffix in self.parts][1:]:
+            self.parts[other] = b""  # Only one of several images stays in memory.
 
     def accepts(self, damage: Damage, name: str, caption_key: str) -> bool:
-        """Return whether damage, under a name if it has one, belongs to this sample."""
-        is_complete = self.picture() is not None and caption_key in self.parts
+        """Return whether damage, under a name if it is known, belongs to this sample."""
+        is_complete = self.image() is not None and caption_key in self.parts
         return self.damage is None and (name == self.name if name else not is_complete)
 
 
@@ -143,9 +142,9 @@ def split_name(path: str) -> tuple[str, str]:
 
 def _record(row: Row, config: Config, split: str, number: int) -> Record:
     sample: _Sample = row.values
-    image = sample.picture()
+    image = sample.image()
     if image is None:
-        raise RowError(Reason.MISSING_FILE, "there is no picture of this name")
+        raise RowError(Reason.MISSING_FILE, "the sample has no image")
     values = _json(sample.parts["json"]) if "json" in sample.parts else {}
     selected = values if config.keep is None else {k: values[k] for k in config.keep if k in values}
     meta = {**to_json(selected), "path": f"{row.file.name if row.file else ''}/{sample.name}"}
@@ -159,16 +158,16 @@ def _caption(config: Config, sample: _Sample, values: Mapping[str, Any]) -> obje
     try:
         return sample.parts["txt"].decode() if "txt" in sample.parts else None
     except UnicodeDecodeError:
-        raise RowError(Reason.MALFORMED_ROW, "its txt is not UTF-8") from None
+        raise RowError(Reason.MALFORMED_ROW, "its .txt is not UTF-8") from None
 
 
 def _json(text: bytes) -> Mapping[str, Any]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
-        raise RowError(Reason.MALFORMED_ROW, "its json is no JSON") from None
+        raise RowError(Reason.MALFORMED_ROW, "its .json is not JSON") from None
     if not isinstance(values, Mapping):
-        raise RowError(Reason.MALFORMED_ROW, "its json holds no object")
+        raise RowError(Reason.MALFORMED_ROW, "its .json is not an object")
     return values
 
 
@@ -184,11 +183,11 @@ _REASONS = (
     (r"^failed_to_resize", Reason.UNDECODABLE),
     (r"", Reason.UNREACHABLE),
 )
-"""Patterns of img2dataset's messages with the reason for each; the first match counts."""
+"""Patterns of img2dataset's messages, and the reason for each; the first match counts."""
 
 
 def _failed_rows(table: Path) -> Iterator[Rejection]:
-    """Yield a rejection for each row of img2dataset's table that failed."""
+    """Yield the rejection of each row of img2dataset's table that failed."""
     for row in tables.read(table, "parquet", None, _STATUS):
         if isinstance(row, Rejection):
             yield row

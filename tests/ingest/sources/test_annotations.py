@@ -112,18 +112,16 @@ ASKED = {"image": "a.jpg", "question": "?", "answer": "x", "dataset": "gqa"}
 @pytest.mark.parametrize(
     ("form", "bad_row", "message", "reason"),
     [
-        ("captions", "b", 'must be an object, not "b"', Reason.MALFORMED_ROW),
-        ("captions", {"image": "a.jpg"}, "'caption' is missing; it must", Reason.MISSING_FIELD),
-        ("captions", GOOD | {"caption": [" "]}, r"'caption' is \[\" \"\]; it must be a text, or",
-         Reason.MISSING_FIELD),
+        ("captions", "b", "must be an object", Reason.MALFORMED_ROW),
+        ("captions", {"image": "a.jpg"}, "'caption' is missing", Reason.MISSING_FIELD),
+        ("captions", GOOD | {"caption": [" "]}, r"'caption' is \[\" \"\]", Reason.MISSING_FIELD),
         ("captions", GOOD | {"image": "gone.jpg"},
-         r"the image gone.jpg cannot be read: No such file", Reason.MISSING_FILE),
-        ("vqa", ASKED, r"'dataset' is \"gqa\"; it must be vqa or vg", Reason.MISSING_FIELD),
+         "image gone.jpg cannot be read: No such", Reason.MISSING_FILE),
+        ("vqa", ASKED, "'dataset' is .*vqa or vg", Reason.MISSING_FIELD),
         ("entailment", {"image": "a", "sentence": "x", "label": "-"},
-         r"'label' is \"-\"; it must be contradiction or neutral or entailment",
-         Reason.MISSING_FIELD),
-        ("nlvr2", SHORT, "'images' names 1 pictures; it must name two", Reason.MISSING_FIELD),
-        ("grounding", BOX, r"\[1, 2, 0, 4\] is no box", Reason.MISSING_FIELD),
+         "'label' is .*neutral or entailment", Reason.MISSING_FIELD),
+        ("nlvr2", SHORT, "'images' must be two images", Reason.MISSING_FIELD),
+        ("grounding", BOX, r"a box must .*\[1, 2, 0, 4\]", Reason.MISSING_FIELD),
     ],
 )  # fmt: skip
 def test_a_bad_row_is_set_aside_and_named(
@@ -144,11 +142,11 @@ def test_bad_files_are_named(files: Files) -> None:
     dets = files("dets.json", {"57": [[0, 0, 9, 9]]})
     for form, file, more, message in (
         ("captions", "gone.json", {}, r"gone.json cannot be read: No such file"),
-        ("captions", "cut.json", {}, r"cut.json is no JSON"),
-        ("captions", "object.json", {}, r"object.json must hold a list of objects, not \{"),
-        ("captions", refs, {"proposals": dets}, "proposals belong to format grounding; write null"),
-        ("vqa", refs, {"joined": True}, "joined belongs to format captions; write false"),
-        ("grounding", refs, {"boxes": refs}, "rows.json must hold boxes by id"),
+        ("captions", "cut.json", {}, r"cut.json is not JSON"),
+        ("captions", "object.json", {}, r"object.json must contain a list of objects"),
+        ("captions", refs, {"proposals": dets}, "proposals requires format: grounding"),
+        ("vqa", refs, {"joined": True}, "joined requires format: captions"),
+        ("grounding", refs, {"boxes": refs}, "rows.json must contain an object of boxes"),
     ):
         with pytest.raises(ParamsError, match=message):
             rows(form, {"train": [file]}, **more)

@@ -53,11 +53,11 @@ def test_a_bad_row_between_good_ones(tmp_path: Path, bad: bytes) -> None:
 def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"t is UTF-16; save it as UTF-8"):
         read(tmp_path, "a,b\n".encode("utf-16"))
-    with pytest.raises(ParamsError, match=r"t, line 1, which should name the columns: the row is"):
+    with pytest.raises(ParamsError, match=r"t, line 1 .*: the row is not UTF-8"):
         read(tmp_path, b"a\xff\n", header=None)
     with pytest.raises(ParamsError, match=r"t has no column 'a'; it has none"):
         read(tmp_path, b"", header=None)
-    with pytest.raises(ParamsError, match=r"t, line 1, .*: no CSV: a carriage return outside quo"):
+    with pytest.raises(ParamsError, match=r"t, line 1 .*: not CSV: a carriage return"):
         read(tmp_path, b"a,b\r1,2\r", header=None)
     with pytest.raises(ParamsError, match=r"t has 2 columns 'a'; rename all but one"):
         read(tmp_path, b"a,b,a\n1,2,3\n", header=None)
