@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from albef.models.albef import ALBEF
 from albef.models.bert import BertLayer, attention_bias
 from albef.models.kernels import KeyValue
+from albef.models.vision import Attention
 
 
 class CrossAttention(NamedTuple):
@@ -97,7 +98,7 @@ def itc_maps(
     Images are (B, 3, H, W), texts (B, E). The temperature only scales the maps. Blocks are counted
     from 0.
     """
-    module = model.image_encoder.vit.blocks[block].attn
+    module = cast(Attention, model.image_encoder.vit.blocks[block].attn)
     with torch.enable_grad(), _weights_of(module) as weights:
         image_feat = model.image_feat(model.encode_image(images))
         similarity = (image_feat * text_feat).sum() / temperature
@@ -107,25 +108,21 @@ def itc_maps(
 
 
 @contextmanager
-def _weights_of(attention: nn.Module) -> Iterator[list[Tensor]]:
-    """Yield a list that a pass of timm's ``attention`` fills with its weights (B, H, N, N).
-
-    A hook on the dropout captures the weights. The fused attention does not use this dropout, so it
-    is switched off.
-    """
+def _weights_of(attention: Attention) -> Iterator[list[Tensor]]:
+    """Yield a list that a pass of ``attention`` fills with its weights (B, H, N, N)."""
     captured: list[Tensor] = []
 
     def capture(_module: nn.Module, _inputs: tuple[Tensor, ...], weights: Tensor) -> Tensor:
         captured.append(weights.detach().requires_grad_())
         return captured[-1]
 
-    fused, attention.fused_attn = attention.fused_attn, False  # type: ignore[assignment]
-    hook = cast(nn.Module, attention.attn_drop).register_forward_hook(capture)
+    fused, attention.fused = attention.fused, False
+    hook = attention.weights.register_forward_hook(capture)
     try:
         yield captured
     finally:
         hook.remove()
-        attention.fused_attn = fused
+        attention.fused = fused
 
 
 def _square(heat: Tensor) -> Tensor:

@@ -3,19 +3,16 @@
 `benchmarks/step.py` measures their effect. Shapes: B batch, H heads, L queries, N keys, D width.
 """
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 UNFUSED_TOKENS = 128
 """Maximum number of tokens for which plain matrix products are used on a CPU. Up to here they are
-faster than timm's fused attention (1.2x for a whole training step at 65 tokens in bfloat16), and
+faster than fused attention (1.2x for a whole training step at 65 tokens in bfloat16), and
 their (N, N) weights are small."""
 VARIANTS = 64
 """Maximum number of compiled variants of a block's code: student and momentum model, the passes
@@ -48,19 +45,6 @@ def attend(
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
     weights = (scores if bias is None else scores + bias).softmax(dim=-1)
     return F.dropout(weights, dropout) @ value
-
-
-@contextlib.contextmanager
-def attention_as_products(vit: VisionTransformer) -> Iterator[None]:
-    """Compute a ViT's attention as two products inside the context."""
-    before = [block.attn.fused_attn for block in vit.blocks]
-    for block in vit.blocks:
-        block.attn.fused_attn = False
-    try:
-        yield
-    finally:
-        for block, fused in zip(vit.blocks, before, strict=True):
-            block.attn.fused_attn = fused
 
 
 def rows(states: Tensor, positions: Tensor | slice) -> Tensor:
@@ -119,9 +103,7 @@ def recompute(module: nn.Module, on: bool) -> None:
     included. A block keeps only its input.
     """
     for submodule in module.modules():
-        if isinstance(submodule, VisionTransformer):
-            submodule.set_grad_checkpointing(on)
-        elif isinstance(submodule, Layer):
+        if isinstance(submodule, Layer):
             submodule.recompute = on
 
 
@@ -136,7 +118,7 @@ def compile_blocks(module: nn.Module, **options: object) -> None:
     """
     torch._dynamo.config.recompile_limit = VARIANTS
     for submodule in module.modules():
-        if isinstance(submodule, Block | Layer):
+        if isinstance(submodule, Layer):
             submodule.compile(**options)
 
 

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import timm
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -128,6 +127,8 @@ def _vit(source: str) -> dict[str, Tensor]:
     path = Path(source)
     if path.is_file():
         return _read(path)
+    import timm  # takes seconds, and most trainings need none of it
+
     if not timm.is_model(source.partition(".")[0]):
         raise CheckpointError(
             f"{source} is neither a file nor a model of timm; timm.list_models('*vit*') lists them"

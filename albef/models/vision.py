@@ -1,16 +1,14 @@
-"""The image encoder: timm's Vision Transformer, which returns all tokens."""
+"""The image encoder: a Vision Transformer with timm's parameter names, so that its weights load."""
 
-import contextlib
 import math
 
 import torch
-from timm.layers import PatchDropout
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from albef.config import Section
 from albef.models.bert import width_scale
-from albef.models.kernels import UNFUSED_TOKENS, attention_as_products, products_pay
+from albef.models.kernels import UNFUSED_TOKENS, Layer, products_pay, rows
 
 
 class ImageConfig(Section):
@@ -38,15 +36,7 @@ class ImageEncoder(nn.Module):
                 f"image_size {config.image_size} is not a multiple of patch_size "
                 f"{config.patch_size}"
             )
-        self.vit = VisionTransformer(
-            img_size=config.image_size,
-            patch_size=config.patch_size,
-            embed_dim=config.width,
-            depth=config.depth,
-            num_heads=config.heads,
-            num_classes=0,
-            global_pool="",
-        )
+        self.vit = ViT(config)
         with torch.no_grad():
             for submodule in self.vit.blocks.modules():
                 if isinstance(submodule, nn.Linear):
@@ -60,27 +50,136 @@ class ImageEncoder(nn.Module):
             alike = 2 * torch.eye(config.width)
             alike[0, 0] = 0
             for block in self.vit.blocks:
-                block.attn.qkv.weight[: 2 * config.width] = alike.repeat(2, 1)
+                block.attn.qkv.weight[: 2 * config.width] = alike.repeat(2, 1)  # type: ignore[union-attr, operator]
             grid = config.image_size // config.patch_size
             self.vit.pos_embed[0, 0] = 0
             self.vit.pos_embed[0, 0, 0] = 4 * math.ceil(math.sqrt(config.width / 2))
             self.vit.pos_embed[0, 1:] = 4 * sine_positions(grid, config.width)
-        if self.vit.pos_embed.shape[1] <= UNFUSED_TOKENS:
-            for block in self.vit.blocks:
-                block.attn.fused_attn = False
 
     def drop_patches(self, share: float) -> None:
         """Drop a random share of the patches, only in train mode."""
-        self.vit.patch_drop = PatchDropout(share)
+        self.vit.dropped_patches = share
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode normalized images (B, 3, H, W) to ``image_states`` (B, N, D), [CLS] first.
 
         In training N is reduced by the patches of :meth:`drop_patches`.
         """
-        with attention_as_products(self.vit) if products_pay(images) else contextlib.nullcontext():
-            states: Tensor = self.vit.forward_features(images)
+        states: Tensor = self.vit(images)
         return states
+
+
+class ViT(nn.Module):
+    """Vision Transformer without a head, pre-norm (Dosovitskiy et al., 2021), as timm builds it.
+
+    It is not imported from timm because that import takes longer than all others of a training.
+    """
+
+    def __init__(self, config: ImageConfig) -> None:
+        super().__init__()
+        width, tokens = config.width, 1 + (config.image_size // config.patch_size) ** 2
+        self.patch_embed = _PatchEmbed(config.patch_size, width)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.empty(1, tokens, width))
+        fused = tokens > UNFUSED_TOKENS
+        self.blocks = nn.Sequential(
+            *(_Block(width, config.heads, fused) for _ in range(config.depth))
+        )
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.dropped_patches = 0.0
+        _draw_normal(self.pos_embed)
+        nn.init.normal_(self.cls_token, std=1e-6)
+        for submodule in self.blocks.modules():
+            if isinstance(submodule, nn.Linear):
+                _draw_normal(submodule.weight)
+                nn.init.zeros_(submodule.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode images (B, 3, H, W) to states (B, N, D)."""
+        patches = self.patch_embed(images)
+        cls = self.cls_token.expand(len(patches), -1, -1)
+        states = torch.cat([cls, patches], dim=1) + self.pos_embed
+        if self.training and self.dropped_patches:
+            states = self._drop_patches(states)
+        result: Tensor = self.norm(self.blocks(states))
+        return result
+
+    def _drop_patches(self, states: Tensor) -> Tensor:
+        count, patches = len(states), states.shape[1] - 1
+        kept = max(1, int(patches * (1 - self.dropped_patches)))
+        order = torch.randn(count, patches, device=states.device).argsort(dim=1)
+        return torch.cat([states[:, :1], rows(states[:, 1:], order[:, :kept])], dim=1)
+
+
+class _PatchEmbed(nn.Module):
+    def __init__(self, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches: Tensor = self.proj(images)
+        return patches.flatten(2).transpose(1, 2)
+
+
+class _Block(Layer):
+    def __init__(self, width: int, heads: int, fused: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads, fused)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = _FeedForward(width)
+
+    def compute(self, states: Tensor) -> Tensor:
+        """Compute the block: (B, N, D) to (B, N, D)."""
+        states = states + self.attn(self.norm1(states))
+        result: Tensor = states + self.mlp(self.norm2(states))
+        return result
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; queries, keys and values in one matrix.
+
+    ``fused`` selects torch's fused kernel, unless products are faster. Without it, the weights
+    (B, H, N, N) pass through the module ``weights``, for hooks.
+    """
+
+    def __init__(self, width: int, heads: int, fused: bool) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        self.heads, self.fused = heads, fused
+        self.qkv = nn.Linear(width, 3 * width)
+        self.weights = nn.Identity()
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Mix states (B, N, D)."""
+        by_head = self.qkv(states).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = by_head.unbind(0)
+        if self.fused and not products_pay(states):
+            mixed = F.scaled_dot_product_attention(query, key, value)
+        else:
+            scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
+            mixed = self.weights(scores.softmax(dim=-1)) @ value
+        result: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
+        return result
+
+
+class _FeedForward(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, states: Tensor) -> Tensor:
+        result: Tensor = self.fc2(F.gelu(self.fc1(states)))
+        return result
+
+
+@torch.no_grad()
+def _draw_normal(tensor: Tensor) -> None:
+    """Fill with normal values of deviation 0.02, drawn as in timm with any version of torch."""
+    tensor.uniform_(-1, 1).erfinv_().mul_(0.02 * math.sqrt(2)).clamp_(-2, 2)
 
 
 def sine_positions(grid: int, width: int) -> Tensor:

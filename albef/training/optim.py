@@ -5,7 +5,6 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -51,12 +50,12 @@ class Muon(AdamW):
 
     The momentum G = U S V' becomes about U V', by five steps of a Newton-Schulz iteration. It is
     scaled so that the root mean square of an update is the learning rate for any shape of the
-    matrix (Liu et al., 2025, arXiv:2502.16982). Queries, keys and values that timm keeps in one
-    matrix are split into three.
+    matrix (Liu et al., 2025, arXiv:2502.16982). Queries, keys and values of the ViT, in one
+    matrix, are split into three.
     """
 
     def __init__(self, module: nn.Module, lr: float, weight_decay: float) -> None:
-        layers = [part for part in module.modules() if isinstance(part, Block | Layer)]
+        layers = [part for part in module.modules() if isinstance(part, Layer)]
         named = {p: name for layer in layers for name, p in layer.named_parameters()}
         self._qkv = {p for p, name in named.items() if name.endswith("qkv.weight")}
         decayed, plain = _parameters(module)

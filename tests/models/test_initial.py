@@ -1,11 +1,23 @@
 """Weights that a model starts with when it has no pre-trained ones."""
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 
 from albef.models.momentum import MomentumModel
 from albef.models.text import TextEncoder
-from albef.models.vision import ImageConfig, ImageEncoder
+from albef.models.vision import ImageConfig, ImageEncoder, ViT
 from tests.conftest import tiny_model
+
+
+def test_a_vit_starts_with_timms_weights_for_any_version_of_torch() -> None:
+    sizes = ImageConfig(image_size=32, patch_size=8, width=24, depth=2, heads=2)
+    torch.manual_seed(0)
+    ours = ViT(sizes).state_dict()
+    torch.manual_seed(0)
+    theirs = VisionTransformer(32, 8, embed_dim=24, depth=2, num_heads=2, num_classes=0)
+    assert list(ours) == list(theirs.state_dict())
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(ours[name], tensor), name
 
 
 def test_patches_start_by_looking_near_and_the_class_token_by_looking_everywhere() -> None:
@@ -17,11 +29,14 @@ def test_patches_start_by_looking_near_and_the_class_token_by_looking_everywhere
     places = torch.cartesian_prod(torch.arange(8.0), torch.arange(8.0))
     distances = torch.cdist(places, places)
     with torch.no_grad():
-        states = vit._pos_embed(vit.patch_embed(images))
+        patches = vit.patch_embed(images)
+        states = torch.cat([vit.cls_token, patches], dim=1) + vit.pos_embed
         for block in vit.blocks:
             normed = block.norm1(states)
             query, key, _ = block.attn.qkv(normed).view(1, 65, 3, sizes.heads, -1).unbind(2)
-            scores = torch.einsum("blhd,bnhd->bhln", query, key) * block.attn.scale
+            scores = (
+                torch.einsum("blhd,bnhd->bhln", query, key) * (sizes.width // sizes.heads) ** -0.5
+            )
             weights = scores.softmax(dim=-1).mean(dim=(0, 1))
             states = block(states)
             looks = weights[1:, 1:] / weights[1:, 1:].sum(dim=1, keepdim=True)

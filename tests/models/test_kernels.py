@@ -66,9 +66,18 @@ def test_the_image_encoder_takes_products_where_they_pay(monkeypatch: pytest.Mon
     with torch.autocast("cpu", torch.bfloat16):
         encoder(image)
         assert not calls
-    assert all(block.attn.fused_attn for block in encoder.vit.blocks)  # as before
     encoder(image)
     assert len(calls) == len(encoder.vit.blocks)
+
+
+def test_recomputed_blocks_take_the_same_kernel_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vision, "UNFUSED_TOKENS", 1)
+    encoder = vision.ImageEncoder(tiny_model().image)
+    recompute(encoder, True)
+    with torch.autocast("cpu", torch.bfloat16):
+        states = encoder(torch.randn(2, 3, 16, 16))
+    states.float().square().sum().backward()  # torch compares what is computed again
+    assert all(p.grad is not None for p in encoder.parameters())
 
 
 def test_selecting_keys_and_values_is_exact_with_gradient_and_without() -> None:
