@@ -16,7 +16,7 @@ from torch import Tensor
 from albef.config import fixed
 from albef.data.record import Record
 from albef.data.shards import Shards
-from albef.loading.reading import Batch, Records, distinct, distinct_pictures
+from albef.loading.reading import Batch, Records, distinct, stack_distinct_images
 from albef.losses.answers import answer_losses, vqa_loss
 from albef.losses.distill import ramp
 from albef.models.albef import ALBEF, ModelConfig, resized
@@ -90,12 +90,12 @@ class Collate:
         questions = [clean_question(record.captions[0], TRAINED_WORDS) for record in records]
         ids, mask = self.tokenizer.encode(questions, self.max_tokens)
         answers = [_answers(record) for record in records]
-        lacking = [r.key for r, truths in zip(records, answers, strict=True) if not truths]
-        if lacking:
-            raise ValueError(
-                f"{lacking[0]} has no answers, so nothing is learned from it: leave questions "
-                "without answers out of the train split"
-            )
+        for record, truths in zip(records, answers, strict=True):
+            if not truths:
+                raise ValueError(
+                    f"record {record.key} has no answers; remove questions without answers from "
+                    "the train split"
+                )
         answer_ids, answer_mask = self.tokenizer.encode(
             [text for truths in answers for text in truths], self.answer_tokens, end=True
         )
@@ -120,7 +120,7 @@ class Task(RunTask):
     """
 
     primary: ClassVar[str] = "accuracy"
-    does = "answers questions about a picture (`ask`)"
+    does = "answers questions about an image (`ask`)"
     hub = "visual-question-answering"
     capability = "answering"
     asked_words: ClassVar[int] = ASKED_WORDS
@@ -171,7 +171,7 @@ class Task(RunTask):
         answers = checkpoint.config.get("facts", {}).get("answers")
         if not answers:
             raise CheckpointError(
-                f"{checkpoint.folder} has no list of answers: train it again, or import it with "
+                f"{checkpoint.folder} has no list of answers; train it again, or import it with "
                 "`albef import --answers FILE`"
             )
         task.answers = list(answers)
@@ -192,15 +192,14 @@ class Task(RunTask):
         unknown = self.tokenizer.tokenizer.token_to_id("[UNK]")
         if strange := [text for text, row in zip(listed, ids, strict=True) if unknown in row]:
             log.warning(
-                "%d of %d answers, as %r, are not spelled in the tokens of the vocabulary",
-                len(strange), len(listed), strange[0],
-            )  # fmt: skip
+                "%d of %d answers contain tokens that the vocabulary lacks, such as %r",
+                *(len(strange), len(listed), strange[0]),
+            )
 
     def collate(self, transform: Transform) -> Collate:
         """Return the collate of training batches."""
-        return Collate(
-            self.tokenizer, transform, self.config.max_tokens, self.sizes.text.max_positions
-        )
+        lengths = self.config.max_tokens, self.sizes.text.max_positions
+        return Collate(self.tokenizer, transform, *lengths)
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """Return the loss of a micro-batch of B questions with A answers in all."""
@@ -239,21 +238,15 @@ class Task(RunTask):
         ids, mask = self.encode(cleaned, longest)
         fused = fuse(self.model, self.model.encode_image(images)[which], ids, mask)
         if config.answering == "generate":
-            generated, score = generate(
-                self.answer_decoder,
-                fused,
-                mask,
-                tokenizer,
-                beams=config.beams,
-                max_tokens=self.written_tokens,
-            )
+            limits = {"beams": config.beams, "max_tokens": self.written_tokens}
+            generated, score = generate(self.answer_decoder, fused, mask, tokenizer, **limits)
             texts = [tokenizer.decode(row) for row in generated.tolist()]
-            shares = score.exp().tolist()
-            return [[Answer(*pair)] for pair in zip(texts, shares, strict=True)]
+            probabilities = score.exp().tolist()
+            return [[Answer(*pair)] for pair in zip(texts, probabilities, strict=True)]
         answers = self.encode(self.answers, longest, end=True)
         indices, ranked = rank(self.answer_decoder, fused, mask, *answers, config.answer_k)
         return [
-            [Answer(self.answers[index], share) for index, share in zip(*best, strict=True)]
+            [Answer(self.answers[index], value) for index, value in zip(*best, strict=True)]
             for best in zip(indices.tolist(), ranked.tolist(), strict=True)
         ]
 
@@ -265,12 +258,12 @@ class Task(RunTask):
         has ``annotators``, ``type`` or ``question_id``, these are columns too.
         """
         table: Table = {}
-        for rows, images in self.read(records, batch_size, model, distinct_pictures):
+        for rows, images in self.read(records, batch_size, model, stack_distinct_images):
             questions = [row.captions[0] for row in rows]
             distinct_rows, which = distinct(rows)  # one image may have many questions
             if model is not None:
-                pictures = [distinct_rows[i].image for i in which]
-                answers = model.ask(pictures, questions, model.answering.k)
+                images_of = [distinct_rows[i].image for i in which]
+                answers = model.ask(images_of, questions, model.answering.k)
             else:
                 answers = self.ask(images, questions, torch.tensor(which, device=self.device))
             columns = {
@@ -292,16 +285,12 @@ class Task(RunTask):
         """Score each answer by the annotators or the truths; None if no answer is known."""
         nothing = [None] * len(table["answer"])
         rows = zip(table["answer"], table["truths"], table.get("annotators", nothing), strict=True)
-        credit = [judged(*row) if row[1] else None for row in rows]
-        return Examples("accuracy", credit, "question", "answer", "truths")
+        scores = [judged(*row) if row[1] else None for row in rows]
+        return Examples("accuracy", scores, "question", "answer", "truths")
 
     def score(self, table: Table) -> dict[str, float]:
-        """Return ``accuracy`` in percent, overall and by type; empty if no answer is known.
-
-        If annotators are known, the official rules apply. Otherwise an answer is right if it equals
-        one of the truths after the official normalization.
-        """
-        return accuracies(self.examples(table).credit, table.get("type"))
+        """Return ``accuracy`` in percent, overall and by type; empty if no answer is known."""
+        return accuracies(self.examples(table).scores, table.get("type"))
 
     def chance(self, table: Table) -> dict[str, float]:
         """Return the :meth:`score` of a uniform guess among the right answers to the same type."""
@@ -311,12 +300,13 @@ class Task(RunTask):
         pools: dict[str | None, dict[str, None]] = {}
         for truths, _, group in rows:
             pools.setdefault(group, {})[normalised(truths[0])] = None
-        credit = []
+        scores = []
         for truths, annotators, group in rows:
             right = {normalised(text) for text in (annotators or truths)} & pools[group].keys()
-            judgements = (judged(text, truths, annotators) for text in right)
-            credit.append(sum(judgements) / len(pools[group]))
-        return accuracies(credit, [group for *_, group in rows])
+            # Sorted, because the order of a set, and so the sum's last digit, differs by process.
+            scored = (judged(text, truths, annotators) for text in sorted(right))
+            scores.append(sum(scored) / len(pools[group]))
+        return accuracies(scores, [group for *_, group in rows])
 
     @classmethod
     def answer(cls, record: Record) -> str | None:
