@@ -28,7 +28,7 @@ from albef.data.shards import describe, index_digest
 from albef.distributed import world
 from albef.export.modules import Matcher
 from albef.io import write_json
-from albef.loading.reading import Records, pictures, read_batch, shared, to_device
+from albef.loading.reading import Records, read_batch, shared, stack_images, to_device
 from albef.loading.workers import ahead
 from albef.models.kernels import select
 from albef.models.matching import match_logits
@@ -97,9 +97,8 @@ def score(checkpoint: Checkpoint, records: Records, device: torch.device, worker
     """
     matcher = Matcher(checkpoint).to(device)
     model, tokenizer = matcher.model, checkpoint.tokenizer
-    read = partial(
-        read_batch, records, partial(pictures, resize=Evaluate(checkpoint.model.image.image_size))
-    )
+    stack = partial(stack_images, resize=Evaluate(checkpoint.model.image.image_size))
+    read = partial(read_batch, records, stack)
     scores: list[NDArray[np.float32]] = []
     for rows, images in ahead(read, shared(len(records), _BATCH), workers):
         texts = [clean_caption(text, MAX_WORDS) for row in rows for text in row.captions]

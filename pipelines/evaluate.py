@@ -135,8 +135,8 @@ def stored(
     parts, columns = [], {}
     for split, table in tables.items():
         columns[split] = kind.examples(table)._asdict()
-        credit = list(columns[split].pop("credit"))
-        parts.append(pa.table({"split": [split] * len(credit), **table, "credit": credit}))
+        scores = list(columns[split].pop("scores"))
+        parts.append(pa.table({"split": [split] * len(scores), **table, "credit": scores}))
     about = {"does": kind.does, "hub": kind.hub, "examples": columns}
     metadata = {"albef": json.dumps(source), "kind": json.dumps(about)}
     return pa.concat_tables(parts, promote_options="default").replace_schema_metadata(metadata)

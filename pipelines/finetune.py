@@ -11,7 +11,7 @@ from albef.config import choose
 from albef.models.weights import load_checkpoint
 from pipelines.launch import launch, sharing
 from pipelines.stage import Stage, main, read_json, run_of
-from pipelines.trainer import TRIAL, circumstances, fit, parents_of, provenance_of, publish
+from pipelines.trainer import TRIAL, fit, numeric_environment, parents_of, provenance_of, publish
 
 log = logging.getLogger("albef")
 
@@ -42,7 +42,7 @@ def _take_trial(stage: Stage, folder: Path, device: torch.device) -> None:
     trial = read_json(folder / TRIAL)
     if trial is None:
         return
-    if trial["how"] == circumstances(stage, device):
+    if trial["how"] == numeric_environment(stage, device):
         log.info("%s: trial %d of the search trained this", stage.address, trial["trial"] + 1)
         stage.record["reused"] = f"trial {trial['trial'] + 1} of search@{stage.key}"
     else:

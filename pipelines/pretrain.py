@@ -20,7 +20,7 @@ def run(stage: Stage) -> None:
         with sharing(stage) as device:
             torch.manual_seed(stage.seed)
             task = Task(config, _tokenizer(stage, config))
-            start = task.take_start()
+            start = task.load_start_weights()
             parents = {"start": start} if start else {}
             provenance, key = provenance_of(stage, config, config.dataset, **parents)
             folder = alone.enter_context(stage.scratch(key))

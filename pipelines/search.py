@@ -30,11 +30,11 @@ from pipelines.stage import Stage, lock_of, main, run_of, verified_digest, write
 from pipelines.trainer import (
     TRIAL,
     TrialEndedError,
-    circumstances,
     discard,
     fingerprint,
     fit,
     mirror_of,
+    numeric_environment,
     parents_of,
     provenance_of,
 )
@@ -194,7 +194,7 @@ def _train(
     if stage.first:
         for state in TrainingState(folder).files()[1:]:
             state.unlink()
-        how = circumstances(stage, device)
+        how = numeric_environment(stage, device)
         write_json(folder / TRIAL, {"trial": asked.position, "how": how})
         if mirror := mirror_of(stage, folder):
             mirror.clear()

@@ -35,7 +35,7 @@ CLEAR = 1.1
 log = logging.getLogger("albef")
 
 
-def circumstances(stage: Stage, device: torch.device) -> dict[str, Any]:
+def numeric_environment(stage: Stage, device: torch.device) -> dict[str, Any]:
     """Return the settings, except values, data and seed, that change a training's last digits."""
     gpu = device.type == "cuda"
     return {

@@ -36,22 +36,17 @@ class Part:
 
     def __init__(self, records: Records, start: int, stop: int | None) -> None:
         self._records = records
-        self._places = range(len(records))[start:stop]
+        self._indices = range(len(records))[start:stop]
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._indices)
 
     def __getitem__(self, index: int) -> Record:
-        return self._records[self._places[index]]
+        return self._records[self._indices[index]]
 
 
 class RecaptionedRecords:
-    """Records of a split with other captions.
-
-    Args:
-        records: records of the split.
-        pairs: indices of records, and the new caption of each.
-    """
+    """Records of a split with other captions, given by the pairs."""
 
     def __init__(self, records: Records, pairs: Pairs) -> None:
         self._records, self._pairs = records, pairs
@@ -60,8 +55,8 @@ class RecaptionedRecords:
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> Record:
-        place, text = self._pairs[index]
-        return replace(self._records[place], captions=(text,))
+        record, text = self._pairs[index]
+        return replace(self._records[record], captions=(text,))
 
 
 def shared(count: int, size: int) -> list[range]:
@@ -74,28 +69,28 @@ def shared(count: int, size: int) -> list[range]:
 
 
 def read_batch(
-    records: Records, stack: Callable[[Sequence[Record]], Tensor] | None, places: range
+    records: Records, stack: Callable[[Sequence[Record]], Tensor] | None, indices: range
 ) -> tuple[list[Record], Tensor]:
-    """Return the records at ``places``, and their images as stacked by ``stack``, if it is set."""
-    rows = [records[i] for i in places]
+    """Return the records at ``indices``, and their images as stacked by ``stack``, if it is set."""
+    rows = [records[i] for i in indices]
     return rows, stack(rows) if stack else torch.empty(0)
 
 
-def pictures(records: Sequence[Record], resize: Evaluate) -> Tensor:
+def stack_images(records: Sequence[Record], resize: Evaluate) -> Tensor:
     """Return the first image of each record, in bytes (B, 3, S, S)."""
     return torch.from_numpy(np.stack([resize.pixels(row.image, row.key) for row in records]))
 
 
 def distinct(records: Sequence[Record]) -> tuple[list[Record], list[int]]:
     """Return one record of each image, in order, and for each record the index of its image."""
-    by_picture = {record.image_id: record for record in records}
-    places = {image_id: i for i, image_id in enumerate(by_picture)}
-    return [*by_picture.values()], [places[record.image_id] for record in records]
+    by_image = {record.image_id: record for record in records}
+    positions = {image_id: i for i, image_id in enumerate(by_image)}
+    return [*by_image.values()], [positions[record.image_id] for record in records]
 
 
-def distinct_pictures(records: Sequence[Record], resize: Evaluate) -> Tensor:
-    """Return :func:`pictures`, each image once: a shared image is decoded and encoded once."""
-    return pictures(distinct(records)[0], resize)
+def stack_distinct_images(records: Sequence[Record], resize: Evaluate) -> Tensor:
+    """Return :func:`stack_images`, each image once: a shared image is decoded and encoded once."""
+    return stack_images(distinct(records)[0], resize)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

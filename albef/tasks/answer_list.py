@@ -41,13 +41,13 @@ def answer_list(source: str, dataset: str, train: Shards | None) -> list[str]:
         return listed
     if train is None:
         raise ParamsError(
-            f"answer_list is {FROM_TRAIN}, but data set {dataset} has no train "
-            "split: name a JSON file of answers"
+            f"answer_list: {FROM_TRAIN} needs a train split, which dataset {dataset} lacks; name a "
+            "JSON file of answers"
         )
     if not weights:
         raise ValueError(
-            f"{train.folder} has no answers in split {train.split}: a VQA run needs a data set "
-            "of questions"
+            f"{train.folder}, split {train.split}, has no answers; a VQA run needs a dataset of "
+            "questions"
         )
     return sorted(weights, key=lambda answer: (-weights[answer], answer))
 
@@ -55,19 +55,20 @@ def answer_list(source: str, dataset: str, train: Shards | None) -> list[str]:
 def _check_coverage(path: str, listed: Sequence[str], weights: Mapping[str, float]) -> None:
     """Warn if a list lacks some answers of the train split; refuse it if it lacks all."""
     covered = set(map(normalised, listed))
-    lacking = [answer for answer in weights if normalised(answer) not in covered]
-    if weights and len(lacking) == len(weights):
+    missing = [answer for answer in weights if normalised(answer) not in covered]
+    if not missing:
+        return
+    if len(missing) == len(weights):
         raise ParamsError(
-            f"answer_list {path} has none of the answers of the train split, as {lacking[0]!r}: "
-            f"name the list of this data set, or {FROM_TRAIN}"
+            f"answer_list {path} has no answer of the train split (such as {missing[0]!r}); name "
+            f"the list of this dataset, or {FROM_TRAIN}"
         )
-    if lacking:
-        share = 100 * sum(weights[answer] for answer in lacking) / sum(weights.values())
-        log.warning(
-            "answer_list %s lacks %d answers of the train split, as %r, with %.1f %% of their "
-            "weight: they are never given",
-            path, len(lacking), lacking[0], share,
-        )  # fmt: skip
+    share = 100 * sum(weights[answer] for answer in missing) / sum(weights.values())
+    log.warning(
+        "answer_list %s lacks %d answers of the train split (%.1f %% by weight), such as %r; the "
+        "model never gives them",
+        *(path, len(missing), share, missing[0]),
+    )
 
 
 def _read(path: Path) -> list[str]:
@@ -77,7 +78,7 @@ def _read(path: Path) -> list[str]:
     except OSError as error:
         raise ParamsError(f"answer_list {path} cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise ParamsError(f"answer_list {path} is no JSON: {error}") from None
+        raise ParamsError(f"answer_list {path} is not valid JSON: {error}") from None
     if not isinstance(listed, list) or not listed or not all(isinstance(a, str) for a in listed):
-        raise ParamsError(f"answer_list {path} must hold a list of texts, the answers")
+        raise ParamsError(f"answer_list {path} must be a list of texts")
     return listed

@@ -20,7 +20,16 @@ from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer, clean_caption
 from albef.preprocessing.transforms import Transform
 from albef.tasks.matching import Collate
-from albef.tasks.task import MAX_WORDS, Examples, RunConfig, RunTask, Table, extend, joined
+from albef.tasks.task import (
+    MAX_WORDS,
+    Examples,
+    RunConfig,
+    RunTask,
+    Table,
+    accuracies,
+    extend,
+    joined,
+)
 
 if TYPE_CHECKING:
     from albef.runtime.model import Model
@@ -37,7 +46,7 @@ class Task(RunTask):
     """Captioning, fine-tuned by the likelihood of the captions."""
 
     primary: ClassVar[str] = "token_probability"
-    does = "writes what a picture shows"
+    does = "writes a caption of an image"
     hub = "image-to-text"
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
@@ -99,22 +108,15 @@ class Task(RunTask):
             truths = [[clean_caption(text, MAX_WORDS) for text in row.captions] for row in rows]
             flat = [text for texts in truths for text in texts]
             ids, mask = self.encode(flat, self.config.max_tokens, end=True)
-            owner = torch.tensor(
-                [i for i, texts in enumerate(truths) for _ in texts], device=device
-            )
+            owners = [i for i, texts in enumerate(truths) for _ in texts]
+            owner = torch.tensor(owners, device=device)
             image = select(decoder.question_key_values(image_states), owner)
             states = decoder.states(ids, mask, image, image_mask[owner])
             by_text = log_likelihood(decoder, states, ids, mask)
             likelihood = torch.zeros(len(rows), device=device).index_add(0, owner, by_text)
             tokens = torch.zeros_like(owner[: len(rows)]).index_add(0, owner, mask[:, 1:].sum(1))
-            generated, _ = generate(
-                decoder,
-                image_states,
-                image_mask,
-                tokenizer,
-                beams=self.config.beams,
-                max_tokens=self.config.max_tokens,
-            )
+            limits = {"beams": self.config.beams, "max_tokens": self.config.max_tokens}
+            generated, _ = generate(decoder, image_states, image_mask, tokenizer, **limits)
             columns: Table = {
                 "key": [row.key for row in rows],
                 "written": [tokenizer.decode(row) for row in generated.tolist()],
@@ -131,23 +133,16 @@ class Task(RunTask):
         ``token_probability`` is the geometric mean over the tokens of the captions. ``exact`` is
         the share of written captions that equal one of the record's word by word.
         """
-        right = [float(credit or 0) for credit in self.examples(table).credit]
+        exact = accuracies(self.examples(table).scores, None)["accuracy"]
         mean = sum(table["log_likelihood"]) / sum(table["tokens"])
-        return {
-            "token_probability": 100 * exp(mean),
-            "exact": 100 * sum(right) / len(right),
-        }
+        return {"token_probability": 100 * exp(mean), "exact": exact}
 
     @classmethod
     def examples(cls, table: Table) -> Examples:
         """Score a caption 1 if it equals one of the record's, else 0."""
-        rows = zip(table["written"], table["truths"], strict=True)
-        return Examples(
-            "exact",
-            [float(text in truths) for text, truths in rows],
-            given="written",
-            truth="truths",
-        )
+        pairs = zip(table["written"], table["truths"], strict=True)
+        scores = [float(text in truths) for text, truths in pairs]
+        return Examples("exact", scores, given="written", truth="truths")
 
     def chance(self, table: Table) -> dict[str, float]:
         """Return the :meth:`score` of random tokens, which never form a useful caption."""

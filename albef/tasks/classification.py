@@ -121,7 +121,7 @@ class ClassTask(RunTask):
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
         """Predict each record: key, sentence, right and predicted class, probabilities (C)."""
         table: Table = {}
-        stack = partial(_stacked, self.images)
+        stack = partial(_stack_resized, self.images)
         for rows, image in self.read(self.questions(records), batch_size, model, stack):
             sentences = [sentence_of(record) for record in rows]
             if model is not None:
@@ -152,7 +152,7 @@ class ClassTask(RunTask):
 
     def score(self, table: Table) -> dict[str, float]:
         """Return the overall accuracy and, as ``accuracy_CLASS``, that of each class."""
-        return accuracies(self.examples(table).credit, table["answer"])
+        return accuracies(self.examples(table).scores, table["answer"])
 
     def chance(self, table: Table) -> dict[str, float]:
         """Return the :meth:`score` of a uniformly random class."""
@@ -230,15 +230,14 @@ def stacked(
     for record in records:
         if len(record.images) != images:
             raise RecordError(
-                f"record {record.key} has {len(record.images)} images, and the kind of run reads "
-                f"{images} of each: choose another data set"
+                f"record {record.key} has {len(record.images)} images, but this kind needs "
+                f"{images}; choose another dataset"
             )
-    return torch.from_numpy(
-        np.stack([[prepare(one, record.key) for one in record.images] for record in records])
-    )
+    rows = [[prepare(image, record.key) for image in record.images] for record in records]
+    return torch.from_numpy(np.stack(rows))
 
 
-def _stacked(images: int, records: Sequence[Record], resize: Evaluate) -> Tensor:
+def _stack_resized(images: int, records: Sequence[Record], resize: Evaluate) -> Tensor:
     return stacked(records, images, resize.pixels)
 
 
@@ -250,7 +249,7 @@ def sentence_of(record: Record) -> str:
     """
     if len(record.captions) != 1:
         raise RecordError(
-            f"record {record.key} has {len(record.captions)} captions; give it one, the sentence"
+            f"record {record.key} has {len(record.captions)} captions; it needs one, the sentence"
         )
     return record.captions[0]
 
@@ -263,9 +262,6 @@ def label_of(record: Record, classes: tuple[str, ...]) -> str:
     """
     label = record.meta.get("label")
     if label not in classes:
-        label_text = f"label {label!r}" if "label" in record.meta else "no label"
-        raise RecordError(
-            f"record {record.key} has {label_text}; in meta, label must be "
-            + " or ".join(map(repr, classes))
-        )
+        known = " or ".join(map(repr, classes))
+        raise RecordError(f"record {record.key}: label in meta must be {known}, got {label!r}")
     return cast(str, label)

@@ -22,7 +22,7 @@ class Config(ClassificationConfig):
 class Task(ClassificationTask):
     """Three classes; a record's sentence is its caption, its class is ``label`` in its meta."""
 
-    does = "tells whether a statement follows from a picture, contradicts it or neither (`entail`)"
+    does = "decides if an image entails a statement, contradicts it, or neither (`entail`)"
     capability = "entailing"
     classes: ClassVar[tuple[str, ...]] = ("contradiction", "neutral", ENTAILED)
     images: ClassVar[int] = 1
@@ -37,7 +37,5 @@ class Task(ClassificationTask):
         self, records: Records, pairs: Pairs, batch_size: int, model: "Model | None" = None
     ) -> list[float]:
         """Return the probability that the image entails each text."""
-        chances = self.predict(RecaptionedRecords(records, pairs), batch_size, model)[
-            "probabilities"
-        ]
-        return [row[self.classes.index(ENTAILED)] for row in chances]
+        table = self.predict(RecaptionedRecords(records, pairs), batch_size, model)
+        return [row[self.classes.index(ENTAILED)] for row in table["probabilities"]]

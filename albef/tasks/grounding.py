@@ -21,7 +21,7 @@ from albef.models.albef import ModelConfig
 from albef.models.gradcam import itc_maps, itm_maps
 from albef.preprocessing.text import TextTokenizer
 from albef.tasks.matching import PairConfig, PairTask
-from albef.tasks.task import Examples, Table, accuracies, joined
+from albef.tasks.task import Examples, Table, accuracies, extend, joined
 
 if TYPE_CHECKING:
     from albef.runtime.model import Model
@@ -46,8 +46,8 @@ class Task(PairTask):
 
     primary: ClassVar[str] = "accuracy"
     does = (
-        "finds in a picture what a text says (`ground`), and tells whether a picture and a text "
-        "belong together (`match`)"
+        "locates in an image what a text describes (`ground`), and scores how well an image and a "
+        "text match (`match`)"
     )
     hub = "zero-shot-object-detection"
     capability = "grounding"
@@ -55,13 +55,13 @@ class Task(PairTask):
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
         self.gradient = "gradcam" if config.gradcam else ""
-        noun, depth = "fusion layers", model.text.fusion_depth
-        if config.gradcam == "itc":
-            noun, depth = "blocks of the image encoder", model.image.depth
+        is_itc = config.gradcam == "itc"
+        depth = model.image.depth if is_itc else model.text.fusion_depth
         if config.layer >= depth:
+            noun = "blocks of the image encoder" if is_itc else "fusion layers"
             raise ValueError(
-                f"layer is {config.layer}, but the model has {depth} {noun}: "
-                f"choose one from 0 to {depth - 1}"
+                f"layer {config.layer} does not exist: the model has {depth} {noun}; choose 0 to "
+                f"{depth - 1}"
             )
 
     @torch.no_grad()
@@ -69,10 +69,8 @@ class Task(PairTask):
         """Return the heat map (B, n, n) of each image (B, 3, H, W) for its text (B, L)."""
         text_states = self.model.encode_text(ids, mask)
         if self.config.gradcam == "itc":
-            text_feat = self.model.text_feat(text_states)
-            return itc_maps(
-                self.model, images, text_feat, self.temperature.detach(), self.config.layer
-            )
+            text_feat, temperature = self.model.text_feat(text_states), self.temperature.detach()
+            return itc_maps(self.model, images, text_feat, temperature, self.config.layer)
         states = text_states, mask, self.model.encode_image(images)
         layer, gradient = self.config.layer, self.config.gradcam is not None
         maps = itm_maps(self.model, self.itm_head, *states, layer, gradient=gradient)
@@ -102,7 +100,7 @@ class Task(PairTask):
         table: Table = {}
         for rows, images in self.read(records, batch_size, model):
             for record in rows:
-                check(record)
+                check_record(record)
             expressions = [record.captions[0] for record in rows]
             if model is not None:
                 grounded = model.ground([record.image for record in rows], expressions)
@@ -112,8 +110,8 @@ class Task(PairTask):
                 with torch.autocast(self.device.type, enabled=False):  # gradients are small
                     maps = [*self.maps(images, ids, mask).float().cpu().numpy()]
             for record, heat in zip(rows, maps, strict=True):
-                for column, value in located(record, heat, self.config.threshold).items():
-                    table.setdefault(column, []).append(value)
+                row = located(record, heat, self.config.threshold)
+                extend(table, {column: [value] for column, value in row.items()})
         return joined(table)
 
     def score(self, table: Table) -> dict[str, float]:
@@ -123,7 +121,7 @@ class Task(PairTask):
         also for each kind of expression. ``map_accuracy`` is the share of right boxes of the maps.
         ``map_iou`` is the mean IoU of the boxes of the maps.
         """
-        return accuracies(self.examples(table).credit, table["type"]) | {
+        return accuracies(self.examples(table).scores, table["type"]) | {
             "map_accuracy": recall(table["map_iou"]),
             "map_iou": 100.0 * float(np.mean(table["map_iou"])),
         }
@@ -140,11 +138,7 @@ class Task(PairTask):
 
     @classmethod
     def answer(cls, record: Record) -> str | None:
-        """Return the region of the right proposal.
-
-        Returns:
-            "" if no proposal is right; None if the record has no box or no proposals.
-        """
+        """Return the region of the right proposal: "" if none is right, None if it is unknown."""
         truth, proposals = record.meta.get("box"), record.meta.get("proposals")
         if not truth or not proposals:
             return None
@@ -158,27 +152,27 @@ class Task(PairTask):
         return regions(record.meta.get("proposals") or [])
 
 
-def check(record: Record) -> None:
+def check_record(record: Record) -> None:
     """Check that a record can be grounded.
 
     Raises:
         ValueError: it has no expression, or no box.
     """
     if not record.captions:
-        raise ValueError(f"record {record.key} has no expression to ground")
+        raise ValueError(f"record {record.key} has no caption, the expression to ground")
     proposals = record.meta.get("proposals") or []
     boxes = [record.meta.get("box"), *(proposals if isinstance(proposals, list) else [None])]
     if not all(isinstance(box, list | tuple) and len(box) == 4 for box in boxes):
         raise ValueError(
-            f"record {record.key}: grounding needs box: [x, y, width, height] in its meta, and "
-            "each of its proposals likewise"
+            f"record {record.key}: box and each of proposals in its meta must be "
+            "[x, y, width, height]"
         )
 
 
 def located(record: Record, heat: NDArray[np.float32], threshold: float) -> dict[str, Any]:
     """Return a row of :meth:`Task.predict` from a record and its heat map (n, n)."""
-    with Image.open(io.BytesIO(record.image)) as picture:  # This reads only the header.
-        width, height = picture.size
+    with Image.open(io.BytesIO(record.image)) as image:  # This reads only the header.
+        width, height = image.size
     truth, proposals = record.meta["box"], record.meta.get("proposals", [])
     map_box = in_pixels(around(enlarged(heat, GRID, GRID), threshold), width, height)
     box = map_box

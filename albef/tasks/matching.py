@@ -101,7 +101,7 @@ def group_ids(
     token_ids = tokenizer.tokenizer.get_vocab()
     for word in itertools.chain(*groups):
         if word not in token_ids:
-            raise ValueError(f"{name}: {word!r} is no token of the vocabulary; leave it out")
+            raise ValueError(f"{name}: {word!r} is not a token of the vocabulary; remove it")
     return [[token_ids[word] for word in group] for group in groups]
 
 
@@ -277,10 +277,8 @@ class MatchingTask(Task):
 
     def end_step(self, outputs: Sequence[Mapping[str, Tensor]]) -> None:
         """Enqueue the momentum features of all micro-batches at once, with their ids if any."""
-        image, text = (
-            torch.cat([output[name] for output in outputs])
-            for name in ("image_feat_m", "text_feat_m")
-        )
+        image = torch.cat([output["image_feat_m"] for output in outputs])
+        text = torch.cat([output["text_feat_m"] for output in outputs])
         ids = torch.arange(len(image), device=image.device)
         if "pair_id" in outputs[0]:
             ids = torch.cat([output["pair_id"] for output in outputs])
@@ -314,13 +312,8 @@ class PairTask(MatchingTask, RunTask):
         tensors = dict(init.tensors)
         if tensors["queue.ids"].shape != task.queue.ids.shape:
             tensors = {name: t for name, t in tensors.items() if not name.startswith("queue.")}
-        load_strict(
-            task,
-            tensors,
-            where=str(init.folder),
-            fresh=("queue.",),
-            dropped=("mlm_head.", "mlm_head_m."),
-        )
+        heads = ("mlm_head.", "mlm_head_m.")
+        load_strict(task, tensors, where=str(init.folder), fresh=("queue.",), dropped=heads)
         task.queue.ids.fill_(EMPTY)
         return task
 

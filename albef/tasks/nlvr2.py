@@ -19,7 +19,7 @@ class Config(ClassificationConfig):
 class Task(ClassificationTask):
     """Two classes; a record has two images, and its class is ``label`` in its meta."""
 
-    does = "tells whether a statement is true of two pictures together (`compare`)"
+    does = "decides if a statement is true of two images together (`compare`)"
     capability = "comparing"
     classes: ClassVar[tuple[str, ...]] = ("False", "True")
     images: ClassVar[int] = 2

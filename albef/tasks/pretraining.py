@@ -118,7 +118,7 @@ class Task(RankingTask):
         self.mlm_head_m = MomentumModel(self.mlm_head)
         self.train_itc(config.itc)
 
-    def take_start(self) -> dict[str, str]:
+    def load_start_weights(self) -> dict[str, str]:
         """Load the configured start weights into the student and the momentum model.
 
         Returns:

@@ -17,8 +17,8 @@ from albef.loading.reading import (
     RecaptionedRecords,
     Records,
     distinct,
-    distinct_pictures,
     shared,
+    stack_distinct_images,
 )
 from albef.models.kernels import select
 from albef.models.matching import (
@@ -124,8 +124,8 @@ class RankingTask(MatchingTask):
         truths = [row.meta.get(shot.label) for row in rows]
         if without := [row.key for row, truth in zip(rows, truths, strict=True) if not truth]:
             raise ValueError(
-                f"record {without[0]} has no {shot.label!r} in its meta, by which the split "
-                f"{rows[0].split} is to be classified: mend zero_shot.{rows[0].split}.label"
+                f"record {without[0]} has no {shot.label!r} in its meta; correct "
+                f"zero_shot.{rows[0].split}.label"
             )
         labels = sorted({str(truth) for truth in truths})
         best, which = classify(labels).max(dim=1)
@@ -176,8 +176,8 @@ class RankingTask(MatchingTask):
     ) -> list[float]:
         """Return ITM's probability that the text and the image of each pair belong together."""
         chances: list[float] = []
-        retold = RecaptionedRecords(records, pairs)
-        for rows, images in self.read(retold, batch_size, model, distinct_pictures):
+        recaptioned = RecaptionedRecords(records, pairs)
+        for rows, images in self.read(recaptioned, batch_size, model, stack_distinct_images):
             texts = [row.captions[0] for row in rows]
             if model is not None:
                 chances += model.match([row.image for row in rows], texts).tolist()
@@ -193,8 +193,8 @@ class RankingTask(MatchingTask):
     def score(self, table: Table) -> dict[str, float]:
         """Return the metrics of a table.
 
-        They are recalls, re-ranked and by ITC only (``itc_``). A paired split has accuracies. A
-        classified split has accuracies over its images and as the mean over its classes.
+        They are recalls, re-ranked and by ITC only (``itc_``), or accuracies of a paired split, or
+        accuracies of a classified split, over its images and as the mean over its classes.
         """
         return _kind_of(table).score(table)
 
@@ -224,8 +224,8 @@ class _Queries:
 
     @staticmethod
     def examples(table: Table) -> Examples:
-        credit = np.mean([np.array(table["rank"]) < k for k in RANKS], axis=0).tolist()
-        return Examples("r_mean", credit, "caption", "top", strata="query", right=1.0)
+        scores = np.mean([np.array(table["rank"]) < k for k in RANKS], axis=0).tolist()
+        return Examples("r_mean", scores, "caption", "top", strata="query", right=1.0)
 
     @staticmethod
     def chance(table: Table) -> dict[str, float]:
@@ -255,9 +255,9 @@ class _Classified:
 
     @classmethod
     def score(cls, table: Table) -> dict[str, float]:
-        credit, labels = np.array(cls.examples(table).credit), np.array(table["label"])
-        by_class = [credit[labels == label].mean() for label in sorted(set(table["label"]))]
-        means = {"accuracy": credit.mean(), "balanced_accuracy": np.mean(by_class)}
+        scores, labels = np.array(cls.examples(table).scores), np.array(table["label"])
+        by_class = [scores[labels == label].mean() for label in sorted(set(table["label"]))]
+        means = {"accuracy": scores.mean(), "balanced_accuracy": np.mean(by_class)}
         return {f"zero_shot_{name}": 100 * float(mean) for name, mean in means.items()}
 
     @staticmethod

@@ -27,9 +27,8 @@ class Task(PairTask, RankingTask):
     """Fine-tuned retrieval; with 0 epochs, the zero-shot protocol of its ``init``."""
 
     does = (
-        "finds pictures by text and texts by picture, and tells whether a picture and a text "
-        "belong together (`embed_image`, `embed_text`, `match`); puts pictures into classes that "
-        "are named in words (`zero_shot`)"
+        "finds images by text and texts by image (`embed_image`, `embed_text`), scores how well an "
+        "image and a text match (`match`), and classifies images by class names (`zero_shot`)"
     )
     hub = "zero-shot-image-classification"
     judges = True

@@ -1,14 +1,8 @@
 """The interface of a kind of task, and the values that every training has.
 
-A kind is one file with a `Config` and a `Task`. Its artifacts describe what other stages need:
-
-- ``evaluate`` writes the name of the headline metric next to the metrics.
-- ``evaluate`` writes the per-example scores and the roles of the columns (:class:`Examples`)
-  next to the predictions.
-- ``export`` writes the capability of the model (:attr:`Task.capability`) into the manifest.
-
-Report, comparison, cards, serving and release read these. They import no kind and do not need
-torch.
+A kind is one file with a `Config` and a `Task`. Report, comparison, cards, serving and release
+import no kind and no torch. They read what a kind's artifacts say of themselves: the headline
+metric, :class:`Examples` next to the predictions, and the capability in an export's manifest.
 """
 
 import re
@@ -29,9 +23,9 @@ from albef.loading.reading import (
     Collate,
     Pairs,
     Records,
-    pictures,
     read_batch,
     shared,
+    stack_images,
     to_device,
 )
 from albef.loading.workers import ahead
@@ -107,18 +101,18 @@ class TrainingConfig(Section):
     """Epochs whose weights are also kept, as ``NAME/epochs/N``, next to the final weights."""
 
     @model_validator(mode="after")
-    def _check_that_numbers_divide(self) -> Self:
+    def _check_numbers(self) -> Self:
         if late := [epoch for epoch in self.keep_epochs if epoch > self.epochs]:
-            raise ValueError(f"keep_epochs has {late[0]}, but there are {self.epochs} epochs")
+            raise ValueError(f"keep_epochs has {late[0]}, but the run has {self.epochs} epochs")
         if self.global_batch_size % self.micro_batch_size:
             raise ValueError(
-                f"global_batch_size {self.global_batch_size} is no multiple of "
+                f"global_batch_size {self.global_batch_size} is not a multiple of "
                 f"micro_batch_size {self.micro_batch_size}"
             )
         if self.schedule == "original" and self.warmup_steps % WARMUP_BLOCK:
             raise ValueError(
-                f"the original schedule climbs every {WARMUP_BLOCK} steps: warmup_steps "
-                f"{self.warmup_steps} is no multiple of {WARMUP_BLOCK}"
+                f"warmup_steps {self.warmup_steps} is not a multiple of {WARMUP_BLOCK}, as "
+                "schedule: original requires"
             )
         return self
 
@@ -161,7 +155,7 @@ class Examples(NamedTuple):
 
     metric: str
     """Name of a metric of :meth:`Task.score`: the mean of the per-example scores, in percent."""
-    credit: Sequence[float | None]
+    scores: Sequence[float | None]
     """Score of each row, from 0, wrong, to 1, right; None if the true answer is not known."""
     question: str = ""
     """Column of the question, or "" if the image is the whole input."""
@@ -287,9 +281,9 @@ class Task(nn.Module, ABC):
             records: records of the split.
             batch_size: B, records of a batch.
             model: finished model to use instead. It decodes the images, so none are yielded.
-            stack: function like :func:`pictures`, which is the default; runs in the workers.
+            stack: function like :func:`stack_images`, which is the default; runs in the workers.
         """
-        stacked = None if model is not None else partial(stack or pictures, resize=self.resize)
+        stacked = None if model is not None else partial(stack or stack_images, resize=self.resize)
         workers = 0 if model is not None else self.workers
         shares = shared(len(records), batch_size)
         for rows, images in ahead(partial(read_batch, records, stacked), shares, workers):
@@ -344,12 +338,7 @@ class RunTask(Task):
         return task
 
     def facts(self) -> dict[str, Any]:
-        """Return further values that :meth:`restore` needs, as JSON values.
-
-        They add to sizes, values and weights.
-
-        The checkpoint's config.json has it under ``facts``.
-        """
+        """Return further JSON values that :meth:`restore` needs, in config.json as ``facts``."""
         return {}
 
     @property
@@ -359,7 +348,7 @@ class RunTask(Task):
 
     @classmethod
     def answer(cls, record: Record) -> str | None:
-        """Return the target that a text-only model must guess; None if there is none."""
+        """Return the target that a text-only model guesses; None if there is none."""
         return None
 
     @classmethod
@@ -403,15 +392,15 @@ def extend(table: Table, columns: Mapping[str, Sequence[Any]]) -> None:
 
 
 def accuracies(
-    credit: Sequence[float | None], groups: Sequence[str | None] | None
+    scores: Sequence[float | None], groups: Sequence[str | None] | None
 ) -> dict[str, float]:
     """Return ``accuracy``, the mean in percent, and ``accuracy_GROUP`` of each group.
 
     Args:
-        credit: per-example scores, from 0, wrong, to 1, right. Rows with None are left out.
+        scores: per-example scores, from 0, wrong, to 1, right. Rows with None are left out.
         groups: group of each row; "" or None if it has none.
     """
-    rows = zip(credit, groups or [None] * len(credit), strict=True)
+    rows = zip(scores, groups or [None] * len(scores), strict=True)
     scored = [(value, group) for value, group in rows if value is not None]
     if not scored:
         return {}

@@ -71,7 +71,7 @@ def draw_pairs(sim: Tensor, barred: Tensor, neither: Tensor, second: Tensor) -> 
 class Task(ClassTask):
     """A doubled model and a linear head of three classes."""
 
-    does = "tells to which of two pictures a text belongs, if to any; it is a start for NLVR2"
+    does = "decides which of two images a text describes, if any; NLVR2 starts from it"
     classes: ClassVar[tuple[str, ...]] = CLASSES
     images: ClassVar[int] = 2
     backbone: ClassVar[type[ALBEF]] = PairALBEF
@@ -114,27 +114,25 @@ class Task(ClassTask):
 class Questions:
     """The records of a split with two of its images each.
 
-    The keys of the images are ``first`` and ``second``; ``label`` is the class of the first
-    caption. The class and the other images are drawn from a fixed seed, so every model answers the
-    same questions.
+    In the meta, ``first`` and ``second`` are the keys of the images, and ``label`` is the class of
+    the first caption. A fixed seed draws class and images, so every model has the same questions.
     """
 
     def __init__(self, records: Records) -> None:
         rows = [replace(records[i], image=b"") for i in range(len(records))]
         if len({row.image_id for row in rows}) < 3:
             raise RecordError(
-                f"split {rows[0].split} has fewer than three different pictures, too few to ask "
-                "to which of two a text belongs"
+                f"split {rows[0].split} needs at least three different images for text_assignment"
             )
         rng = np.random.default_rng(0)
         self._records, self._rows = records, rows
-        self._pairs = [_question(rows, i, rng) for i in range(len(rows))]
+        self._drawn = [_draw_question(rows, i, rng) for i in range(len(rows))]
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Record:
-        *indices, label = self._pairs[index]
+        *indices, label = self._drawn[index]
         first, second = (self._records[i] for i in indices)
         row = self._rows[index]
         meta = {"label": CLASSES[label], "first": first.key, "second": second.key}
@@ -142,7 +140,9 @@ class Questions:
         return replace(question, captions=row.captions[:1])
 
 
-def _question(rows: Sequence[Record], index: int, rng: np.random.Generator) -> tuple[int, int, int]:
+def _draw_question(
+    rows: Sequence[Record], index: int, rng: np.random.Generator
+) -> tuple[int, int, int]:
     """Return the indices of the two images shown with a record's text, and the right class."""
     others: list[int] = []
     while len(others) < 2:

@@ -35,10 +35,9 @@ _CONTRACTIONS = {
 
 
 def normalised(answer: str) -> str:
-    """Normalize an answer by the official rules.
+    """Normalize punctuation, case, number words, articles and contractions by the official rules.
 
-    Punctuation is removed, or becomes a space inside a word. Letters become lower case, number
-    words become digits, articles are removed, and contractions regain their apostrophe.
+    Punctuation inside a word becomes a space, other punctuation is removed.
     """
     stripped = text = _spaced(answer)
     for mark in _MARKS:
@@ -71,8 +70,8 @@ def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
 def judged(answer: str, truths: Sequence[str], annotators: Sequence[str] | None) -> float:
     """Return the correctness of an answer, from 0 to 1.
 
-    If annotators are known, it is :func:`vqa_accuracy`. Otherwise it is 1 if the answer equals one
-    of the truths after normalization.
+    It is :func:`vqa_accuracy`; without annotators, it is 1 if a truth equals the answer after
+    normalization.
     """
     if annotators:
         return vqa_accuracy(answer, annotators)

@@ -24,7 +24,7 @@ from albef.training.mirror import PENDING, Mirror
 
 log = logging.getLogger(__name__)
 KEPT = 2
-STATES, EPOCHS, TORN = "state-*.pt", "epoch-*.safetensors", "*.torn"
+STATES, EPOCHS, DAMAGED = "state-*.pt", "epoch-*.safetensors", "*.torn"
 
 
 class CheckpointLockedError(ValueError):
@@ -212,11 +212,11 @@ class TrainingState:
                 if self.mirror:
                     self._share_epochs(self.mirror)
                 return name
-        if self._files(TORN):
+        if self._files(DAMAGED):
             mirror = f" and {self.mirror.url}" if self.mirror else ""
             raise CheckpointMismatchError(
                 f"no state in {self.folder} is what was written; the damaged ones are set aside "
-                f"as {TORN}: delete that folder{mirror} to start this training anew"
+                f"as {DAMAGED}: delete that folder{mirror} to start this training anew"
             )
         return None
 

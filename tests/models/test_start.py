@@ -213,13 +213,13 @@ def test_the_twin_starts_at_the_student_and_the_digest_tells_the_weights(tmp_pat
     theirs.save_pretrained(tmp_path)
     start = StartConfig(image=None, text=str(tmp_path))
     task = Task(config(0.4).model_copy(update={"start": start}), vocabulary())
-    digests = task.take_start()
+    digests = task.load_start_weights()
     for student, momentum_model in ((task.model, task.model_m), (task.mlm_head, task.mlm_head_m)):
         for name, tensor in student.state_dict().items():
             assert torch.equal(momentum_model.model.state_dict()[name], tensor), name
     assert set(digests) == {"text"}
-    assert task.take_start() == digests
+    assert task.load_start_weights() == digests
     with torch.no_grad():
         theirs.cls.predictions.bias.add_(1)
     theirs.save_pretrained(tmp_path)
-    assert task.take_start() != digests
+    assert task.load_start_weights() != digests

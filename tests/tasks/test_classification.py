@@ -157,19 +157,19 @@ def test_each_image_is_augmented_on_its_own() -> None:
 
 
 def test_a_record_without_a_class_is_named() -> None:
-    for meta, what in (({"label": True}, "label True"), ({}, "no label")):
+    for meta, what in (({"label": True}, "True"), ({}, "None")):
         bad = toy.record(7, meta=meta)
-        said = f"toy-0007 has {what}; in meta, label must be 'False' or 'True'"
+        said = f"toy-0007: label in meta must be 'False' or 'True', got {what}"
         with pytest.raises(RecordError, match=said):
             nlvr2.Task.answer(bad)
 
 
 def test_a_record_of_another_shape_is_named() -> None:
     single, pair = records(entailment)[0], records(nlvr2)[0]
-    with pytest.raises(RecordError, match="toy-0000 has 2 images, and the kind of run reads 1"):
+    with pytest.raises(RecordError, match="toy-0000 has 2 images, but this kind needs 1"):
         task_of(entailment).predict([pair], 4)
-    with pytest.raises(RecordError, match="toy-0000 has 1 images, and the kind of run reads 2"):
+    with pytest.raises(RecordError, match="toy-0000 has 1 images, but this kind needs 2"):
         task_of(nlvr2).predict([single], 4)
     two = toy.record(3, captions=("a", "b"), meta=single.meta)
-    with pytest.raises(RecordError, match="toy-0003 has 2 captions; give it one"):
+    with pytest.raises(RecordError, match="toy-0003 has 2 captions"):
         task_of(entailment).predict([two], 4)

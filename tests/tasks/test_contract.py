@@ -154,10 +154,10 @@ def test_one_step_predict_score_save_and_load(run: str, folder: Path) -> None:
     assert 0 <= metrics[task.primary] <= 100
     assert metrics == task.score(rows.to_pydict()), "scored from Parquet as from memory"
     examples = task.examples(table)
-    groups = table[examples.strata] if examples.strata else [""] * len(examples.credit)
-    credit = pd.Series(examples.credit).groupby(groups).mean().mean()
-    assert metrics[examples.metric] == pytest.approx(100 * credit)
-    assert examples.credit == task.examples(rows.to_pydict()).credit
+    groups = table[examples.strata] if examples.strata else [""] * len(examples.scores)
+    score = pd.Series(examples.scores).groupby(groups).mean().mean()
+    assert metrics[examples.metric] == pytest.approx(100 * score)
+    assert examples.scores == task.examples(rows.to_pydict()).scores
     for column in (examples.question, examples.given, examples.truth, *examples.pictures):
         assert not column or column in table
     chance = task.chance(table)

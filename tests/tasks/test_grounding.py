@@ -10,7 +10,7 @@ from PIL import Image
 from albef.config import ParamsError
 from albef.data.boxes import GRID, around, hottest, iou
 from albef.data.record import Record
-from albef.loading.reading import pictures
+from albef.loading.reading import stack_images
 from albef.models.gradcam import itc_maps
 from tests.conftest import CAPTIONS, tiny_config, tiny_task
 from tests.data import toy
@@ -39,7 +39,7 @@ def test_the_chosen_box_is_the_one_that_the_map_points_at() -> None:
     assert table["share"] == pytest.approx([2 / 5] * 7)
     for i, own in enumerate(RECORDS):
         ids, mask = made.texts([CAPTIONS[i % 4]])
-        heat = made.maps(made.pixels(pictures([own], made.resize)), ids, mask)
+        heat = made.maps(made.pixels(stack_images([own], made.resize)), ids, mask)
         assert heat.shape == (1, 2, 2)
 
         def large(height: int, width: int, heat: torch.Tensor = heat) -> Any:
@@ -62,7 +62,7 @@ def test_the_chosen_box_is_the_one_that_the_map_points_at() -> None:
 
 def test_the_map_of_itc() -> None:
     made = tiny_task("grounding", gradcam="itc", layer=1)
-    pixels = made.pixels(pictures(RECORDS[:4], made.resize))
+    pixels = made.pixels(stack_images(RECORDS[:4], made.resize))
     ids, mask = made.texts(CAPTIONS)
     with torch.no_grad():
         text_feat = made.model.text_feat(made.model.encode_text(ids, mask))
@@ -122,19 +122,19 @@ def test_training_needs_no_boxes() -> None:
 def test_records_that_cannot_be_grounded_are_named() -> None:
     task, plain = tiny_task("grounding"), record(1)
     for bad, message in (
-        (record(1, box=None), r"record r1: grounding needs box: \[x, y, width, height\]"),
-        (record(1, proposals=[[1, 2, 3]]), "record r1: grounding needs box"),
-        (record(1, proposals=3), "record r1: grounding needs box"),
-        (replace(plain, captions=()), "record r1 has no expression"),
+        (record(1, box=None), r"record r1: box .* must be \[x, y, width, height\]"),
+        (record(1, proposals=[[1, 2, 3]]), "record r1: .*proposals"),
+        (record(1, proposals=3), "record r1: .*proposals"),
+        (replace(plain, captions=()), "record r1 has no caption"),
     ):
         with pytest.raises(ValueError, match=message):
             task.predict([bad], 1)
 
 
 def test_a_layer_that_the_model_lacks_is_named() -> None:
-    with pytest.raises(ValueError, match=r"layer is 2, but the model has 2 fusion layers: .* 0 to"):
+    with pytest.raises(ValueError, match=r"layer 2 .* has 2 fusion layers"):
         tiny_task("grounding", layer=2)
-    with pytest.raises(ValueError, match="layer is 5, but the model has 2 blocks of the image enc"):
+    with pytest.raises(ValueError, match=r"layer 5 .* has 2 blocks of the image"):
         tiny_task("grounding", gradcam="itc", layer=5)
     with pytest.raises(ParamsError, match="gradcam"):
         tiny_config("grounding", gradcam="itd")

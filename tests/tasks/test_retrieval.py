@@ -87,7 +87,7 @@ def test_a_text_with_words_exchanged_is_the_negative_of_half_of_those_that_have_
     assert torch.equal(torch.stack(shares), exchanged.float().mean(dim=1))
     assert ((exchanged.sum(dim=0) > 8) & (exchanged.sum(dim=0) < 32)).all()
     assert "exchanges" not in task.state_dict()
-    with pytest.raises(ValueError, match="'behind' is no token of the vocabulary"):
+    with pytest.raises(ValueError, match="'behind' is not a token of the vocabulary"):
         tiny_task(exchanged=[["a", "behind"]])
     with pytest.raises(ValueError, match="exchanged"):  # one word has no other
         tiny_task(exchanged=[["a"]])
@@ -197,8 +197,8 @@ def test_a_split_is_classified_by_the_names_of_its_classes(
     assert list(task.chance(table).values()) == pytest.approx([100 / 3] * 2)
     examples = task.examples(table)
     by_class: dict[str, list[float]] = {label: [] for label in classes}
-    for label, credit in zip(table[examples.strata], examples.credit, strict=True):
-        by_class[label].append(credit)
+    for label, score in zip(table[examples.strata], examples.scores, strict=True):
+        by_class[label].append(score)
     mean = sum(sum(some) / len(some) for some in by_class.values()) / 3
     assert task.score(table)[examples.metric] == pytest.approx(100 * mean)
 

@@ -109,5 +109,5 @@ def test_every_model_is_asked_the_same_whatever_the_batch() -> None:
 
 
 def test_a_split_of_two_pictures_cannot_be_asked() -> None:
-    with pytest.raises(RecordError, match="train has fewer than three different pictures"):
+    with pytest.raises(RecordError, match="train needs at least three different images"):
         original_task().predict(records(2), 4)
