@@ -26,7 +26,7 @@ _patient: distributed.ProcessGroup | None = None
 
 
 class ProcessLostError(ConnectionError):
-    """The loss of another process of this training; the last training checkpoint is kept."""
+    """The end of another process of this training; the last training checkpoint is kept."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,8 @@ class World:
     def parallel(self, task: nn.Module, compress: bool = False) -> nn.Module:
         """Return ``task`` with gradients averaged over all processes; weights are the first's.
 
-        Every trainable parameter must take part in each loss; a task freezes the parameters that
-        its values leave out. With ``compress`` gradients are exchanged in bfloat16, at half the
-        size.
+        Every trainable parameter must take part in each loss. ``compress`` exchanges gradients in
+        bfloat16, at half the size.
         """
         if self.size == 1:
             return task
@@ -57,18 +56,15 @@ class World:
         return model
 
     def no_sync(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
-        """Skip averaging of gradients inside the context.
-
-        The last micro-batch of a step averages the gradients of all.
-        """
+        """Skip averaging inside the context; the last micro-batch of a step averages for all."""
         if isinstance(model, DistributedDataParallel):
             return model.no_sync()
         return contextlib.nullcontext()
 
     def all_gather(self, outputs: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
-        """Gather tensors (B, ...) of all processes' micro-batches, in order of the micro-batches.
+        """Gather the tensors (B, ...) of all processes' micro-batches in order, without scalars.
 
-        Scalars are left out. Each process has the same number of outputs, of the same shape.
+        Each process has the same number of outputs, of the same shape.
         """
         local = [{n: t for n, t in output.items() if t.ndim} for output in outputs]
         if self.size == 1:
@@ -90,7 +86,7 @@ class World:
         return dict(zip(values, joined / self.size, strict=True))
 
     def all_reduce_max(self, value: int, device: torch.device) -> int:
-        """Return the largest of the processes' numbers."""
+        """Return the largest of the processes' numbers; a single process waits for no device."""
         if self.size == 1:
             return value
         number = torch.tensor(value, device=device)
@@ -105,14 +101,11 @@ class World:
         return int(value)
 
     def share(self, count: int) -> range:
-        """Return this process' part of ``count`` items in a row, split as evenly as possible."""
+        """Return this process' part of ``count`` items in a row, split evenly."""
         return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def join(self, part: Sequence[T]) -> list[T]:
-        """Concatenate the parts of all processes; each process returns the result.
-
-        The items are plain values or tensors in host memory.
-        """
+        """Concatenate the parts of all processes: plain values, or tensors in host memory."""
         parts: list[Any] = [part]
         if self.size > 1:
             parts *= self.size
@@ -156,11 +149,11 @@ def launched() -> bool:
 def joined(device: torch.device) -> Iterator[torch.device]:
     """Join the launched processes inside the context, and yield this process' device.
 
-    A process that fails leaves without notice to the others. Otherwise NCCL would wait for them,
-    and the launcher would not see that the process ends.
+    A process that fails leaves at once: NCCL would wait for the others, and the launcher would not
+    see that the process ends.
 
     Raises:
-        ProcessLost: another process has ended.
+        ProcessLostError: another process has ended.
     """
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

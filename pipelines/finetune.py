@@ -35,18 +35,18 @@ def run(stage: Stage) -> None:
 
 
 def _take_trial(stage: Stage, folder: Path, device: torch.device) -> None:
-    """Log and record if ``folder`` has the finished training of a trial.
+    """Record that ``folder`` has a trial's finished training, or remove it.
 
-    A training is removed if its last digits could differ from those of a local training.
+    It is removed if its last digits could differ from those of a training by this process.
     """
     trial = read_json(folder / TRIAL)
     if trial is None:
         return
     if trial["how"] == numeric_environment(stage, device):
-        log.info("%s: trial %d of the search trained this", stage.address, trial["trial"] + 1)
+        log.info("%s: reusing trial %d of the search", stage.address, trial["trial"] + 1)
         stage.record["reused"] = f"trial {trial['trial'] + 1} of search@{stage.key}"
     else:
-        log.info("%s: the search trained this in another way; it is trained anew", stage.address)
+        log.info("%s: training from the start: settings of the search differ", stage.address)
         shutil.rmtree(folder)
         folder.mkdir()
 

@@ -38,7 +38,7 @@ def launch(stage: Stage) -> bool:
     """Run the stage in ``runtime.processes`` processes, started by the command ``runtime.launch``.
 
     Returns:
-        Whether it did so; false if one process is requested.
+        False if only one process is requested, which this process then is.
 
     Raises:
         ValueError: one of the processes raised it.
@@ -49,13 +49,13 @@ def launch(stage: Stage) -> bool:
     if processes == 1 or launched():
         return False
     command = dying_with_parent(_command(stage, processes), "TERM")
-    with _ends(stage) as ends:
+    with _end_folder(stage) as ends:
         environment = os.environ | {RANKS: str(ends.resolve()), LAUNCHED_ON: platform.node()}
         child = subprocess.Popen(command, env=environment, start_new_session=True)
         with _forward_signals(child):
             code = child.wait()
         if code:
-            _raise(stage, ends)
+            _raise_first_error(stage, ends)
     path = stage.layout.record(stage.address)
     if record := read_json(path):  # The record of the first process lacks the cost of the others.
         before = record.get("interrupted", {})
@@ -79,7 +79,7 @@ def sharing(stage: Stage) -> Iterator[torch.device]:
 
 
 @contextlib.contextmanager
-def _ends(stage: Stage) -> Iterator[Path]:
+def _end_folder(stage: Stage) -> Iterator[Path]:
     """Hold the device for the stage's processes and yield the folder for their end files."""
     root, name = stage.runtime.scratch_root, f"{stage.address}-processes-"
     root.mkdir(parents=True, exist_ok=True)
@@ -100,12 +100,12 @@ def _command(stage: Stage, processes: int) -> list[str]:
         words = shlex.split(template.format(processes=processes))
     except (LookupError, ValueError) as error:
         raise ParamsError(
-            f"runtime.launch {template!r} is no command with {{processes}} in it: {error}"
+            f"runtime.launch {template!r} is not a command with {{processes}} in it: {error}"
         ) from None
     if words[:1] == ["torchrun"]:  # Use the torchrun of this environment, regardless of PATH.
         words[:1] = [sys.executable, "-m", "pipelines.launch"]
     if not words or not shutil.which(words[0]):
-        raise ParamsError(f"runtime.launch {template!r}: there is no such command")
+        raise ParamsError(f"runtime.launch {template!r}: command not found")
     return [*words, "-m", f"pipelines.{stage.name}", *([stage.key] if stage.key else [])]
 
 
@@ -133,7 +133,7 @@ def _forward_signals(child: "subprocess.Popen[Any]") -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _raise(stage: Stage, ends: Path) -> None:
+def _raise_first_error(stage: Stage, ends: Path) -> None:
     """Raise the error of the first process that did not merely lose another process."""
     for path in sorted(ends.glob("*.json")):
         end = json.loads(path.read_text())
@@ -141,11 +141,8 @@ def _raise(stage: Stage, ends: Path) -> None:
             kinds = {2: ValueError, 130: KeyboardInterrupt}
             raise kinds.get(end["code"], OSError)(end["message"])
     died = read_json(ends / _DIED) or {"process": "a process", "reason": "see above"}
-    work = {"evaluate": "evaluation", "curate": "curation"}.get(stage.name, "training")
-    remedy = "run it again"
-    if work == "training":
-        remedy = "the state saved last is kept: run it again to go on"
-    raise OSError(f"{died['process']} of the {work} died ({died['reason']}); {remedy}")
+    resumes = "" if stage.name in ("evaluate", "curate") else " to resume"
+    raise OSError(f"{died['process']} died ({died['reason']}); run the stage again{resumes}")
 
 
 def torchrun() -> None:

@@ -29,7 +29,7 @@ from pipelines.launch import launch, sharing
 from pipelines.stage import Stage, lock_of, main, run_of, verified_digest, write_json
 from pipelines.trainer import (
     TRIAL,
-    TrialEndedError,
+    EndedEarlyError,
     discard,
     fingerprint,
     fit,
@@ -46,8 +46,9 @@ log = logging.getLogger("albef")
 
 @dataclass(frozen=True)
 class Search:
-    """Inputs of a search: ``key`` is the fingerprint of everything that the study depends on."""
+    """Inputs of a search; ``key`` is the fingerprint of all that the study depends on."""
 
+    stage: Stage
     config: RunConfig
     kind: type[RunTask]
     settings: SearchConfig
@@ -61,7 +62,7 @@ class Search:
         return {name: range_.start for name, range_ in self.space.items()}
 
     def config_of(self, values: Mapping[str, float]) -> RunConfig:
-        """Return the values of a trial's training; the run's values if its epochs are as many."""
+        """Return the values of a trial; those of the run if it has the same number of epochs."""
         config = choose(self.config, values)
         if config.epochs == self.settings.epochs:
             return config
@@ -79,8 +80,9 @@ def run(stage: Stage) -> None:
         stage.scratch(search.key, alone=DATABASE not in os.environ) as folder,
         sharing(stage) as device,
     ):
+        trials = _Trials(search, folder, device)
         if not stage.first:
-            _follow_trials(stage, search, folder, device)
+            trials.follow()
             return
         mirror = mirror_of(stage, folder)
         if mirror and not (folder / _STUDY).exists() and mirror.names(_STUDY):
@@ -88,8 +90,8 @@ def run(stage: Stage) -> None:
         name = f"{stage.address}-{search.key[:16]}"
         study = Study(folder / _STUDY, name, search.settings, search.space, stage.seed)
         with contextlib.closing(study):
-            _run_trials(stage, search, study, folder, device)
-            _conclude(stage, search, study, folder)
+            trials.run(study)
+            _conclude(search, study, folder)
 
 
 def read_search(stage: Stage) -> Search | None:
@@ -101,103 +103,99 @@ def read_search(stage: Stage) -> Search | None:
     settings = stage.section("search", SearchConfig)
     data = verified_digest(stage, config.dataset)
     init = load_checkpoint(stage.layout.model(config.init))
-    key = fingerprint(
-        {
-            "values": config.model_dump(),
-            "search": settings.model_dump(),
-            "seed": stage.seed,
-            "data": data,
-            "init": init.digest,
-        }
-    )
-    return Search(config, kind, settings, space, init, key)
+    inputs = {"seed": stage.seed, "data": data, "init": init.digest}
+    values = {"values": config.model_dump(), "search": settings.model_dump()}
+    return Search(stage, config, kind, settings, space, init, fingerprint(values | inputs))
 
 
-def _run_trials(
-    stage: Stage, search: Search, study: Study, folder: Path, device: torch.device
-) -> None:
-    """Run trials until all have ended, in the process that owns the study."""
+@dataclass(frozen=True)
+class _Trials:
+    """The trials of a search, trained on a device in its scratch folder."""
 
-    def train(asked: TrialRequest, report: Report) -> None:
-        def report_and_mirror(epoch: int, value: float) -> bool:
-            ends = report(epoch, value)
-            _mirror_study(stage, folder)
-            return ends
+    search: Search
+    folder: Path
+    device: torch.device
 
-        values = ", ".join(f"{name} {value:.3g}" for name, value in asked.values.items())
-        log.info("trial %d of %d: %s", asked.position + 1, search.settings.trials, values)
-        _tell(asked)
-        _train(stage, search, folder, device, asked, report_and_mirror)
+    def run(self, study: Study) -> None:
+        """Run trials until all have ended, in the process that owns the study."""
+        search = self.search
 
-    while study.run_trial(train):
-        ended = study.ended
-        complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
-        best = best_of(complete, search.start) if complete else None
-        for trial in ended:
-            training = _folder_of(study.position(trial), folder)
-            if trial is not best and training.exists():
-                discard(stage, training)
-        _mirror_study(stage, folder)
-    _tell(None)
+        def train(request: TrialRequest, report: Report) -> None:
+            def report_and_mirror(epoch: int, value: float) -> bool:
+                ends = report(epoch, value)
+                self._mirror_study()
+                return ends
+
+            values = ", ".join(f"{name} {value:.3g}" for name, value in request.values.items())
+            log.info("trial %d of %d: %s", request.position + 1, search.settings.trials, values)
+            _send(request)
+            self._train(request, report_and_mirror)
+
+        while study.run_trial(train):
+            ended = study.ended
+            complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
+            best = best_of(complete, search.start) if complete else None
+            for trial in ended:
+                training = _folder_of(study.position(trial), self.folder)
+                if trial is not best and training.exists():
+                    discard(search.stage, training)
+            self._mirror_study()
+        _send(None)
+
+    def follow(self) -> None:
+        """Train the trials of the first process, in another process."""
+        while request := _send(None):
+            with contextlib.suppress(TrialFailedError, TrialPruned):
+                self._train(request, lambda epoch, value: False)
+
+    def _train(self, request: TrialRequest, report: Report) -> None:
+        """Train a trial.
+
+        Raises:
+            TrialPruned: the trial was ended early.
+            TrialFailedError: the trial failed because of its values.
+        """
+        search, stage = self.search, self.search.stage
+        folder = _folder_of(request.position, self.folder)
+        label = f"{stage.address} trial {request.position + 1}"
+
+        def report_primary(epoch: int, metrics: dict[str, float]) -> bool:
+            return report(epoch, metrics[search.kind.primary])
+
+        try:
+            torch.manual_seed(stage.seed)
+            task = search.kind.start(search.config_of(request.values), search.init)
+            fit(stage, task, self.device, folder, label=label, on_epoch=report_primary)
+        except EndedEarlyError:
+            raise TrialPruned from None
+        except NonFiniteError as error:
+            raise TrialFailedError(error.problem) from None
+        except (OSError, ShardError, CheckpointLockedError, CheckpointMismatchError, StudyError):
+            raise  # not caused by the trial's values
+        except Exception as error:
+            if world().size > 1:  # the other processes may have no error
+                raise
+            text = str(error).replace(str(folder), folder.name)
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            raise TrialFailedError(kind + text) from None
+        if stage.first:
+            for state in TrainingState(folder).files()[1:]:
+                state.unlink()
+            how = numeric_environment(stage, self.device)
+            write_json(folder / TRIAL, {"trial": request.position, "how": how})
+            if mirror := mirror_of(stage, folder):
+                mirror.clear()
+
+    def _mirror_study(self) -> None:
+        mirror, study = mirror_of(self.search.stage, self.folder), self.folder / _STUDY
+        if mirror and study.exists():
+            mirror.push(study, _STUDY, 1)
+            mirror.wait()
 
 
-def _follow_trials(stage: Stage, search: Search, folder: Path, device: torch.device) -> None:
-    """Train the trials of the first process, in another process."""
-    while asked := _tell(None):
-        with contextlib.suppress(TrialFailedError, TrialPruned):
-            _train(stage, search, folder, device, asked, lambda epoch, value: False)
-
-
-def _tell(asked: TrialRequest | None) -> TrialRequest | None:
+def _send(request: TrialRequest | None) -> TrialRequest | None:
     """Send the first process' next trial to the others and return it; None is the end."""
-    return world().broadcast(lambda: asked)
-
-
-def _train(
-    stage: Stage,
-    search: Search,
-    scratch: Path,
-    device: torch.device,
-    asked: TrialRequest,
-    report: Report,
-) -> None:
-    """Train a trial.
-
-    Raises:
-        TrialPruned: the trial was ended early.
-        TrialFailed: the trial failed because of its values.
-    """
-    folder = _folder_of(asked.position, scratch)
-    try:
-        torch.manual_seed(stage.seed)
-        task = search.kind.start(search.config_of(asked.values), search.init)
-        fit(
-            stage,
-            task,
-            device,
-            folder,
-            label=f"{stage.address} trial {asked.position + 1}",
-            on_epoch=lambda epoch, metrics: report(epoch, metrics[search.kind.primary]),
-        )
-    except TrialEndedError:
-        raise TrialPruned from None
-    except NonFiniteError as stopped:
-        raise TrialFailedError(stopped.what) from None
-    except (OSError, ShardError, CheckpointLockedError, CheckpointMismatchError, StudyError):
-        raise  # not caused by the trial's values
-    except Exception as raised:
-        if world().size > 1:  # the other processes may have no error
-            raise
-        text = str(raised).replace(str(folder), folder.name)
-        kind = "" if isinstance(raised, ValueError) else f"{type(raised).__name__}: "
-        raise TrialFailedError(kind + text) from None
-    if stage.first:
-        for state in TrainingState(folder).files()[1:]:
-            state.unlink()
-        how = numeric_environment(stage, device)
-        write_json(folder / TRIAL, {"trial": asked.position, "how": how})
-        if mirror := mirror_of(stage, folder):
-            mirror.clear()
+    return world().broadcast(lambda: request)
 
 
 def _folder_of(position: int, scratch: Path) -> Path:
@@ -205,16 +203,9 @@ def _folder_of(position: int, scratch: Path) -> Path:
     return scratch / f"trial-{position}"
 
 
-def _mirror_study(stage: Stage, folder: Path) -> None:
-    mirror = mirror_of(stage, folder)
-    if mirror and (folder / _STUDY).exists():
-        mirror.push(folder / _STUDY, _STUDY, 1)
-        mirror.wait()
-
-
-def _conclude(stage: Stage, search: Search, study: Study, folder: Path) -> None:
+def _conclude(search: Search, study: Study, folder: Path) -> None:
     """Write the chosen values, and leave the best training to fine-tuning if it is the same."""
-    ended = study.ended
+    stage, ended = search.stage, study.ended
     try:
         best = best_of(ended, search.start)
     except ValueError:

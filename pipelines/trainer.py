@@ -30,7 +30,7 @@ from pipelines.stage import Stage, verified_digest
 
 TRIAL = "trial.json"
 """File in the scratch folder of a training that a search trial finished: the trial, and how."""
-CLEAR = 1.1
+CHANCE_MARGIN = 1.1
 """Factor over chance that a metric must exceed to count as better than chance."""
 log = logging.getLogger("albef")
 
@@ -65,10 +65,7 @@ def parents_of(config: RunConfig, init: Checkpoint) -> dict[str, str]:
 
 
 def origin_of(stage: Stage, dataset: str, init: Checkpoint | None = None) -> dict[str, Any]:
-    """Return the origin that a checkpoint records in addition to its provenance.
-
-    With it, a user who has only the checkpoint or its export can see its source.
-    """
+    """Return the origin of a checkpoint, which it records in addition to its provenance."""
     described = describe(stage.layout.data(dataset))
     keys = ("splits", "captions", "sources", "licences", "shards_of", "curated")
     origin: dict[str, Any] = {
@@ -81,7 +78,7 @@ def origin_of(stage: Stage, dataset: str, init: Checkpoint | None = None) -> dic
     return origin
 
 
-class TrialEndedError(Exception):
+class EndedEarlyError(Exception):
     """A training that ended after an epoch because ``on_epoch`` returned true."""
 
 
@@ -106,42 +103,34 @@ def fit(
         device: device to train on.
         folder: scratch folder of this training.
         label: label of progress lines; defaults to the stage's address.
-        on_epoch: function of the epoch, from 1, and its validation metrics; true ends the training.
-            Of several processes only the first one calls it.
+        on_epoch: function of the epoch, from 1, and its validation metrics, called by the first
+            process; true ends the training.
 
     Returns:
         Facts for the run record.
 
     Raises:
-        EndedEarly: ``on_epoch`` returned true.
+        EndedEarlyError: ``on_epoch`` returned true.
     """
-    label = label or stage.address
+    label, processes = label or stage.address, world()
     config: TrainingConfig = task.config
-    dataset: str = task.config.dataset
-    data = stage.layout.data(dataset)
+    data = stage.layout.data(task.config.dataset)
     if not config.epochs:  # a run without training needs no train split
         task.prepare(Shards(data, "train") if "train" in describe(data)["splits"] else None)
         task.to(device).eval()
         return {"steps": 0}
-    processes = world()
     shards = Shards(data, "train", mapped=folder if processes.size > 1 else None)
-    task.prepare(shards)
-    recompute(task, stage.runtime.recompute)
-    if stage.runtime.compile:
-        compile_blocks(task)
-    loader = _loader(stage, task, shards)
+    loader = _prepare(stage, task, shards)
     val = Shards(data, "val")
-    task.workers = stage.runtime.workers
 
     def validate(epoch: int) -> dict[str, float]:
         with evaluating(config.precision, device):
             table = task.predict(val, config.micro_batch_size)
-        judge = partial(_judge, task, table, f"{label}: epoch {epoch}")
-        metrics = processes.broadcast(judge)
+        metrics = processes.broadcast(partial(_score, task, table, f"{label}: epoch {epoch}"))
         ended = processes.broadcast(lambda: bool(on_epoch and on_epoch(epoch, metrics)))
         stage.tally()
         if ended:
-            raise TrialEndedError
+            raise EndedEarlyError
         return metrics
 
     setup = Setup(folder, device, stage.runtime, mirror_of(stage, folder), stage.code)
@@ -154,19 +143,25 @@ def fit(
         stage.tally()
 
 
-def _loader(stage: Stage, task: Task, shards: Shards) -> Loader:
+def _prepare(stage: Stage, task: Task, shards: Shards) -> Loader:
+    """Prepare the task for training on ``shards``, and return their loader."""
     config: TrainingConfig = task.config
     dataset: str = task.config.dataset
-    damaged_records = stage.runtime.max_damaged_records.get(dataset, 0.0)
-    damaged_shards = stage.runtime.max_damaged_shards.get(dataset, 0.0)
-    processes = world()
+    processes, limits = world(), stage.runtime
+    task.prepare(shards)
+    task.workers = limits.workers
+    recompute(task, limits.recompute)
+    if limits.compile:
+        compile_blocks(task)
+    damaged_records = limits.max_damaged_records.get(dataset, 0.0)
+    damaged_shards = limits.max_damaged_shards.get(dataset, 0.0)
     return Loader(
         shards,
         task.collate(Train(config.augment, task.image_size)),
         config.global_batch_size,
         config.micro_batch_size,
         stage.seed,
-        stage.runtime.workers,
+        limits.workers,
         (processes.rank, processes.size),
         config.pooled_batches,
         config.source_weights,
@@ -174,15 +169,14 @@ def _loader(stage: Stage, task: Task, shards: Shards) -> Loader:
     )
 
 
-def _judge(task: Task, table: Table, when: str) -> dict[str, float]:
+def _score(task: Task, table: Table, when: str) -> dict[str, float]:
     """Score a validation; log a warning if it does not clearly exceed guessing."""
-    metrics, chance = task.score(table), task.chance(table)
-    log.info("%s, %s %.2f", when, task.primary, metrics[task.primary])
-    if metrics[task.primary] <= CLEAR * chance.get(task.primary, -math.inf):
+    metrics, chance, name = task.score(table), task.chance(table), task.primary
+    log.info("%s, %s %.2f", when, name, metrics[name])
+    if metrics[name] <= CHANCE_MARGIN * chance.get(name, -math.inf):
         log.warning(
-            "%s: %s is no better than guessing (%.2f): it has learned nothing yet; look at the "
-            "data, the learning rate and the start",
-            *(when, task.primary, chance[task.primary]),
+            "%s: %s is at chance (%.2f); if it stays there, check data, learning rate and init",
+            *(when, name, chance[name]),
         )
     return metrics
 

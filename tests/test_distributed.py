@@ -94,7 +94,7 @@ def test_another_number_of_processes_goes_on_where_they_stopped(
     last.unlink()
     with caplog.at_level("INFO"):
         alone = toy_training.run("retrieval", data, out / "cut")
-    assert "going on at step 10 of 12" in caplog.text
+    assert "resuming at step 10 of 12" in caplog.text
     torch.testing.assert_close(alone, found["resumed"], rtol=1e-2, atol=5e-3)
     assert torch.equal(alone["queue.ids"], found["resumed"]["queue.ids"])
 

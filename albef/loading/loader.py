@@ -2,10 +2,8 @@
 
 Any number of processes and workers, and any start in the middle of an epoch, give the same
 micro-batches bit by bit. The order is a permutation from (seed, epoch). Random draws of a
-micro-batch use (seed, epoch, its number).
-
-A webdataset pipeline makes the batches. It splits the numbers of micro-batches among the workers,
-and our stage reads their records by index and collates them.
+micro-batch use (seed, epoch, its number). A webdataset pipeline splits these numbers among the
+workers, and :class:`Pipeline` makes the batches.
 """
 
 import functools
@@ -21,7 +19,7 @@ from albef.loading.reading import Batch, Collate
 from albef.loading.sampler import Mixture, Sampler
 from albef.loading.workers import AHEAD, in_workers, or_error
 
-WHOLE = Reading()
+WHOLE_SPLIT = Reading()
 """Default reading: the whole split is shuffled, and the first damaged record stops the training."""
 _DRAWS = 2  # separates random generators; order has 0, content 1
 
@@ -64,22 +62,22 @@ class Loader:
         share: tuple[int, int] = (0, 1),
         pooled: int = 0,
         weights: Mapping[str, float] | None = None,
-        reading: Reading = WHOLE,
+        reading: Reading = WHOLE_SPLIT,
     ) -> None:
         mixture = Mixture(shards.sources, weights, seed) if weights else None
         records = len(shards) if mixture is None else len(mixture)
         if records < batch_size:
             raise ValueError(
-                f"{shards.folder} has {records} records in split {shards.split}, fewer than "
-                f"a batch of {batch_size}: lower the batch size or make the data set larger"
+                f"{shards.folder}, split {shards.split}, has {records} records, fewer than a batch "
+                f"of {batch_size}; lower global_batch_size or add records"
             )
         self.steps_per_epoch = records // batch_size
         self._micros = batch_size // micro_batch_size
         self._rank, processes = share
         if self._micros % processes:
             raise ValueError(
-                f"global_batch_size {batch_size} is {self._micros} micro-batches of "
-                f"{micro_batch_size}, which {processes} processes cannot share equally: change "
+                f"global_batch_size {batch_size} makes {self._micros} micro-batches of "
+                f"{micro_batch_size}, which is not a multiple of {processes} processes; change "
                 "micro_batch_size or runtime.processes"
             )
         self._per_rank = self._micros // processes
@@ -161,6 +159,6 @@ class Loader:
         files = self._pipeline.shards.files
         if files.cache is None:
             return None
-        sampler = self._sampler.alone()
+        sampler = self._sampler.unshared()
         names = map(sampler.shards_of, numbers)
         return Prefetcher(files, names, max(1, sampler.per_window * self._per_rank // self._micros))

@@ -1,7 +1,6 @@
 """A pipeline that makes a training batch: it reads the records by index and collates them.
 
-A damaged record is counted, compared with the limits, and replaced by a fixed rule
-(:meth:`albef.loading.sampler.Sampler.spares`).
+Damaged records are counted, and replaced by :meth:`albef.loading.sampler.Sampler.spares`.
 """
 
 import contextlib
@@ -58,33 +57,31 @@ class Pipeline:
     def _batch(self, number: int, check: Callable[[Record], None]) -> MicroBatch:
         records: list[Record] = []
         damaged: list[DamagedShardError] = []
-        for position, place in enumerate(self.sampler.chosen(number).tolist()):
+        for position, index in enumerate(self.sampler.chosen(number).tolist()):
             try:
-                records.append(self._read(place, check))
+                records.append(self._read(index, check))
             except DamagedShardError as error:
                 damaged.append(error)
                 records.append(self._spare(number, position, check, error))
         rng = np.random.default_rng([self.seed, _CONTENT, *divmod(number, self.sampler.per_epoch)])
         return MicroBatch(self._collate(records, rng), damaged)
 
-    def _read(self, place: int, check: Callable[[Record], None]) -> Record:
-        record = self.shards[place]
+    def _read(self, index: int, check: Callable[[Record], None]) -> Record:
+        record = self.shards[index]
         try:
             check(record)
         except ImageError as error:
-            shard = self.shards.shard_names[place].as_py()
-            raise DamagedShardError(
-                shard, record.key, str(error), self.shards.files.remedy
-            ) from None
+            shard, remedy = self.shards.shard_names[index].as_py(), self.shards.files.remedy
+            raise DamagedShardError(shard, record.key, str(error), remedy) from None
         return record
 
     def _spare(
         self, number: int, position: int, check: Callable[[Record], None], error: DamagedShardError
     ) -> Record:
         """Return the record that replaces a damaged one: the first spare that is not damaged."""
-        for place in self.sampler.spares(number, position):
+        for index in self.sampler.spares(number, position):
             with contextlib.suppress(DamagedShardError):
-                return self._read(place, check)
+                return self._read(index, check)
         raise error
 
 
@@ -94,10 +91,7 @@ def _decode(record: Record) -> None:
 
 
 class DamageCount:
-    """The damage that this process has found in a split, compared with the limits.
-
-    It does not include the damage that other processes find.
-    """
+    """The damage that this process, and no other, has found in a split, and its limits."""
 
     def __init__(self, shards: Shards, config: Reading) -> None:
         self._shards = shards
@@ -116,7 +110,7 @@ class DamageCount:
             if (record.shard, record.key) not in self._reported:
                 self._reported.add((record.shard, record.key))
                 self._check(record)
-                log.warning("%s; other records take its place", record.problem)
+                log.warning("%s; other records replace it", record.problem)
 
     def _check(self, damaged: DamagedShardError) -> None:
         kind, total = "records", len(self._shards)
@@ -127,9 +121,9 @@ class DamageCount:
         count, name = self.counts()[kind], self._shards.name
         if count > share * total:
             raise ShardError(
-                f"{damaged.problem}; that makes {count} damaged of the {total} {kind} of {name}, "
-                f"split {self._shards.split}, more than runtime.max_damaged_{kind}.{name} "
-                f"{share:g} allows: {damaged.remedy}, or allow more"
+                f"{damaged.problem}; {count} of the {total} {kind} of {name}, split "
+                f"{self._shards.split}, are damaged: {damaged.remedy}, or raise "
+                f"runtime.max_damaged_{kind}.{name} ({share:g})"
             )
 
     def counts(self) -> dict[str, int]:

@@ -14,8 +14,7 @@ log = logging.getLogger(__name__)
 class Prefetcher:
     """Thread that fetches the shards of the next micro-batches into the cache.
 
-    It only saves waiting time. If a shard cannot be fetched, the readers meet and report the error
-    themselves.
+    It only saves waiting time: errors are left to the readers, who meet them too.
 
     Args:
         files: shards of the split, with the cache.
@@ -40,15 +39,15 @@ class Prefetcher:
         self._allowed.release()
 
     def _run(self) -> None:
-        lost: set[str] = set()
+        failed: set[str] = set()
         for names in self._names:
             self._allowed.acquire()
             for name in names:
                 if self._stopped:
                     return
-                if name not in lost:
+                if name not in failed:
                     try:
                         os.close(self._files.descriptor(name))
                     except (MissingShardError, OSError, ValueError) as error:
                         log.debug("%s", error)
-                        lost.add(name)
+                        failed.add(name)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from albef.data.shards import Shards
 
-Places = NDArray[np.int64]
+Indices = NDArray[np.int64]
 
 _ORDER = 0  # separates random generators
 _TRIES = 1000
@@ -37,26 +37,28 @@ class Mixture:
         names = sorted(labels)
         for name in weights:
             if name not in names:
-                raise ValueError(f"source_weights names {name}; the sources are {', '.join(names)}")
+                raise ValueError(
+                    f"source_weights has unknown source {name}; sources: {', '.join(names)}"
+                )
         self._seed = seed
-        self._parts: list[tuple[int, Places, int]] = []
+        self._parts: list[tuple[int, Indices, int]] = []
         for name in names:
-            places = np.flatnonzero(codes == labels.index(name))
+            indices = np.flatnonzero(codes == labels.index(name))
             if weight := weights.get(name, 1.0):
-                count = max(1, round(weight * len(places)))
-                self._parts.append((zlib.crc32(name.encode()), places, count))
+                count = max(1, round(weight * len(indices)))
+                self._parts.append((zlib.crc32(name.encode()), indices, count))
 
     def __len__(self) -> int:
         return sum(count for _, _, count in self._parts)
 
-    def epoch(self, epoch: int) -> Places:
+    def epoch(self, epoch: int) -> Indices:
         """Return the indices of the records of an epoch, not yet in its order."""
         return np.concatenate([self._sample_source(epoch, *part) for part in self._parts])
 
-    def _sample_source(self, epoch: int, name: int, places: Places, count: int) -> Places:
-        start, size = epoch * count, len(places)
+    def _sample_source(self, epoch: int, name: int, indices: Indices, count: int) -> Indices:
+        start, size = epoch * count, len(indices)
         passes = range(start // size, (start + count - 1) // size + 1)
-        orders = [np.random.default_rng([self._seed, name, p]).permutation(places) for p in passes]
+        orders = [np.random.default_rng([self._seed, name, p]).permutation(indices) for p in passes]
         offset = start - passes[0] * size
         return np.concatenate(orders)[offset : offset + count]
 
@@ -71,7 +73,7 @@ class _Shared:
         self._epochs = np.frombuffer(mmap.mmap(-1, 16), np.int64)
         self._epochs[:] = -1
 
-    def order(self, epoch: int, make: Callable[[int], Places]) -> NDArray[np.int32]:
+    def order(self, epoch: int, make: Callable[[int], Indices]) -> NDArray[np.int32]:
         """Return the order of an epoch; no process may still read that of two epochs before."""
         slot = epoch % 2
         with self._lock:
@@ -122,13 +124,13 @@ class Sampler:
         """
         self._shared = _Shared(self.per_epoch * self._size)
 
-    def alone(self) -> "Sampler":
+    def unshared(self) -> "Sampler":
         """Return a copy without shared orders, for a thread that is far from the others."""
-        mine = copy.copy(self)
-        mine._shared = None
-        return mine
+        sampler = copy.copy(self)
+        sampler._shared = None
+        return sampler
 
-    def chosen(self, number: int) -> Places:
+    def chosen(self, number: int) -> Indices:
         """Return the records of a micro-batch."""
         epoch, inside = divmod(number, self.per_epoch)
         order = self._order(epoch)[inside * self._size : (inside + 1) * self._size]
@@ -150,14 +152,13 @@ class Sampler:
     def spares(self, number: int, position: int) -> Iterator[int]:
         """Yield records that may replace the one at a position of a micro-batch, in order.
 
-        They start at the same position of the next micro-batch of the epoch. They are therefore of
-        the same window, except at its end, and not of the same micro-batch.
+        They start at the same position of the epoch's next micro-batch, usually in the same window.
         """
         epoch, inside = divmod(number, self.per_epoch)
         order = self._order(epoch)
         first = (inside + 1) * self._size + position
-        for place in range(first, first + min(len(order), _TRIES)):
-            yield int(order[place % len(order)])
+        for candidate in range(first, first + min(len(order), _TRIES)):
+            yield int(order[candidate % len(order)])
 
     def _order(self, epoch: int) -> NDArray[np.int32]:
         """Return all records of an epoch."""
@@ -166,11 +167,10 @@ class Sampler:
             self._epoch = epoch, self._shuffle(epoch).astype(np.int32) if order is None else order
         return self._epoch[1]
 
-    def _shuffle(self, epoch: int) -> Places:
+    def _shuffle(self, epoch: int) -> Indices:
         rng = np.random.default_rng([self._seed, _ORDER, epoch])
-        order = rng.permutation(
-            len(self._shards) if self._mixture is None else self._mixture.epoch(epoch)
-        )
+        mixture = self._mixture
+        order = rng.permutation(len(self._shards) if mixture is None else mixture.epoch(epoch))
         if self._window:
             shard = self._shards.shard_names.dictionary_encode()
             windows = rng.permutation(len(shard.dictionary)) // self._window
@@ -180,8 +180,8 @@ class Sampler:
         return order if self._words is None else self._by_length(order, self._words, rng)
 
     def _by_length(
-        self, order: Places, words: NDArray[np.int64], rng: np.random.Generator
-    ) -> Places:
+        self, order: Indices, words: NDArray[np.int64], rng: np.random.Generator
+    ) -> Indices:
         """Sort the records by length within each pool of micro-batches, and shuffle those."""
         parts = []
         for start in range(0, len(order), self._pool * self._size):

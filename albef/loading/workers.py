@@ -56,11 +56,7 @@ def in_workers(dataset: Dataset[Any], workers: int) -> Iterator[Any]:
 
 
 def _drain(items: Any) -> Iterator[Any]:
-    """Yield the items, then kill the remaining workers.
-
-    Workers ignore SIGTERM, which torch sends to those that have not answered for some seconds, for
-    example on a busy machine.
-    """
+    """Yield the items, then kill the remaining workers, which ignore torch's SIGTERM."""
     workers = items._workers
     try:
         for item in items:
@@ -74,7 +70,7 @@ def _drain(items: Any) -> Iterator[Any]:
 
 
 def or_error(make: Callable[[Part], Made], part: Part) -> Made | Exception:
-    """Return ``make`` of a part, or its error, which the consumer raises."""
+    """Return ``make`` of a part, or its error, for the consumer to raise."""
     try:
         return make(part)
     except (ValueError, OSError) as error:

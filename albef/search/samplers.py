@@ -94,11 +94,10 @@ class SearchConfig(Section):
     """Method that ends trials early: ``median``, ``hyperband`` or ``none``."""
 
     @model_validator(mode="after")
-    def _rungs_come(self) -> Self:
+    def _check_min_epochs(self) -> Self:
         if isinstance(self.pruner, Hyperband) and self.pruner.min_epochs > self.epochs:
             raise ValueError(
-                f"pruner.min_epochs {self.pruner.min_epochs} is more than the {self.epochs} "
-                "epochs of a trial"
+                f"pruner.min_epochs {self.pruner.min_epochs} must be at most epochs {self.epochs}"
             )
         return self
 
@@ -138,9 +137,8 @@ class SeededSampler(BaseSampler):  # type: ignore[misc]
     """Sampler that draws all values of a trial at once, from the seed and the trial's position.
 
     A plain sampler that resumes a stored study would repeat its first draws. Trial 0 is at the
-    start of every range. Values that were tried are not drawn again; random values replace them. A
-    sampler that learns only from complete trials would otherwise propose the values of a trial that
-    was ended early again and again.
+    start of every range. Random values replace those that were tried: a sampler that learns only
+    from complete trials would propose the values of a pruned one again and again.
 
     Args:
         settings: values of the search.
@@ -183,11 +181,9 @@ class SeededSampler(BaseSampler):  # type: ignore[misc]
             if name not in values:
                 values[name] = sampler.sample_independent(study, trial, name, self._space[name])
         if any(values == other.params for other in trials if other.number != trial.number):
-            sampler = optuna.samplers.RandomSampler(seed)
-            return {
-                name: sampler.sample_independent(study, trial, name, self._space[name])
-                for name in values
-            }
+            random = optuna.samplers.RandomSampler(seed)
+            for name in values:
+                values[name] = random.sample_independent(study, trial, name, self._space[name])
         return values
 
     def sample_independent(
@@ -198,9 +194,7 @@ class SeededSampler(BaseSampler):  # type: ignore[misc]
 
 
 def position(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
-    """Return the position of a trial among all that were asked for, from 0.
-
-    A trial that repeats an interrupted one has that one's position, which Optuna's retry records.
+    """Return the position of a trial in the budget, from 0; a retried trial keeps it.
 
     Args:
         trial: the trial.

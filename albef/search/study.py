@@ -36,7 +36,7 @@ log = logging.getLogger("albef")
 
 
 class StudyError(ValueError):
-    """A study that cannot be used; its text is the error message to show."""
+    """A study that cannot be used."""
 
 
 class TrialFailedError(Exception):
@@ -54,8 +54,8 @@ class TrialRequest:
 class Study:
     """A budget of trials, the first one at the start of every range.
 
-    An interrupted trial is tried again with its values and its reports. If this process is the only
-    one, this happens at once, otherwise when the trial's heartbeat is missing.
+    An interrupted trial is tried again with its values and reports: at once if this process is the
+    only one, otherwise when the trial's heartbeat is missing.
 
     Args:
         file: file of the study, unless the environment names a database; for one process at a time.
@@ -102,9 +102,8 @@ class Study:
         """Train the next trial, or wait for other machines' trials until all have ended.
 
         Args:
-            train: function that trains a trial, whose value is its last report. It raises
-                :class:`TrialFailedError` for a failure that counts, and ``optuna.TrialPruned`` if a
-                report ended the trial.
+            train: function that trains a trial, whose value is its last report. It may raise
+                :class:`TrialFailedError`, which counts, or ``optuna.TrialPruned``.
 
         Returns:
             False if all trials have ended.
@@ -113,14 +112,14 @@ class Study:
             StudyError: the database cannot be used.
             Exception: any other error of ``train``; the trial will be tried again.
         """
-        begun: list[int] = []
+        started: list[int] = []
 
         def objective(trial: optuna.Trial) -> float:
-            begun.append(trial.number)
+            started.append(trial.number)
             return self._train(trial, train)
 
         with _storage_errors():
-            while not self._is_any_left():
+            while not self._has_trial_left():
                 if len(self.ended) >= self._settings.trials:
                     return False
                 fail_stale_trials(self._study)
@@ -128,11 +127,11 @@ class Study:
             try:
                 self._study.optimize(objective, n_trials=1, catch=(TrialFailedError,))
             except (Exception, KeyboardInterrupt) as error:
-                for trial in map(self._trials().__getitem__, begun):
+                for trial in map(self._trials().__getitem__, started):
                     if not self._is_tried_again(trial):
                         _try_again(self._study, trial)
                     elif isinstance(error, ValueError):  # Optuna does not record its end
-                        log.warning("trial %d went to another machine", self.position(trial) + 1)
+                        log.warning("another machine runs trial %d", self.position(trial) + 1)
                         return True
                 raise
         return True
@@ -148,17 +147,15 @@ class Study:
         earlier = [other for other in self._counted() if other.number < trial.number]
         if len(earlier) >= self._settings.trials:
             raise TrialFailedError  # another machine was faster
-        asked = TrialRequest(self.position(self._trials()[trial.number]), trial.params)
+        request = TrialRequest(self.position(self._trials()[trial.number]), trial.params)
         try:
-            train(asked, lambda epoch, value: self._report(trial, epoch, value))
+            train(request, lambda epoch, value: self._report(trial, epoch, value))
             reports = self._trials()[trial.number].intermediate_values
             value = reports[max(reports)] if reports else math.nan
             if not math.isfinite(value):
-                raise TrialFailedError(
-                    f"the metric after the last epoch is {value}, which is no number"
-                )
+                raise TrialFailedError(f"the metric after the last epoch is {value}")
         except TrialFailedError as error:
-            log.warning("trial %d failed: %s", asked.position + 1, error)
+            log.warning("trial %d failed: %s", request.position + 1, error)
             trial.set_user_attr("error", str(error))
             raise
         return value
@@ -185,10 +182,10 @@ class Study:
                 if trial.state != TrialState.FAIL or "error" in trial.user_attrs
             ]
 
-    def _is_any_left(self) -> bool:
+    def _has_trial_left(self) -> bool:
         counted = self._counted()
-        waiting = any(trial.state == TrialState.WAITING for trial in counted)
-        return waiting or len(counted) < self._settings.trials
+        is_waiting = any(trial.state == TrialState.WAITING for trial in counted)
+        return is_waiting or len(counted) < self._settings.trials
 
     def _is_tried_again(self, trial: FrozenTrial) -> bool:
         """Return whether another machine considered the trial interrupted."""
@@ -198,7 +195,7 @@ class Study:
 
 def _try_again(study: optuna.Study, trial: FrozenTrial) -> None:
     """Enqueue an interrupted trial again, with its values and reports."""
-    log.warning("trial %d was cut off; it is tried again", position(trial, study.trials) + 1)
+    log.warning("trial %d was interrupted; it runs again", position(trial, study.trials) + 1)
     RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(study, trial)
 
 
@@ -216,8 +213,8 @@ def _open(file: Path) -> RDBStorage:
         )
     except ImportError as error:
         raise StudyError(
-            f"{DATABASE} {address.render_as_string(hide_password=True)} needs a driver that is not "
-            f"installed ({error}): pip install '.[postgresql]' in the clone"
+            f"{DATABASE} {address.render_as_string(hide_password=True)} needs a missing driver "
+            f"({error}); run `pip install '.[postgresql]'`"
         ) from None
 
 
@@ -226,7 +223,7 @@ def _address() -> URL:
         address = make_url(os.environ[DATABASE])
     except SQLAlchemyError:
         raise StudyError(
-            f"{DATABASE} is no address of a database, as postgresql://user:secret@host/name"
+            f"{DATABASE} must be a database URL such as postgresql://user:secret@host/name"
         ) from None
     if address.drivername == "postgresql":
         address = address.set(drivername="postgresql+pg8000")
@@ -242,12 +239,12 @@ def _storage_errors(file: Path | None = None) -> Iterator[None]:
         cause = str(error.__cause__ or error).split("\n")[0]
         if DATABASE not in os.environ:
             raise StudyError(
-                f"the study {file or 'in scratch'} cannot be used ({cause}); delete its folder to "
-                "start this search anew"
+                f"cannot use the study {file or 'in scratch'} ({cause}); delete its folder to "
+                "search from the start"
             ) from None
         address = _address()
         cause = cause.replace(str(address.password or "\0"), "***")
         raise StudyError(
-            f"the database {address.render_as_string(hide_password=True)} of {DATABASE} cannot be "
-            f"used ({cause}); mend that and run it again, which goes on"
+            f"cannot use the database {address.render_as_string(hide_password=True)} of {DATABASE} "
+            f"({cause}); once it works, run again to resume"
         ) from None

@@ -8,8 +8,8 @@ from optuna.trial import FrozenTrial, TrialState
 BEST = 5
 """Number of best trials whose spread is reported."""
 NOT_REPEATABLE = (
-    "several processes or machines took part, so the next trial depended on which one was done "
-    "first: another search of the same values finds other trials"
+    "several processes took part, so trials depend on which of them finished first; another search "
+    "of the same values finds others"
 )
 
 
@@ -22,12 +22,10 @@ def best_of(trials: Sequence[FrozenTrial], start: dict[str, float]) -> FrozenTri
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
         failed = [trial for trial in trials if trial.state == TrialState.FAIL]
-        pruned = len(trials) - len(failed)
-        also = f", and {pruned} were ended early" if pruned else ""
-        first = failed[0].user_attrs["error"] if failed else "no trial was run"
+        first = f"; first error: {failed[0].user_attrs['error']}" if failed else ""
         raise ValueError(
-            f"no trial of the search came to its end: {len(failed)} of {len(trials)} failed{also}. "
-            f"The first: {first}"
+            f"no trial of the search completed: {len(failed)} failed and "
+            f"{len(trials) - len(failed)} were pruned{first}"
         )
     return max(complete, key=lambda t: (t.value, t.params == start, -t.number))
 

@@ -64,19 +64,11 @@ class Task(RunTask):
         task = cls(config, resized(init.model, config.image_size), init.tokenizer)
         tensors = init.tensors
         if init.kind != "captioning":
-            encoder = "model.image_encoder."
-            tensors = {
-                name.removeprefix("model."): tensor
-                for name, tensor in tensors.items()
-                if name.startswith(encoder)
-            } | decoder_start(tensors, fits=True)
-        load_strict(
-            task,
-            tensors,
-            where=str(init.folder),
-            fresh=("answer_decoder.head.",),
-            dropped=("answer_decoder_m.",),
-        )
+            image = {n: t for n, t in tensors.items() if n.startswith("model.image_encoder.")}
+            decoder = decoder_start(tensors, fits=True)
+            tensors = {n.removeprefix("model."): t for n, t in image.items()} | decoder
+        fresh, unused = ("answer_decoder.head.",), ("answer_decoder_m.",)
+        load_strict(task, tensors, where=str(init.folder), fresh=fresh, dropped=unused)
         return task
 
     def collate(self, transform: Transform) -> Collate:

@@ -98,11 +98,7 @@ class ClassTask(RunTask):
 
     @classmethod
     def start(cls, config: Any, init: Checkpoint) -> Self:
-        """Return a task that starts from another task's checkpoint.
-
-        A checkpoint of the same kind gives all tensors, another one those of :attr:`starts_from`.
-        If the kind reads two images, the fusion layers are doubled.
-        """
+        """Return a task that starts from a checkpoint: all of it, or :attr:`starts_from`."""
         task = cls(config, resized(init.model, config.image_size), init.tokenizer)
         prefixes = ("model.", "model_m.", "head.", "head_m.")
         used = prefixes if init.kind == config.kind else cls.starts_from
@@ -217,7 +213,7 @@ def class_logits(model: ALBEF, head: nn.Module, batch: Mapping[str, Tensor]) -> 
 def stacked(
     records: Sequence[Record], images: int, prepare: Callable[[bytes, str], NDArray[np.generic]]
 ) -> Tensor:
-    """Stack the images of the records, each prepared independently: (B, I, 3, S, S).
+    """Stack I ``images`` of each of B records, each prepared independently: (B, I, 3, S, S).
 
     Args:
         records: the B records.

@@ -88,12 +88,7 @@ class Collate:
 def group_ids(
     groups: Sequence[Sequence[str]], tokenizer: TextTokenizer, name: str
 ) -> list[list[int]]:
-    """Return the token ids of each group of words.
-
-    Args:
-        groups: groups of words.
-        tokenizer: tokenizer with the vocabulary.
-        name: key of the groups in the config, for the error message.
+    """Return the token ids of each group of words; ``name`` is their key in the config.
 
     Raises:
         ValueError: a word is not a token.
@@ -158,12 +153,7 @@ class MatchingTask(Task):
         nn.init.zeros_(self.itm_head.bias)
 
     def add_momentum_model(self, temperature: float, ids: int = 1) -> None:
-        """Add the momentum model, the temperature and the queue, which only training needs.
-
-        Args:
-            temperature: initial temperature.
-            ids: number of ids of a pair.
-        """
+        """Add what only training needs: temperature, momentum model, queue of ``ids`` per pair."""
         self.temperature = nn.Parameter(torch.tensor(temperature))
         self.model_m = MomentumModel(self.model)
         self.queue = FeatureQueue(self.config.queue_size, self.sizes.embed_dim, ids)
@@ -176,21 +166,14 @@ class MatchingTask(Task):
             self.register_buffer("exchanges", torch.stack(exchanges), persistent=False)
 
     def exchange(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Exchange the words of a random group in texts (B, L).
-
-        Returns:
-            The changed texts (B, L), and a mask (B,) of the texts that changed.
-        """
+        """Exchange the words of a random group in texts (B, L); also return which changed (B,)."""
         ways = self.exchanges[:, ids]
         has_word = (ways != ids).any(dim=2)
         way = (torch.rand(has_word.shape, device=ids.device) * has_word).argmax(dim=0)
         return ways[way, torch.arange(len(ids), device=ids.device)], has_word.any(dim=0)
 
     def train_itc(self, trained: bool) -> None:
-        """Enable or disable the contrastive loss.
-
-        If it is disabled, the weights that only this loss trains are frozen.
-        """
+        """Enable the contrastive loss, or disable it and freeze the weights that only it trains."""
         self.itc = trained
         if not trained:
             self.model.freeze_projections()
@@ -199,16 +182,13 @@ class MatchingTask(Task):
     def encode_image_m(self, images: Tensor, image_states: Tensor) -> Tensor:
         """Return the momentum model's states of images (B, 3, H, W).
 
-        A frozen encoder equals its momentum model. Its ``image_states`` are then reused, and
-        nothing is computed twice.
+        They are ``image_states`` if the encoder is frozen, since it then equals its momentum model.
         """
-        learns = any(each.requires_grad for each in self.model.image_encoder.parameters())
+        learns = any(p.requires_grad for p in self.model.image_encoder.parameters())
         return self.model_m.model.encode_image(images) if learns else image_states
 
     def match(self, pairs: EncodedPairs, alpha: float, queued: int | None = None) -> Matched:
         """Sum the losses of a batch of pairs: ITC, ITM and word-patch alignment.
-
-        ITC compares with the momentum features of batch and queue. ITM has drawn negatives.
 
         Args:
             pairs: the batch.
@@ -292,8 +272,7 @@ class PairConfig(MatchingConfig, MomentumConfig):
 class PairTask(MatchingTask, RunTask):
     """ITC and ITM of pairs (ALBEF, section 5).
 
-    In ITC every entry of the same image is a positive. ITM has hard negatives of other images. The
-    temperature is not clamped, as in the original.
+    Every entry of the same image is a positive. As in the original, the temperature is not clamped.
     """
 
     def __init__(self, config: PairConfig, model: ModelConfig, tokenizer: TextTokenizer) -> None:
@@ -304,9 +283,8 @@ class PairTask(MatchingTask, RunTask):
     def start(cls, config: PairConfig, init: Checkpoint) -> Self:
         """Return a task that starts from another task's checkpoint.
 
-        It takes the model, the momentum model, the temperature and the ITM head. If the queue has
-        the same size, it takes its features too. The ids in the queue belong to another dataset, so
-        they are marked as empty.
+        It takes all but the MLM head, and the queue only if its size is equal. The queue's ids are
+        marked as empty, since they belong to another dataset.
         """
         task = cls(config, resized(init.model, config.image_size), init.tokenizer)
         tensors = dict(init.tensors)

@@ -30,9 +30,8 @@ class Task(ClassificationTask):
     def start(cls, config: Any, init: Checkpoint) -> Self:
         """Return a task that starts from another task's checkpoint.
 
-        A checkpoint of the same kind gives all tensors, another one only the model. In the second
-        case the momentum model is copied from the student: text assignment has no momentum model,
-        and a random one would add noise to the targets for hundreds of steps.
+        If it is of another kind, the momentum model is copied from the student: text assignment has
+        none, and a random one would add noise to the targets for hundreds of steps.
         """
         task = super().start(config, init)
         if init.kind != config.kind:

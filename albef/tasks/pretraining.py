@@ -89,9 +89,8 @@ class Collate(CaptionCollate):
         """Draw one caption per record at random and mask it; positions are padded with 0."""
         batch = super().__call__(records, rng)
         ids, mask = batch["ids"].numpy(), batch["text_mask"].numpy()
-        masked, chosen = mask_tokens(
-            ids, mask, self.tokenizer, self.mlm_probability, rng, self.masked_groups
-        )
+        draw = self.mlm_probability, rng, self.masked_groups
+        masked, chosen = mask_tokens(ids, mask, self.tokenizer, *draw)
         width = max(1, int(chosen.sum(1).max()))
         positions = np.argsort(~chosen, axis=1, kind="stable")[:, :width]
         is_masked = np.take_along_axis(chosen, positions, 1)
@@ -119,10 +118,7 @@ class Task(RankingTask):
         self.train_itc(config.itc)
 
     def load_start_weights(self) -> dict[str, str]:
-        """Load the configured start weights into the student and the momentum model.
-
-        Returns:
-            The digests of the loaded weights, by encoder.
+        """Load the configured start weights and return their digests, by encoder.
 
         Raises:
             CheckpointError: the weights are missing or do not fit.
@@ -167,10 +163,7 @@ class Task(RankingTask):
         with torch.no_grad():
             image_states_m = self.encode_image_m(batch["image"], image_states)
             text_states_m, masked_states_m = model_m.encode_text(both_ids, both_mask).split(size)
-            feats_m = (
-                model_m.image_feat(image_states_m),
-                model_m.text_feat(text_states_m),
-            )
+            feats_m = model_m.image_feat(image_states_m), model_m.text_feat(text_states_m)
         states = image_states, text_states, *feats_m
         pairs = EncodedPairs(batch["ids"], mask, *states, batch.get("text_id"))
         queued = config.queue_size if epoch >= config.queue_from else 0

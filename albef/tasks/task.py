@@ -148,9 +148,8 @@ Table = dict[str, list[Any]]
 class Examples(NamedTuple):
     """Per-example scores of a table of predictions, and the roles of its columns.
 
-    Each row has ``key``, that of its record, and usually a question, an answer and a truth. Tables
-    of a ranking (``query``, ``rank``, ``top``, ...) and of boxes (``box``, ``iou``, ``heat``, ...)
-    are drawn as such for every kind.
+    Each row has ``key``, that of its record. The report draws columns of a ranking (``query``,
+    ``rank``, ``top``, ...) and of boxes (``box``, ``iou``, ``heat``, ...) for every kind.
     """
 
     metric: str
@@ -197,11 +196,7 @@ class Task(nn.Module, ABC):
         self.resize = Evaluate(self.image_size)
 
     def prepare(self, train: "Shards | None") -> None:
-        """Set up the task from its train split, once before training.
-
-        Args:
-            train: the train split; None for a run of 0 epochs over a dataset without one.
-        """
+        """Set up the task once before training, from its train split, or None if it has none."""
 
     def begin_step(self) -> None:
         """Clamp values and update the momentum models, once before the forward passes of a step.
@@ -240,14 +235,13 @@ class Task(nn.Module, ABC):
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
         """Predict each example of a split, in eval mode and without gradient.
 
-        Several processes share the batches (:meth:`read`) and join the rows (:func:`joined`). Each
-        process returns all rows.
+        Several processes share the batches (:meth:`read`), and each returns all rows
+        (:func:`joined`).
 
         Args:
             records: records of the split.
             batch_size: records of one forward pass.
-            model: finished model of the kind, used instead of this one, as in production. It is
-                available if the kind has a capability.
+            model: exported model of the kind, used instead of this one, as in production.
         """
 
     @abstractmethod
@@ -280,13 +274,14 @@ class Task(nn.Module, ABC):
         Args:
             records: records of the split.
             batch_size: B, records of a batch.
-            model: finished model to use instead. It decodes the images, so none are yielded.
+            model: exported model to use instead. It decodes the images, so none are yielded.
             stack: function like :func:`stack_images`, which is the default; runs in the workers.
         """
-        stacked = None if model is not None else partial(stack or stack_images, resize=self.resize)
-        workers = 0 if model is not None else self.workers
-        shares = shared(len(records), batch_size)
-        for rows, images in ahead(partial(read_batch, records, stacked), shares, workers):
+        stacked, workers = partial(stack or stack_images, resize=self.resize), self.workers
+        if model is not None:
+            stacked, workers = None, 0
+        make = partial(read_batch, records, stacked)
+        for rows, images in ahead(make, shared(len(records), batch_size), workers):
             yield rows, self.pixels(images)
 
     def pixels(self, images: Tensor) -> Tensor:
@@ -307,18 +302,15 @@ class Task(nn.Module, ABC):
 
 
 class RunTask(Task):
-    """A task that a run trains: it starts from another checkpoint and is restored from its own.
-
-    If it is constructed from its config, the model's sizes and the tokenizer, weights are random.
-    """
+    """A task that a run trains: it starts from another checkpoint and is restored from its own."""
 
     does: ClassVar[str]
     """Capability of a model of the kind, for its card: "answers questions about an image"."""
     hub: ClassVar[str] = ""
     """Task on the Hugging Face Hub that corresponds to the kind, if there is one."""
     gradient: str = ""
-    """Prediction output that needs a gradient and that an export omits, such as "gradcam". The
-    export is then compared with torch without this output."""
+    """Prediction output that needs a gradient, such as "gradcam". An export omits it, and is
+    compared with torch without it."""
 
     @classmethod
     @abstractmethod

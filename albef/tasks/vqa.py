@@ -143,22 +143,18 @@ class Task(RunTask):
     def start(cls, config: Config, init: Checkpoint) -> Self:
         """Return a task that starts from another task's checkpoint.
 
-        It takes the model and the momentum model. The decoder starts from the fusion encoder, the
-        embeddings and the MLM head. Tensors stay new if the checkpoint lacks them (the head, after
-        retrieval) or if they do not fit (keys and values of images of another width).
+        The decoder starts from the fusion encoder, the embeddings and the MLM head. Tensors stay
+        new if the checkpoint lacks them (the head, after retrieval) or if they do not fit (keys and
+        values of images of another width).
         """
         task = cls(config, resized(init.model, config.image_size), init.tokenizer)
         tensors = dict(init.tensors)
         if not any(name.startswith("answer_decoder.") for name in tensors):
             fits = init.model.image.width == init.model.text.width
             tensors |= decoder_start(tensors, fits=fits)
-        load_strict(
-            task,
-            tensors,
-            where=str(init.folder),
-            fresh=("answer_decoder.", "answer_decoder_m."),
-            dropped=("itm_head.", "temperature", "queue.", "mlm_head.", "mlm_head_m."),
-        )
+        fresh = ("answer_decoder.", "answer_decoder_m.")
+        unused = ("itm_head.", "temperature", "queue.", "mlm_head.", "mlm_head_m.")
+        load_strict(task, tensors, where=str(init.folder), fresh=fresh, dropped=unused)
         names = (f"answer_decoder.{name}" for name in task.answer_decoder.state_dict())
         if any(name not in tensors for name in names):
             task.answer_decoder_m.copy_from(task.answer_decoder)

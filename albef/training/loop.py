@@ -44,15 +44,15 @@ class NonFiniteError(ValueError):
     """A loss that is NaN or Inf.
 
     Attributes:
-        what: the problem and its location, without the remedy.
+        problem: the problem and its location, without the remedy.
     """
 
-    def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(f"{what}; {remedy}")
-        self.what = what
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}. {remedy}")
+        self.problem = problem
 
 
-class Stopped(KeyboardInterrupt):
+class StoppedError(KeyboardInterrupt):
     """A training that was asked to stop and has saved its training checkpoint."""
 
 
@@ -83,10 +83,9 @@ class Setup:
 class Trainer:
     """A training: :meth:`train` runs it, the methods after it are its phases.
 
-    A run that was killed and resumed ends with the same bytes as one that never stopped. Random
-    draws of a micro-batch depend only on the seed and the micro-batch. Therefore k processes
-    compute the same as one process with k micro-batches, up to rounding. Only the first process
-    writes.
+    A resumed training ends with the same bytes as one that never stopped. Random draws depend only
+    on the seed and the micro-batch, so k processes compute the same as one process with k
+    micro-batches, up to rounding. Only the first process writes.
 
     Args:
         task: task to train in place. Its values are fixed: ranges are already chosen.
@@ -137,10 +136,10 @@ class Trainer:
             spent waiting for data. If ``publish`` is ``best``, also the epoch to publish.
 
         Raises:
-            NotFinite: the loss is NaN or Inf; the last good training checkpoint is kept.
-            StateLocked: another process trains on the folder.
-            StateUnfit: the saved training checkpoint cannot be resumed.
-            Stopped: SIGINT or SIGTERM arrived; the training checkpoint after the step is saved.
+            NonFiniteError: the loss is NaN or Inf; the last good training checkpoint is kept.
+            CheckpointLockedError: another process trains on the folder.
+            CheckpointMismatchError: the saved training checkpoint cannot be resumed.
+            StoppedError: SIGINT or SIGTERM arrived; the training checkpoint is saved.
         """
         owned = self.state.owned() if self.processes.first else contextlib.nullcontext()
         with owned, interruptible() as self.interrupted:
@@ -182,12 +181,11 @@ class Trainer:
         self.sums, self.best = extra.get("sums", {}), extra.get("best", {})
         self.needed = [self.best.get("epoch")]
         if self.start:
-            log.info("going on at step %d of %d", self.start, self.total)
+            log.info("resuming at step %d of %d", self.start, self.total)
         if self.start and self.processes.first:
             if self.start < self.total and extra.get("code", code) != code:
                 log.warning(
-                    "the code has changed since step %d was saved: what comes of this training "
-                    "is of neither alone; delete %s to start it anew",
+                    "the code has changed since step %d; delete %s to train from the start",
                     *(self.start, folder),
                 )
             per_epoch = self.loader.steps_per_epoch
@@ -200,11 +198,8 @@ class Trainer:
     def step(self, micros: Sequence[Batch]) -> list[dict[str, Tensor]]:
         """Take an optimizer step; gradients stay until the next step.
 
-        Args:
-            micros: this process' micro-batches.
-
         Returns:
-            The outputs of each micro-batch, on the device.
+            The outputs of each of this process' micro-batches, on the device.
         """
         task, device, dtype = self.task, self.setup.device, self.dtype
         epoch = self.done / self.loader.steps_per_epoch
@@ -251,8 +246,7 @@ class Trainer:
     def agree(self) -> Vote:
         """Return the action after this step: the union of all processes' votes.
 
-        Several processes vote only at steps where a point is due; earlier votes are kept until
-        then.
+        Several processes keep their votes until a step where a point is due.
         """
         runtime = self.setup.runtime
         is_late = time.monotonic() - self.saved_at > runtime.checkpoint_every_s
@@ -274,9 +268,9 @@ class Trainer:
         keys = self.loader.keys(step)
         named = ", ".join(keys[:_KEYS_NAMED]) + (", ..." if len(keys) > _KEYS_NAMED else "")
         raise NonFiniteError(
-            f"the loss is no number at step {step}, of the samples {named}",
-            f"the last good state is kept in {self.setup.folder}. Lower the learning rate "
-            f"({fixed(self.config.lr):g}) or use precision float32",
+            f"loss is NaN or Inf at step {step} (samples {named})",
+            f"Lower lr ({fixed(self.config.lr):g}) or set precision: float32. The last training "
+            f"checkpoint is kept in {self.setup.folder}",
         )
 
     def log_point(self) -> None:
@@ -334,7 +328,7 @@ class Trainer:
     def leave(self) -> None:
         """Stop before the end because a process was asked to."""
         self.processes.broadcast(self.state.wait)
-        raise Stopped(f"stopped after step {self.done} of {self.total}, which is saved")
+        raise StoppedError(f"stopped after step {self.done} of {self.total}, which is saved")
 
     def finish(self) -> None:
         """Wait until all files are written, and close them."""
@@ -356,7 +350,7 @@ def interruptible() -> Iterator[threading.Event]:
         if interrupted.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         if not interrupted.is_set():
-            log.info("asked to stop: the state is saved after this step")
+            log.info("stopping after this step; its training checkpoint is saved")
         interrupted.set()
 
     main = threading.current_thread() is threading.main_thread()

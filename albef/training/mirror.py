@@ -48,8 +48,8 @@ class Mirror:
     def push(self, path: Path, pattern: str, keep: int) -> None:
         """Copy a file in the background, and keep the last ``keep`` files that match ``pattern``.
 
-        Of several waiting files that match, only the newest is copied. The file may be removed or
-        replaced meanwhile: a link holds its content, or a copy if the file system has no links.
+        Of several waiting files that match, only the newest is copied. A link (or a copy) holds the
+        content, so the file may be removed meanwhile.
         """
         staged = path.with_name(PENDING.format(f"{next(self._numbers)}-{path.name}"))
         try:
@@ -58,13 +58,13 @@ class Mirror:
             except OSError:
                 shutil.copyfile(path, staged)
         except OSError as error:
-            log.warning("%s is not mirrored to %s: %s", path.name, self.url, error)
+            log.warning("cannot copy %s to the mirror %s: %s", path.name, self.url, error)
             return
         with self._lock:
-            late = self._pending.pop(pattern, None)
+            replaced = self._pending.pop(pattern, None)
             self._pending[pattern] = staged, path.name, keep
-        if late:
-            late[0].unlink()
+        if replaced:
+            replaced[0].unlink()
         self._pool.submit(self._push)
 
     def _push(self) -> None:
@@ -81,7 +81,7 @@ class Mirror:
             for stale in names[:position] + names[position + keep :]:
                 self._files.rm_file(f"{self._root}/{stale}")
         except Exception as error:  # stores raise many types; none may stop a training
-            log.warning("%s is not mirrored to %s: %s", name, self.url, error)
+            log.warning("cannot copy %s to the mirror %s: %s", name, self.url, error)
         finally:
             staged.unlink(missing_ok=True)
 
@@ -115,7 +115,8 @@ class Mirror:
 
     def _unreadable(self, error: Exception) -> OSError:
         return OSError(
-            f"the mirror {self.url} cannot be read ({error}); mend it or set runtime.mirror to null"
+            f"cannot read the mirror {self.url} ({error}); set runtime.mirror to null to train "
+            "without it"
         )
 
     def wait(self) -> None:

@@ -38,11 +38,9 @@ class CheckpointMismatchError(ValueError):
 class TrainingState:
     """Student, momentum model, queue, optimizer and position of a training, in one folder.
 
-    A training checkpoint is copied to host memory, and a thread writes it while training continues.
-    If several wait, only the newest is written.
-
-    It contains no random generator: random draws of a step depend on the seed and the step. A
-    file's name has its step and the start of its SHA-256, so one changed bit is detected.
+    A thread writes a copy while training continues; of several that wait, only the newest. A file's
+    name has its step and the start of its SHA-256. Random draws depend on seed and step, so no
+    generator is saved.
 
     Args:
         folder: folder of the training checkpoints.
@@ -63,15 +61,14 @@ class TrainingState:
         The kernel releases the lock when the process dies.
 
         Raises:
-            StateLocked: another process holds the lock; the error names it.
+            CheckpointLockedError: another process holds the lock; the error names it.
         """
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(lock(self.folder / "lock"))
             except LockedError as other:
                 raise CheckpointLockedError(
-                    f"process {other.holder} already trains on {self.folder}; wait for it or "
-                    "stop it"
+                    f"process {other.holder} trains on {self.folder}; wait for it or stop it"
                 ) from None
             for pattern in ("*.part", PENDING.format("*")):  # left by a killed process
                 for path in self._files(pattern):
@@ -117,7 +114,7 @@ class TrainingState:
             return
         step = value["step"]
         name = f"state-{step:09d}-{{}}.pt"
-        path = self._write(f"the state of step {step}", name, partial(torch.save, value))
+        path = self._write(f"training checkpoint {step}", name, partial(torch.save, value))
         for stale in self.files()[KEPT:]:
             stale.unlink()
         if self.mirror:
@@ -131,7 +128,7 @@ class TrainingState:
         """
         tensors = {name: tensor.contiguous() for name, tensor in task.state_dict().items()}
         name = f"epoch-{epoch:05d}-{{}}.safetensors"
-        path = self._write(f"the weights of epoch {epoch}", name, partial(save_file, tensors))
+        path = self._write(f"weights of epoch {epoch}", name, partial(save_file, tensors))
         pattern = _epoch(epoch)
         for stale in self._files(pattern):  # of a run that stopped right after it
             if stale != path:
@@ -140,11 +137,9 @@ class TrainingState:
             self.mirror.push(path, pattern, 1)
 
     def prune_epochs(self, needed: Collection[float | None]) -> None:
-        """Remove local weights of kept epochs that are not ``needed``.
+        """Remove local weights of kept epochs that are not ``needed``, after all pending writes.
 
-        The mirror keeps them: its training checkpoints may be older and need them. All pending
-        writes finish first. A skipped training checkpoint is then never of another epoch than the
-        one that replaced it.
+        The mirror keeps them: its training checkpoints may be older and need them.
         """
         self._check(self._writes)
         for path in self._files(EPOCHS):
@@ -152,13 +147,7 @@ class TrainingState:
                 path.unlink()
 
     def _write(self, noun: str, name: str, write: Callable[[Path], None]) -> Path:
-        """Write and sync a file, then give it its name, which contains its digest.
-
-        Args:
-            noun: description of the file, for error messages.
-            name: name with {} for the digest.
-            write: function that writes the file.
-        """
+        """Write and sync the file ``name``, in which {} stands for its digest."""
         part = self.folder / f"{name[:5]}.part"
         try:
             write(part)
@@ -169,23 +158,23 @@ class TrainingState:
         except (OSError, RuntimeError, SafetensorError) as error:  # two wrap the system's error
             part.unlink(missing_ok=True)
             raise OSError(
-                f"{noun} cannot be written to {self.folder} ({_first(error)}): make room there, or "
-                "name another folder as runtime.scratch, and run it again; the last good state is "
-                "kept"
+                f"cannot write {noun} to {self.folder} ({_first_line(error)}); free disk space or "
+                "set runtime.scratch, then run again. The last training checkpoint is kept"
             ) from error
         return path
 
     def restore(self, task: nn.Module, optimizer: Optimizer) -> tuple[int, dict[str, Any]]:
         """Restore the newest training checkpoint.
 
-        An intact file matches its digest, locally or in the mirror. A damaged one is logged and
-        rejected. Of several processes, the first one searches, and all read the file.
+        A file that does not match its digest is logged and rejected. Of several processes, the
+        first one searches, locally and in the mirror, and all read the file.
 
         Returns:
             The step to resume from, 0 if nothing was saved, and the extra values.
 
         Raises:
-            StateUnfit: a training checkpoint is intact but of another model, or all are damaged.
+            CheckpointMismatchError: an intact training checkpoint is of another model, or all are
+                damaged.
             OSError: a training checkpoint or the mirror cannot be read; all files are unchanged.
         """
         newest = world().broadcast(self._newest)
@@ -201,22 +190,22 @@ class TrainingState:
             if value is None and not isinstance(error, pickle.UnpicklingError):
                 raise _unreadable(path, error) from error  # the file is intact
             raise CheckpointMismatchError(
-                f"{path} is the state of another model ({_first(error)}): the code has changed "
-                f"since; delete {self.folder} to start this training anew"
+                f"{path} is of another model ({_first_line(error)}), because the code has changed; "
+                f"delete {self.folder} to train from the start"
             ) from error
 
     def _newest(self) -> str | None:
         mirrored = self.mirror.names(STATES) if self.mirror else []
         for name in sorted({*mirrored, *(path.name for path in self.files())}, reverse=True):
-            if self._take(name, name in mirrored):
+            if self._has_intact(name, name in mirrored):
                 if self.mirror:
                     self._share_epochs(self.mirror)
                 return name
         if self._files(DAMAGED):
             mirror = f" and {self.mirror.url}" if self.mirror else ""
             raise CheckpointMismatchError(
-                f"no state in {self.folder} is what was written; the damaged ones are set aside "
-                f"as {DAMAGED}: delete that folder{mirror} to start this training anew"
+                f"all training checkpoints in {self.folder} are damaged; delete the folder{mirror} "
+                "to train from the start"
             )
         return None
 
@@ -224,22 +213,22 @@ class TrainingState:
         """Exchange kept epochs with the mirror, because a process may have been killed before."""
         local = self._files(EPOCHS)
         for epoch in mirror.names(EPOCHS):
-            self._take(epoch, True)
+            self._has_intact(epoch, True)
         for path in local:
             mirror.push(path, _epoch(int(path.name.split("-")[1])), 1)
 
-    def _take(self, name: str, mirrored: bool) -> bool:
-        """Return whether a file is intact, locally or in the mirror."""
+    def _has_intact(self, name: str, mirrored: bool) -> bool:
+        """Return whether a file is intact, locally or once it is fetched from the mirror."""
         path = self.folder / name
         for fetched in (False, True) if mirrored else (False,):
             if fetched and self.mirror:
                 self.mirror.fetch(name, path)
-                log.info("%s is taken from the mirror %s", name, self.mirror.url)
+                log.info("%s is fetched from the mirror %s", name, self.mirror.url)
             if not path.exists():
                 continue
             if _is_intact(path):
                 return True
-            log.warning("%s is not what was written; it is set aside", path)
+            log.warning("%s is damaged; it is renamed to .torn", path)
             path.replace(path.with_suffix(".torn"))
         return False
 
@@ -258,7 +247,7 @@ def kept(folder: Path, epochs: Iterable[int]) -> dict[int, Path]:
     """Return the safetensors files of a training's kept epochs, by epoch.
 
     Raises:
-        StateUnfit: a file is missing or damaged.
+        CheckpointMismatchError: a file is missing or damaged.
         OSError: a file cannot be read.
     """
     files = {}
@@ -266,8 +255,8 @@ def kept(folder: Path, epochs: Iterable[int]) -> dict[int, Path]:
         path = next(folder.glob(_epoch(epoch)), None)
         if path is None or not _is_intact(path):
             raise CheckpointMismatchError(
-                f"the kept weights of epoch {epoch} in {folder} are missing or not what "
-                "was written: delete that folder to start this training anew"
+                f"weights of epoch {epoch} in {folder} are missing or damaged; delete the folder "
+                "to train from the start"
             )
         files[epoch] = path
     return files
@@ -285,8 +274,8 @@ def _is_intact(path: Path) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> OSError:
-    return OSError(f"{path} cannot be read ({_first(error)}): mend that and run it again")
+    return OSError(f"cannot read {path} ({_first_line(error)})")
 
 
-def _first(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return re.split(r"[\n.]", str(error))[0] or type(error).__name__

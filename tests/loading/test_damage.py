@@ -133,15 +133,11 @@ def test_ranks_read_what_one_process_reads(data: Path) -> None:
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_too_many_damaged_records_stop_the_training(data: Path) -> None:
     flip(data, 3)
-    said = (
-        r"toy-00000\.tar is damaged at toy-0003; that makes 1 damaged of the 24 records of toy, "
-        r"split train, more than runtime\.max_damaged_records\.toy 0 allows: run the stage "
-        r"ingest@toy, or dvc checkout, to get it back, or allow more$"
-    )
-    with pytest.raises(ShardError, match=said):
+    message = r"damaged at toy-0003; 1 of the 24 records .* runtime\.max_damaged_records\.toy \(0\)"
+    with pytest.raises(ShardError, match=message):
         ids(loader(data, taking(0), 2))
     flip(data, 17)
-    with pytest.raises(ShardError, match=r"makes 2 damaged of the 24 .*_records\.toy 0\.05 allows"):
+    with pytest.raises(ShardError, match=r"2 of the 24 .*_records\.toy \(0\.05\)"):
         ids(loader(data, taking(0.05), 2))
     assert len(ids(loader(data, taking(0.1), 2))) == 12
 

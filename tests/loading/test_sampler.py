@@ -167,9 +167,9 @@ def test_without_weights_batches_are_what_they_were(mixed: Shards) -> None:
 
 
 def test_a_weight_of_no_source(mixed: Shards) -> None:
-    with pytest.raises(ValueError, match="source_weights names cocoa; the sources are coco, web"):
+    with pytest.raises(ValueError, match="unknown source cocoa; sources: coco, web"):
         Loader(mixed, collate, 1, 1, 1, 0, weights={"cocoa": 2.0})
-    with pytest.raises(ValueError, match="has 7 records in split train, fewer than a batch of 8"):
+    with pytest.raises(ValueError, match="split train, has 7 records, fewer than a batch of 8"):
         Loader(mixed, collate, 8, 8, 1, 0, weights={"web": 0.0})
 
 

@@ -166,7 +166,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("runtime.processes", 2, "1 micro-batches of 32 are not a multiple of runtime.proc"),
     ("pretrain.keep_epochs", [9], "keep_epochs has 9, but there are 3 epochs"),
     ("pretrain.source_weights", {"scene": 2.0}, "'scene' is not one of the sources of web; di"),
-    ("pretrain.micro_batch_size", 5, "global_batch_size 32 is no multiple of micro_batch_size"),
+    ("pretrain.micro_batch_size", 5, "global_batch_size 32 is not a multiple of micro_batch_size"),
 ]
 
 

@@ -43,7 +43,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"sampler": GP | {"candidates": 3}}, "candidates is not a known key"),
     ({"sampler": "tpe"}, "kind is missing"),
     ({"pruner": MEDIAN | {"warmup_epochs": -1}}, r"search\.pruner: warmup_epochs: .* got -1"),
-    ({"pruner": HYPERBAND | {"min_epochs": 5}}, "min_epochs 5 is more than the 4 epochs"),
+    ({"pruner": HYPERBAND | {"min_epochs": 5}}, "min_epochs 5 must be at most epochs 4"),
     ({"trials": 0}, r"search\.trials: .* got 0"),
 ]
 

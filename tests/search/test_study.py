@@ -95,13 +95,13 @@ def test_a_failed_trial_keeps_its_error_counts_and_is_not_tried_again(tmp_path: 
         if asked.position:
             report(1, math.nan)
         else:
-            raise TrialFailedError("the loss is no number at step 3")
+            raise TrialFailedError("loss is NaN or Inf at step 3")
 
     search(opened(tmp_path), trials=2, train=fail)
     ended = search(opened(tmp_path))
     assert [trial.state for trial in ended[:2]] == [TrialState.FAIL] * 2
-    assert ended[0].user_attrs["error"] == "the loss is no number at step 3"
-    assert "which is no number" in ended[1].user_attrs["error"]
+    assert ended[0].user_attrs["error"] == "loss is NaN or Inf at step 3"
+    assert ended[1].user_attrs["error"].endswith("is nan")
     assert len(ended) == 6
 
 
@@ -182,7 +182,7 @@ def test_a_machine_that_seemed_dead_goes_on_with_another_trial(
 
     assert len(search(one, train=lose)) == 8
     assert asked == [0, *range(8)]
-    assert "trial 1 went to another machine" in caplog.text
+    assert "another machine runs trial 1" in caplog.text
 
 
 @REFUSED_LEAVES_A_SOCKET
@@ -191,13 +191,13 @@ def test_a_study_that_cannot_be_used_is_a_sentence_without_a_secret(
 ) -> None:
     monkeypatch.delenv(DATABASE, raising=False)
     (tmp_path / "study.db").write_text("no database " * 100)
-    with pytest.raises(StudyError, match=f"{tmp_path}/study.db cannot be used .* delete its"):
+    with pytest.raises(StudyError, match=f"{tmp_path}/study.db .* delete its"):
         opened(tmp_path)
     for url, says in (
-        ("nonsense", "is no address of a database"),
-        ("postgresql://me:hush@127.0.0.1:1/x", r"the database .*me:\*\*\*@127.* cannot be used"),
-        ("nosuch://me:hush@host/x", "cannot be used .*nosuch"),
-        ("postgresql+psycopg2cffi://me:hush@host/x", "needs a driver that is not installed"),
+        ("nonsense", "must be a database URL"),
+        ("postgresql://me:hush@127.0.0.1:1/x", r"cannot use the database .*me:\*\*\*@127"),
+        ("nosuch://me:hush@host/x", "cannot use .*nosuch"),
+        ("postgresql+psycopg2cffi://me:hush@host/x", "needs a missing driver"),
     ):
         monkeypatch.setenv(DATABASE, url)
         with pytest.raises(StudyError, match=says) as raised:

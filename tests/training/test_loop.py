@@ -89,10 +89,10 @@ def test_a_state_of_other_code_is_gone_on_with_and_warned_of(
     for code, kill_at, warned in (("a", 6, False), ("a", 8, False), ("b", None, True)):
         with contextlib.suppress(Killed):
             train_toy(tiny(), data, tmp_path, dying(kill_at), code=code)
-        changed = f"the code has changed since step 5 was saved.*delete {tmp_path} to start it anew"
+        changed = f"code has changed since step 5; delete {tmp_path}"
         assert bool(re.search(changed, caplog.text)) is warned
     train_toy(tiny(), data, tmp_path, dying(None), code="c")
-    assert caplog.text.count("the code has changed") == 1  # a finished one is only published
+    assert caplog.text.count("code has changed") == 1  # a finished one is only published
 
 
 def test_frozen_encoders_keep_their_weights_in_student_and_twin(data: Path, tmp_path: Path) -> None:
@@ -135,16 +135,12 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_do(
     """It names the samples of the very step, though the loss is looked at every ten steps."""
     with pytest.raises(NonFiniteError) as caught:
         run(data, tmp_path, epochs=40, lr=1e30, warmup_steps=0)
-    told = re.match(
-        r"the loss is no number at step (\d+), of the samples (toy-\d{4}(, toy-\d{4}){3}); "
-        r"the last good state is kept in .* Lower the learning rate \(1e\+30\) or use precision "
-        r"float32$",
-        str(caught.value),
-    )
-    assert told
-    assert 0 < int(told[1]) < 9
+    pattern = r"loss is NaN or Inf at step (\d+) \(samples toy-\d{4}(, toy-\d{4}){3}\)\. Lower lr"
+    match = re.match(pattern, str(caught.value))
+    assert match
+    assert 0 < int(match[1]) < 9
     states = [step_of(path) for path in tmp_path.glob("state-*.pt")]
-    assert all(step <= int(told[1]) for step in states)
+    assert all(step <= int(match[1]) for step in states)
 
 
 def test_a_step_of_float16_whose_gradients_overflow_is_left_out(

@@ -115,5 +115,5 @@ def test_the_schedule_is_a_value() -> None:
     assert rate(smooth, 50, 250) == pytest.approx(1e-5 + 9e-5 * 51 / 100)
     assert rate(stairs, 50, 250) == pytest.approx(1e-5)
     assert rate(stairs, 101, 250) == pytest.approx(1e-4)
-    with pytest.raises(ParamsError, match="warmup_steps 250 is no multiple of 100"):
+    with pytest.raises(ParamsError, match="warmup_steps 250 is not a multiple of 100"):
         tiny_config(schedule="original", warmup_steps=250)
