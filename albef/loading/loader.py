@@ -156,9 +156,8 @@ class Loader:
 
     def _prefetcher(self, numbers: Iterator[int]) -> Prefetcher | None:
         """Return the prefetcher of the next window's shards, or None without a store."""
-        files = self._pipeline.shards.files
+        files, sampler = self._pipeline.shards.files, self._sampler.unshared()
         if files.cache is None:
             return None
-        sampler = self._sampler.unshared()
-        names = map(sampler.shards_of, numbers)
-        return Prefetcher(files, names, max(1, sampler.per_window * self._per_rank // self._micros))
+        distance = max(1, sampler.per_window * self._per_rank // self._micros)
+        return Prefetcher(files, map(sampler.shards_of, numbers), distance)

@@ -22,10 +22,9 @@ _TRIES = 1000
 class Mixture:
     """Sources of a dataset with weights in training; nothing is stored twice.
 
-    A weight is the number of passes over a source in an epoch. The passes of a source follow each
-    other without a gap, each in another order. With 0.5 every record is shown in one of two epochs,
-    with 2.5 two or three times in each. A source without a weight has 1; a source with 0 is not
-    shown.
+    A weight, by default 1, is the number of passes over a source in an epoch. The passes follow
+    each other without a gap, each in another order. With 0.5 every record is shown in one of two
+    epochs, with 2.5 two or three times in each.
 
     Raises:
         ValueError: a weight names an unknown source.
@@ -107,12 +106,8 @@ class Sampler:
         window: int | None,
     ) -> None:
         self.per_epoch = per_epoch
-        self._shards = shards
-        self._size = size
-        self._seed = seed
-        self._pool = pool
-        self._mixture = mixture
-        self._window = window
+        self._shards, self._size, self._seed = shards, size, seed
+        self._pool, self._mixture, self._window = pool, mixture, window
         self._epoch: tuple[int, NDArray[np.int32]] = -1, np.empty(0, np.int32)
         self._words = _longest_caption(shards.captions) if pool else None
         self._shared: _Shared | None = None

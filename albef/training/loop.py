@@ -132,8 +132,8 @@ class Trainer:
         """Train until the last epoch; resume the training checkpoint in the folder if there is one.
 
         Returns:
-            Facts of this process for the run record: steps, samples per second, the share of time
-            spent waiting for data. If ``publish`` is ``best``, also the epoch to publish.
+            Facts for the run record: steps, samples per second, share of time spent waiting for
+            data. If ``publish`` is ``best``, also the epoch to publish.
 
         Raises:
             NonFiniteError: the loss is NaN or Inf; the last good training checkpoint is kept.
@@ -340,9 +340,9 @@ class Trainer:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Catch SIGINT and SIGTERM inside the context, to act on them between two steps.
+    """Catch SIGINT and SIGTERM in the main thread, to act on them between two steps.
 
-    A second Ctrl-C stops at once. Outside the main thread, signals are not caught.
+    A second Ctrl-C stops at once.
     """
     interrupted = threading.Event()
 

@@ -1,7 +1,6 @@
 """Copies of training checkpoints in a bucket or folder, for a machine that may be preempted.
 
-The name of a training checkpoint contains its digest. A truncated copy is therefore detected when
-it is read.
+A truncated copy is detected when it is read, because a file's name contains its digest.
 """
 
 import contextlib

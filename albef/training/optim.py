@@ -30,23 +30,15 @@ def adamw(module: nn.Module, lr: float, weight_decay: float) -> AdamW:
 def _parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Return the trainable parameters with weight decay, and those without.
 
-    Biases and one-dimensional tensors have no decay. As in the original, the temperature (zero
-    dimensions), class token, position and word embeddings have decay.
+    As in the original, only biases and one-dimensional tensors have no decay.
     """
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            is_plain = parameter.ndim == 1 or name.endswith(".bias")
-            (plain if is_plain else decayed).append(parameter)
-    return decayed, plain
+    learning = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    plain = {name: p for name, p in learning.items() if p.ndim == 1 or name.endswith(".bias")}
+    return [p for name, p in learning.items() if name not in plain], [*plain.values()]
 
 
 class Muon(AdamW):
-    """Optimizer that moves matrices of layers along their orthogonalized momentum.
-
-    Muon (Jordan et al., 2024) moves all directions of a matrix by the same length. Other parameters
-    use :func:`adamw`.
+    """Muon (Jordan et al., 2024) for the matrices of layers, :func:`adamw` for other parameters.
 
     The momentum G = U S V' becomes about U V', by five steps of a Newton-Schulz iteration. It is
     scaled so that the root mean square of an update is the learning rate for any shape of the
@@ -142,10 +134,9 @@ def original(
 ) -> float:
     """Return the rate of the original code's staircase.
 
-    It has one rate per block of 100 steps in the first epoch, then one per epoch. The first epoch
-    climbs from :data:`ORIGINAL_START` to ``lr`` and stays there. Each later epoch has one value of
-    a cosine, which would reach ``min_lr`` after the last epoch. If the first epoch is shorter than
-    the warm-up, it ends low and the second epoch jumps. ``warmup_steps`` is a multiple of 100.
+    In the first epoch, each block of 100 steps climbs from :data:`ORIGINAL_START` towards ``lr``.
+    Each later epoch has one value of a cosine, which would reach ``min_lr`` after the last epoch.
+    ``warmup_steps`` is a multiple of 100.
     """
     epoch, inside = divmod(step, steps_per_epoch)
     if epoch == 0:

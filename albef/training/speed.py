@@ -18,9 +18,8 @@ class Speed:
     """Time since construction, and operations of a micro-batch relative to the device's peak.
 
     Attributes:
-        peak: floating-point operations per second of a product of two large matrices, measured.
-        flops: operations of the first micro-batch's matrix products and attention, as executed,
-            forward and backward.
+        peak: measured floating-point operations per second of a product of two large matrices.
+        flops: operations of the first micro-batch's matrix products and attention.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:

@@ -58,10 +58,8 @@ class TrainingState:
     def owned(self) -> Iterator[None]:
         """Own the folder as its only trainer, until pending writes are done.
 
-        The kernel releases the lock when the process dies.
-
         Raises:
-            CheckpointLockedError: another process holds the lock; the error names it.
+            CheckpointLockedError: another process holds the lock.
         """
         with contextlib.ExitStack() as stack:
             try:
@@ -89,16 +87,13 @@ class TrainingState:
         """Request an atomic write of the training checkpoint before ``step``, and prune older ones.
 
         Raises:
-            OSError: the last one could not be written, for example because the disk is full.
-                Earlier training checkpoints are unchanged.
+            OSError: the last one could not be written; earlier ones are unchanged.
         """
         self._check(write for write in self._writes if write.done())
         value = {"step": step, "task": task.state_dict(), "extra": extra}
         value["optimizer"] = optimizer.state_dict()
-        snapshot = tree_map_only(
-            torch.Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), value
-        )
-        self._pending[:] = [snapshot]
+        copied = tree_map_only(torch.Tensor, lambda t: t.detach().to("cpu", copy=True), value)
+        self._pending[:] = [copied]
         self._writes.append(self._pool.submit(self._write_state))
 
     def _check(self, writes: Iterable["Future[None]"]) -> None:
@@ -248,7 +243,6 @@ def kept(folder: Path, epochs: Iterable[int]) -> dict[int, Path]:
 
     Raises:
         CheckpointMismatchError: a file is missing or damaged.
-        OSError: a file cannot be read.
     """
     files = {}
     for epoch in epochs:

@@ -1,7 +1,6 @@
 """Curves, log and progress of a training.
 
-The curves, written with dvclive, depend only on the experiment, never on time. Values that depend
-on time go to a JSON-lines log next to them, and to plain log lines for the user.
+The curves, written with dvclive, never depend on time. Values that do go to a JSON-lines log.
 """
 
 import json
@@ -63,20 +62,19 @@ def append_log(path: Path, **values: object) -> None:
 
 def progress(label: str) -> Progress:
     """Return a callback that logs the progress of a training every few seconds."""
-    began: tuple[float, int] | None = None
+    start: tuple[float, int] | None = None
     last = 0.0
 
     def show(step: int, total: int, values: Mapping[str, float]) -> None:
-        nonlocal began, last
+        nonlocal start, last
         now = time.monotonic()
-        began = began or (now, step)
+        start = start or (now, step)
         if step < total and now - last < LINE_EVERY:
             return
         last = now
-        rate = (step - began[1]) / (now - began[0]) if step > began[1] else 0.0
+        rate = (step - start[1]) / (now - start[0]) if step > start[1] else 0.0
         left = f", {(total - step) / rate:.0f} s left" if rate else ""
         means = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
-        where = f"step {step} of {total}, {rate:.2f} steps/s{left}"
-        log.info("%s: %s  %s", label, where, means)
+        log.info("%s: step %d of %d, %.2f steps/s%s  %s", label, step, total, rate, left, means)
 
     return show
