@@ -338,17 +338,17 @@ def end_file(folder: Path, rank: int) -> Path:
 
 
 def die_with_dvc(context: Context) -> None:
-    """Watch the DVC process that started this stage and end with it.
+    """Watch the DVC process that started this stage, or its launcher, and end with it.
 
     The stage is first asked to end, so that a training can save a checkpoint. A flow passes the id
     of the DVC process, since it may have died while this process was still importing.
     """
-    if not context.by_dvc:  # A stage that was started by hand has no DVC process to watch.
+    if not context.by_dvc and context.rank is None:  # Nothing but a user's shell started it.
         return
     parents = psutil.Process().parents()  # A shell may run between the two processes.
     dvc = context.dvc or next((p.pid for p in parents if p.name() not in SHELLS), 0)
-    if context.launched_on != platform.node():
-        dvc = os.getppid()  # A process on another machine than its DVC watches its launcher.
+    if not context.by_dvc or context.launched_on != platform.node():
+        dvc = os.getppid()  # Without DVC on this machine, the launcher is watched.
 
     def watch() -> None:
         while dvc in {process.pid for process in psutil.Process().parents()}:

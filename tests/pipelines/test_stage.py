@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from albef.io import lock
@@ -96,3 +97,24 @@ def test_a_process_of_several_that_fails_ends_at_once(tmp_path: Path) -> None:
         assert (ended.returncode, ended.stdout) == (code, "")
         assert ("alone" in ended.stderr) == (error == "RuntimeError")
         assert (ends / "rank-00001.json").exists() == (error == "OSError")
+
+
+@pytest.mark.parametrize("rank", ["0", ""])
+def test_a_process_of_several_ends_with_a_launcher_that_is_killed(rank: str) -> None:
+    """Started by hand, too; a stage that is the only process has no launcher and goes on."""
+    child = (
+        "import time\nfrom pipelines.stage import Context, die_with_dvc\n"
+        "die_with_dvc(Context.read())\nprint('ready', flush=True)\ntime.sleep(60)\n"
+    )
+    launcher = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}])\n"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "RANK": rank}
+    command = [sys.executable, "-c", launcher]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        (launched,) = psutil.Process(process.pid).children()
+        process.kill()
+    gone, alive = psutil.wait_procs([launched], timeout=20 if rank else 2)
+    assert bool(gone) == bool(rank)
+    for left in alive:
+        left.kill()
