@@ -277,11 +277,10 @@ class Task(nn.Module, ABC):
             model: exported model to use instead. It decodes the images, so none are yielded.
             stack: function like :func:`stack_images`, which is the default; runs in the workers.
         """
-        stacked, workers = partial(stack or stack_images, resize=self.resize), self.workers
-        if model is not None:
-            stacked, workers = None, 0
-        make = partial(read_batch, records, stacked)
-        for rows, images in ahead(make, shared(len(records), batch_size), workers):
+        stacked = None if model is not None else partial(stack or stack_images, resize=self.resize)
+        workers = 0 if model is not None else self.workers
+        shares = shared(len(records), batch_size)
+        for rows, images in ahead(partial(read_batch, records, stacked), shares, workers):
             yield rows, self.pixels(images)
 
     def pixels(self, images: Tensor) -> Tensor:
