@@ -1,7 +1,7 @@
-# A server for exported models: no torch, no pipeline.
+# Server for exported models, without torch and the pipeline.
 #   docker build -f deploy/serve.Dockerfile -t albef-serve .
 #   docker run -p 8080:8080 -e ALBEF_TOKENS=... -v $PWD/products/exports/retrieval:/export:ro albef-serve
-# With a GPU: --build-arg RUNTIME=gpu, a CUDA and cuDNN runtime image as BASE, and --gpus all.
+# With a GPU, add --build-arg RUNTIME=gpu, a CUDA and cuDNN runtime image as BASE, and --gpus all.
 ARG BASE=python:3.13-slim
 FROM ${BASE}
 ARG RUNTIME=cpu

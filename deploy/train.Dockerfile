@@ -1,4 +1,4 @@
-# The pipeline with everything it needs; a clone is mounted, so that git and DVC see it.
+# The pipeline with all dependencies. Mount a clone, so that git and DVC can use it.
 #   docker build -f deploy/train.Dockerfile -t albef-train .
 #   docker run --gpus all --shm-size 8g -v $PWD:/clone -u $(id -u):$(id -g) albef-train run
 ARG BASE=python:3.13-slim
@@ -9,7 +9,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY albef albef
 ARG EXTRAS=pipeline,s3
 RUN pip install --no-cache-dir -c constraints.txt ".[${EXTRAS}]"
-# The clone's own code goes before what was installed; git works in a folder of another user.
+# Use the clone's code instead of the installed one, and let git work in another user's folder.
 ENV PYTHONPATH=/clone HOME=/tmp XDG_CACHE_HOME=/clone/.cache
 RUN git config --system --add safe.directory /clone
 WORKDIR /clone

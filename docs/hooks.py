@@ -27,8 +27,7 @@ import albef.cli
 import flows.cli
 from albef.config import Range, Section
 from albef.ingest.sources import kinds as source_kinds
-from albef.serving.routes import compatible, indexes, server
-from albef.serving.routes.calls import CALLS, call_routes
+from albef.serving.routes import calls, compatible, indexes, server
 from pipelines.params import Params, kinds
 
 
@@ -190,7 +189,7 @@ def _parameter(param: Any) -> str:
 def http_page() -> str:
     """Return the reference of the server's calls, from OpenAPI."""
     app = FastAPI(title="ALBEF", version="1")
-    for router in (call_routes(CALLS), compatible.router, compatible.models_router, indexes.router):
+    for router in (calls.router, compatible.router, compatible.models_router, indexes.router):
         app.include_router(router)
     app.include_router(server.router)
     schema = app.openapi()

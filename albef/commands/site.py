@@ -25,9 +25,9 @@ from albef.runtime import load
 from albef.runtime import manifest as manifests
 from albef.runtime.matching import as_matching
 from albef.runtime.sessions import CPU
-from albef.serving.indexes.gallery import list_pictures
+from albef.serving.indexes.gallery import list_images
 from albef.serving.indexes.reader import THUMBNAIL
-from albef.serving.limits import BEST, PICTURES, TEXT, Limits
+from albef.serving.limits import BEST, IMAGES, TEXT, Limits
 
 WEB = "1.30.0"
 """Tested version of npm's onnxruntime-web. Its first versions lack opset 23."""
@@ -101,7 +101,7 @@ def _describe(models: list[dict[str, Any]], pictures: list[str]) -> dict[str, An
         "limits": {
             "body_bytes": limits.body,
             "pixels": limits.pixels,
-            "pictures": PICTURES,
+            "pictures": IMAGES,
             "text": TEXT,
             "best": BEST,
         },
@@ -132,7 +132,7 @@ def _write_pictures(model: Any, gallery: Path, part: Path) -> list[str]:
     features, side = [], (model.facts.image_size,) * 2
     for folder in ("pictures", "squares"):
         (part / folder).mkdir()
-    for name, path in list_pictures(gallery):
+    for name, path in list_images(gallery):
         try:
             picture = decode(path.read_bytes(), str(path))
         except (ImageError, OSError) as error:

@@ -109,7 +109,7 @@ class Model:
         """
         rows = []
         for number, image in enumerate(images, start):
-            name = f"{image}" if isinstance(image, str | os.PathLike) else f"picture {number}"
+            name = f"{image}" if isinstance(image, str | os.PathLike) else f"file {number}"
             rows.append(self._resize(picture_bytes(image), name))
         return np.stack(rows)
 

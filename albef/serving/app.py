@@ -2,17 +2,16 @@
 
 import contextlib
 import importlib.metadata
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from fastapi.routing import APIRouter
+from fastapi.routing import APIRoute, APIRouter
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 
 from albef.serving.computing import Resources
 from albef.serving.engine import Engine
@@ -20,18 +19,26 @@ from albef.serving.errors import ApiError, invalid
 from albef.serving.following import Current, Follower
 from albef.serving.limits import Options
 from albef.serving.metrics import Metrics
-from albef.serving.middleware.access import Hosts, Tokens
+from albef.serving.middleware.access import Cors, Hosts, Tokens
 from albef.serving.middleware.admission import Admission
 from albef.serving.middleware.exchange import METRICS, PROBES, State
 from albef.serving.middleware.requests import Requests
-from albef.serving.routes import compatible, indexes, server
-from albef.serving.routes.calls import call_routes
+from albef.serving.routes import calls, compatible, indexes, server
+from albef.serving.routes.calls import Needs
 
 _CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST", "PUT", "DELETE"],
     "allow_headers": ["authorization", "content-type", "traceparent", "x-request-id"],
     "expose_headers": ["retry-after", "x-request-id"],
 }
+_PROTECTED = (
+    calls.router,
+    server.router,
+    indexes.router,
+    compatible.router,
+    compatible.models_router,
+)
+"""Routers that need a token, if the server has tokens."""
 
 
 def create_app(options: Options, state: State) -> FastAPI:
@@ -48,25 +55,10 @@ def create_app(options: Options, state: State) -> FastAPI:
     metrics = Metrics()
     engine = Engine(Resources(options, metrics))
     if options.gallery and "embed_image" not in engine.calls:
-        raise ValueError("--gallery: no export here embeds pictures; name one of a retrieval run")
+        raise ValueError("--gallery needs an export that embeds images; add a retrieval export")
+    follower = Follower(engine)
     public = [server.probe_routes(state), server.page_routes()]
-    # Middleware has already checked the token; this adds it to openapi.json.
-    secured = [Depends(HTTPBearer(scheme_name="token", auto_error=False))]
-
-    def mount(calls: Collection[str]) -> None:
-        """Create the routes of some calls.
-
-        It runs again only if new exports have other calls, because the framework keeps old routes
-        in caches of thousands of entries.
-        """
-        del app.router.routes[schema_routes:]
-        for router in _guarded(calls):
-            app.include_router(router, dependencies=secured if options.tokens else None)
-        for router in public:
-            app.include_router(router)
-        app.openapi_schema = None
-
-    follower = Follower(engine, mount)
+    state.routes = [route for router in (*public, *_PROTECTED) for route in router.routes]
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -74,7 +66,7 @@ def create_app(options: Options, state: State) -> FastAPI:
             state.ready = True
             yield
 
-    app = FastAPI(
+    app = _App(
         title="ALBEF",
         version=importlib.metadata.version("albef-pipeline"),
         description="Exported vision-language models.",
@@ -87,19 +79,31 @@ def create_app(options: Options, state: State) -> FastAPI:
         middleware=_middleware(options, metrics, state, follower, public),
     )
     app.state.follower = follower
-    schema_routes = len(app.router.routes)  # The first routes are those of openapi.json.
-    mount(engine.calls)
+    # Middleware has already checked the token; this adds it to openapi.json.
+    secured = [Depends(HTTPBearer(scheme_name="token", auto_error=False))]
+    for router in _PROTECTED:
+        app.include_router(router, dependencies=secured if options.tokens else None)
+    for router in public:
+        app.include_router(router)
     return app
 
 
-def _guarded(calls: Collection[str]) -> list[APIRouter]:
-    """Return the routers that need a token, if the server has tokens."""
-    routers = [call_routes(calls), server.router, compatible.models_router]
-    if "embed_text" in calls:
-        routers.append(compatible.router)
-    if "embed_image" in calls:
-        routers.append(indexes.router)
-    return routers
+class _App(FastAPI):
+    """Application whose openapi.json has only routes that the current exports can answer."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return openapi.json."""
+        schema, available = super().openapi(), self.state.follower.engine.calls
+        hidden = {
+            route.path
+            for router in _PROTECTED
+            for route in router.routes
+            if isinstance(route, APIRoute)
+            for each in route.dependencies
+            if isinstance(each.dependency, Needs) and each.dependency.call not in available
+        }
+        paths = {path: value for path, value in schema["paths"].items() if path not in hidden}
+        return {**schema, "paths": paths}
 
 
 def _middleware(
@@ -111,7 +115,7 @@ def _middleware(
         {"/openapi.json", *(each.path for router in public for each in router.routes)}  # type: ignore[attr-defined]
     )
     # A page can read an error response only with these headers, so CORS is outermost.
-    cors = Middleware(CORSMiddleware, **_CORS, allow_origins=options.origins)
+    cors = Middleware(Cors, **_CORS, allow_origins=options.origins)
     return [
         *([cors] if options.origins else []),
         Middleware(Requests, metrics, state),
@@ -124,7 +128,7 @@ def _middleware(
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    """Answer an error of the framework in this server's form, without content of the request."""
+    """Return an error of the framework in this server's form, without content of the request."""
     assert isinstance(error, HTTPException)
     response = ApiError(error.status_code).response()
     response.headers.update(error.headers or {})
@@ -132,11 +136,12 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
+    """Return the first error that FastAPI found in a request."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     body = getattr(request.scope["route"], "body_field", None)
     needed = body and body.field_info.media_type
     sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if first["loc"][0] == "body" and sent != needed:
-        return ApiError(415, f"send the body as {needed}").response()
+        return ApiError(415, f"send the body with Content-Type: {needed}").response()
     return invalid({**first, "loc": first["loc"][1:]}).response()

@@ -78,19 +78,19 @@ class Batcher(Generic[Item, Result]):
         """Check that the queue has room for ``count`` items and would compute them in time.
 
         Raises:
-            Problem: 429, with the seconds after which the queue is shorter.
+            ApiError: 429, with the seconds after which the queue is shorter.
         """
         waiting = len(self._queue)
         delay = waiting * self._pace
         if waiting + count > self._limits.queue or delay > self._limits.seconds:
             self._metrics.refused.labels("queue").inc()
-            raise ApiError(429, f"{waiting} items wait for {self._step}; try again later", delay)
+            raise ApiError(429, f"{waiting} items wait for {self._step}; retry later", delay)
 
     async def __call__(self, items: Sequence[Item]) -> list[Result]:
         """Return the results of ``items``. If cancelled, the rest is not computed.
 
         Raises:
-            Problem: 429, the queue has no room for all items.
+            ApiError: 429, the queue has no room for all items.
         """
         self.check_room(len(items))
         loop = asyncio.get_running_loop()
@@ -114,11 +114,11 @@ class Batcher(Generic[Item, Result]):
         while True:
             await self._arrived.wait()
             if self._several and self._limits.wait:
-                await self._wait_for_company()
+                await self._wait_for_more()
             if self._queue:
                 await self._answer(self._take_batch())
 
-    async def _wait_for_company(self) -> None:
+    async def _wait_for_more(self) -> None:
         """Wait until the batch is full or its oldest item has waited ``limits.wait``."""
         loop = asyncio.get_running_loop()
         while self._queue and len(self._queue) < self._limits.batch:

@@ -22,7 +22,7 @@ from albef.serving.errors import ApiError
 from albef.serving.indexes.store import GALLERY, Store
 from albef.serving.limits import SIDE, Limits, Options
 from albef.serving.metrics import Metrics
-from albef.serving.model_queues import ModelQueues, Pair, Pixels, ReadPicture, ReadText
+from albef.serving.model_queues import EncodedImage, EncodedText, ModelQueues, Pair, Pixels
 
 T = TypeVar("T")
 _DECODERS = 2  # Threads that decode; one more than computes keeps a batch ready.
@@ -43,11 +43,11 @@ class Decoders:
         """Check that the queue has room for ``count`` images.
 
         Raises:
-            Problem: 429, the queue has no room.
+            ApiError: 429, the queue has no room.
         """
         if self._waiting + count > self._limits.queue:
             self._metrics.refused.labels("queue").inc()
-            raise ApiError(429, f"{self._waiting} pictures wait to be decoded", 1)
+            raise ApiError(429, f"{self._waiting} images wait for a decoder; retry after 1 s", 1)
 
     async def __call__(self, call: Callable[[], T]) -> T:
         """Run a call in a thread and return its result."""
@@ -94,8 +94,7 @@ class Models:
         folders = [folder.resolve() for folder in options.exports]
         for folder in folders if options.expect else ():
             if (digest := f"sha256:{manifest.digest(folder)}") not in options.expect:
-                text = f"{folder} is {digest}, which --expect does not name: not loaded"
-                raise ExportError(text)
+                raise ExportError(f"{folder} is {digest}, which --expect does not name")
         self.models = [
             ModelQueues(folder, resources.computing, options, self.metrics) for folder in folders
         ]
@@ -104,7 +103,7 @@ class Models:
             for call in sorted(queues.model.calls):
                 self.calls.setdefault(call, queues)
 
-    async def embed_pictures(
+    async def embed_images(
         self, images: Sequence[bytes], queues: ModelQueues | None = None
     ) -> Floats:
         """Embed encoded images as unit vectors (n, E).
@@ -112,8 +111,8 @@ class Models:
         ``queues`` is the export; None takes the first that has the call.
         """
         queues = queues or self.calls["embed_image"]
-        pictures = await self.read_pictures(queues, images, keep=False)
-        return np.stack([picture.feat for picture in pictures])
+        encoded = await self.encode_images(queues, images, keep=False)
+        return np.stack([image.feat for image in encoded])
 
     async def embed_texts(
         self, texts: Sequence[str], queues: ModelQueues | None = None, *, counted: bool = True
@@ -122,7 +121,9 @@ class Models:
 
         ``queues`` is the export; None takes the first that has the call.
         """
-        encoded = await self.read_texts(queues or self.calls["embed_text"], texts, counted=counted)
+        encoded = await self.encode_texts(
+            queues or self.calls["embed_text"], texts, counted=counted
+        )
         return np.stack([text.feat for text in encoded])
 
     async def zero_shot(
@@ -131,31 +132,39 @@ class Models:
         """Return the probabilities (n, C) of mutually exclusive labels for each image."""
         queues = self.calls["zero_shot"]
         texts = prompts(labels, templates)
-        parts = [
+        text_feats = [
             await self.embed_texts(texts[part], queues, counted=False)
             for part in batches(len(texts))
         ]
-        feats = await self.embed_pictures(images, queues)
-        chances: Floats = queues.model.classify_features(feats, np.concatenate(parts), len(labels))
-        return chances
+        feats = await self.embed_images(images, queues)
+        probabilities: Floats = queues.model.classify_features(
+            feats, np.concatenate(text_feats), len(labels)
+        )
+        return probabilities
 
     async def match(
         self, images: Sequence[bytes], texts: Sequence[str], queues: ModelQueues | None = None
     ) -> list[float]:
-        """Return the probability of each pair of image and text.
+        """Return the probability of each pair of image and text; see :meth:`match_margins`."""
+        return [probability(each) for each in await self.match_margins(images, texts, queues)]
+
+    async def match_margins(
+        self, images: Sequence[bytes], texts: Sequence[str], queues: ModelQueues | None = None
+    ) -> list[float]:
+        """Return the logit of "match" minus that of "no match" for each pair of image and text.
 
         ``queues`` is the export; None takes the first that has the call. One image is paired with
         all texts, and one text with all images.
         """
         queues, count = queues or self.calls["match"], max(len(images), len(texts))
         queues.pairs.check_room(count)
-        encoded = await self.read_texts(queues, texts)
-        states = [each.states for each in await self.read_pictures(queues, images, keep=True)]
+        encoded = await self.encode_texts(queues, texts)
+        states = [each.states for each in await self.encode_images(queues, images, keep=True)]
         pairs = [Pair(encoded[i % len(encoded)], states[i % len(states)]) for i in range(count)]  # type: ignore[arg-type]
-        chances = [probability(margin) for margin in await queues.pairs(pairs)]
-        for chance in chances:
-            queues.sketch.count(confidence=max(chance, 1 - chance))
-        return chances
+        margins = await queues.pairs(pairs)
+        for margin in margins:
+            queues.sketch.count(confidence=probability(abs(margin)))
+        return margins
 
     async def ask(self, call: str, images: Sequence[bytes], texts: Sequence[str]) -> list[Any]:
         """Return the model's answer to each text about the same image or images."""
@@ -163,8 +172,8 @@ class Models:
         queues.by_call[call].check_room(len(texts))
         self.decoders.check_room(len(images))
         square = partial(queues.square, counted=True)
-        pictures = [await self.decode(square, image, i) for i, image in enumerate(images)]
-        answers = await queues.by_call[call]([(*pictures, text) for text in texts])
+        squares = [await self.decode(square, image, i) for i, image in enumerate(images)]
+        answers = await queues.by_call[call]([(*squares, text) for text in texts])
         queues.count(texts, answers)
         return answers
 
@@ -177,18 +186,18 @@ class Models:
         batcher.check_room(len(expressions))
         self.decoders.check_room(1)
         await self.decode(partial(queues.square, counted=True), image, 0)
-        with opened(image, "picture 0") as picture:
-            size = picture.size
+        with opened(image, "file 0") as header:
+            size = header.size
         grounded = await batcher([(image, text, boxes) for text in expressions])
         queues.count(expressions, grounded)
         return size, grounded
 
-    async def read_pictures(
+    async def encode_images(
         self, queues: ModelQueues, images: Sequence[bytes], *, keep: bool, counted: bool = True
-    ) -> list[ReadPicture]:
+    ) -> list[EncodedImage]:
         """Encode images to features, and to states if ``keep`` is true."""
         self.decoders.check_room(len(images))
-        queues.pictures.check_room(len(images))
+        queues.images.check_room(len(images))
         decoding = [
             asyncio.ensure_future(self.decode(partial(queues.pixels, counted=counted), image, i))
             for i, image in enumerate(images)
@@ -198,11 +207,11 @@ class Models:
         finally:  # If one image fails, the others are cancelled.
             for task in decoding:
                 task.cancel()
-        return await queues.pictures([Pixels(each, keep) for each in pixels])
+        return await queues.images([Pixels(each, keep) for each in pixels])
 
-    async def read_texts(
+    async def encode_texts(
         self, queues: ModelQueues, texts: Sequence[str], *, counted: bool = True
-    ) -> list[ReadText]:
+    ) -> list[EncodedText]:
         """Encode texts to states and features."""
         return await queues.texts([queues.ids(text, counted=counted) for text in texts])
 
@@ -210,14 +219,14 @@ class Models:
         """Return the result of a call on an encoded image, computed in a thread.
 
         Raises:
-            Problem: 413 or 422, the image is invalid; the message has the reason.
+            ApiError: 413 or 422, the image is invalid; the message has the reason.
         """
 
         def decoded() -> T:
-            with opened(image, f"picture {number}", self.limits.pixels) as picture:
-                longest = max(picture.size)
+            with opened(image, f"file {number}", self.limits.pixels) as header:
+                longest = max(header.size)
             if longest > SIDE:  # The memory of resizing and heat maps grows with the longest side.
-                text = f"the image of picture {number} is {longest} pixels long, above {SIDE}"
+                text = f"the image of file {number} has a side of {longest} pixels, above {SIDE}"
                 raise ImageError(text, Reason.TOO_MANY_PIXELS)
             return call(image, number)
 
@@ -232,14 +241,14 @@ class Models:
         """Return the result of a call on an index, computed in a thread.
 
         Raises:
-            Problem: 503, the index's file cannot be read or written now.
+            ApiError: 503, the index's file cannot be read or written now.
         """
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self.resources.reading, call, *arguments)
         except (sqlite3.Error, OSError) as error:
-            log.error("an index cannot be used: %s", error)
-            text = "the index cannot be read or written now"
+            log.error("cannot read or write an index: %s", error)
+            text = "the index cannot be read or written; retry after 5 s"
             raise ApiError(503, text, 5, code="storage") from None
 
 

@@ -77,19 +77,19 @@ class ApiError(Exception):
 
 CODES = {
     400: ("bad_request", "the request cannot be read"),
-    401: ("unauthorized", "a token is missing or wrong"),
-    403: ("forbidden", "a page of another site asked, or the token does not allow it"),
-    404: ("not_found", "there is no such thing"),
-    405: ("method_not_allowed", "this address has other methods"),
+    401: ("unauthorized", "the token is missing or wrong"),
+    403: ("forbidden", "the token lacks the scope, or the page belongs to another site"),
+    404: ("not_found", "the path, index, image or model does not exist"),
+    405: ("method_not_allowed", "the path does not support this method"),
     408: ("slow_body", "the body did not arrive in time"),
-    409: ("conflict", "what is asked does not go with what is there"),
-    413: ("too_large", "the request is larger than the server takes"),
-    415: ("unsupported_media_type", "the body has another type than this call takes"),
-    421: ("misdirected", "the server is asked under a name that it does not have"),
-    422: ("invalid", "a value is missing or wrong"),
+    409: ("conflict", "the request conflicts with the current state"),
+    413: ("too_large", "the request exceeds a size limit"),
+    415: ("unsupported_media_type", "the call does not accept this Content-Type"),
+    421: ("misdirected", "the server does not answer to this host name"),
+    422: ("invalid", "a value is missing or invalid"),
     429: ("busy", "the queue is full"),
     500: ("internal", "the server failed"),
-    503: ("unavailable", "the server takes no more now"),
+    503: ("unavailable", "the server is at capacity, starting or stopping"),
     504: ("deadline", "the answer was not ready in time"),
 }
 """Identifier and default message of each status that the server returns."""
@@ -100,16 +100,16 @@ BODY = (400, 408, 413, 415, 422)
 """Statuses that a call with a body can return."""
 _RETRY_AFTER = {
     "Retry-After": {
-        "description": "Seconds after which it is worth trying again",
+        "description": "Seconds after which to retry",
         "schema": {"type": "integer", "minimum": 1},
     }
 }
 
 
 _MESSAGES = {
-    "extra_forbidden": "there is no such field",
-    "model_attributes_type": "send an object as application/json",
-    "value_error": "a file is needed",  # FastAPI raises it for a missing upload.
+    "extra_forbidden": "unknown field",
+    "model_attributes_type": "must be a JSON object, sent as application/json",
+    "value_error": "must be a file",  # FastAPI raises it for a missing upload.
 }
 """Messages that replace those of pydantic, by type of the error."""
 
@@ -120,9 +120,9 @@ def message_of(error: Mapping[str, Any]) -> str:
 
 
 def invalid(error: Mapping[str, Any]) -> ApiError:
-    """Return the problem for an error that pydantic found in a body or field."""
+    """Return the error response for an error that pydantic found in a body or field."""
     if error["type"] == "json_invalid":
-        return ApiError(400, "the body is no JSON")
+        return ApiError(400, "the body is not valid JSON")
     where = ".".join(str(part)[:80] for part in error["loc"]) or "body"
     return ApiError(422, f"{where}: {message_of(error)}", param=where)
 

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +24,12 @@ class Follower:
     """The current engine, and its replacement when the folders have other exports.
 
     The new engine is loaded while the old one serves, and reads the images of all indexes. It then
-    replaces the old one in one step. If it has other calls, ``mount`` creates their routes. A
-    request is answered by the engine that it started with. An engine is released when no request
-    can use it.
+    replaces the old one in one step. A request is answered by the engine that it started with. An
+    engine is released when no request can use it.
     """
 
-    def __init__(self, engine: Engine, mount: Callable[[Collection[str]], None]) -> None:
-        self.engine, self._mount = engine, mount
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
         self._reading: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -45,7 +44,7 @@ class Follower:
         self._switch_to(self.engine)
         if options.follow:
             wake = asyncio.Event()
-            self._begin(self._look(options.follow, options.refresh, wake))
+            self._begin(self._check_folders(options.follow, options.refresh, wake))
             # Signal handlers cannot be set outside the main thread.
             with contextlib.suppress(ValueError, RuntimeError):
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, wake.set)
@@ -76,13 +75,15 @@ class Follower:
         try:
             await engine.indexes.read_all()
         except Exception:  # No caller awaits this task, so the error is logged.
-            log.exception("not all indexes can be searched")
+            log.exception("cannot update all indexes to %s", engine.names)
         gallery = engine.resources.options.gallery
         if gallery and "embed_image" in engine.calls:
             await follow(engine, gallery)
 
-    async def _look(self, every: float, refresh: Sequence[str], wake: asyncio.Event) -> None:
-        looks = self.engine.metrics.looks
+    async def _check_folders(
+        self, every: float, refresh: Sequence[str], wake: asyncio.Event
+    ) -> None:
+        folder_checks = self.engine.metrics.folder_checks
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(wake.wait(), every)
@@ -92,11 +93,11 @@ class Follower:
                     await _run(refresh)
                 if await asyncio.to_thread(self.engine.is_outdated):
                     await self._replace()
-                    looks.labels("replaced").inc()
+                    folder_checks.labels("replaced").inc()
             # If the new exports fail for any reason, the old ones are still served.
             except Exception as error:
-                looks.labels("failed").inc()
-                log.error("%s; %s is served still", error, self.engine.names)
+                folder_checks.labels("failed").inc()
+                log.error("%s; still serving %s", error, self.engine.names)
 
     async def _replace(self) -> None:
         old = self.engine
@@ -106,14 +107,12 @@ class Follower:
         old.indexes.successor = new.indexes
         try:
             await new.indexes.read_all()
-            if new.calls.keys() != old.calls.keys():
-                self._mount(new.calls)
         except BaseException:
             old.indexes.successor = None
             await new.stop()
             raise
         self._switch_to(new)
-        log.info("%s is served in place of %s", new.names, old.names)
+        log.info("now serving %s instead of %s", new.names, old.names)
         self._begin(self._retire(old))
 
     async def _retire(self, old: Engine) -> None:

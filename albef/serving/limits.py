@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MIB = 2**20
-PICTURES = 32
+IMAGES = 32
 """Maximum number of images, texts or pairs in a request."""
 INPUTS = 2048
 """Maximum number of texts and images in a request of OpenAI's clients. They are computed in groups

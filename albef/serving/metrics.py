@@ -20,7 +20,7 @@ _ITEMS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """Metrics of one server. Labels are routes, calls and statuses, never a request's content."""
+    """Metrics of one server. Labels never have content of a request."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -33,41 +33,44 @@ class Metrics:
         self.requests = counter(
             "albef_requests", "Answered requests", ["route", "method", "status"]
         )
+        self.token_requests = counter(
+            "albef_token_requests", "Answered requests of each token", ["token", "status"]
+        )
         self.seconds = histogram(
             "albef_request_seconds",
-            "From a request's headers to its answer",
+            "Seconds from a request's headers to its answer",
             ["route"],
             buckets=_SECONDS,
         )
         # Plain numbers, because every change of a gauge takes a lock.
         self.open_requests = self.held_bytes = 0
-        gauge("albef_open_requests", "Requests that are worked on").set_function(
+        gauge("albef_open_requests", "Requests in progress").set_function(
             lambda: self.open_requests
         )
-        gauge("albef_held_bytes", "Bytes of bodies that are held").set_function(
+        gauge("albef_held_bytes", "Bytes of request bodies in memory").set_function(
             lambda: self.held_bytes
         )
-        self.items = histogram("albef_batch_items", "Items of a batch", step, buckets=_ITEMS)
+        self.items = histogram("albef_batch_items", "Items per batch", step, buckets=_ITEMS)
         self.computing = histogram(
-            "albef_batch_seconds", "Computing a batch", step, buckets=_SECONDS
+            "albef_batch_seconds", "Seconds to compute a batch", step, buckets=_SECONDS
         )
-        self.waiting = gauge("albef_waiting_items", "Items that wait for a step", step)
-        self.refused = counter("albef_refused", "Requests refused for load", ["reason"])
+        self.waiting = gauge("albef_waiting_items", "Items waiting for a step", step)
+        self.refused = counter("albef_refused", "Requests refused because of load", ["reason"])
         self.dropped = counter(
-            "albef_dropped_items", "Items left uncomputed since nobody waits for them", step
+            "albef_dropped_items", "Items not computed because their client left", step
         )
-        self.looks = counter(
-            "albef_looks", "Looks at the exports' folders that found others", ["outcome"]
+        self.folder_checks = counter(
+            "albef_looks", "Checks of the exports' folders that found other exports", ["outcome"]
         )
         # Creates the counters at 0, so Prometheus sees the first event as an increase.
         for outcome in ("replaced", "failed"):
-            self.looks.labels(outcome)
+            self.folder_checks.labels(outcome)
         self.drift = gauge(
             "albef_drift",
-            "Divergence of what is asked from what the export was validated on, in nats",
+            "Divergence of requests from the export's validation data, in nats",
             ["run", "what"],
         )
-        self.model = gauge("albef_model_info", "Exports that are served", ["run", "kind", "digest"])
+        self.model = gauge("albef_model_info", "Served exports", ["run", "kind", "digest"])
 
     def follow_drift(self, run: str, sketch: Sketch, profile: Mapping[str, Counts]) -> None:
         """Report the divergence of an export's requests from its validation data."""

@@ -19,6 +19,7 @@ from albef.runtime.matching import Grounded
 from albef.runtime.model import Array, Floats, ImageStates, Ints
 from albef.runtime.sketch import Sketch, brightness, read_counts
 from albef.serving.batching import Batcher
+from albef.serving.canary import check_answers
 from albef.serving.limits import BEST, Options
 from albef.serving.metrics import Metrics
 
@@ -26,14 +27,14 @@ _IN_STEPS = frozenset({"embed_image", "embed_text", "match", "zero_shot"})
 """Calls that are split into steps. The model computes any other call as a whole."""
 
 
-class ReadPicture(NamedTuple):
+class EncodedImage(NamedTuple):
     """An encoded image: its feature (E,), and its states if they were requested."""
 
     feat: Floats
     states: ImageStates | None
 
 
-class ReadText(NamedTuple):
+class EncodedText(NamedTuple):
     """An encoded text: states (L, D) and feature (E,)."""
 
     states: Array
@@ -50,8 +51,8 @@ class Pixels(NamedTuple):
 class Pair(NamedTuple):
     """A text and the states of one image, to be read together."""
 
-    text: ReadText
-    picture: ImageStates
+    text: EncodedText
+    image: ImageStates
 
 
 class ModelQueues:
@@ -62,7 +63,8 @@ class ModelQueues:
     the requests, ``profile`` has the counts of validation data.
 
     Raises:
-        ExportError: the folder is not an export, was changed, or cannot run with these options.
+        ExportError: the folder is not an export, was changed, cannot run with these options, or
+            cannot answer a test request of each call.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class ModelQueues:
             precision=options.precision,
             min_probability=options.min_probability,
         )
+        check_answers(self.model, str(folder))
         manifest = manifests.read(folder)
         self.run, self.precision = manifest.run, options.precision or manifest.precisions[0]
         self.name = f"{self.run}@{self.model.digest[:12]}"
@@ -88,15 +91,15 @@ class ModelQueues:
         def batcher(step: str, compute: Callable[[Any], Any], **padded: Any) -> Batcher[Any, Any]:
             return Batcher(self.run, step, compute, executor, options.limits, metrics, **padded)
 
-        self.pictures: Batcher[Pixels, ReadPicture] = batcher("pictures", self._read_pictures)
-        self.texts: Batcher[Ints, ReadText] = batcher("texts", self._read_texts, length=len)
+        self.images: Batcher[Pixels, EncodedImage] = batcher("images", self._encode_images)
+        self.texts: Batcher[Ints, EncodedText] = batcher("texts", self._encode_texts, length=len)
         self.pairs: Batcher[Pair, float] = batcher(
             "pairs", self._match, length=lambda pair: len(pair.text.states)
         )
         whole = self.model.calls - _IN_STEPS
         self.by_call = {call: batcher(call, partial(self._ask, call)) for call in whole}
         self.batchers: list[Batcher[Any, Any]]
-        self.batchers = [self.pictures, self.texts, self.pairs, *self.by_call.values()]
+        self.batchers = [self.images, self.texts, self.pairs, *self.by_call.values()]
 
     def ids(self, text: str, *, counted: bool = False) -> Ints:
         """Return the token ids (L,) of a text. If ``counted``, the text is added to the sketch."""
@@ -118,13 +121,13 @@ class ModelQueues:
         If ``counted``, the image is added to the sketch. For the result, losslessly encoded,
         :meth:`pixels` returns the same as for ``image``.
         """
-        picture = decode(image, f"picture {number}")
+        square = decode(image, f"file {number}")
         side = (self.model.facts.image_size,) * 2
-        if picture.size != side:
-            picture = picture.resize(side, Image.Resampling.BICUBIC)
+        if square.size != side:
+            square = square.resize(side, Image.Resampling.BICUBIC)
         if counted:
-            self.sketch.picture(image, float(np.asarray(picture).mean()))
-        return picture
+            self.sketch.picture(image, float(np.asarray(square).mean()))
+        return square
 
     def count(self, texts: Sequence[str], answers: Sequence[Any]) -> None:
         """Count texts of requests, and the model's answers to them."""
@@ -138,21 +141,22 @@ class ModelQueues:
             elif isinstance(answer, list) and answer:
                 self.sketch.count(confidence=answer[0].probability)
 
-    def _read_pictures(self, items: Sequence[Pixels]) -> list[ReadPicture]:
+    def _encode_images(self, items: Sequence[Pixels]) -> list[EncodedImage]:
         """Encode images. Results are copies, so keeping one does not keep its batch in memory."""
         states: ImageStates = self.model.encode_image(np.stack([item.pixels for item in items]))
         assert states.feat is not None
         return [
-            ReadPicture(states.feat[i].copy(), states.take([i]) if item.keep else None)
+            EncodedImage(states.feat[i].copy(), states.take([i]) if item.keep else None)
             for i, item in enumerate(items)
         ]
 
-    def _read_texts(self, items: Sequence[Ints]) -> list[ReadText]:
+    def _encode_texts(self, items: Sequence[Ints]) -> list[EncodedText]:
         """Encode texts, given as token ids (L,) each."""
         ids, mask = _padded(items, self.model.tokenizer.pad_id)
         states, feats = self.model.encode_text(ids, mask)
         return [
-            ReadText(states[i, : len(item)].copy(), feats[i].copy()) for i, item in enumerate(items)
+            EncodedText(states[i, : len(item)].copy(), feats[i].copy())
+            for i, item in enumerate(items)
         ]
 
     def _match(self, items: Sequence[Pair]) -> list[float]:
@@ -162,10 +166,10 @@ class ModelQueues:
         """
         texts, mask = _padded([item.text.states for item in items])
         # With one image, its states are not copied for each text.
-        if len({id(item.picture) for item in items}) == 1:
-            logits = self.model.score(texts[None], mask[None], items[0].picture)[0]
+        if len({id(item.image) for item in items}) == 1:
+            logits = self.model.score(texts[None], mask[None], items[0].image)[0]
         else:
-            keys, values, _ = zip(*(item.picture for item in items), strict=True)
+            keys, values, _ = zip(*(item.image for item in items), strict=True)
             states = ImageStates(np.concatenate(keys), np.concatenate(values), None)
             logits = self.model.score(texts[:, None], mask[:, None], states)[:, 0]
         return [float(yes - no) for no, yes in logits]

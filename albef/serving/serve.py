@@ -20,96 +20,71 @@ from albef.io import dying_with_parent
 from albef.serving.limits import MIB, Limits, Options
 
 _RELEASED = re.compile(r"[A-Za-z0-9][\w-]*#[A-Za-z0-9][\w-]*")  # Argument that `albef fetch` takes.
-_LOOK = 60.0  # Seconds between two checks of the registry.
+_FOLLOW_SECONDS = 60.0  # Interval between two checks of the registry.
+Names = list[str] | None
+Folder = Path | None
 
 
 def serve(
-    export: Annotated[list[Path], Argument(metavar="EXPORT", help="Folders of exported runs.")],
+    export: Annotated[list[Path], Argument(metavar="EXPORT", help="Export folders, or RUN#STAGE.")],
     expect: Annotated[
-        list[str] | None,
-        Option(
-            metavar="DIGEST",
-            help="Load an export only if its manifest has this one, as sha256:HEX; repeatable.",
-        ),
+        Names, Option(metavar="DIGEST", help="Load only exports of this sha256:HEX; repeatable.")
     ] = None,
-    key: Annotated[
-        Path | None,
-        Option(help="Of RUN#STAGE, serve only what the owner of this public key signed."),
-    ] = None,
+    key: Annotated[Folder, Option(help="Public key that must have signed RUN#STAGE.")] = None,
     follow: Annotated[
         float | None,
         Option(
             min=0,
             metavar="SECONDS",
-            help="Look so often, and at SIGHUP, for other exports in the folders, or where links "
-            "lead now, and serve those; 0 never. If not given, 60 of RUN#STAGE, else 0.",
+            help="Interval of checks for new exports; 0: never; default: 60 for RUN#STAGE, else 0.",
         ),
     ] = None,
     refresh: Annotated[
-        str | None, Option(metavar="COMMAND", help="Run this before each look, to fetch them.")
+        str | None, Option(metavar="COMMAND", help="Command to run before each check.")
     ] = None,
-    host: Annotated[str, Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
+    host: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="Port; 0: a free one.")] = 8080,
     host_name: Annotated[
-        list[str] | None,
-        Option(
-            metavar="NAME",
-            help="A further name under which it is asked without a token, as behind a proxy.",
-        ),
+        Names, Option(metavar="NAME", help="Host name allowed without a token; repeatable.")
     ] = None,
     origin: Annotated[
-        list[str] | None,
-        Option(metavar="URL", help="Whose pages may ask from a browser (CORS)."),
+        Names, Option(metavar="URL", help="Site whose pages may call (CORS); repeatable.")
     ] = None,
-    indexes: Annotated[
-        Path | None, Option(metavar="FOLDER", help="Keep indexes of pictures here.")
-    ] = None,
-    gallery: Annotated[
-        Path | None,
-        Option(metavar="FOLDER", help="Pictures to be found, as index gallery."),
-    ] = None,
-    precision: Annotated[
-        str | None, Option(help="Of the weights; the export's first if not given.")
-    ] = None,
+    indexes: Annotated[Folder, Option(help="Folder of image indexes; default: memory.")] = None,
+    gallery: Annotated[Folder, Option(help="Image folder that index `gallery` follows.")] = None,
+    precision: Annotated[str | None, Option(help="Weights; default: the export's first.")] = None,
     provider: Annotated[
-        list[str] | None,
-        Option(help="Of ONNX Runtime, first choice first; what works here if not given."),
+        Names, Option(help="ONNX Runtime provider, in order of preference; default: what works.")
     ] = None,
     min_probability: Annotated[
-        float,
-        Option(min=0, max=1, help="Of the best answer or class; where none has it, none is given."),
+        float, Option(min=0, max=1, help="Give no answer or class below this probability.")
     ] = 0,
-    threads: Annotated[int, Option(min=0, help="Of a computation; 0 takes all cores.")] = 0,
-    workers: Annotated[int, Option(min=1, help="Computations at a time.")] = 1,
-    batch: Annotated[int, Option(min=1, help="Most items computed together.")] = 8,
-    wait_ms: Annotated[
-        float, Option(min=0, help="Longest that an item waits for company, under load.")
-    ] = 4,
-    queue: Annotated[int, Option(min=32, help="Most items that wait, of each kind.")] = 256,
-    requests: Annotated[int, Option(min=1, help="Most requests worked on.")] = 128,
-    seconds: Annotated[float, Option(min=0.001, help="Until an answer is given up.")] = 30,
-    body_mib: Annotated[float, Option(min=0.001, help="Largest body, in MiB.")] = 16,
-    megapixels: Annotated[float, Option(min=0.001, help="Largest picture.")] = 16,
-    drain: Annotated[
-        float,
-        Option(
-            min=0, help="Seconds in which a server told to stop still accepts, but is not ready."
-        ),
-    ] = 0,
-    grace: Annotated[float, Option(min=1, help="Seconds to finish what was accepted.")] = 30,
+    threads: Annotated[int, Option(min=0, help="Threads per computation; 0: all cores.")] = 0,
+    workers: Annotated[int, Option(min=1, help="Concurrent computations.")] = 1,
+    batch: Annotated[int, Option(min=1, help="Items computed together at most.")] = 8,
+    wait_ms: Annotated[float, Option(min=0, help="Longest wait for a fuller batch.")] = 4,
+    queue: Annotated[int, Option(min=32, help="Items waiting for one computation at most.")] = 256,
+    requests: Annotated[int, Option(min=1, help="Concurrent requests at most.")] = 128,
+    seconds: Annotated[float, Option(min=0.001, help="Time limit of an answer.")] = 30,
+    body_mib: Annotated[float, Option(min=0.001, help="Largest request body in MiB.")] = 16,
+    megapixels: Annotated[float, Option(min=0.001, help="Largest image in megapixels.")] = 16,
+    drain: Annotated[float, Option(min=0, help="Seconds not ready before stopping.")] = 0,
+    grace: Annotated[float, Option(min=1, help="Seconds to finish accepted requests.")] = 30,
 ) -> int:
-    """Serve exported models over HTTP, with a page.
+    """Serve exported models over HTTP, with a web page.
 
-    If several exports have a call, the first one answers it. In a project, RUN#STAGE is the export
-    that holds a stage of the registry; the server follows it. Set the tokens of clients in the
-    environment variable ALBEF_TOKENS, or in the file that ALBEF_TOKENS_FILE names.
+    If several exports have a call, the first one answers it. In a project, RUN#STAGE is the
+    released export of a registry stage, which the server follows. Set the tokens of clients in
+    ALBEF_TOKENS, or in the file that ALBEF_TOKENS_FILE names.
+
+    Example: albef serve products/exports/retrieval --gallery photos
     """
     from albef.serving.middleware.access import read_tokens
 
     if key and (others := [path for path in export if not _RELEASED.fullmatch(str(path))]):
         raise ValueError(
-            f"--key {key}: only RUN#STAGE comes with signatures, and {others[0]} is a folder; "
-            "verify it with `albef verify`, and name its digest with --expect"
+            f"--key {key}: {others[0]} is a folder, and only RUN#STAGE has a signature; use "
+            "`albef verify` and --expect for a folder"
         )
     fetch = _fetch_command(export, key)
     limits = Limits(
@@ -126,11 +101,11 @@ def serve(
         export,
         limits,
         tokens=read_tokens(),
-        hosts=host_name or [],
-        origins=origin or [],
+        hosts=host_name or (),
+        origins=origin or (),
         indexes=indexes,
         gallery=gallery,
-        follow=(_LOOK if fetch else 0) if follow is None else follow,
+        follow=(_FOLLOW_SECONDS if fetch else 0) if follow is None else follow,
         refresh=shlex.split(refresh) if refresh else fetch,
         expect=expect or (),
         workers=workers,
@@ -159,11 +134,11 @@ def _run(options: Options, fetch: list[str], host: str, port: int, drain: float)
     from albef.serving.uvicorn_server import Server
 
     if options.gallery is not None and not options.gallery.is_dir():
-        raise ValueError(f"--gallery {options.gallery}: there is no such folder")
+        raise ValueError(f"--gallery {options.gallery} is not a folder")
     if not options.tokens and host not in LOCAL:
         raise ValueError(
-            f"--host {host}: whoever reaches it could ask; put tokens into {TOKENS}, or "
-            "serve on 127.0.0.1"
+            f"--host {host} lets other machines call the server; set {TOKENS}, or use "
+            "--host 127.0.0.1"
         )
     if fetch:
         done = subprocess.run(dying_with_parent(fetch), stdout=subprocess.PIPE, text=True)

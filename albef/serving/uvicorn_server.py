@@ -66,7 +66,7 @@ class Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
             return
         self._state.leaving, self._leaving_since = True, time.monotonic()
-        log.info("%s: finishing what was accepted", signal.Signals(sig).name)
+        log.info("%s: finishing accepted requests", signal.Signals(sig).name)
         self.should_exit = not self.drain
 
     async def on_tick(self, counter: int) -> bool:

@@ -54,7 +54,7 @@ def test_alarms_fire_of_what_lasts_and_of_a_failure(tmp_path: Path) -> None:
         f"albef_drift{{{labels.replace('words', 'width')}}}": "NaN 0.4x60",
         'albef_looks_total{outcome="failed",instance="a:8080"}': "0x60 1x9",
     }
-    summary = "words of what retrieval is asked is 0.6 nats from validation data"
+    summary = "words of requests to retrieval diverges by 0.6 nats from validation data"
     alarm = {
         "exp_labels": {"run": "retrieval", "what": "words"},
         "exp_annotations": {"summary": summary},
@@ -62,7 +62,7 @@ def test_alarms_fire_of_what_lasts_and_of_a_failure(tmp_path: Path) -> None:
     failed = {
         "exp_labels": {"outcome": "failed", "instance": "a:8080"},
         "exp_annotations": {
-            "summary": "a:8080 cannot take what it follows, and serves what it had"
+            "summary": "a:8080 cannot load the new export and keeps serving the old one"
         },
     }
     drifts, follows = (rule["alert"] for rule in rules())

@@ -23,7 +23,7 @@ def test_pictures_that_find_no_room_are_refused_and_those_nobody_waits_for_left_
         gone = asyncio.create_task(decoders(lambda: done.append("gone")))
         stays = asyncio.create_task(decoders(lambda: done.append("stays")))
         await asyncio.to_thread(held.wait)
-        with pytest.raises(ApiError, match="3 pictures wait") as refused:
+        with pytest.raises(ApiError, match="3 images wait") as refused:
             decoders.check_room(1)
         assert refused.value.status == 429
         gone.cancel()

@@ -80,7 +80,7 @@ def test_hostile_pictures(retrieval: Running, pictures: list[bytes]) -> None:
         files = parts("image", [pictures[0], picture])
         answer = retrieval.client.post("/v1/embed/images", files=files)
         assert error(answer)[0] == status, name
-        assert "picture 1" in answer.json()["error"]["message"], name
+        assert "file 1" in answer.json()["error"]["message"], name
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024, name
 
 
@@ -132,7 +132,7 @@ def test_a_field_that_a_call_does_not_have_is_named(
 ) -> None:
     files = parts("image", pictures[:1])
     answer = retrieval.client.post("/v1/embed/images", files=files, data={"texts": "a"})
-    assert answer.json()["error"]["message"] == "texts: there is no such field"
+    assert answer.json()["error"]["message"] == "texts: unknown field"
     answer = retrieval.client.post("/v1/embed/texts", json={"texts": ["a"], "more": 1})
     assert answer.json()["error"]["param"] == "more"
 

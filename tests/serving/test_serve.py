@@ -16,24 +16,27 @@ HEAVY = ("torch", "timm", "transformers", "prefect", "dvc", "onnx", "pandas", "p
 
 
 def test_nobody_else_is_served_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    for tokens, sentence in (
-        ("", r"--host 0\.0\.0\.0: whoever reaches it could ask"),
+    for tokens, message in (
+        ("", r"--host 0\.0\.0\.0 .* set ALBEF_TOKENS"),
         ("short", "at least 16 characters"),
     ):
         monkeypatch.setenv("ALBEF_TOKENS", tokens)
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=message):
             serve([Path("export")], host="0.0.0.0")
 
 
-def test_what_cannot_be_served_is_a_sentence(tiny_exports: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there is no such folder"):
+def test_what_cannot_be_served_is_an_error(tiny_exports: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--gallery /nowhere is not a folder"):
         serve([tmp_path], gallery=Path("/nowhere"))
-    with pytest.raises(ValueError, match=r"only RUN#STAGE comes with signatures, and .* is a fold"):
+    with pytest.raises(ValueError, match=r"--key .* only RUN#STAGE has a signature"):
         serve([Path("retrieval#prod"), tmp_path], key=Path("albef.pub"))
-    with pytest.raises(ValueError, match="holds no export"), running([tmp_path]):
+    with pytest.raises(ValueError, match=str(tmp_path)), running([tmp_path]):
         pass
     server = running([tiny_exports["vqa"]], gallery=tmp_path)
-    with pytest.raises(ValueError, match="no export here embeds pictures"), server:
+    with pytest.raises(ValueError, match="--gallery needs an export"), server:
+        pass
+    server = running([tiny_exports["retrieval"]], indexes=Path("/proc/none"))
+    with pytest.raises(ValueError, match="--indexes /proc/none: cannot write"), server:
         pass
 
 
@@ -52,7 +55,7 @@ def test_a_process_serves_without_torch_and_ends_well(tiny_export: Path, tmp_pat
     assert process.returncode == 0
     assert out.strip() == "[]"
     messages = {json.loads(line)["message"] for line in err.splitlines()}
-    assert messages == {"request", "SIGTERM: finishing what was accepted"}
+    assert messages == {"request", "SIGTERM: finishing accepted requests"}
 
 
 def test_a_span_of_opentelemetry_belongs_to_the_trace_of_the_client(

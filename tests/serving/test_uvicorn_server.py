@@ -76,6 +76,12 @@ def test_long_and_broken_headers_are_refused(server: Running) -> None:
             assert read_all(connection)[:12] in ("HTTP/1.1 400", "")
 
 
+def test_a_large_body_is_refused_before_it_is_asked_for(server: Running) -> None:
+    with wire(server) as connection:
+        connection.sendall(HEAD + b"Expect: 100-continue\r\nContent-Length: 99999999\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 413")
+
+
 def test_a_busy_server_answers_and_refuses_what_its_queue_does_not_hold(server: Running) -> None:
     busy = Busy(server)
     first = busy.post()

@@ -10,7 +10,7 @@ from pathlib import Path
 from albef.serving.engine import Engine
 from albef.serving.errors import ApiError
 from albef.serving.indexes.index import About, Index
-from albef.serving.indexes.reader import AT_ONCE, PATIENCE
+from albef.serving.indexes.reader import AT_ONCE, RETRY_SECONDS
 from albef.serving.indexes.store import GALLERY
 
 log = logging.getLogger("albef")
@@ -25,7 +25,7 @@ async def follow(engine: Engine, folder: Path) -> None:
     try:
         index = await _open(engine)
         indexed = await engine.stored(index.digests)
-        files = await asyncio.to_thread(lambda: dict(list_pictures(folder)))
+        files = await asyncio.to_thread(lambda: dict(list_images(folder)))
         await engine.stored(index.remove, sorted(set(indexed) - set(files)))
         changed = [
             (name, path)
@@ -35,16 +35,16 @@ async def follow(engine: Engine, folder: Path) -> None:
         for start in range(0, len(changed), AT_ONCE):
             batch = changed[start : start + AT_ONCE]
             await asyncio.gather(*(_add(engine, index, name, path) for name, path in batch))
-        log.info("the gallery has %d pictures of %s", await engine.stored(len, index), folder)
+        log.info("index gallery has %d images of %s", await engine.stored(len, index), folder)
     except Exception:  # No caller awaits this task, so the error is logged.
-        log.exception("the gallery is not complete")
+        log.exception("cannot update the index gallery")
 
 
 async def _open(engine: Engine) -> Index:
     queues, store = engine.calls["embed_image"], engine.store
     index = await engine.stored(store.get, GALLERY)
-    if index is not None and not await engine.indexes.has_read(index):
-        log.info("the gallery is made again")
+    if index is not None and not await engine.indexes.is_up_to_date(index):
+        log.info("a new model is served; the index gallery is built again")
         await engine.stored(store.delete, GALLERY)
     about = About(GALLERY, queues.space, queues.run, queues.model.facts.embed_dim)
     return await engine.stored(store.create, about)
@@ -57,12 +57,12 @@ async def _add(engine: Engine, index: Index, name: str, path: Path) -> None:
             return
         except (ApiError, OSError) as error:
             if not isinstance(error, ApiError) or error.status != 429:
-                log.warning("%s is not in the gallery: %s", path, error)
+                log.warning("%s is not in the index gallery: %s", path, error)
                 return
-            await asyncio.sleep(PATIENCE)
+            await asyncio.sleep(RETRY_SECONDS)
 
 
-def list_pictures(folder: Path) -> Iterator[tuple[str, Path]]:
+def list_images(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield the images of a folder, each with a name that is valid in a URL."""
     names: set[str] = set()
     for path in sorted(folder.rglob("*")):

@@ -97,10 +97,10 @@ class Index:
                 self._create(new)
             ((version, *about),) = self._rows("SELECT format, name, space, run, width FROM about")
             if version != FORMAT:
-                raise ValueError(f"its format is {version}, not {FORMAT}; delete it")
+                raise ValueError(f"it has format {version}, this version reads {FORMAT}")
         except (sqlite3.DatabaseError, ValueError) as error:
             self._file.close()
-            raise ValueError(f"{path} is no index of pictures: {error}") from None
+            raise ValueError(f"{path} is not an image index ({error}); delete the file") from None
         self.about = About(*about)
         self._features: dict[str, _Features] = {}
 

@@ -20,7 +20,7 @@ from albef.serving.model_queues import ModelQueues, Pair
 AT_ONCE = 4
 """Number of images that background work reads at once. It is small, because images of clients
 must not wait long."""
-PATIENCE = 1.0
+RETRY_SECONDS = 1.0
 """Seconds before a retry, if the queue is full."""
 THUMBNAIL = 320
 """Longest side of a displayed image, in pixels."""
@@ -31,15 +31,15 @@ log = logging.getLogger("albef")
 class IndexReader:
     """The indexes of a server, for its current models.
 
-    ``unfit`` has the serials of indexes whose images have another size than the model's input. A
+    ``incompatible`` has the serials of indexes whose images do not have the model's input size. A
     ``successor`` reads the images of all indexes before it replaces this reader.
     """
 
     def __init__(self, models: Models) -> None:
         self._models, self._stored = models, models.stored
         self.successor: IndexReader | None = None
-        self.unfit: set[int] = set()
-        self._complete: set[int] = set()  # Serials of indexes whose images were all read.
+        self.incompatible: set[int] = set()
+        self._up_to_date: set[int] = set()  # Serials of indexes whose images were all read.
         self._states = StatesCache(models.limits.cache)
 
     @property
@@ -60,34 +60,36 @@ class IndexReader:
         queues, after = self._queues, 0
         while rows := await self._stored(index.lacking, queues.space, after, AT_ONCE):
             numbers, squares = zip(*rows, strict=True)
-            with opened(squares[0], "of an index") as picture:
-                if picture.size[0] != queues.model.facts.image_size:
-                    self.unfit.add(index.serial)
-                    log.warning("the index %s is not for %s", index.about.name, queues.name)
+            size = queues.model.facts.image_size
+            with opened(squares[0], f"index {index.about.name}") as square:
+                if square.size[0] != size:
+                    self.incompatible.add(index.serial)
+                    text = "cannot search the index %s: its images have side %d, %s needs %d"
+                    log.warning(text, index.about.name, square.size[0], queues.name, size)
                     return
             try:
-                pictures = await self._models.read_pictures(
+                encoded = await self._models.encode_images(
                     queues, squares, keep=False, counted=False
                 )
-                feats = np.stack([each.feat for each in pictures])
-            except ApiError as problem:
-                if problem.status not in (429, 503):
+                feats = np.stack([image.feat for image in encoded])
+            except ApiError as error:
+                if error.status not in (429, 503):
                     raise
-                await asyncio.sleep(PATIENCE)
+                await asyncio.sleep(RETRY_SECONDS)
                 continue
             await self._stored(index.put, queues.space, numbers, feats)
             after = numbers[-1]
         await self._stored(index.keep, queues.space)
-        self._complete.add(index.serial)
+        self._up_to_date.add(index.serial)
 
-    async def has_read(self, index: Index) -> bool:
+    async def is_up_to_date(self, index: Index) -> bool:
         """Return whether all images of an index have features of the model."""
         space = self._queues.space
-        if index.serial not in self._complete and not await self._stored(
+        if index.serial not in self._up_to_date and not await self._stored(
             index.lacking, space, 0, 1
         ):
-            self._complete.add(index.serial)
-        return index.serial in self._complete
+            self._up_to_date.add(index.serial)
+        return index.serial in self._up_to_date
 
     async def add(
         self, index: Index, images: Sequence[bytes], ids: Sequence[str | None]
@@ -97,10 +99,10 @@ class IndexReader:
         An image without an id gets its digest as id, so adding it twice changes nothing.
         """
         queues = self._queues
-        pictures = await self._models.read_pictures(queues, images, keep=False)
+        encoded = await self._models.encode_images(queues, images, keep=False)
         entries = [
-            await self._models.decode(partial(_entry, queues, picture.feat, name), image, i)
-            for i, (image, picture, name) in enumerate(zip(images, pictures, ids, strict=True))
+            await self._models.decode(partial(_entry, queues, each.feat, name), image, i)
+            for i, (image, each, name) in enumerate(zip(images, encoded, ids, strict=True))
         ]
         await self._stored(index.add, queues.space, entries)
         if self.successor is not None:  # The successor may have read the other images already.
@@ -119,10 +121,10 @@ class IndexReader:
         margins: dict[int, float] = {}
         queues = self._queues
         if isinstance(query, bytes):
-            (picture,) = await self._models.read_pictures(queues, [query], keep=False)
-            hits = await self._stored(index.search, queues.space, picture.feat, k)
+            (image,) = await self._models.encode_images(queues, [query], keep=False)
+            hits = await self._stored(index.search, queues.space, image.feat, k)
         else:
-            (text,) = await self._models.read_texts(queues, [query])
+            (text,) = await self._models.encode_texts(queues, [query])
             hits = await self._stored(index.search, queues.space, text.feat, max(k, rerank))
             best = [hit.number for hit in hits[:rerank]]
             states = await self._stored_states(queues, index, best)
@@ -130,8 +132,8 @@ class IndexReader:
             margins = dict(zip(states, await queues.pairs(pairs), strict=True))
         # The sort is stable, so the others keep their order by similarity.
         hits.sort(key=lambda hit: -margins.get(hit.number, -np.inf))
-        chances = {number: probability(margin) for number, margin in margins.items()}
-        return [(hit, chances.get(hit.number)) for hit in hits[:k]]
+        probabilities = {number: probability(margin) for number, margin in margins.items()}
+        return [(hit, probabilities.get(hit.number)) for hit in hits[:k]]
 
     async def _stored_states(
         self, queues: ModelQueues, index: Index, numbers: Sequence[int]
@@ -141,13 +143,13 @@ class IndexReader:
         missing = [number for number in numbers if states[number] is None]
         squares = {number: await self._stored(index.square, number) for number in missing}
         existing = {number: square for number, square in squares.items() if square}
-        pictures = await self._models.read_pictures(
+        encoded = await self._models.encode_images(
             queues, [*existing.values()], keep=True, counted=False
         )
-        for number, picture in zip(existing, pictures, strict=True):
-            assert picture.states is not None
-            self._states.put((index.serial, number), picture.states)
-            states[number] = picture.states
+        for number, image in zip(existing, encoded, strict=True):
+            assert image.states is not None
+            self._states.put((index.serial, number), image.states)
+            states[number] = image.states
         return {number: each for number, each in states.items() if each is not None}
 
 
@@ -176,7 +178,7 @@ class StatesCache:
 
 def _entry(queues: ModelQueues, feat: Floats, name: str | None, image: bytes, number: int) -> Entry:
     digest = hashlib.sha256(image).hexdigest()
-    small = decode(image, f"picture {number}")
+    small = decode(image, f"file {number}")
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     thumbnail, square = io.BytesIO(), io.BytesIO()
     small.save(thumbnail, "JPEG", quality=85)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import tempfile
 import threading
 from pathlib import Path
 
@@ -17,6 +18,9 @@ class Store:
 
     If it is None, indexes are in memory and end with the server. Clients cannot change the index
     ``read_only``.
+
+    Raises:
+        ValueError: the folder cannot be created or written to.
     """
 
     def __init__(self, folder: Path | None, read_only: str = "") -> None:
@@ -25,7 +29,12 @@ class Store:
         # Indexes by file name, each with the file's inode.
         self._open: dict[str, tuple[int, Index]] = {}
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=folder).close()
+            except OSError as error:
+                reason = f"cannot write to the folder of indexes ({error.strerror})"
+                raise ValueError(f"--indexes {folder}: {reason}; use another one") from None
 
     def get(self, name: str) -> Index | None:
         """Return the index of a name, which can be any string; None if it does not exist."""

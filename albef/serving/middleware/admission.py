@@ -51,7 +51,11 @@ class Admission(HttpMiddleware):
             raise ApiError(503, "the server is at capacity; retry after 1 s", 1)
         if client.max_requests and self._working[client.name] >= client.max_requests:
             self.metrics.refused.labels("client").inc()
-            raise ApiError(429, f"{client.max_requests} requests with this token are worked on", 1)
+            raise ApiError(
+                429,
+                f"the token allows {client.max_requests} requests at a time; retry after 1 s",
+                1,
+            )
 
     @contextlib.contextmanager
     def _slot(self, client: Client) -> Iterator[None]:
@@ -89,9 +93,11 @@ class Admission(HttpMiddleware):
                         raise _too_large(max_bytes)
                     if self.metrics.held_bytes > self.limits.all_bodies:
                         self.metrics.refused.labels("bytes").inc()
-                        raise ApiError(503, "the server holds many bodies", 1)
+                        raise ApiError(503, "the server holds too many bodies; retry after 1 s", 1)
         except TimeoutError:
-            raise ApiError(408, f"no body within {self.limits.body_seconds:g} s") from None
+            raise ApiError(
+                408, f"the body did not arrive within {self.limits.body_seconds:g} s"
+            ) from None
         return b"".join(parts)
 
     async def _answer(
@@ -118,7 +124,7 @@ class Admission(HttpMiddleware):
             if answering not in done and not exchange.done:
                 if leaving in done:
                     raise ClientGoneError
-                raise ApiError(504, f"no answer within {self.limits.seconds:g} s")
+                raise ApiError(504, f"the answer was not ready within {self.limits.seconds:g} s")
             await answering
         finally:
             leaving.cancel()
@@ -127,4 +133,4 @@ class Admission(HttpMiddleware):
 
 
 def _too_large(max_bytes: int) -> ApiError:
-    return ApiError(413, f"the body has more than {max_bytes} bytes")
+    return ApiError(413, f"the body exceeds {max_bytes} bytes")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from starlette.datastructures import Headers
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 PROBES = frozenset({"/healthz", "/readyz"})
@@ -15,12 +16,14 @@ for the server's metrics."""
 
 @dataclass
 class State:
-    """Readiness of a server."""
+    """Readiness and routes of a server."""
 
     ready: bool = False
     """True once the models can answer."""
     leaving: bool = False
     """True once the server has received a stop signal."""
+    routes: list[BaseRoute] = field(default_factory=list)
+    """Routes of all calls, to name the route of a request that was refused before routing."""
 
 
 class ClientGoneError(Exception):
@@ -31,7 +34,7 @@ class Client(NamedTuple):
     """Sender of a request.
 
     Attributes:
-        name: number of the token, or address.
+        name: name of the token, or address.
         token: the secret.
         scopes: what the client may do.
         max_requests: maximum number of concurrent requests; 0 sets no limit for this client.

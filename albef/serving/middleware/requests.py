@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
+from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from albef.serving.errors import ApiError
@@ -20,6 +21,7 @@ from albef.serving.middleware.exchange import (
     Exchange,
     HttpMiddleware,
     State,
+    path_of,
 )
 
 log = logging.getLogger("albef.requests")
@@ -47,7 +49,7 @@ _SAFE = [
 class Requests(HttpMiddleware):
     """Middleware that completes every request.
 
-    It assigns the request id, counts the request and writes a log line. It returns the problem
+    It assigns the request id, counts the request and writes a log line. It returns the error
     raised by an inner layer, or 500. It adds security headers to every answer, and closes
     connections to a server that is stopping.
     """
@@ -72,7 +74,7 @@ class Requests(HttpMiddleware):
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                message["headers"] = self._complete(message["headers"], name)
+                message["headers"] = self._finish(message["headers"], name)
             else:
                 exchange.sent += len(message.get("body", b""))
                 exchange.done = not message.get("more_body", False)
@@ -88,10 +90,17 @@ class Requests(HttpMiddleware):
             raise
         finally:
             self.metrics.open_requests -= 1
-            route = getattr(scope.get("route"), "path", None) or "other"
-            self._note(exchange, method, route, time.perf_counter() - start)
+            self._record(exchange, method, self._route(scope), time.perf_counter() - start)
 
-    def _complete(self, headers: list[tuple[bytes, bytes]], name: str) -> list[tuple[bytes, bytes]]:
+    def _route(self, scope: Scope) -> str:
+        """Return the path of the request's route, also if it was refused before routing."""
+        if route := scope.get("route"):
+            return str(route.path)
+        path = path_of(scope)
+        known = (each for each in self.state.routes if isinstance(each, Route))
+        return next((each.path for each in known if each.path_regex.match(path)), "other")
+
+    def _finish(self, headers: list[tuple[bytes, bytes]], name: str) -> list[tuple[bytes, bytes]]:
         """Return the headers of an answer, with those that every answer has."""
         every = [*headers, *_SAFE, (b"x-request-id", name.encode())]
         if not any(each[0] == b"cache-control" for each in headers):
@@ -101,7 +110,7 @@ class Requests(HttpMiddleware):
         return every
 
     async def _answer(self, scope: Scope, receive: Receive, answer: Send) -> None:
-        """Let the application answer, or return its problem."""
+        """Let the application answer, or return its error."""
         exchange: Exchange = scope["albef"]
         try:
             await self.app(scope, receive, answer)
@@ -109,16 +118,19 @@ class Requests(HttpMiddleware):
         except ClientGoneError:
             raise
         except ApiError as error:
-            problem = error
+            response = error.response()
         except Exception:
             log.exception("request %s failed", exchange.id)
-            problem = ApiError(500, f"the server failed; request {exchange.id}")
+            text = f"internal error; the log has details under request {exchange.id}"
+            response = ApiError(500, text).response()
         if not exchange.status:
-            await problem.response()(scope, receive, answer)
+            await response(scope, receive, answer)
 
-    def _note(self, exchange: Exchange, method: str, route: str, seconds: float) -> None:
+    def _record(self, exchange: Exchange, method: str, route: str, seconds: float) -> None:
         """Count an answer, and log it without any content of the request or the answer."""
         self.metrics.count_answer(route, method, exchange.status, seconds)
+        if exchange.client.token:
+            self.metrics.token_requests.labels(exchange.client.name, f"{exchange.status}").inc()
         if route in _QUIET and exchange.status < 400:
             return
         trace = _TRACE.fullmatch(exchange.headers.get("traceparent", ""))
@@ -132,5 +144,6 @@ class Requests(HttpMiddleware):
             "received": exchange.received,
             "sent": exchange.sent,
             "client": exchange.address,
+            **({"token": exchange.client.name} if exchange.client.token else {}),
         }
         log.info("request", extra={"fields": fields})

@@ -6,15 +6,15 @@ from typing import Annotated
 from fastapi import Form, UploadFile
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from albef.serving.limits import PICTURES, TEXT
+from albef.serving.limits import IMAGES, TEXT
 
 FORM = Form(media_type="multipart/form-data")
 """Marker for a :class:`Body` with images: a form in which each attribute is a field."""
 Text = Annotated[str, StringConstraints(min_length=1, max_length=TEXT, pattern=r"\S")]
 """A text of a request."""
-Texts = Annotated[list[Text], Field(min_length=1, max_length=PICTURES)]
-Images = Annotated[list[UploadFile], Field(min_length=1, max_length=PICTURES)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Texts = Annotated[list[Text], Field(min_length=1, max_length=IMAGES)]
+Images = Annotated[list[UploadFile], Field(min_length=1, max_length=IMAGES)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Body(BaseModel):

@@ -1,10 +1,10 @@
-"""Calls of exports: each with its path, body, limits and response."""
+"""Endpoints for the calls of exports."""
 
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable
-from typing import Annotated, Any, NamedTuple, TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Annotated, Any, TypeVar
 
-from fastapi import UploadFile
+from fastapi import Depends, UploadFile
 from fastapi.routing import APIRouter
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
@@ -16,25 +16,33 @@ from albef.serving.routes.bodies import (
     FORM,
     Body,
     Images,
+    Probability,
     ResponseBody,
-    Share,
     Text,
     Texts,
     read_files,
 )
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Awaitable[Any]])
+router = APIRouter(tags=["models"])
+_ERRORS = describe_errors(*BODY, 429)
+CALLS: dict[str, str] = {}
+"""Path of each call that an export can have, by the name of the runtime's method."""
 
 
-class Call(NamedTuple):
-    """Path of a call, and the endpoint that answers it."""
+class Needs:
+    """Dependency of a route that answers 404 if no export has the call."""
 
-    path: str
-    endpoint: Callable[..., Awaitable[Any]]
+    def __init__(self, call: str) -> None:
+        self.call = call
 
-
-CALLS: dict[str, Call] = {}
-"""All calls that an export can have, by the name of the runtime's method."""
+    async def __call__(self) -> None:
+        """Check that an export has the call."""
+        available = current().calls
+        if self.call not in available:
+            paths = ", ".join(path for name, path in CALLS.items() if name in available)
+            text = f"no export on this server has {self.call}; its calls are {paths}"
+            raise ApiError(404, text, code="no_such_call")
 
 
 def call(name: str, path: str) -> Callable[[Endpoint], Endpoint]:
@@ -42,32 +50,8 @@ def call(name: str, path: str) -> Callable[[Endpoint], Endpoint]:
 
     Its docstring and bodies describe it in openapi.json.
     """
-
-    def add(endpoint: Endpoint) -> Endpoint:
-        CALLS[name] = Call(path, endpoint)
-        return endpoint
-
-    return add
-
-
-def call_routes(calls: Collection[str]) -> APIRouter:
-    """Return an endpoint for each call of the exports.
-
-    Other calls return 404 with the available ones.
-    """
-    router = APIRouter(tags=["models"])
-
-    async def nobody() -> None:
-        paths = ", ".join(known.path for name, known in CALLS.items() if name in calls)
-        text = f"no export that is served here has it; there are {paths}"
-        raise ApiError(404, text, code="no_such_call")
-
-    for name, known in CALLS.items():
-        if name in calls:
-            router.post(known.path, responses=describe_errors(*BODY, 429))(known.endpoint)
-        else:
-            router.post(known.path, include_in_schema=False)(nobody)
-    return router
+    CALLS[name] = path
+    return router.post(path, dependencies=[Depends(Needs(name))], responses=_ERRORS)
 
 
 def _model(name: str) -> str:
@@ -92,7 +76,7 @@ class ImagesForm(Body):
 @call("embed_image", "/v1/embed/images")
 async def embed_images(form: Annotated[ImagesForm, FORM]) -> Embeddings:
     """Embed images as unit vectors."""
-    feats = await current().embed_pictures(await read_files(form.image))
+    feats = await current().embed_images(await read_files(form.image))
     return Embeddings(model=_model("embed_image"), embeddings=feats.tolist())
 
 
@@ -120,7 +104,7 @@ class ImagesAndTexts(ImagesForm):
 class Matches(ResponseBody):
     """Match probabilities of images and texts."""
 
-    probabilities: list[Share]
+    probabilities: list[Probability]
     """Probability that the image and the text of each pair belong together."""
 
 
@@ -133,7 +117,7 @@ async def match(form: Annotated[ImagesAndTexts, FORM]) -> Matches:
     """
     images, texts = len(form.image), len(form.text)
     if images != texts and 1 not in (images, texts):
-        text = f"{images} pictures and {texts} texts: as many of each are needed, or one"
+        text = f"got {images} images and {texts} texts; send as many of both, or one of either"
         raise ApiError(422, text)
     chances = await current().match(await read_files(form.image), form.text)
     return Matches(model=_model("match"), probabilities=chances)
@@ -144,7 +128,7 @@ class Judgement(Body):
 
     label: str | None
     """The most probable class; null if no class reaches the server's minimum probability."""
-    probabilities: dict[str, Share]
+    probabilities: dict[str, Probability]
     """Probability of each class; empty if `label` is null."""
 
 
@@ -176,9 +160,9 @@ class ZeroShotForm(ImagesForm):
 async def zero_shot(form: Annotated[ZeroShotForm, FORM]) -> Judgements:
     """Classify images into classes that are given only by name."""
     if len(set(form.label)) < len(form.label):
-        raise ApiError(422, "label: one stands there twice", param="label")
+        raise ApiError(422, "label: send each class once", param="label")
     if not all(re.match(TEMPLATE, text) for text in form.template):
-        text = "template: {} stands in it once, where a label goes"
+        text = "template must have {} once, in place of the label"
         raise ApiError(422, text, param="template")
     images = await read_files(form.image)
     chances = await current().zero_shot(images, form.label, form.template)
@@ -202,7 +186,7 @@ class Answer(Body):
 
     text: str
     """The answer."""
-    probability: Share
+    probability: Probability
     """Probability among the considered answers or, for a generated answer, of its text."""
 
 
@@ -292,7 +276,7 @@ class GroundForm(Body):
 class Location(Body):
     """Location of an expression in an image."""
 
-    probability: Share
+    probability: Probability
     """Probability that the image and the expression belong together."""
     box: list[float] | None
     """Left, top, width and height of the hottest region, in pixels; null if the map has no heat."""

@@ -9,13 +9,24 @@ from pydantic import Field
 from albef.serving.engine import current
 from albef.serving.errors import BODY, ApiError, describe_errors
 from albef.serving.indexes.index import ID, NAME, About, Index
-from albef.serving.limits import BEST, INDEXES, PICTURES
+from albef.serving.limits import BEST, IMAGES, INDEXES
 from albef.serving.model_queues import ModelQueues
-from albef.serving.routes.bodies import FORM, Body, Images, ResponseBody, Share, Text, read_files
+from albef.serving.routes.bodies import (
+    FORM,
+    Body,
+    Images,
+    Probability,
+    ResponseBody,
+    Text,
+    read_files,
+)
+from albef.serving.routes.calls import Needs
 
-router = APIRouter(prefix="/v1/indexes", tags=["indexes"])
-Name = Annotated[str, Path(pattern=NAME, description="Of an index")]
-Id = Annotated[str, Path(pattern=ID, description="Of a picture")]
+router = APIRouter(
+    prefix="/v1/indexes", tags=["indexes"], dependencies=[Depends(Needs("embed_image"))]
+)
+Name = Annotated[str, Path(pattern=NAME, description="Name of an index")]
+Id = Annotated[str, Path(pattern=ID, description="Id of an image")]
 
 
 class IndexInfo(Body):
@@ -46,7 +57,7 @@ class AddForm(Body):
 
     image: Images
     """Image files. Repeat the field for each image."""
-    id: list[Annotated[str, Field(pattern=ID)]] = Field([], max_length=PICTURES)
+    id: list[Annotated[str, Field(pattern=ID)]] = Field([], max_length=IMAGES)
     """Ids of the images. Repeat the field for each image, or leave it out to use the digests."""
 
 
@@ -79,7 +90,7 @@ class Hit(Body):
     """Id of the image in its index."""
     similarity: float
     """Dot product of the features, from -1 to 1."""
-    probability: Share | None
+    probability: Probability | None
     """Probability that the image and the text belong together; null if they were not read
     together."""
 
@@ -99,27 +110,31 @@ def _reader() -> ModelQueues:
 async def _existing(name: Name) -> Index:
     index = await current().stored(current().store.get, name)
     if index is None:
-        raise ApiError(404, f"there is no index {name}", code="no_such_index")
+        raise ApiError(
+            404, f"index {name} does not exist; create it with PUT", code="no_such_index"
+        )
     return index
 
 
 async def _usable(index: Annotated[Index, Depends(_existing)]) -> Index:
     name, indexes = index.about.name, current().indexes
-    if index.serial in indexes.unfit:
+    if index.serial in indexes.incompatible:
         text = (
-            f"the index {name} was made by another model (run {index.about.run}), which reads "
-            f"another size than {_reader().name}; delete it and add its pictures again"
+            f"index {name} has images for another input size (run {index.about.run}), which "
+            f"{_reader().name} cannot read; delete the index and add the images again"
         )
         raise ApiError(409, text, code="other_model")
-    if not await indexes.has_read(index):
-        text = f"{_reader().name} has not yet read all pictures of the index {name}"
+    if not await indexes.is_up_to_date(index):
+        text = f"{_reader().name} has not yet read all images of index {name}; retry after 5 s"
         raise ApiError(503, text, 5)
     return index
 
 
 async def _check_writable(name: Name) -> None:
     if name == current().store.read_only:
-        raise ApiError(409, "the gallery follows its folder", code="read_only")
+        raise ApiError(
+            409, f"index {name} follows a folder and cannot be changed", code="read_only"
+        )
 
 
 Existing = Annotated[Index, Depends(_existing)]
@@ -128,7 +143,7 @@ _CHANGES = [Depends(_check_writable)]
 
 
 async def _info(index: Index) -> IndexInfo:
-    is_read = await current().indexes.has_read(index)
+    is_read = await current().indexes.is_up_to_date(index)
     return IndexInfo(
         name=index.about.name,
         pictures=await current().stored(len, index),
@@ -139,7 +154,7 @@ async def _info(index: Index) -> IndexInfo:
 
 
 def _no_image(index: Index, id: str) -> ApiError:
-    return ApiError(404, f"the index {index.about.name} has no picture {id}", code="no_such_image")
+    return ApiError(404, f"index {index.about.name} has no image {id}", code="no_such_image")
 
 
 @router.get("", responses=describe_errors())
@@ -160,7 +175,11 @@ async def create_index(name: Name, response: Response) -> IndexInfo:
     index = await engine.stored(engine.store.get, name)
     if index is None:
         if len(await engine.stored(engine.store.all)) >= INDEXES:
-            raise ApiError(409, f"there are {INDEXES} indexes already", code="too_many_indexes")
+            raise ApiError(
+                409,
+                f"the server has {INDEXES} indexes already; delete one",
+                code="too_many_indexes",
+            )
         about = About(name, queues.space, queues.run, queues.model.facts.embed_dim)
         index = await engine.stored(engine.store.create, about)
         response.status_code = 201
@@ -188,10 +207,10 @@ async def add_images(index: Usable, form: Annotated[AddForm, FORM]) -> Added:
     """Add images. An image with an existing id replaces the old one."""
     engine = current()
     if form.id and len(form.id) != len(form.image):
-        counts = f"{len(form.image)} pictures and {len(form.id)} names"
-        raise ApiError(422, f"{counts}: one for each, or none")
+        counts = f"{len(form.id)} ids for {len(form.image)} images"
+        raise ApiError(422, f"{counts}; send one id for each image, or none", param="id")
     if await engine.stored(lambda: engine.store.memory) > engine.limits.indexes:
-        text = "the indexes have filled their memory; start the server with --indexes FOLDER"
+        text = "the memory for indexes is full; start the server with --indexes FOLDER"
         raise ApiError(409, text, code="full")
     images = await read_files(form.image)
     ids = await engine.indexes.add(index, images, form.id or [None] * len(images))
@@ -202,7 +221,7 @@ async def add_images(index: Usable, form: Annotated[AddForm, FORM]) -> Added:
 async def search_index(index: Usable, form: Annotated[SearchForm, FORM]) -> Hits:
     """Find the images that fit a text or an image best."""
     if (form.text is None) == (form.image is None):
-        raise ApiError(422, "send a text or an image to look for")
+        raise ApiError(422, "send either a text or an image to search for")
     query = await form.image.read() if form.image else form.text or ""
     results = [
         Hit(id=hit.id, similarity=hit.similarity, probability=probability)
@@ -217,13 +236,13 @@ async def search_index(index: Usable, form: Annotated[SearchForm, FORM]) -> Hits
     responses={
         **describe_errors(404, 422),
         200: {
-            "description": "A small copy of the picture",
+            "description": "The image as a thumbnail",
             "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
         },
     },
 )
 async def show_image(index: Existing, id: Id) -> Response:
-    """Return a small copy of an image."""
+    """Return the thumbnail of an image."""
     thumbnail = await current().stored(index.thumbnail, id)
     if thumbnail is None:
         raise _no_image(index, id)

@@ -12,7 +12,7 @@ from fastapi.routing import APIRouter
 from albef.runtime.manifest import Facts
 from albef.serving.engine import current
 from albef.serving.errors import ApiError, describe_errors
-from albef.serving.limits import BEST, BOXES, PICTURES, TEXT
+from albef.serving.limits import BEST, BOXES, IMAGES, TEXT
 from albef.serving.middleware.exchange import State
 from albef.serving.routes.bodies import Body
 
@@ -94,7 +94,7 @@ async def model() -> Server:
         limits={
             "body_bytes": limits.body,
             "pixels": limits.pixels,
-            "pictures": PICTURES,
+            "pictures": IMAGES,
             "text": TEXT,
             "boxes": BOXES,
             "best": BEST,

@@ -1,12 +1,12 @@
-// Add pictures to an index.
+// Add images to an index.
 
 import { count } from "./dom.js";
 import { Problem } from "./api.js";
 import { Panel } from "./panel.js";
 import { Picture, pick } from "./picture.js";
 
-const AT_ONCE = 8; // pictures of a request
-const TRIES = 5; // where the server is busy
+const AT_ONCE = 8; // images per request
+const TRIES = 5; // if the server is busy
 
 export class Adding {
   constructor(details, search) {
@@ -21,18 +21,18 @@ export class Adding {
     search.addEventListener("several", (event) => this.add(event.detail));
   }
 
-  /** Add files to the index whose name is in the field, made if there is none. */
+  /** Add files to the index that the field names; create it if it does not exist. */
   async add(files) {
     this.details.open = true;
     this.details.scrollIntoView({ block: "nearest" });
     if (!this.name.reportValidity()) return;
-    const name = this.name.value.trim() || "pictures";
+    const name = this.name.value.trim() || "images";
     const { api } = this.search;
     await this.panel.run(async (signal) => {
       await api.put(`v1/indexes/${name}`, signal);
       let [added, answer] = [0, null];
       for (const part of parts(files, api.model.limits)) {
-        this.panel.tell(`${added} of ${count(files.length, "picture")} added to ${name} …`);
+        this.panel.report(`Added ${added} of ${count(files.length, "image")} to ${name} …`);
         const read = await Promise.all(
           part.map((file) => Picture.read(file, file.name, api.model.limits)),
         );
@@ -44,7 +44,7 @@ export class Adding {
         answer = await patiently(() => api.post(`v1/indexes/${name}/images`, fields, signal), signal);
         added += part.length;
       }
-      this.panel.tell(`${count(added, "picture")} added; “${name}” has ${answer.pictures} now.`, answer);
+      this.panel.report(`Added ${count(added, "image")}; “${name}” now has ${answer.pictures}.`, answer);
       await this.search.changed(name);
     });
   }
@@ -55,12 +55,12 @@ export class Adding {
     const names = document.getElementById("names");
     names.replaceChildren(...open.map((own) => new Option(own.name, own.name)));
     if (!this.name.value) {
-      this.name.value = (index?.read_only ? null : index?.name) ?? open[0]?.name ?? "pictures";
+      this.name.value = (index?.read_only ? null : index?.name) ?? open[0]?.name ?? "images";
     }
   }
 }
 
-/** Files in parts that the server takes at once. */
+/** Files in parts that the server accepts in one request. */
 function* parts(files, { body_bytes: most, pictures }) {
   let [part, size] = [[], 0];
   for (const file of files) {
@@ -74,24 +74,24 @@ function* parts(files, { body_bytes: most, pictures }) {
   if (part.length) yield part;
 }
 
-/** Its file's name, and a little of its content: two different pictures may have one name. */
+/** Id from the file's name and a hash of its content: two different images may have one name. */
 async function idOf({ name, blob }) {
   const stem = name.replace(/\.[^.]*$/, "").replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[-._]+/, "");
   let hash = 0x811c9dc5; // FNV-1a; crypto.subtle is not there over plain http
   for (const byte of new Uint8Array(await blob.arrayBuffer())) {
     hash = Math.imul(hash ^ byte, 0x01000193) >>> 0;
   }
-  return `${stem.slice(0, 100) || "picture"}-${hash.toString(16).padStart(8, "0")}`;
+  return `${stem.slice(0, 100) || "image"}-${hash.toString(16).padStart(8, "0")}`;
 }
 
-/** What a request answers; where the server is busy it is asked again when it says so. */
+/** Answer of a request, which is repeated as the server says if it is busy. */
 async function patiently(request, signal) {
   for (let tried = 1; ; tried++) {
     try {
       return await request();
     } catch (error) {
-      const passing = error instanceof Problem && [429, 503].includes(error.status);
-      if (!passing || tried === TRIES) throw error;
+      const isBusy = error instanceof Problem && [429, 503].includes(error.status);
+      if (!isBusy || tried === TRIES) throw error;
       await new Promise((done) => setTimeout(done, 1000 * (error.retryAfter ?? 1)));
       signal.throwIfAborted();
     }

@@ -1,11 +1,11 @@
-// The server's calls.
+// Calls of the server.
 
 const KEY = "albef-token"; // in sessionStorage: gone with the tab
 
-/** Why something was not answered; its message is a sentence for people. */
+/** Error of a request; its message is for people. */
 export class Problem extends Error {
   constructor(status, message, retryAfter = null) {
-    super(sentence(message));
+    super(sentenceOf(message));
     this.status = status;
     this.retryAfter = retryAfter;
   }
@@ -15,13 +15,13 @@ export class Problem extends Error {
 export class Api {
   #askToken;
   #asking = null;
-  model = null; // what GET v1/model said
+  model = null; // answer of GET v1/model
 
   constructor(askToken) {
     this.#askToken = askToken;
   }
 
-  /** Ask what is served. */
+  /** Load the description of the server. */
   async load() {
     this.model = await this.get("v1/model");
     return this.model;
@@ -49,15 +49,15 @@ export class Api {
     let size = 0;
     for (const [name, value] of Object.entries(fields)) {
       for (const each of [value].flat()) {
-        if (each instanceof Blob) body.append(name, each, "picture"); // its name is nobody's business
+        if (each instanceof Blob) body.append(name, each, "image"); // the file's own name stays private
         else body.append(name, each);
         size += each.size ?? 0;
       }
     }
-    // A browser that is cut off while it sends may never see the answer, so it is given here.
+    // If the server refuses a body early, a browser may never show its answer, so check here.
     const most = this.model?.limits.body_bytes ?? Infinity;
     if (size > most) {
-      throw new Problem(413, `that is ${mib(size)}; the server takes at most ${mib(most)} at once`);
+      throw new Problem(413, `the files have ${mib(size)}; the server accepts ${mib(most)} per request`);
     }
     const start = performance.now();
     const answer = await this.#json(path, { method: "POST", body, signal });
@@ -76,7 +76,7 @@ export class Api {
       response = await fetch(path, { ...options, headers, cache: "no-store" });
     } catch (error) {
       if (options.signal?.aborted) throw error;
-      throw new Problem(0, "the server cannot be reached");
+      throw new Problem(0, "cannot reach the server");
     }
     if (response.ok) return response;
     if (response.status === 401) {
@@ -92,7 +92,7 @@ export class Api {
     );
   }
 
-  /** One question for a token, however many requests wait for it. */
+  /** Ask for a token once, even if several requests wait for it. */
   #newToken(wasWrong) {
     this.#asking ??= this.#askToken(wasWrong)
       .then((token) => sessionStorage.setItem(KEY, token))
@@ -101,7 +101,7 @@ export class Api {
   }
 }
 
-function sentence(text) {
+function sentenceOf(text) {
   const shown = text.charAt(0).toUpperCase() + text.slice(1);
   return /[.!?]$/.test(shown) ? shown : `${shown}.`;
 }

@@ -1,6 +1,6 @@
-// Elements, made without markup: whatever a text holds, it stays a text.
+// Elements, created without markup, so a text can never become HTML.
 
-/** An element with properties or attributes, and children; null children are left out. */
+/** An element with properties or attributes, and children; null children are skipped. */
 export function el(tag, props = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(props)) {
@@ -11,7 +11,7 @@ export function el(tag, props = {}, ...children) {
   return node;
 }
 
-/** "87 %"; a decimal where rounding would make it certain. */
+/** "87 %"; with a decimal near 0 and 100. */
 export function percent(share) {
   const shown = 100 * share;
   if (shown > 0 && shown < 0.1) return "< 0.1 %";
@@ -41,10 +41,10 @@ export function bars(rows) {
   );
 }
 
-/** A button that is no submit button. */
+/** A button that does not submit its form. */
 export function button(label, onclick, props = {}) {
   return el("button", { type: "button", onclick, ...props }, label);
 }
 
-/** "1 picture", "2 pictures". */
+/** "1 image", "2 images". */
 export const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;

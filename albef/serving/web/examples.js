@@ -1,4 +1,4 @@
-// Texts worth trying: a section's own, or names of pictures that read as words; and what was asked.
+// Example texts: recent queries, a section's own examples, or image names that read as words.
 
 import { button } from "./dom.js";
 
@@ -6,27 +6,27 @@ const SHOWN = 3;
 const KEPT = 12;
 
 export class Examples {
-  #captions = []; // that were asked
+  #captions = []; // recent captions
   #named = [];
-  #places = [];
+  #offers = [];
 
   /**
-   * Offer them under a field; `take(text)` is called with the one that is chosen. A section with
-   * texts of its `own` has no use for those of others: a caption is no question.
+   * Offer examples below a field; `take(text)` gets the chosen one. A section with its `own`
+   * examples does not share texts with others, because a caption is not a question.
    */
   offer(element, take, field, own = null) {
-    this.#places.push({ element, take, field, own, asked: own ? [] : this.#captions });
+    this.#offers.push({ element, take, field, own, asked: own ? [] : this.#captions });
     this.#show();
   }
 
-  /** A text was asked in a field. */
+  /** Remember a text that was sent. */
   asked(text, field) {
-    const { asked } = this.#places.find((place) => place.field === field);
+    const { asked } = this.#offers.find((offer) => offer.field === field);
     asked.splice(0, asked.length, ...[text, ...asked.filter((other) => other !== text)].slice(0, KEPT));
     this.#show();
   }
 
-  /** Pictures are there; a name that several share is a number's, and says nothing. */
+  /** Offer names of images, except those that several images share. */
   named(ids) {
     const texts = ids.map(words).filter(Boolean);
     this.#named = texts.filter((text) => texts.filter((other) => other === text).length === 1);
@@ -34,7 +34,7 @@ export class Examples {
   }
 
   #show() {
-    for (const { element, take, field, own, asked } of this.#places) {
+    for (const { element, take, field, own, asked } of this.#offers) {
       const all = [...new Set([...asked, ...(own ?? this.#named)])];
       const texts = all.filter((text) => text !== field.value).slice(0, SHOWN);
       element.hidden = texts.length === 0;
@@ -45,7 +45,7 @@ export class Examples {
   }
 }
 
-/** "two-dogs_on-grass-1a2b3c4d.jpg" as "two dogs on grass"; null where it has fewer than two words. */
+/** "two-dogs_on-grass-1a2b3c4d.jpg" as "two dogs on grass"; null if it has fewer than two words. */
 function words(id) {
   const stem = id.replace(/\.[a-z]+$/i, "").replace(/^[0-9a-f]{8}-|-[0-9a-f]{8}$/g, "");
   const found = stem.split(/[-_. ]+/).filter((word) => /^[a-z]+$/i.test(word));

@@ -1,16 +1,16 @@
-// Where a picture shows what an expression says.
+// Location of an expression in an image.
 
 import { Problem } from "./api.js";
 import { el, percent } from "./dom.js";
 import { heatMap } from "./heat.js";
 import { Panel } from "./panel.js";
 
-const SIDE = 960; // longest of the canvas, in pixels
-const SHORT = 4; // pixels of a picture; a shorter drag is a click
+const SIDE = 960; // longest side of the canvas, in pixels
+const SHORT = 4; // pixels; a shorter drag is a click
 const [OWN, OTHER, BEST] = ["#1b2130", "#5c6573", "#168a4e"]; // the report's colours of boxes
 
 export class Grounding extends EventTarget {
-  #found = null; // what is drawn: the picture, its answer and the map
+  #found = null; // the drawn image, answer and map
 
   constructor(section, api, slot) {
     super();
@@ -33,7 +33,7 @@ export class Grounding extends EventTarget {
     this.heat.addEventListener("input", () => this.#draw());
     this.box.addEventListener("change", () => this.#draw());
     this.grid.addEventListener("change", () => this.#draw());
-    slot.hand.addEventListener("change", () => this.#forget());
+    slot.shared.addEventListener("change", () => this.#forget());
   }
 
   find(text) {
@@ -50,8 +50,8 @@ export class Grounding extends EventTarget {
 
   async #ask(text, choose = false) {
     await this.panel.run(async (signal) => {
-      const picture = await this.slot.hand.ready();
-      if (picture === null) return this.panel.lack(this.slot);
+      const picture = await this.slot.shared.ready();
+      if (picture === null) return this.panel.requireImage(this.slot);
       const boxes = boxesOf(this.boxes.value);
       const fields = { image: picture.blob, expression: text };
       if (boxes.length) fields.boxes = JSON.stringify(boxes);
@@ -64,16 +64,16 @@ export class Grounding extends EventTarget {
       this.#found = { bitmap, maps, box, boxes, best, width, height };
       this.#draw();
       const where = box
-        ? `hottest from ${box.map(Math.round).slice(0, 2).join(", ")}, ` +
+        ? `hottest region at ${box.map(Math.round).slice(0, 2).join(", ")}, ` +
           `${Math.round(box[2])} × ${Math.round(box[3])} pixels`
-        : "no heat at all";
-      const chosen = best === null ? "" : ` Of ${boxes.length} boxes it chooses number ${best + 1}.`;
+        : "no heat";
+      const chosen = best === null ? "" : ` Best of ${boxes.length} boxes: number ${best + 1}.`;
       this.canvas.setAttribute("aria-label", `Heat of “${text}” over ${picture.name}; ${where}`);
       this.caption.replaceChildren(
         el("b", {}, text),
-        ` belongs to the picture with ${percent(probability)}; ${where}.${chosen}`,
+        ` matches with probability ${percent(probability)}; ${where}.${chosen}`,
       );
-      this.caption.append(el("p", { className: "soft" }, this.panel.credit(answer)));
+      this.caption.append(el("p", { className: "soft" }, this.panel.source(answer)));
       this.panel.out.hidden = false;
       this.panel.announce(`${percent(probability)}, ${where}.${chosen}`);
       if (!choose) this.input.select();
@@ -100,7 +100,7 @@ export class Grounding extends EventTarget {
     if (drawn) outline(pen, drawn, scale, OTHER);
   }
 
-  /** Draw a box with the mouse or a pen; a finger goes on scrolling the page. */
+  /** Draw a box with the mouse or a pen; a finger scrolls the page. */
   #drag(event) {
     if (this.#found === null || event.pointerType === "touch" || event.button !== 0) return;
     const { width, height } = this.#found;
@@ -130,18 +130,18 @@ export class Grounding extends EventTarget {
     });
   }
 
-  /** What was drawn is of another picture than the one in hand. */
+  /** Remove the map of another image. */
   #forget() {
     this.panel.stop();
     this.#found?.bitmap?.close();
     this.#found = null;
     this.boxes.value = "";
     this.panel.out.hidden = true;
-    this.panel.tell("");
+    this.panel.report("");
   }
 }
 
-/** Boxes as they are typed: "left, top, width, height; ...". */
+/** Parse "left, top, width, height; ...". */
 function boxesOf(text) {
   return text
     .split(";")
@@ -149,13 +149,13 @@ function boxesOf(text) {
     .map((part) => {
       const box = part.trim().split(/[\s,]+/).map(Number);
       if (box.length !== 4 || !box.every(Number.isFinite)) {
-        throw new Problem(-1, "a box is four numbers: left, top, width, height");
+        throw new Problem(-1, "a box needs four numbers: left, top, width, height");
       }
       return box;
     });
 }
 
-/** A box (left, top, width, height) with a light rim, so that it stands out on any picture. */
+/** A box (left, top, width, height) with a light rim, visible on any image. */
 function outline(pen, box, scale, ink, dashes = [], line = 4) {
   const [left, top, width, height] = box.map((side) => side * scale);
   for (const [colour, thick, dash] of [["#fff", line + 4, []], [ink, line, dashes]]) {

@@ -1,5 +1,5 @@
-// A heat map over a picture, in the colours of the report's figures. Where it is coolest the picture
-// shows as it is, so that a map that is warm everywhere does not hide it.
+// Heat map over an image, in the colours of the report's figures. It is transparent where it is
+// coolest, so a map that is warm everywhere does not hide the image.
 
 const HEATS = [0, 0.35, 0.6, 0.8, 1];
 const COLOURS = [[66, 92, 214], [46, 176, 190], [246, 212, 70], [240, 130, 42], [200, 28, 44]];
@@ -36,9 +36,9 @@ function between(heat, y, x) {
 }
 
 function weights(pixel, cells) {
-  const place = ((pixel + 0.5) * cells) / FINE - 0.5;
-  const first = Math.floor(place);
-  const t = place - first;
+  const position = ((pixel + 0.5) * cells) / FINE - 0.5;
+  const first = Math.floor(position);
+  const t = position - first;
   const near = [-1, 0, 1, 2].map((step) => Math.min(cells - 1, Math.max(0, first + step)));
   const share = [
     t * (-0.5 + t * (1 - 0.5 * t)),

@@ -1,4 +1,4 @@
-// Texts that are ranked by how well they fit a picture, or names of classes of which one does.
+// Ranking of texts by their match with an image, or classification of an image.
 
 import { bars, button } from "./dom.js";
 import { Panel } from "./panel.js";
@@ -10,7 +10,7 @@ export class Matching {
     this.panel = new Panel(section, api);
     this.slot = slot;
     this.input = section.querySelector("form [name=text]");
-    this.template = section.querySelector("[name=template]"); // of classes alone
+    this.template = section.querySelector("[name=template]"); // only when classifying
     this.template?.addEventListener("change", () => this.#rank());
     section.querySelector("form").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -23,7 +23,7 @@ export class Matching {
       event.preventDefault();
       this.#add(lines);
     });
-    slot.hand.addEventListener("change", () => this.#rank());
+    slot.shared.addEventListener("change", () => this.#rank());
   }
 
   find(text) {
@@ -52,11 +52,11 @@ export class Matching {
 
   async #rank() {
     const texts = this.#texts;
-    const { picture } = this.slot.hand;
+    const { picture } = this.slot.shared;
     this.panel.stop();
     if (!texts.length || picture === null) {
       this.#show(texts.map((text) => [text, 0]));
-      this.panel.tell(texts.length ? "Choose a picture, and they are ranked." : "");
+      this.panel.report(texts.length ? "Choose an image to rank them." : "");
       return;
     }
     await this.panel.run(async (signal) => {
@@ -70,7 +70,7 @@ export class Matching {
       const rows = texts.map((text, i) => [text, shares[i]]);
       rows.sort(([, a], [, b]) => b - a);
       this.#show(rows);
-      this.panel.tell(`Best: ${rows[0][0]}.`, answer);
+      this.panel.report(`Best: ${rows[0][0]}.`, answer);
     });
   }
 

@@ -1,4 +1,4 @@
-// The page: which sections there are, how one gets from one to another, what the keys do.
+// The page: its sections, navigation and keyboard shortcuts.
 
 import { Adding } from "./adding.js";
 import { Api, Problem } from "./api.js";
@@ -6,7 +6,7 @@ import { button, el } from "./dom.js";
 import { Examples } from "./examples.js";
 import { Grounding } from "./grounding.js";
 import { Matching } from "./matching.js";
-import { Hand, Slot, receive } from "./picture.js";
+import { SharedImage, Slot, receive } from "./picture.js";
 import { answered, judged, Question } from "./question.js";
 import { Search } from "./search.js";
 
@@ -18,17 +18,17 @@ const KINDS = {
   entail: "entailment",
   match: "retrieval",
   classify: "retrieval",
-}; // of the run whose export brings a section
-const GROWING = 3000; // milliseconds after which an index is looked at again that follows a folder
+}; // kind of run whose export has a section's call
+const GROWING = 3000; // milliseconds between checks of an index that follows a folder
 
 const $ = (selector, root = document) => root.querySelector(selector);
 const sections = [...document.querySelectorAll("main > section")];
 const titles = Object.fromEntries(sections.map(({ id }) => [id, $(`#${id}-title`).textContent]));
-const parts = {}; // what a section does, by its id, where its call is served
-const drops = {}; // what is done with files that are dropped or pasted, by section
+const parts = {}; // by section id, if its call is served
+const drops = {}; // handler of dropped or pasted files, by section id
 
 const api = new Api(askToken);
-const hand = new Hand();
+const shared = new SharedImage();
 const slots = [];
 const examples = new Examples();
 
@@ -56,7 +56,7 @@ async function start() {
   if (parts.search) await begin();
 }
 
-/** Fill the sections whose calls are served. */
+/** Build the sections whose calls are served. */
 function build() {
   const { calls } = api.model;
   for (const section of sections.filter((own) => own.dataset.call in calls)) {
@@ -85,31 +85,31 @@ function made(section) {
     drops.search = (files) => search.take(files);
     return search;
   }
-  const own = slot(section, "picture", "Picture", hand) ?? slot(section, "first", "First picture", hand);
+  const own = slot(section, "picture", "Image", shared) ?? slot(section, "first", "First image", shared);
   drops[id] = (files) => own.read(files[0]);
   if (id === "ground") return new Grounding(section, api, own);
   if (id === "match" || id === "classify") return new Matching(section, api, own);
   const how = { call: dataset.call, field: id === "ask" ? "question" : "statement" };
   if (id !== "compare") {
-    const told = id === "ask" ? answered : judged;
-    return new Question(section, api, { ...how, slots: { image: own }, told });
+    const summarize = id === "ask" ? answered : judged;
+    return new Question(section, api, { ...how, slots: { image: own }, summarize });
   }
-  const second = slot(section, "second", "Second picture", new Hand());
+  const second = slot(section, "second", "Second image", new SharedImage());
   drops[id] = async ([one, other]) => {
-    await (own.hand.picture && !other ? second : own).read(one);
+    await (own.shared.picture && !other ? second : own).read(one);
     if (other) await second.read(other);
   };
-  return new Question(section, api, { ...how, slots: { first: own, second }, told: judged });
+  return new Question(section, api, { ...how, slots: { first: own, second }, summarize: judged });
 }
 
-function slot(section, name, title, held) {
+function slot(section, name, title, image) {
   const place = $(`[data-slot=${name}]`, section);
   if (place === null) return null;
-  slots.push(new Slot(place, held, title, api.model.limits));
+  slots.push(new Slot(place, image, title, api.model.limits));
   return slots.at(-1);
 }
 
-/** Say so where a text has more words than the model reads. */
+/** Show if a text has more words than the model reads. */
 function limit(section, input) {
   const run = api.model.calls[section.dataset.call];
   const most = api.model.models.find((own) => own.run === run).max_words;
@@ -123,7 +123,7 @@ function limit(section, input) {
   section.addEventListener("submit", count);
 }
 
-/** Show the index; one that follows a folder may still be growing. */
+/** Show the index, and follow it while a folder is still being read. */
 async function begin() {
   const { search } = parts;
   await search.find("");
@@ -133,7 +133,7 @@ async function begin() {
     try {
       await search.refresh();
     } catch {
-      return; // whatever is asked next tells why
+      return; // the next request shows the error
     }
     const after = search.index?.pictures ?? 0;
     if (before === after) return;
@@ -143,7 +143,7 @@ async function begin() {
   if (search.index?.read_only) setTimeout(look, GROWING);
 }
 
-/** Offer what was found to the other sections. */
+/** Offer the results to the other sections. */
 function offer(search) {
   const { first } = search;
   examples.named(first.map(([id]) => id));
@@ -152,7 +152,7 @@ function offer(search) {
   }
 }
 
-/** A picture that was found, larger, and what can be done with it. */
+/** Show a result larger, with actions. */
 function open(search, hit) {
   const dialog = $("#shown");
   const act = (label, work) =>
@@ -172,10 +172,10 @@ function open(search, hit) {
   const compare = parts.compare?.slots;
   const chips = [
     act("More like this", async () => search.like(await search.picture(hit.id))),
-    ...others.map((id) => act(titles[id], go(id, (picture) => hand.take(picture)))),
+    ...others.map((id) => act(titles[id], go(id, (picture) => shared.take(picture)))),
   ];
   for (const [name, own] of Object.entries(compare ?? {})) {
-    chips.push(act(`Compare, ${name}`, go("compare", (picture) => own.hand.take(picture))));
+    chips.push(act(`Compare, ${name}`, go("compare", (picture) => own.shared.take(picture))));
   }
   if (!search.index.read_only) {
     const path = `v1/indexes/${search.index.name}/images/${encodeURIComponent(hit.id)}`;
@@ -213,7 +213,7 @@ function route() {
 
 const shown = () => sections.find((section) => !section.hidden && section.id in parts)?.id;
 
-/** Say which models are served, and which sections others would bring. */
+/** Describe the served models, and the exports that add the missing sections. */
 function about() {
   const { models, albef, onnxruntime } = api.model;
   $("#summary").textContent = models.map(({ run }) => run).join(" · ");
@@ -250,12 +250,12 @@ function about() {
   );
 }
 
-/** Ask for a token; whoever closes the dialog goes without an answer. */
+/** Ask for a token; closing the dialog is an error. */
 function askToken(wasWrong) {
   const dialog = $("#token");
   const problem = $(".problem", dialog);
   problem.hidden = !wasWrong;
-  problem.textContent = wasWrong ? "That token is not one of this server." : "";
+  problem.textContent = wasWrong ? "The server does not know this token." : "";
   $("input", dialog).value = "";
   dialog.returnValue = "";
   dialog.showModal();
@@ -266,14 +266,14 @@ function askToken(wasWrong) {
         const token = $("input", dialog).value.trim();
         $("input", dialog).value = "";
         if (dialog.returnValue === "given" && token) given(token);
-        else failed(new Problem(401, "without a token the server does not answer"));
+        else failed(new Problem(401, "the server requires a token"));
       },
       { once: true },
     );
   });
 }
 
-// A file that misses its place must not take the browser away from the page.
+// A file dropped outside a slot must not navigate away from the page.
 receive(document.body, (files) => drops[shown()]?.(files));
 
 document.addEventListener("paste", (event) => {

@@ -1,11 +1,11 @@
-// A section of the page: one piece of work at a time, and how it is told.
+// A section of the page: one piece of work at a time, with its progress and errors.
 
 import { button, el } from "./dom.js";
 import { Problem } from "./api.js";
 
 export class Panel {
   #problem = el("div", { className: "problem", role: "alert", hidden: true });
-  #told = el("p", { className: "told", role: "status" });
+  #status = el("p", { className: "status", role: "status" });
   #work = null;
   #timer = 0;
 
@@ -13,14 +13,14 @@ export class Panel {
     this.element = element;
     this.api = api;
     this.out = element.querySelector(".out");
-    element.querySelector("form").after(this.#problem, this.#told);
+    element.querySelector("form").after(this.#problem, this.#status);
   }
 
   get busy() {
     return this.#work !== null;
   }
 
-  /** Do some work, given a signal; whatever was being done before is given up. */
+  /** Do some work, given an abort signal, instead of the work before. */
   async run(work) {
     this.stop();
     const own = (this.#work = new AbortController());
@@ -34,7 +34,7 @@ export class Panel {
     }
   }
 
-  /** Give up what is being done. */
+  /** Abort the work. */
   stop() {
     this.#work?.abort();
     this.#rest();
@@ -43,46 +43,46 @@ export class Panel {
     this.#problem.replaceChildren();
   }
 
-  /** Say what came of it; `answer` names the model and the time that it took. */
-  tell(text, answer = null) {
-    this.#told.replaceChildren(text, ...(answer ? [" ", this.credit(answer)] : []));
+  /** Show a result; `answer` has the model and the time that it took. */
+  report(text, answer = null) {
+    this.#status.replaceChildren(text, ...(answer ? [" ", this.source(answer)] : []));
   }
 
-  /** Say aloud what is seen elsewhere. */
+  /** Show a text only to screen readers. */
   announce(text) {
-    this.#told.replaceChildren(el("span", { className: "unseen" }, text));
+    this.#status.replaceChildren(el("span", { className: "unseen" }, text));
   }
 
-  /** Say what is missing, or what went wrong. */
+  /** Show an error. */
   fail(error, again = null) {
     if (!(error instanceof Problem)) {
       console.error(error);
-      error = new Problem(0, `the page failed: ${error.message}`);
+      error = new Problem(0, `error in the page: ${error.message}`);
     }
-    const passing = [0, 429, 503, 504].includes(error.status);
-    const retry = again && passing ? button("Try again", again, { className: "quiet" }) : null;
+    const isTemporary = [0, 429, 503, 504].includes(error.status);
+    const retry = again && isTemporary ? button("Try again", again, { className: "quiet" }) : null;
     const wait = el("span");
     this.#problem.replaceChildren(error.message, wait, ...(retry ? [" ", retry] : []));
     this.#problem.hidden = false;
-    this.tell("");
+    this.report("");
     if (error.retryAfter !== null && retry) this.#countDown(error.retryAfter, wait, retry);
   }
 
-  /** Say that a slot needs a picture. */
-  lack(slot) {
+  /** Show that a slot needs an image. */
+  requireImage(slot) {
     this.fail(new Problem(-1, slot.missing));
     slot.input.focus();
   }
 
-  /** Which run answered, and in what time; more of it when it is pointed at. */
-  credit({ model, ms }) {
+  /** Run that answered and its time; kind and digest as a tooltip. */
+  source({ model, ms }) {
     const [run, digest] = model.split("@");
     const known = this.api.model.models.find(
       (own) => own.run === run && own.digest.startsWith(digest),
     );
     const time = ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
     const title = `kind ${known?.kind ?? "unknown"}, digest ${digest}`;
-    return el("span", { className: "credit", title }, `${run}, ${time}`);
+    return el("span", { className: "source", title }, `${run}, ${time}`);
   }
 
   #rest() {
@@ -93,7 +93,7 @@ export class Panel {
   #countDown(seconds, wait, retry) {
     const show = () => {
       retry.disabled = seconds > 0;
-      wait.textContent = seconds > 0 ? ` It may be asked again in ${seconds} s.` : "";
+      wait.textContent = seconds > 0 ? ` Retry in ${seconds} s.` : "";
       if (seconds-- <= 0) clearInterval(this.#timer);
     };
     clearInterval(this.#timer);

@@ -1,11 +1,11 @@
-// A picture in hand, and the places on the page that hold one.
+// Images that the user chose, and the slots of the page that hold one.
 
 import { button, el } from "./dom.js";
 
 const ACCEPT = "image/png,image/jpeg,image/webp,image/gif,image/bmp";
-const SIDE = 2048; // of a picture that has to be drawn again, in pixels
+const SIDE = 2048; // longest side of an image that is made smaller, in pixels
 
-/** A picture that is ready to be sent. */
+/** An image that is ready to be sent. */
 export class Picture {
   constructor(blob, name, size = null, note = "") {
     this.blob = blob;
@@ -16,12 +16,12 @@ export class Picture {
   }
 
   /**
-   * Read a file. A photo that only says that it is to be turned is turned here, since models read
-   * pixels as they are stored; one with too many pixels is made smaller.
+   * Read a file. A JPEG with an EXIF orientation is turned upright, since models read pixels as
+   * they are stored. An image with too many pixels is made smaller.
    */
   static async read(file, name, limits) {
     const bitmap = await createImageBitmap(file).catch(() => null);
-    if (bitmap === null) return new Picture(file, name, null, "cannot be shown");
+    if (bitmap === null) return new Picture(file, name, null, "no preview");
     const { width, height } = bitmap;
     const turned = (await orientation(file)) !== 1;
     const large = width * height > limits.pixels || file.size > limits.body_bytes / 2;
@@ -39,7 +39,7 @@ export class Picture {
   }
 }
 
-/** How a JPEG wants to be turned (EXIF), from 1 to 8; 1 is as it is. */
+/** EXIF orientation of a JPEG, 1 to 8; 1 is upright. */
 async function orientation(file) {
   const view = new DataView(await file.slice(0, 2 ** 17).arrayBuffer());
   try {
@@ -55,13 +55,13 @@ async function orientation(file) {
       }
     }
   } catch (error) {
-    if (!(error instanceof RangeError)) throw error; // it ends before it says so
+    if (!(error instanceof RangeError)) throw error; // the file is truncated
   }
   return 1;
 }
 
-/** What several slots show: the picture that was chosen in any of them. */
-export class Hand extends EventTarget {
+/** Image that several slots share. */
+export class SharedImage extends EventTarget {
   picture = null;
   #reading = null;
 
@@ -71,26 +71,26 @@ export class Hand extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 
-  /** Take what a file holds, unless another picture comes first. */
+  /** Read a file, unless another image is chosen meanwhile. */
   async read(file, limits) {
-    const reading = (this.#reading = Picture.read(file, file.name || "pasted picture", limits));
+    const reading = (this.#reading = Picture.read(file, file.name || "pasted image", limits));
     const picture = await reading;
     if (this.#reading === reading) this.take(picture);
   }
 
-  /** The picture, once one that is being read is there. */
+  /** The image, once it is read. */
   async ready() {
     await this.#reading;
     return this.picture;
   }
 }
 
-/** A place for a picture: dropped, pasted, chosen, or taken from an index. */
+/** Slot for an image that is dropped, pasted, chosen, or taken from an index. */
 export class Slot {
   #found;
 
-  constructor(place, hand, title, limits) {
-    this.hand = hand;
+  constructor(place, shared, title, limits) {
+    this.shared = shared;
     this.limits = limits;
     const root = document.getElementById("slot").content.cloneNode(true).firstElementChild;
     place.replaceWith(root);
@@ -101,36 +101,36 @@ export class Slot {
     root.querySelector("b").textContent = title;
     pick(this.input, ([file]) => this.read(file));
     root.querySelector("button").addEventListener("click", () => {
-      this.hand.take(null);
+      this.shared.take(null);
       this.input.focus();
     });
     receive(root, (files) => this.read(files[0]));
-    hand.addEventListener("change", () => this.#show());
+    shared.addEventListener("change", () => this.#show());
     this.#show();
   }
 
-  /** What is said where it is needed and empty. */
+  /** Error message if the slot is empty. */
   get missing() {
     return `choose the ${this.input.getAttribute("aria-label").toLowerCase()} first`;
   }
 
   read(file) {
-    return this.hand.read(file, this.limits);
+    return this.shared.read(file, this.limits);
   }
 
-  /** Offer pictures of an index: a list of [name, url, what is done with it]. */
+  /** Offer images of an index: a list of [name, url, function that takes it]. */
   offer(pictures) {
     this.#found.hidden = pictures.length === 0;
     this.#found.querySelector(".strip").replaceChildren(
       ...pictures.map(([name, url, take]) => {
         const image = el("img", { src: url, alt: "" });
-        return button(image, () => take(this.hand), { title: name, "aria-label": `Take ${name}` });
+        return button(image, () => take(this.shared), { title: name, "aria-label": `Take ${name}` });
       }),
     );
   }
 
   #show() {
-    const picture = this.hand.picture;
+    const picture = this.shared.picture;
     const image = this.element.querySelector(".drop img");
     const line = this.element.querySelector(".caption");
     const [caption, remove] = line.children;
@@ -147,18 +147,18 @@ export class Slot {
   }
 }
 
-/** Call `take(files)` with the pictures that are chosen in an input. */
+/** Call `take(files)` with the images that are chosen in an input. */
 export function pick(input, take) {
   input.accept = ACCEPT;
   input.addEventListener("change", () => {
     if (input.files.length) take([...input.files]);
-    input.value = ""; // the same file may be chosen again
+    input.value = ""; // so that the same file can be chosen again
   });
 }
 
-/** Call `take(files)` with what is dropped on an element. */
+/** Call `take(files)` with files that are dropped on an element. */
 export function receive(element, take) {
-  let depth = 0; // an element is left whenever one inside it is entered
+  let depth = 0; // entering an inner element leaves the outer one
   const over = (step) => (event) => {
     if (!event.dataTransfer.types.includes("Files")) return;
     event.preventDefault();

@@ -1,26 +1,26 @@
-// A text about one picture, or two: a question, or a statement that is judged.
+// A question or a statement about one or two images.
 
 import { bars, el, percent } from "./dom.js";
 import { Panel } from "./panel.js";
 
-const KEPT = 20; // answers on the page
-const SMALL = 112; // side of a picture beside its answer, in pixels
+const KEPT = 20; // answers shown
+const SMALL = 112; // side of an image beside its answer, in pixels
 const TONES = { true: "good", entailment: "good", false: "bad", contradiction: "bad" };
-const UNSURE = "no answer: none is sure enough"; // the server has a least probability
+const UNSURE = "no answer is probable enough"; // below the server's minimum probability
 const WORDS = {
-  entailment: "yes, it shows that",
-  neutral: "it leaves that open",
-  contradiction: "no, it shows otherwise",
+  entailment: "entailed: the image shows it",
+  neutral: "neutral: the image leaves it open",
+  contradiction: "contradicted: the image shows otherwise",
 };
 
 /**
- * A section of a call that takes a text and pictures.
+ * Section of a call that takes a text and images.
  *
- * `field` is what the call names the text, `slots` gives the slot of each picture by the name that
- * the call has for it, and `rows` the text's bars from an answer.
+ * `field` is the call's field for the text, `slots` has a slot for each of its image fields, and
+ * `summarize` returns label, tone and bars of an answer.
  */
 export class Question extends EventTarget {
-  constructor(section, api, { call, field, slots, told }) {
+  constructor(section, api, { call, field, slots, summarize }) {
     super();
     this.panel = new Panel(section, api);
     this.slots = slots;
@@ -28,11 +28,11 @@ export class Question extends EventTarget {
     section.querySelector("form").addEventListener("submit", (event) => {
       event.preventDefault();
       const text = this.input.value.trim();
-      if (text) this.#ask(text, `v1/${call}`, field, told);
+      if (text) this.#ask(text, `v1/${call}`, field, summarize);
     });
   }
 
-  /** Fill in a text; it is asked when Enter is pressed. */
+  /** Fill in a text, without sending it. */
   find(text) {
     this.input.value = text;
     this.input.focus();
@@ -40,22 +40,22 @@ export class Question extends EventTarget {
 
   clear() {
     this.panel.stop();
-    this.panel.tell("");
+    this.panel.report("");
     this.input.value = "";
     this.input.focus();
   }
 
-  async #ask(text, path, field, told) {
+  async #ask(text, path, field, summarize) {
     await this.panel.run(async (signal) => {
       const pictures = [];
       for (const [name, slot] of Object.entries(this.slots)) {
-        const picture = await slot.hand.ready();
-        if (picture === null) return this.panel.lack(slot);
+        const picture = await slot.shared.ready();
+        if (picture === null) return this.panel.requireImage(slot);
         pictures.push([name, picture]);
       }
       const fields = Object.fromEntries(pictures.map(([name, picture]) => [name, picture.blob]));
       const answer = await this.panel.api.post(path, { ...fields, [field]: text }, signal);
-      const { label, tone, rows } = told(answer);
+      const { label, tone, rows } = summarize(answer);
       const card = el(
         "article",
         { className: "card" },
@@ -66,7 +66,7 @@ export class Question extends EventTarget {
           el("h3", {}, text),
           el("p", { className: `verdict ${tone}` }, label),
           bars(rows),
-          el("p", { className: "soft" }, this.panel.credit(answer)),
+          el("p", { className: "soft" }, this.panel.source(answer)),
         ),
       );
       this.panel.out.prepend(card);
@@ -92,7 +92,7 @@ export function judged({ results: [{ label, probabilities }] }) {
   return { label: rows[0][0], tone: TONES[label.toLowerCase()] ?? "open", rows };
 }
 
-/** A copy of a picture that lives as long as its answer. */
+/** Thumbnail that lives as long as its answer. */
 async function small({ blob, name, size }) {
   if (size === null) return el("span", { className: "missing" }, name);
   const bitmap = await createImageBitmap(blob);

@@ -1,20 +1,20 @@
-// Search in an index of pictures, by a text or by a picture.
+// Search an image index by a text or by an image.
 
 import { button, count, el, percent } from "./dom.js";
 import { Panel } from "./panel.js";
 import { Picture, pick, receive } from "./picture.js";
 import { Thumbnails } from "./thumbnails.js";
 
-const FOUND = 24; // pictures shown
-const READ = 16; // pictures that are read together with the text
-const PAUSE = 250; // milliseconds without a key, after which a text is looked for
-const FIRST = 6; // pictures offered where one is to be chosen
-const ANY = "a picture"; // looked for to show some pictures of an index, in no order that counts
+const FOUND = 24; // images shown
+const READ = 16; // images that are read together with the text
+const PAUSE = 250; // milliseconds without a key before a text is searched
+const FIRST = 6; // images offered to slots
+const ANY = "a picture"; // query that shows some images of an index, in any order
 
 export class Search extends EventTarget {
-  index = null; // that is searched
+  index = null; // the searched index
   indexes = [];
-  #picture = null; // looked for in place of a text
+  #image = null; // query, if it is an image
   #results = [];
   #tiles = new Map();
 
@@ -35,7 +35,7 @@ export class Search extends EventTarget {
       this.#look(0);
     });
     this.input.addEventListener("input", () => {
-      this.#picture = null;
+      this.#image = null;
       this.#look(PAUSE);
     });
     this.rerank.addEventListener("change", () => this.#look(0));
@@ -45,7 +45,7 @@ export class Search extends EventTarget {
     receive(section, (files) => this.take(files));
   }
 
-  /** Pictures that are shown first: [id, url]. */
+  /** First images shown: [id, url]. */
   get first() {
     return [...this.#tiles.values()]
       .filter((tile) => tile.picture.src)
@@ -53,7 +53,7 @@ export class Search extends EventTarget {
       .map((tile) => [tile.hit.id, tile.picture.src]);
   }
 
-  /** See which indexes there are; keep the one that is chosen. */
+  /** Load the list of indexes; keep the chosen one. */
   async refresh(wanted = this.index?.name ?? "gallery") {
     this.indexes = (await this.api.get("v1/indexes")).indexes;
     const usable = this.indexes.filter((index) => index.usable);
@@ -79,28 +79,28 @@ export class Search extends EventTarget {
     await this.#look(0);
   }
 
-  /** What an index holds has changed. */
+  /** Reload an index that changed. */
   async changed(name) {
     this.thumbnails.clear();
     await this.choose(name);
   }
 
-  /** What was dropped: one picture is looked for, several are added. */
+  /** Search a dropped image, or add several. */
   take(files) {
     if (files.length === 1) return this.#read(files[0]);
     return this.dispatchEvent(new CustomEvent("several", { detail: files }));
   }
 
-  /** Look for pictures like this one. */
+  /** Search by an image. */
   like(picture) {
-    this.#picture = picture;
+    this.#image = picture;
     this.input.value = "";
     return this.#look(0);
   }
 
-  /** Look for a text. */
+  /** Search by a text. */
   find(text) {
-    this.#picture = null;
+    this.#image = null;
     this.input.value = text;
     return this.#look(0);
   }
@@ -110,30 +110,30 @@ export class Search extends EventTarget {
     this.input.focus();
   }
 
-  /** A picture that was found, to be asked about. */
+  /** A result as an image for other calls. */
   async picture(id) {
     return new Picture(...(await this.thumbnails.file(this.index.name, id)));
   }
 
   async #read(file) {
     const { limits } = this.api.model;
-    await this.like(await Picture.read(file, file.name || "pasted picture", limits));
+    await this.like(await Picture.read(file, file.name || "pasted image", limits));
   }
 
   async #look(pause) {
     const text = this.input.value.trim();
-    const picture = this.#picture;
-    this.#showPicture();
+    const picture = this.#image;
+    this.#showImage();
     await this.panel.run(async (signal) => {
       if (pause) await wait(pause, signal);
       if (this.index === null) await this.refresh();
       if (this.index === null) return this.#none();
       if (!text && !picture) return this.#some(signal);
       const answer = await this.#ask(picture ? { image: picture.blob } : { text }, signal);
-      this.#tell(answer);
+      this.#report(answer);
       if (!picture && this.rerank.checked && answer.results.length) {
         if (pause) await wait(pause, signal);
-        this.#tell(await this.#ask({ text, rerank: READ }, signal));
+        this.#report(await this.#ask({ text, rerank: READ }, signal));
       }
       if (text) this.dispatchEvent(new CustomEvent("text", { detail: text }));
     });
@@ -146,49 +146,49 @@ export class Search extends EventTarget {
     return answer;
   }
 
-  #tell(answer) {
+  #report(answer) {
     const { name, pictures } = this.index;
-    if (!answer.results.length) return this.panel.tell(`“${name}” has no pictures yet.`);
+    if (!answer.results.length) return this.panel.report(`“${name}” has no images yet.`);
     const read = answer.results.filter((hit) => hit.probability !== null).length;
     this.legend.hidden = false;
-    this.legend.textContent = `Under each picture: ${
-      read ? "how probable it is that the text describes it, where both were read together, and " : ""
-    }how similar it is to what you look for; 1 is the most.`;
+    this.legend.textContent = read
+      ? "Below each image: its probability, if it was read together with the text, and its similarity, at most 1."
+      : "Below each image: its similarity, at most 1.";
     const how = read
-      ? `; ${read} were read together with the text, the best fits with ${percent(answer.results[0].probability)}.`
+      ? `; ${read} read together with the text, the best with ${percent(answer.results[0].probability)}.`
       : ", by similarity.";
-    this.panel.tell(
-      `The best ${answer.results.length} of ${count(pictures, "picture")}${how}`,
+    this.panel.report(
+      `The best ${answer.results.length} of ${count(pictures, "image")}${how}`,
       answer,
     );
   }
 
-  /** Without a query: some pictures, so that there is something to begin with. */
+  /** Show some images if there is no query. */
   async #some(signal) {
     const { name, pictures } = this.index;
     const answer = await this.#ask({ text: ANY }, signal);
-    for (const tile of this.#tiles.values()) tile.tell(null);
+    for (const tile of this.#tiles.values()) tile.show(null);
     const some = answer.results.length < pictures ? "Some of the" : "The";
-    this.panel.tell(
-      pictures ? `${some} ${count(pictures, "picture")} in “${name}”.` : `“${name}” has no pictures yet.`,
+    this.panel.report(
+      pictures ? `${some} ${count(pictures, "image")} in “${name}”.` : `“${name}” has no images yet.`,
     );
   }
 
   #none() {
     this.#show([]);
-    this.panel.tell("There are no pictures yet. Add some below, or drop several here.");
+    this.panel.report("There are no images yet. Add some below, or drop several here.");
     this.dispatchEvent(new Event("none"));
   }
 
   #show(results, signal) {
-    const before = new Map([...this.#tiles].map(([id, tile]) => [id, tile.place()]));
+    const before = new Map([...this.#tiles].map(([id, tile]) => [id, tile.position()]));
     const known = this.#tiles;
     this.#results = results;
-    this.legend.hidden = true; // until it is told what was found
+    this.legend.hidden = true; // until the results are described
     this.#tiles = new Map(
       results.map((hit, i) => {
         const tile = known.get(hit.id) ?? new Tile(hit, () => this.#open(hit.id));
-        tile.tell(hit, i + 1);
+        tile.show(hit, i + 1);
         return [hit.id, tile];
       }),
     );
@@ -206,7 +206,7 @@ export class Search extends EventTarget {
       tile.picture.src = await this.thumbnails.url(this.index.name, tile.hit.id, signal);
       this.dispatchEvent(new Event("shown"));
     } catch (error) {
-      if (!signal?.aborted) tile.element.classList.add("missing"); // it was removed meanwhile
+      if (!signal?.aborted) tile.element.classList.add("missing"); // it was removed in the meantime
     }
   }
 
@@ -221,17 +221,17 @@ export class Search extends EventTarget {
     this.dispatchEvent(new CustomEvent("open", { detail: hit }));
   }
 
-  #showPicture() {
-    this.alike.hidden = this.#picture === null;
-    if (this.#picture === null) return;
+  #showImage() {
+    this.alike.hidden = this.#image === null;
+    if (this.#image === null) return;
     this.alike.replaceChildren(
-      el("img", { src: this.#picture.url, alt: "" }),
-      el("span", {}, `Like ${this.#picture.name}`),
+      el("img", { src: this.#image.url, alt: "" }),
+      el("span", {}, `Like ${this.#image.name}`),
       button("Remove", () => this.clear(), { className: "quiet" }),
     );
   }
 
-  /** Arrows go from picture to picture. */
+  /** Move the focus by arrow keys. */
   #walk(event) {
     const tiles = [...this.panel.out.children];
     const here = tiles.indexOf(document.activeElement);
@@ -244,7 +244,7 @@ export class Search extends EventTarget {
   }
 }
 
-/** A picture that was found. */
+/** A result. */
 class Tile {
   constructor(hit, open) {
     this.hit = hit;
@@ -252,11 +252,11 @@ class Tile {
     this.caption = el("span", { className: "caption" });
     this.element = button("", open, { className: "tile" });
     this.element.append(this.picture, this.caption);
-    this.tell(hit);
+    this.show(hit);
   }
 
-  /** How well it fits; null leaves that open. */
-  tell(hit, rank = 0) {
+  /** Show the scores of a result; null shows none. */
+  show(hit, rank = 0) {
     this.hit = hit ?? this.hit;
     const { id, probability, similarity } = this.hit;
     const shown = similarity.toFixed(2);
@@ -278,11 +278,11 @@ class Tile {
     this.element.title = id;
   }
 
-  place() {
+  position() {
     return [this.element.offsetLeft, this.element.offsetTop];
   }
 
-  /** Glide from where it was. */
+  /** Animate the move from the old position. */
   move([left, top]) {
     const [x, y] = [left - this.element.offsetLeft, top - this.element.offsetTop];
     if ((!x && !y) || matchMedia("(prefers-reduced-motion: reduce)").matches) return;

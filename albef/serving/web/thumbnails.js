@@ -1,6 +1,6 @@
-// Small copies of the pictures of indexes; fetched by hand, since an image element sends no token.
+// Thumbnails of indexed images, loaded by fetch because an image element sends no token.
 
-const KEPT = 500; // those used last
+const KEPT = 500; // the most recently used
 
 export class Thumbnails {
   #known = new Map();
@@ -9,19 +9,19 @@ export class Thumbnails {
     this.api = api;
   }
 
-  /** The address of a copy on this page. */
+  /** URL of a thumbnail on this page. */
   async url(index, id, signal) {
     return (await this.#get(index, id, signal)).url;
   }
 
-  /** A copy and its name. */
+  /** Thumbnail, name and size. */
   async file(index, id) {
     const { blob } = await this.#get(index, id);
     const { width, height } = await createImageBitmap(blob);
     return [blob, id, [width, height]];
   }
 
-  /** Forget all of them: the index has changed. */
+  /** Forget all thumbnails, because an index changed. */
   clear() {
     for (const { url } of this.#known.values()) URL.revokeObjectURL(url);
     this.#known.clear();
@@ -34,7 +34,7 @@ export class Thumbnails {
       const blob = await this.api.blob(path, signal);
       found = { blob, url: URL.createObjectURL(blob) };
     }
-    this.#known.delete(path); // put last
+    this.#known.delete(path); // moves it to the end
     this.#known.set(path, found);
     if (this.#known.size > KEPT) {
       const [oldest, { url }] = this.#known.entries().next().value;

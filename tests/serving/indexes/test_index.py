@@ -155,15 +155,15 @@ def test_a_kill_loses_nothing_that_was_said_to_be_there(tmp_path: Path) -> None:
 
 def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no database" * 100)
-    with pytest.raises(ValueError, match="is no index of pictures"):
+    with pytest.raises(ValueError, match="is not an image index"):
         Index(tmp_path / "text")
     make(tmp_path / "old").close()
     file = sqlite3.connect(tmp_path / "old")
     file.execute("UPDATE about SET format = 99")
     file.commit()
     file.close()
-    with pytest.raises(ValueError, match="its format is 99, not 2; delete it"):
+    with pytest.raises(ValueError, match="it has format 99, this version reads 2"):
         Index(tmp_path / "old")
     (tmp_path / "empty").touch()
-    with pytest.raises(ValueError, match="is no index of pictures"):
+    with pytest.raises(ValueError, match="is not an image index"):
         Index(tmp_path / "empty")
