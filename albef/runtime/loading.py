@@ -24,6 +24,8 @@ CAPABILITIES: dict[str, type[Model]] = {
     "comparing": Comparing,
 }
 """Model classes by their name in the manifest."""
+_NEEDED_FACTS = {"answering": "answering", "grounding": "threshold"}
+"""Fact of the manifest that a capability needs."""
 
 
 def load(
@@ -63,6 +65,12 @@ def load(
         raise ExportError(
             f"{folder} has a model for {facts.capability!r}; this version of albef knows "
             f"{', '.join(CAPABILITIES)}"
+        )
+    needed = _NEEDED_FACTS.get(facts.capability)
+    if needed and getattr(facts, needed) is None:
+        raise ExportError(
+            f"{folder / manifests.NAME}: surface {facts.capability!r} needs model.{needed}, which "
+            "is missing; export the run again"
         )
     backend = Sessions(folder, chosen, manifest.graphs, providers, threads)
     answers = json.loads((folder / ANSWERS).read_text()) if facts.answering else ()

@@ -101,6 +101,10 @@ class Sessions:
             _check_provider(session.get_providers()[0], chosen[0], explicit=providers is not None)
         self.device = "cuda" if self.providers[0] == CUDA else None
 
+    def inputs(self, graph: str) -> list[str]:
+        """Return the names of a graph's inputs."""
+        return [each.name for each in self._sessions[graph].get_inputs()]
+
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Compute a graph; see :meth:`albef.runtime.model.Backend.run`."""
         session = self._sessions[graph]

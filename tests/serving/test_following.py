@@ -17,7 +17,7 @@ import pytest
 
 import albef
 from albef.io import file_digest
-from albef.runtime.manifest import NAME
+from albef.runtime.manifest import NAME, ExportError
 from albef.serving.indexes.index import About, Entry
 from albef.serving.indexes.store import Store
 from tests.data.toy import picture
@@ -46,6 +46,14 @@ def lead(link: Path, folder: Path) -> None:
     part = link.with_name("part")
     part.symlink_to(folder)
     part.replace(link)
+
+
+def describe(folder: Path, **facts: Any) -> Path:
+    """Change facts of the model in the manifest of an export."""
+    manifest = json.loads((folder / NAME).read_text())
+    manifest["model"] |= facts
+    (folder / NAME).write_text(json.dumps(manifest))
+    return folder
 
 
 def served(server: Running) -> str:
@@ -153,6 +161,40 @@ def test_what_cannot_be_served_changes_nothing(
             assert served(server) == first
             sent = parts("image", pictures)
             assert server.client.post("/v1/embed/images", files=sent).json()["model"] == first
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"image_size": 32}, "cannot answer a test request of"),
+        ({"max_tokens": 900, "max_words": 900}, "cannot answer a test request of"),
+        ({"embed_dim": 4}, "cannot answer a test request of embed_image"),
+        ({"temperature": 1e-300}, "NaN or Inf"),
+        ({"surface": "classifying"}, "cannot answer a test request of classify"),
+        ({"surface": "answering"}, r"needs model\.answering"),
+        ({"surface": "grounding"}, r"needs model\.threshold"),
+    ],
+)
+def test_a_model_that_cannot_answer_is_never_ready(
+    tiny_export: Path, tmp_path: Path, facts: dict[str, Any], reason: str
+) -> None:
+    folder = describe(shutil.copytree(tiny_export, tmp_path / "export"), **facts)
+    with np.errstate(all="ignore"), pytest.raises(ExportError, match=reason), running([folder]):
+        pass
+
+
+def test_a_model_that_cannot_answer_replaces_none(
+    exports: dict[str, Path], tmp_path: Path, pictures: list[bytes]
+) -> None:
+    link, (first, second) = tmp_path / "link", exports
+    describe(exports[second], image_size=32)
+    lead(link, exports[first])
+    with running([link], follow=EVERY) as server:
+        lead(link, exports[second])
+        wait_until(lambda: server.metric("albef_looks_total", outcome="failed") > 0)
+        answer = server.client.post("/v1/embed/images", files=parts("image", pictures))
+        assert answer.json()["model"] == first
+        assert server.client.get("/readyz").is_success
 
 
 @pytest.mark.slow
