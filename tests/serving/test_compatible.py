@@ -75,19 +75,23 @@ def test_openai_lists_the_models(client: OpenAI) -> None:
     runs = [each.id for each in client.models.list()]
     assert runs == ["retrieval", "vqa", "entailment", "nlvr2", "grounding"]
     assert client.models.retrieve("vqa").id == "vqa"
-    with pytest.raises(NotFoundError, match="there are retrieval, vqa"):
+    with pytest.raises(NotFoundError, match="this server has retrieval, vqa"):
         client.models.retrieve("gpt")
 
 
 def test_openai_is_told_what_is_wrong(client: OpenAI) -> None:
     wrong: list[tuple[dict[str, Any], type[APIStatusError], str]] = [
-        ({"model": "gpt"}, NotFoundError, "there is no such model; there are retrieval, vqa"),
+        ({"model": "gpt"}, NotFoundError, "this server has retrieval, vqa"),
         ({"model": "vqa"}, UnprocessableEntityError, "retrieval|vqa is of kind vqa"),
-        ({"dimensions": 4}, UnprocessableEntityError, "have 8 and cannot be shortened"),
+        ({"dimensions": 4}, UnprocessableEntityError, "dimensions must be 8"),
         ({"input": ["a", " "]}, UnprocessableEntityError, r"input\.1: String should match"),
-        ({"input": ["data:image/png;base64,%"]}, UnprocessableEntityError, r"input\.0: a picture"),
+        (
+            {"input": ["data:image/png;base64,%"]},
+            UnprocessableEntityError,
+            r"input\.0: send an image as",
+        ),
         ({"input": [1, 2]}, UnprocessableEntityError, r"input\.0: Input should be a valid string"),
-        ({"extra_body": {"task": "x"}}, UnprocessableEntityError, "task: there is no such field"),
+        ({"extra_body": {"task": "x"}}, UnprocessableEntityError, "task: unknown field"),
     ]
     for sent, kind, said in wrong:
         with pytest.raises(kind, match=said) as caught:
@@ -116,6 +120,28 @@ def test_pictures_and_texts_are_ranked_by_matching(
     assert [each["index"] for each in answer["results"]] == np.argsort(-right)[:2].tolist()
     for each in answer["results"]:
         assert each["document"]["text"] == [*CAPTIONS, "squid"][each["index"]]
+
+
+def test_fields_that_other_clients_always_send_are_accepted(
+    everything: Running, model: Matching, pictures: list[bytes]
+) -> None:
+    sent: dict[str, Any] = {"input": CAPTIONS[0], "model": "default/not-specified"}
+    sent |= {"dimensions": 0, "modality": "text"}  # as infinity_client does
+    answer = everything.client.post("/v1/embeddings", json=sent).json()
+    assert answer["data"][0]["embedding"] == pytest.approx(
+        model.embed_text([CAPTIONS[0]])[0].tolist(), abs=1e-5
+    )
+    query = {"query": uri(pictures[0]), "documents": CAPTIONS[:3]}
+    probabilities = model.match([pictures[0]] * 3, CAPTIONS[:3])
+    for extra, scores in (
+        ({"model": "default/not-specified", "raw_scores": False}, probabilities),
+        ({"raw_scores": True}, np.log(probabilities / (1 - probabilities))),
+        ({"max_tokens_per_doc": 4096, "priority": 0}, probabilities),  # Cohere's
+        ({"truncation": True}, probabilities),  # Jina's
+    ):
+        answer = everything.client.post("/v1/rerank", json=query | extra).json()
+        found = {each["index"]: each["relevance_score"] for each in answer["results"]}
+        assert [found[i] for i in range(3)] == pytest.approx(scores.tolist(), abs=1e-4)
 
 
 def test_what_matching_cannot_rank_is_refused(everything: Running, pictures: list[bytes]) -> None:

@@ -8,27 +8,30 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import Path
+from fastapi import Depends, Path
 from fastapi.routing import APIRouter
 from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter
 from pydantic_core import PydanticCustomError
 
 from albef.runtime.model import batches
+from albef.serving.computing import probability
 from albef.serving.engine import current
 from albef.serving.errors import BODY, ApiError, describe_errors
 from albef.serving.limits import BEST, INPUTS
 from albef.serving.model_queues import ModelQueues
 from albef.serving.routes.bodies import Body, Text
+from albef.serving.routes.calls import Needs
 
 models_router = APIRouter(tags=["compatible"])
 """Routes of the exports, for exports of any kind."""
-router = APIRouter(tags=["compatible"])
+router = APIRouter(tags=["compatible"], dependencies=[Depends(Needs("embed_text"))])
 """Routes of exports that embed texts."""
 _ERRORS = describe_errors(404, 429, *BODY)
 Json = dict[str, Any]
 _URI = "data:image/"  # Beginning of an image's data URI.
-_NO_URI = "a picture is sent as data:image/png;base64,..."
+_NO_URI = "send an image as data:image/png;base64,..."
 _TEXT: TypeAdapter[str] = TypeAdapter(Text)
+_ANY_MODEL = "default/not-specified"  # infinity's client sends it if no model is named.
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -69,12 +72,14 @@ class EmbeddingsRequest(Body):
     ]
     """One or more texts. A text that begins with ``data:image/`` is an image, as a data URI."""
     model: Name
-    """A model of ``GET /v1/models``."""
+    """A model of ``GET /v1/models``, or ``default/not-specified`` for the first one that fits."""
     encoding_format: Literal["float", "base64"] = "float"
     """Format of a vector: ``float`` for a list of numbers, ``base64`` for the bytes (float32,
     little-endian)."""
     dimensions: int | None = None
-    """Width of the vectors. It must be the model's, because vectors cannot be shortened."""
+    """Width of the vectors: the model's, 0 or null, because vectors cannot be shortened."""
+    modality: Literal["text", "image"] = "text"
+    """Ignored, because each input shows whether it is a text or an image."""
     user: str | None = None
     """Ignored."""
 
@@ -92,6 +97,14 @@ class RerankRequest(Body):
     """Number of best results to return; null returns all."""
     return_documents: bool = False
     """If true, each result repeats its text."""
+    raw_scores: bool = False
+    """If true, scores are logits instead of probabilities."""
+    truncation: bool = True
+    """Ignored. Texts are always cut to the model's length."""
+    max_tokens_per_doc: int | None = None
+    """Ignored, as ``truncation``."""
+    priority: int | None = None
+    """Ignored."""
 
 
 def _models() -> dict[str, ModelQueues]:
@@ -103,15 +116,15 @@ def _find_model(name: str) -> ModelQueues:
     for queues in _models().values():
         if name in (queues.run, queues.name):
             return queues
-    text = f"there is no such model; there are {', '.join(reversed(_models()))}"
+    text = f"unknown model; this server has {', '.join(reversed(_models()))}"
     raise ApiError(404, text, code="model_not_found")
 
 
-def _find_able(name: str | None, call: str) -> ModelQueues:
-    queues = current().calls[call] if name is None else _find_model(name)
+def _find_capable(name: str | None, call: str) -> ModelQueues:
+    queues = current().calls[call] if name in (None, _ANY_MODEL) else _find_model(name)
     if call not in queues.model.calls:
-        text = f"model: {queues.run} is of kind {queues.model.facts.kind}, which cannot do it"
-        raise ApiError(422, text)
+        text = f"model: {queues.run} is of kind {queues.model.facts.kind}, which has no such call"
+        raise ApiError(422, text, param="model")
     return queues
 
 
@@ -141,13 +154,13 @@ async def describe_model(name: Annotated[str, Path(max_length=200)]) -> Json:
 @router.post("/v1/embeddings", responses=_ERRORS)
 async def create_embeddings(body: EmbeddingsRequest) -> Json:
     """Embed texts and images as unit vectors in one space, in OpenAI's format."""
-    queues = _find_able(body.model, "embed_text")
+    queues = _find_capable(body.model, "embed_text")
     width = queues.model.embed_dim
-    if body.dimensions not in (None, width):
-        text = f"dimensions: vectors of {queues.run} have {width} and cannot be shortened"
-        raise ApiError(422, text)
+    if body.dimensions not in (None, 0, width):
+        text = f"dimensions must be {width}; vectors of {queues.run} cannot be shortened"
+        raise ApiError(422, text, param="dimensions")
     feats = np.empty((len(body.input), width), "<f4")
-    for kind, embed in ((str, current().embed_texts), (bytes, current().embed_pictures)):
+    for kind, embed in ((str, current().embed_texts), (bytes, current().embed_images)):
         positions = [i for i, item in enumerate(body.input) if isinstance(item, kind)]
         for part in batches(len(positions)):
             items: list[Any] = [body.input[i] for i in positions[part]]
@@ -170,18 +183,19 @@ async def rerank(body: RerankRequest) -> Json:
     Each document is read together with the query (ITM). Two texts or two images cannot be read
     together; to compare them, take the dot product of their embeddings.
     """
-    queues, is_text = _find_able(body.model, "match"), isinstance(body.query, str)
+    queues, is_text = _find_capable(body.model, "match"), isinstance(body.query, str)
     if any(isinstance(document, str) is is_text for document in body.documents):
-        kinds = ("a text", "pictures") if is_text else ("a picture", "texts")
-        text = "documents: {} is a query for {} alone; compare embeddings".format(*kinds)
-        raise ApiError(422, text)
-    scores: list[float] = []
+        needed, given = ("images", "a text") if is_text else ("texts", "an image")
+        text = f"documents must be {needed}, because the query is {given}; else compare embeddings"
+        raise ApiError(422, text, param="documents")
+    margins: list[float] = []
     for part in batches(len(body.documents)):
         documents: list[Any] = body.documents[part]
         query: list[Any] = [body.query]
         images, texts = (documents, query) if is_text else (query, documents)
-        scores += await current().match(images, texts, queues)
-    best = sorted(range(len(scores)), key=lambda i: -scores[i])[: body.top_n]
+        margins += await current().match_margins(images, texts, queues)
+    scores = margins if body.raw_scores else [probability(margin) for margin in margins]
+    best = sorted(range(len(scores)), key=lambda i: -margins[i])[: body.top_n]
     results: list[Json] = [{"index": i, "relevance_score": scores[i]} for i in best]
     if body.return_documents and not is_text:  # Images are not sent back.
         for each in results:
