@@ -1,5 +1,6 @@
 import io
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,8 @@ def test_classifies_as_the_runtime_does(
 def test_wrong_fields_are_refused(everything: Running, pictures: list[bytes]) -> None:
     wrong: list[tuple[str, dict[str, Any], str]] = [
         ("zero-shot", {}, "label: Field required"),
-        ("zero-shot", {"label": ["a dog", "a dog"]}, "twice"),
-        ("zero-shot", {"label": ["a"], "template": ["{}", "b"]}, "template: {} stands in it once"),
+        ("zero-shot", {"label": ["a dog", "a dog"]}, "each class once"),
+        ("zero-shot", {"label": ["a"], "template": ["{}", "b"]}, "template must have {} once"),
         (
             "zero-shot",
             {"label": [f"{i}" for i in range(101)]},
@@ -128,9 +129,7 @@ def test_grounds_as_the_runtime_does(
         assert result["box"] == (right.box and pytest.approx(right.box))
 
 
-def test_a_call_that_nobody_has_names_those_there_are(
-    retrieval: Running, pictures: list[bytes]
-) -> None:
+def test_a_call_that_no_export_has_is_refused(retrieval: Running, pictures: list[bytes]) -> None:
     answer = retrieval.client.post("/v1/ask", files=parts("image", pictures[:1]))
     assert error(answer) == (404, "no_such_call")
     assert "/v1/embed/images, /v1/embed/texts, /v1/match" in answer.json()["error"]["message"]
@@ -181,7 +180,7 @@ def test_says_what_it_serves_and_how_it_is(
     for line in (
         'albef_requests_total{method="POST",route="/v1/embed/images",status="200"}',
         'albef_requests_total{method="HEAD",route="/v1/model",status="200"}',
-        'albef_batch_items_count{run="retrieval",step="pictures"}',
+        'albef_batch_items_count{run="retrieval",step="images"}',
         'albef_model_info{digest="',
         "process_resident_memory_bytes",
     ):
@@ -286,11 +285,11 @@ def test_an_index_outlives_the_server_and_its_model(
     store.close()
     with running([tiny_exports["grounding"]], indexes=tmp_path) as server:
         client = server.client
-        wait_until(lambda: server.engine.indexes.unfit)
+        wait_until(lambda: server.engine.indexes.incompatible)
         assert client.get("/v1/indexes/larger").json()["usable"] is False
         answer = client.post("/v1/indexes/larger/search", files=parts("image", pictures[:1]))
         assert error(answer) == (409, "other_model")
-        assert "made by another model (run other), which" in answer.json()["error"]["message"]
+        assert "images for another input size (run other)" in answer.json()["error"]["message"]
         assert error(client.put("/v1/indexes/larger")) == (409, "other_model")
         assert client.delete("/v1/indexes/larger").status_code == 204
 
@@ -341,5 +340,32 @@ def test_tokens_and_pages_of_an_origin_that_is_named(tiny_export: Path) -> None:
             assert answer.headers["access-control-allow-origin"] == page
             assert "retry-after" in answer.headers["access-control-expose-headers"]
         other = server.client.options("/v1/model", headers={**asks, "origin": "https://x.example"})
-        assert other.status_code == 400
+        assert error(other) == (400, "bad_request")
         assert "access-control-allow-origin" not in other.headers
+        two = [("authorization", f"Bearer {each}") for each in ("another", token)]
+        assert server.client.get("/v1/model", headers=two).status_code == 401
+
+
+def test_refused_requests_and_tokens_have_names_in_metrics(
+    tiny_export: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = "a-token-of-a-client"
+    with running([tiny_export], tokens=[f"{token}:read:8:search"]) as server:
+        headers = {"authorization": f"Bearer {token}"}
+        with caplog.at_level(logging.INFO, "albef.requests"):
+            assert server.client.get("/v1/model", headers=headers).is_success
+            assert server.client.put("/v1/indexes/zoo", headers=headers).status_code == 403
+            assert server.client.get("/v1/indexes/zoo").status_code == 401
+        wait_until(lambda: len(caplog.records) == 3)
+        for method, route, status in (
+            ("PUT", "/v1/indexes/{name}", "403"),
+            ("GET", "/v1/indexes/{name}", "401"),
+        ):
+            counted = {"method": method, "route": route, "status": status}
+            assert server.metric("albef_requests_total", **counted) == 1
+        for status in ("200", "403"):
+            counted = {"token": "search", "status": status}
+            assert server.metric("albef_token_requests_total", **counted) == 1
+    names = [record.__dict__["fields"].get("token") for record in caplog.records]
+    assert names == ["search", "search", None]
+    assert token not in caplog.text

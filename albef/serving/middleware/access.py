@@ -3,12 +3,16 @@
 import hmac
 import ipaddress
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from albef.serving.errors import ApiError
@@ -16,6 +20,7 @@ from albef.serving.middleware.exchange import (
     METRICS,
     SCOPES,
     Client,
+    ClientGoneError,
     HttpMiddleware,
     exchange_of,
     path_of,
@@ -26,8 +31,11 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 TOKENS = "ALBEF_TOKENS"
 """Environment variable with the tokens of clients, separated by commas or spaces. The variable with
 the suffix ``_FILE`` has the path of a file with more tokens."""
-SHORTEST = 16
+MIN_LENGTH = 16
 """Minimum number of characters in a token."""
+_TOKEN = re.compile(
+    r"(?P<token>[^:]+)(:(?P<scopes>[a-z+]*)(:(?P<requests>[1-9]\d*)?(:(?P<name>[\w.-]+))?)?)?"
+)
 
 
 @dataclass(eq=False)
@@ -40,19 +48,21 @@ class Tokens(HttpMiddleware):
     tokens: InitVar[Sequence[str]]
 
     def __post_init__(self, tokens: Sequence[str]) -> None:
-        self._clients = [parse_token(token, i) for i, token in enumerate(tokens)]
+        self._clients = [parse_token(token, i) for i, token in enumerate(tokens, 1)]
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind, _, token = exchange_of(scope).headers.get("authorization", "").partition(" ")
+        sent_headers = exchange_of(scope).headers.getlist("authorization")
+        if len(sent_headers) > 1:  # Proxies do not agree on which one counts.
+            raise ApiError(401, "send one Authorization header, not several")
+        kind, _, token = "".join(sent_headers).partition(" ")
         sent = token.strip().encode("latin-1") if kind.lower() == "bearer" else b""
-        # Every token is compared in constant time, so the response time does not reveal any of
-        # them.
+        # Compared in constant time, so that the response time reveals no token.
         matches = [each for each in self._clients if hmac.compare_digest(sent, each.token)]
         if not matches:
-            raise ApiError(401, "send a token: Authorization: Bearer TOKEN")
-        if (needed := _needed_scope(scope)) not in matches[0].scopes:
-            raise ApiError(403, f"this token does not allow it: it is no {needed} one")
+            raise ApiError(401, "send a known token: Authorization: Bearer TOKEN")
         exchange_of(scope).client = matches[0]
+        if (needed := _needed_scope(scope)) not in matches[0].scopes:
+            raise ApiError(403, f"the token lacks the scope {needed}")
         await self.app(scope, receive, send)
 
 
@@ -60,37 +70,42 @@ def read_tokens() -> list[str]:
     """Return the tokens of clients, from the environment and the file that it names.
 
     Raises:
-        ValueError: a token is too short to be a secret, or its suffix is invalid.
-        OSError: the file cannot be read.
+        ValueError: the file cannot be read, a token is too short to be a secret, or its suffix is
+            invalid.
     """
     text = os.environ.get(TOKENS, "")
     if path := os.environ.get(f"{TOKENS}_FILE"):
-        text += f" {Path(path).read_text()}"
+        try:
+            text += f" {Path(path).read_text()}"
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{TOKENS}_FILE: cannot read {path}: {error}") from None
     tokens = text.replace(",", " ").split()
-    for token in tokens:
-        parse_token(token)
+    for number, token in enumerate(tokens, 1):
+        parse_token(token, number)
     return tokens
 
 
-def parse_token(text: str, number: int = 0) -> Client:
-    """Return the client of ``TOKEN[:SCOPES[:REQUESTS]]``.
+def parse_token(text: str, number: int) -> Client:
+    """Return the client of ``TOKEN[:SCOPES[:REQUESTS[:NAME]]]``.
 
-    Scopes are joined by ``+``; without scopes, the client has all of them.
+    Scopes are joined by ``+``. An empty part has its default: all scopes, any number of concurrent
+    requests, and ``token NUMBER`` as the name.
 
     Raises:
-        ValueError: the token is too short to be a secret, or its suffix is invalid.
+        ValueError: the token is too short to be a secret, or another part is invalid.
     """
-    token, _, rest = text.partition(":")
-    scopes, _, max_requests = rest.partition(":")
-    allowed = frozenset(scopes.split("+") if scopes else SCOPES)
-    if len(token) < SHORTEST:
-        raise ValueError(f"{TOKENS}: a token has at least {SHORTEST} characters")
-    if not allowed <= set(SCOPES) or (max_requests and not max_requests.isdecimal()):
+    parts = _TOKEN.fullmatch(text)
+    scopes = frozenset(parts["scopes"].split("+") if parts and parts["scopes"] else SCOPES)
+    if parts is None or not scopes <= set(SCOPES):
         raise ValueError(
-            f"{TOKENS}: after a token stand {' or '.join(SCOPES)}, joined by +, and how many of "
-            "its requests are worked on at once, as in TOKEN:read+metrics:8"
+            f"{TOKENS}: token {number} must have the form TOKEN:SCOPES:REQUESTS:NAME, such as "
+            f"TOKEN:read+metrics:8:search; scopes are {', '.join(SCOPES)}, and REQUESTS is at "
+            "least 1"
         )
-    return Client(f"token {number}", token.encode(), allowed, int(max_requests or 0))
+    if len(parts["token"]) < MIN_LENGTH:
+        raise ValueError(f"{TOKENS}: token {number} must have at least {MIN_LENGTH} characters")
+    name = parts["name"] or f"token {number}"
+    return Client(name, parts["token"].encode(), scopes, int(parts["requests"] or 0))
 
 
 def _needed_scope(scope: Scope) -> str:
@@ -102,13 +117,26 @@ def _needed_scope(scope: Scope) -> str:
     return "write" if changes and path.startswith("/v1/indexes") else "read"
 
 
+class Cors(CORSMiddleware):
+    """CORS middleware that refuses a preflight request in this server's form."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """Return the answer to a preflight request."""
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        headers = {name: value for name, value in response.headers.items() if "content" not in name}
+        refusal = ApiError(response.status_code, "origin, method or header is not allowed (CORS)")
+        return Response(refusal.body, refusal.status, headers, "application/json")
+
+
 @dataclass(eq=False)
 class Hosts(HttpMiddleware):
     """Middleware for a server without tokens, which protects it from other machines and sites.
 
     A request must come from this machine under one of its local names, or use one of ``names``
-    (else 421). A page of another site is refused (403) unless it is one of ``origins``. This keeps
-    other sites from using a local browser.
+    (else 421). A page of another site or port is refused (403) unless it is one of ``origins``.
+    This keeps other sites from using a local browser.
     """
 
     names: Sequence[str]
@@ -116,12 +144,17 @@ class Hosts(HttpMiddleware):
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
-        host = _host_name(f"//{exchange.headers.get('host', '')}")
+        address, origin = (exchange.headers.get(name, "") for name in ("host", "origin"))
+        host = _host_name(f"//{address}")
         if host not in self.names and not (host in LOCAL and _is_loopback(exchange.client.name)):
-            raise ApiError(421, "without tokens the server answers to localhost only")
-        origin = exchange.headers.get("origin", "")
-        if origin and _host_name(origin) != host and origin not in self.origins:
-            raise ApiError(403, "a page of another site asked")
+            if scope["client"] is None:  # The connection was closed before its address was read.
+                raise ClientGoneError
+            raise ApiError(421, "without tokens, the server answers only to localhost")
+        # A proxy may change the port of one of its names.
+        same_port = host in self.names or origin.endswith(f"//{address}")
+        is_own_page = _host_name(origin) == host and same_port
+        if origin and not is_own_page and origin not in self.origins:
+            raise ApiError(403, "pages of this origin may not call the server")
         await self.app(scope, receive, send)
 
 
