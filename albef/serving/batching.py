@@ -75,11 +75,7 @@ class Batcher(Generic[Item, Result]):
         return len(self._queue)
 
     def check_room(self, count: int) -> None:
-        """Check that the queue has room for ``count`` items and would compute them in time.
-
-        Raises:
-            ApiError: 429, with the seconds after which the queue is shorter.
-        """
+        """Raise ApiError 429 if the queue has no room for ``count`` items, or no time."""
         waiting = len(self._queue)
         delay = waiting * self._pace
         if waiting + count > self._limits.queue or delay > self._limits.seconds:
@@ -87,10 +83,9 @@ class Batcher(Generic[Item, Result]):
             raise ApiError(429, f"{waiting} items wait for {self._step}; retry later", delay)
 
     async def __call__(self, items: Sequence[Item]) -> list[Result]:
-        """Return the results of ``items``. If cancelled, the rest is not computed.
+        """Return the results of ``items``; raise ApiError 429 if the queue has no room for all.
 
-        Raises:
-            ApiError: 429, the queue has no room for all items.
+        If cancelled, the rest is not computed.
         """
         self.check_room(len(items))
         loop = asyncio.get_running_loop()

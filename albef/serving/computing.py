@@ -40,11 +40,7 @@ class Decoders:
         metrics.waiting.labels("", "decode").set_function(lambda: self._waiting)
 
     def check_room(self, count: int) -> None:
-        """Check that the queue has room for ``count`` images.
-
-        Raises:
-            ApiError: 429, the queue has no room.
-        """
+        """Raise ApiError 429 if the queue has no room for ``count`` images."""
         if self._waiting + count > self._limits.queue:
             self._metrics.refused.labels("queue").inc()
             raise ApiError(429, f"{self._waiting} images wait for a decoder; retry after 1 s", 1)
@@ -78,8 +74,8 @@ class Resources:
 class Models:
     """The exports in the folders (``models``), and the export that answers each call (``calls``).
 
-    If several exports have a call, the first one answers it. If digests are expected, no other
-    export is loaded.
+    If several exports have a call, the first one answers it. Methods take another export as
+    ``queues``.
 
     Raises:
         ExportError: a folder is not an export, was changed, has an unexpected digest, or cannot run
@@ -106,10 +102,7 @@ class Models:
     async def embed_images(
         self, images: Sequence[bytes], queues: ModelQueues | None = None
     ) -> Floats:
-        """Embed encoded images as unit vectors (n, E).
-
-        ``queues`` is the export; None takes the first that has the call.
-        """
+        """Embed encoded images as unit vectors (n, E)."""
         queues = queues or self.calls["embed_image"]
         encoded = await self.encode_images(queues, images, keep=False)
         return np.stack([image.feat for image in encoded])
@@ -117,10 +110,7 @@ class Models:
     async def embed_texts(
         self, texts: Sequence[str], queues: ModelQueues | None = None, *, counted: bool = True
     ) -> Floats:
-        """Embed texts as unit vectors (n, E).
-
-        ``queues`` is the export; None takes the first that has the call.
-        """
+        """Embed texts as unit vectors (n, E)."""
         encoded = await self.encode_texts(
             queues or self.calls["embed_text"], texts, counted=counted
         )
@@ -137,10 +127,9 @@ class Models:
             for part in batches(len(texts))
         ]
         feats = await self.embed_images(images, queues)
-        probabilities: Floats = queues.model.classify_features(
-            feats, np.concatenate(text_feats), len(labels)
-        )
-        return probabilities
+        prompt_feats = np.concatenate(text_feats)
+        shares: Floats = queues.model.classify_features(feats, prompt_feats, len(labels))
+        return shares
 
     async def match(
         self, images: Sequence[bytes], texts: Sequence[str], queues: ModelQueues | None = None
@@ -153,8 +142,7 @@ class Models:
     ) -> list[float]:
         """Return the logit of "match" minus that of "no match" for each pair of image and text.
 
-        ``queues`` is the export; None takes the first that has the call. One image is paired with
-        all texts, and one text with all images.
+        One image is paired with all texts, and one text with all images.
         """
         queues, count = queues or self.calls["match"], max(len(images), len(texts))
         queues.pairs.check_room(count)

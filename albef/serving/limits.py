@@ -65,27 +65,18 @@ class Limits:
 
 @dataclass(frozen=True)
 class Options:
-    """Exports that a server serves, its clients, and its settings.
+    """Options of a server. The command ``albef serve`` describes them.
 
     Attributes:
-        exports: export folders; if several have a call, the first one answers it.
-        limits: limits of sizes and times.
-        tokens: tokens of clients, parsed by :func:`albef.serving.middleware.access.parse_token`; if
-            empty, only clients on this machine are answered.
-        hosts: further host names that need no token.
-        origins: sites whose pages may send requests from a browser, such as
-            ``https://example.org``.
+        hosts: ``--host-name``; further host names that need no token.
+        origins: ``--origin``; sites whose pages may send requests from a browser.
         indexes: folder of the image indexes; None keeps them in memory.
-        gallery: folder of images that the index ``gallery`` follows.
-        follow: seconds between two checks whether a folder or link has another export, which is
-            then served instead; 0 never checks.
-        refresh: command that runs before each check, for example to fetch an export.
+        refresh: words of the command that runs before each check of the folders.
+        tokens: tokens for :func:`albef.serving.middleware.access.parse_token`; if empty, only
+            clients on this machine are answered.
         expect: digests of the only manifests that may be loaded; if empty, any export is loaded.
-        workers: number of concurrent computations.
-        threads: threads of a computation; 0 uses all cores.
         providers: providers of ONNX Runtime in order of preference; None uses what works.
         precision: precision of the weights; None uses the first of each export.
-        min_probability: minimum probability of the best answer or class; below it, there is none.
     """
 
     exports: Sequence[Path]

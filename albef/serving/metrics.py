@@ -28,48 +28,29 @@ class Metrics:
         PlatformCollector(registry=self.registry)
         counter = partial(Counter, registry=self.registry)
         gauge = partial(Gauge, registry=self.registry)
-        histogram = partial(Histogram, registry=self.registry)
+        seconds = partial(Histogram, registry=self.registry, buckets=_SECONDS)
+        items = partial(Histogram, registry=self.registry, buckets=_ITEMS)
         step = ["run", "step"]
-        self.requests = counter(
-            "albef_requests", "Answered requests", ["route", "method", "status"]
-        )
-        self.token_requests = counter(
-            "albef_token_requests", "Answered requests of each token", ["token", "status"]
-        )
-        self.seconds = histogram(
-            "albef_request_seconds",
-            "Seconds from a request's headers to its answer",
-            ["route"],
-            buckets=_SECONDS,
-        )
+        self.requests = counter("albef_requests", "Requests", ["route", "method", "status"])
+        self.token_requests = counter("albef_token_requests", "By token", ["token", "status"])
+        self.seconds = seconds("albef_request_seconds", "From headers to answer", ["route"])
         # Plain numbers, because every change of a gauge takes a lock.
         self.open_requests = self.held_bytes = 0
-        gauge("albef_open_requests", "Requests in progress").set_function(
-            lambda: self.open_requests
-        )
-        gauge("albef_held_bytes", "Bytes of request bodies in memory").set_function(
-            lambda: self.held_bytes
-        )
-        self.items = histogram("albef_batch_items", "Items per batch", step, buckets=_ITEMS)
-        self.computing = histogram(
-            "albef_batch_seconds", "Seconds to compute a batch", step, buckets=_SECONDS
-        )
+        open_requests = gauge("albef_open_requests", "Requests in progress")
+        open_requests.set_function(lambda: self.open_requests)
+        held_bytes = gauge("albef_held_bytes", "Bytes of request bodies in memory")
+        held_bytes.set_function(lambda: self.held_bytes)
+        self.items = items("albef_batch_items", "Items per batch", step)
+        self.computing = seconds("albef_batch_seconds", "Computation of a batch", step)
         self.waiting = gauge("albef_waiting_items", "Items waiting for a step", step)
         self.refused = counter("albef_refused", "Requests refused because of load", ["reason"])
-        self.dropped = counter(
-            "albef_dropped_items", "Items not computed because their client left", step
-        )
-        self.folder_checks = counter(
-            "albef_looks", "Checks of the exports' folders that found other exports", ["outcome"]
-        )
+        self.dropped = counter("albef_dropped_items", "Items whose client left", step)
+        self.folder_checks = counter("albef_looks", "New exports found in folders", ["outcome"])
         # Creates the counters at 0, so Prometheus sees the first event as an increase.
         for outcome in ("replaced", "failed"):
             self.folder_checks.labels(outcome)
-        self.drift = gauge(
-            "albef_drift",
-            "Divergence of requests from the export's validation data, in nats",
-            ["run", "what"],
-        )
+        drift = "Divergence of requests from validation data, in nats"
+        self.drift = gauge("albef_drift", drift, ["run", "what"])
         self.model = gauge("albef_model_info", "Served exports", ["run", "kind", "digest"])
 
     def follow_drift(self, run: str, sketch: Sketch, profile: Mapping[str, Counts]) -> None:

@@ -75,7 +75,7 @@ def test_wrong_arguments_are_sentences(model: Matching, pictures: list[bytes]) -
         model.embed_text("a dog")
     with pytest.raises(TypeError, match="images: a list is needed"):
         model.embed_image(pictures[0])  # type: ignore[arg-type]
-    with pytest.raises(ImageError, match="picture 33 cannot be decoded"):
+    with pytest.raises(ImageError, match="file 33 cannot be decoded"):
         model.embed_image([*(pictures[0] for _ in range(33)), b"no picture"])
     with pytest.raises(FileNotFoundError, match=r"no\.png"):
         model.embed_image([Path("no.png")])

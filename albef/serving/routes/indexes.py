@@ -110,20 +110,15 @@ def _reader() -> ModelQueues:
 async def _existing(name: Name) -> Index:
     index = await current().stored(current().store.get, name)
     if index is None:
-        raise ApiError(
-            404, f"index {name} does not exist; create it with PUT", code="no_such_index"
-        )
+        raise ApiError(404, f"there is no index {name}; create it with PUT", code="no_such_index")
     return index
 
 
 async def _usable(index: Annotated[Index, Depends(_existing)]) -> Index:
     name, indexes = index.about.name, current().indexes
     if index.serial in indexes.incompatible:
-        text = (
-            f"index {name} has images for another input size (run {index.about.run}), which "
-            f"{_reader().name} cannot read; delete the index and add the images again"
-        )
-        raise ApiError(409, text, code="other_model")
+        text = f"index {name} has images for another input size than that of {_reader().name}"
+        raise ApiError(409, f"{text}; delete it and add the images again", code="other_model")
     if not await indexes.is_up_to_date(index):
         text = f"{_reader().name} has not yet read all images of index {name}; retry after 5 s"
         raise ApiError(503, text, 5)
@@ -132,9 +127,7 @@ async def _usable(index: Annotated[Index, Depends(_existing)]) -> Index:
 
 async def _check_writable(name: Name) -> None:
     if name == current().store.read_only:
-        raise ApiError(
-            409, f"index {name} follows a folder and cannot be changed", code="read_only"
-        )
+        raise ApiError(409, f"index {name} follows a folder; change that", code="read_only")
 
 
 Existing = Annotated[Index, Depends(_existing)]
