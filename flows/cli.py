@@ -136,7 +136,7 @@ def ablate(
     ] = None,
     seeds: Annotated[int, Option(min=1, help="Seeds of each step.")] = 3,
     preset: Annotated[str, Option(help="Preset of the last step.")] = "ablation",
-    ladder: Annotated[str, Option(help="Steps: ablations/LADDER.yaml.")] = "paper",
+    steps: Annotated[str, Option(help="File of the steps: ablations/STEPS.yaml.")] = "paper",
     name: Annotated[
         str | None, Option(help="Prefix of the experiments' names; default: the preset.")
     ] = None,
@@ -156,7 +156,7 @@ def ablate(
     from flows.experiments.ablate import ablate
 
     _prepare_output()
-    ablate(noise or [0.0, 0.4], seeds, preset, ladder, name, jobs, show=show)
+    ablate(noise or [0.0, 0.4], seeds, preset, steps, name, jobs, show=show)
 
 
 @command(app, "accept", at_root=True)

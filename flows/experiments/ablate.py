@@ -19,9 +19,8 @@ from flows import git, values
 from flows.experiments import compare, variations
 from flows.experiments.clone import Variation, recorded
 from flows.experiments.gather import gather
-from flows.experiments.revisions import CODE
 
-LADDERS = Path("ablations")
+ABLATIONS = Path("ablations")
 log = logging.getLogger("albef")
 
 
@@ -36,7 +35,7 @@ class Step(Section):
     """Name of an earlier step. Its pre-trained checkpoint is copied to ``.albef/earlier``."""
 
 
-class Ladder(Section):
+class Ablation(Section):
     """Steps of an ablation. Each step is compared with the one before it."""
 
     run: str
@@ -45,13 +44,15 @@ class Ladder(Section):
     """Steps in the order in which they are compared; at least two."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Ladder":
+    def _consistent(self) -> "Ablation":
         names = [step.name for step in self.steps]
         if len(set(names)) < len(names):
             raise ValueError("two steps have the same name")
         for index, step in enumerate(self.steps):
             if step.earlier and step.earlier not in names[:index]:
-                raise ValueError(f"step {step.name}: {step.earlier} is no step before it")
+                raise ValueError(
+                    f"step {step.name}: earlier: {step.earlier} is not a step above it"
+                )
         return self
 
 
@@ -59,7 +60,7 @@ def ablate(
     noises: Sequence[float],
     seeds: int,
     preset_name: str,
-    ladder_name: str,
+    steps_name: str,
     name: str | None = None,
     jobs: int | None = None,
     *,
@@ -71,32 +72,29 @@ def ablate(
 
     Raises:
         ParamsError: a value is wrong, or the preset does not fit the steps.
-        Failure: trainings failed.
+        CloneError: trainings failed.
     """
     preset = values.find_yaml(values.PRESETS, preset_name, "preset")
-    file = values.find_yaml(LADDERS, ladder_name, "ladder")
-    ladder = _read(file)
+    file = values.find_yaml(ABLATIONS, steps_name, "file of steps")
+    ablation = validate(Ablation, read_yaml(file), where=str(file))
+    if ablation.run not in read_preset(preset).get("tasks", {}):
+        raise ParamsError(f"{file}: run {ablation.run} is not in the tasks of {preset}")
     commit = git.git("rev-parse", "HEAD") if show else variations.clean()
     name = name or preset_name
-    by_noise = {n: list(_by_seed(name, preset, file, n, seeds)) for n in sorted(set(noises))}
+    by_noise = {n: list(_by_seed(name, preset, ablation, n, seeds)) for n in sorted(set(noises))}
     runs = [run for by_seed in by_noise.values() for steps in by_seed for run in steps]
-    missing = [run for run in runs if recorded(run, commit, CODE) is None]
+    missing = [run for run in runs if recorded(run, commit) is None]
     if missing and not show:
-        log.info("%d trainings, %d of them there already", len(runs), len(runs) - len(missing))
-        jobs = jobs or _jobs(read_preset(preset))
-        variations.run(missing, [f"evaluate@{ladder.run}"], jobs)
+        log.info("%d trainings, %d of them already recorded", len(runs), len(runs) - len(missing))
+        variations.run(missing, [f"evaluate@{ablation.run}"], jobs or _jobs(read_preset(preset)))
     for noise, by_seed in by_noise.items():
         runs = [run for at_step in zip(*by_seed, strict=True) for run in at_step]
-        refs = [ref for run in runs if (ref := recorded(run, commit, CODE))]
+        refs = [ref for run in runs if (ref := recorded(run, commit))]
         print(f"caption noise {noise:g}: {len(refs)} of {len(runs)} trainings\n")
         if len(refs) > 1:
             comparison, _ = gather(refs, None, 0, stepwise=True)
             page = compare.write(comparison, compare.OUT / f"{name}-noise{noise:g}.html")
             print(f"{compare.results(comparison)}\n\npage: {page}\n")
-
-
-def _read(file: Path) -> Ladder:
-    return validate(Ladder, read_yaml(file), where=str(file))
 
 
 def _jobs(params: Mapping[str, Any]) -> int:
@@ -106,39 +104,34 @@ def _jobs(params: Mapping[str, Any]) -> int:
 
 
 def _by_seed(
-    name: str, preset: Path, file: Path, noise: float, seeds: int
+    name: str, preset: Path, ablation: Ablation, noise: float, seeds: int
 ) -> Iterator[list[Variation]]:
     """Yield the variations of all steps at one caption noise, seed by seed."""
-    params, base_text, ladder = read_preset(preset), values.compose(preset), _read(file)
-    if ladder.run not in params.get("tasks", {}):
-        raise ParamsError(f"{file}: run {ladder.run} is not one of the tasks of {preset}")
-    noisy = _noisy_sources(params, preset)
+    params, base_text = read_preset(preset), values.compose(preset)
+    noise_keys = _noise_keys(params, preset)
     for seed in range(params["seed"], params["seed"] + seeds):
         runs: dict[str, Variation] = {}
-        for step in ladder.steps:
+        for step in ablation.steps:
             overrides = [f"seed={seed}", f"data_seed={seed}"]
-            overrides += [f"{key}={noise}" for key in noisy]
+            overrides += [f"{key}={noise}" for key in noise_keys]
             overrides += [f"{key}={json.dumps(value)}" for key, value in step.values.items()]
-            text = values.overridden(base_text, overrides, f"{file}, step {step.name}")
+            text = values.overridden(base_text, overrides, f"step {step.name}")
             group = f"noise{noise:g}-seed{seed}"
             earlier = runs[step.earlier] if step.earlier else None
             runs[step.name] = Variation(f"{name}-{step.name}-{group}", text, group, earlier)
         yield list(runs.values())
 
 
-def _noisy_sources(params: Mapping[str, Any], preset: Path) -> list[str]:
+def _noise_keys(params: Mapping[str, Any], preset: Path) -> list[str]:
     """Return the keys of the caption noise of the pre-training dataset."""
-    dataset, views = params["pretrain"]["dataset"], params.get("curate", {})
-    for _ in views:  # A filtered dataset may be filtered from another one.
-        dataset = views.get(dataset, {}).get("dataset", dataset)
-    keys = [
-        f"datasets.{dataset}.sources.{source}.caption_noise"
-        for source, section in params["datasets"][dataset]["sources"].items()
-        if "caption_noise" in section
-    ]
+    dataset, curated = params["pretrain"]["dataset"], params.get("curate", {})
+    for _ in curated:  # A filtered dataset may be filtered from another one.
+        dataset = curated.get(dataset, {}).get("dataset", dataset)
+    sources = params["datasets"][dataset]["sources"]
+    keys = [source for source, section in sources.items() if "caption_noise" in section]
     if not keys:
         raise ParamsError(
-            f"{preset}: no source of data set {dataset} has caption_noise, so there is no noise to "
-            "vary; take a preset on built-in data"
+            f"{preset}: no source of dataset {dataset} has caption_noise; use a preset on built-in "
+            "data"
         )
-    return keys
+    return [f"datasets.{dataset}.sources.{source}.caption_noise" for source in keys]

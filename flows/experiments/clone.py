@@ -15,6 +15,7 @@ from dvc.repo import Repo
 
 from albef.layout import EARLIER, PARAMS
 from flows import git, values
+from flows.experiments.revisions import CODE
 from flows.graph import LOCK, PRETRAIN, PRETRAINED
 from flows.process import Child
 from flows.run import untracked
@@ -23,7 +24,7 @@ log = logging.getLogger("albef")
 
 
 class CloneError(ValueError):
-    """Error for variations that failed, with one error message for each."""
+    """Error for variations or commands that failed in a clone."""
 
     exit_code = 1
 
@@ -80,17 +81,14 @@ class Clone:
         """Run a ``dvc`` command in the clone.
 
         Raises:
-            Failure: the command failed. The message contains its output.
+            CloneError: the command failed. The message contains its output.
         """
         code, lines = self._follow(Child(*args, folder=self._folder))
         if code:
             raise CloneError(f"`dvc {args[0]}` failed: {' '.join(lines)}")
 
     def _follow(self, child: Child, name: str = "") -> tuple[int, list[str]]:
-        """Return the exit code and output lines of a child process.
-
-        If ``name`` is given, log each line under it.
-        """
+        """Return the exit code and output lines of a child process; log lines under ``name``."""
         lines: list[str] = []
 
         def line(text: str) -> None:
@@ -119,21 +117,21 @@ class Clone:
             Number of stages that ran. The artifacts of the other stages were available.
 
         Raises:
-            Failure: a stage failed. The message contains its last line of output.
+            CloneError: a stage failed. The message contains its last line of output.
         """
         began = time.time()
-        self._bring(variation, targets)
+        self._reproduce(variation, targets)
         layout = values.layout(self._folder / PARAMS)
         options = ["--name", variation.name, "--force", *untracked(layout, self._folder)]
-        self.dvc("exp", "save", *options, *self._with_above(targets))
+        self.dvc("exp", "save", *options, *self._with_upstream(targets))
         records = (self._folder / layout.root / "runs").glob("*.json")
         return sum(record.stat().st_mtime > began for record in records)
 
-    def _bring(self, variation: Variation, targets: Sequence[str]) -> None:
+    def _reproduce(self, variation: Variation, targets: Sequence[str]) -> None:
         earlier = self._folder / EARLIER
         shutil.rmtree(earlier, ignore_errors=True)
         if variation.earlier:
-            self._bring(variation.earlier, [PRETRAIN])
+            self._reproduce(variation.earlier, [PRETRAIN])
             pretrained = values.layout(self._folder / PARAMS).model(PRETRAINED)
             shutil.copytree(self._folder / pretrained, earlier, dirs_exist_ok=True)
         (self._folder / PARAMS).write_text(variation.params)
@@ -142,8 +140,8 @@ class Clone:
         if code:
             raise CloneError(f"{lines[-1] if lines else 'ended'} (exited with {code})")
 
-    def _with_above(self, targets: Sequence[str]) -> list[str]:
-        """Return the targets and the stages above them. DVC lacks the artifacts of other stages."""
+    def _with_upstream(self, targets: Sequence[str]) -> list[str]:
+        """Return the targets and the stages above them. Other stages lack their artifacts here."""
         with Repo(str(self._folder)) as repo:
             graph = repo.index.graph
             wanted = [stage for stage in graph if getattr(stage, "name", "") in targets]
@@ -159,12 +157,12 @@ class Clone:
 _REFS = ("for-each-ref", "--format=%(refname)")
 
 
-def recorded(variation: Variation, commit: str, code: Sequence[str]) -> str | None:
+def recorded(variation: Variation, commit: str) -> str | None:
     """Return the ref of a variation's experiment; None if none has these values and this code."""
-    if variation.earlier and recorded(variation.earlier, commit, code) is None:
+    if variation.earlier and recorded(variation.earlier, commit) is None:
         return None
     for ref in git.git(*_REFS, f"refs/exps/*/*/{variation.name}").split():
-        is_of_values = git.try_git("show", f"{ref}:{PARAMS}") == variation.params.strip()
-        if is_of_values and git.try_git("diff", "--name-only", commit, ref, "--", *code) == "":
+        has_values = git.try_git("show", f"{ref}:{PARAMS}") == variation.params.strip()
+        if has_values and git.try_git("diff", "--name-only", commit, ref, "--", *CODE) == "":
             return ref
     return None

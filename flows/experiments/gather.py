@@ -43,9 +43,7 @@ def gather(
         CurveError: the file is not a reference.
     """
     if len(names) == 1 and reference is None:
-        raise ParamsError(
-            f"name a second revision to set beside {names[0]}, or a reference with --curve FILE"
-        )
+        raise ParamsError(f"give a second revision to compare with {names[0]}, or --curve FILE")
     reference_curves = curves.read_reference(reference) if reference else {}
     with opened(names) as revisions:
         gathering = _Gathering(revisions, examples, stepwise)
@@ -63,7 +61,7 @@ def write_curves(name: str, path: Path) -> None:
     with opened([name]) as (revision,):
         side_curves = Side(revision, Gaps()).curves
     if not side_curves:
-        raise ParamsError(f"{name} has no curves: nothing was trained there")
+        raise ParamsError(f"{name} has no curves, because it has no training")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(curves.write_reference(side_curves))
 
@@ -81,8 +79,8 @@ class _Gathering:
         for side in self._sides if path is None else ():
             if not side.metrics:
                 raise ParamsError(
-                    f"{side.name} has no metrics: nothing was evaluated there, or it was not "
-                    "recorded; `albef run --name EXPERIMENT` evaluates and records"
+                    f"{side.name} has no metrics; `albef run --name EXPERIMENT` evaluates and "
+                    "records them"
                 )
         seeds = [side.revision.seeds for side in self._sides]
         is_repeated = any(len({seeds[i] for i in group}) > 1 for group in self._groups)
@@ -119,12 +117,12 @@ class _Gathering:
         """Groups of sides that differ only in their seeds; the baseline's group comes first."""
         groups: list[list[int]] = []
         for index, side in enumerate(self._sides):
-            first = (self._sides[group[0]].revision for group in groups)
-            place = next((i for i, it in enumerate(first) if _is_repeated(it, side.revision)), None)
-            if place is None:
-                groups.append([index])
+            firsts = ((group, self._sides[group[0]].revision) for group in groups)
+            same = (group for group, first in firsts if _is_repeated(first, side.revision))
+            if group := next(same, None):
+                group.append(index)
             else:
-                groups[place].append(index)
+                groups.append([index])
         return tuple(map(tuple, groups))
 
     def _baseline(self, index: int) -> int:
@@ -133,8 +131,8 @@ class _Gathering:
         It belongs to the previous group (``stepwise``) or to the first group. The side with the
         same seeds is preferred; otherwise it is the baseline.
         """
-        place = next(place for place, group in enumerate(self._groups) if index in group)
-        others = self._groups[place - 1 if self._stepwise else 0] if place else ()
+        number = next(i for i, group in enumerate(self._groups) if index in group)
+        others = self._groups[number - 1 if self._stepwise else 0] if number else ()
         seeds = self._sides[index].revision.seeds
         return next((other for other in others if self._sides[other].revision.seeds == seeds), 0)
 
@@ -188,19 +186,19 @@ class _Gathering:
         shared: tuple[NDArray[np.int64], NDArray[np.int64]],
         examples: int,
     ) -> page.Paired:
-        """Compare two sides on the examples at their ``shared`` positions.
-
-        ``examples`` is the number of changed answers to show for each direction.
-        """
-        (old, new), (old_places, new_places) = pair, shared
+        """Compare two sides on ``shared`` positions; show ``examples`` changed answers each way."""
+        (old, new), (old_positions, new_positions) = pair, shared
         before = self._sides[sides[0]]
-        differences = new.values[new_places] - old.values[old_places]
-        units = before.units(*where, old.table["key"].take(pa.array(old_places)))
-        gained = np.flatnonzero(~old.right[old_places] & new.right[new_places])
-        lost = np.flatnonzero(old.right[old_places] & ~new.right[new_places])
-        strata = old.strata[old_places]
+        differences = new.values[new_positions] - old.values[old_positions]
+        units = before.units(*where, old.table["key"].take(pa.array(old_positions)))
+        gained = np.flatnonzero(~old.right[old_positions] & new.right[new_positions])
+        lost = np.flatnonzero(old.right[old_positions] & ~new.right[new_positions])
+        strata = old.strata[old_positions]
         chosen = [
-            [(int(old_places[i]), int(new_places[i])) for i in spread(flipped.tolist(), examples)]
+            [
+                (int(old_positions[i]), int(new_positions[i]))
+                for i in spread(flipped.tolist(), examples)
+            ]
             for flipped in (gained, lost)
         ]
         records = before.records(*where) if any(chosen) else None
@@ -209,7 +207,7 @@ class _Gathering:
         return page.Paired(
             *sides,
             metric=old.metric,
-            shared=len(old_places),
+            shared=len(old_positions),
             of=max(len(old.values), len(new.values)),
             difference=float(np.mean([differences[strata == s].mean() for s in set(strata)])),
             interval=statistics.paired_interval(differences, units, strata),

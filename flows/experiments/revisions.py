@@ -41,22 +41,20 @@ class RevisionUnavailableError(ValueError):
 class Revision:
     """A revision and its files.
 
-    Args:
+    Attributes:
         name: the revision as the user names it; the experiment's name if that is a ref.
         commit: SHA-1 of the commit; None for the work tree.
         folder: folder that receives the files when they are requested.
-        files: file system of the commit; None for the work tree.
-
-    Attributes:
         params: content of its params.yaml as plain values.
         layout: paths of its artifacts, within ``folder``.
         seeds: its :data:`SEEDS`. If the data have no separate seed, the other seed is repeated.
     """
 
-    def __init__(self, name: str, commit: str | None, folder: Path, files: Any) -> None:
+    def __init__(self, name: str, commit: str | None, folder: Path, files: Any = None) -> None:
+        """Read the params of a revision. ``files`` is the file system of a commit."""
         self.name, self.commit, self.folder, self._files = name, commit, folder, files
         if not self.fetch(PARAMS):
-            raise ParamsError(f"{name} has no {PARAMS}: it is a revision of another project")
+            raise ParamsError(f"{name} has no {PARAMS}; give a revision of this project")
         self.params = read_yaml(folder / PARAMS)
         paths = validate(Paths, self.params.get("paths"), where=f"{PARAMS} of {name}", key="paths")
         self.layout = Layout(paths)
@@ -72,26 +70,26 @@ class Revision:
         """Return the sorted paths of the entries in a folder.
 
         Raises:
-            NotAtHand: the folder is neither available locally nor in a remote.
+            RevisionUnavailableError: the folder is neither available locally nor in a remote.
         """
         if self._files is None:
             return sorted(folder.iterdir()) if folder.is_dir() else []
         if not self._files.isdir(folder.as_posix()):
             return []
-        with self._sentences(folder):
+        with self._reporting(folder):
             return sorted(Path(name) for name in self._files.ls(folder.as_posix(), detail=False))
 
     def fetch(self, path: Path) -> Path | None:
         """Return the local path of a file or folder; None if the revision does not have it.
 
         Raises:
-            NotAtHand: it is neither available locally nor in a remote.
+            RevisionUnavailableError: it is neither available locally nor in a remote.
         """
         local = self.folder / path
         if local.exists() or self._files is None:
             return local if local.exists() else None
         name = path.as_posix()
-        with self._sentences(path):
+        with self._reporting(path):
             if not self._files.exists(name):
                 return None
             local.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +97,7 @@ class Revision:
         return local if local.exists() else None
 
     @contextmanager
-    def _sentences(self, path: Path) -> Iterator[None]:
+    def _reporting(self, path: Path) -> Iterator[None]:
         try:
             yield
         except (DvcException, DataIndexDirError, OSError) as error:
@@ -107,9 +105,8 @@ class Revision:
             why = "" if is_missing else f" ({one_line(error)})"
             raise RevisionUnavailableError(
                 self.name,
-                f"{self.name}: {path} is neither in DVC's cache nor in a remote{why}; `dvc push` "
-                "where it was made (`dvc exp push` for an experiment) and `dvc fetch` here bring "
-                "it, and what else is missing",
+                f"{self.name}: {path} is neither in DVC's cache nor in a remote{why}; run `dvc "
+                "push` (for an experiment, `dvc exp push`) where it was made, then `dvc fetch`",
             ) from None
 
 
@@ -144,13 +141,13 @@ def opened(names: Sequence[str]) -> Iterator[list[Revision]]:
             revisions = []
             for name, commit in zip(names, commits, strict=True):
                 if commit is None:
-                    revisions.append(Revision(WORKSPACE[0], None, Path("."), None))
-                else:
-                    work = tempfile.TemporaryDirectory(prefix="compare-", dir=_WORK)
-                    folder = Path(stack.enter_context(work))
-                    files = stack.enter_context(files_at(commit))
-                    name = name.rpartition("/")[2] if name.startswith("refs/exps/") else name
-                    revisions.append(Revision(name, commit, folder, files))
+                    revisions.append(Revision(WORKSPACE[0], None, Path()))
+                    continue
+                work = tempfile.TemporaryDirectory(prefix="compare-", dir=_WORK)
+                folder = Path(stack.enter_context(work))
+                files = stack.enter_context(files_at(commit))
+                name = name.rpartition("/")[2] if name.startswith("refs/exps/") else name
+                revisions.append(Revision(name, commit, folder, files))
         except (DvcException, SCMError) as error:
             raise ParamsError(one_line(error)) from None
         yield revisions
@@ -164,8 +161,8 @@ def _commit(repo: Any, name: str) -> str:
         experiments = [experiment for entries in by_commit for experiment, _ in entries]
         match = nearest(name, [*experiments, *repo.scm.list_branches(), *repo.scm.list_tags()])
         raise ParamsError(
-            f"{name} is no experiment, branch, tag or commit here"
-            + (f"; did you mean {match}?" if match else "; `dvc exp list --all-commits` names them")
+            f"{name} is not an experiment, branch, tag or commit"
+            + (f"; did you mean {match}?" if match else "; see `dvc exp list --all-commits`")
         ) from None
 
 

@@ -23,19 +23,19 @@ def run_seeds(
 ) -> int:
     """Run the values in the work tree, then with further seeds in clones; return the exit code.
 
-    The names of the experiments begin with ``name``. ``unwanted`` are options that the user gave
-    and that cannot be combined with seeds.
+    The names of the experiments begin with ``name``. ``unwanted`` are options of the command that
+    cannot be combined with seeds.
 
     Raises:
         ParamsError: an option cannot be combined with seeds, or code is not committed.
-        Failure: a training in a clone failed.
+        CloneError: a training in a clone failed.
     """
     if not name:
         raise ParamsError(
-            "--seeds records each seed as an experiment; say its name with --name EXPERIMENT"
+            "--seeds needs --name EXPERIMENT, with which the experiments' names begin"
         )
-    for option in unwanted:
-        raise ParamsError(f"--seeds brings whole runs up to date and takes no {option}")
+    if unwanted:
+        raise ParamsError(f"--seeds cannot be combined with {', '.join(unwanted)}")
     variations.clean()
     values.prepare(preset, overrides)
     first = int(read_yaml(PARAMS)["seed"])
@@ -45,13 +45,12 @@ def run_seeds(
     text = PARAMS.read_text()
     further = [
         Variation(names[seed], values.overridden(text, [f"seed={seed}"], "--seeds"), str(seed))
-        for seed in names
-        if seed != first
+        for seed in [*names][1:]
     ]
     if further:
         targets = [node for node in graph.read() if node.partition("@")[0] == "evaluate"]
         variations.run(further, targets, 1, graph.LOCK.read_text())
     print(f"\nrecorded as experiments {', '.join(names.values())}")
-    if len(names) > 1:
-        print(f"`albef compare {' '.join(names.values())}` tells their spread")
+    if further:
+        print(f"`albef compare {' '.join(names.values())}` shows their spread")
     return 0

@@ -23,17 +23,14 @@ T = TypeVar("T")
 
 
 class Gaps:
-    """Collector of error messages about missing files.
-
-    ``notes`` are about parts that are not shown, which is not an error.
-    """
+    """Error messages about missing files, and notes about parts that are not shown."""
 
     def __init__(self) -> None:
         self.notes: dict[str, None] = {}
         self.problems: dict[str, str] = {}
 
     def add(self, problem: object) -> None:
-        """Record that something is missing. For each revision, only the first problem is kept."""
+        """Record an error message. Of each revision, only the first unavailable file counts."""
         key = problem.revision if isinstance(problem, RevisionUnavailableError) else str(problem)
         self.problems.setdefault(key, str(problem))
 
@@ -86,10 +83,10 @@ class Side:
         try:
             if (path := self.revision.fetch(file)) is not None:
                 return pq.read_table(path)
-            product = "cases of behaviour tests" if is_tested else "predictions"
+            artifact = "cases of behaviour tests" if is_tested else "predictions"
             self._gaps.add(
-                f"{self.name} has metrics of {run} but no {product}, so its examples are not "
-                f"compared; `albef run --only evaluate@{run}` makes them"
+                f"{self.name} has metrics of {run} but no {artifact}, so its examples are not "
+                f"compared; create them with `albef run --only evaluate@{run}`"
             )
         except RevisionUnavailableError as error:
             self._gaps.add(error)
@@ -144,8 +141,8 @@ class Side:
         except ShardError:  # The dataset is missing in the work tree.
             pass
         self._gaps.notes[
-            f"{self.name}: its pictures of {dataset} are not shown, since {local} is missing or "
-            "another version; `dvc exp apply` or `git checkout` with `dvc checkout` brings it"
+            f"{self.name}: images of {dataset} are not shown, because {local} is missing or "
+            "another version; use `dvc exp apply`, or `git checkout` and `dvc checkout`"
         ] = None
         return None
 

@@ -2,12 +2,11 @@
 
 The work tree is not touched, so you can continue to work in it. The clones hold HEAD and share
 DVC's cache, so artifacts that several variations share are computed once. A run that was killed
-resumes. Each clone takes one group of variations after the other.
+resumes.
 """
 
 import itertools
 import logging
-import queue
 import re
 import tempfile
 import threading
@@ -25,7 +24,7 @@ from flows.graph import LOCK
 
 FOLDER = Path(".dvc/tmp/variations")
 """Folder of the clones, and of the lock that protects them."""
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 log = logging.getLogger("albef")
 
 
@@ -36,15 +35,14 @@ def check(variations: Sequence[Variation]) -> None:
         ParamsError: a name or a value is wrong; there is one error message for each.
     """
     for variation in variations:
-        if not NAME.fullmatch(variation.name):
+        if not _NAME.fullmatch(variation.name):
             raise ParamsError(
-                f"{variation.name} cannot name an experiment: use letters, digits, . _ and -"
+                f"experiment name {variation.name} is invalid; use letters, digits, . _ and -"
             )
     with tempfile.TemporaryDirectory() as folder:
-        files = []
-        for variation in variations:
-            files.append(Path(folder) / f"{variation.name}.yaml")
-            files[-1].write_text(variation.params)
+        files = [Path(folder) / f"{variation.name}.yaml" for variation in variations]
+        for file, variation in zip(files, variations, strict=True):
+            file.write_text(variation.params)
         values.check_files(files, f"{folder}/", "")
 
 
@@ -58,8 +56,7 @@ def clean() -> str:
     reasons = list(git.uncommitted([], excluded=[PARAMS, LOCK, root / "metrics", root / "runs"]))
     if reasons:
         raise ParamsError(
-            "variations run in a clone of the last commit and are recorded beside it, but "
-            + "; ".join(reasons)
+            f"experiments run in a clone of the last commit, but {'; '.join(reasons)}"
         )
     return git.git("rev-parse", "HEAD")
 
@@ -77,22 +74,21 @@ def run(
 
     Raises:
         ParamsError: a value is wrong, or code is not committed.
-        Busy: another process already runs variations in this project.
-        Failure: some variations failed; the others ran.
+        RunInProgressError: another process already runs variations in this project.
+        CloneError: some variations failed; the others ran.
     """
     commit = clean()
     check(variations)
-    groups = [[*found] for _, found in itertools.groupby(variations, lambda it: it.group)]
-    with run_lock.locked(FOLDER / "lock", "variations are"):
-        clones = [Clone(FOLDER / f"clone-{n}", commit, lock) for n in range(min(jobs, len(groups)))]
-        work = _Work(clones, targets, len(variations))
-        with ThreadPoolExecutor(len(clones)) as pool:
-            futures = [pool.submit(work.run, group) for group in groups]
+    work = _Work(variations, targets)
+    with run_lock.locked(FOLDER / "lock", "experiments are"):
+        count = min(jobs, work.group_count)
+        clones = [Clone(FOLDER / f"clone-{n}", commit, lock) for n in range(count)]
+        with ThreadPoolExecutor(count) as pool:
+            futures = [pool.submit(work.run, clone) for clone in clones]
             try:
                 for future in futures:
                     future.result()
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
                 # Stop in threads, which continue even if a second interrupt arrives.
                 for clone in clones:
                     threading.Thread(target=clone.stop).start()
@@ -102,40 +98,33 @@ def run(
 
 
 class _Work:
-    """``count`` variations that clones share, group by group.
+    """Variations that clones run, group by group; ``failures`` has an error message for each."""
 
-    ``failures`` has an error message for each variation that failed.
-    """
-
-    def __init__(self, clones: Sequence[Clone], targets: Sequence[str], count: int) -> None:
+    def __init__(self, variations: Sequence[Variation], targets: Sequence[str]) -> None:
+        groups = [[*found] for _, found in itertools.groupby(variations, lambda it: it.group)]
         self.failures: list[str] = []
-        self._targets, self._count, self._done = targets, count, 0
+        self.group_count = len(groups)
+        self._groups = iter(groups)  # Clones share it, so each takes the next group.
+        self._targets, self._count, self._done = targets, len(variations), 0
         self._began, self._reporting = time.monotonic(), threading.Lock()
-        self._idle: queue.SimpleQueue[Clone] = queue.SimpleQueue()
-        for clone in clones:
-            self._idle.put(clone)
 
-    def run(self, group: Sequence[Variation]) -> None:
-        """Run a group in the next idle clone."""
-        clone = self._idle.get()
-        try:
+    def run(self, clone: Clone) -> None:
+        """Run groups in a clone until none remains."""
+        for group in self._groups:
             for variation in group:
                 self._run(clone, variation)
-        finally:
-            self._idle.put(clone)
 
     def _run(self, clone: Clone, variation: Variation) -> None:
         try:
-            said = f"{clone.run(variation, self._targets)} stages ran"
+            outcome = f"{clone.run(variation, self._targets)} stages ran"
         except CloneError as error:
-            said = f"failed: {error}"
+            outcome = f"failed: {error}"
             self.failures.append(f"{variation.name}: {error}")
         with self._reporting:
             clone.hand_over(variation)
             self._done += 1
-            remaining = self._count - self._done
-            said += f"; {self._done} of {self._count}"
-            if remaining:
+            outcome += f"; {self._done} of {self._count}"
+            if remaining := self._count - self._done:
                 left_s = (time.monotonic() - self._began) / self._done * remaining
-                said += f", about {format_duration(left_s)} left"
-            log.info("%s: %s", variation.name, said)
+                outcome += f", about {format_duration(left_s)} left"
+            log.info("%s: %s", variation.name, outcome)

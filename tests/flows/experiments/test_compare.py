@@ -218,10 +218,10 @@ def test_what_cannot_be_compared_is_one_sentence(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("other.csv").write_text("training,curve,step,value\nother,loss,1,2\n")
-    for arguments, sentence in (
-        ("one", "name a second revision to set beside one, or a reference with --curve FILE"),
-        ("one bettr", "bettr is no experiment, branch, tag or commit here; did you mean"),
-        ("one bare", "bare has no metrics: nothing was evaluated there"),
+    for arguments, message in (
+        ("one", "second revision to compare with one, or --curve FILE"),
+        ("one bettr", "bettr is not an experiment, branch, tag or commit; did you mean"),
+        ("one bare", "bare has no metrics; `albef run --name"),
         ("bare --save-curve x.csv", "bare has no curves"),
         ("one --curve none.csv", "none.csv does not exist"),
         ("one --curve other.csv", "have no curve in common: the file has other, one said"),
@@ -229,7 +229,7 @@ def test_what_cannot_be_compared_is_one_sentence(
         assert _command(*arguments.split()) == 1
         said = capsys.readouterr().err
         assert said.startswith("albef compare: ")
-        assert sentence in said
+        assert message in said
         assert said.count("\n") == 1
 
 
@@ -243,7 +243,7 @@ def test_what_the_cache_has_lost_is_told_and_the_rest_is_shown(
     assert "said  accuracy  one -> better   50.00  87.50" in told.out
     lines = told.err.splitlines()
     assert [line.split()[2] for line in lines] == ["one:", "better:"]
-    assert "neither in DVC's cache nor in a remote; `dvc push`" in lines[0]
+    assert "neither in DVC's cache nor in a remote; run `dvc push`" in lines[0]
 
     (project / "remote/files").rename(project / "files")
     config = project / ".dvc/config"  # of today, which no commit has
@@ -254,7 +254,7 @@ def test_what_the_cache_has_lost_is_told_and_the_rest_is_shown(
     assert test.gained == 15
     assert problems == []
     it, _ = gather(["two", "better2"], None, 2)  # of other data than the working tree's
-    assert "two: its pictures of toy are not shown" in it.notes[0]
+    assert "two: images of toy are not shown" in it.notes[0]
     (project / "products/results/said/predictions.parquet").unlink()
     it, (sentence,) = gather(["one", "."], None, 2)
     assert it.splits[0].paired == ()

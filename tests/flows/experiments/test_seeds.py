@@ -23,7 +23,7 @@ def test_further_seeds_share_the_data_and_are_compared(
     # The data have a seed of their own, and what is not evaluated is not made.
     assert toy.started(CLONE) == trained
     assert "recorded as experiments one-seed1, one-seed2" in told
-    assert "`albef compare one-seed1 one-seed2` tells their spread" in told
+    assert "`albef compare one-seed1 one-seed2` shows their spread" in told
     assert not toy.sh("git status --porcelain -- params.yaml")
 
     again = toy.albef("run --name one --seeds 2")
@@ -45,11 +45,11 @@ def test_what_cannot_be_repeated_is_refused_before_anything_runs(
 ) -> None:
     toy = finished.copy(tmp_path / "project")
     toy.enter(monkeypatch)
-    with pytest.raises(ParamsError, match="whole runs up to date and takes no --dry"):
+    with pytest.raises(ParamsError, match="--seeds cannot be combined with --dry"):
         run_seeds(None, [], "x", 2, ["--dry"])
     Path("code/train.py").write_text("# another\n")
     with pytest.raises(ParamsError, match=r"not as in the last commit: code/train\.py"):
         run_seeds(None, [], "x", 2)
-    with pytest.raises(ParamsError, match="say its name with --name EXPERIMENT"):
+    with pytest.raises(ParamsError, match="--seeds needs --name"):
         run_seeds(None, [], None, 2)
     assert toy.started() == []

@@ -1,21 +1,21 @@
-"""Every ladder of the project on every preset that is made for it."""
+"""Every ablation of the project on every preset that is made for it."""
 
 from itertools import product
 from pathlib import Path
 
 from albef.config import read_yaml, validate
-from flows.experiments.ablate import Ladder
+from flows.experiments.ablate import Ablation
 from flows.values import compose, overridden
 from pipelines.params import load
 
 ROOT = Path(__file__).parents[3]
-LADDERS = sorted((ROOT / "ablations").glob("*.yaml"))
+ABLATIONS = sorted((ROOT / "ablations").glob("*.yaml"))
 PRESETS = sorted((ROOT / "presets").glob("ablation*.yaml"))
 
 
 def test_every_step_loads_strictly_and_is_another(tmp_path: Path) -> None:
-    for ladder, preset in product(LADDERS, PRESETS):
-        steps = validate(Ladder, read_yaml(ladder), where=str(ladder)).steps
+    for file, preset in product(ABLATIONS, PRESETS):
+        steps = validate(Ablation, read_yaml(file), where=str(file)).steps
         whole, texts = compose(preset), []
         for step in steps:
             given = [f"{key}={'null' if v is None else v}" for key, v in step.values.items()]
