@@ -25,7 +25,7 @@ def main(released: Sequence[str], key: Path | None = None) -> Iterator[Path]:
     Raises:
         ParamsError: no version holds the stage, or it cannot be fetched.
         ExportError: the fetched files are damaged.
-        Unverified: the fetched files are not what was signed.
+        AttestationError: the fetched files are not what was signed.
     """
     git.fetch()
     for name in released:
@@ -39,11 +39,7 @@ def main(released: Sequence[str], key: Path | None = None) -> Iterator[Path]:
 
 
 def _follow(registry: Registry, stage: str, link: Path, key: Path | None) -> None:
-    version = registry.holder(stage)
-    if version is None:
-        raise ParamsError(
-            f"no version of {registry.run} holds {stage}; `gto show` lists what there is"
-        )
+    version = registry.check_holder(stage)
     old_version = link.resolve().name
     if not (folder := link.with_name(version)).exists():
         with atomic(folder) as part:
@@ -73,17 +69,12 @@ def _check(folder: Path, registry: Registry, version: str, key: Path | None) -> 
     digest = manifest.digest(folder)
     if lineage and json.loads(lineage)["subject"][0]["digest"]["sha256"] != digest:
         raise ParamsError(
-            f"{registry.run} {version} was fetched as sha256:{digest}, which is not what "
-            "its release tells"
+            f"fetched {registry.run} {version} has sha256:{digest}, but its release has another"
         )
 
 
 def _verify(folder: Path, registry: Registry, version: str, key: Path) -> None:
-    """Verify that a folder is what the owner of a public key signed as this version.
-
-    Raises:
-        Unverified: a file or the version differs. The message names it.
-    """
+    """Verify that a folder is what the owner of a public key signed as this version."""
     with tempfile.TemporaryDirectory(prefix="albef-release-") as work:
         release = Path(work) / registry.release_folder(version)
         registry.fetch_release(version, release)
@@ -95,6 +86,6 @@ def _verify(folder: Path, registry: Registry, version: str, key: Path) -> None:
     parameters = lineage["predicate"]["buildDefinition"]["externalParameters"]
     if (parameters["run"], parameters["version"]) != (registry.run, version):
         raise AttestationError(
-            f"the tag {registry.run}@{version} leads to what was signed as {parameters['run']} "
-            f"{parameters['version']}"
+            f"tag {registry.run}@{version} points to an export that was signed as "
+            f"{parameters['run']} {parameters['version']}"
         )

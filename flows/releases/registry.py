@@ -5,7 +5,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
@@ -58,10 +57,18 @@ class Registry:
         holders = api.show(".", f"{self.run}#{stage}")
         return next((v["version"] for v in holders if v["version"] in self.versions), None)
 
-    def before(self, stage: str) -> str | None:
-        """Return the highest version below a stage's holder that held the stage before, or None."""
+    def check_holder(self, stage: str) -> str:
+        """Return the version that holds a stage.
+
+        Raises:
+            ParamsError: no version holds it.
+        """
         if (holder := self.holder(stage)) is None:
-            return None
+            raise ParamsError(f"no version of {self.run} holds {stage}; see `gto show`")
+        return holder
+
+    def before(self, stage: str, holder: str) -> str | None:
+        """Return the highest version below a stage's holder that held the stage before, or None."""
         past_holders = {event["version"] for event in self._assigned if event["stage"] == stage}
         lower = [v for v in self.versions if v in past_holders and SemVer(v) < SemVer(holder)]
         return lower[-1] if lower else None
@@ -76,17 +83,11 @@ class Registry:
         same = [v for v, revision in self.versions.items() if self.hash_at(revision) == export]
         return same[-1] if same else None
 
-    def hash_at(self, revision: str) -> str | None:
-        """Return DVC's hash of the export at a revision, or None."""
-        text = show(revision, LOCK)
-        return None if text is None else self._hash(parse_yaml(text, LOCK))
-
-    def hash_here(self) -> str | None:
-        """Return DVC's hash of the export in the work tree, or None."""
-        return self._hash(load_yaml(LOCK)) if LOCK.exists() else None
-
-    def _hash(self, lock: dict[str, Any]) -> str | None:
-        outs = lock.get("stages", {}).get(f"export@{self.run}", {}).get("outs", [])
+    def hash_at(self, revision: str | None) -> str | None:
+        """Return DVC's hash of the export at a revision, or None; for None in the work tree."""
+        text = show(revision, LOCK) if revision else LOCK.exists() and LOCK.read_text()
+        stages = parse_yaml(text, LOCK).get("stages", {}) if text else {}
+        outs = stages.get(f"export@{self.run}", {}).get("outs", [])
         return next((str(out["md5"]) for out in outs if out["md5"].endswith(".dir")), None)
 
     def lacking(self, path: Path, revision: str = "") -> Iterator[str]:
@@ -99,15 +100,15 @@ class Registry:
                 name = repo.config["core"].get("remote")
                 if not name:
                     yield (
-                        "there is no DVC remote that others could take the export from; "
-                        "`dvc remote add --default NAME ADDRESS`, then `dvc push`"
+                        "DVC has no default remote for others to get the export from; run `dvc "
+                        "remote add --default NAME ADDRESS` and `dvc push`"
                     )
                     return
                 revisions = [revision] if revision else None
                 used = repo.used_objs([str(path)], revs=revisions, force=True, push=True)
                 states = [repo.cloud.status(objects) for objects in used.values()]
         except (DvcException, OSError) as error:
-            yield f"it cannot be told whether the DVC remote has {path}: {one_line(error)}"
+            yield f"cannot check whether the DVC remote has {path}: {one_line(error)}"
             return
         if count := sum(len(state.new) + len(state.missing) for state in states):
             yield f"{path} is not in the DVC remote {name} ({count} files are missing); `dvc push`"
@@ -122,9 +123,7 @@ class Registry:
             with Repo(".") as repo:
                 repo.artifacts.download(self.run, version=version, out=str(out))
         except (DvcException, OSError) as error:
-            raise ParamsError(
-                f"{self.run} {version} cannot be fetched: {one_line(error)}"
-            ) from None
+            raise ParamsError(f"cannot fetch {self.run} {version}: {one_line(error)}") from None
 
     def release_folder(self, version: str) -> Path:
         """Return the folder of a version's card, figures and signatures in its commit."""
@@ -173,9 +172,7 @@ class Registry:
             ):
                 files.get(path.as_posix(), str(out), recursive=True)
         except (DvcException, DataIndexDirError, OSError) as error:
-            raise ParamsError(
-                f"{path} cannot be fetched from the remote: {one_line(error)}"
-            ) from None
+            raise ParamsError(f"cannot fetch {path} from the remote: {one_line(error)}") from None
 
     def register(self, version: str) -> str:
         """Register HEAD as a version and return the tag."""
@@ -185,16 +182,15 @@ class Registry:
         """Let a version hold a stage and return the tag.
 
         Raises:
-            ParamsError: this machine's clock is behind the last tag, so the tag would not be the
-                last.
+            ParamsError: this machine's clock is behind the last tag.
         """
         # Tags record time in whole seconds, and the last one counts.
         for last in [event["timestamp"] for event in self._assigned[-1:]]:
             while (ahead := (last - dt.datetime.now(last.tzinfo)).total_seconds()) > -1:
                 if ahead > _PATIENCE_S:
                     raise ParamsError(
-                        f"the last tag is {ahead:.0f} seconds ahead of this machine's clock, and "
-                        "would go on holding the stage; set the clock"
+                        f"the last tag is {ahead:.0f} seconds ahead of this machine's clock and "
+                        "would still count as the last; set the clock"
                     )
                 time.sleep(0.05)
         # GTO refuses a version that held the stage before, as "already in" it, without force.
@@ -208,8 +204,8 @@ def check_names(run: str, stage: str) -> None:
             assert_name_is_valid(name)
         except GTOException:
             raise ParamsError(
-                f"{name} cannot be a name in GTO's registry: it begins and ends with a letter or "
-                "digit, and has letters, digits, - and _ between"
+                f"{name} is not a valid name in GTO's registry; use letters, digits, - and _, and "
+                "begin and end with a letter or digit"
             ) from None
 
 
@@ -231,8 +227,8 @@ def annotate(run: str, root: Path, export: Path) -> None:
         understood = False
     if not understood:
         raise ParamsError(
-            f"{DVC}: artifacts cannot be added to as it is written; add {run} with path "
-            f"{entry['path']} and type model there yourself, and commit it"
+            f"{DVC}: cannot edit `artifacts`; add {run} with path {entry['path']} and type model "
+            "there, and commit it"
         )
     DVC.write_text(text)
 

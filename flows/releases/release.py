@@ -22,9 +22,6 @@ from albef.runtime.manifest import digest
 from flows import git, graph, results, run_lock, values
 from flows.releases.registry import DVC, Registry, annotate, check_names, path_at
 
-SIGNING_KEY = "ALBEF_SIGNING_KEY"
-"""Environment variable with the path of the private key."""
-
 
 class ReleaseError(ValueError):
     """Error with the reasons against a release, and a remedy that addresses all of them."""
@@ -51,7 +48,7 @@ def main(
     """Release what is approved, signed if there is a private key, or go back.
 
     Raises:
-        Refused: the release is refused. The message lists all reasons.
+        ReleaseError: the release is refused. The message lists all reasons.
         ParamsError: the release is impossible.
     """
     try:
@@ -143,7 +140,7 @@ def release(
         return
     new = f"the commit of its model card and the tag {run}@{candidate.version}"
     print(
-        f"\nit would be released: {candidate.version if candidate.is_registered else new}, "
+        f"\nwould be released: {candidate.version if candidate.is_registered else new}, "
         f"holding {stage}{_pushed()}; run again with --approve"
     )
 
@@ -153,40 +150,35 @@ def _find(run: str, stage: str, bump: str) -> Candidate:
     values.check(PARAMS)
     runs = list(read_yaml(PARAMS)["export"]["runs"])
     if run not in runs:
-        raise ParamsError(f"there is no export {run}{did_you_mean(run, runs)}")
+        raise ParamsError(f"export.runs has no {run}{did_you_mean(run, runs)}")
     check_names(run, stage)
     git.recover()
     git.fetch()
     registry = Registry(run)
-    holder, export_hash, limits = registry.holder(stage), registry.hash_here(), ""
+    holder, export_hash, limits = registry.holder(stage), registry.hash_at(None), ""
     is_held = holder and registry.hash_at(registry.versions[holder]) == export_hash
     registered = holder if is_held else registry.same(export_hash)
     if holder and (changes := "; ".join(changed_limits(registry, holder))):
-        limits = f"The limits are not those of {holder}: {changes}."
+        limits = f"The limits differ from those of {holder}: {changes}."
     version = registered or registry.next(bump)
     layout = values.layout()
     return Candidate(run, stage, layout, registry, holder, version, bool(registered), limits)
 
 
 def _check_ready(candidate: Candidate, accept_limits: bool, key: Path | None) -> None:
-    """Check that other users get what is judged, before anything is measured.
-
-    Raises:
-        Refused: the export cannot be released. The message lists all reasons.
-        ParamsError: the export is already released.
-    """
+    """Check that other users get what is judged, before anything is measured."""
     run, registry, holder = candidate.run, candidate.registry, candidate.holder
     missing = (f"{path} is missing" for path in candidate.needed if not path.exists())
     stale = [*stale_reasons(run), *missing]
     reasons = [*stale, *candidate.uncommitted(), *git.unpushed()]
-    if registry.hash_here():
+    if registry.hash_at(None):
         reasons += registry.lacking(candidate.export)
     reasons += check_key(key, Path()) if key else ()
     if candidate.limits and not accept_limits:
         limits = candidate.limits[0].lower() + candidate.limits[1:-1]
-        reasons.append(f"{limits}; `--accept-limits` judges by the new ones")
+        reasons.append(f"{limits}; `--accept-limits` accepts them")
     if reasons:
-        remedy = "`albef run` brings it up to date, `dvc pull` what is elsewhere" if stale else ""
+        remedy = "`albef run` updates, `dvc pull` fetches what is missing locally" if stale else ""
         raise ReleaseError(run, reasons, remedy)
     if holder != candidate.version:
         return
@@ -194,8 +186,7 @@ def _check_ready(candidate: Candidate, accept_limits: bool, key: Path | None) ->
         push = f"`git push {git.remote()} {unpushed}`"
         raise ReleaseError(run, [f"tags that are not pushed: {unpushed}; {push}"])
     raise ParamsError(
-        f"{run} {holder} holds {candidate.stage} and is exactly this export; there is nothing to "
-        "release"
+        f"nothing to release: {run} {holder} already holds {candidate.stage} with this export"
     )
 
 
@@ -217,7 +208,7 @@ def _judge(candidate: Candidate) -> dict[str, Any]:
             "limits": candidate.limits,
             "provenance": {
                 "git revision": git.git("rev-parse", "HEAD"),
-                "export in DVC": registry.hash_here(),
+                "export in DVC": registry.hash_at(None),
             },
         }
         known, judged = Path(scratch, "facts.json"), Path(scratch, "judged.json")
@@ -252,12 +243,12 @@ def _publish(candidate: Candidate, judgement: Mapping[str, Any], key: Path | Non
     _emit("released", run, version=version, stage=stage, replaces=candidate.holder)
     print(
         f"\nreleased: {', '.join(tags)}{_pushed()}\n"
-        f"others get it with `dvc artifacts get ADDRESS {run} --stage {stage}`, and load no other "
-        f"with `albef serve FOLDER --expect sha256:{digest(candidate.export)}`; "
-        f"its model card is {folder / CARD}"
+        f"model card: {folder / CARD}\n"
+        f"get it: dvc artifacts get ADDRESS {run} --stage {stage}\n"
+        f"serve nothing else: albef serve FOLDER --expect sha256:{digest(candidate.export)}"
     )
     if is_new and not key:
-        print(f"not signed: {SIGNING_KEY} names no private key")
+        print("not signed: set --key or ALBEF_SIGNING_KEY to sign")
 
 
 def _write(candidate: Candidate, judgement: Mapping[str, Any], key: Path | None) -> None:
@@ -280,11 +271,9 @@ def go_back(run: str, stage: str, approve: bool) -> None:
     git.recover()
     git.fetch()
     registry = Registry(run)
-    holder, before = registry.holder(stage), registry.before(stage)
-    if holder is None:
-        raise ParamsError(f"no version of {run} holds {stage}; `gto show` lists what there is")
-    if before is None:
-        raise ParamsError(f"{run} {holder} is the first that held {stage}")
+    holder = registry.check_holder(stage)
+    if (before := registry.before(stage, holder)) is None:
+        raise ParamsError(f"no version held {stage} before {run} {holder}")
     revision = registry.versions[before]
     if reasons := list(registry.lacking(path_at(run, revision), revision)):
         raise ReleaseError(run, reasons)
@@ -299,20 +288,20 @@ def go_back(run: str, stage: str, approve: bool) -> None:
 
 
 def stale_reasons(run: str) -> Iterator[str]:
-    """Yield the reasons why the export is not what this code, these values and these data make.
+    """Yield the reasons why the export is stale.
 
     Artifacts of the stages above it may be missing locally, but nothing may have changed.
     """
     nodes = graph.read()
     for name in stages_of(run, nodes):
-        comments = (f"{path} changed in its comments" for path in nodes[name].comments)
+        comments = (f"comments of {path} changed" for path in nodes[name].comments)
         for reason in (*nodes[name].reasons, *comments):
             if name in _last(run) or not graph.is_missing_locally(reason):
                 yield f"{name} is stale: {reason}"
 
 
 def stages_of(run: str, nodes: Mapping[str, graph.Node]) -> list[str]:
-    """Return the stages that made an export and its metrics, in order."""
+    """Return the stages behind an export and its metrics, in order."""
     needed = graph.with_above(_last(run), lambda name: nodes[name].upstream)
     return [name for name in nodes if name in needed]
 

@@ -32,7 +32,7 @@ def main(
     """Verify the signatures, the lineage and, if requested, that a stage reproduces its artifacts.
 
     Raises:
-        Unverified: something is not as it was released. The message names it.
+        AttestationError: something is not as it was released. The message names it.
         ParamsError: the stage to run again does not exist.
     """
     lineage = verify_release(export, release, key)
@@ -42,18 +42,17 @@ def main(
     sources = lineage["predicate"]["buildDefinition"]["resolvedDependencies"]
     software = json.loads((release / SBOM).read_text())["components"]
     print(
-        f"{run} {version}, sha256:{digest}, is signed by the owner of {key}: "
-        f"{len(lineage['subject'])} files, {len(sources)} things that it was made of, "
-        f"{len(software)} packages"
+        f"{run} {version}, sha256:{digest}, is signed with the private key of {key}: "
+        f"{len(lineage['subject'])} files, {len(sources)} inputs, {len(software)} packages"
     )
     if replay:
         print(_replay(run, commit, replay, f"{digest} {seed}", tolerance))
 
 
 def _replay(run: str, commit: str, replay: str, draw: str, tolerance: float) -> str:
-    """Run a stage again from files of the DVC remote and return a message on how it compares.
+    """Run a stage again in a clone at a commit and return a message on how it compares.
 
-    It runs in a clone at ``commit``. ``draw`` seeds the choice if ``replay`` is ``any``.
+    ``draw`` seeds the choice if ``replay`` is ``any``.
     """
     _WORK.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="albef-verify-", dir=_WORK) as work:
@@ -64,27 +63,26 @@ def _replay(run: str, commit: str, replay: str, draw: str, tolerance: float) -> 
             stages = stages_of(run, nodes)
             name = random.Random(draw).choice(stages) if replay == ANY else replay
             if name not in stages:
-                raise ParamsError(f"--replay: {run} was made by {', '.join(stages)}, not by {name}")
-        print(f"{name} runs again, of what {commit[:12]} has", flush=True)
+                raise ParamsError(f"--replay: {run} has no stage {name}, but {', '.join(stages)}")
+        print(f"running {name} again at commit {commit[:12]}", flush=True)
         needed = {name, *nodes[name].upstream}
-        for view in (stage for stage in nodes[name].upstream if stage.startswith("curate@")):
-            # A filtered dataset uses the images of its base dataset.
-            needed.update(nodes[view].upstream)
+        for stage in nodes[name].upstream:
+            if stage.startswith("curate@"):  # It uses the images of its base dataset.
+                needed.update(nodes[stage].upstream)
         clone.dvc("pull", "--quiet", *sorted(needed))
         with contextlib.chdir(folder):
-            before = read_made(name)
+            before = _outcome(name)
         # An empty scratch folder keeps the stage from resuming.
         os.environ[f"{ENVIRONMENT}SCRATCH"] = str(folder / "scratch")
         clone.dvc("repro", "--single-item", "--force", "--no-run-cache", name)
         with contextlib.chdir(folder):
-            return compare(name, before, read_made(name), tolerance)
+            return _compare(name, before, _outcome(name), tolerance)
 
 
-class Made(NamedTuple):
-    """Artifacts of a stage: DVC's hashes by path, and its figures.
+class Outcome(NamedTuple):
+    """Artifacts of a stage: DVC's hashes by path, and figures from metrics and curves.
 
-    Figures are metrics and the last points of curves. ``environment`` has the machine and the
-    versions of libraries, from the stage's run record.
+    ``environment`` has the machine and the versions of libraries, from the stage's run record.
     """
 
     hashes: dict[str, str]
@@ -92,8 +90,8 @@ class Made(NamedTuple):
     environment: dict[str, str]
 
 
-def read_made(name: str) -> Made:
-    """Return what a stage of the project in the working directory made."""
+def _outcome(name: str) -> Outcome:
+    """Return the artifacts of a stage of the project in the working directory."""
     outs = load_yaml(graph.LOCK)["stages"][name]["outs"]
     hashes = {out["path"]: str(out.get("md5", out.get("hash"))) for out in outs}
     figures: dict[str, float] = {}
@@ -104,28 +102,26 @@ def read_made(name: str) -> Made:
         elif path.suffix == ".tsv":
             figures[str(path)] = float(path.read_text().split()[-1])
     record = read(values.layout().record(name)) or RunRecord()
-    return Made(hashes, figures, {"machine": record.machine, **record.versions})
+    return Outcome(hashes, figures, {"machine": record.machine, **record.versions})
 
 
-def compare(name: str, before: Made, after: Made, tolerance: float) -> str:
+def _compare(name: str, before: Outcome, after: Outcome, tolerance: float) -> str:
     """Return a message on how a stage's artifacts compare with earlier ones.
 
     Raises:
-        Unverified: bytes differ in the same environment, or figures differ in another one.
+        AttestationError: bytes differ in the same environment, or figures in another one.
     """
     if after.hashes == before.hashes:
         return f"{name} gives the same bytes: {', '.join(before.hashes)}"
     if after.environment == before.environment:
-        raise AttestationError(
-            f"{name} gives other bytes on the same machine with the same libraries"
-        )
+        raise AttestationError(f"{name} gives other bytes with the same machine and libraries")
     if not before.figures:
-        raise AttestationError(f"{name} gives other bytes on another machine, and has no figures")
+        raise AttestationError(f"{name} gives other bytes on another machine and has no figures")
     for figure, value in before.figures.items():
         now = after.figures.get(figure, math.nan)
         if not math.isclose(now, value, rel_tol=tolerance, abs_tol=tolerance):
-            raise AttestationError(f"{name}, {figure} is {now:g} after {value:g}")
+            raise AttestationError(f"{name}: {figure} is {now:g}, was {value:g}")
     return (
-        f"{name} gives other bytes on another machine or with other libraries; its "
-        f"{len(before.figures)} figures are the same within {tolerance:g}"
+        f"{name} gives other bytes with another machine or other libraries, and the same "
+        f"{len(before.figures)} figures within {tolerance:g}"
     )

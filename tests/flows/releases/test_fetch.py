@@ -64,7 +64,7 @@ def fetch(clone: Toy, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
 
 
 def test_a_link_follows_the_registry_and_back(project: Toy, fetch: Callable[..., Path]) -> None:
-    with pytest.raises(ParamsError, match="no version of retrieval holds prod; `gto show` lists"):
+    with pytest.raises(ParamsError, match="no version of retrieval holds prod; see `gto show`"):
         fetch()
     for version in ("v0.1.0", "v0.2.0"):
         release(version)
@@ -81,11 +81,11 @@ def test_a_link_follows_the_registry_and_back(project: Toy, fetch: Callable[...,
     assert there == [".lock", "prod", "v0.1.0", "v0.2.0"]
     shutil.rmtree(link.parent / "v0.2.0")
     release("v0.2.0")
-    with pytest.raises(ParamsError, match=r"retrieval v0\.2\.0 cannot be fetched: "):
+    with pytest.raises(ParamsError, match=r"cannot fetch retrieval v0\.2\.0: "):
         fetch()
     shutil.move("../away", "../store")
     release("v0.3.0", digest="0")
-    with pytest.raises(ParamsError, match=r"v0\.3\.0 was fetched as sha256:\w+, which is not what"):
+    with pytest.raises(ParamsError, match=r"v0\.3\.0 has sha256:\w+, but its release has another"):
         fetch()
     assert link.readlink() == Path("v0.1.0")
 
@@ -107,7 +107,7 @@ def test_with_a_key_only_what_its_owner_signed_is_led_to(
         (
             "v0.4.0",
             {"key": private, "signed_as": "v0.1.0"},
-            "the tag retrieval@v0.4.0 leads to what was signed as retrieval v0.1.0",
+            "tag retrieval@v0.4.0 points to .* signed as retrieval v0.1.0",
         ),
     ):
         release(version, **signing)  # type: ignore[arg-type]
@@ -115,7 +115,7 @@ def test_with_a_key_only_what_its_owner_signed_is_led_to(
             fetch(public)
         assert link.readlink() == Path("v0.1.0")
     assert fetch().readlink() == Path("v0.4.0")
-    with pytest.raises(AttestationError, match="leads to what was signed as"):
+    with pytest.raises(AttestationError, match="that was signed as"):
         fetch(public)  # although it is here
     release("v0.1.0")
     fetch(public)

@@ -89,8 +89,8 @@ def test_release_refuse_and_go_back(
     assert content(there.path / "got") == first
     told = project.albef("verify ../there/got releases/retrieval/v0.1.0 --key ../ours.pub")
     digest = file_digest(there.path / "got/manifest.json")
-    assert told.startswith(f"retrieval v0.1.0, sha256:{digest}, is signed by the owner of ../ours")
-    assert f"`albef serve FOLDER --expect sha256:{digest}`" in said
+    assert told.startswith(f"retrieval v0.1.0, sha256:{digest}, is signed with the private key of")
+    assert f"albef serve FOLDER --expect sha256:{digest}" in said
     assert albef.runtime.load(there.path / "got").embed_text(["a dog"]).shape == (1, 8)
 
     # What is not where others find it is told at once, and a worse one once it is measured.
@@ -102,7 +102,7 @@ def test_release_refuse_and_go_back(
     set_params(project.path, max_drop=2.0)
     project.checked()
     said = project.albef("release retrieval --approve", fails=True)
-    assert "- the limits are not those of v0.1.0: release.max_drop 1 -> 2; `--accept-" in said
+    assert "- the limits differ from those of v0.1.0: release.max_drop 1 -> 2; `--accept-" in said
     Path("params.yaml").write_text(limits)
     project.checked()
     with monkeypatch.context() as patch:  # a default, in the code of the commit that is judged
@@ -134,7 +134,7 @@ def test_release_refuse_and_go_back(
     there.sh("dvc artifacts get ../project.git retrieval --stage prod -o again")
     assert content(there.path / "again") == first
     said = project.albef("release retrieval --back --approve", fails=True)
-    assert said == "albef release: retrieval v0.1.0 is the first that held prod\n"
+    assert "no version held prod before retrieval v0.1.0" in said
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_two_clones_a_server_and_a_stranger(
         other = clone("other")
         said = other.sh("albef release retrieval --approve", fails=True)
         assert "- export@retrieval is stale: products/exports/retrieval is not in the" in said
-        assert "`dvc pull` what is elsewhere" in said
+        assert "`dvc pull`" in said
         other.sh("dvc pull -q")
         said = other.sh(approve)
         assert re.search(r"precision +v0\.1\.0 +v0\.2\.0 +change", said)
@@ -294,7 +294,7 @@ def test_what_the_dvc_remote_lacks_is_told(project: Toy) -> None:
     assert said.endswith("files are missing); `dvc push`")
     project.sh("dvc remote remove store && git commit -qam none")
     (said,) = lacking()
-    assert said.startswith("there is no DVC remote that others could take the export from")
+    assert "DVC has no default remote" in said
 
 
 def test_what_is_stale_is_told_and_what_is_elsewhere_is_not(project: Toy) -> None:
@@ -307,7 +307,7 @@ def test_what_is_stale_is_told_and_what_is_elsewhere_is_not(project: Toy) -> Non
     said = project.albef("release retrieval", fails=True)
     assert "- finetune@retrieval is stale: made/models/retrieval changed" in said
     assert "- export@retrieval is stale: products/exports/retrieval is missing" in said
-    assert "`albef run` brings it up to date" in said
+    assert "`albef run` updates" in said
     assert "Traceback" not in said
 
 
@@ -411,7 +411,7 @@ def test_versions_count_up_and_the_one_before_is_found(project: Toy) -> None:
     assert (registry.versions, registry.last, registry.holder("prod")) == ({}, None, None)
     bumped = [registry.next(bump) for bump in ("patch", "minor", "major")]
     assert bumped == ["v0.0.1", "v0.1.0", "v1.0.0"]
-    export = registry.hash_here()
+    export = registry.hash_at(None)
     assert export == registry.hash_at("HEAD") is not None
     versions = ["v0.1.0", "v0.2.0", "v0.10.0"]
     for version in versions:
@@ -422,7 +422,8 @@ def test_versions_count_up_and_the_one_before_is_found(project: Toy) -> None:
 
     def state(stage: str = "prod") -> tuple[list[str], str | None, str | None]:
         registry = Registry("retrieval")
-        return list(registry.versions), registry.holder(stage), registry.before(stage)
+        holder = registry.holder(stage)
+        return list(registry.versions), holder, holder and registry.before(stage, holder)
 
     assert state() == (versions, "v0.10.0", "v0.2.0")
     registry = Registry("retrieval")
@@ -445,9 +446,9 @@ def test_versions_count_up_and_the_one_before_is_found(project: Toy) -> None:
 
 def test_what_cannot_be_done_is_a_sentence(project: Toy) -> None:
     said = project.albef("release retreival", fails=True)
-    assert said == "albef release: there is no export retreival; did you mean retrieval?\n"
-    with pytest.raises(ParamsError, match="no version of retrieval holds prod; `gto show`"):
+    assert "export.runs has no retreival; did you mean retrieval?" in said
+    with pytest.raises(ParamsError, match="no version of retrieval holds prod; see `gto show`"):
         release.go_back("retrieval", "prod", approve=False)
     check_names("as_it_is", "prod")
-    with pytest.raises(ParamsError, match="coco_ cannot be a name"):
+    with pytest.raises(ParamsError, match="coco_ is not a valid name"):
         check_names("coco_", "prod")
