@@ -1,8 +1,7 @@
 """``albef accept FILE`` and ``albef data accept NAME``: accept code edits or data as the reference.
 
-Accept an edit of code if you know that it changes no artifact. ``albef run`` itself accepts edits
-of comments only. dvc.lock gets the new hash for every stage that depends on the file, if nothing
-but code differs there. ``dvc commit`` would also accept a changed value, without reporting it.
+dvc.lock gets the new hash of an accepted file for every stage that depends on it, if nothing but
+code differs there. ``dvc commit`` would silently accept a changed value too.
 """
 
 import contextlib
@@ -22,17 +21,16 @@ from albef import run_record
 from albef.config import ParamsError, did_you_mean, read_yaml
 from albef.data.shards import describe
 from albef.io import read_json, write_atomic, write_json
-from albef.layout import PARAMS
+from albef.layout import PARAMS, PROFILES
 from albef.validation.drift import accepted_suite
 from flows import graph, run_lock, values
 
-PROFILES = Path("profiles")
 log = logging.getLogger("albef")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Outcome for one stage: the accepted edits, or the other differences that prevent it."""
+    """Outcome for one stage: the accepted edits, or the other differences for a refusal."""
 
     stage: str
     refused: tuple[str, ...]
@@ -45,8 +43,8 @@ def accept_files(files: Sequence[Path]) -> int:
         verdicts = accept([file.as_posix() for file in files])
     for verdict in verdicts:
         if verdict.refused:
-            print(f"{verdict.stage}: refused, since it also differs in:", file=sys.stderr)
-            print("\n".join(f"  {reason}" for reason in verdict.refused), file=sys.stderr)
+            reasons = "".join(f"\n  {reason}" for reason in verdict.refused)
+            print(f"{verdict.stage}: refused, because it also differs:{reasons}", file=sys.stderr)
         else:
             print(f"{verdict.stage}: accepted {', '.join(edit.path for edit in verdict.edits)}")
     return int(any(verdict.refused for verdict in verdicts))
@@ -64,8 +62,8 @@ def accept(paths: Sequence[str]) -> list[Verdict]:
             changed = (graph.code_edits(stage, producers).values() for stage in stages)
             edits = {edit.path for found in changed for edits in found for edit in edits}
             raise ParamsError(
-                f"{', '.join(paths)}: no code that was edited since a stage ran with it; "
-                f"edited: {', '.join(sorted(edits)) or 'none'}"
+                f"{', '.join(paths)}: no stage ran with an earlier version of this code; "
+                f"edited code: {', '.join(sorted(edits)) or 'none'}"
             )
     return verdicts
 
@@ -77,7 +75,7 @@ def accept_comments(nodes: Mapping[str, graph.Node]) -> None:
         return
     with _stages() as (stages, producers):
         judged = [_judge(s, producers, edited[s.name]) for s in stages if s.name in edited]
-    verdicts = [verdict for verdict in judged if verdict and not verdict.refused]
+    verdicts = [verdict for verdict in judged if verdict and verdict.edits]
     if verdicts:
         paths = dict.fromkeys(edit.path for verdict in verdicts for edit in verdict.edits)
         names = ", ".join(verdict.stage for verdict in verdicts)
@@ -92,7 +90,7 @@ def _stages() -> Iterator[tuple[list[Any], dict[str, str]]]:
             stages = [stage for stage in repo.index.stages if hasattr(stage, "name")]
             yield stages, graph.producers_of(stages)
     except DvcException as error:
-        raise ParamsError(str(error)) from None
+        raise ParamsError(graph.one_line(error)) from None
 
 
 def _contains(folder: str, path: str) -> bool:
@@ -101,7 +99,8 @@ def _contains(folder: str, path: str) -> bool:
 
 def _judge(stage: Any, producers: Mapping[str, str], paths: Sequence[str]) -> Verdict | None:
     """Accept the edits for a stage if nothing else differs; return None if it has none of them."""
-    if (entry := graph.locked().get(stage.name)) is None:
+    entry = graph.locked().get(stage.name)
+    if entry is None:
         return None
     edited = graph.code_edits(stage, producers)
     pairs = [(edit, path) for edits in edited.values() for edit in edits for path in paths]
@@ -119,15 +118,14 @@ def _judge(stage: Any, producers: Mapping[str, str], paths: Sequence[str]) -> Ve
         stage.dump(update_pipeline=False)
     # The run cache then still matches after the code is changed and changed back.
     stage.repo.stage_cache.save(stage)
-    _note(stage.name, accepted)
+    _update_record(stage.name, accepted)
     return Verdict(stage.name, (), accepted)
 
 
-def _note(stage: str, edits: Iterable[graph.Edit]) -> None:
+def _update_record(stage: str, edits: Iterable[graph.Edit]) -> None:
     """Write the hashes of the accepted code to the stage's run record."""
     path = values.layout().record(stage)
-    if path.is_file():
-        record = json.loads(path.read_text())
+    if record := read_json(path):
         code = {**record.get("code", {}), **{edit.path: edit.after for edit in edits}}
         record["code"] = {name: md5 for name, md5 in code.items() if md5 is not None}
         record["code_digest"] = graph.code_digest(stage)
@@ -138,44 +136,35 @@ def _note(stage: str, edits: Iterable[graph.Edit]) -> None:
 def accept_data(name: str) -> str:
     """Write the profile of a dataset as a suite and return a message about it.
 
-    The file is the one that params.yaml names for the dataset. If params.yaml names none, it is a
-    new file below :data:`PROFILES`, and params.yaml names it from then on.
+    If params.yaml names no suite for the dataset, the suite is a new file below :data:`PROFILES`,
+    and params.yaml names it from then on.
 
     Raises:
         ParamsError: the dataset is unknown, or its profile is missing or belongs to other data.
         ShardError: the dataset is missing.
     """
-    params = read_yaml(PARAMS)
+    params, layout = read_yaml(PARAMS), values.layout()
     datasets = params.get("datasets") or {}
     if name not in datasets:
-        raise ParamsError(f"{PARAMS} has no data set {name}{did_you_mean(name, datasets)}")
+        raise ParamsError(f"{PARAMS} has no dataset {name}{did_you_mean(name, datasets)}")
+    profile_path = layout.validation(name) / "profile.json"
+    digest, profile = describe(layout.data(name))["digest"], read_json(profile_path)
+    if profile is None or profile["digest"] != digest:
+        problem = "is missing" if profile is None else f"describes an earlier version of {name}"
+        raise ParamsError(f"{profile_path} {problem}; run `albef run --only validate@{name}` first")
     current = ((params.get("validate") or {}).get("accepted") or {}).get(name)
-    profile = _read_profile(name)
-    file = Path(current or PROFILES / f"{name}.json")
-    if current is None and file.exists():
+    suite_path = Path(current or PROFILES / f"{name}.json")
+    if current is None and suite_path.exists():
         raise ParamsError(
-            f"{file} is there already, and {PARAMS} does not name it: it may be of another data "
-            f"set {name}; delete it, or name it in validate.accepted"
+            f"{suite_path} exists, but {PARAMS} does not name it; delete it, or name it in "
+            "validate.accepted"
         )
-    text = accepted_suite(profile)
-    write_atomic(file, text)
+    suite = accepted_suite(profile)
+    write_atomic(suite_path, suite)
     if current is None:
-        values.override(PARAMS, [f"validate.accepted.{name}={file.as_posix()}"])
+        values.override(PARAMS, [f"validate.accepted.{name}={suite_path.as_posix()}"])
+    count = len(json.loads(suite)["expectations"])
     return (
-        f"{file} holds {len(json.loads(text)['expectations'])} expectations of {name}; commit it "
-        f"with {PARAMS}. validate@{name} holds every later version against it."
+        f"wrote {count} expectations of {name} to {suite_path}; commit it with {PARAMS}. "
+        f"validate@{name} checks every later version against them."
     )
-
-
-def _read_profile(name: str) -> dict[str, Any]:
-    """Return the profile of a dataset after checking that it belongs to the current data."""
-    layout = values.layout()
-    path = layout.validation(name) / "profile.json"
-    remedy = f"run `albef run --only validate@{name}`, whatever it says, and accept it then"
-    digest = describe(layout.data(name))["digest"]
-    profile: dict[str, Any] | None = read_json(path)
-    if profile is None:
-        raise ParamsError(f"{path} is missing: {remedy}")
-    if profile["digest"] != digest:
-        raise ParamsError(f"{path} is the profile of an earlier version of {name}: {remedy}")
-    return profile

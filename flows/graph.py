@@ -7,7 +7,7 @@ import copy
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,9 +39,9 @@ _STATES = {
     "not in cache": "is not in the cache",
     "added": "is new",
     "removed": "is gone",
-    "folder": "changed (no run record tells which of its files)",
+    "folder": "changed (which files is unknown, because the run record is missing)",
 }
-"""Descriptions of DVC's states of a dependency, and of the states of a file in one."""
+"""Descriptions of DVC's states of a dependency, and of those of a file in one."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Node:
         name: DVC's name of the stage, ``NAME`` or ``NAME@KEY``.
         upstream: stages whose artifacts it reads.
         outs: its artifacts, relative to the root of the project.
-        reasons: reasons why it is stale by itself; empty if it is not.
+        reasons: reasons why it is stale by itself.
         waits: stale stages above it. Until they have run, it is unknown whether it must run.
-        lacks: stages above it whose artifacts are missing locally; it cannot run without them.
+        missing_from: stages above it whose artifacts it needs and that are missing locally.
         failure: error message of its last run if that failed, or "".
         running: id of the process that currently runs it, or None.
         needed: false for pre-training that no run starts from; it runs only when forced.
@@ -81,9 +81,12 @@ class Node:
 class Edit(NamedTuple):
     """A code file that differs from the one a stage ran, or a folder if its files are not known.
 
-    ``before`` and ``after`` are DVC's hashes then and now, None if it does not exist. ``state`` is
-    DVC's word for the difference. ``in_comments`` is true if only comments, docstrings and blank
-    lines differ.
+    Attributes:
+        path: the file or folder.
+        before: DVC's hash when the stage ran; None if it did not exist.
+        after: DVC's hash now; None if it does not exist.
+        state: key of :data:`_STATES`.
+        in_comments: true if only comments, docstrings and blank lines differ.
     """
 
     path: str
@@ -109,9 +112,7 @@ class _OtherValues(LocalFileSystem):  # type: ignore[misc]
 
 
 def read(params: Path = PARAMS) -> dict[str, Node]:
-    """Return all stages by name, compared with the values of a file.
-
-    Each stage comes after those that it depends on.
+    """Return all stages by name in the order of the graph, compared with the values of a file.
 
     Raises:
         ParamsError: dvc.yaml, dvc.lock or params.yaml cannot be read.
@@ -141,24 +142,25 @@ def _nodes(repo: Any, params: Path) -> dict[str, Node]:
         upstream = tuple(other.name for other in above if hasattr(other, "name"))
         outs = tuple(str(out) for out in stage.outs)
         running = next((busy[out] for out in outs if out in busy), None)
-        needed = stage.name != PRETRAIN or PRETRAINED in starts
-        node = Node(stage.name, upstream, outs, running=running, needed=needed)
-        if needed:
-            waits = tuple(n for n in upstream if nodes[n].stale or nodes[n].running)
-            edits = {} if running else code_edits(stage, producers)
-            entry = lock.get(stage.name)
-            reasons = () if running else reasons_of(stage, entry, producers, edits, waits)
-            failure = FAILED / stage.name
-            comments = (edit.path for found in edits.values() for edit in found if edit.in_comments)
-            node = replace(
-                node,
-                waits=waits,
-                reasons=tuple(reasons),
-                comments=tuple(comments),
-                missing_from=tuple(_producers_of_missing(stage, upstream, nodes)),
-                failure=failure.read_text() if failure.is_file() else "",
-            )
-        nodes[stage.name] = node
+        if stage.name == PRETRAIN and PRETRAINED not in starts:
+            nodes[stage.name] = Node(stage.name, upstream, outs, running=running, needed=False)
+            continue
+        waits = tuple(name for name in upstream if nodes[name].stale or nodes[name].running)
+        edits = {} if running else code_edits(stage, producers)
+        entry, failure = lock.get(stage.name), FAILED / stage.name
+        reasons = () if running else reasons_of(stage, entry, producers, edits, waits)
+        comments = (edit.path for found in edits.values() for edit in found if edit.in_comments)
+        nodes[stage.name] = Node(
+            stage.name,
+            upstream,
+            outs,
+            tuple(reasons),
+            waits,
+            missing_from=tuple(_producers_of_missing(stage, upstream, nodes)),
+            failure=failure.read_text() if failure.is_file() else "",
+            running=running,
+            comments=tuple(comments),
+        )
     return nodes
 
 
@@ -177,15 +179,10 @@ def _producers_of_missing(
 def _initial_checkpoints(params: Path) -> set[str]:
     """Return the checkpoints that runs start from or that score captions."""
     sections, models = read_yaml(params), values.layout(params).paths.models
-    names = [str(run.get("init")) for run in _entries(sections.get("tasks"))]
-    names += [os.path.relpath(str(it.get("by")), models) for it in _entries(sections.get("curate"))]
+    names = [str(run.get("init")) for run in (sections.get("tasks") or {}).values()]
+    filtered = (sections.get("curate") or {}).values()
+    names += [os.path.relpath(str(entry.get("by")), models) for entry in filtered]
     return {name.partition("/")[0] for name in names}
-
-
-def _entries(section: object) -> list[Mapping[str, Any]]:
-    """Return the entries of a section of the params file that are themselves sections."""
-    inner = section.values() if isinstance(section, Mapping) else ()
-    return [entry for entry in inner if isinstance(entry, Mapping)]
 
 
 def locked() -> dict[str, Any]:
@@ -209,9 +206,8 @@ def _writing(tmp: Path, root: Path) -> dict[str, int]:
 
 def producers_of(stages: Iterable[Any]) -> dict[str, str]:
     """Return the name of the stage that makes each artifact."""
-    return {
-        str(out): stage.name for stage in stages for out in stage.outs if hasattr(stage, "name")
-    }
+    named = [stage for stage in stages if hasattr(stage, "name")]
+    return {str(out): stage.name for stage in named for out in stage.outs}
 
 
 def reasons_of(
@@ -230,7 +226,7 @@ def reasons_of(
         entry: entry of the stage in dvc.lock; None if it never ran.
         producers: stage that makes each artifact.
         edits: result of :func:`code_edits`.
-        waits: stages whose artifacts are not compared, since they will be made again.
+        waits: stages whose artifacts are not compared, because they will be made again.
     """
     if entry is None:
         yield "never run"
@@ -248,11 +244,7 @@ def reasons_of(
 
 
 def code_edits(stage: Any, producers: Collection[str]) -> dict[Any, list[Edit]]:
-    """Return the edits of code and other external inputs of a stage, by dependency.
-
-    Edits are marked ``in_comments`` if the digest of all code without comments equals the recorded
-    one.
-    """
+    """Return the edits of code and other external inputs of a stage, by dependency."""
     edits = {
         dep: _edits(stage, dep)
         for dep in stage.deps
@@ -279,10 +271,10 @@ def code_digest(stage: str) -> str:
 
 
 def _edits(stage: Any, dep: Any) -> list[Edit]:
-    """Return the edits of a dependency that no stage makes since the stage ran.
+    """Return the edits of an external dependency since the stage ran.
 
-    DVC keeps one hash for a folder. The run record lists the hashes of its files. They are used if
-    the record belongs to the same version of the folder.
+    DVC has one hash for a folder. The run record has those of its files. They are used if the
+    record belongs to the same version of the folder.
     """
     name, before = str(dep), dep.hash_info.value if dep.hash_info else None
     state = dep.status().get(name)
@@ -320,7 +312,7 @@ def _tree_hash(files: Mapping[str, str]) -> str:
 
 
 def is_missing_locally(reason: str) -> bool:
-    """Return whether a reason of :func:`reasons_of` only means that a file is missing locally."""
+    """Return whether a reason of :func:`reasons_of` only says that a file is missing locally."""
     return any(_STATES[state] in reason for state in ("deleted", "not in cache"))
 
 
@@ -343,9 +335,9 @@ def _artifact_reasons(stage: Any) -> Iterator[str]:
     """Yield the artifacts that differ from what the stage made."""
     for out in stage.outs:
         if state := out.status().get(str(out)):
-            words = {**_STATES, "modified": "was changed by hand"}.get(state, state)
+            text = "was changed by hand" if state == "modified" else _STATES.get(state, state)
             is_cached = out.use_cache and not out.changed_cache()
-            yield f"{out} {words}" + ("; DVC's cache has it" if is_cached else "")
+            yield f"{out} {text}" + ("; DVC's cache has the original" if is_cached else "")
 
 
 def choose_only(nodes: Mapping[str, Node], names: Iterable[str]) -> set[str]:
@@ -366,7 +358,7 @@ def with_above(names: Iterable[str], above: Callable[[str], Iterable[str]]) -> s
 
 
 def choose(nodes: Mapping[str, Node], names: Iterable[str], option: str) -> list[str]:
-    """Return stages by name. A name before an ``@`` stands for all of its keys.
+    """Return stages by name; NAME means every NAME@KEY.
 
     Raises:
         ParamsError: a stage does not exist. The message suggests the nearest name.
@@ -375,7 +367,7 @@ def choose(nodes: Mapping[str, Node], names: Iterable[str], option: str) -> list
     for name in names:
         matches = [node for node in nodes if name in (node, node.partition("@")[0])]
         if not matches:
-            candidates = dict.fromkeys([*nodes, *(node.partition("@")[0] for node in nodes)])
-            raise ParamsError(f"{option}: there is no stage {name}{did_you_mean(name, candidates)}")
+            known = dict.fromkeys(part for node in nodes for part in (node, node.partition("@")[0]))
+            raise ParamsError(f"{option}: there is no stage {name}{did_you_mean(name, known)}")
         chosen |= dict.fromkeys(matches)
     return list(chosen)

@@ -64,7 +64,7 @@ def test_an_edit_is_taken_for_every_stage_and_changes_its_hash_alone(project: To
     record = read_json(Path("products/runs/finetune@retrieval.json"))
     assert record["code"]["code/train.py"] == md5
     for name in ("code/train.py", "code/tran.py", "products/models/pretrained", "params.yaml"):
-        with pytest.raises(ParamsError, match=rf"{name}: no code that was .*; edited: none"):
+        with pytest.raises(ParamsError, match=rf"{name}: no stage ran .*; edited code: none"):
             accept([name])
 
 
@@ -135,7 +135,7 @@ def test_an_edit_is_refused_where_anything_else_differs(project: Toy) -> None:
         "seed 1 -> 2",
         "code/ingest.py changed",
         "products/data/web of ingest@web changed",
-        "products/models/pretrained was changed by hand; DVC's cache has it",
+        "products/models/pretrained was changed by hand; DVC's cache has the original",
     }
     assert any("products/models/retrieval is missing" in it for it in refused["finetune@retrieval"])
     assert lock() == before
@@ -157,7 +157,7 @@ def test_of_a_folder_the_edited_files_are_named_and_taken(project: Toy) -> None:
     assert reasons() == ()
     edit("albef/tune/lr.py")
     Path("products/runs/finetune@retrieval.json").unlink()
-    unknown = "albef/tune changed (no run record tells which of its files)"
+    unknown = "albef/tune changed (which files is unknown, because the run record is missing)"
     assert taken("albef/tune/lr.py") == {"finetune@retrieval": (unknown,)}
     assert taken("albef/tune") == {"finetune@retrieval": ()}
 
@@ -215,9 +215,9 @@ def test_a_data_set_is_accepted_and_later_versions_are_held_to_it(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, error, says in (
-        ("scene", ParamsError, "has no data set scene; did you mean scenes"),
+        ("scene", ParamsError, "has no dataset scene; did you mean scenes"),
         ("web", ShardError, "run the stage ingest@web"),
-        ("scenes", ParamsError, "profile.json is missing: run `albef run --only"),
+        ("scenes", ParamsError, "profile.json is missing; run `albef run --only"),
     ):
         with pytest.raises(error, match=says):
             accept_data(name)
@@ -225,12 +225,12 @@ def test_a_data_set_is_accepted_and_later_versions_are_held_to_it(
     suite = here / "profiles/scenes.json"
     suite.parent.mkdir()
     suite.write_text("{}")
-    with pytest.raises(ParamsError, match=r"is there already, and params.yaml does not name it"):
+    with pytest.raises(ParamsError, match=r"profiles/scenes.json exists, but params.yaml does not"):
         accept_data("scenes")
     suite.unlink()
 
     before = (here / "params.yaml").read_text().splitlines()
-    assert accept_data("scenes").startswith("profiles/scenes.json holds 42 expectations")
+    assert "42 expectations of scenes to profiles/scenes.json" in accept_data("scenes")
     after = (here / "params.yaml").read_text().splitlines()
     changed = [line for line in difflib.ndiff(before, after) if line[0] in "+-"]
     assert changed == ["+   accepted: {scenes: profiles/scenes.json}"]
@@ -238,11 +238,11 @@ def test_a_data_set_is_accepted_and_later_versions_are_held_to_it(
         patch.setattr("albef.validation.image_stats.read_image_stats", None)
         validated()
     write("something else is said here and goes on")
-    with pytest.raises(ParamsError, match="is the profile of an earlier version of scenes"):
+    with pytest.raises(ParamsError, match="describes an earlier version of scenes"):
         accept_data("scenes")
     with pytest.raises(ValidationFailedError, match=r"\(validate.drift.accepted.divergence.stop\)"):
         validated()
     assert not (here / "products/verdicts/scenes.json").exists()
-    assert accept_data("scenes").startswith("profiles/scenes.json holds 42 expectations")
+    assert "42 expectations of scenes to profiles/scenes.json" in accept_data("scenes")
     validated()
     assert (here / "products/verdicts/scenes.json").exists()
