@@ -28,8 +28,7 @@ from pipelines.stage import Stage, main, run_of, write_json
 
 log = logging.getLogger("albef")
 _BATCH = 32  # Number of records in a batch of the task's prediction.
-# Maximum number of records of split val for the ranges of int8 and the temperature.
-_VALIDATION = 1000
+_VALIDATION = 1000  # Maximum number of records for the ranges of int8 and the temperature.
 
 
 class RunExport(Section):
@@ -40,12 +39,12 @@ class RunExport(Section):
     split: str = "test"
     """Split of the dataset. Its answers must be known."""
     examples: Annotated[int, Field(ge=1)] | None = None
-    """Number of records of the split that are evaluated, from the start. null evaluates all."""
+    """Number of records that are evaluated, from the start of the split. null evaluates all."""
     precisions: Annotated[dict[Precision, Annotated[float, Field(ge=0)]], Field(min_length=1)] = (
         Field({"float32": 0.3, "int8": 3.0})
     )
-    """Precisions to write. The first one is loaded by default. Each value is the number of points
-    of the primary metric that the precision may lose against torch."""
+    """Precisions to write, with the points of the primary metric that each may lose against torch.
+    The first one is loaded by default."""
     opset: Annotated[int, Field(ge=18, le=23)] = 23
     """Version of ONNX's operators. 23 keeps attention as one node and needs ONNX Runtime 1.23."""
     tolerance: Annotated[float, Field(gt=0)] = 1e-3
@@ -74,7 +73,7 @@ def _export(stage: Stage) -> None:
     if threads:
         torch.set_num_threads(threads)
     checkpoint = load_checkpoint(stage.layout.model(stage.key))
-    target = stage.layout.export(stage.key)
+    target, metrics = stage.layout.export(stage.key), stage.layout.export_metrics(stage.key)
     with _finished(target) as folder:
         manifest, differences = export(
             checkpoint,
@@ -92,15 +91,15 @@ def _export(stage: Stage) -> None:
         precision: sum(path.stat().st_size for path in (target / precision).rglob("*.onnx"))
         for precision in settings.precisions
     }
-    write_json(stage.layout.export_metrics(stage.key), {**scores, "bytes": sizes})
-    stage.made(target / NAME, stage.layout.export_metrics(stage.key))
+    write_json(metrics, {**scores, "bytes": sizes})
+    stage.made(target / NAME, metrics)
     largest = max(difference.largest for difference in differences)
     by_graph: dict[str, dict[str, float]] = {}
     for graph, shape, difference in differences:
         by_graph.setdefault(graph, {})["x".join(map(str, shape))] = difference
     stage.record |= {"largest_difference": largest, "differences": by_graph}
     log.info(
-        "%s: at most %.1e from torch over %d shapes; %s",
+        "%s: differs from torch by at most %.1e in %d shapes; %s",
         target,
         largest,
         len(manifest.verified.shapes),
@@ -109,10 +108,7 @@ def _export(stage: Stage) -> None:
 
 
 def _calibrate(stage: Stage, settings: RunExport, model: Model) -> tuple[float, Sketch]:
-    """Calibrate a model on records of split val that are not evaluated.
-
-    Returns:
-        Temperature of the model, and a sketch of its inputs.
+    """Return the temperature and input sketch of a model, from records that are not evaluated.
 
     Raises:
         ValueError: no records remain, but int8 needs some.
@@ -125,9 +121,9 @@ def _calibrate(stage: Stage, settings: RunExport, model: Model) -> tuple[float, 
         records = Part(records, used, used + _VALIDATION)
     if not len(records) and "int8" in settings.precisions:
         raise ValueError(
-            f"int8 takes its ranges from records of split val of {settings.dataset} that are not "
-            f"evaluated, and there are none: leave int8 out of export.runs.{stage.key}.precisions, "
-            "add such a split, or evaluate fewer `examples`"
+            f"int8 needs records of split val of dataset {settings.dataset} that are not "
+            f"evaluated; remove int8 from export.runs.{stage.key}.precisions, add such a split, or "
+            "reduce `examples`"
         )
     return calibration.calibrate(model, records)
 
@@ -136,8 +132,6 @@ def _evaluated(
     stage: Stage, settings: RunExport, checkpoint: Checkpoint, folder: Path, temperature: float
 ) -> dict[str, Any]:
     """Return metrics of torch and of each precision, and the calibration of the default precision.
-
-    The metrics are those of the configured split.
 
     Raises:
         VerificationError: a precision loses more of the primary metric than allowed.
@@ -179,9 +173,9 @@ def check(primary: str, values: Mapping[str, float], allowed: Mapping[Precision,
         loss = values["torch"] - values[name]
         if not loss <= max_loss:
             raise VerificationError(
-                f"{name} loses {loss:.2f} points of {primary} ({values[name]:.2f} after "
-                f"{values['torch']:.2f} in torch), more than the {max_loss:g} that "
-                "export.runs.RUN.precisions allows; nothing was exported"
+                f"{name} loses {loss:.2f} points of {primary} ({values[name]:.2f}; torch has "
+                f"{values['torch']:.2f}), more than the {max_loss:g} allowed by "
+                "export.runs.RUN.precisions; nothing was exported"
             )
 
 

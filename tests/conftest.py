@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import platform
 import shutil
@@ -319,6 +320,35 @@ def tiny_checkpoint(tiny_checkpoints: dict[str, Path]) -> Path:
 def tiny_export(tiny_exports: dict[str, Path]) -> Path:
     """The folder of that checkpoint's export; do not write to it."""
     return tiny_exports["retrieval"]
+
+
+NPM = "@huggingface/transformers@4.3.2"
+"""Package for programs in node, in the version that is tested; it includes ONNX Runtime."""
+
+
+@pytest.fixture(scope="session")
+def node(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Callable[..., Any]:
+    """A function that runs a JavaScript module with :data:`NPM` and reads the JSON it prints."""
+    if not shutil.which("npm"):
+        pytest.skip("needs node")
+    cached = getattr(pytestconfig, "cache", None)
+    folder = cached.mkdir("npm") if cached else tmp_path_factory.mktemp("npm")
+    with lock(folder / "lock", wait=str):
+        if not (done := folder / NPM.replace("/", "-")).exists():
+            command = ["npm", "install", "--no-audit", "--no-fund", NPM]
+            environment = os.environ | {"ONNXRUNTIME_NODE_INSTALL_CUDA": "skip"}
+            subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+            done.touch()
+
+    def run(program: str) -> Any:
+        command = ["node", "--input-type=module", "--eval", program]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:

@@ -1,26 +1,27 @@
 """``albef hub``: an export in the Hugging Face Hub's layout, which transformers.js reads.
 
-Graphs are in ``onnx/`` under the Hub's names. The inputs and outputs of the two embedding graphs
-also have the Hub's names. The tokenizer cleans a text as ours does, but does not cut it at a number
-of words.
+Graphs are in ``onnx/``. The graphs of a model that matches images and texts have CLIP's names, and
+``model.onnx`` contains both encoders.
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any, cast
 
 import onnx
 from huggingface_hub import ModelCard, ModelCardData
-from tokenizers import Regex, Tokenizer
-from tokenizers.normalizers import Lowercase, Replace, Sequence
+from onnx.compose import add_prefix, merge_models
 
 from albef.io import atomic
 from albef.runtime import manifest as manifests
+from albef.runtime.cleaning import cleaning_of, read_tokenizer, write_tokenizer
 from albef.runtime.manifest import ANSWERS, TOKENIZER, ExportError, Manifest, graph_file
 
 SUFFIXES = {"float32": "", "float16": "_fp16", "int8": "_quantized", "int8_weights": "_int8"}
 """Suffix of a graph's file name, by precision."""
+_DTYPES = {"float32": "fp32", "float16": "fp16", "int8": "q8", "int8_weights": "int8"}
 _HUB_GRAPHS = {"image_encoder": "vision_model", "text_encoder": "text_model"}
 _HUB_NAMES = {
     "image": "pixel_values",
@@ -29,6 +30,32 @@ _HUB_NAMES = {
     "text_mask": "attention_mask",
     "text_feat": "text_embeds",
 }
+_TRANSFORMERS_JS = """With [transformers.js](https://huggingface.co/docs/transformers.js):
+
+```js
+import {{ pipeline }} from "@huggingface/transformers";
+
+const options = {{ dtype: "{dtype}" }};
+const classify = await pipeline("zero-shot-image-classification", "USER/REPOSITORY", options);
+await classify("a.png", ["a dog", "two apples"], {{ hypothesis_template: "{{}}" }});
+```
+
+`AutoModel` returns `image_embeds`, `text_embeds`, `logits_per_image` and `logits_per_text`."""
+_ONNX_RUNTIME = """In Python:
+
+```python
+from onnxruntime import InferenceSession
+from PIL import Image
+from transformers import AutoImageProcessor, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("REPOSITORY")
+processor = AutoImageProcessor.from_pretrained("REPOSITORY", backend="pil")
+encoder = InferenceSession("REPOSITORY/onnx/{encoder}.onnx")
+image = processor(Image.open("a.png").convert("RGB"), return_tensors="np")
+outputs = encoder.run(None, {{"pixel_values": image["pixel_values"]}})
+```
+
+`albef.runtime.load` loads the export that this repository was made from, not this repository."""
 
 
 def main(export: Path, card: Path, out: Path, licence: str, datasets: list[str]) -> None:
@@ -52,19 +79,20 @@ def main(export: Path, card: Path, out: Path, licence: str, datasets: list[str])
     for precision in precisions:
         manifests.check(export, manifest, precision)
     if out.exists():
-        raise ValueError(f"{out} exists: name a folder that does not")
+        raise ValueError(f"{out} exists; remove it or choose another folder")
     page = _read_card(card, manifest.run, licence, datasets)
+    # The first example of the card loads the export.
+    usage = _format_usage(manifest, precisions[0])
+    page.text = re.sub(r"```.*?```", lambda _: usage, page.text, count=1, flags=re.DOTALL)
+    facts = manifest.model
+    tokenizer = read_tokenizer(export / TOKENIZER, manifest.preprocessing.text)
+    cleaning = cleaning_of(facts.capability)
     with atomic(out) as part:
         (part / "onnx").mkdir(parents=True)
         for precision in precisions:
-            for graph in manifest.graphs:
-                name = f"{_HUB_GRAPHS.get(graph, graph)}{SUFFIXES[precision]}.onnx"
-                source, target = export / graph_file(precision, graph), part / "onnx" / name
-                if graph in _HUB_GRAPHS:
-                    target.write_bytes(_rename_values(source))
-                else:
-                    shutil.copyfile(source, target)
-        _cleaning_tokenizer(export / TOKENIZER).save(str(part / TOKENIZER))
+            _write_graphs(export, part / "onnx", manifest, precision)
+        path = part / TOKENIZER
+        write_tokenizer(path, tokenizer, cleaning, facts.max_words, facts.max_tokens)
         if manifest.model.answering:
             shutil.copyfile(export / ANSWERS, part / ANSWERS)
         for file, values in _configs(manifest).items():
@@ -78,7 +106,7 @@ def _read_card(path: Path, run: str, licence: str, datasets: list[str]) -> Model
         card = ModelCard(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"{path} is no model card ({error}); name that of {run}, as "
+            f"{path} is not a model card ({error}); use that of {run}: "
             f"products/report/cards/{run}.md or releases/{run}/VERSION/README.md"
         ) from None
     data = cast(ModelCardData, card.data)
@@ -90,31 +118,68 @@ def _read_card(path: Path, run: str, licence: str, datasets: list[str]) -> Model
     return card
 
 
-def _rename_values(source: Path) -> bytes:
+def _format_usage(manifest: Manifest, precision: str) -> str:
+    """Return the part of the card that shows how to use a precision of the model."""
+    usage = _ONNX_RUNTIME.format(encoder=f"vision_model{SUFFIXES[precision]}")
+    if manifest.model.itc_temperature is not None:
+        usage = f"{_TRANSFORMERS_JS.format(dtype=_DTYPES[precision])}\n\n{usage}"
+    return usage
+
+
+def _write_graphs(export: Path, folder: Path, manifest: Manifest, precision: str) -> None:
+    """Write the graphs of one precision, and both encoders in one graph if they share a space."""
+    encoders = []
+    for graph in manifest.graphs:
+        source = export / graph_file(precision, graph)
+        target = folder / f"{_HUB_GRAPHS.get(graph, graph)}{SUFFIXES[precision]}.onnx"
+        if graph in _HUB_GRAPHS:
+            encoders.append(_rename_values(onnx.load(source)))
+            _save(encoders[-1], target)
+        else:
+            shutil.copyfile(source, target)
+    if (temperature := manifest.model.itc_temperature) is not None:
+        image, text = encoders
+        _save(_combine(image, text, temperature), folder / f"model{SUFFIXES[precision]}.onnx")
+
+
+def _save(model: Any, path: Path) -> None:
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _combine(image: Any, text: Any, temperature: float) -> Any:
+    """Return one graph of an image and a text encoder, with CLIP's inputs and outputs."""
+    parts = []
+    for model, axis in ((image, "images"), (text, "texts")):
+        part = add_prefix(model, f"{axis}/", rename_inputs=False, rename_outputs=False)
+        for value in (*part.graph.input, *part.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_param = axis
+        parts.append(part)
+    both = merge_models(*parts, io_map=[], outputs=["image_embeds", "text_embeds"])
+    head = onnx.parser.parse_graph(
+        f"""head () => (float[images, texts] logits_per_image, float[texts, images] logits_per_text)
+        {{
+            logit_scale = Constant <value_float = {1 / temperature}> ()
+            transposed = Transpose <perm = [1, 0]> (text_embeds)
+            similarities = MatMul (image_embeds, transposed)
+            logits_per_image = Mul (similarities, logit_scale)
+            logits_per_text = Transpose <perm = [1, 0]> (logits_per_image)
+        }}"""
+    )
+    both.graph.node.extend(head.node)
+    both.graph.output.extend(head.output)
+    del both.graph.value_info[:]
+    return both
+
+
+def _rename_values(model: Any) -> Any:
     """Return a graph whose inputs and outputs have the Hub's names."""
-    model = onnx.load(source)
     for value in (*model.graph.input, *model.graph.output):
         value.name = _HUB_NAMES.get(value.name, value.name)
     for node in model.graph.node:
         for names in (node.input, node.output):
             names[:] = [_HUB_NAMES.get(name, name) for name in names]
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString(deterministic=True))
-
-
-def _cleaning_tokenizer(path: Path) -> Tokenizer:
-    """Return the tokenizer, preceded by :func:`albef.preprocessing.text.clean_caption`."""
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.normalizer = Sequence(
-        [
-            Lowercase(),
-            Replace(Regex(r"""[,.'!?"()*#:;~]"""), ""),
-            Replace(Regex("[-/]"), " "),
-            Replace("<person>", "person"),
-            tokenizer.normalizer,
-        ]
-    )
-    return tokenizer
+    return model
 
 
 def _configs(manifest: Manifest) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,6 @@
 """Calibration: one temperature for all answers (Guo et al., 2017), error, and coverage.
 
-The error is measured before and after. Coverage reports how often a model is right when it is
-confident. Shapes: n answers, K candidates of each.
+Coverage is how often a model is right when it is confident. Shapes: n answers, K candidates each.
 """
 
 from collections.abc import Sequence
@@ -34,22 +33,22 @@ _TINY = 1e-30  # Lower bound of a probability before its logarithm is taken.
 class Judged(NamedTuple):
     """Scored answers of a model to questions whose answer is known."""
 
-    scores: Numbers
+    logits: Numbers
     """(n, K) logits or log probabilities, up to a constant per row."""
-    credit: Numbers
+    scores: Numbers
     """(n,) per-example score of the most probable answer, from 0 (wrong) to 1 (right)."""
 
     def confidence(self, temperature: float = 1.0) -> Numbers:
         """Return the probability (n,) of the most probable answer."""
-        shifted = (self.scores - self.scores.max(axis=1, keepdims=True)) / temperature
+        shifted = (self.logits - self.logits.max(axis=1, keepdims=True)) / temperature
         return cast(Numbers, 1 / np.exp(shifted).sum(axis=1))
 
 
 def judge(model: Model, records: Records) -> Judged:
     """Return a model's answers about records, without those whose answer is not known.
 
-    A matching model is asked about each image with its own caption and with the most similar other
-    caption of the batch, as training draws its negatives.
+    A matching model scores each image with its own caption and with the most similar other caption
+    of the batch, because training draws its negatives like this.
     """
     score = next(score for capability, score in _SCORERS.items() if isinstance(model, capability))
     batches = ([records[i] for i in indices] for indices in shared(len(records), BATCH))
@@ -59,7 +58,7 @@ def judge(model: Model, records: Records) -> Judged:
 
 def _match(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
     """Return logits and per-example scores of each image with two captions."""
-    images, texts = [[r.image for r in records], [r.captions[0] for r in records]]
+    images, texts = [r.image for r in records], [r.captions[0] for r in records]
     sim = model.embed_image(images) @ model.embed_text(texts).T
     for i, record in enumerate(records):
         positive = [o.image_id == record.image_id or o.captions[0] == texts[i] for o in records]
@@ -79,20 +78,20 @@ def _answer(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
     rows = []
     for record, best in zip(records, rankings, strict=True):
         if truths := record.meta.get("answers"):
-            shares = np.maximum([answer.probability for answer in best], _TINY)
-            credit = judged(best[0].text, list(truths), record.meta.get("annotators"))
-            rows.append((np.log(shares), credit))
+            probabilities = np.maximum([answer.probability for answer in best], _TINY)
+            score = judged(best[0].text, list(truths), record.meta.get("annotators"))
+            rows.append((np.log(probabilities), score))
     return rows
 
 
 def _classify(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
     """Return log probabilities and per-example scores of classes."""
     images = list(zip(*(record.images for record in records), strict=True))
-    shares = model.probabilities(images, [sentence_of(record) for record in records])
+    rows = model.probabilities(images, [sentence_of(record) for record in records])
     classes = model.facts.classes
     return [
         (np.log(np.maximum(row, _TINY)), float(classes[row.argmax()] == label_of(record, classes)))
-        for row, record in zip(shares, records, strict=True)
+        for row, record in zip(rows, records, strict=True)
     ]
 
 
@@ -100,10 +99,10 @@ _SCORERS = {Matching: _match, Answering: _answer, Classifying: _classify}
 
 
 def is_calibrated(model: Model) -> bool:
-    """Return whether the probabilities of a model's kind can be calibrated.
+    """Return whether the probabilities of a model can be calibrated.
 
-    A generated answer has no alternatives with a probability. An expression that grounding is asked
-    for may also be true of other images.
+    A generated answer has no alternatives with a probability. An expression of grounding may also
+    be true of other images.
     """
     is_generated = isinstance(model, Answering) and model.answering.by == "generate"
     return not (is_generated or isinstance(model, Grounding))
@@ -115,7 +114,7 @@ def calibrate(model: Model, records: Records) -> tuple[float, Sketch]:
     fitted = temperature(judged) if is_calibrated(model) else 1.0
     for i in range(len(records)):
         for image in records[i].images:
-            sketch.picture(image, brightness(model.pixels([image])[0]))
+            sketch.image(image, brightness(model.pixels([image])[0]))
         sketch.text(records[i].captions[0], model.ids(records[i].captions[:1])[0][0], model)
     for confidence in judged.confidence(fitted) if len(records) else ():
         sketch.count(confidence=confidence)
@@ -125,32 +124,31 @@ def calibrate(model: Model, records: Records) -> tuple[float, Sketch]:
 def temperature(judged: Judged) -> float:
     """Return the temperature that maximizes the likelihood of the most probable answers.
 
-    Scores are divided by it. The answers' per-example scores are the observed outcomes. It is 1 if
-    there are fewer than :data:`MIN_ANSWERS` answers.
+    Logits are divided by it. It is 1 if there are fewer than :data:`MIN_ANSWERS` answers.
     """
-    if len(judged.credit) < MIN_ANSWERS:
+    if len(judged.scores) < MIN_ANSWERS:
         return 1.0
 
     def loss(log: float) -> float:
-        confidence, credit = np.clip(judged.confidence(np.exp(log)), 1e-9, 1 - 1e-9), judged.credit
-        return -float(np.mean(credit * np.log(confidence) + (1 - credit) * np.log(1 - confidence)))
+        confidence, scores = np.clip(judged.confidence(np.exp(log)), 1e-9, 1 - 1e-9), judged.scores
+        return -float(np.mean(scores * np.log(confidence) + (1 - scores) * np.log(1 - confidence)))
 
     best = minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded")
     return float(f"{np.exp(best.x):.3g}")  # Keep no more digits than different machines agree on.
 
 
-def calibration_error(confidence: Numbers, credit: Numbers) -> float:
+def calibration_error(confidence: Numbers, scores: Numbers) -> float:
     """Return the expected calibration error (ECE) in percent, in bins of equal width.
 
     It is the mean difference of confidence and accuracy.
     """
     bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    gaps = [(confidence - credit)[bins == i].sum() for i in range(_BINS)]
-    return 100 * float(np.abs(gaps).sum()) / len(credit)
+    gaps = [(confidence - scores)[bins == i].sum() for i in range(_BINS)]
+    return 100 * float(np.abs(gaps).sum()) / len(scores)
 
 
 def describe(judged: Judged, applied: float) -> dict[str, Any]:
-    """Return the calibration of answers whose scores are already divided by ``applied``.
+    """Return the calibration of answers whose logits are already divided by ``applied``.
 
     Returns:
         ``answers``, their number; ``temperature``, the one applied; ``ece`` in percent;
@@ -158,19 +156,17 @@ def describe(judged: Judged, applied: float) -> dict[str, Any]:
         ``min_probability`` the percent of questions that are answered and the accuracy on those
         (None if there are none).
     """
-    confidence, credit = judged.confidence(), judged.credit
-    covered = [(least, confidence >= least) for least in MIN_PROBABILITIES]
+    confidence, scores = judged.confidence(), judged.scores
+    coverage = []
+    for least in MIN_PROBABILITIES:
+        answered = confidence >= least
+        accuracy = 100 * float(scores[answered].mean()) if answered.any() else None
+        share = 100 * float(answered.mean())
+        coverage.append({"min_probability": least, "answered": share, "accuracy": accuracy})
     return {
-        "answers": len(credit),
+        "answers": len(scores),
         "temperature": applied,
-        "ece_before": calibration_error(judged.confidence(1 / applied), credit),
-        "ece": calibration_error(confidence, credit),
-        "coverage": [
-            {
-                "min_probability": least,
-                "answered": 100 * float(answered.mean()),
-                "accuracy": 100 * float(credit[answered].mean()) if answered.any() else None,
-            }
-            for least, answered in covered
-        ],
+        "ece_before": calibration_error(judged.confidence(1 / applied), scores),
+        "ece": calibration_error(confidence, scores),
+        "coverage": coverage,
     }

@@ -1,25 +1,26 @@
 """Folder that goes to production: graphs, tokenizer and manifest, written and verified."""
 
 import json
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from albef.export.graphs import parts
+from albef.export.graphs import Parts, parts
 from albef.export.onnx import convert, write_graphs
-from albef.export.torch_model import TorchBackend
+from albef.export.torch_model import TorchBackend, on_backend
 from albef.export.verify import Difference, compare, shapes, verify
 from albef.io import file_digest
 from albef.models.weights import Checkpoint
+from albef.preprocessing.text import TextTokenizer
 from albef.runtime import manifest as manifests
-from albef.runtime.loading import CAPABILITIES
+from albef.runtime.cleaning import cleaning_of, write_tokenizer
 from albef.runtime.manifest import Precision
 from albef.runtime.model import Array, Backend, Model
 from albef.runtime.sessions import CPU, Sessions
 from albef.runtime.sketch import Sketch
 
-# Calls and items per call that are kept as validation inputs of each graph; few fix the ranges.
+# Calls, and items per call, whose inputs of each graph are kept; few are enough for the ranges.
 _CALLS, _ITEMS = 4, 16
+_Inputs = dict[str, list[dict[str, Array]]]
 
 
 def export(
@@ -34,7 +35,9 @@ def export(
     threads: int = 0,
     provenance: Mapping[str, str] | None = None,
 ) -> tuple[manifests.Manifest, list[Difference]]:
-    """Export a model and compare the result with torch. The manifest is written last.
+    """Export a model, and return its manifest and all comparisons with torch.
+
+    The manifest is written last. The comparisons depend on the machine.
 
     Args:
         checkpoint: checkpoint of a kind that can be exported.
@@ -43,71 +46,61 @@ def export(
         opset: version of ONNX's operators.
         tolerance: largest absolute difference allowed, in float32.
         precisions: precisions to write; the first one is loaded by default.
-        calibrate: asks the float32 model about validation data. The inputs of the graphs fix the
-            ranges of int8. It returns the temperature, and the sketch that the traffic of a server
-            is compared with.
-        threads: threads of ONNX Runtime; 0 takes all cores.
-        provenance: entries that the manifest adds to the checkpoint and its provenance.
-
-    Returns:
-        The manifest, and every comparison with torch, whose values depend on the machine.
+        calibrate: runs the float32 model on validation data and returns its temperature and a
+            sketch of the data. The inputs of the graphs in these calls fix the ranges of int8.
+        threads: threads of ONNX Runtime; 0 uses all cores.
+        provenance: entries that the manifest adds to the checkpoint's provenance.
 
     Raises:
         CheckpointError: the kind cannot be exported.
         VerificationError: the graphs compute something else.
-        ValueError: int8 is requested, and ``calibrate`` asked nothing.
+        ValueError: int8 is requested, and ``calibrate`` did not run the model.
     """
-    model, vocab_size = parts(checkpoint), checkpoint.tokenizer.vocab_size
-    graphs = model.graphs
-    versions = write_graphs(graphs, folder, opset, vocab_size)
+    model, size = parts(checkpoint), checkpoint.tokenizer.vocab_size
+    graphs, facts = model.graphs, model.facts
+    versions = write_graphs(graphs, folder, opset, size)
     exported = Sessions(folder, "float32", list(graphs), [CPU], threads)
-    cases = shapes(model.facts.max_tokens)
-    differences = list(compare(graphs, TorchBackend(model), exported, cases, vocab_size))
+    differences = compare(graphs, TorchBackend(model), exported, shapes(facts.max_tokens), size)
     verified = verify(differences, tolerance)
-    recorder, capability = _Recorder(exported), CAPABILITIES[model.facts.capability]
-    traced = capability(
-        recorder, checkpoint.tokenizer, model.facts, checkpoint.digest, model.answers
-    )
-    temperature, sketch = calibrate(traced)
-    facts = model.facts.model_copy(update={"temperature": temperature})
+    recorder = _Recorder(exported, graphs)
+    temperature, sketch = calibrate(on_backend(recorder, checkpoint, model))
+    _convert(folder, recorder.inputs, precisions)
+    _write_texts(folder, model, checkpoint.tokenizer)
     sketch.write(folder)
-    checkpoint.tokenizer.save(folder / manifests.TOKENIZER)
-    if model.facts.answering is not None:
-        (folder / manifests.ANSWERS).write_text(json.dumps(model.answers, indent=0) + "\n")
-    for graph in graphs:
-        _convert(folder, graph, precisions, recorder.inputs[graph])
+    origin = checkpoint.config.get("provenance", {}) | dict(provenance or {})
     manifest = manifests.Manifest(
         format=manifests.FORMAT,
         run=run,
-        model=facts,
+        model=facts.model_copy(update={"temperature": temperature}),
         graphs=tuple(graphs),
         precisions=tuple(precisions),
-        preprocessing=manifests.PREPROCESSING,
+        preprocessing=manifests.preprocessing(facts.capability),
         files=_digests(folder),
         onnx=versions,
         verified=verified,
-        provenance={
-            **checkpoint.config.get("provenance", {}),
-            **(provenance or {}),
-            "checkpoint": checkpoint.digest,
-        },
+        provenance=origin | {"checkpoint": checkpoint.digest},
     )
     manifests.write(folder, manifest)
     return manifest, differences
 
 
-def _convert(
-    folder: Path,
-    graph: str,
-    precisions: Sequence[Precision],
-    inputs: Sequence[Mapping[str, Array]],
-) -> None:
-    """Convert a graph from float32 to the requested precisions."""
-    for precision in precisions:
-        if precision != "float32":
-            convert(folder, graph, precision, inputs)
-    if "float32" not in precisions:
-        (folder / manifests.graph_file("float32", graph)).unlink()
+def _convert(folder: Path, inputs: _Inputs, precisions: Sequence[Precision]) -> None:
+    """Convert graphs from float32 to the requested precisions, given the inputs of each graph."""
+    for graph in inputs:
+        for precision in precisions:
+            if precision != "float32":
+                convert(folder, graph, precision, inputs[graph])
+        if "float32" not in precisions:
+            (folder / manifests.graph_file("float32", graph)).unlink()
+
+
+def _write_texts(folder: Path, model: Parts, tokenizer: TextTokenizer) -> None:
+    """Write the tokenizer, and the answers of a VQA model."""
+    facts, cleaning = model.facts, cleaning_of(model.facts.capability)
+    path = folder / manifests.TOKENIZER
+    write_tokenizer(path, tokenizer, cleaning, facts.max_words, facts.max_tokens)
+    if facts.answering is not None:
+        (folder / manifests.ANSWERS).write_text(json.dumps(model.answers, indent=0) + "\n")
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -119,9 +112,9 @@ def _digests(folder: Path) -> dict[str, str]:
 class _Recorder:
     """Backend that records the inputs of each graph in its first calls."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, graphs: Iterable[str]) -> None:
         self._backend = backend
-        self.inputs: dict[str, list[dict[str, Array]]] = defaultdict(list)
+        self.inputs: _Inputs = {graph: [] for graph in graphs}
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """See :meth:`albef.runtime.model.Backend.run`."""

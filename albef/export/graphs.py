@@ -31,7 +31,7 @@ class Input(NamedTuple):
     """Input of a graph."""
 
     holds: Literal["floats", "ids", "mask", "positions", "sees"]
-    """Content: numbers, token ids, a mask of them, positions in an answer, or a mask of nodes."""
+    """Content: numbers, token ids, their mask, positions in an answer, or a mask of nodes."""
     dims: tuple[int | str, ...]
     """Axes of the input. Those with a name are dynamic."""
 
@@ -61,7 +61,7 @@ def parts(checkpoint: Checkpoint) -> Parts:
     capability = _kind(checkpoint).Task.capability
     if not capability:
         raise CheckpointError(
-            f"{checkpoint.folder} is of kind {checkpoint.kind}, which has no use of its own"
+            f"{checkpoint.folder} is of kind {checkpoint.kind}, which cannot be exported or called"
         )
     model = _BUILDERS[capability](checkpoint)
     for graph in model.graphs.values():
@@ -75,15 +75,12 @@ def _kind(checkpoint: Checkpoint) -> ModuleType:
         return importlib.import_module(f"albef.tasks.{checkpoint.kind}")
     except ImportError:
         raise CheckpointError(
-            f"{checkpoint.folder} is of kind {checkpoint.kind}, which this version does not know"
+            f"{checkpoint.folder} is of kind {checkpoint.kind}, which this version of albef lacks"
         ) from None
 
 
 def config_of(checkpoint: Checkpoint) -> Any:
-    """Return the values of a checkpoint as its kind reads them.
-
-    An imported checkpoint has few values. The others that a finished model needs are defaults.
-    """
+    """Return the values of a checkpoint as its kind reads them, with defaults for missing ones."""
     values = {"global_batch_size": 1, **checkpoint.config.get("values", {})}
     return _kind(checkpoint).Config.model_construct(**values, model=checkpoint.model)
 
@@ -96,26 +93,27 @@ def _restore_task(checkpoint: Checkpoint) -> Any:
 def _matching(checkpoint: Checkpoint) -> Parts:
     matcher, sizes = Matcher(checkpoint), checkpoint.model
     grounding = _kind(checkpoint).Task.capability == "grounding"
-    texts = {
-        "text_states": Input("floats", ("batch", "texts", "length", sizes.text.width)),
-        "text_mask": Input("mask", ("batch", "texts", "length")),
-    }
     text = {
         "ids": Input("ids", ("batch", "length")),
         "text_mask": Input("mask", ("batch", "length")),
     }
+    states = {
+        "text_states": Input("floats", ("batch", "texts", "length", sizes.text.width)),
+        "text_mask": _TEXTS["text_mask"],
+    }
     layer, of_cls = attention(checkpoint)
-    judge = TextsMatcher(matcher, layer if grounding else None, of_cls)
+    texts_matcher = TextsMatcher(matcher, layer if grounding else None, of_cls)
     outputs = ("logits", "heat") if grounding else ("logits",)
     graphs = {
         "image_encoder": _image_encoder(matcher.model, checkpoint, feat=True),
         "text_encoder": Graph(TextEncoder(matcher.model), text, ("text_states", "text_feat")),
-        "matcher": Graph(judge, {**texts, **_states(checkpoint, "image")}, outputs),
+        "matcher": Graph(texts_matcher, states | _states(checkpoint, "image"), outputs),
     }
-    threshold = config_of(checkpoint).threshold if grounding else None
-    temperature = float(checkpoint.tensors["temperature"])
     facts = facts_of(
-        checkpoint, embed_dim=sizes.embed_dim, threshold=threshold, itc_temperature=temperature
+        checkpoint,
+        embed_dim=sizes.embed_dim,
+        threshold=config_of(checkpoint).threshold if grounding else None,
+        itc_temperature=float(checkpoint.tensors["temperature"]),
     )
     return Parts(facts, graphs)
 
@@ -134,13 +132,12 @@ def attention(checkpoint: Checkpoint) -> tuple[int, bool]:
 
 def _answering(checkpoint: Checkpoint) -> Parts:
     task, text = _restore_task(checkpoint), checkpoint.model.text
-    positions = text.max_positions
     question = ("batch", text.fusion_depth, text.heads, "length", text.width // text.heads)
     graphs = {
         "image_encoder": _image_encoder(task.model, checkpoint, feat=False),
         "question_encoder": Graph(
             QuestionEncoder(task.model, task.answer_decoder),
-            {**_TEXTS, **_states(checkpoint, "image")},
+            _TEXTS | _states(checkpoint, "image"),
             ("question_keys", "question_values"),
         ),
         "answer_decoder": Graph(
@@ -162,24 +159,18 @@ def _answering(checkpoint: Checkpoint) -> Parts:
         beams=task.config.beams,
         max_tokens=task.written_tokens,
     )
-    facts = facts_of(
-        checkpoint, answering=answering, max_tokens=positions, max_words=task.asked_words
-    )
-    return Parts(facts, graphs, tuple(task.answers))
+    lengths = {"max_tokens": text.max_positions, "max_words": task.asked_words}
+    return Parts(facts_of(checkpoint, answering=answering, **lengths), graphs, tuple(task.answers))
 
 
 def _classifying(checkpoint: Checkpoint) -> Parts:
     task = _restore_task(checkpoint)
-    images: dict[str, Input] = {}
+    inputs = dict(_TEXTS)
     for prefix in PREFIXES[: task.images]:
-        images |= _states(checkpoint, prefix)
+        inputs |= _states(checkpoint, prefix)
     graphs = {
         "image_encoder": _image_encoder(task.model, checkpoint, feat=False),
-        "classifier": Graph(
-            Classifier(task.model, task.head),
-            _TEXTS | images,
-            ("logits",),
-        ),
+        "classifier": Graph(Classifier(task.model, task.head), inputs, ("logits",)),
     }
     return Parts(facts_of(checkpoint, classes=task.classes), graphs)
 
@@ -224,8 +215,8 @@ def facts_of(checkpoint: Checkpoint, **kind_facts: Any) -> Facts:
     longest = kind_facts.get("max_tokens", checkpoint.config.get("values", {}).get("max_tokens"))
     if not isinstance(longest, int) or not 0 < longest <= positions:
         raise CheckpointError(
-            f"{checkpoint.folder}: max_tokens is {longest!r}, but the model has {positions} "
-            "text positions"
+            f"{checkpoint.folder}: max_tokens is {longest!r}, but must be 1 to {positions}, the "
+            "model's text positions"
         )
     common = {
         "kind": checkpoint.kind,

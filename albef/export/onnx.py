@@ -1,7 +1,7 @@
 """ONNX graphs of a model in 32, 16 and 8 bits.
 
 Their bytes depend only on the model and on validation data. Every axis that has a name in
-:class:`albef.export.graphs.Input` is dynamic.
+:class:`albef.export.graphs.Input` is dynamic and has that name in the graph.
 """
 
 import logging
@@ -32,7 +32,7 @@ from albef.runtime.model import Array
 _EXAMPLE = {"batch": 2, "texts": 3, "length": 7, "nodes": 5}
 _QUANTIZED = ["MatMul", "Gemm", "Gather"]
 # Tensors passed between graphs have the precision of the weights.
-_HANDED_ON = ("states", "keys", "values")
+_STATES = ("states", "keys", "values")
 
 
 def example(inputs: Mapping[str, Input], sizes: Mapping[str, int], vocab_size: int) -> list[Array]:
@@ -49,17 +49,19 @@ def example(inputs: Mapping[str, Input], sizes: Mapping[str, int], vocab_size: i
         shape = tuple(sizes[dim] if isinstance(dim, str) else dim for dim in dims)
         lengths = rng.integers(1, shape[-1] + 1, shape[:-1])
         lengths.flat[0] = shape[-1]
+        last_axis = np.arange(shape[-1])
+        array: Array
         if holds == "floats":
-            arrays.append(rng.standard_normal(shape).astype(np.float32))
+            array = rng.standard_normal(shape).astype(np.float32)
         elif holds == "ids":
-            arrays.append(rng.integers(0, vocab_size, shape))
+            array = rng.integers(0, vocab_size, shape)
         elif holds == "mask":  # The first one has full length, the others are padded.
-            arrays.append((np.arange(shape[-1]) < lengths[..., None]).astype(np.int64))
+            array = (last_axis < lengths[..., None]).astype(np.int64)
         elif holds == "positions":
-            arrays.append(np.broadcast_to(np.arange(shape[-1]) % sizes["length"], shape).copy())
+            array = np.broadcast_to(last_axis % sizes["length"], shape).copy()
         else:  # Each node sees itself and some of the earlier ones.
-            links = rng.integers(0, 2, shape)
-            arrays.append((np.tril(links) | np.eye(shape[-1], dtype=np.int64)).astype(np.int64))
+            array = np.tril(rng.integers(0, 2, shape)) | np.eye(shape[-1], dtype=np.int64)
+        arrays.append(array)
     return arrays
 
 
@@ -73,7 +75,7 @@ def write_graphs(graphs: Mapping[str, Graph], folder: Path, opset: int, vocab_si
     for name, graph in graphs.items():
         inputs = (torch.from_numpy(array) for array in example(graph.inputs, _EXAMPLE, vocab_size))
         axes = tuple(
-            {axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(dims) if dim in _EXAMPLE}
+            {axis: dim for axis, dim in enumerate(dims) if dim in _EXAMPLE}
             for _, dims in graph.inputs.values()
         )
         # The exporter warns about its internals and about shared axes.
@@ -124,7 +126,7 @@ def convert(
     proto = onnx.load(source)
     if precision == "float16":
         io_names = [value.name for value in (*proto.graph.input, *proto.graph.output)]
-        float_io = [name for name in io_names if not name.endswith(_HANDED_ON)]
+        float_io = [name for name in io_names if not name.endswith(_STATES)]
         # The conversion warns about weights too small for 16 bits, which become 0.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -137,7 +139,7 @@ def convert(
         draft = Path(scratch) / "model.onnx"
         if precision == "int8":
             if not inputs:
-                raise ValueError(f"int8 needs validation data that {graph} is asked about")
+                raise ValueError(f"int8 needs inputs of {graph} from validation data; it has none")
             _isolate_products(proto)
             options = {"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": _QUANTIZED}
             quantize_static(

@@ -9,7 +9,7 @@ import torch
 from albef.export.graphs import Parts, parts
 from albef.models.weights import Checkpoint, load_checkpoint
 from albef.runtime.loading import CAPABILITIES
-from albef.runtime.model import Array, Model
+from albef.runtime.model import Array, Backend, Model
 
 
 class TorchBackend:
@@ -50,5 +50,10 @@ def load(folder: str | os.PathLike[str], *, device: str = "cpu") -> Model:
 def model_of(checkpoint: Checkpoint, device: str = "cpu") -> Model:
     """Return the model of a checkpoint that has been read."""
     model = parts(checkpoint)
-    backend, capability = TorchBackend(model, device), CAPABILITIES[model.facts.capability]
+    return on_backend(TorchBackend(model, device), checkpoint, model)
+
+
+def on_backend(backend: Backend, checkpoint: Checkpoint, model: Parts) -> Model:
+    """Return the model of a checkpoint whose graphs a backend computes."""
+    capability = CAPABILITIES[model.facts.capability]
     return capability(backend, checkpoint.tokenizer, model.facts, checkpoint.digest, model.answers)

@@ -1,7 +1,7 @@
 """Check that an export computes what torch computes, graph by graph."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,15 +45,17 @@ def compare(
     candidate: Backend,
     cases: Sequence[Shape],
     vocab_size: int,
-) -> Iterator[Difference]:
+) -> list[Difference]:
     """Compare two backends on example inputs that are the same every time."""
+    differences = []
     for shape in cases:
         sizes = {**shape._asdict(), "nodes": shape.batch + shape.length}
         for name, graph in graphs.items():
             inputs = dict(zip(graph.inputs, example(graph.inputs, sizes, vocab_size), strict=True))
             expected, result = (backend.run(name, inputs) for backend in (reference, candidate))
             worst = max(_largest(expected[output], result[output]) for output in graph.outputs)
-            yield Difference(name, shape, worst)
+            differences.append(Difference(name, shape, worst))
+    return differences
 
 
 def _largest(a: Array, b: Array) -> float:
@@ -72,9 +74,9 @@ def verify(differences: Sequence[Difference], tolerance: float) -> Verified:
     if not worst.largest <= tolerance:
         batch, texts, length = worst.shape
         raise VerificationError(
-            f"{worst.graph} differs from torch by {worst.largest:.2g} at batch {batch}, {texts} "
-            f"texts an image and text length {length}, above the tolerance {tolerance:g}; "
-            "nothing was exported"
+            f"{worst.graph} differs from torch by {worst.largest:.2g} (batch {batch}, {texts} "
+            f"texts per image, {length} tokens), more than `tolerance` {tolerance:g}; nothing was "
+            "exported"
         )
     below: dict[str, float] = {}  # Smallest power of ten above each difference, from 1e-8.
     for graph, _, value in differences:

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from albef.preprocessing.answers import Answer, AnswerTree, answer_tree, beam_search
+from albef.preprocessing.answers import Answer, answer_tree, beam_search
 from albef.preprocessing.text import clean_question
 from albef.runtime.model import (
     Array,
     Floats,
+    ImageInput,
     Ints,
     Model,
-    Picture,
     batches,
     check_aligned,
     softmax,
@@ -46,7 +46,7 @@ class Answering(Model):
         return self.tokenizer.encode(cleaned, self.facts.max_tokens)
 
     def ask(
-        self, images: Sequence[Picture], questions: Sequence[str], k: int = 5
+        self, images: Sequence[ImageInput], questions: Sequence[str], k: int = 5
     ) -> list[list[Answer]]:
         """Return the ``k`` best answers to question i about image i, the most probable first.
 
@@ -60,13 +60,15 @@ class Answering(Model):
         """
         check_aligned(images=images, questions=questions)
         answers: list[list[Answer]] = []
-        answer = self._write if self.answering.by == "generate" else self._rank
+        answer = self._generate if self.answering.by == "generate" else self._rank
         for part in batches(len(images)):
             answers += answer(self._encode(images[part], questions[part], part.start))
         threshold = self.min_probability
         return [best[:k] if best[0].probability >= threshold else [] for best in answers]
 
-    def _encode(self, images: Sequence[Picture], questions: Sequence[str], start: int) -> _States:
+    def _encode(
+        self, images: Sequence[ImageInput], questions: Sequence[str], start: int
+    ) -> _States:
         image, rows = self.encode_distinct(images, start)
         ids, mask = self.ids(questions)
         inputs = {"ids": ids[:, None], "text_mask": mask[:, None], **image.take(rows).inputs()}
@@ -88,7 +90,7 @@ class Answering(Model):
         log_first = _log_softmax(first)[:, ids[:, 1]]
         chosen = np.argsort(-log_first, axis=1, kind="stable")[:, : self.answering.k]
         log_first = np.take_along_axis(log_first, chosen, axis=1)
-        tree: AnswerTree = answer_tree(ids[chosen], mask[chosen])
+        tree = answer_tree(ids[chosen], mask[chosen])
         logits = self._logits(states, tree.ids, tree.depth, tree.sees)
         row = np.arange(count)[:, None, None]
         log_p = logits[row, tree.node, ids[chosen][:, :, 1:]] - _log_sum(logits)[row, tree.node]
@@ -100,7 +102,7 @@ class Answering(Model):
             for best, indices, share in zip(order, chosen, shares, strict=True)
         ]
 
-    def _write(self, states: _States) -> list[list[Answer]]:
+    def _generate(self, states: _States) -> list[list[Answer]]:
         tokenizer, settings = self.tokenizer, self.answering
         count = len(states["question_mask"])
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from albef.runtime.model import Floats, Model, Picture, batches, check_aligned, softmax
+from albef.runtime.model import Floats, ImageInput, Model, batches, check_aligned, softmax
 
 PREFIXES = ("image", "second")
 """Prefixes of the classifier's inputs for the first and the second image."""
@@ -20,7 +20,7 @@ class Classifying(Model):
     main: ClassVar[str] = "classify"
 
     def probabilities(
-        self, images: Sequence[Sequence[Picture]], statements: Sequence[str]
+        self, images: Sequence[Sequence[ImageInput]], statements: Sequence[str]
     ) -> Floats:
         """Return probabilities (n, C) of ``facts.classes`` for n statements about I images each.
 
@@ -28,8 +28,8 @@ class Classifying(Model):
         """
         parts = [np.empty((0, len(self.facts.classes)), np.float32)]
         for part in batches(len(statements)):
-            pictures = [image for column in images for image in column[part]]
-            states, indices = self.encode_distinct(pictures, part.start)
+            flat = [image for column in images for image in column[part]]
+            states, indices = self.encode_distinct(flat, part.start)
             ids, mask = self.ids(statements[part])
             inputs = {"ids": ids[:, None], "text_mask": mask[:, None]}
             for prefix, rows in zip(PREFIXES, np.array_split(indices, len(images)), strict=False):
@@ -55,7 +55,7 @@ class Entailing(Classifying):
     main: ClassVar[str] = "entail"
 
     def entail(
-        self, images: Sequence[Picture], statements: Sequence[str]
+        self, images: Sequence[ImageInput], statements: Sequence[str]
     ) -> list[dict[str, float]]:
         """Return the probabilities that image i contradicts, leaves open or entails statement i."""
         check_aligned(images=images, statements=statements)
@@ -68,7 +68,7 @@ class Comparing(Classifying):
     main: ClassVar[str] = "compare"
 
     def compare(
-        self, firsts: Sequence[Picture], seconds: Sequence[Picture], statements: Sequence[str]
+        self, firsts: Sequence[ImageInput], seconds: Sequence[ImageInput], statements: Sequence[str]
     ) -> list[dict[str, float]]:
         """Return the probability that statement i is true of first and second image i together."""
         check_aligned(firsts=firsts, seconds=seconds, statements=statements)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from albef.config import did_you_mean
-from albef.preprocessing.text import TextTokenizer
 from albef.runtime import manifest as manifests
 from albef.runtime.answering import Answering
 from albef.runtime.classifying import Classifying, Comparing, Entailing
+from albef.runtime.cleaning import read_tokenizer
 from albef.runtime.manifest import ANSWERS, TOKENIZER, ExportError
 from albef.runtime.matching import Grounding, Matching
 from albef.runtime.model import Model
@@ -55,26 +55,26 @@ def load(
     """
     folder = Path(folder)
     manifest = manifests.read(folder)
+    facts = manifest.model
     chosen = precision or manifest.precisions[0]
     if chosen not in manifest.precisions:
         hint = did_you_mean(chosen, manifest.precisions)
         raise ExportError(f"{folder} has no precision {chosen}{hint}")
-    manifests.check(folder, manifest, chosen)
-    facts = manifest.model
     if facts.capability not in CAPABILITIES:
         raise ExportError(
-            f"{folder} has a model for {facts.capability!r}; this version of albef knows "
-            f"{', '.join(CAPABILITIES)}"
+            f"{folder} has capability {facts.capability!r}, but this version of albef has "
+            f"{', '.join(CAPABILITIES)}; install the version that exported it"
         )
     needed = _NEEDED_FACTS.get(facts.capability)
     if needed and getattr(facts, needed) is None:
         raise ExportError(
-            f"{folder / manifests.NAME}: surface {facts.capability!r} needs model.{needed}, which "
+            f"{folder / manifests.NAME}: capability {facts.capability!r} needs model.{needed}, which "
             "is missing; export the run again"
         )
+    manifests.check(folder, manifest, chosen)
     backend = Sessions(folder, chosen, manifest.graphs, providers, threads)
+    tokenizer = read_tokenizer(folder / TOKENIZER, manifest.preprocessing.text)
     answers = json.loads((folder / ANSWERS).read_text()) if facts.answering else ()
-    tokenizer = TextTokenizer.load(folder / TOKENIZER)
     capability = CAPABILITIES[facts.capability]
     model = capability(backend, tokenizer, facts, manifests.digest(folder), answers)
     model.min_probability = min_probability

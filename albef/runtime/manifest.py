@@ -1,6 +1,6 @@
-"""Read and write manifest.json, which describes an export and lists the digests of its files.
+"""Read and write manifest.json, which describes an export and has the digests of its files.
 
-This module does not import torch.
+No torch.
 """
 
 import json
@@ -14,27 +14,24 @@ from pydantic import ConfigDict, Field
 from albef.config import ParamsError, Section, validate
 from albef.io import file_digest
 from albef.preprocessing.transforms import MEAN, STD
+from albef.runtime.cleaning import Cleaning, cleaning_of
 
-FORMAT = 4
-"""Version of the export format. It increases when an older runtime can no longer read the
-folder."""
-_READ = (3, FORMAT)  # Format 3 is still readable: every field that it lacks has a default.
+FORMAT = 5
+"""Version of the export format. It increases when an older runtime cannot read the folder."""
+_READABLE = (3, 4, FORMAT)  # Every field that an older format lacks has a default.
 NAME = "manifest.json"
 TOKENIZER = "tokenizer.json"
 ANSWERS = "answers.json"
 """The list that answers are ranked from, in the export of a VQA run."""
 # In an ONNX file, this key precedes the name of a file with a tensor's external data.
-_OUTSIDE = b"\n\x08location"
+_EXTERNAL_DATA = b"\n\x08location"
 Precision = Literal["float32", "float16", "int8", "int8_weights"]
 """Type of an export's weights. The inputs and outputs of its graphs are float32, except for states
 that one graph passes to another."""
 
 
 class ExportError(ValueError):
-    """Error for a folder that is not an export, or whose files were changed.
-
-    Its text is the message.
-    """
+    """Error for a folder that is not an export, or whose files were changed."""
 
 
 def graph_file(precision: str, graph: str) -> str:
@@ -43,18 +40,39 @@ def graph_file(precision: str, graph: str) -> str:
 
 
 class Preprocessing(Section):
-    """Conversion of an image to pixel values."""
+    """Conversion of an image to pixel values, and of a text to the input of the tokenizer.
 
+    The steps of an image have the order of the fields.
+    """
+
+    orientation: Literal["exif"] = "exif"
+    """The image is turned upright according to its EXIF orientation."""
+    background: tuple[int, int, int] = (255, 255, 255)
+    """RGB color that is put behind transparent parts. The image then has RGB values from 0 to
+    255."""
     resize: Literal["bicubic"]
-    """Filter that resizes the whole image to a square. The aspect ratio is not kept."""
+    """Filter that resizes the whole image to a square of ``model.image_size``. The aspect ratio is
+    not kept. The result is rounded to integers."""
+    cubic: float = -0.5
+    """Coefficient of the bicubic filter (Pillow: -0.5, OpenCV: -0.75)."""
+    antialias: Literal[True] = True
+    """When the filter shrinks an image, it covers proportionally more pixels."""
+    rescale: float = 1 / 255
+    """Factor of the values."""
     mean: tuple[float, float, float]
     """Mean of each channel, subtracted from values between 0 and 1."""
     std: tuple[float, float, float]
     """Standard deviation of each channel. The result of the subtraction is divided by it."""
+    text: Cleaning | None = None
+    """Cleaning of a text; ``tokenizer.json`` contains it. Null in format 4 and before."""
 
 
-PREPROCESSING = Preprocessing(resize="bicubic", mean=MEAN, std=STD)
-"""The preprocessing of this version of the library."""
+_IMAGES = Preprocessing(resize="bicubic", mean=MEAN, std=STD)
+
+
+def preprocessing(capability: str) -> Preprocessing:
+    """Return the preprocessing of this version for a model of a capability."""
+    return _IMAGES.model_copy(update={"text": cleaning_of(capability)})
 
 
 class Onnx(Section):
@@ -72,9 +90,8 @@ class Verified(Section):
     tolerance: float
     """Largest absolute difference allowed."""
     below: dict[str, float]
-    """For each output of the graphs, a power of ten that all differences stay below. The exact
-    differences are in the run record, because they depend on the machine and the manifest must
-    not."""
+    """For each graph, a power of ten that all differences stay below. The exact differences depend
+    on the machine and are in the run record."""
     shapes: list[tuple[int, int, int]]
     """Compared shapes: batch size, texts per image and text length."""
 
@@ -139,7 +156,7 @@ class Manifest(Section):
     precisions: tuple[Precision, ...]
     """Available precisions of the weights. The first one is the default."""
     preprocessing: Preprocessing
-    """Conversion of an image to pixel values."""
+    """Conversion of images and texts to the inputs of the graphs."""
     files: dict[str, str]
     """SHA-256 of each file."""
     onnx: Onnx
@@ -167,54 +184,54 @@ def read(folder: Path) -> Manifest:
         values = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         raise ExportError(
-            f"{folder} holds no export ({NAME} is missing): run `albef run` first, or `dvc pull`"
+            f"{folder} is not an export: it has no {NAME}. Run `albef run` or `dvc pull` first"
         ) from None
     except ValueError as error:
-        raise ExportError(f"{path} is damaged ({error}): {_remedy(folder)}") from None
+        raise ExportError(f"{path} is damaged ({error}); {_remedy(folder)}") from None
     version = values.get("format") if isinstance(values, dict) else None
-    if version not in _READ:
+    if version not in _READABLE:
         raise ExportError(
-            f"{path} has format {version!r}; this version of albef reads {FORMAT}: export again"
+            f"{path} has format {version!r}, but this version of albef reads formats "
+            f"{', '.join(map(str, _READABLE))}; export the run again"
         )
     try:
         manifest = validate(Manifest, values, where=str(path))
     except ParamsError as error:
-        raise ExportError(f"{error}: {_remedy(folder)}") from None
-    if manifest.preprocessing != PREPROCESSING:
+        raise ExportError(f"{error}; {_remedy(folder)}") from None
+    if manifest.preprocessing not in (_IMAGES, preprocessing(manifest.model.capability)):
         raise ExportError(
-            f"{path} asks for another preprocessing of pictures than this version of albef has "
-            f"({PREPROCESSING}); export again, or use the version that exported it"
+            f"{path} describes a preprocessing that this version of albef does not have; export "
+            "the run again, or use the version that exported it"
         )
     return manifest
 
 
 def check(folder: Path, manifest: Manifest, precision: str) -> None:
-    """Check that all needed files exist, are unchanged, and hold their own weights.
+    """Check that all needed files exist, are unchanged, and contain their own weights.
 
     A deployed folder may lack the files of other precisions.
 
     Raises:
-        ExportError: a file is missing, was changed, or refers to weights in another file; the
-            message names it.
+        ExportError: a file is missing, was changed, or refers to weights in another file.
     """
     names = needed_files(manifest, precision)
     for name in names:
         if name not in manifest.files:
-            raise ExportError(f"{folder / NAME} lists no {name}: {_remedy(folder)}")
+            raise ExportError(f"{folder / NAME} does not list {name}; {_remedy(folder)}")
         if not (folder / name).is_file():
-            raise ExportError(f"{folder / name} is missing: {_remedy(folder)}")
+            raise ExportError(f"{folder / name} is missing; {_remedy(folder)}")
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(file_digest, [folder / name for name in names]))
     for name, actual in zip(names, digests, strict=True):
         if actual != manifest.files[name]:
             raise ExportError(
-                f"{folder / name} is not the file that was exported (its SHA-256 is not the one "
-                f"in {NAME}): {_remedy(folder)}"
+                f"{folder / name} was changed: its SHA-256 is not the one in {NAME}; "
+                f"{_remedy(folder)}"
             )
         with (folder / name).open("rb") as file:
-            if mmap(file.fileno(), 0, access=ACCESS_READ).find(_OUTSIDE) >= 0:
+            if mmap(file.fileno(), 0, access=ACCESS_READ).find(_EXTERNAL_DATA) >= 0:
                 raise ExportError(
-                    f"{folder / name} has weights in another file, which {NAME} does not name: "
+                    f"{folder / name} has weights in another file, which {NAME} does not list; "
                     f"{_remedy(folder)}"
                 )
 
@@ -226,12 +243,9 @@ def needed_files(manifest: Manifest, precision: str) -> list[str]:
 
 
 def digest(folder: Path) -> str:
-    """Return the SHA-256 of the manifest.
-
-    It identifies the whole export, because the manifest holds the digests of all other files.
-    """
+    """Return the SHA-256 of the manifest, which has the digests of all other files."""
     return file_digest(folder / NAME)
 
 
 def _remedy(folder: Path) -> str:
-    return f"export again, or `dvc checkout {folder}`"
+    return f"export the run again, or run `dvc checkout {folder}`"

@@ -19,31 +19,27 @@ from albef.preprocessing.zero_shot import TEMPLATE, class_logits, prompts
 from albef.runtime.model import (
     Array,
     Floats,
+    ImageInput,
     ImageStates,
     Ints,
     Model,
-    Picture,
     batches,
     check_aligned,
-    picture_bytes,
+    image_bytes,
     softmax,
 )
 
 
 def as_matching(model: Model, name: str) -> "Matching":
-    """Return ``model`` as a model that matches images and texts.
-
-    Args:
-        model: a loaded model of any kind.
-        name: name of the model in the error message.
+    """Return ``model``, called ``name`` in errors, as a model that matches images and texts.
 
     Raises:
         ValueError: the model is of another kind.
     """
     if not isinstance(model, Matching):
         raise ValueError(
-            f"{name} is of kind {model.facts.kind}, which has no image-text matching; give one of "
-            "pre-training or of a retrieval run"
+            f"{name} is of kind {model.facts.kind}, which has no image-text matching; use a model "
+            "of pre-training or of a retrieval run"
         )
     return model
 
@@ -78,7 +74,7 @@ class Matching(Model):
         """
         return self._judge(text_states, text_mask, image)["logits"]
 
-    def embed_image(self, images: Sequence[Picture]) -> Floats:
+    def embed_image(self, images: Sequence[ImageInput]) -> Floats:
         """Embed images as unit vectors (n, E) in the space of :meth:`embed_text`.
 
         Raises:
@@ -102,7 +98,10 @@ class Matching(Model):
         return np.concatenate([np.empty((0, self.embed_dim), np.float32), *parts])
 
     def zero_shot(
-        self, images: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = ("{}",)
+        self,
+        images: Sequence[ImageInput],
+        labels: Sequence[str],
+        templates: Sequence[str] = ("{}",),
     ) -> Floats:
         """Return the probabilities (n, C) of mutually exclusive labels for each image.
 
@@ -122,9 +121,9 @@ class Matching(Model):
         check_aligned(labels=labels)
         check_aligned(templates=templates)
         if wrong := [text for text in templates if not re.match(TEMPLATE, text)]:
-            raise ValueError(f"the template {wrong[0]!r} needs {{}} once, where the label goes")
+            raise ValueError(f"template {wrong[0]!r} must contain {{}} exactly once, for the label")
         if not labels or not templates:
-            raise ValueError("zero_shot needs a label and a template at least")
+            raise ValueError("zero_shot needs at least one label and one template")
         texts = self.embed_text(prompts(labels, templates))
         return self.classify_features(self.embed_image(images), texts, len(labels))
 
@@ -135,14 +134,18 @@ class Matching(Model):
         :func:`albef.preprocessing.zero_shot.prompts`.
         """
         if self.facts.itc_temperature is None:
-            raise ValueError("this export does not know its temperature; export the run again")
+            raise ValueError("this export has no `itc_temperature`; export the run again")
         return softmax(class_logits(image_feat, text_feat, classes, self.facts.itc_temperature))
 
-    def match(self, images: Sequence[Picture], texts: Sequence[str]) -> Floats:
-        """Return the probability (n,) that image i and text i belong together.
+    def match(self, images: Sequence[ImageInput], texts: Sequence[str]) -> Floats:
+        """Return the probability (n,) that text i is the caption of image i.
 
-        The model reads both together. It therefore sees what :meth:`embed_image` and
-        :meth:`embed_text` cannot, such as left and right, but runs once for every pair.
+        It compares the text with the captions that the model was trained on. If those name
+        everything in an image, a true text that names only a part has a low probability. To
+        rank texts or images, compare probabilities with each other.
+
+        The model reads both together. It therefore distinguishes what :meth:`embed_image` and
+        :meth:`embed_text` do not, such as left and right, but runs once for every pair.
 
         Raises:
             ValueError: the numbers of texts and images differ.
@@ -150,7 +153,7 @@ class Matching(Model):
         """
         return softmax(self.match_logits(images, texts))[:, 1]
 
-    def match_logits(self, images: Sequence[Picture], texts: Sequence[str]) -> Floats:
+    def match_logits(self, images: Sequence[ImageInput], texts: Sequence[str]) -> Floats:
         """Return the logits (n, 2) behind :meth:`match`; column 1 is "match".
 
         An image object or text that occurs several times in a batch is encoded once.
@@ -168,7 +171,7 @@ class Matching(Model):
         return out | {"logits": out["logits"] / np.float32(self.facts.temperature)}
 
     def _judge_pairs(
-        self, images: Sequence[Picture], texts: Sequence[str], start: int
+        self, images: Sequence[ImageInput], texts: Sequence[str], start: int
     ) -> dict[str, Array]:
         """Return the outputs of the matcher for a batch of pairs, (n, ...) each."""
         image, indices = self.encode_distinct(images, start)
@@ -189,9 +192,9 @@ class Grounded:
     """Location of an expression in an image."""
 
     probability: float
-    """Probability that image and expression belong together."""
+    """Probability that the expression describes the image, as :meth:`Matching.match` returns it."""
     heat: Floats
-    """Attention (n, n) of the expression's tokens to each patch of the whole image, 0 or more."""
+    """Attention (n, n) of the expression's tokens to each patch of the image, 0 or more."""
     box: Box | None
     """Box around the hottest region, in pixels of the image; None if the map has no heat."""
     best: int | None
@@ -210,7 +213,7 @@ class Grounding(Matching):
 
     def ground(
         self,
-        images: Sequence[Picture],
+        images: Sequence[ImageInput],
         expressions: Sequence[str],
         boxes: Sequence[Sequence[Box]] | None = None,
     ) -> list[Grounded]:
@@ -219,8 +222,7 @@ class Grounding(Matching):
         Args:
             images: n images.
             expressions: n expressions.
-            boxes: for each image, boxes to choose from, in pixels of the image; None chooses from
-                none.
+            boxes: for each image, boxes to choose from, in pixels of the image.
         """
         boxes = boxes if boxes is not None else [()] * len(images)
         check_aligned(images=images, expressions=expressions, boxes=boxes)
@@ -233,11 +235,11 @@ class Grounding(Matching):
         return grounded
 
     def _locate(
-        self, image: Picture, boxes: Sequence[Box], heat: Floats, chance: float
+        self, image: ImageInput, boxes: Sequence[Box], heat: Floats, chance: float
     ) -> Grounded:
         # Image.open reads only the header, which has the size.
-        with Image.open(io.BytesIO(picture_bytes(image))) as picture:
-            width, height = picture.size
+        with Image.open(io.BytesIO(image_bytes(image))) as opened:
+            width, height = opened.size
         assert self.facts.threshold is not None
         box = in_pixels(around(enlarged(heat, GRID, GRID), self.facts.threshold), width, height)
         best = hottest(enlarged(heat, height, width), boxes) if boxes else None

@@ -17,7 +17,7 @@ from albef.preprocessing.text import TextTokenizer, clean_caption
 from albef.preprocessing.transforms import Evaluate
 from albef.runtime.manifest import Facts
 
-Picture = bytes | str | os.PathLike[str] | Image.Image
+ImageInput = bytes | str | os.PathLike[str] | Image.Image
 """An encoded image, its path, or an image opened by Pillow."""
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -94,9 +94,9 @@ class Model:
 
     def __getattr__(self, name: str) -> Any:
         calls = ", ".join(sorted({self.main, *self.extra_calls}))
-        raise AttributeError(f"{type(self).__name__!r} object has no {name!r}; its calls: {calls}")
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; its calls: {calls}")
 
-    def pixels(self, images: Sequence[Picture], start: int = 0) -> Floats:
+    def pixels(self, images: Sequence[ImageInput], start: int = 0) -> Floats:
         """Convert B images to normalized pixels (B, 3, S, S).
 
         Args:
@@ -110,7 +110,7 @@ class Model:
         rows = []
         for number, image in enumerate(images, start):
             name = f"{image}" if isinstance(image, str | os.PathLike) else f"file {number}"
-            rows.append(self._resize(picture_bytes(image), name))
+            rows.append(self._resize(image_bytes(image), name))
         return np.stack(rows)
 
     def encode_image(self, pixels: Floats) -> ImageStates:
@@ -124,7 +124,7 @@ class Model:
         return self.tokenizer.encode(cleaned, self.facts.max_tokens)
 
     def encode_distinct(
-        self, images: Sequence[Picture], start: int
+        self, images: Sequence[ImageInput], start: int
     ) -> tuple[ImageStates, list[int]]:
         """Encode each image object once; return the states and, for each image, its row in them."""
         distinct = {id(image): image for image in images}
@@ -134,7 +134,7 @@ class Model:
 
 
 def batches(count: int) -> Iterator[slice]:
-    """Return slices of at most :data:`BATCH` that cover ``count`` items."""
+    """Return slices of at most :data:`BATCH` items that cover ``count`` items."""
     return (slice(start, start + BATCH) for start in range(0, count, BATCH))
 
 
@@ -142,16 +142,15 @@ def check_aligned(**lists: Sequence[object]) -> None:
     """Check that every argument is a list and that all have the same length.
 
     Raises:
-        TypeError: an argument is a single text, path or image. A text is also a sequence, of
-            characters.
+        TypeError: an argument is a single text, path or image.
         ValueError: the lengths differ.
     """
     for name, items in lists.items():
         if isinstance(items, str | bytes | os.PathLike | Image.Image):
-            raise TypeError(f"{name}: a list is needed, also of one")
+            raise TypeError(f"{name} must be a list, got a {type(items).__name__}")
     if len({len(items) for items in lists.values()}) > 1:
         counts = " and ".join(f"{len(items)} {name}" for name, items in lists.items())
-        raise ValueError(f"{counts}: as many of each are needed")
+        raise ValueError(f"got {counts}; the numbers must be equal")
 
 
 def softmax(logits: Array) -> Floats:
@@ -161,7 +160,7 @@ def softmax(logits: Array) -> Floats:
     return result
 
 
-def picture_bytes(image: Picture) -> bytes:
+def image_bytes(image: ImageInput) -> bytes:
     """Return an image as the bytes of its file."""
     if isinstance(image, bytes):
         return image

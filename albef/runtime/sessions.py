@@ -16,7 +16,7 @@ from albef.runtime.manifest import ExportError, graph_file
 from albef.runtime.model import Array
 
 _INSTALL = (
-    "install albef-pipeline with extra cpu, or with gpu for NVIDIA's (in a clone, "
+    "install albef-pipeline with the extra cpu, or gpu for NVIDIA (in a clone: "
     "`pip install '.[serving,cpu]'`)"
 )
 try:
@@ -24,13 +24,13 @@ try:
     from onnxruntime import InferenceSession
 # The import also fails if both packages were installed and one was removed: files are missing.
 except ImportError as error:
-    raise ImportError(f"there is no ONNX Runtime here ({error}): {_INSTALL}") from None
+    raise ImportError(f"ONNX Runtime is not installed ({error}); {_INSTALL}") from None
 
 log = logging.getLogger("albef")
 _installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if any(distributions(name=name))]
 if len(_installed) > 1:
     log.warning(
-        "%s are both installed and overwrite each other's files: `pip uninstall %s`, then %s",
+        "%s are both installed and overwrite each other's files; run `pip uninstall %s`, then %s",
         *(" and ".join(_installed), " ".join(_installed), _INSTALL),
     )
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -136,11 +136,11 @@ def _choose(providers: Sequence[str] | None) -> list[str]:
     unknown = [name for name in providers if name not in available]
     if unknown or not providers:
         raise ExportError(
-            f"this ONNX Runtime has no {', '.join(unknown) or 'provider of an empty list'}; "
-            f"it has {', '.join(available)}"
+            f"providers {list(providers)} are not in this ONNX Runtime, which has "
+            f"{', '.join(available)}"
         )
     if CUDA in providers and not _has_cuda():
-        raise ExportError(f"{CUDA} was asked for, but there is no NVIDIA driver here")
+        raise ExportError(f"{CUDA} needs an NVIDIA driver with a device; this machine has none")
     return list(providers)
 
 
@@ -181,5 +181,5 @@ def _check_provider(running: str, requested: str, *, explicit: bool) -> None:
     if running == requested:
         return
     if explicit:
-        raise ExportError(f"{requested} does not work here: the session runs on {running}")
-    log.warning("%s does not work here; running on %s", requested, running)
+        raise ExportError(f"{requested} does not work on this machine; sessions run on {running}")
+    log.warning("%s does not work on this machine; running on %s", requested, running)

@@ -25,9 +25,8 @@ BINS: dict[str, tuple[float, ...]] = {
     "unknown": (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1),
     "confidence": tuple(i / 20 for i in range(21)),
 }
-"""Bin edges in ascending order; the last bin includes its upper edge. Quantities: width, height and
-mean brightness of an image; words of a text and its share of unknown tokens; probability of the
-answer."""
+"""Bin edges of each quantity in ascending order; the last bin includes its upper edge. ``unknown``
+is the share of unknown tokens in a text, ``confidence`` the probability of an answer."""
 MIN_COUNT = 100
 """Minimum number of counts for a divergence."""
 # At this number all counts are halved, so the histogram reflects the last few thousand requests.
@@ -51,10 +50,10 @@ class Sketch:
             if counts.sum() >= _MAX_COUNT:
                 counts /= 2
 
-    def picture(self, image: bytes, brightness: float) -> None:
+    def image(self, image: bytes, brightness: float) -> None:
         """Count an encoded image with a brightness from 0 to 255."""
-        with opened(image, "") as picture:
-            width, height = picture.size
+        with opened(image) as header:
+            width, height = header.size
         self.count(width=width, height=height, brightness=brightness)
 
     def text(self, text: str, ids: Ints, model: Model) -> None:

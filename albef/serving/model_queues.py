@@ -112,7 +112,7 @@ class ModelQueues:
         """Return an encoded image as (3, S, S); ``number`` identifies it in errors."""
         pixels = np.asarray(self.model.pixels([image], number)[0])
         if counted:
-            self.sketch.picture(image, brightness(pixels))
+            self.sketch.image(image, brightness(pixels))
         return pixels
 
     def square(self, image: bytes, number: int, *, counted: bool = False) -> Image.Image:
@@ -126,7 +126,7 @@ class ModelQueues:
         if square.size != side:
             square = square.resize(side, Image.Resampling.BICUBIC)
         if counted:
-            self.sketch.picture(image, float(np.asarray(square).mean()))
+            self.sketch.image(image, float(np.asarray(square).mean()))
         return square
 
     def count(self, texts: Sequence[str], answers: Sequence[Any]) -> None:

@@ -2,7 +2,10 @@
 
 import io
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -13,8 +16,10 @@ from transformers import AutoImageProcessor, AutoTokenizer
 
 import albef
 from albef.commands.hub import SUFFIXES, main
+from albef.io import file_digest
 from albef.report.card import render
-from albef.runtime.manifest import ExportError
+from albef.runtime.cleaning import CAPTION, read_tokenizer
+from albef.runtime.manifest import NAME, ExportError
 from tests.conftest import CAPTIONS
 from tests.report.test_card import CARD
 
@@ -36,7 +41,7 @@ def folder(tiny_export: Path, card: Path) -> Path:
 
 
 def test_it_has_the_files_that_are_looked_for(folder: Path) -> None:
-    names = ("vision_model", "text_model", "matcher")
+    names = ("model", "vision_model", "text_model", "matcher")
     graphs = {f"{name}{suffix}.onnx" for name in names for suffix in ("", "_quantized")}
     assert {path.name for path in (folder / "onnx").iterdir()} == graphs
     beside = {path.name for path in folder.iterdir()}
@@ -56,7 +61,9 @@ def test_its_card_is_read_by_the_hubs_library(folder: Path) -> None:
     assert result.metric_type == CARD.evaluation.primary
     assert result.metric_value == pytest.approx(CARD.evaluation.metrics[result.metric_type], 1e-3)
     assert data.metrics == [result.metric_type]
-    assert card.text.strip() == render(CARD).split("---", 2)[2].strip()
+    ours = render(CARD).split("---", 2)[2]
+    assert card.text.strip().startswith(ours.split("```")[0].strip())
+    assert card.text.strip().endswith(ours.split("```", 2)[2].strip())
 
 
 def test_transformers_prepares_what_the_graphs_are_fed(
@@ -83,14 +90,92 @@ def test_transformers_prepares_what_the_graphs_are_fed(
     np.testing.assert_allclose(feats, eight.embed_image(pictures), atol=1e-2)
 
 
+def example(folder: Path, language: str) -> str:
+    """The example of the card in a language."""
+    return (folder / "README.md").read_text().split(f"```{language}\n")[1].split("```")[0]
+
+
+def test_the_python_example_of_the_card_runs(
+    folder: Path, tiny_export: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    Path("a.png").write_bytes(pictures[1])
+    found: dict[str, Any] = {}
+    exec(example(folder, "python").replace("REPOSITORY", str(folder)), found)
+    expected = albef.runtime.load(tiny_export).embed_image(pictures[1:2])
+    np.testing.assert_allclose(found["outputs"][2], expected, atol=1e-5)
+    Path("a.png").unlink()
+
+
+@pytest.mark.slow
+def test_transformers_js_runs_the_example_of_the_card(
+    folder: Path, tiny_export: Path, node: Callable[..., Any], tmp_path: Path
+) -> None:
+    image = tmp_path / "a.png"
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(image)
+    code = example(folder, "js").replace("USER/REPOSITORY", folder.name)
+    code = code.replace("a.png", str(image)).replace(
+        "await classify", "const found = await classify"
+    )
+    program = f"""
+        import {{ AutoModel, AutoProcessor, AutoTokenizer, env, RawImage }}
+          from "@huggingface/transformers";
+        env.allowRemoteModels = false;
+        env.localModelPath = {json.dumps(str(folder.parent))};
+        {code}
+        const tokenizer = await AutoTokenizer.from_pretrained("hub");
+        const processor = await AutoProcessor.from_pretrained("hub");
+        const model = await AutoModel.from_pretrained("hub", {{ dtype: "q8" }});
+        const tokens = tokenizer({json.dumps(TEXTS)}, {{ padding: true, truncation: true }});
+        const pixels = await processor(await RawImage.read({json.dumps(str(image))}));
+        const out = await model({{ ...tokens, ...pixels }});
+        console.log(JSON.stringify({{
+          found, ids: tokens.input_ids.tolist().map((row) => row.map(Number)),
+          logits: out.logits_per_image.tolist(), text: out.text_embeds.tolist(),
+        }}));
+    """
+    result = node(program)
+    model = albef.runtime.load(tiny_export)
+    shares = model.zero_shot([image], ["a dog", "two apples"])[0]
+    found = {row["label"]: row["score"] for row in result["found"]}
+    np.testing.assert_allclose([found["a dog"], found["two apples"]], shares, atol=1e-4)
+    np.testing.assert_array_equal(result["ids"], model.ids(TEXTS)[0])
+    eight = albef.runtime.load(tiny_export, precision="int8")
+    texts = eight.embed_text(TEXTS)
+    np.testing.assert_allclose(result["text"], texts, atol=0.05)
+    logits = eight.embed_image([image]) @ texts.T / model.facts.itc_temperature
+    np.testing.assert_allclose(result["logits"], logits, atol=1)
+
+
+def test_an_export_of_format_4_gets_a_tokenizer_that_cleans(
+    folder: Path, tiny_export: Path, card: Path, tmp_path: Path
+) -> None:
+    old = Path(shutil.copytree(tiny_export, tmp_path / "old"))
+    read_tokenizer(old / "tokenizer.json", CAPTION).save(old / "tokenizer.json")
+    values = json.loads((old / NAME).read_text())
+    values["files"]["tokenizer.json"] = file_digest(old / "tokenizer.json")
+    values["format"] = 4
+    for key in set(values["preprocessing"]) - {"resize", "mean", "std"}:
+        del values["preprocessing"][key]
+    (old / NAME).write_text(json.dumps(values))
+    main(old, card, tmp_path / "out", "mit", [])
+    assert (
+        albef.runtime.load(old).ids(TEXTS)[0].tolist()
+        == albef.runtime.load(tiny_export).ids(TEXTS)[0].tolist()
+    )
+    names = ("tokenizer.json", "onnx/model.onnx")
+    assert all((tmp_path / "out" / n).read_bytes() == (folder / n).read_bytes() for n in names)
+
+
 def test_what_cannot_be_shared_is_a_sentence(
     tiny_export: Path, card: Path, folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="hub exists: name a folder that does not"):
+    with pytest.raises(ValueError, match="hub exists"):
         main(tiny_export, card, folder, "mit", [])
-    with pytest.raises(ValueError, match=r"no\.md is no model card .* products/report/cards/retr"):
+    with pytest.raises(ValueError, match=r"no\.md is not a model card .*/cards/retrieval"):
         main(tiny_export, tmp_path / "no.md", tmp_path / "out", "mit", [])
-    with pytest.raises(ExportError, match="holds no export"):
+    with pytest.raises(ExportError, match="is not an export"):
         main(tmp_path, card, tmp_path / "out", "mit", [])
     assert list(tmp_path.iterdir()) == []
     assert set(SUFFIXES) == {"float32", "float16", "int8", "int8_weights"}

@@ -31,9 +31,9 @@ def test_the_temperature_that_made_scores_too_sure_is_found() -> None:
         judged = overconfident(made_with)
         found = temperature(judged)
         assert found == pytest.approx(made_with, rel=0.1)
-        told = describe(judged._replace(scores=judged.scores / found), found)
+        told = describe(judged._replace(logits=judged.logits / found), found)
         assert told["ece"] < 2.5
-        before = calibration_error(judged.confidence(), judged.credit)
+        before = calibration_error(judged.confidence(), judged.scores)
         assert told["ece_before"] == pytest.approx(before)
         if made_with != 1:
             assert told["ece_before"] > 2 * told["ece"]
@@ -60,8 +60,8 @@ def test_a_model_is_asked_what_it_is_made_for(
     records = tiny_records(kind, pictures, "val", 33)
     judged = judge(model, records)
     answers = 65 if kind in ("retrieval", "grounding") else 33  # one is alone in its batch
-    assert judged.credit.shape == (answers,)
-    assert set(judged.credit) == {0.0, 1.0}
+    assert judged.scores.shape == (answers,)
+    assert set(judged.scores) == {0.0, 1.0}
     confidence = judged.confidence()
     assert len(set(confidence.round(6))) > 3
     found, sketch = calibrate(model, records)

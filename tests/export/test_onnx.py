@@ -30,23 +30,24 @@ def test_graphs_bear_no_trace_of_their_making(tiny_export: Path) -> None:
 GRAPHS = ("image_encoder", "text_encoder", "matcher")
 
 
-def test_batch_texts_and_length_are_dynamic(tiny_export: Path) -> None:
-    free = {}
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_batch_texts_and_length_are_named_dynamic_axes(tiny_export: Path, precision: str) -> None:
+    axes = {}
     for graph in GRAPHS:
-        model = onnx.load(tiny_export / graph_file("float32", graph))
+        model = onnx.load(tiny_export / graph_file(precision, graph))
         for value in (*model.graph.input, *model.graph.output):
             dims = value.type.tensor_type.shape.dim
-            free[value.name] = [dim.dim_value or None for dim in dims]
-    assert free == {
-        "image": [None, 3, 16, 16],
-        "image_keys": [None, 2, 2, 5, 8],
-        "image_values": [None, 2, 2, 5, 8],
-        "image_feat": [None, 8],
-        "ids": [None, None],
-        "text_mask": [None, None, None],
-        "text_states": [None, None, None, 16],
-        "text_feat": [None, 8],
-        "logits": [None, None, 2],
+            axes[value.name] = [dim.dim_param or dim.dim_value for dim in dims]
+    assert axes == {
+        "image": ["batch", 3, 16, 16],
+        "image_keys": ["batch", 2, 2, 5, 8],
+        "image_values": ["batch", 2, 2, 5, 8],
+        "image_feat": ["batch", 8],
+        "ids": ["batch", "length"],
+        "text_mask": ["batch", "texts", "length"],
+        "text_states": ["batch", "texts", "length", 16],
+        "text_feat": ["batch", 8],
+        "logits": ["batch", "texts", 2],
     }
 
 
@@ -104,5 +105,5 @@ def test_blocks_of_eight_bits_are_close_too(
 
 def test_eight_bits_without_data_are_refused(tiny_export: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_export / "float32", tmp_path / "float32")
-    with pytest.raises(ValueError, match="int8 needs validation data that matcher is asked about"):
+    with pytest.raises(ValueError, match="int8 needs inputs of matcher"):
         convert(tmp_path, "matcher", "int8")

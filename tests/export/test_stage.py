@@ -99,10 +99,10 @@ def test_int8_without_validation_records_is_a_sentence(
     monkeypatch.setattr("pipelines.export.describe", lambda folder: {"splits": write_split})
     settings = RunExport(dataset="scenes")
     stage = Stage("export", "retrieval")
-    with pytest.raises(ValueError, match="int8 takes its ranges from records of split val of sce"):
+    with pytest.raises(ValueError, match="split val of dataset scenes"):
         _calibrate(stage, settings, None)  # type: ignore[arg-type]
     write_split["val"] = 14  # all of which are evaluated
-    with pytest.raises(ValueError, match=r"leave int8 out of export\.runs\.retrieval\.precisions"):
+    with pytest.raises(ValueError, match=r"export\.runs\.retrieval\.precisions"):
         _calibrate(stage, settings.model_copy(update={"split": "val"}), None)  # type: ignore[arg-type]
 
 
@@ -117,20 +117,16 @@ def test_above_the_tolerance_it_refuses_and_leaves_nothing(
     )  # a graph takes seconds
     with pytest.raises(VerificationError) as caught:
         run(Stage("export", "retrieval"))
-    found = re.fullmatch(
-        r"(\w+) differs from torch by (\S+) at batch \d+, \d+ texts an image and text length "
-        r"\d+, above the tolerance 1e-12; nothing was exported",
-        str(caught.value),
-    )
+    found = re.search(r"text_encoder differs from torch by (\S+) .*`tolerance`", str(caught.value))
     assert found
-    assert float(found[2]) < 1e-3
+    assert float(found[1]) < 1e-3
     assert list((project / "products/exports").iterdir()) == []
 
 
 def test_a_precision_that_loses_too_much_is_refused() -> None:
     told = {"torch": 80.0, "float32": 79.9, "int8": 77.5}
     check("accuracy", told, {"float32": 0.3, "int8": 2.5})
-    with pytest.raises(VerificationError, match=r"int8 loses 2\.50 points of accuracy \(77\.50 a"):
+    with pytest.raises(VerificationError, match=r"int8 loses 2\.50 points of accuracy"):
         check("accuracy", told, {"float32": 0.3, "int8": 2.0})
     with pytest.raises(VerificationError, match="float32 loses nan points"):
         check("accuracy", {"torch": 80.0, "float32": float("nan")}, {"float32": 0.3})

@@ -50,12 +50,12 @@ def test_another_model_is_refused_by_name(tiny_checkpoint: Path, tiny_export: Pa
         differences = list(compare(own.graphs, TorchBackend(own), exported, of, 80))
         above = {difference.graph for difference in differences if difference.largest > 1e-3}
         assert above == {graph}
-        with pytest.raises(VerificationError, match=r"differs from torch by .* batch \d, \d texts"):
+        with pytest.raises(VerificationError, match=f"{graph} differs from torch"):
             verify(differences, 1e-3)
 
 
 def test_no_number_is_refused() -> None:
-    with pytest.raises(VerificationError, match="matcher differs from torch by inf at batch 3"):
+    with pytest.raises(VerificationError, match="matcher differs from torch by inf"):
         verify([Difference("matcher", Shape(3, 1, 7), math.inf)], 1.0)
 
 

@@ -121,6 +121,6 @@ def test_what_cannot_be_compared_is_a_sentence(
         main()
     assert caught.value.code == 2
     said = capsys.readouterr().err
-    assert said.startswith("albef release: products/exports/retrieval holds no export")
+    assert said.startswith("albef release: products/exports/retrieval is not an export")
     assert said.count("\n") == 1
     assert not Path("out.json").exists()

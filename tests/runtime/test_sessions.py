@@ -29,15 +29,15 @@ def test_runs_on_what_is_really_there(tiny_export: Path) -> None:
 
 
 def test_a_provider_that_is_not_there_is_refused(tiny_export: Path) -> None:
-    with pytest.raises(ExportError, match=r"has no MagicProvider; it has .*CPUExecutionProvider"):
+    with pytest.raises(ExportError, match=r"MagicProvider.*has .*CPUExecutionProvider"):
         albef.runtime.load(tiny_export, providers=["MagicProvider"])
-    with pytest.raises(ExportError, match="empty list"):
+    with pytest.raises(ExportError, match=r"providers \[\]"):
         albef.runtime.load(tiny_export, providers=[])
 
 
 def test_a_session_that_fell_back_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
     sessions._check_provider(sessions.CUDA, sessions.CUDA, explicit=True)
-    with pytest.raises(ExportError, match="CUDAExecutionProvider does not work here"):
+    with pytest.raises(ExportError, match="CUDAExecutionProvider does not work"):
         sessions._check_provider(sessions.CPU, sessions.CUDA, explicit=True)
     assert caplog.text == ""
     sessions._check_provider(sessions.CPU, sessions.CUDA, explicit=False)
@@ -138,8 +138,8 @@ def test_no_onnx_runtime_and_two_are_a_sentence(tmp_path: Path) -> None:
         (tmp_path / f"{name}-1.0.dist-info").mkdir()
     environment = os.environ | {"PYTHONPATH": str(Path(albef.__file__).parents[1])}
     for setting, sentence, code in (
-        ("sys.modules['onnxruntime'] = None", "there is no ONNX Runtime here .*: install ", 1),
-        ("sys.path.insert(0, '.')", "onnxruntime and onnxruntime-gpu are both installed .*: ", 0),
+        ("sys.modules['onnxruntime'] = None", "ONNX Runtime is not installed ", 1),
+        ("sys.path.insert(0, '.')", "onnxruntime and onnxruntime-gpu are both installed ", 0),
     ):
         done = subprocess.run(
             [sys.executable, "-c", f"import sys; {setting}; import albef.runtime"],
@@ -149,7 +149,7 @@ def test_no_onnx_runtime_and_two_are_a_sentence(tmp_path: Path) -> None:
             env=environment,
             check=False,
         )
-        assert re.search(sentence + ".*extra cpu, or with gpu", done.stderr), done.stderr
+        assert re.search(sentence + ".*extra cpu, or gpu", done.stderr), done.stderr
         assert done.returncode == code
 
 

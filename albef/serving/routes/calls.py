@@ -105,12 +105,15 @@ class Matches(ResponseBody):
     """Match probabilities of images and texts."""
 
     probabilities: list[Probability]
-    """Probability that the image and the text of each pair belong together."""
+    """Probability that the text of each pair is the caption of the image."""
 
 
 @call("match", "/v1/match")
 async def match(form: Annotated[ImagesAndTexts, FORM]) -> Matches:
-    """Return the probability that images and texts belong together.
+    """Return the probability that each text is the caption of its image.
+
+    Texts are compared with captions like those of the training data. If these name everything in an
+    image, a true text that leaves objects out has a low probability.
 
     Image i is paired with text i. A single image is paired with every text, a single text with
     every image.

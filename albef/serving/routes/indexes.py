@@ -91,7 +91,7 @@ class Hit(Body):
     similarity: float
     """Dot product of the features, from -1 to 1."""
     probability: Probability | None
-    """Probability that the image and the text belong together; null if they were not read
+    """Probability that the text is the caption of the image; null if they were not read
     together."""
 
 

@@ -152,7 +152,8 @@ export class Search extends EventTarget {
     const read = answer.results.filter((hit) => hit.probability !== null).length;
     this.legend.hidden = false;
     this.legend.textContent = read
-      ? "Below each image: its probability, if it was read together with the text, and its similarity, at most 1."
+      ? "Below each image: the probability that the text is its caption, if both were read together, and its " +
+        "similarity, at most 1. A true text that leaves objects out can have a low probability."
       : "Below each image: its similarity, at most 1.";
     const how = read
       ? `; ${read} read together with the text, the best with ${percent(answer.results[0].probability)}.`

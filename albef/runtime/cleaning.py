@@ -1,0 +1,80 @@
+"""Cleaning of texts, as an export describes it: in its manifest and in its tokenizer.json.
+
+Training and this library clean texts with :mod:`albef.preprocessing.text`. Tests check that the
+description gives the same tokens. No torch.
+"""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from tokenizers import Regex, Tokenizer
+from tokenizers.normalizers import Lowercase, Replace, Sequence
+
+from albef.config import Section
+from albef.preprocessing.text import BREAKS, DELETED, RUNS, TextTokenizer
+
+# Python writes a capital sigma at the end of a word as ς, tokenizers as σ.
+_FINAL_SIGMA = r"(?<=\p{Cased}\p{Case_Ignorable}*)Σ(?!\p{Case_Ignorable}*\p{Cased})"
+
+
+class Cleaning(Section):
+    """Cleaning of a text before tokenization. The steps have the order of the fields."""
+
+    lowercase: Literal[True] = True
+    """The text is converted to lower case."""
+    replace: tuple[tuple[str, str], ...]
+    """Regular expressions, and what replaces their matches, one after the other."""
+    separator: Literal[" "] = " "
+    """Separator of words. Of a text, the first ``model.max_words`` words are kept."""
+
+
+CAPTION = Cleaning(
+    replace=(
+        (DELETED, ""),
+        (BREAKS, " "),
+        ("<person>", "person"),
+        (RUNS, " "),
+        (r"(?<![\s\S]) |[ \n](?![\s\S])", ""),
+    )
+)
+"""Description of :func:`albef.preprocessing.text.clean_caption`."""
+QUESTION = Cleaning(replace=((DELETED, ""), (BREAKS, " "), (r" +(?![\s\S])", "")))
+"""Description of :func:`albef.preprocessing.text.clean_question`."""
+
+
+def cleaning_of(capability: str) -> Cleaning:
+    """Return the cleaning of the texts that a model of a capability reads."""
+    return QUESTION if capability == "answering" else CAPTION
+
+
+def write_tokenizer(
+    path: Path, tokenizer: TextTokenizer, cleaning: Cleaning, max_words: int, max_tokens: int
+) -> None:
+    """Write a ``tokenizer.json`` that itself cleans, cuts and pads texts, for other libraries."""
+    state = json.loads(tokenizer.tokenizer.to_str())
+    state["added_tokens"] = []  # Special tokens that occur in a text are words, as after cleaning.
+    result = Tokenizer.from_str(json.dumps(state))
+    after_the_last_word = rf"(?<= (?:[^ ]* ){{{max_words - 1}}})[\s\S]+"
+    replaced = [*cleaning.replace, (after_the_last_word, "")]
+    result.normalizer = Sequence(
+        [
+            Replace(Regex(_FINAL_SIGMA), "ς"),
+            Lowercase(),
+            *(Replace(Regex(pattern), content) for pattern, content in replaced),
+            result.normalizer,
+        ]
+    )
+    result.enable_truncation(max_tokens)
+    result.enable_padding(pad_id=tokenizer.pad_id, pad_token="[PAD]")
+    result.save(str(path))
+
+
+def read_tokenizer(path: Path, cleaning: Cleaning | None) -> TextTokenizer:
+    """Read a ``tokenizer.json`` without the ``cleaning`` that it was written with."""
+    tokenizer = TextTokenizer.load(path)
+    if cleaning is None:
+        return tokenizer
+    state = json.loads(tokenizer.tokenizer.to_str())
+    del state["normalizer"]["normalizers"][: len(cleaning.replace) + 3]
+    return TextTokenizer(Tokenizer.from_str(json.dumps(state)))
