@@ -68,8 +68,8 @@ def load(
     needed = _NEEDED_FACTS.get(facts.capability)
     if needed and getattr(facts, needed) is None:
         raise ExportError(
-            f"{folder / manifests.NAME}: capability {facts.capability!r} needs model.{needed}, which "
-            "is missing; export the run again"
+            f"{folder / manifests.NAME}: capability {facts.capability!r} needs model.{needed}; "
+            "export the run again"
         )
     manifests.check(folder, manifest, chosen)
     backend = Sessions(folder, chosen, manifest.graphs, providers, threads)

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 from albef.config import ParamsError, Section, validate
 from albef.io import file_digest
 from albef.preprocessing.transforms import MEAN, STD
-from albef.runtime.cleaning import Cleaning, cleaning_of
+from albef.runtime.cleaning import CAPTION, QUESTION, Cleaning, cleaning_of
 
 FORMAT = 5
 """Version of the export format. It increases when an older runtime cannot read the folder."""
@@ -198,7 +198,8 @@ def read(folder: Path) -> Manifest:
         manifest = validate(Manifest, values, where=str(path))
     except ParamsError as error:
         raise ExportError(f"{error}; {_remedy(folder)}") from None
-    if manifest.preprocessing not in (_IMAGES, preprocessing(manifest.model.capability)):
+    images = manifest.preprocessing.model_copy(update={"text": None})
+    if images != _IMAGES or manifest.preprocessing.text not in (None, CAPTION, QUESTION):
         raise ExportError(
             f"{path} describes a preprocessing that this version of albef does not have; export "
             "the run again, or use the version that exported it"
