@@ -81,23 +81,37 @@ def _cubic(old: int, new: int) -> NDArray[np.float64]:
     return weights
 
 
-def hottest(heat: Heat, boxes: Sequence[Sequence[float]]) -> int | None:
+def hottest(
+    heat: Heat, boxes: Sequence[Sequence[float]], size: tuple[int, int] | None = None
+) -> int | None:
     """Return the index of the first box that a heat map points to.
 
-    The heat map (H, W) covers the whole image. The box with the most heat, divided by the square
-    root of its area, is chosen. The result is None if no box contains any heat.
+    The heat map (n, m) covers an image of ``size`` (height, width), by default its own, with the
+    values of :func:`enlarged`. The box with the most heat, divided by the square root of its area,
+    is chosen. The result is None if no box contains any heat.
     """
-    scores = [_mean_root(heat, box) for box in boxes]
-    best = int(np.argmax(scores)) if scores else 0
-    return best if scores and scores[best] > 0 else None
+    if not boxes:
+        return None
+    height, width = size or heat.shape
+    rows, columns = _sums(heat.shape[0], height), _sums(heat.shape[1], width)
+    scores = []
+    for x, y, across, down in boxes:
+        top, bottom = (int(min(max(0, edge), height)) for edge in (y, y + down))
+        left, right = (int(min(max(0, edge), width)) for edge in (x, x + across))
+        total = (rows[bottom] - rows[top]) @ heat @ (columns[right] - columns[left])
+        is_empty = bottom <= top or right <= left or across * down <= 0
+        scores.append(0.0 if is_empty else float(total) / (across * down) ** 0.5)
+    best = int(np.argmax(scores))
+    return best if scores[best] > 0 else None
 
 
-def _mean_root(heat: Heat, box: Sequence[float]) -> float:
-    x, y, width, height = box
-    top, left = max(0, int(y)), max(0, int(x))
-    inside = heat[top : max(top, int(y + height)), left : max(left, int(x + width))]
-    area = width * height
-    return float(inside.sum(dtype=np.float64)) / area**0.5 if area > 0 else 0.0
+def _sums(old: int, new: int) -> NDArray[np.float64]:
+    """Return the (new + 1, old) weights of each old cell in the first new cells together.
+
+    The sum over a box is linear in the map, so a map need not be enlarged to the image's size,
+    which a client chooses.
+    """
+    return np.concatenate([np.zeros((1, old)), _cubic(old, new)]).cumsum(axis=0)
 
 
 def around(heat: Heat, share: float) -> Box | None:

@@ -242,5 +242,5 @@ class Grounding(Matching):
             width, height = opened.size
         assert self.facts.threshold is not None
         box = in_pixels(around(enlarged(heat, GRID, GRID), self.facts.threshold), width, height)
-        best = hottest(enlarged(heat, height, width), boxes) if boxes else None
+        best = hottest(heat, boxes, (height, width))
         return Grounded(float(chance), heat.astype(np.float32), box, best)

@@ -173,9 +173,13 @@ class Models:
         batcher = queues.by_call["ground"]
         batcher.check_room(len(expressions))
         self.decoders.check_room(1)
-        await self.decode(partial(queues.square, counted=True), image, 0)
-        with opened(image, "file 0") as header:
-            size = header.size
+
+        def checked_size(image: bytes, number: int) -> tuple[int, int]:
+            queues.square(image, number, counted=True)
+            with opened(image, f"file {number}") as header:
+                return header.size
+
+        size = await self.decode(checked_size, image, 0)
         grounded = await batcher([(image, text, boxes) for text in expressions])
         queues.count(expressions, grounded)
         return size, grounded

@@ -177,7 +177,7 @@ def located(record: Record, heat: NDArray[np.float32], threshold: float) -> dict
     map_box = in_pixels(around(enlarged(heat, GRID, GRID), threshold), width, height)
     box = map_box
     if proposals:
-        best = hottest(enlarged(heat, height, width), proposals)
+        best = hottest(heat, proposals, (height, width))
         box = None if best is None else proposals[best]
     return {
         "key": record.key,

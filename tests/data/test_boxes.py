@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,21 @@ def test_no_heat_chooses_no_box() -> None:
     assert hottest(heat - 1, [[0, 0, 2, 2]]) is None
     assert hottest(heat + 1, [[0, 0, 0, 2]]) is None
     assert around(heat, 0.5) is None
+
+
+def test_hottest_takes_no_memory_for_the_pixels_of_the_image() -> None:
+    rng = np.random.default_rng(0)
+    heat = rng.random((8, 8), dtype=np.float32)
+    boxes = [[*rng.uniform(-9, 60, 2), *rng.uniform(0, 80, 2)] for _ in range(40)]
+    for size in ((37, 91), (64, 64), (3, 5)):
+        for i in range(0, 40, 4):
+            expected = hottest(enlarged(heat, *size), boxes[i : i + 4])
+            assert hottest(heat, boxes[i : i + 4], size) == expected
+    tracemalloc.start()
+    assert hottest(heat, [[0, 0, 20_000, 20_000]] * 100, (20_000, 20_000)) == 0
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000, "a map of that size has 1.6 GB"
+    tracemalloc.stop()
+    assert hottest(heat, [[0, 0, 4, 4], [1e308, 1e308, 1e308, 1e308]], (9, 9)) == 0
 
 
 def test_around_takes_the_region_with_the_most_heat() -> None:
