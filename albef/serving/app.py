@@ -13,8 +13,7 @@ from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
-from albef.serving.computing import Resources
-from albef.serving.engine import Engine
+from albef.serving.engine import Engine, Resources
 from albef.serving.errors import ApiError, invalid
 from albef.serving.following import Current, Follower
 from albef.serving.limits import Options

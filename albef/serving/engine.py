@@ -1,12 +1,43 @@
-"""The engine of a server: the models that are served now, and their indexes."""
+"""The engine of a server: its exports, which compute requests in threads and in batches."""
 
 import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from functools import partial
+from typing import Any, TypeVar
 
+import numpy as np
+
+from albef.data.boxes import Box
+from albef.data.image_decoding import ImageError, opened
+from albef.data.rejection import Reason
+from albef.preprocessing.zero_shot import prompts
 from albef.runtime import manifest
-from albef.serving.computing import Models, Resources
+from albef.runtime.manifest import ExportError
+from albef.runtime.matching import Grounded
+from albef.runtime.model import Floats, batches
+from albef.serving.errors import ApiError
 from albef.serving.indexes.reader import IndexReader
+from albef.serving.indexes.store import GALLERY, Store
+from albef.serving.limits import SIDE, Limits, Options
+from albef.serving.metrics import Metrics
+from albef.serving.model_queues import (
+    EncodedImage,
+    EncodedText,
+    ModelQueues,
+    Pair,
+    Pixels,
+    probability,
+)
 
+T = TypeVar("T")
+_DECODERS = 2  # Threads that decode; one more than computes keeps a batch ready.
+_READERS = 2  # Threads that read and write the indexes.
+
+log = logging.getLogger("albef")
 ENGINE: ContextVar["Engine"] = ContextVar("engine")
 """The engine of the current request. A request keeps the engine that it started with."""
 
@@ -16,21 +47,77 @@ def current() -> "Engine":
     return ENGINE.get()
 
 
-class Engine(Models):
-    """Models of a server that compute from :meth:`start` to :meth:`stop`.
+class Decoders:
+    """Threads that decode images. An image whose client has gone is skipped."""
 
-    If the folders have other exports, another engine with the same resources replaces it.
+    def __init__(self, threads: int, limits: Limits, metrics: Metrics) -> None:
+        self.pool = ThreadPoolExecutor(threads, "decode")
+        self._waiting, self._limits, self._metrics = 0, limits, metrics
+        metrics.waiting.labels("", "decode").set_function(lambda: self._waiting)
+
+    def check_room(self, count: int) -> None:
+        """Raise ApiError 429 if the queue has no room for ``count`` images."""
+        if self._waiting + count > self._limits.queue:
+            self._metrics.refused.labels("queue").inc()
+            raise ApiError(429, f"{self._waiting} images wait for a decoder; retry after 1 s", 1)
+
+    async def __call__(self, call: Callable[[], T]) -> T:
+        """Run a call in a thread and return its result."""
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.pool, call)
+        finally:
+            self._waiting -= 1
+
+
+class Resources:
+    """Threads, indexes and metrics that a server's models share with those that replace them."""
+
+    def __init__(self, options: Options, metrics: Metrics) -> None:
+        self.options, self.metrics = options, metrics
+        self.store = Store(options.indexes, GALLERY if options.gallery else "")
+        self.decoders = Decoders(_DECODERS, options.limits, metrics)
+        self.computing = ThreadPoolExecutor(options.workers, "compute")
+        self.reading = ThreadPoolExecutor(_READERS, "index")
+
+    async def close(self) -> None:
+        """Close threads and indexes."""
+        for pool in (self.decoders.pool, self.computing, self.reading):
+            await asyncio.to_thread(pool.shutdown, cancel_futures=True)
+        self.store.close()
+
+
+class Engine:
+    """The served exports (``models``), the export that answers each call (``calls``), and indexes.
+
+    If several exports have a call, the first one answers it. Methods take another export as
+    ``queues``. An engine computes from :meth:`start` to :meth:`stop`. If the folders have other
+    exports, another engine with the same resources replaces it.
+
+    Raises:
+        ExportError: a folder is not an export, was changed, has an unexpected digest, or cannot
+            answer with these options.
     """
 
     def __init__(self, resources: Resources) -> None:
-        super().__init__(resources)
+        options = resources.options
+        self.resources, self.metrics, self.limits = resources, resources.metrics, options.limits
+        self.store, self.decoders = resources.store, resources.decoders
+        # Links are resolved once, because they can lead elsewhere later.
+        folders = [folder.resolve() for folder in options.exports]
+        for folder in folders if options.expect else ():
+            if (digest := f"sha256:{manifest.digest(folder)}") not in options.expect:
+                raise ExportError(f"{folder} is {digest}, which --expect does not name")
+        self.models = [
+            ModelQueues(folder, resources.computing, options, self.metrics) for folder in folders
+        ]
+        self.names = ", ".join(queues.name for queues in self.models)
+        self.calls: dict[str, ModelQueues] = {}
+        for queues in self.models:
+            for call in sorted(queues.model.calls):
+                self.calls.setdefault(call, queues)
         self.indexes = IndexReader(self)
         self._tasks: list[asyncio.Task[None]] = []
-
-    @property
-    def names(self) -> str:
-        """Names of the exports."""
-        return ", ".join(queues.name for queues in self.models)
 
     def is_outdated(self) -> bool:
         """Return whether a folder now has another export."""
@@ -63,6 +150,152 @@ class Engine(Models):
         for queues in self.models:
             facts = queues.run, queues.model.facts.kind, queues.model.digest
             self.metrics.model.labels(*facts).set(1)
-            self.metrics.follow_drift(queues.run, queues.sketch, queues.profile)
+            for quantity, reference in queues.profile.items():
+                divergence = partial(queues.sketch.divergence, quantity, reference)
+                self.metrics.drift.labels(queues.run, quantity).set_function(divergence)
             for batcher in queues.batchers:
                 batcher.announce()
+
+    async def embed_images(
+        self, images: Sequence[bytes], queues: ModelQueues | None = None
+    ) -> Floats:
+        """Embed encoded images as unit vectors (n, E)."""
+        queues = queues or self.calls["embed_image"]
+        encoded = await self.encode_images(queues, images, keep=False)
+        return np.stack([image.feat for image in encoded])
+
+    async def embed_texts(
+        self, texts: Sequence[str], queues: ModelQueues | None = None, *, counted: bool = True
+    ) -> Floats:
+        """Embed texts as unit vectors (n, E)."""
+        encoded = await self.encode_texts(
+            queues or self.calls["embed_text"], texts, counted=counted
+        )
+        return np.stack([text.feat for text in encoded])
+
+    async def zero_shot(
+        self, images: Sequence[bytes], labels: Sequence[str], templates: Sequence[str]
+    ) -> Floats:
+        """Return the probabilities (n, C) of mutually exclusive labels for each image."""
+        queues = self.calls["zero_shot"]
+        texts = prompts(labels, templates)
+        text_feats = [
+            await self.embed_texts(texts[part], queues, counted=False)
+            for part in batches(len(texts))
+        ]
+        feats = await self.embed_images(images, queues)
+        prompt_feats = np.concatenate(text_feats)
+        shares: Floats = queues.model.classify_features(feats, prompt_feats, len(labels))
+        return shares
+
+    async def match(
+        self, images: Sequence[bytes], texts: Sequence[str], queues: ModelQueues | None = None
+    ) -> list[float]:
+        """Return the probability of each pair of image and text; see :meth:`match_margins`."""
+        return [probability(each) for each in await self.match_margins(images, texts, queues)]
+
+    async def match_margins(
+        self, images: Sequence[bytes], texts: Sequence[str], queues: ModelQueues | None = None
+    ) -> list[float]:
+        """Return the logit of "match" minus that of "no match" for each pair of image and text.
+
+        One image is paired with all texts, and one text with all images.
+        """
+        queues, count = queues or self.calls["match"], max(len(images), len(texts))
+        queues.pairs.check_room(count)
+        encoded = await self.encode_texts(queues, texts)
+        states = [each.states for each in await self.encode_images(queues, images, keep=True)]
+        pairs = [Pair(encoded[i % len(encoded)], states[i % len(states)]) for i in range(count)]  # type: ignore[arg-type]
+        margins = await queues.pairs(pairs)
+        for margin in margins:
+            queues.sketch.count(confidence=probability(abs(margin)))
+        return margins
+
+    async def ask(self, call: str, images: Sequence[bytes], texts: Sequence[str]) -> list[Any]:
+        """Return the model's answer to each text about the same image or images."""
+        queues = self.calls[call]
+        queues.by_call[call].check_room(len(texts))
+        self.decoders.check_room(len(images))
+        square = partial(queues.square, counted=True)
+        squares = [await self.decode(square, image, i) for i, image in enumerate(images)]
+        answers = await queues.by_call[call]([(*squares, text) for text in texts])
+        queues.count(texts, answers)
+        return answers
+
+    async def ground(
+        self, image: bytes, expressions: Sequence[str], boxes: Sequence[Box]
+    ) -> tuple[tuple[int, int], list[Grounded]]:
+        """Return the image's size, and the location of each expression in it."""
+        queues = self.calls["ground"]
+        batcher = queues.by_call["ground"]
+        batcher.check_room(len(expressions))
+        self.decoders.check_room(1)
+
+        def checked_size(image: bytes, number: int) -> tuple[int, int]:
+            queues.square(image, number, counted=True)
+            with opened(image, f"file {number}") as header:
+                return header.size
+
+        size = await self.decode(checked_size, image, 0)
+        grounded = await batcher([(image, text, boxes) for text in expressions])
+        queues.count(expressions, grounded)
+        return size, grounded
+
+    async def encode_images(
+        self, queues: ModelQueues, images: Sequence[bytes], *, keep: bool, counted: bool = True
+    ) -> list[EncodedImage]:
+        """Encode images to features, and to states if ``keep`` is true."""
+        self.decoders.check_room(len(images))
+        queues.images.check_room(len(images))
+        decoding = [
+            asyncio.ensure_future(self.decode(partial(queues.pixels, counted=counted), image, i))
+            for i, image in enumerate(images)
+        ]
+        try:
+            pixels = await asyncio.gather(*decoding)
+        finally:  # If one image fails, the others are cancelled.
+            for task in decoding:
+                task.cancel()
+        return await queues.images([Pixels(each, keep) for each in pixels])
+
+    async def encode_texts(
+        self, queues: ModelQueues, texts: Sequence[str], *, counted: bool = True
+    ) -> list[EncodedText]:
+        """Encode texts to states and features."""
+        return await queues.texts([queues.ids(text, counted=counted) for text in texts])
+
+    async def decode(self, call: Callable[[bytes, int], T], image: bytes, number: int) -> T:
+        """Return the result of a call on an encoded image, computed in a thread.
+
+        Raises:
+            ApiError: 413 or 422, the image is invalid; the message has the reason.
+        """
+
+        def decoded() -> T:
+            with opened(image, f"file {number}", self.limits.pixels) as header:
+                longest = max(header.size)
+            if longest > SIDE:  # The memory of resizing and heat maps grows with the longest side.
+                text = f"the image of file {number} has a side of {longest} pixels, above {SIDE}"
+                raise ImageError(text, Reason.TOO_MANY_PIXELS)
+            return call(image, number)
+
+        try:
+            return await self.decoders(decoded)
+        except ImageError as error:
+            if error.reason == Reason.TOO_MANY_PIXELS:
+                raise ApiError(413, str(error), code="too_many_pixels") from None
+            raise ApiError(422, str(error), code="bad_picture") from None
+
+    async def stored(self, call: Callable[..., T], *arguments: Any) -> T:
+        """Return the result of a call on an index, computed in a thread.
+
+        Raises:
+            ApiError: 503, the index's file cannot be read or written now.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self.resources.reading, call, *arguments)
+        except (sqlite3.Error, OSError) as error:
+            log.error("cannot read or write an index: %s", error)
+            text = "the index cannot be read or written; retry after 5 s"
+            raise ApiError(503, text, 5, code="storage") from None

@@ -1,12 +1,11 @@
 """Errors of requests. All statuses have the same body."""
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 
 class ErrorDetail(BaseModel):
@@ -54,25 +53,21 @@ class ApiError(Exception):
         word, meaning = CODES.get(status, ("error", "the request was refused"))
         text = message or meaning
         super().__init__(text)
-        self.status, self.code, self.param = status, code or word, param
+        self.status, self.code = status, code or word
         # Replaces unpaired surrogates, which cannot be encoded.
         self.message = text.encode(errors="replace").decode()
+        self.param = param and param.encode(errors="replace").decode()
         self.headers = {"www-authenticate": "Bearer"} if status == 401 else {}
         if status == 408:  # The server does not wait for the rest of the body.
             self.headers["connection"] = "close"
         if retry_after is not None:
             self.headers["retry-after"] = f"{max(1, math.ceil(retry_after))}"
 
-    @property
-    def body(self) -> bytes:
-        """Body of the response, in the form of :class:`ErrorBody`."""
+    def response(self) -> Response:
+        """Return the response, with a body in the form of :class:`ErrorBody`."""
         sort = _TYPES.get(self.status, "invalid_request" if self.status < 500 else "server")
         detail = {"code": self.code, "message": self.message, "type": f"{sort}_error"}
-        return json.dumps({"error": {**detail, "param": self.param}}).encode()
-
-    def response(self) -> Response:
-        """Return the response."""
-        return Response(self.body, self.status, self.headers, "application/json")
+        return JSONResponse({"error": detail | {"param": self.param}}, self.status, self.headers)
 
 
 CODES = {

@@ -137,11 +137,7 @@ class Current(HttpMiddleware):
 
 
 async def _run(command: Sequence[str]) -> None:
-    """Run a command and wait until it exits.
-
-    Raises:
-        OSError: the command failed; the message has its last line of output.
-    """
+    """Run a command; raise an OSError with its last line of output if it fails."""
     # Its output is captured, because lines of the log must be JSON.
     process = await asyncio.create_subprocess_exec(
         *dying_with_parent(command),

@@ -5,25 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MIB = 2**20
-IMAGES = 32
-"""Maximum number of images, texts or pairs in a request."""
-INPUTS = 2048
-"""Maximum number of texts and images in a request of OpenAI's clients. They are computed in groups
-of 32."""
-TEXT = 2000
-"""Maximum number of characters in a text."""
-LABELS = 100
-"""Maximum number of classes in zero-shot classification."""
-TEMPLATES = 8
-"""Maximum number of prompt templates in zero-shot classification."""
-BOXES = 100
-"""Maximum number of proposed boxes for an image."""
-SIDE = 65_535
-"""Longest side of an image in pixels, which is also the maximum of JPEG."""
-BEST = 100
-"""Maximum number of search results, and of images that a search re-ranks."""
-INDEXES = 100
-"""Maximum number of indexes on a server."""
+# Maximum numbers in a request, unless stated otherwise:
+IMAGES = 32  # images, texts or pairs
+INPUTS = 2048  # texts and images of OpenAI's clients, which are computed in groups of 32
+TEXT = 2000  # characters of a text
+LABELS = 100  # classes of a zero-shot classification
+TEMPLATES = 8  # prompt templates of a zero-shot classification
+BOXES = 100  # proposed boxes for an image
+SIDE = 65_535  # pixels of an image's longest side, as in a JPEG
+BEST = 100  # results of a search, and images that it re-ranks
+INDEXES = 100  # indexes of a server
 
 
 @dataclass(frozen=True)

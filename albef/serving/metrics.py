@@ -1,6 +1,5 @@
 """Prometheus metrics of a running server."""
 
-from collections.abc import Mapping
 from functools import partial
 
 from prometheus_client import (
@@ -12,8 +11,6 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-
-from albef.runtime.sketch import Counts, Sketch
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64)
@@ -52,17 +49,6 @@ class Metrics:
         drift = "Divergence of requests from validation data, in nats"
         self.drift = gauge("albef_drift", drift, ["run", "what"])
         self.model = gauge("albef_model_info", "Served exports", ["run", "kind", "digest"])
-
-    def follow_drift(self, run: str, sketch: Sketch, profile: Mapping[str, Counts]) -> None:
-        """Report the divergence of an export's requests from its validation data."""
-        for quantity, reference in profile.items():
-            divergence = partial(sketch.divergence, quantity, reference)
-            self.drift.labels(run, quantity).set_function(divergence)
-
-    def count_answer(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count an answer and its duration in seconds."""
-        self.requests.labels(route, method, f"{status}").inc()
-        self.seconds.labels(route).observe(seconds)
 
     def page(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""

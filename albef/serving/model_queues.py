@@ -160,10 +160,7 @@ class ModelQueues:
         ]
 
     def _match(self, items: Sequence[Pair]) -> list[float]:
-        """Return the logit of "match" minus that of "no match".
-
-        It has the order of the probability.
-        """
+        """Return the logit of "match" minus that of "no match"."""
         texts, mask = _padded([item.text.states for item in items])
         # With one image, its states are not copied for each text.
         if len({id(item.image) for item in items}) == 1:
@@ -181,6 +178,11 @@ class ModelQueues:
             *map(list, zip(*items, strict=True)), **options
         )
         return answers
+
+
+def probability(margin: float) -> float:
+    """Return the probability of "match" for the difference of its logits."""
+    return float(1 / (1 + np.exp(-np.clip(margin, -500, 500))))
 
 
 def _padded(items: Sequence[Array], fill: int = 0) -> tuple[Array, Ints]:

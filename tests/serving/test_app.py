@@ -356,7 +356,7 @@ def test_refused_requests_and_tokens_have_names_in_metrics(
             assert server.client.get("/v1/model", headers=headers).is_success
             assert server.client.put("/v1/indexes/zoo", headers=headers).status_code == 403
             assert server.client.get("/v1/indexes/zoo").status_code == 401
-        wait_until(lambda: len(caplog.records) == 3)
+            wait_until(lambda: len(caplog.records) == 3)
         for method, route, status in (
             ("PUT", "/v1/indexes/{name}", "403"),
             ("GET", "/v1/indexes/{name}", "401"),

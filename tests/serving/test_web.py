@@ -303,3 +303,12 @@ def test_the_files_of_the_page_name_nothing_outside() -> None:
         assert not re.search(r"https?:|//cdn|innerHTML|insertAdjacentHTML|\beval\(", text), file
         if file.suffix == ".html":
             assert not re.search(r"\s(on\w+|style)=|<script(?! type=\"module\" src)|<style", text)
+
+
+def test_a_page_that_is_opened_as_a_file_says_what_to_do(browser: Browser) -> None:
+    with contextlib.closing(browser.new_context()) as context:
+        page = context.new_page()
+        page.goto((WEB / "index.html").as_uri())
+        hint = page.locator("#start .late")
+        expect(hint).to_contain_text("python -m http.server")
+        expect(hint).to_be_visible()

@@ -230,10 +230,7 @@ class Index:
                 self._file.execute("INSERT INTO about VALUES (?, ?, ?, ?, ?)", row)
 
     def _put(self, space: str, picture: int | None, feat: Floats) -> int:
-        """Set the feature of an image unless it has one; return the image's number.
-
-        None adds a new image. Its number is that of its first feature.
-        """
+        """Set the feature of an image (None: a new one) unless it has one; return its number."""
         row = (np.ascontiguousarray(feat, "<f4").tobytes(), space, picture)
         query = "INSERT OR IGNORE INTO features (feat, space, picture) VALUES (?, ?, ?)"
         added = self._file.execute(query, row).lastrowid

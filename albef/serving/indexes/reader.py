@@ -7,15 +7,18 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from albef.data.image_decoding import decode, opened
 from albef.runtime.model import Floats, ImageStates
-from albef.serving.computing import Models, probability
 from albef.serving.errors import ApiError
 from albef.serving.indexes.index import Entry, Hit, Index
-from albef.serving.model_queues import ModelQueues, Pair
+from albef.serving.model_queues import ModelQueues, Pair, probability
+
+if TYPE_CHECKING:
+    from albef.serving.engine import Engine
 
 AT_ONCE = 4
 """Number of images that background work reads at once. It is small, because images of clients
@@ -35,28 +38,25 @@ class IndexReader:
     ``successor`` reads the images of all indexes before it replaces this reader.
     """
 
-    def __init__(self, models: Models) -> None:
-        self._models, self._stored = models, models.stored
+    def __init__(self, engine: "Engine") -> None:
+        self._engine, self._stored = engine, engine.stored
         self.successor: IndexReader | None = None
         self.incompatible: set[int] = set()
         self._up_to_date: set[int] = set()  # Serials of indexes whose images were all read.
-        self._states = StatesCache(models.limits.cache)
+        self._states = StatesCache(engine.limits.cache)
 
     @property
     def _queues(self) -> ModelQueues:
-        return self._models.calls["embed_image"]
+        return self._engine.calls["embed_image"]
 
     async def read_all(self) -> None:
         """Update all indexes to the model."""
-        if "embed_image" in self._models.calls:
-            for index in await self._stored(self._models.store.all):
+        if "embed_image" in self._engine.calls:
+            for index in await self._stored(self._engine.store.all):
                 await self._read(index)
 
     async def _read(self, index: Index) -> None:
-        """Compute the missing features of an index from its stored images.
-
-        An index with images of another size than the model's input is not changed.
-        """
+        """Compute the missing features of an index, if its images have the model's input size."""
         queues, after = self._queues, 0
         while rows := await self._stored(index.lacking, queues.space, after, AT_ONCE):
             numbers, squares = zip(*rows, strict=True)
@@ -68,7 +68,7 @@ class IndexReader:
                     log.warning(text, index.about.name, square.size[0], queues.name, size)
                     return
             try:
-                encoded = await self._models.encode_images(
+                encoded = await self._engine.encode_images(
                     queues, squares, keep=False, counted=False
                 )
                 feats = np.stack([image.feat for image in encoded])
@@ -99,9 +99,9 @@ class IndexReader:
         An image without an id gets its digest as id, so adding it twice changes nothing.
         """
         queues = self._queues
-        encoded = await self._models.encode_images(queues, images, keep=False)
+        encoded = await self._engine.encode_images(queues, images, keep=False)
         entries = [
-            await self._models.decode(partial(_entry, queues, each.feat, name), image, i)
+            await self._engine.decode(partial(_entry, queues, each.feat, name), image, i)
             for i, (image, each, name) in enumerate(zip(images, encoded, ids, strict=True))
         ]
         await self._stored(index.add, queues.space, entries)
@@ -121,10 +121,10 @@ class IndexReader:
         margins: dict[int, float] = {}
         queues = self._queues
         if isinstance(query, bytes):
-            (image,) = await self._models.encode_images(queues, [query], keep=False)
+            (image,) = await self._engine.encode_images(queues, [query], keep=False)
             hits = await self._stored(index.search, queues.space, image.feat, k)
         else:
-            (text,) = await self._models.encode_texts(queues, [query])
+            (text,) = await self._engine.encode_texts(queues, [query])
             hits = await self._stored(index.search, queues.space, text.feat, max(k, rerank))
             best = [hit.number for hit in hits[:rerank]]
             states = await self._stored_states(queues, index, best)
@@ -143,7 +143,7 @@ class IndexReader:
         missing = [number for number in numbers if states[number] is None]
         squares = {number: await self._stored(index.square, number) for number in missing}
         existing = {number: square for number, square in squares.items() if square}
-        encoded = await self._models.encode_images(
+        encoded = await self._engine.encode_images(
             queues, [*existing.values()], keep=True, counted=False
         )
         for number, image in zip(existing, encoded, strict=True):

@@ -87,10 +87,7 @@ class Store:
             self._open.clear()
 
     def _index_at(self, file: str) -> Index | None:
-        """Return the index of a file, opened once.
-
-        Another process can replace or delete the file.
-        """
+        """Return the index of a file, which another process can replace or delete."""
         with self._lock:
             inode, index = self._open.get(file, (0, None))
             if self.folder is None:
@@ -108,8 +105,5 @@ class Store:
 
 
 def _file_name(name: str) -> str:
-    """Return the file name of an index.
-
-    It is a hash, so a client's text is never part of a path.
-    """
+    """Return the file name of an index: a hash, so a client's text is never part of a path."""
     return f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.sqlite"

@@ -1,12 +1,10 @@
 """Access control: clients with tokens or, if there are none, clients on this machine."""
 
 import hmac
-import ipaddress
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
-from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -40,10 +38,7 @@ _TOKEN = re.compile(
 
 @dataclass(eq=False)
 class Tokens(HttpMiddleware):
-    """Middleware that requires a token (else 401) that allows the request (else 403).
-
-    Paths in ``spared`` need none.
-    """
+    """Middleware that requires a token (else 401) that allows the request (else 403)."""
 
     tokens: InitVar[Sequence[str]]
 
@@ -125,9 +120,7 @@ class Cors(CORSMiddleware):
         response = super().preflight_response(request_headers)
         if response.status_code < 400:
             return response
-        headers = {name: value for name, value in response.headers.items() if "content" not in name}
-        refusal = ApiError(response.status_code, "origin, method or header is not allowed (CORS)")
-        return Response(refusal.body, refusal.status, headers, "application/json")
+        return ApiError(400, "this origin, method or header is not allowed (CORS)").response()
 
 
 @dataclass(eq=False)
@@ -145,8 +138,9 @@ class Hosts(HttpMiddleware):
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
         address, origin = (exchange.headers.get(name, "") for name in ("host", "origin"))
-        host = _host_name(f"//{address}")
-        if host not in self.names and not (host in LOCAL and _is_loopback(exchange.client.name)):
+        host, client = _host_name(f"//{address}"), exchange.client.name
+        is_local = host in LOCAL and (client == "::1" or client.startswith("127."))
+        if host not in self.names and not is_local:
             if scope["client"] is None:  # The connection was closed before its address was read.
                 raise ClientGoneError
             raise ApiError(421, "without tokens, the server answers only to localhost")
@@ -158,15 +152,6 @@ class Hosts(HttpMiddleware):
         await self.app(scope, receive, send)
 
 
-@lru_cache(1024)
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
-
-
-@lru_cache(1024)
 def _host_name(address: str) -> str:
     try:
         return (urlsplit(address).hostname or "").lower()

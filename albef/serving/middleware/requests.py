@@ -128,9 +128,11 @@ class Requests(HttpMiddleware):
 
     def _record(self, exchange: Exchange, method: str, route: str, seconds: float) -> None:
         """Count an answer, and log it without any content of the request or the answer."""
-        self.metrics.count_answer(route, method, exchange.status, seconds)
-        if exchange.client.token:
-            self.metrics.token_requests.labels(exchange.client.name, f"{exchange.status}").inc()
+        status, client = f"{exchange.status}", exchange.client
+        self.metrics.requests.labels(route, method, status).inc()
+        self.metrics.seconds.labels(route).observe(seconds)
+        if client.token:
+            self.metrics.token_requests.labels(client.name, status).inc()
         if route in _QUIET and exchange.status < 400:
             return
         trace = _TRACE.fullmatch(exchange.headers.get("traceparent", ""))
@@ -144,6 +146,6 @@ class Requests(HttpMiddleware):
             "received": exchange.received,
             "sent": exchange.sent,
             "client": exchange.address,
-            **({"token": exchange.client.name} if exchange.client.token else {}),
+            **({"token": client.name} if client.token else {}),
         }
         log.info("request", extra={"fields": fields})

@@ -14,11 +14,10 @@ from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter
 from pydantic_core import PydanticCustomError
 
 from albef.runtime.model import batches
-from albef.serving.computing import probability
 from albef.serving.engine import current
 from albef.serving.errors import BODY, ApiError, describe_errors
 from albef.serving.limits import BEST, INPUTS
-from albef.serving.model_queues import ModelQueues
+from albef.serving.model_queues import ModelQueues, probability
 from albef.serving.routes.bodies import Body, Text
 from albef.serving.routes.calls import Needs
 
@@ -107,16 +106,16 @@ class RerankRequest(Body):
     """Ignored."""
 
 
-def _models() -> dict[str, ModelQueues]:
-    """Return the models by run. If several have the same run, the first has the name."""
-    return {queues.run: queues for queues in reversed(current().models)}
+def _names() -> list[str]:
+    """Return the runs of the models, in their order."""
+    return list(dict.fromkeys(queues.run for queues in current().models))
 
 
 def _find_model(name: str) -> ModelQueues:
-    for queues in _models().values():
+    for queues in current().models:  # If several have the same run, the first has the name.
         if name in (queues.run, queues.name):
             return queues
-    text = f"unknown model; this server has {', '.join(reversed(_models()))}"
+    text = f"unknown model; this server has {', '.join(_names())}"
     raise ApiError(404, text, code="model_not_found")
 
 
@@ -142,7 +141,7 @@ def _entry(run: str) -> Json:
 @models_router.get("/v1/models", responses=describe_errors())
 async def list_models() -> Json:
     """List the exports."""
-    return {"object": "list", "data": [_entry(run) for run in reversed(_models())]}
+    return {"object": "list", "data": [_entry(run) for run in _names()]}
 
 
 @models_router.get("/v1/models/{name}", responses=describe_errors(404, 422))

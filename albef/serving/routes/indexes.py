@@ -168,11 +168,8 @@ async def create_index(name: Name, response: Response) -> IndexInfo:
     index = await engine.stored(engine.store.get, name)
     if index is None:
         if len(await engine.stored(engine.store.all)) >= INDEXES:
-            raise ApiError(
-                409,
-                f"the server has {INDEXES} indexes already; delete one",
-                code="too_many_indexes",
-            )
+            text = f"the server has {INDEXES} indexes already; delete one"
+            raise ApiError(409, text, code="too_many_indexes")
         about = About(name, queues.space, queues.run, queues.model.facts.embed_dim)
         index = await engine.stored(engine.store.create, about)
         response.status_code = 201
@@ -223,16 +220,13 @@ async def search_index(index: Usable, form: Annotated[SearchForm, FORM]) -> Hits
     return Hits(model=_reader().name, results=results)
 
 
+_JPEG = {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}
+
+
 @router.get(
     "/{name}/images/{id}",
     response_class=Response,
-    responses={
-        **describe_errors(404, 422),
-        200: {
-            "description": "The image as a thumbnail",
-            "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
-        },
-    },
+    responses={**describe_errors(404, 422), 200: {"content": _JPEG}},
 )
 async def show_image(index: Existing, id: Id) -> Response:
     """Return the thumbnail of an image."""

@@ -1,10 +1,10 @@
-// The server's calls, answered in the browser: the page's other files take this one for the server's.
+// Calls of the server, answered in the browser; the page uses this file instead of its own api.js.
 
 import { Model, softmax } from "./model.js";
 
-const KEPT = 256; // pictures whose states stay in memory
+const KEPT = 256; // images whose states stay in memory
 
-/** Why something was not answered; its message is a sentence for people. */
+/** Error of a call; its message is for people. */
 export class Problem extends Error {
   constructor(status, message) {
     super(message);
@@ -19,7 +19,7 @@ const dot = (a, b) => a.reduce((sum, each, i) => sum + each * b[i], 0);
 
 export class Api {
   static readOnly = true;
-  model = null; // what GET v1/model would say
+  model = null; // what GET v1/model would return
   #models = {};
   #states = new Map();
 
@@ -67,7 +67,7 @@ export class Api {
       signal?.throwIfAborted();
       hit.margin = await model.margin(await this.#stored(model, hit.number), read);
       hit.probability = share(hit.margin);
-      await new Promise((done) => setTimeout(done)); // the page goes on living
+      await new Promise((done) => setTimeout(done)); // keeps the page responsive
     }
     best.sort((a, b) => b.margin - a.margin);
     return { results: [...best, ...found].slice(0, k) };
@@ -81,7 +81,7 @@ export class Api {
   }
 
   async _zero_shot(model, { image, label: labels, template }) {
-    if (!/^[^{}]*\{\}[^{}]*$/.test(template)) throw new Problem(422, "{} stands in the sentence once, for the name.");
+    if (!/^[^{}]*\{\}[^{}]*$/.test(template)) throw new Problem(422, "The prompt template needs {} once, in place of the name.");
     const { image_feat } = await model.image(image);
     const logits = [];
     for (const label of labels) {
@@ -96,7 +96,7 @@ export class Api {
     return { answers: [(await model.ask(image, question)).slice(0, k)] };
   }
 
-  /** The states of a picture of the folder, as far as they are not kept. */
+  /** States of an image of the folder, cached. */
   async #stored(model, number) {
     if (!this.#states.has(number)) this.#states.set(number, await model.image(await file(`squares/${number}.png`, "blob")));
     if (this.#states.size > KEPT) this.#states.delete(this.#states.keys().next().value);
@@ -106,6 +106,6 @@ export class Api {
 
 async function file(path, kind) {
   const response = await fetch(path).catch(() => null);
-  if (!response?.ok) throw new Problem(0, `${path} cannot be read.`);
+  if (!response?.ok) throw new Problem(0, `Cannot read ${path}.`);
   return response[kind]();
 }

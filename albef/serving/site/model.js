@@ -1,10 +1,10 @@
-// An export in ONNX Runtime's web build: the steps of albef/runtime, an item at a time.
+// Model of an export in ONNX Runtime's web build, with the steps of albef/runtime for one item.
 
 import * as ort from "./ort.wasm.min.mjs";
 import { pixels } from "./pixels.js";
 import { clean, Tokenizer } from "./text.js";
 
-ort.env.wasm.numThreads = 1; // more need headers that a plain host of files does not send
+ort.env.wasm.numThreads = 1; // several need headers that a plain file host does not send
 ort.env.logLevel = "error";
 
 const longs = (values, ...dims) => new ort.Tensor("int64", BigInt64Array.from(values, BigInt), dims);
@@ -22,7 +22,7 @@ export class Model {
   #answers = null;
 
   constructor(about, tokenizer) {
-    this.about = about; // as the server's v1/model has it
+    this.about = about; // in the form of GET v1/model
     this.tokenizer = tokenizer;
   }
 
@@ -37,7 +37,7 @@ export class Model {
     return (await this.#sessions[graph]).run(inputs);
   }
 
-  /** A picture to what texts read of it; `image_feat` is a unit vector. */
+  /** States of an image, which texts read; `image_feat` is a unit vector. */
   async image(blob) {
     const { image_size: side, preprocessing } = this.about;
     const image = await pixels(blob, side, preprocessing);
@@ -51,7 +51,7 @@ export class Model {
     return { text_mask, ...(await this.#run("text_encoder", { ids: longs(ids, 1, ids.length), text_mask })) };
   }
 
-  /** How far the logit of "match" is above that of "no match", both over the temperature. */
+  /** Logit of "match" minus that of "no match", divided by the temperature. */
   async margin({ image_keys, image_values }, { text_states, text_mask }) {
     const inputs = {
       text_states: reshaped(text_states, 1, ...text_states.dims),
@@ -63,7 +63,7 @@ export class Model {
     return (yes - no) / this.about.temperature;
   }
 
-  /** Answers of the list to a question, the most probable first: as the runtime's `_rank`. */
+  /** Rank the list of answers to a question, as the runtime's `_rank`. */
   async ask(blob, question) {
     const { max_words: words, max_tokens: most, answering } = this.about;
     const { image_keys, image_values } = await this.image(blob);
@@ -95,7 +95,7 @@ export class Model {
     return texts.map((text) => ({ text, ids: this.tokenizer.encode(text, this.about.max_tokens, true) }));
   }
 
-  /** Of answers, each a branch of one tree: of each token but the last, what its successors' logs are. */
+  /** Log-probabilities of the next token after each token of each answer; answers are branches of a tree. */
   async #logProbabilities(read, answers) {
     const nodes = answers.flatMap((ids, owner) => ids.slice(0, -1).map((id, place) => ({ id, place, owner })));
     const sees = nodes.flatMap((a) => nodes.map((b) => Number(a.owner === b.owner && b.place <= a.place)));

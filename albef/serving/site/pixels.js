@@ -1,8 +1,8 @@
-// Pictures to pixels, as albef/preprocessing/transforms.py and Pillow make them.
+// Images to pixels, as in albef/preprocessing/transforms.py and Pillow.
 
-const BITS = 22; // of Pillow's weights after the point
+const BITS = 22; // fractional bits of Pillow's weights
 
-/** An encoded picture as normalised pixels (3, S, S), transparent parts white. */
+/** An encoded image as normalized pixels (3, S, S), transparent parts white. */
 export async function pixels(blob, side, { mean, std }) {
   const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
   const { width, height } = bitmap;
@@ -29,7 +29,7 @@ export function resize(bytes, width, height, side) {
   return bytes;
 }
 
-/** Rows of `from` (of `step` from row to row, `inner` along it) to rows of `count`. */
+/** Resize rows to `count` pixels; `step` is the distance of rows, `inner` of pixels in a row. */
 function pass(bytes, rows, count, step, inner, stepOut, innerOut, kernels) {
   const result = new Uint8ClampedArray(4 * rows * count);
   for (let row = 0; row < rows; row++) {
@@ -45,7 +45,7 @@ function pass(bytes, rows, count, step, inner, stepOut, innerOut, kernels) {
   return result;
 }
 
-/** Of each place in a line of `to` the first place in one of `from` that it is made of, and weights. */
+/** For each position in a line of `to`, the first position in a line of `from` and the weights from there. */
 function weights(from, to) {
   const scale = from / to;
   const wide = Math.max(1, scale);

@@ -1,18 +1,18 @@
-// Texts to token ids, as albef/preprocessing/text.py and Hugging Face's tokenizers make them.
+// Texts to token ids, as in albef/preprocessing/text.py and Hugging Face's tokenizers.
 
 const SPACE = "\\t-\\r\\x1c- \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000"; // Python's
 const RUNS = new RegExp(`[${SPACE}]{2,}`, "g");
 const CJK = /[\u4e00-\u9fff\u3400-\u4dbf\u{20000}-\u{2a6df}\u{2a700}-\u{2b73f}\u{2b740}-\u{2b81f}\u{2b920}-\u{2ceaf}\uf900-\ufaff\u{2f800}-\u{2fa1f}]/gu;
-const LONGEST = 100; // characters of a word that is looked up
+const LONGEST = 100; // longest word in characters; longer ones are [UNK]
 
-/** A caption as it is read in training; `isQuestion` leaves runs of spaces, as there. */
+/** Clean a caption as in training; `isQuestion` keeps runs of spaces, as there. */
 export function clean(text, words, isQuestion = false) {
   text = text.toLowerCase().replace(/[,.'!?"()*#:;~]/g, "").replace(/[-/]/g, " ");
   if (!isQuestion) text = text.replaceAll("<person>", "person").replace(RUNS, " ").replace(/\n+$/, "").replace(/^ +/, "");
   return text.replace(/ +$/, "").split(" ").slice(0, words).join(" ");
 }
 
-/** BERT's WordPiece, of a tokenizer.json. */
+/** BERT's WordPiece with the vocabulary of a tokenizer.json. */
 export class Tokenizer {
   constructor({ model }) {
     this.vocabulary = new Map(Object.entries(model.vocab));
@@ -36,7 +36,7 @@ export class Tokenizer {
     return end ? [...ids.slice(0, most - 1), this.id("[SEP]")] : ids.slice(0, most);
   }
 
-  /** The longest pieces that are known, from the left; a word that has others is [UNK] as a whole. */
+  /** Longest known pieces from the left; a word with an unknown piece is [UNK]. */
   #pieces(word) {
     const [letters, ids] = [[...word], []];
     for (let start = 0, end; start < letters.length; start = end) {

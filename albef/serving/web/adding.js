@@ -3,7 +3,7 @@
 import { count } from "./dom.js";
 import { Problem } from "./api.js";
 import { Panel } from "./panel.js";
-import { Picture, pick } from "./picture.js";
+import { ImageFile, pick } from "./image.js";
 
 const AT_ONCE = 8; // images per request
 const TRIES = 5; // if the server is busy
@@ -34,13 +34,13 @@ export class Adding {
       for (const part of parts(files, api.model.limits)) {
         this.panel.report(`Added ${added} of ${count(files.length, "image")} to ${name} …`);
         const read = await Promise.all(
-          part.map((file) => Picture.read(file, file.name, api.model.limits)),
+          part.map((file) => ImageFile.read(file, file.name, api.model.limits)),
         );
         const fields = {
-          image: read.map((picture) => picture.blob),
+          image: read.map((image) => image.blob),
           id: await Promise.all(read.map(idOf)),
         };
-        read.forEach((picture) => URL.revokeObjectURL(picture.url));
+        read.forEach((image) => URL.revokeObjectURL(image.url));
         answer = await patiently(() => api.post(`v1/indexes/${name}/images`, fields, signal), signal);
         added += part.length;
       }

@@ -50,15 +50,15 @@ export class Grounding extends EventTarget {
 
   async #ask(text, choose = false) {
     await this.panel.run(async (signal) => {
-      const picture = await this.slot.shared.ready();
-      if (picture === null) return this.panel.requireImage(this.slot);
+      const image = await this.slot.shared.ready();
+      if (image === null) return this.panel.requireImage(this.slot);
       const boxes = boxesOf(this.boxes.value);
-      const fields = { image: picture.blob, expression: text };
+      const fields = { image: image.blob, expression: text };
       if (boxes.length) fields.boxes = JSON.stringify(boxes);
       const answer = await this.panel.api.post("v1/ground", fields, signal);
       const { heat, box, best, probability } = answer.results[0];
       this.#found?.bitmap?.close();
-      const bitmap = await createImageBitmap(picture.blob).catch(() => null);
+      const bitmap = await createImageBitmap(image.blob).catch(() => null);
       const maps = [true, false].map((smooth) => heatMap(heat, smooth));
       const { width, height } = answer;
       this.#found = { bitmap, maps, box, boxes, best, width, height };
@@ -68,7 +68,7 @@ export class Grounding extends EventTarget {
           `${Math.round(box[2])} × ${Math.round(box[3])} pixels`
         : "no heat";
       const chosen = best === null ? "" : ` Best of ${boxes.length} boxes: number ${best + 1}.`;
-      this.canvas.setAttribute("aria-label", `Heat of “${text}” over ${picture.name}; ${where}`);
+      this.canvas.setAttribute("aria-label", `Heat of “${text}” over ${image.name}; ${where}`);
       this.caption.replaceChildren(
         el("b", {}, text),
         ` matches with probability ${percent(probability)}; ${where}.${chosen}`,

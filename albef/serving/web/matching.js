@@ -52,9 +52,9 @@ export class Matching {
 
   async #rank() {
     const texts = this.#texts;
-    const { picture } = this.slot.shared;
+    const { image } = this.slot.shared;
     this.panel.stop();
-    if (!texts.length || picture === null) {
+    if (!texts.length || image === null) {
       this.#show(texts.map((text) => [text, 0]));
       this.panel.report(texts.length ? "Choose an image to rank them." : "");
       return;
@@ -64,7 +64,7 @@ export class Matching {
         ? { label: texts, template: this.template.value }
         : { text: texts };
       const path = this.template ? "v1/zero-shot" : "v1/match";
-      const answer = await this.panel.api.post(path, { image: picture.blob, ...fields }, signal);
+      const answer = await this.panel.api.post(path, { image: image.blob, ...fields }, signal);
       const shares =
         answer.probabilities ?? texts.map((text) => answer.results[0].probabilities[text]);
       const rows = texts.map((text, i) => [text, shares[i]]);

@@ -6,7 +6,7 @@ import { button, el } from "./dom.js";
 import { Examples } from "./examples.js";
 import { Grounding } from "./grounding.js";
 import { Matching } from "./matching.js";
-import { SharedImage, Slot, receive } from "./picture.js";
+import { SharedImage, Slot, receive } from "./image.js";
 import { answered, judged, Question } from "./question.js";
 import { Search } from "./search.js";
 
@@ -85,7 +85,7 @@ function made(section) {
     drops.search = (files) => search.take(files);
     return search;
   }
-  const own = slot(section, "picture", "Image", shared) ?? slot(section, "first", "First image", shared);
+  const own = slot(section, "image", "Image", shared) ?? slot(section, "first", "First image", shared);
   drops[id] = (files) => own.read(files[0]);
   if (id === "ground") return new Grounding(section, api, own);
   if (id === "match" || id === "classify") return new Matching(section, api, own);
@@ -96,7 +96,7 @@ function made(section) {
   }
   const second = slot(section, "second", "Second image", new SharedImage());
   drops[id] = async ([one, other]) => {
-    await (own.shared.picture && !other ? second : own).read(one);
+    await (own.shared.image && !other ? second : own).read(one);
     if (other) await second.read(other);
   };
   return new Question(section, api, { ...how, slots: { first: own, second }, summarize: judged });
@@ -148,7 +148,7 @@ function offer(search) {
   const { first } = search;
   examples.named(first.map(([id]) => id));
   for (const own of slots) {
-    own.offer(first.map(([id, url]) => [id, url, async (held) => held.take(await search.picture(id))]));
+    own.offer(first.map(([id, url]) => [id, url, async (held) => held.take(await search.image(id))]));
   }
 }
 
@@ -165,17 +165,17 @@ function open(search, hit) {
       { className: "quiet" },
     );
   const go = (id, take) => async () => {
-    take(await search.picture(hit.id));
+    take(await search.image(hit.id));
     location.hash = id;
   };
   const others = Object.keys(parts).filter((id) => id !== "search" && id !== "compare");
   const compare = parts.compare?.slots;
   const chips = [
-    act("More like this", async () => search.like(await search.picture(hit.id))),
-    ...others.map((id) => act(titles[id], go(id, (picture) => shared.take(picture)))),
+    act("More like this", async () => search.like(await search.image(hit.id))),
+    ...others.map((id) => act(titles[id], go(id, (image) => shared.take(image)))),
   ];
   for (const [name, own] of Object.entries(compare ?? {})) {
-    chips.push(act(`Compare, ${name}`, go("compare", (picture) => own.shared.take(picture))));
+    chips.push(act(`Compare, ${name}`, go("compare", (image) => own.shared.take(image))));
   }
   if (!search.index.read_only) {
     const path = `v1/indexes/${search.index.name}/images/${encodeURIComponent(hit.id)}`;

@@ -47,19 +47,19 @@ export class Question extends EventTarget {
 
   async #ask(text, path, field, summarize) {
     await this.panel.run(async (signal) => {
-      const pictures = [];
+      const images = [];
       for (const [name, slot] of Object.entries(this.slots)) {
-        const picture = await slot.shared.ready();
-        if (picture === null) return this.panel.requireImage(slot);
-        pictures.push([name, picture]);
+        const image = await slot.shared.ready();
+        if (image === null) return this.panel.requireImage(slot);
+        images.push([name, image]);
       }
-      const fields = Object.fromEntries(pictures.map(([name, picture]) => [name, picture.blob]));
+      const fields = Object.fromEntries(images.map(([name, image]) => [name, image.blob]));
       const answer = await this.panel.api.post(path, { ...fields, [field]: text }, signal);
       const { label, tone, rows } = summarize(answer);
       const card = el(
         "article",
         { className: "card" },
-        el("div", { className: "shots" }, ...(await Promise.all(pictures.map(([, own]) => small(own))))),
+        el("div", { className: "shots" }, ...(await Promise.all(images.map(([, own]) => small(own))))),
         el(
           "div",
           {},

@@ -2,7 +2,7 @@
 
 import { button, count, el, percent } from "./dom.js";
 import { Panel } from "./panel.js";
-import { Picture, pick, receive } from "./picture.js";
+import { ImageFile, pick, receive } from "./image.js";
 import { Thumbnails } from "./thumbnails.js";
 
 const FOUND = 24; // images shown
@@ -48,9 +48,9 @@ export class Search extends EventTarget {
   /** First images shown: [id, url]. */
   get first() {
     return [...this.#tiles.values()]
-      .filter((tile) => tile.picture.src)
+      .filter((tile) => tile.image.src)
       .slice(0, FIRST)
-      .map((tile) => [tile.hit.id, tile.picture.src]);
+      .map((tile) => [tile.hit.id, tile.image.src]);
   }
 
   /** Load the list of indexes; keep the chosen one. */
@@ -92,8 +92,8 @@ export class Search extends EventTarget {
   }
 
   /** Search by an image. */
-  like(picture) {
-    this.#image = picture;
+  like(image) {
+    this.#image = image;
     this.input.value = "";
     return this.#look(0);
   }
@@ -111,27 +111,27 @@ export class Search extends EventTarget {
   }
 
   /** A result as an image for other calls. */
-  async picture(id) {
-    return new Picture(...(await this.thumbnails.file(this.index.name, id)));
+  async image(id) {
+    return new ImageFile(...(await this.thumbnails.file(this.index.name, id)));
   }
 
   async #read(file) {
     const { limits } = this.api.model;
-    await this.like(await Picture.read(file, file.name || "pasted image", limits));
+    await this.like(await ImageFile.read(file, file.name || "pasted image", limits));
   }
 
   async #look(pause) {
     const text = this.input.value.trim();
-    const picture = this.#image;
+    const image = this.#image;
     this.#showImage();
     await this.panel.run(async (signal) => {
       if (pause) await wait(pause, signal);
       if (this.index === null) await this.refresh();
       if (this.index === null) return this.#none();
-      if (!text && !picture) return this.#some(signal);
-      const answer = await this.#ask(picture ? { image: picture.blob } : { text }, signal);
+      if (!text && !image) return this.#some(signal);
+      const answer = await this.#ask(image ? { image: image.blob } : { text }, signal);
       this.#report(answer);
-      if (!picture && this.rerank.checked && answer.results.length) {
+      if (!image && this.rerank.checked && answer.results.length) {
         if (pause) await wait(pause, signal);
         this.#report(await this.#ask({ text, rerank: READ }, signal));
       }
@@ -202,9 +202,9 @@ export class Search extends EventTarget {
   }
 
   async #fill(tile, signal) {
-    if (tile.picture.src) return;
+    if (tile.image.src) return;
     try {
-      tile.picture.src = await this.thumbnails.url(this.index.name, tile.hit.id, signal);
+      tile.image.src = await this.thumbnails.url(this.index.name, tile.hit.id, signal);
       this.dispatchEvent(new Event("shown"));
     } catch (error) {
       if (!signal?.aborted) tile.element.classList.add("missing"); // it was removed in the meantime
@@ -249,10 +249,10 @@ export class Search extends EventTarget {
 class Tile {
   constructor(hit, open) {
     this.hit = hit;
-    this.picture = el("img", { alt: "" });
+    this.image = el("img", { alt: "" });
     this.caption = el("span", { className: "caption" });
     this.element = button("", open, { className: "tile" });
-    this.element.append(this.picture, this.caption);
+    this.element.append(this.image, this.caption);
     this.show(hit);
   }
 

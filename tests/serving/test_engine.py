@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from albef.serving.computing import Decoders
+from albef.serving.engine import Decoders
 from albef.serving.errors import ApiError
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics

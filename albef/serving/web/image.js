@@ -6,7 +6,7 @@ const ACCEPT = "image/png,image/jpeg,image/webp,image/gif,image/bmp";
 const SIDE = 2048; // longest side of an image that is made smaller, in pixels
 
 /** An image that is ready to be sent. */
-export class Picture {
+export class ImageFile {
   constructor(blob, name, size = null, note = "") {
     this.blob = blob;
     this.name = name;
@@ -21,13 +21,13 @@ export class Picture {
    */
   static async read(file, name, limits) {
     const bitmap = await createImageBitmap(file).catch(() => null);
-    if (bitmap === null) return new Picture(file, name, null, "no preview");
+    if (bitmap === null) return new ImageFile(file, name, null, "no preview");
     const { width, height } = bitmap;
     const turned = (await orientation(file)) !== 1;
     const large = width * height > limits.pixels || file.size > limits.body_bytes / 2;
     if (!turned && !large) {
       bitmap.close();
-      return new Picture(file, name, [width, height]);
+      return new ImageFile(file, name, [width, height]);
     }
     const scale = Math.min(1, SIDE / Math.max(width, height));
     const size = [width, height].map((side) => Math.max(1, Math.round(side * scale)));
@@ -35,7 +35,7 @@ export class Picture {
     canvas.getContext("2d").drawImage(bitmap, 0, 0, ...size);
     bitmap.close();
     const blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.95));
-    return new Picture(blob, name, size, turned ? "turned upright" : "made smaller");
+    return new ImageFile(blob, name, size, turned ? "turned upright" : "made smaller");
   }
 }
 
@@ -62,26 +62,26 @@ async function orientation(file) {
 
 /** Image that several slots share. */
 export class SharedImage extends EventTarget {
-  picture = null;
+  image = null;
   #reading = null;
 
-  take(picture) {
+  take(image) {
     this.#reading = null;
-    this.picture = picture;
+    this.image = image;
     this.dispatchEvent(new Event("change"));
   }
 
   /** Read a file, unless another image is chosen meanwhile. */
   async read(file, limits) {
-    const reading = (this.#reading = Picture.read(file, file.name || "pasted image", limits));
-    const picture = await reading;
-    if (this.#reading === reading) this.take(picture);
+    const reading = (this.#reading = ImageFile.read(file, file.name || "pasted image", limits));
+    const image = await reading;
+    if (this.#reading === reading) this.take(image);
   }
 
   /** The image, once it is read. */
   async ready() {
     await this.#reading;
-    return this.picture;
+    return this.image;
   }
 }
 
@@ -119,31 +119,31 @@ export class Slot {
   }
 
   /** Offer images of an index: a list of [name, url, function that takes it]. */
-  offer(pictures) {
-    this.#found.hidden = pictures.length === 0;
+  offer(images) {
+    this.#found.hidden = images.length === 0;
     this.#found.querySelector(".strip").replaceChildren(
-      ...pictures.map(([name, url, take]) => {
-        const image = el("img", { src: url, alt: "" });
-        return button(image, () => take(this.shared), { title: name, "aria-label": `Take ${name}` });
+      ...images.map(([name, url, take]) => {
+        const thumbnail = el("img", { src: url, alt: "" });
+        return button(thumbnail, () => take(this.shared), { title: name, "aria-label": `Take ${name}` });
       }),
     );
   }
 
   #show() {
-    const picture = this.shared.picture;
-    const image = this.element.querySelector(".drop img");
+    const image = this.shared.image;
+    const preview = this.element.querySelector(".drop img");
     const line = this.element.querySelector(".caption");
     const [caption, remove] = line.children;
-    line.hidden = picture === null;
-    const visible = picture !== null && picture.size !== null;
-    image.hidden = !visible;
-    if (visible) image.src = picture.url;
-    else image.removeAttribute("src");
-    image.alt = picture?.name ?? "";
+    line.hidden = image === null;
+    const visible = image !== null && image.size !== null;
+    preview.hidden = !visible;
+    if (visible) preview.src = image.url;
+    else preview.removeAttribute("src");
+    preview.alt = image?.name ?? "";
     this.element.querySelector(".empty").hidden = visible;
-    remove.hidden = picture === null;
-    const size = picture?.size ? `${picture.size[0]} × ${picture.size[1]}` : null;
-    caption.textContent = picture ? [picture.name, size, picture.note].filter(Boolean).join(" · ") : "";
+    remove.hidden = image === null;
+    const size = image?.size ? `${image.size[0]} × ${image.size[1]}` : null;
+    caption.textContent = image ? [image.name, size, image.note].filter(Boolean).join(" · ") : "";
   }
 }
 
