@@ -276,7 +276,14 @@ def check(
     source: Annotated[
         str, Argument(help="A dataset of params.yaml, one of its sources (web.scenes), or a path.")
     ],
-    rows: Annotated[int, Option(help="Number of rows of each source.")] = 200,
+    rows: Annotated[
+        int | None,
+        Option(help="Rows to read of each source: 200, or 5,000 local ones with --write."),
+    ] = None,
+    name: Annotated[
+        str | None,
+        Option(help="For a path: name of the dataset and preset; by default the path's."),
+    ] = None,
     as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
     write: Annotated[
         bool, Option("--write", help="For a path: write the preset presets/NAME.yaml.")
@@ -284,17 +291,17 @@ def check(
 ) -> int:
     """Check the first rows of a source as ingest and validation would.
 
-    A path is a folder of images or shards, a list (.tsv, .csv, .parquet), a shard, or a JSON file
-    of annotations. Nothing is kept except downloaded images. The exit code is 1 if ingest or
-    validation would fail.
+    A path is a folder of images or shards, a list (.tsv, .csv, .jsonl, .parquet), a shard, or a
+    JSON file of annotations. Nothing is kept except downloaded images. The exit code is 1 if ingest
+    or validation would fail.
 
     Example: albef data check photos --write
     """
     cwd = Path.cwd()  # SOURCE may be a path, which is relative to this directory.
     os.chdir(project_root())
-    from pipelines.check import main
+    from pipelines.check import Options, main
 
-    return main(source, rows, as_json, cwd, write)
+    return main(source, Options(rows, name, write), as_json, cwd)
 
 
 @command(data, "data accept", at_root=True)

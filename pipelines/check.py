@@ -1,7 +1,4 @@
-"""``albef data check SOURCE``: a trial of ingest and validation on the first rows of a source.
-
-The work is done in a temporary folder that is removed afterwards.
-"""
+"""``albef data check SOURCE``: a trial of ingest and validation on the first rows of a source."""
 
 import io
 import itertools
@@ -13,7 +10,9 @@ import re
 import sys
 import tempfile
 import textwrap
+import unicodedata
 from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from albef.ingest.duplicates import compare, read_heldout
 from albef.ingest.pool import prepare_rows
 from albef.ingest.prepare import Rules
 from albef.ingest.quarantine import SUMMARY, write_quarantine
-from albef.ingest.sources import read_rows
+from albef.ingest.sources import read_rows, urls
 from albef.validation.checking import check_dataset
 from albef.validation.config import ValidateConfig
 from albef.validation.image_stats import read_image_stats
@@ -39,46 +38,62 @@ from pipelines.stage import PARAMS, Stage, read_json
 
 STOPS = 1
 """Exit code if ingest or validation would fail."""
+_ROWS = 200
+"""Rows of each source that are read, unless the user sets another number."""
+_PRESET_ROWS = 5000
+"""The same for a preset of local files, so that its limits fit all rows of a small dataset."""
 _BLOCK = 200  # rows
 _REPEATED = {"exact": "duplicate", "near": "near_duplicate"}
 _SUGGESTED = {"longest_side": 512, "duplicates": "drop_near", "screened": True}
 """Values of a dataset for a path that params.yaml does not name yet."""
 _SPLIT_OFF = {"val": 0.1, "test": 0.1}
-"""Shares of other splits if all rows of a path belong to the training split."""
+"""Shares of the training rows that become these splits, if a path has no rows of them."""
 _EXTREMES = {
     "max_caption_words": ("words of a caption", "most"),
     "min_image_side": ("shorter side in pixels", "least"),
     "max_image_side": ("longer side in pixels", "most"),
 }
-"""Statistics of a dataset, by the validation limit that bounds each."""
+"""Statistic of a dataset that each validation limit bounds."""
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 Result = Mapping[str, Any]
 
 
-def main(
-    source: str, rows: int = 200, as_json: bool = False, cwd: Path = Path(), write: bool = False
-) -> int:
-    """Print the result of a check; return exit code 1 if ingest or validation would fail.
+@dataclass(frozen=True)
+class Options:
+    """Options of a check.
 
-    If ``write`` is true, write a preset for the source, too.
+    Attributes:
+        rows: most rows of each source; None chooses the number.
+        name: name of the dataset that a path becomes; None derives it from the path.
+        write: whether to write a preset for a path. Its limits are the defaults, not those of
+            params.yaml.
     """
+
+    rows: int | None = None
+    name: str | None = None
+    write: bool = False
+
+
+def main(
+    source: str, options: Options = Options(), as_json: bool = False, cwd: Path = Path()
+) -> int:
+    """Print the result of a check; return exit code 1 if ingest or validation would fail."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    result = check(source, rows, cwd, defaults=write)
+    result = check(source, options, cwd)
     print(json.dumps(result, indent=2, ensure_ascii=False) if as_json else render(result))
-    if write:
+    if options.write:
         print(write_preset(result), file=sys.stderr if as_json else sys.stdout)
     return STOPS if result["stops"] or result["unmet"] else 0
 
 
-def check(source: str, rows: int, cwd: Path = Path(), *, defaults: bool = False) -> dict[str, Any]:
+def check(source: str, options: Options = Options(), cwd: Path = Path()) -> dict[str, Any]:
     """Run ingest and validation on the first rows.
 
     Args:
         source: a dataset, a source of it, or a path, relative to ``cwd``.
-        rows: most rows of each source.
+        options: options of the check.
         cwd: folder that a path is relative to.
-        defaults: whether to use the default limits, as a preset that sets none does, instead of
-            those of params.yaml.
 
     Returns:
         The values that :func:`render` turns into text; all of them are JSON.
@@ -86,10 +101,15 @@ def check(source: str, rows: int, cwd: Path = Path(), *, defaults: bool = False)
     Raises:
         ParamsError: the source does not exist, or cannot be read as a whole.
     """
-    if rows < 1:
-        raise ParamsError(f"--rows {rows}: at least one row")
-    stage, config, suggested = _choose(source, _path(cwd / source))
-    if defaults:
+    if options.rows is not None and options.rows < 1:
+        raise ParamsError(f"--rows {options.rows}: must be at least 1")
+    stage, config, suggested = _choose(source, _path(cwd / source), options.name)
+    if options.write:
+        if suggested is None:
+            raise ParamsError(f"--write: {source} is a dataset of {PARAMS}; give a path")
+        _check_preset(stage.key)
+    rows = options.rows or _rows_of(config, options.write)
+    if options.write:
         intake, limits = IngestConfig(heldout=[stage.key]), ValidateConfig()
     else:
         intake = stage.section("ingest", IngestConfig)
@@ -101,15 +121,15 @@ def check(source: str, rows: int, cwd: Path = Path(), *, defaults: bool = False)
         blocks = _read(folder / "blocks", stage, config, intake, rows)
         count = blocks.starts[-1]
         if not count:
-            raise ParamsError(f"{source} has no row")
+            raise ParamsError(f"{source} has no rows")
         references = read_heldout(existing)
         dropped, repeated = compare(blocks, config, intake.near_distance, references)
-        set_aside = write_quarantine(folder, blocks, dropped, repeated, references, intake).total()
+        rejected = write_quarantine(folder, blocks, dropped, repeated, references, intake).total()
         result = {
             "source": source,
             "rows": count,
             "rows_asked": rows,
-            "kept": count - set_aside,
+            "kept": count - rejected,
             "sources": _sources(folder, config),
             "repeated": {
                 **{k: sum(it.reason == why for it in repeated) for k, why in _REPEATED.items()},
@@ -117,16 +137,18 @@ def check(source: str, rows: int, cwd: Path = Path(), *, defaults: bool = False)
                 "rule": config.duplicates,
             },
             "min_yield": intake.min_yield,
-            "stops": count - set_aside < max(1, intake.min_yield * count),
+            "stops": count - rejected < max(1, intake.min_yield * count),
             "not_compared": [str(path) for path in heldout if path not in existing],
             "unmet": [],
         }
-        if set_aside < count:
-            result |= _foresee(folder / "data", blocks, dropped, stage, limits)
+        if rejected < count:
+            result |= _validate(folder / "data", blocks, dropped, stage, limits)
     if suggested:
         (section,) = suggested.values()
-        if result.get("splits") == ["train"]:
-            section["split_off"] = _SPLIT_OFF
+        splits: Any = result.get("splits", [])
+        missing = {name: share for name, share in _SPLIT_OFF.items() if name not in splits}
+        if "train" in splits and missing:
+            section["split_off"] = missing
         result["suggested"] = suggested
     return result
 
@@ -145,7 +167,7 @@ def _read(
     return blocks
 
 
-def _foresee(
+def _validate(
     folder: Path, blocks: Blocks, dropped: Container[int], stage: Stage, limits: ValidateConfig
 ) -> dict[str, Any]:
     """Validate the records as a dataset in a folder.
@@ -192,16 +214,16 @@ def write_preset(result: Result) -> Path:
     """Write the section for a path as a preset that trains retrieval on it; return its file.
 
     Raises:
-        ParamsError: the source is a dataset of params.yaml, none of its rows is kept, or the preset
-            exists already.
+        ParamsError: no training row is kept, or the preset exists.
     """
-    if "suggested" not in result:
-        raise ParamsError(f"--write: {result['source']} stands in {PARAMS} already; name a path")
-    kept = result["kept"]
-    if not kept:
-        raise ParamsError(f"--write: no row of {result['source']} is kept, so no preset fits it")
     ((name, section),) = result["suggested"].items()
-    path, left_or_right = Path("presets", f"{name}.yaml"), result["left_or_right"]
+    path, kept, source = _check_preset(name), result["kept"], result["source"]
+    if "train" not in result.get("splits", []):
+        raise ParamsError(
+            f"--write: {source} has no valid rows of the split train; fix the rows, or add the "
+            f"section above to {PARAMS} and change its split"
+        )
+    left_or_right = result["left_or_right"]
     augment = {"augment": {"flip": not left_or_right}}
     values = {
         "base": "bases/own-data",
@@ -214,14 +236,19 @@ def write_preset(result: Result) -> Path:
         "export": {"runs": {"retrieval": {"dataset": name}}},
     }
     header = (
-        f"# Retrieval on {result['source']}: `albef run --preset {name}`. Of {kept:,} rows looked\n"
-        f"# at {left_or_right:,} say left or right, which mirrored pictures (`flip`) make false.\n"
+        f"# Retrieval on {source}: `albef run --preset {name}`. The check read {kept:,} valid\n"
+        f"# rows; {left_or_right:,} say left or right, which flipped images (`flip`) make false.\n"
     )
-    try:
-        with path.open("x") as file:
-            file.write(header + _yaml(values))
-    except FileExistsError:
-        raise ParamsError(f"{path} is there already; remove it to write it anew") from None
+    with path.open("x") as file:
+        file.write(header + _yaml(values))
+    return path
+
+
+def _check_preset(name: str) -> Path:
+    """Return the path of the preset for a new dataset, which must not exist."""
+    path = Path("presets", f"{name}.yaml")
+    if path.exists():
+        raise ParamsError(f"--write: {path} exists; choose another name with --name")
     return path
 
 
@@ -235,7 +262,9 @@ def _yaml(values: Mapping[str, Any], flow: bool | None = None) -> str:
     return text.getvalue()
 
 
-def _choose(source: str, path: Path) -> tuple[Stage, RowsConfig, Mapping[str, Any] | None]:
+def _choose(
+    source: str, path: Path, name: str | None
+) -> tuple[Stage, RowsConfig, Mapping[str, Any] | None]:
     """Return the ingest stage, its values, and a section for a path that params.yaml lacks."""
     dataset, _, source_name = source.partition(".")
     stage = Stage("ingest", dataset)
@@ -244,15 +273,29 @@ def _choose(source: str, path: Path) -> tuple[Stage, RowsConfig, Mapping[str, An
         config = read_config(stage)
         if source_name and source_name not in config.sources:
             hint = did_you_mean(source_name, config.sources, f"{dataset}.")
-            raise ParamsError(f"{PARAMS}: data set {dataset} has no source {source_name!r}{hint}")
+            raise ParamsError(f"{PARAMS}: dataset {dataset} has no source {source_name!r}{hint}")
         chosen = {source_name: config.sources[source_name]} if source_name else config.sources
         return stage, config.model_copy(update={"sources": chosen}), None
     if not path.exists():
         hint = did_you_mean(source, datasets)
-        raise ParamsError(f"there is no path {path}, and no {source} in {PARAMS}{hint}")
-    name = "".join(c if c.isalnum() else "_" for c in path.stem.lower()).strip("_") or "mine"
-    section = {"sources": {name: derive(path)}, **_SUGGESTED}
+        raise ParamsError(f"{path} does not exist, and {PARAMS} has no dataset {source}{hint}")
+    if name is not None and not _NAME.fullmatch(name):
+        raise ParamsError(f"--name {name!r}: use 1 to 40 letters a-z, digits, - or _")
+    name = name or _name_of(path)
+    section = {"sources": derive(path, name), **_SUGGESTED}
     return Stage("ingest", name), validate(RowsConfig, section, where=str(path)), {name: section}
+
+
+def _name_of(path: Path) -> str:
+    """Return a name for the dataset at a path: its name in plain letters, or ``mine``."""
+    plain = unicodedata.normalize("NFKD", path.stem.lower()).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "_", plain)[:40].strip("_") or "mine"
+
+
+def _rows_of(config: RowsConfig, is_preset: bool) -> int:
+    """Return how many rows to read of each source."""
+    is_local = all(not isinstance(source, urls.Config) for source in config.sources.values())
+    return _PRESET_ROWS if is_preset and is_local else _ROWS
 
 
 def _path(source: Path) -> Path:
@@ -293,34 +336,34 @@ def _lines(result: Result) -> Iterator[str]:
         yield f"{name} ({source['kind']}): {extent} {rows:,} rows"
         yield f"  kept {kept:,} ({_percent(kept, rows)})"
         for reason, example in source["set_aside"].items():
-            yield f"  set aside {example['count']:,} ({_percent(example['count'], rows)}): {reason}"
+            yield f"  rejected {example['count']:,} ({_percent(example['count'], rows)}): {reason}"
             key = f", {_short(example['key'])}" if example["key"] else ""
             yield f"    first: row {example['line']}{key}: {_short(example['detail'])}"
     repeated, kept = result["repeated"], result["kept"]
     if repeated["exact"] or repeated["near"]:
         yield (
-            f"repeated: {repeated['exact']:,} equal pictures, {repeated['near']:,} that look "
-            f"alike; duplicates: {repeated['rule']} drops {repeated['dropped']:,} of them"
+            f"repeated: {repeated['exact']:,} identical images, {repeated['near']:,} similar "
+            f"images; `duplicates: {repeated['rule']}` drops {repeated['dropped']:,} of them"
         )
     for path in result["not_compared"]:
-        yield f"not compared with {path}, which is not made yet (albef run --only heldout)"
+        yield f"not compared with {path}, which does not exist yet (albef run --only heldout)"
     yield (
-        f"ingest would {'stop' if result['stops'] else 'go on'}: "
+        f"ingest would {'fail' if result['stops'] else 'pass'}: "
         f"{_percent(kept, result['rows'])} kept, ingest.min_yield is {result['min_yield']:g}"
     )
     if kept:
-        yield f"validation would {'refuse' if result['unmet'] else 'pass'} these records"
+        yield f"validation would {'fail' if result['unmet'] else 'pass'}"
     yield from (f"  {reason}" for reason in result["unmet"])
     if result.get("fitting"):
         fitting = _yaml(result["fitting"], flow=True).strip()
         yield f"  they would pass with validate: {fitting}"
     if "suggested" in result:
-        yield "\nTo take it, write under datasets in params.yaml:"
+        yield "\nTo use it, add this to datasets in params.yaml:"
         text = _yaml(result["suggested"])
         if "user_agent:" in text:
-            yield "  # user_agent: say who asks and how to reach you"
+            yield "  # user_agent: say who downloads, and how to reach you"
         yield textwrap.indent(text.rstrip(), "  ")
-        yield "or make a preset of it by --write"
+        yield "or write a preset with --write"
 
 
 def _percent(count: int, total: int) -> str:

@@ -5,6 +5,7 @@ image of unknown origin: training, evaluation, serving and ingest all use it.
 """
 
 import contextlib
+import importlib.util
 import io
 import itertools
 import math
@@ -17,8 +18,14 @@ from PIL import Image, UnidentifiedImageError
 
 from albef.data.rejection import Reason, RowError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""Formats that are opened, recognized by their bytes; other decoders are never reached."""
+_HAS_HEIC = importlib.util.find_spec("pillow_heif") is not None
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", *["HEIF"] * _HAS_HEIC)
+"""Formats that are opened, recognized by their bytes; other decoders are never reached. HEIC needs
+the extra ``heic``."""
+if _HAS_HEIC:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 MAX_PIXELS = 2**26
 """Most pixels that are decoded; an image whose header claims more is rejected."""
 MAX_SCANS, MAX_SCANNED = 100, 2**30
@@ -76,8 +83,10 @@ def opened(image: bytes, key: str = "", max_pixels: int = MAX_PIXELS) -> Iterato
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name} is too large: {error}", Reason.TOO_MANY_PIXELS) from None
     except UnidentifiedImageError:
-        start = f"it begins with {image[:16]!r}" if image else "it is empty"
-        detail = f"{name} cannot be decoded: {start}; {', '.join(FORMATS)} are read"
+        start = f"it starts with {image[:16]!r}" if image else "it is empty"
+        if image[4:8] == b"ftyp" and not _HAS_HEIC:
+            start += "; HEIC needs `pip install albef-pipeline[heic]`"
+        detail = f"{name} cannot be decoded: {start}; supported: {', '.join(FORMATS)}"
         raise ImageError(detail, Reason.NO_IMAGE) from None
     except Exception as error:  # Pillow's decoders raise many kinds of errors on damaged bytes.
         message = str(error) or type(error).__name__

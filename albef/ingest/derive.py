@@ -1,4 +1,4 @@
-"""Inference of a source's section of params.yaml from the files at a path."""
+"""Inference of sources' sections of params.yaml from the files at a path."""
 
 import csv
 import json
@@ -12,88 +12,171 @@ from typing import Any
 from albef.config import ParamsError
 from albef.data.tar import Member, members
 from albef.ingest.sources import karpathy, tables, webdataset
-from albef.ingest.sources.folder import is_image_name
+from albef.ingest.sources.folder import is_image_name, text_beside
 from albef.ingest.sources.rows import Row, read_json
 
-DOWNLOAD = {"user_agent": "albef/0.1 (the first rows of a list are looked at; no contact is given)"}
+DOWNLOAD = {"user_agent": "albef/0.1 (reads the first rows of a list; no contact is configured)"}
 """Download settings for a list of addresses if none are set."""
-HELP = "name it under datasets in params.yaml, see docs/how-to/read-a-table.md"
-_SPLITS = re.compile(r"^(train|val(?:id(?:ation)?)?|dev|test)(?![a-z])")
+HELP = (
+    "write its section under datasets in params.yaml; "
+    "docs/how-to/train-on-your-own-images.md lists the formats"
+)
+_SPLIT = re.compile(r"(?<![a-z])(train|val(?:id(?:ation)?)?|dev|test)(?![a-z])")
 _URL = re.compile(r"url|link|address", re.IGNORECASE)
 _CAPTION = re.compile(r"caption|text|title|description|sentence", re.IGNORECASE)
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 # These match the names of Arrow's types: texts or lists of them; and bytes, structures with bytes,
 # or lists of these.
 _OF_TEXT = re.compile(r"(large_)?(list<\w+: )?(large_)?string( not null)?>?")
-_OF_PICTURES = re.compile(
+_OF_IMAGES = re.compile(
     r"(large_)?(list<\w+: )?((large_)?binary|struct<(.*, )?bytes: (large_)?binary.*>)( not null)?>?"
 )
+_LISTS = (".csv", ".tsv", ".jsonl", ".json", ".txt")
+_USUAL_LISTS = re.compile(r"(metadata|captions).*")  # of Hugging Face's ImageFolder, Kaggle, COCO
 _SAMPLE_SIZE = 100  # files of a folder, members of a tar or rows of a list that are examined
 Section = dict[str, Any]
 
 
-def derive(path: Path) -> Section:
-    """Return the section of a source.
+def derive(path: Path, name: str) -> dict[str, Section]:
+    """Return the sections of the sources at a path, by name.
 
     Args:
-        path: path of the source. It is one of these:
+        path: path of the data. It is one of these:
 
-            - a folder of images with captions or one list beside them;
+            - a folder of images with a text or a JSON file beside each;
+            - a folder of images with one list, or one list per split;
             - a folder of shards or of Parquet files;
-            - a list of addresses or paths as TSV, CSV or Parquet;
+            - a list of addresses or paths as TSV, CSV, JSON lines or Parquet;
             - a shard;
             - JSON of annotations.
+        name: name of a source; several sources add their split to it.
 
     Raises:
-        ParamsError: the kind of the source, or a part of its section, cannot be inferred; the
-            message names the part.
+        ParamsError: the kind of a source, or a part of its section, cannot be inferred; the message
+            names the part.
     """
     try:
         if not path.exists():
-            raise ParamsError(f"{path} is neither there nor a data set of params.yaml")
-        match path.suffix.lower():
-            case _ if path.is_dir():
-                return _folder(path)
-            case ".tar":
-                return _shards([path])
-            case ".parquet":
-                return _parquet([path])
-            case ".json":
-                return _json(path)
-            case ".tsv" | ".csv" as suffix:
-                return _text(path, suffix.removeprefix("."))
+            raise ParamsError(f"{path} does not exist, and is not a dataset of params.yaml")
+        if not path.is_dir():
+            return {name: _file(path, _split_of(path))}
+        lists = _lists(path)
+        if not lists:
+            return {name: _folder(path)}
+        splits = {f"{name}_{split}" if len(lists) > 1 else name: split for split in lists}
+        return {source: _file(lists[split], split) for source, split in splits.items()}
     except OSError as error:
-        raise ParamsError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise ParamsError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _file(path: Path, split: str) -> Section:
+    match path.suffix.lower():
+        case ".tar":
+            return _shards({split: [path]})
+        case ".parquet":
+            return _parquet({split: [path]})
+        case ".json":
+            return _json(path, split)
+        case ".jsonl":
+            with path.open("rb") as file:
+                return _list([str(path)], "jsonl", None, list(_object(file.readline())), split)
+        case ".tsv" | ".csv" | ".txt":
+            return _text(path, split)
     raise ParamsError(
-        f"{path}: what it holds cannot be told by {path.suffix or 'a name without suffix'}; {HELP}"
+        f"cannot infer the format of {path} from its extension; set `kind` and `format`: {HELP}"
     )
 
 
 def _folder(path: Path) -> Section:
-    for suffix, derived in ((".tar", _shards), (".parquet", _parquet)):
-        files = sorted(path.glob(f"*{suffix}")) or sorted(path.glob(f"*/*{suffix}"))
-        if files and not any(f.with_suffix(".tar").exists() for f in files if suffix != ".tar"):
-            return derived(files)
-    flat = any(is_image_name(file.name) for file in path.iterdir())
-    inside = (file for file in path.glob("*/**/*") if is_image_name(file.name))
-    nested = list(islice(inside, _SAMPLE_SIZE))
-    if not flat and not nested:
-        raise ParamsError(f"{path} holds neither pictures, shards (.tar) nor .parquet; {HELP}")
-    lists = [file for file in path.iterdir() if file.suffix in (".csv", ".tsv", ".json")]
-    if len(lists) == 1 and next(path.glob("**/*.txt"), None) is None:
-        return derive(lists[0])
-    is_split = not flat and all(_SPLITS.match(file.relative_to(path).parts[0]) for file in nested)
+    if files := _files(path, ".tar"):
+        return _shards(_by_split(files, path))
+    if files := _files(path, ".parquet"):
+        return _parquet(_by_split(files, path))
+    images = _images(path)
+    if not images:
+        raise ParamsError(f"{path} has no images, shards (.tar) or Parquet files; {HELP}")
+    folders = [image.relative_to(path).parts[0] for image in images if image.parent != path]
+    is_split = len(folders) == len(images) and all(map(_SPLIT.match, folders))
     return {"kind": "folder", "path": str(path), "split": None if is_split else "train"}
 
 
-def _by_split(files: Iterable[Path]) -> dict[str, list[str]]:
-    """Group files by the split that their name, or the name of their folder, begins with."""
-    by_split: dict[str, list[str]] = {}
+def _images(path: Path) -> list[Path]:
+    """Return the first images of a folder and of its sub-folders."""
+    flat, nested = (
+        list(islice((file for file in files if is_image_name(file.name)), _SAMPLE_SIZE))
+        for files in (path.iterdir(), path.glob("*/**/*"))
+    )
+    return flat + nested
+
+
+def _files(path: Path, suffix: str) -> list[Path]:
+    """Return the files with a suffix in a folder, or else those in its sub-folders.
+
+    The tables that img2dataset writes beside its shards and folders are left out.
+    """
+    for pattern in ("*", "*/*"):
+        files = [file for file in path.glob(pattern) if file.suffix.lower() == suffix]
+        beside = (file.with_suffix(other).exists() for file in files for other in (".tar", ""))
+        if files and (suffix == ".tar" or not any(beside)):
+            return sorted(files)
+    return []
+
+
+def _lists(path: Path) -> dict[str, Path]:
+    """Return the lists of a folder by split, if its images have no texts beside them.
+
+    Raises:
+        ParamsError: the folder has several lists, and no name tells which to read.
+    """
+    if _files(path, ".tar") or _files(path, ".parquet"):
+        return {}
+    if any(text_beside(image).is_file() for image in _images(path)):
+        return {}
+    found = sorted(filter(_is_list, path.iterdir()))
+    usual = [file for file in found if _USUAL_LISTS.match(file.name.lower())]
+    if not found:
+        usual = sorted(file for file in path.glob("*/*") if _USUAL_LISTS.match(file.name.lower()))
+        usual = list(filter(_is_list, usual))
+    files = usual or found
+    files = [file for file in files if _SPLIT.search(_label(file, path))] or files
+    lists = {_split_of(file, path): file for file in files}
+    if len(lists) < len(files):
+        names = ", ".join(file.name for file in files[:9])
+        raise ParamsError(f"{path} has several lists ({names}); give the path of one of them")
+    return lists
+
+
+def _is_list(file: Path) -> bool:
+    """Return whether a file may be a list; a .txt file must also have a list's columns."""
+    suffix = file.suffix.lower()
+    if suffix != ".txt" or not file.is_file():
+        return suffix in _LISTS and file.is_file()
+    try:
+        return bool(_text(file, "train"))
+    except ParamsError:
+        return False
+
+
+def _label(file: Path, root: Path | None) -> str:
+    """Return the names that may tell the split: of the file, then of its folder below ``root``."""
+    folder = file.parent.name if root is not None and file.parent != root else ""
+    return f"{file.stem} {folder}".lower()
+
+
+def _split_of(file: Path, root: Path | None = None) -> str:
+    match = _SPLIT.search(_label(file, root))
+    return {"v": "val", "d": "val"}.get(match[1][0], match[1]) if match else "train"
+
+
+def _by_split(files: Iterable[Path], root: Path) -> dict[str, list[Path]]:
+    by_split: dict[str, list[Path]] = {}
     for file in files:
-        match = _SPLITS.match(file.name.lower()) or _SPLITS.match(file.parent.name.lower())
-        split = {"v": "val", "d": "val"}.get(match[1][0], match[1]) if match else "train"
-        by_split.setdefault(split, []).append(str(file))
-    return {split: _pattern(names) for split, names in by_split.items()}
+        by_split.setdefault(_split_of(file, root), []).append(file)
+    return by_split
+
+
+def _patterns(files_by_split: Mapping[str, list[Path]]) -> dict[str, list[str]]:
+    return {split: _pattern(list(map(str, files))) for split, files in files_by_split.items()}
 
 
 def _pattern(names: list[str]) -> list[str]:
@@ -107,98 +190,116 @@ def _pattern(names: list[str]) -> list[str]:
     return [str(pattern)] if is_exact else names
 
 
-def _shards(files: list[Path]) -> Section:
+def _shards(files_by_split: Mapping[str, list[Path]]) -> Section:
+    first = next(iter(files_by_split.values()))[0]
     suffixes: dict[str, bytes] = {}
-    for item in islice(members(files[0], webdataset.limit), _SAMPLE_SIZE):
+    for item in islice(members(first, webdataset.limit), _SAMPLE_SIZE):
         if isinstance(item, Member):
             suffixes.setdefault(webdataset.split_name(item.name)[1], item.data)
-    caption = "txt" if "txt" in suffixes else _field(suffixes.get("json", b""))
+    caption = "txt" if "txt" in suffixes else _caption_field(suffixes.get("json", b""))
     if caption is None:
         raise ParamsError(
-            f"{files[0]}: no sample of its first ones has a .txt, or a .json with a caption; {HELP}"
+            f"{first} has no captions: its first samples have no .txt, and no .json with a field "
+            f"such as caption or text; {HELP}"
         )
-    return {"kind": "webdataset", "files": _by_split(files), "caption": caption}
+    return {"kind": "webdataset", "files": _patterns(files_by_split), "caption": caption}
 
 
-def _field(text: bytes) -> str | None:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    fields = values.items() if isinstance(values, dict) else ()
-    texts = (name for name, value in fields if isinstance(value, str))
+def _caption_field(text: bytes) -> str | None:
+    texts = (name for name, value in _object(text).items() if isinstance(value, str))
     return next((f"json.{name}" for name in texts if _CAPTION.search(name)), None)
 
 
-def _parquet(files: list[Path]) -> Section:
+def _object(text: bytes) -> dict[str, Any]:
+    """Return a JSON object; empty if the text holds none."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _parquet(files_by_split: Mapping[str, list[Path]]) -> Section:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    files = list(chain.from_iterable(files_by_split.values()))
     try:
         schema = pq.read_schema(files[0])
     except (pa.ArrowException, OSError):
-        raise ParamsError(f"{files[0]} is no Parquet file that can be read") from None
-    texts, pictures = (
+        raise ParamsError(f"{files[0]} is not a readable Parquet file") from None
+    texts, images = (
         [field.name for field in schema if of_type.fullmatch(str(field.type))]
-        for of_type in (_OF_TEXT, _OF_PICTURES)
+        for of_type in (_OF_TEXT, _OF_IMAGES)
     )
-    if not pictures:
-        return _list([str(file) for file in files], "parquet", None, texts)
+    if not images:
+        return _list(list(map(str, files)), "parquet", None, texts, "train")
     captions = [name for name in texts if _CAPTION.search(name)]
     if not captions:
         raise ParamsError(
-            f"{files[0]}: none of its columns is a caption by its name: "
+            f"{files[0]} has no column whose name suggests captions; its columns are "
             f"{_names(schema.names)}; {HELP}"
         )
-    files_by_split = _by_split(files)
     return {
-        "kind": "parquet", "files": files_by_split, "image": pictures[0], "captions": captions[:1]
+        "kind": "parquet", "files": _patterns(files_by_split), "image": images[0],
+        "captions": captions[:1],
     }  # fmt: skip
 
 
-def _text(path: Path, form: str) -> Section:
+def _text(path: Path, split: str) -> Section:
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         start = [line.rstrip("\r\n") for line in islice(file, _SAMPLE_SIZE)]
+    suffix = path.suffix.lower().removeprefix(".")
+    form = {"txt": "tsv" if "\t" in "".join(start[:1]) else "csv"}.get(suffix, suffix)
     rows = [line.split("\t") for line in start] if form == "tsv" else list(csv.reader(start))
     if not rows or len(rows[0]) < 2:
-        raise ParamsError(f"{path} has no two columns, of addresses and captions; {HELP}")
+        raise ParamsError(f"{path} must have columns for images and captions; {HELP}")
     row = rows[0]
     column = next((i for i, x in enumerate(row) if _ADDRESS.match(x) or is_image_name(x)), None)
     if column is None:
-        return _list([str(path)], form, None, row)
+        return _list([str(path)], form, None, row, split)
     # The file has no header line.
     names = {int(column == 0): "caption", column: "url" if _ADDRESS.match(row[column]) else "image"}
     header = [names.get(i, f"column{i + 1}") for i in range(len(row))]
-    return _list([str(path)], form, header, header)
+    return _list([str(path)], form, header, header, split)
 
 
-def _list(files: list[str], form: str, header: list[str] | None, columns: list[str]) -> Section:
+def _rows(path: Path, form: str, header: list[str] | None, columns: list[str]) -> Iterator[Any]:
+    return islice(tables.read(path, form, header, columns), _SAMPLE_SIZE)
+
+
+def _list(
+    files: list[str], form: str, header: list[str] | None, columns: list[str], split: str
+) -> Section:
     first_file = Path(files[0])
-    rows = islice(tables.read(first_file, form, header, columns), _SAMPLE_SIZE)
     texts = {name: list[str]() for name in columns}
-    for name, value in chain.from_iterable(row.values.items() for row in rows if type(row) is Row):
-        texts[name] += [value] if isinstance(value, str) else []
+    for row in _rows(first_file, form, header, columns):
+        for name, value in row.values.items() if type(row) is Row else ():
+            texts[name] += [value] if isinstance(value, str) else []
     url = next((name for name in columns if any(map(_ADDRESS.match, texts[name]))), None)
     url = url or next(filter(_URL.search, columns), None)
-    image = url or next((name for name in columns if any(map(is_image_name, texts[name]))), None)
-    caption = next((name for name in columns if _CAPTION.search(name) and name != image), None)
-    if image is None or caption is None:
-        missing = "captions" if image else "addresses or paths of pictures"
+    of_images = (name for name in columns if name != url and any(map(is_image_name, texts[name])))
+    image = next(of_images, None)
+    root = _root_of(first_file, texts[image]) if image else None
+    if url and root:  # The images were downloaded already.
+        url = None
+    caption = next((x for x in columns if _CAPTION.search(x) and x not in (image, url)), None)
+    if (url or image) is None or caption is None:
+        missing = "captions" if url or image else "image paths or URLs"
         raise ParamsError(
-            f"{first_file}: which column holds the {missing} cannot be told; its columns are "
+            f"{first_file} has no column that looks like {missing}; its columns are "
             f"{_names(columns)}; {HELP}"
         )
     table = {"files": _pattern(files), "format": form, **({"header": header} if header else {})}
     if url:
         return {
-            "kind": "urls", **table, "url": url, "caption": caption, "split": "train",
+            "kind": "urls", **table, "url": url, "caption": caption, "split": split,
             "download": DOWNLOAD,
         }  # fmt: skip
-    folders = [os.path.dirname(name) for name in texts[image] if os.path.isabs(name)]
+    assert image is not None
     return {
-        "kind": "table", **table,
-        "images": os.path.commonpath(folders) if folders else _root(first_file, texts[image]),
-        "image": image, "caption": caption, **({"split": None} if "split" in columns else {}),
+        "kind": "table", **table, "images": root or _root(first_file, texts[image]),
+        "image": image, "caption": caption, "split": None if "split" in columns else split,
     }  # fmt: skip
 
 
@@ -215,28 +316,41 @@ _FORMATS = {  # formats of annotations, by the fields of a row
 }
 
 
-def _json(path: Path) -> Section:
+def _json(path: Path, split: str) -> Section:
     values = read_json(path)
     images = values.get("images") if isinstance(values, dict) else None
     if isinstance(images, list):
-        rows = [row for row in images if isinstance(row, Mapping) and row.get("sentences")]
-        if not rows:
-            raise ParamsError(f"{path}: its images have no sentences, as Karpathy's do; {HELP}")
-        named = [row.get("split") for row in rows]
-        splits = [split for theirs, split in karpathy.SPLITS.items() if theirs in named]
-        names = [f"{row.get('filepath') or '.'}/{row.get('filename')}" for row in rows[:20]]
-        return {
-            "kind": "karpathy", "file": str(path), "images": _root(path, names),
-            "splits": list(dict.fromkeys(splits)),
-        }  # fmt: skip
-    rows = [row for row in values if isinstance(row, Mapping)] if isinstance(values, list) else []
-    form = next((name for name, has in _FORMATS.items() if rows and has <= set(rows[0])), None)
-    if form is None:
-        raise ParamsError(f"{path}: no format of annotations is known by what it holds; {HELP}")
-    names = [f"{name}{'.jpg' * (form == 'entailment')}" for name in map(_first_image, rows[:20])]
+        rows = [row for row in images if isinstance(row, Mapping)]
+        if any(row.get("sentences") for row in rows):
+            return _karpathy(path, rows)
+        form, names = "coco", [str(row.get("file_name")) for row in rows[:20]]
+        if not rows or not isinstance(values.get("annotations"), list):
+            raise ParamsError(
+                f"{path} has neither COCO's annotations nor sentences of its images, as in "
+                f"Karpathy's splits; {HELP}"
+            )
+    else:
+        rows = [row for row in values if isinstance(row, Mapping)] if type(values) is list else []
+        fits = (name for name, fields in _FORMATS.items() if rows and fields <= set(rows[0]))
+        form = next(fits, "")
+        if not form:
+            raise ParamsError(f"{path} has the fields of no known format of annotations; {HELP}")
+        suffix = ".jpg" * (form == "entailment")
+        names = [f"{name}{suffix}" for name in map(_first_image, rows[:20])]
     return {
-        "kind": "annotations", "format": form, "files": _by_split([path]),
+        "kind": "annotations", "format": form, "files": {split: [str(path)]},
         "images": _root(path, names),
+    }  # fmt: skip
+
+
+def _karpathy(path: Path, images: list[Mapping[str, Any]]) -> Section:
+    rows = [row for row in images if row.get("sentences")]
+    named = [row.get("split") for row in rows]
+    splits = [split for theirs, split in karpathy.SPLITS.items() if theirs in named]
+    names = [f"{row.get('filepath') or '.'}/{row.get('filename')}" for row in rows[:20]]
+    return {
+        "kind": "karpathy", "file": str(path), "images": _root(path, names),
+        "splits": list(dict.fromkeys(splits)),
     }  # fmt: skip
 
 
@@ -246,13 +360,26 @@ def _first_image(row: Mapping[str, Any]) -> object:
 
 
 def _root(path: Path, names: list[str]) -> str:
-    """Return the folder that the paths of some images start from."""
+    """Return the folder that the paths of some images in a list start from.
+
+    Raises:
+        ParamsError: no folder near the list has any of them.
+    """
+    root = _root_of(path, names)
+    if root is None:
+        missing = names[0] if names else "any image"
+        raise ParamsError(f"{path}: no folder near it has {missing}; set `images`: {HELP}")
+    return root
+
+
+def _root_of(path: Path, names: list[str]) -> str | None:
+    if folders := [os.path.dirname(name) for name in names if os.path.isabs(name)]:
+        return os.path.commonpath(folders)
     for folder in chain(_around(path.parent), _around(path.parent.parent)):
         # isfile accepts any text as a name.
         if any(os.path.isfile(folder / name) for name in names):
             return str(folder)
-    missing = names[0] if names else "its pictures"
-    raise ParamsError(f"{path}: the folder that {missing} lies in is not beside it; {HELP}")
+    return None
 
 
 def _around(base: Path) -> Iterator[Path]:

@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from PIL import Image
 
 from albef.data import image_decoding
 from albef.data.image_decoding import ImageError, decode
@@ -40,3 +41,22 @@ def test_what_only_looks_like_scans_is_not_counted() -> None:
 def test_segments_of_a_jpeg_are_bounded() -> None:
     with pytest.raises(ImageError, match="it has more than 2000 segments"):
         decode(jpeg(10, before=b"\xff\xfe\x00\x02" * 2001))
+
+
+@pytest.mark.parametrize("form", ["TIFF", "AVIF", "HEIF"])
+def test_formats_of_scanners_and_phones(form: str) -> None:
+    if form == "HEIF":
+        pytest.importorskip("pillow_heif")
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.new("RGB", (64, 48), (250, 0, 0)).save(file, form, exif=exif)
+    image = decode(file.getvalue())
+    red, green, _ = image.getpixel((5, 5))
+    size = (64, 48) if form == "HEIF" else (48, 64)  # HEIC has its own turns beside EXIF
+    assert (image.mode, image.size, red > 200 > 50 > green) == ("RGB", size, True)
+
+
+def test_heic_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_decoding, "_HAS_HEIC", False)
+    with pytest.raises(ImageError, match=r"albef-pipeline\[heic\]"):
+        decode(b"\0\0\0\x20ftypheic" + bytes(64))

@@ -17,7 +17,7 @@ from tests.ingest.sources.reading import write_tar
 
 def read(path: Path, *fields: str) -> Any:
     """Fields of what is derived, or all of it, held against the class of its kind."""
-    section = derive(path)
+    (section,) = derive(path, "s").values()
     validate(RowsConfig, {"sources": {"s": section}}, where="derived")
     return tuple(section[name] for name in fields) if fields else section
 
@@ -137,13 +137,13 @@ def test_json_of_annotations(tmp_path: Path, row: dict[str, Any], form: str) -> 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("no", None, "is neither there nor a data set"),
-        ("a.bin", "", "what it holds cannot be told by .bin"),
-        ("a.json", "[1]", "no format of annotations is known"),
-        ("a.json", '[{"image": "x.jpg", "caption": "one"}]', "the folder that x.jpg lies in"),
-        ("a.csv", "one,two\n", "which column holds the addresses or paths of pictures cannot"),
-        ("a.csv", "url,two\n", "cannot be told; its columns are url, two; name it"),
-        ("a.tar", "", "no sample of its first ones has a .txt"),
+        ("no", None, "does not exist"),
+        ("a.bin", "", "cannot infer the format"),
+        ("a.json", "[1]", "no known format of annotations"),
+        ("a.json", '[{"image": "x.jpg", "caption": "one"}]', "no folder near it has x.jpg"),
+        ("a.csv", "one,two\n", "no column that looks like image paths or URLs"),
+        ("a.csv", "url,two\n", "looks like captions; its columns are url, two"),
+        ("a.tar", "", "has no captions"),
     ],
 )
 def test_what_cannot_be_told_is_said(
@@ -152,6 +152,6 @@ def test_what_cannot_be_told_is_said(
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(ParamsError) as caught:
-        derive(tmp_path / name)
+        derive(tmp_path / name, "s")
     assert message in str(caught.value)
     assert str(tmp_path / name) in str(caught.value)

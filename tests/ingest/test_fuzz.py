@@ -99,7 +99,7 @@ def test_pictures(image: bytes) -> None:
             assert max(decode(made.record.image).size) <= (longest_side or 2**12)
         else:
             assert made.detail
-            assert not made.picture or decode(made.picture)
+            assert not made.thumbnail or decode(made.thumbnail)
 
 
 def shard(**more: Any) -> bytes:
@@ -136,7 +136,7 @@ def test_tables(data: st.DataObject, form: Any, titled: bool) -> None:
         (Path(name) / "0.jpg").write_bytes(PICTURES[0])
         values = {"image": "url", "images": name, "caption": "text", "keep": ["url"]}
         rows = said(lambda: read("table", files=[str(path)], format=form, header=header, **values))
-        said(lambda: derive(path))
+        said(lambda: derive(path, "s"))
     accounted(rows or ())
 
 
@@ -155,7 +155,7 @@ def test_parquet(held: bytes) -> None:
         path.write_bytes(held)
         files = {"train": [str(path)]}
         rows = said(lambda: read("parquet", files=files, image="image", captions=["text"]))
-        said(lambda: derive(path))
+        said(lambda: derive(path, "s"))
     accounted(rows or ())
 
 
@@ -179,4 +179,4 @@ def test_files_of_json(held: bytes, form: str) -> None:
             config = config_of("annotations", format=form, images=name, files=files)
         rows = said(lambda: list(kind_of(config).records(config, 0)))
         accounted(rows or ())
-        said(lambda: derive(file))
+        said(lambda: derive(file, "s"))

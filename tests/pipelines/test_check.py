@@ -14,7 +14,7 @@ from albef.config import ParamsError, read_preset, validate
 from albef.ingest.config import RowsConfig
 from flows.values import compose
 from pipelines import heldout, ingest
-from pipelines.check import check, render, write_preset
+from pipelines.check import Options, check, render
 from pipelines.check import main as run_check
 from pipelines.params import load
 from pipelines.stage import Stage
@@ -38,7 +38,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_it_tells_of_each_row_what_ingest_does(here: Path) -> None:
     params(here, {"rows": bad.folder(here)}, ingest=LIMITS)
     before = contents(here)
-    result = check("toy", len(bad.ROWS) + 1)
+    result = check("toy", Options(len(bad.ROWS) + 1))
     assert contents(here) == before
     stage = Stage("ingest", "toy")
     ingest.run(stage)
@@ -55,28 +55,28 @@ def test_it_tells_of_each_row_what_ingest_does(here: Path) -> None:
 
 
 def test_the_first_rows_of_each_source(here: Path) -> None:
-    result = check("toy", 5)
+    result = check("toy", Options(5))
     rows = {name: source["rows"] for name, source in result["sources"].items()}
     assert rows == {"names": 5, "placed": 5}
     assert "placed (scenes): the first 5 rows" in render(result)
-    assert check("toy.placed", 100)["sources"]["placed"]["rows"] == 18
+    assert check("toy.placed", Options(100))["sources"]["placed"]["rows"] == 18
     bad.folder(here)
-    assert check("in", 1000)["sources"]["in"]["rows"] == len(bad.ROWS)
+    assert check("in", Options(1000))["sources"]["in"]["rows"] == len(bad.ROWS)
 
 
 def test_yield_and_repeated(here: Path) -> None:
     source = pictures(here / "own", {**PHOTOS, "none.jpg": (b"<html>", "none")})
     limits = {"near_distance": 4, "min_yield": 0.5}
     params(here, {"own": source}, ingest=limits, duplicates="drop_near")
-    result = check("toy", 100)
+    result = check("toy", Options(100))
     assert result["repeated"] == {"exact": 1, "near": 1, "dropped": 2, "rule": "drop_near"}
     assert (result["rows"], result["kept"], result["stops"]) == (5, 2, True)
     words = render(result)
-    assert "ingest would stop: 40 % kept, ingest.min_yield is 0.5" in words
+    assert "ingest would fail: 40 % kept, ingest.min_yield is 0.5" in words
     assert "own (annotations): all 5 rows\n  kept 2 (40 %)\n" in words
-    assert "set aside 1 (20 %): no_image\n    first: row 5, none.jpg: " in words
-    assert "1 equal pictures, 1 that look alike; duplicates: drop_near drops 2" in words
-    assert not check("toy", 2)["stops"]
+    assert "rejected 1 (20 %): no_image\n    first: row 5, none.jpg: " in words
+    assert "1 identical images, 1 similar images; `duplicates: drop_near` drops 2" in words
+    assert not check("toy", Options(2))["stops"]
 
 
 def test_what_is_evaluated_on_is_compared_as_far_as_it_is_there(here: Path) -> None:
@@ -85,21 +85,21 @@ def test_what_is_evaluated_on_is_compared_as_far_as_it_is_there(here: Path) -> N
     values["datasets"]["coco"] = {**values["datasets"]["toy"], "sources": {"e": tests}}
     values["ingest"]["heldout"] = ["coco"]
     (here / "params.yaml").write_text(json.dumps(values))
-    result = check("toy", 100)
+    result = check("toy", Options(100))
     assert result["not_compared"] == ["products/heldout/coco.parquet"]
     assert "not compared with products/heldout/coco.parquet" in render(result)
     heldout.run(Stage("heldout", "coco"))
-    result = check("toy", 100)
+    result = check("toy", Options(100))
     assert result["sources"]["own"]["set_aside"]["contamination"]["count"] == 2
     assert not result["not_compared"]
 
 
 def test_a_path_is_told_as_it_would_stand_in_params(here: Path) -> None:
     bad.folder(here)
-    words = render(check("in", 3))
-    _, heading, section = words.partition("To take it, write under datasets in params.yaml:\n")
+    words = render(check("in", Options(3)))
+    _, heading, section = words.partition("To use it, add this to datasets in params.yaml:\n")
     assert heading
-    section = section.removesuffix("or make a preset of it by --write")
+    section = section.removesuffix("or write a preset with --write")
     source = validate(RowsConfig, YAML(typ="safe").load(section)["in"], where="").sources["in"]
     described = {"kind": "folder", "path": "in", "split": "train"}
     assert source.model_dump(exclude={"licences"}) == described
@@ -110,16 +110,16 @@ def test_a_list_named_by_its_path_asks_no_private_address_and_one_of_values_asks
 ) -> None:
     with bad.Pictures() as server:
         source = bad.urls(here, server)
-        result = check("list.csv", 5)
+        result = check("list.csv", Options(5))
         assert not server.asked
         params(here, {"rows": source}, ingest=LIMITS)
-        check("toy", 10)
+        check("toy", Options(10))
         assert server.asked.total() == 10
         ingest.run(Stage("ingest", "toy"))
         assert max(server.asked.values()) == 1
     assert result["sources"]["list"]["set_aside"]["private_address"]["count"] == 5
     assert result["stops"]
-    assert "# user_agent: say who asks and how to reach you\n  list:\n" in render(result)
+    assert "# user_agent: say who downloads, and how to reach you\n  list:\n" in render(result)
 
 
 def test_what_validation_would_refuse_and_which_limits_would_fit(here: Path) -> None:
@@ -130,15 +130,15 @@ def test_what_validation_would_refuse_and_which_limits_would_fit(here: Path) -> 
     limits = {"max_caption_words": 30, "min_image_side": 21, "max_other_scripts": 0.0}
     limits |= {"max_blank_images": 0.0, "max_short_captions": 0.0}
     params(here, sources, validate=limits)
-    result = check("toy", 100)
+    result = check("toy", Options(100))
     fitting = {"max_caption_words": 40, "scripts": ["Latin", "Cyrillic"], "min_image_side": 20}
     assert result["fitting"] == {**fitting, "max_blank_images": 1.0}
     assert (len(result["unmet"]), result["stops"]) == (4, False)
     words = render(result)
-    assert "validation would refuse these records\n  captions are not too long (" in words
+    assert "validation would fail\n  captions are not too long (" in words
     assert "would pass with validate: {max_caption_words: 40, scripts: [Latin, Cyrillic]" in words
     params(here, sources, validate=limits | result["fitting"])
-    assert not check("toy", 100)["unmet"]
+    assert not check("toy", Options(100))["unmet"]
 
 
 def test_a_path_becomes_a_preset(here: Path) -> None:
@@ -149,31 +149,145 @@ def test_a_path_becomes_a_preset(here: Path) -> None:
         (shots / f"{i}.txt").write_text(f"dog {i} on the left")
     for name in ("presets", "behaviour"):
         shutil.copytree(ROOT / name, here / name)
-    assert run_check("shots", write=True) == 0
+    assert run_check("shots", Options(write=True)) == 0
     values = read_preset(here / "presets" / "shots.yaml")
     assert values["datasets"]["shots"]["split_off"] == {"val": 0.1, "test": 0.1}
     assert values["pretrain"]["augment"]["flip"] is False
-    with pytest.raises(ParamsError, match=r"presets/shots.yaml is there already; remove it"):
-        run_check("shots", write=True)
+    with pytest.raises(ParamsError, match=r"presets/shots.yaml exists; .* --name"):
+        run_check("shots", Options(write=True))
     (here / "params.yaml").write_text(compose(here / "presets" / "shots.yaml"))
     assert load(here / "params.yaml").tasks["retrieval"].dataset == "shots"
-    with pytest.raises(ParamsError, match=r"--write: shots.shots stands in"):
-        write_preset(check("shots.shots", 5))
+    with pytest.raises(ParamsError, match=r"--write: shots.shots is a dataset"):
+        check("shots.shots", Options(write=True))
+
+
+NAMES = ["a.png", "b.png", "c.png", "d.png"]
+CAPTIONS = {name: f"a photo of dog {name[0]}" for name in NAMES}
+COCO = {
+    "images": [{"id": i, "file_name": name} for i, name in enumerate(NAMES)],
+    "annotations": [{"image_id": i, "caption": CAPTIONS[name]} for i, name in enumerate(NAMES)],
+}
+
+
+def rows(names: list[str], separator: str = ",") -> str:
+    return "".join(f"{name}{separator}{CAPTIONS[name]}\n" for name in names)
+
+
+LAYOUTS: dict[str, tuple[str, dict[str, str], list[str]]] = {
+    # folder of the images, other files, splits
+    "img2dataset": (
+        "00000",
+        {"00000_stats.json": "{}", "00000.parquet": ""}
+        | {f"00000/{name[0]}.txt": CAPTIONS[name] for name in NAMES}
+        | {f"00000/{name[0]}.json": json.dumps({"caption": CAPTIONS[name]}) for name in NAMES},
+        ["train"],
+    ),
+    "metadata.csv": (".", {"metadata.csv": "file_name,text\n" + rows(NAMES)}, ["train"]),
+    "metadata.jsonl": (
+        "train",
+        {
+            "train/metadata.jsonl": "".join(
+                json.dumps({"file_name": name, "text": CAPTIONS[name]}) + "\n" for name in NAMES
+            )
+        },
+        ["train"],
+    ),
+    "Kaggle": ("Images", {"captions.txt": "image,caption\n" + rows(NAMES)}, ["train"]),
+    "COCO": (
+        "val2017",
+        {"annotations/captions_val2017.json": json.dumps(COCO), "annotations/x.json": "{}"},
+        ["val"],
+    ),
+    "splits": (
+        "images",
+        {
+            "train.csv": "file,caption\n" + rows(NAMES[:3]),
+            "test.csv": "file,caption\n" + rows(NAMES[3:]),
+            "sample_submission.csv": "file,label\n",
+        },
+        ["test", "train"],
+    ),
+    "upper": (
+        ".",
+        {"C.CSV": "file,caption\n" + rows(NAMES), "README.txt": "Dogs, all."},
+        ["train"],
+    ),
+    "TXT": (".", {f"{name[0]}.TXT": CAPTIONS[name] for name in NAMES}, ["train"]),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_common_layouts_are_read_whole(here: Path, layout: str) -> None:
+    images, files, splits = LAYOUTS[layout]
+    for i, name in enumerate(NAMES):
+        path = here / "data" / images / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(toy.noisy(i).image)
+    for name, text in files.items():
+        (here / "data" / name).parent.mkdir(exist_ok=True)
+        (here / "data" / name).write_text(text)
+    result = check("data")
+    assert (result["rows"], result["kept"], result["splits"]) == (4, 4, splits)
+    if "train" in splits:
+        assert set(result["suggested"]["data"]["split_off"]) == {"val", "test"} - set(splits)
+
+
+def test_several_lists_of_one_folder_must_be_named(here: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        (here / "in" / name).write_text("file,caption\n")
+    with pytest.raises(ParamsError, match=r"a.csv, b.csv.*give the path of one"):
+        check("in")
+
+
+def test_names_of_datasets_for_paths(here: Path) -> None:
+    for folder, name in (
+        ("Fotos für Oma", "fotos_fur_oma"), ("Фото", "mine"), ("x" * 90, "x" * 40), ("a-b", "a_b"),
+    ):  # fmt: skip
+        (here / folder).mkdir()
+        (here / folder / "a.png").write_bytes(toy.noisy(0).image)
+        (here / folder / "a.txt").write_text("a photo of a dog")
+        result = check(folder)
+        assert (list(result["suggested"]), result["kept"]) == ([name], 1)
+        assert list(check(folder, Options(name="oma"))["suggested"]) == ["oma"]
+    (here / "presets").mkdir()
+    (here / "presets" / "mine.yaml").touch()
+    with pytest.raises(ParamsError, match=r"presets/mine.yaml exists.* --name"):
+        check("Фото", Options(write=True))
+    with pytest.raises(ParamsError, match="--name 'a b'"):
+        check("Фото", Options(name="a b"))
+
+
+def test_a_preset_fits_all_rows_of_a_small_dataset(here: Path) -> None:
+    folder = here / "many"
+    folder.mkdir()
+    for i in range(205):
+        (folder / f"{i:03}.png").write_bytes(toy.noisy(i).image)
+        (folder / f"{i:03}.txt").write_text(f"a photo of dog {i}")
+    assert check("many")["rows"] == 200
+    assert check("many", Options(write=True))["rows"] == 205
+
+
+def test_a_preset_needs_training_rows(here: Path) -> None:
+    (here / "in" / "test").mkdir()
+    (here / "in" / "test" / "a.png").write_bytes(toy.noisy(0).image)
+    (here / "in" / "test" / "a.txt").write_text("a photo of a dog")
+    with pytest.raises(ParamsError, match="no valid rows of the split train"):
+        run_check("in", Options(write=True))
 
 
 def test_what_there_is_not_is_said(here: Path) -> None:
     (here / "odd.bin").write_bytes(b"odd")
     (here / "empty.csv").write_text("url,caption\n")
     for source, message in (
-        ("tyo", "there is no path tyo, and no tyo in params.yaml; did you mean toy?"),
-        ("toy.place", "data set toy has no source 'place'; did you mean toy.placed?"),
-        ("odd.bin", "odd.bin: what it holds cannot be told by .bin; name it under datasets"),
-        ("empty.csv", "empty.csv has no row"),
+        ("tyo", "tyo does not exist, and params.yaml has no dataset tyo; did you mean toy?"),
+        ("toy.place", "dataset toy has no source 'place'; did you mean toy.placed?"),
+        ("odd.bin", "cannot infer the format of odd.bin"),
+        ("empty.csv", "empty.csv has no rows"),
     ):
         with pytest.raises(ParamsError, match=re.escape(message)):
-            check(source, 5)
-    with pytest.raises(ParamsError, match="--rows 0: at least one row"):
-        check("toy", 0)
+            check(source, Options(5))
+    with pytest.raises(ParamsError, match="--rows 0: must be at least 1"):
+        check("toy", Options(0))
 
 
 def test_exit_codes_and_json(
@@ -190,6 +304,6 @@ def test_exit_codes_and_json(
         assert (caught.value.code or 0) == code
         out, err = capsys.readouterr()
         if kept is None:
-            assert err.startswith("albef data check: there is no path shots/x")
+            assert err.startswith("albef data check: shots/x does not exist")
         else:
             assert json.loads(out)["kept"] == kept

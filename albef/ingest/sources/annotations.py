@@ -1,4 +1,4 @@
-"""Kind ``annotations``: JSON lists of the public datasets, in the format of the original code.
+"""Kind ``annotations``: JSON of the public datasets, in the format of the original code or COCO's.
 
 Rows of the same image have the same image id, even in different splits. Meta contains the file of
 the image as ``path``.
@@ -35,7 +35,7 @@ VG_WEIGHT = 0.5
 class Config(SplitFiles):
     """JSON lists of annotations, and the folder of their images."""
 
-    format: Literal["captions", "vqa", "entailment", "nlvr2", "grounding"]
+    format: Literal["captions", "coco", "vqa", "entailment", "nlvr2", "grounding"]
     """Format of the rows; see docs/how-to/read-annotations.md."""
     files: FilesBySplit
     """JSON lists by split."""
@@ -82,7 +82,7 @@ def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
     ids: dict[tuple[str, ...], int] = {}
     parse = _parser(config)
     for split, files in config.files.items():
-        results = (attempt(row, parse) for row in _rows(files))
+        results = (attempt(row, parse) for row in _rows(files, config.format))
         for number, entry in enumerate(_joined(results) if config.joined else results):
             if isinstance(entry, Rejection):
                 yield entry
@@ -99,9 +99,32 @@ def _record(
     return Record(key, image, parsed.captions, image_id, split, "annotations", meta, tuple(more))
 
 
-def _rows(files: list[str]) -> Iterator[Row]:
+def _rows(files: list[str], form: str) -> Iterator[Row]:
     for file in map(Path, files):
-        yield from json_rows(file, read_json(file), "image")
+        values = read_json(file)
+        yield from json_rows(file, _coco(file, values) if form == "coco" else values, "image")
+
+
+def _coco(file: Path, values: Any) -> list[Any]:
+    """Return a row with all captions of each image of COCO's ``captions_val2017.json``."""
+    images, annotations = (
+        values.get(name) if isinstance(values, Mapping) else None
+        for name in ("images", "annotations")
+    )
+    if not isinstance(images, list) or not isinstance(annotations, list):
+        raise ParamsError(f"{file} must hold lists under 'images' and 'annotations', as COCO's do")
+    captions: dict[str, list[object]] = {}
+    for annotation in annotations:
+        if isinstance(annotation, Mapping):
+            captions.setdefault(str(annotation.get("image_id")), []).append(
+                annotation.get("caption")
+            )
+    return [
+        {"image": image.get("file_name"), "caption": captions.get(str(image.get("id")))}
+        if isinstance(image, Mapping)
+        else image
+        for image in images
+    ]
 
 
 def _joined(rows: Iterator[Parsed | Rejection]) -> Iterator[Parsed | Rejection]:
@@ -120,7 +143,7 @@ def _joined(rows: Iterator[Parsed | Rejection]) -> Iterator[Parsed | Rejection]:
 def _parser(config: Config) -> Callable[[Row], Parsed]:
     """Return the function that parses a row of the format."""
     match config.format:
-        case "captions":
+        case "captions" | "coco":
             return lambda row: Parsed(row, (row.text("image"),), row.texts("caption"), {})
         case "vqa":
             return _vqa

@@ -2,7 +2,7 @@
 
 Each line of the ``.txt`` file is a caption. Records are in the order of their paths. A file is an
 image if it has an image suffix, or a ``.txt`` file of the same name. A ``.txt`` file without an
-image becomes a rejected row. Other files are ignored.
+image becomes a rejected row. Other files, such as img2dataset's ``.json``, are ignored.
 """
 
 import os
@@ -28,6 +28,7 @@ from albef.ingest.sources.rows import (
 )
 
 _SPLIT = re.compile(r"[a-z0-9_]+")
+_BESIDE = (".txt", ".json")  # captions, and img2dataset's facts of an image
 
 
 class Config(OneSplit):
@@ -66,20 +67,26 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower().removeprefix(".") in IMAGE_SUFFIXES
 
 
+def text_beside(image: Path) -> Path:
+    """Return the path of an image's captions: the ``.txt`` or ``.TXT`` file of the same name."""
+    text, upper = image.with_suffix(".txt"), image.with_suffix(".TXT")
+    return upper if upper.is_file() and not text.is_file() else text
+
+
 def _rows(root: Path) -> Iterator[tuple[Path, bool]]:
     """Yield images, with True, and after those of each folder texts without one, with False."""
     for folder, folders, files in os.walk(root, onerror=_unreadable):
         folders.sort()
-        names = set(files)
+        texts = {stem for stem, suffix in map(os.path.splitext, files) if suffix.lower() == ".txt"}
         stems: dict[str, list[str]] = {}
         for name in sorted(files):
             stem, suffix = os.path.splitext(name)
-            if is_image_name(name) or (suffix != ".txt" and f"{stem}.txt" in names):
+            if is_image_name(name) or (suffix.lower() not in _BESIDE and stem in texts):
                 stems.setdefault(stem, []).append(name)
         for name in chain.from_iterable(stems.values()):
             yield Path(folder, name), True
         for name in sorted(files):
-            if name.endswith(".txt") and name[:-4] not in stems:
+            if name.lower().endswith(".txt") and name[:-4] not in stems:
                 yield Path(folder, name), False
 
 
@@ -87,7 +94,7 @@ def _record(row: Row, config: Config, path: Path, resolved: Path, number: int) -
     if not row.values:
         raise RowError(Reason.MISSING_FILE, "no image has the name of this text file")
     split = config.split or _split(row.key)
-    caption = path.with_suffix(".txt")
+    caption = text_beside(path)
     if not caption.is_file():
         raise RowError(Reason.NO_CAPTION, f"{caption.name} is missing")
     lines = _read(caption, resolved, MAX_TEXT_BYTES)

@@ -1,8 +1,9 @@
-"""Rows of TSV, CSV and Parquet files, streamed; a row that cannot be read becomes a rejection."""
+"""Rows of TSV, CSV, JSON lines and Parquet files, streamed; unreadable rows are rejected."""
 
 import csv
+import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal, Self
@@ -27,8 +28,9 @@ class Tables(OneSplit):
 
     files: Files
     """Tables, as paths or patterns."""
-    format: Literal["tsv", "csv", "parquet"]
-    """Format of the tables: TSV without quotes, CSV as in RFC 4180, or Parquet."""
+    format: Literal["tsv", "csv", "jsonl", "parquet"]
+    """Format of the tables: TSV without quotes, CSV as in RFC 4180, JSON lines (an object per
+    line), or Parquet."""
     header: list[str] | None = None
     """Names of the columns if the file has no header line, as in CC3M; otherwise null."""
     caption: str
@@ -38,7 +40,7 @@ class Tables(OneSplit):
 
     @model_validator(mode="after")
     def _check_header(self) -> Self:
-        if self.header is not None and self.format == "parquet":
+        if self.header is not None and self.format in ("jsonl", "parquet"):
             raise ValueError("header requires format: tsv or csv; remove it")
         return self
 
@@ -64,7 +66,7 @@ def read(
 
     Args:
         file: path of the file.
-        form: ``tsv`` (no quotes), ``csv`` (as in RFC 4180) or ``parquet``.
+        form: ``tsv`` (no quotes), ``csv`` (as in RFC 4180), ``jsonl`` or ``parquet``.
         header: names of all columns if a text file has no header line.
         columns: names of the columns to read.
         batch: most Parquet rows that are read together.
@@ -100,6 +102,9 @@ def _text(
     if start[:2] in _UTF16:
         raise ParamsError(f"{file} is UTF-16; save it as UTF-8")
     opened.seek(3 if start == b"\xef\xbb\xbf" else 0)
+    if form == "jsonl":
+        yield from _objects(file, _lines(opened), columns)
+        return
     rows = _split(_lines(opened), form)
     if header is None:
         _, names = next(rows, (0, []))
@@ -135,6 +140,21 @@ def _lines(opened: IO[bytes]) -> Iterator[Line]:
                 yield number, raw.decode()
             except UnicodeDecodeError as error:
                 yield number, _malformed(f"the row is not UTF-8 (byte {error.start})")
+
+
+def _objects(
+    file: Path, lines: Iterator[Line], columns: Sequence[str]
+) -> Iterator[Row | Rejection]:
+    for line, text in lines:
+        try:
+            values = json.loads(text) if isinstance(text, str) else text
+        except (ValueError, RecursionError):
+            values = None
+        if isinstance(values, Mapping):
+            yield Row(file, line, {column: values.get(column) for column in columns})
+        else:
+            problem = values if isinstance(values, RowError) else _malformed("not a JSON object")
+            yield Row(file, line, {}).rejection(problem)
 
 
 def _split(lines: Iterator[Line], form: str) -> Iterator[tuple[int, list[str] | RowError]]:
