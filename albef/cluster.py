@@ -1,8 +1,8 @@
 """Work on a Ray cluster (``runtime.engine: ray``) instead of local processes.
 
-If the engine is local, neither this module nor Ray is imported. The driving process does all
-reading and writing. Tasks receive and return values, so nodes need the packages but no folder of
-the driver; its code is sent to them. If a node dies, its tasks run again on another node.
+If the engine is local, neither this module nor Ray is imported. Only the driver reads and writes
+files; tasks receive and return values. Nodes need the packages, and receive the driver's code. If a
+node dies, its tasks run again on another node.
 """
 
 import contextlib
@@ -24,10 +24,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
-_AHEAD = 3
-"""Number of tasks that wait for each processor."""
-_RETRIES = 3
-"""Number of retries of a task whose process or node died."""
+_AHEAD = 3  # tasks that wait for each processor
+_RETRIES = 3  # of a task whose process or node died
 _CONNECT_S = 10.0
 _PACKAGE = Path(__file__).parent
 _PACKAGES = (
@@ -41,7 +39,7 @@ def connect() -> None:
     """Connect to the cluster of this machine, whose head ``RAY_ADDRESS`` names.
 
     Raises:
-        ConnectionError: no cluster answers at that address.
+        ConnectionError: no cluster responds at that address.
     """
     if ray.is_initialized():
         return
@@ -52,8 +50,8 @@ def connect() -> None:
         ray.init(address, runtime_env={"py_modules": [str(_PACKAGE)]}, log_to_driver=False)
     except (ValueError, OSError) as error:  # Ray itself would retry for a long time.
         raise ConnectionError(
-            f"the engine is ray, and no cluster answers at RAY_ADDRESS {address!r} ({error}): set "
-            "it to HOST:PORT of the head, as `ray start --head` prints it"
+            f"no Ray cluster responds at RAY_ADDRESS {address!r} ({error}). Set it to HOST:PORT of "
+            "the head, as `ray start --head` prints it, or set runtime.engine: local"
         ) from None
 
 
@@ -64,7 +62,7 @@ class RayExecutor(Executor):
         gpu: whether each task gets a separate GPU.
 
     Raises:
-        ConnectionError: no cluster answers.
+        ConnectionError: no cluster responds.
     """
 
     def __init__(self, gpu: bool = False) -> None:
@@ -73,8 +71,8 @@ class RayExecutor(Executor):
         self._run = ray.remote(**options)(_run)
         self._resource = "GPU" if gpu else "CPU"
 
-    def submit(self, make: Callable[..., Result], /, *args: Any, **kwargs: Any) -> "Future[Result]":
-        """Submit a call. Its result is ``BrokenExecutor`` if each process that tried it died."""
+    def submit(self, call: Callable[..., Result], /, *args: Any, **kwargs: Any) -> "Future[Result]":
+        """Submit a call; it raises ``BrokenExecutor`` if each process that tried it died."""
         future: Future[Result] = Future()
 
         def end(task_future: "Future[Result]") -> None:
@@ -84,13 +82,13 @@ class RayExecutor(Executor):
             elif isinstance(error, WorkerCrashedError):
                 future.set_exception(BrokenExecutor(str(error)))
             elif isinstance(error, RayError):
-                future.set_exception(ConnectionError(f"a task was lost with its node: {error}"))
+                future.set_exception(ConnectionError(f"a Ray task was lost with its node: {error}"))
             elif error is not None:
                 future.set_exception(error)
             else:
                 future.set_result(task_future.result())
 
-        task = self._run.remote(_versions(), functools.partial(make, **kwargs), *args)
+        task = self._run.remote(_versions(), functools.partial(call, **kwargs), *args)
         task.future().add_done_callback(end)
         return future
 
@@ -99,14 +97,14 @@ class RayExecutor(Executor):
         return max(1, int(ray.cluster_resources().get(self._resource, 1)))
 
 
-def mapped(
-    make: Callable[[Part], Result], parts: Iterable[Part], gpu: bool = False
+def map_on_cluster(
+    call: Callable[[Part], Result], parts: Iterable[Part], gpu: bool = False
 ) -> Iterator[Result]:
-    """Yield ``make`` of each part in order, with enough parts ahead to keep the cluster busy."""
+    """Yield ``call`` of each part in order, with enough parts ahead to keep the cluster busy."""
     waiting: deque[Future[Result]] = deque()
     with RayExecutor(gpu) as executor:
         for part in parts:
-            waiting.append(executor.submit(make, part))
+            waiting.append(executor.submit(call, part))
             if len(waiting) > _AHEAD * executor.processes():
                 yield waiting.popleft().result()
         while waiting:
@@ -119,37 +117,30 @@ def on_each_node(cls: type, *args: object, at_once: int) -> list[Any]:
     If a node dies, its actor restarts on another one, and pending calls are repeated.
 
     Raises:
-        ConnectionError: no cluster answers.
+        ConnectionError: no cluster responds.
     """
     connect()
     options = {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": at_once}
+    actor = ray.remote(num_cpus=0, **options)(cls)
     nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
-    return [
-        ray.remote(cls)
-        .options(
-            num_cpus=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
-            **options,
-        )
-        .remote(*args)
-        for node in nodes
-    ]
+    strategies = (NodeAffinitySchedulingStrategy(node, soft=True) for node in nodes)
+    return [actor.options(scheduling_strategy=each).remote(*args) for each in strategies]
 
 
-def _run(versions: tuple[tuple[str, str], ...], make: Callable[..., Result], *args: Any) -> Result:
+def _run(versions: tuple[tuple[str, str], ...], call: Callable[..., Result], *args: Any) -> Result:
     """Run a task on a node after checking that the node has the driver's versions."""
     if differing := sorted(set(versions) - set(_versions())):
-        mismatches = ", ".join(map(" ".join, differing))
-        raise ValueError(f"node {platform.node()} has not the versions of the driver: {mismatches}")
-    return make(*args)
+        required = ", ".join(map(" ".join, differing))
+        raise ValueError(
+            f"node {platform.node()} differs from the driver, which has {required}; install the "
+            "same packages on all nodes"
+        )
+    return call(*args)
 
 
 @functools.cache
 def _versions() -> tuple[tuple[str, str], ...]:
-    """Return the versions of :data:`_PACKAGES` and a digest of the code.
-
-    The digest replaces a version, because a node may have a different clone.
-    """
+    """Return the versions of :data:`_PACKAGES` and a digest of the code."""
     code = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*.py")):
         code.update(path.relative_to(_PACKAGE).as_posix().encode() + path.read_bytes())

@@ -21,13 +21,13 @@ import albef.ingest
 from albef.data.rejection import Reason, Rejection
 from albef.data.shards import ShardError
 from albef.data.store import Store
+from albef.ingest import shard_writer
 from albef.ingest.blocks import Batch, Blocks
 from albef.ingest.config import IngestConfig, RowsConfig
 from albef.ingest.duplicates import compare, read_heldout
 from albef.ingest.pool import NumberedRow, portions, prepare_rows
 from albef.ingest.prepare import Prepared, Rules
 from albef.ingest.quarantine import write_quarantine
-from albef.ingest.shard_writer import ShardWriter
 from albef.ingest.sources import read_rows
 from albef.io import file_digest
 from albef.run_record import code_digest
@@ -121,19 +121,22 @@ def _write_shards(
     folder: Path, blocks: Blocks, dropped: Container[int], config: RowsConfig, stage: Stage
 ) -> dict[str, Any]:
     """Write the shards of all kept rows, and their index; return the contents of dataset.json."""
-    store = Store(config.store) if config.store else None
-    with ShardWriter(folder, stage.key, config.shard_mb, store) as writer:
-        for record in blocks.records(dropped):
-            writer.add(record)
-        sources: list[dict[str, Any]] = []
-        licences: list[Mapping[str, str]] = []
-        for name, source in config.sources.items():
-            values = source.model_dump(mode="json", exclude={"licences"})
-            inputs = {key: file_digest(path) for key, path in source.inputs().items()}
-            sources.append({"name": name, **values, "seed": stage.data_seed, "inputs": inputs})
-            licences += source.terms()
-        distinct = [term for i, term in enumerate(licences) if term not in licences[:i]]
-        return writer.finish(distinct, sources)
+    sources: list[dict[str, Any]] = []
+    licences: list[Mapping[str, str]] = []
+    for name, source in config.sources.items():
+        values = source.model_dump(mode="json", exclude={"licences"})
+        inputs = {key: file_digest(path) for key, path in source.inputs().items()}
+        sources.append({"name": name, **values, "seed": stage.data_seed, "inputs": inputs})
+        licences += source.terms()
+    return shard_writer.write(
+        folder,
+        stage.key,
+        blocks.records(dropped),
+        shard_mb=config.shard_mb,
+        licences=[term for i, term in enumerate(licences) if term not in licences[:i]],
+        sources=sources,
+        store=Store(config.store) if config.store else None,
+    )
 
 
 def _rows_of_cut_shards(quarantine: Path) -> int:

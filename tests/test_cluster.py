@@ -200,7 +200,7 @@ def test_a_row_that_ends_its_process_is_set_aside(nodes: Cluster) -> None:
         made = list(prepare_rows(rows, rules(), 1, engine))
         (refused,) = (row for row in made if isinstance(row, Rejection))
         assert (refused.line, refused.reason) == (21, Reason.UNDECODABLE)
-        assert "ended the process" in refused.detail
+        assert "crashed its process" in refused.detail
         assert [row for row in made if row is not refused] == of_others
 
 
@@ -218,7 +218,7 @@ def test_features_are_those_of_one_machine(
 
 def test_no_cluster_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     ray.shutdown()
-    message = r"no cluster answers at RAY_ADDRESS .* as `ray start"
+    message = r"no Ray cluster responds at RAY_ADDRESS .* as `ray start"
     for address in ("", "127.0.0.1:1", "ray://nowhere.invalid:1"):
         monkeypatch.setenv("RAY_ADDRESS", address)
         with pytest.raises(ConnectionError, match=message):
@@ -228,5 +228,5 @@ def test_no_cluster_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_node_with_other_packages_or_code_is_refused() -> None:
     assert cluster._run(cluster._versions(), len, "abc") == 3
     for package in ("numpy", "albef"):
-        with pytest.raises(ValueError, match=f"has not the versions of the driver: {package} 0"):
+        with pytest.raises(ValueError, match=f"differs from the driver, which has {package} 0"):
             cluster._run(((package, "0"),), len, "abc")

@@ -1,9 +1,9 @@
 """Prepared rows on disk, between sources and shards, in blocks that are complete or absent.
 
-A block is an Arrow file ``rows-N`` with everything known about its rows except their images. The
-images are in files ``images-N``. Both are memory-mapped. A folder keeps the blocks of the previous
-ingest and of an interrupted one. If a source yields a row again, the row is taken from these
-blocks, even if its position in the source has changed. Only new rows are prepared.
+A block is an Arrow file ``rows-N`` with everything known about its rows except their images, which
+are in files ``images-N``. A folder keeps the blocks of the previous ingest and of an interrupted
+one. If a source yields a row again, at any position, it is taken from these blocks. Only new rows
+are prepared.
 """
 
 import functools
@@ -26,7 +26,7 @@ from albef.data.record import Record
 from albef.data.rejection import Rejection
 from albef.ingest.cleaning import escape_surrogates
 from albef.ingest.pool import NumberedRow
-from albef.ingest.prepare import Prepared, name_of
+from albef.ingest.prepare import KEY, Prepared, name_of
 from albef.io import atomic
 
 EXAMPLES = 12
@@ -51,15 +51,12 @@ _MAX_OPEN = 64  # files that stay open, the most recently used ones
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Row of a block, without its images.
-
-    Attributes:
-        number: position of the row among all rows, from 0.
-        values: columns of the row by name.
-    """
+    """Row of a block, without its images."""
 
     number: int
+    """Position of the row among all rows, from 0."""
     values: dict[str, Any]
+    """Columns of the row by name."""
 
     def record(self, images: Sequence[bytes]) -> Record:
         """Return the record of the row with these images."""
@@ -71,39 +68,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of a source that become a block, some of which were prepared before.
-
-    Attributes:
-        digests: digests of all rows, in order.
-        is_known: (N,) whether each row was prepared before.
-        known: rows that were prepared before, as :data:`SCHEMA`, with current lines, keys and ids.
-    """
+    """Rows of a source that become a block, some of which were prepared before."""
 
     digests: list[bytes]
+    """Digests of all rows, in order."""
     is_known: NDArray[np.bool_]
+    """(N,) true for a row that was prepared before."""
     known: pa.Table
+    """Rows that were prepared before, as :data:`SCHEMA`, with current lines, keys and ids."""
 
     @property
     def missing(self) -> int:
         """Return the number of rows to be prepared."""
         return int((~self.is_known).sum())
-
-
-@dataclass(frozen=True)
-class Prior:
-    """Rows of earlier ingests, sorted by digest, with the block of each and its position there."""
-
-    digests: NDArray[np.bytes_]
-    blocks: NDArray[np.int64]
-    rows: NDArray[np.int64]
-
-    def find(self, digests: list[bytes]) -> NDArray[np.int64]:
-        """Return the position of each digest among the sorted ones, -1 if it is missing."""
-        if not len(self.digests):
-            return np.full(len(digests), -1)
-        wanted = np.array(digests, "S16")
-        positions = np.searchsorted(self.digests, wanted).clip(max=len(self.digests) - 1)
-        return np.where(self.digests[positions] == wanted, positions, -1)
 
 
 class Blocks:
@@ -142,17 +119,19 @@ class Blocks:
     def batch(self, rows: list[NumberedRow]) -> tuple[Batch, list[NumberedRow]]:
         """Return a batch with the known ones of a source's rows, and the rows to be prepared."""
         digests = [digest_of(row) for _, row in rows]
-        positions = self._prior.find(digests)
-        is_record = np.array([isinstance(row, Record) for _, row in rows], bool)
-        is_known = is_record & (positions >= 0)
-        known = self._gather(positions[is_known])
+        is_known = np.array([isinstance(row, Record) for _, row in rows], bool)
+        earlier, prior = self._prior
+        wanted = np.array(digests, "S16")
+        positions = np.searchsorted(earlier, wanted).clip(max=max(0, len(earlier) - 1))
+        is_known &= earlier[positions] == wanted if len(earlier) else False
+        known = self._gather(prior.take(positions[is_known]))
         current = [rows[i] for i in np.flatnonzero(is_known)]
         new = [rows[i] for i in np.flatnonzero(~is_known)]
         return Batch(digests, is_known, _updated(known, current)), new
 
-    def _gather(self, positions: NDArray[np.int64]) -> pa.Table:
-        """Return the earlier rows at some positions among the sorted ones, in that order."""
-        blocks, rows = self._prior.blocks[positions], self._prior.rows[positions]
+    def _gather(self, prior: pa.Table) -> pa.Table:
+        """Return the rows of earlier blocks that some rows of :data:`_PRIOR` name, in order."""
+        blocks, rows = prior["block"].to_numpy(), prior["row"].to_numpy()
         pieces = [SCHEMA.empty_table()]
         for number in np.unique(blocks):
             block = self._read(self._file("rows", number)).replace_schema_metadata()
@@ -161,11 +140,11 @@ class Blocks:
         return pa.concat_tables(pieces).take(np.argsort(by_block))
 
     @functools.cached_property
-    def _prior(self) -> Prior:
-        """Return the earlier rows under these rules, each digest once.
+    def _prior(self) -> tuple[NDArray[np.bytes_], pa.Table]:
+        """Return the earlier rows under these rules: sorted digests, and :data:`_PRIOR` of each.
 
-        Rows are left out if most images of their file are not needed any more. Such files can then
-        be removed.
+        Rows are left out if most images of their file are not needed any more, so that such files
+        can be removed.
         """
         tables = [_PRIOR.empty_table()]
         for number in self._earlier:
@@ -179,8 +158,7 @@ class Blocks:
         usable = [of["values"] for of in counts if self._is_usable(of["values"], of["counts"])]
         prior = prior.filter(pc.is_in(prior["images"], pa.array(usable, pa.int64())))
         digests, first = np.unique(digests_of(prior["digest"]), return_index=True)
-        prior = prior.take(first)
-        return Prior(digests, prior["block"].to_numpy(), prior["row"].to_numpy())
+        return digests, prior.take(first)
 
     def _is_usable(self, images: int | None, rows: int) -> bool:
         """Return whether a file of images, if any, exists and mostly belongs to ``rows`` rows."""
@@ -257,10 +235,7 @@ def hash_text(text: str) -> int:
 
 
 def digest_of(row: Record | Rejection) -> bytes:
-    """Return the first 16 bytes of the SHA-256 of a row's content.
-
-    The position of the row in its source has no influence.
-    """
+    """Return the first 16 bytes of the SHA-256 of a row's content, wherever the row is."""
     digest = hashlib.sha256()
     if isinstance(row, Rejection):
         fields: tuple[object, ...] = (row.key, row.reason, row.detail)
@@ -268,7 +243,8 @@ def digest_of(row: Record | Rejection) -> bytes:
         for image in row.images:
             digest.update(len(image).to_bytes(8, "big"))
             digest.update(image)
-        fields = (*name_of(row), row.split, row.captions, row.meta)
+        invalid_key = "" if KEY.fullmatch(row.key) else row.key  # It rejects the row.
+        fields = (name_of(row), invalid_key, row.split, row.captions, row.meta)
     digest.update(repr(fields).encode(errors="backslashreplace"))
     return digest.digest()[:16]
 
@@ -277,17 +253,17 @@ def _updated(table: pa.Table, rows: Sequence[NumberedRow]) -> pa.Table:
     """Return known rows with their current line, source, key, split and image id."""
     table = _with_column(table, "line", [line for line, _ in rows])
     table = _with_column(table, "source", [row.source for _, row in rows])
+    is_kept = table["reason"].is_null().to_pylist()
     for name in ("key", "split", "image_id"):  # Rejected rows have none of these.
-        column = pa.array([getattr(row, name) for _, row in rows], SCHEMA.field(name).type)
-        table = _with_column(table, name, pc.if_else(table["reason"].is_null(), column, None))
+        pairs = zip(rows, is_kept, strict=True)
+        values = [getattr(row, name) if kept else None for (_, row), kept in pairs]
+        table = _with_column(table, name, values)
     return table
 
 
-def _with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
-    """Return the table with the column of that name replaced."""
+def _with_column(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
     field = SCHEMA.field(name)
-    column = pa.array(values, field.type) if isinstance(values, list) else values
-    return table.set_column(SCHEMA.get_field_index(name), field, column)
+    return table.set_column(SCHEMA.get_field_index(name), field, pa.array(values, field.type))
 
 
 def _write(path: Path, table: pa.Table) -> None:

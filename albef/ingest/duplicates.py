@@ -1,7 +1,4 @@
-"""Rows that are dropped because of another row: equal keys, repeated images, evaluation images.
-
-Training images are dropped if an evaluation split shows them too.
-"""
+"""Rows that are dropped because of another row: equal keys, repeated images, evaluation images."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -68,8 +65,7 @@ def compare(
     Args:
         blocks: blocks of prepared rows.
         config: settings of the dataset.
-        distance: most bits in which the hashes of images that count as the same differ; None
-            compares only whole files.
+        distance: ``ingest.near_distance``.
         heldout: images that no screened dataset trains on, as :data:`HELDOUT`.
     """
     dropped = {duplicate.row: duplicate for duplicate in repeated_keys(blocks)}
@@ -104,22 +100,18 @@ def repeated_keys(blocks: Blocks) -> Iterator[Duplicate]:
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Fingerprints of all images of the rows that are kept so far, in order; about 45 bytes each.
-
-    Attributes:
-        row, image_id: (N,) number and image id of the row that each image belongs to.
-        digest: (N,) digest of its file.
-        look: (N,) its perceptual hash.
-        train: (N,) whether the row is in the training split.
-        single: (N,) whether it is the only image of the row.
-    """
+    """Fingerprints of all images of the rows that are kept so far, in order; each array is (N,)."""
 
     row: Positions
+    """Number of the row that each image belongs to."""
     image_id: Positions
     digest: NDArray[np.bytes_]
+    """Digest of the image's file."""
     phash: Hashes
     train: Mask
+    """True if the row is in the training split."""
     single: Mask
+    """True if it is the only image of the row."""
 
 
 def read_fingerprints(blocks: Blocks) -> Fingerprints:
@@ -214,10 +206,7 @@ def repeated_images(
 
 
 def _buckets(words: Hashes, below: int = _BITS) -> Iterator[Positions]:
-    """Yield the positions of words in 16 groups, by the four bits below bit ``below``.
-
-    Sorting one group at a time takes little memory.
-    """
+    """Yield the positions of words in 16 groups by four bits, to sort with little memory."""
     upper = (words >> np.uint64(below - 4)).astype(np.uint8) & 15
     for value in range(16):
         yield np.flatnonzero(upper == value)

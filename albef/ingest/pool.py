@@ -26,7 +26,7 @@ def prepare_rows(
     """Yield the result of each row, in order, for any number of processes.
 
     With 0 processes, this process does the work. The engine ``ray`` uses all processors of its
-    cluster. If a decoder ends its process, its row is rejected and the other rows continue.
+    cluster. A row whose image crashes its decoder is rejected.
     """
     if not processes and engine == "local":
         for portion in portions(rows, _ROWS, _BYTES):
@@ -83,9 +83,7 @@ class _Pool:
         try:
             return self.submit([(line, row)]).result()
         except BrokenExecutor:
-            if isinstance(row, Rejection):
-                raise
-            detail = "its decoder ended the process that it ran in"
+            detail = "decoding the image crashed its process"
             return [Rejection(row.source, line, row.key, Reason.UNDECODABLE, detail)]
 
     def close(self) -> None:

@@ -21,7 +21,8 @@ from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest.cleaning import clean_captions, escape_surrogates
 from albef.ingest.config import IngestConfig
 
-_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
+KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
+"""Pattern of a record's key."""
 _MIB = 2**20
 _SIDE, _QUALITY = 160, 80  # pixels of the longer side, and quality, of a thumbnail
 _CROP = 0.7**0.5  # share of a side that leaves 70 % of the area
@@ -29,22 +30,20 @@ _CROP = 0.7**0.5  # share of a side that leaves 70 % of the area
 
 @dataclass(frozen=True)
 class Rules:
-    """Rules that rows must meet: the limits of every dataset, and the size of stored images.
-
-    ``longest_side`` is the longer side of a stored image in pixels; None keeps the original size.
-    """
+    """Rules that rows must meet: the limits of all datasets, and values of the dataset."""
 
     limits: IngestConfig
     longest_side: int | None
+    """Longer side of a stored image in pixels; None keeps the original size."""
     heldout: bool = False
-    """True to compute the fingerprints of an image's mirror image and crops, too."""
+    """Compute fingerprints of the mirrored and cropped image, too."""
     min_scores: Mapping[str, float] = field(default_factory=dict)
-    """Least scores, as in :class:`albef.ingest.config.RowsConfig`."""
+    """Lowest scores, as in :class:`albef.ingest.config.RowsConfig`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Values by which images that show the same are recognized."""
+    """Values by which repeated images are recognized."""
 
     digest: bytes
     """First 16 bytes of the SHA-256 of the image's file in the source."""
@@ -69,7 +68,7 @@ def prepare(line: int, row: Record | Rejection, rules: Rules) -> Prepared | Reje
     """Return a row as it is stored, or its rejection. No content of a row raises an exception."""
     if isinstance(row, Rejection):
         return row
-    name, _ = name_of(row)
+    name = name_of(row)
     try:
         return _prepared(line, name, row, rules)
     except Exception as error:
@@ -78,15 +77,10 @@ def prepare(line: int, row: Record | Rejection, rules: Rules) -> Prepared | Reje
         return Rejection(row.source, line, name, cause.reason, str(cause), small)
 
 
-def name_of(row: Record) -> tuple[str, str]:
-    """Return the name of a row in its source, and its key if the result for the row depends on it.
-
-    The name is the path or address of the row if it has one, else the key. The result depends on
-    the key only if the key is invalid; otherwise "" is returned for it.
-    """
+def name_of(row: Record) -> str:
+    """Return the name of a row in its source: its path or URL if it has one, else its key."""
     names = (row.meta.get(field) for field in ("path", "url"))
-    name = next((name for name in names if isinstance(name, str)), row.key)
-    return name, "" if _KEY.fullmatch(row.key) else row.key
+    return next((name for name in names if isinstance(name, str)), row.key)
 
 
 def thumbnail(image: bytes, limits: IngestConfig) -> bytes:
@@ -103,7 +97,7 @@ def thumbnail(image: bytes, limits: IngestConfig) -> bytes:
 
 
 def _prepared(line: int, name: str, record: Record, rules: Rules) -> Prepared:
-    if not _KEY.fullmatch(record.key):
+    if not KEY.fullmatch(record.key):
         detail = f"key {record.key!r} must be 1 to 80 ASCII letters, digits, - or _"
         raise RowError(Reason.MALFORMED_ROW, detail)
     for score, min_score in rules.min_scores.items() if record.split == "train" else ():

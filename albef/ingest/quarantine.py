@@ -64,7 +64,8 @@ def write_quarantine(
         "distance": [duplicate.distance for duplicate in repeated],
         "dropped": [duplicate.row in dropped for duplicate in repeated],
     }
-    _write(pa.table(groups, GROUPS), folder / "duplicates.parquet")
+    table = pa.table(groups, GROUPS)
+    pq.write_table(table, folder / "duplicates.parquet", compression="zstd")
     rows: Counter[str] = Counter()
     for block in range(len(blocks)):
         of_source = pc.value_counts(blocks.table(block)["source"]).to_pylist()
@@ -106,7 +107,8 @@ def _write_rows(
                 writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
                 batch.clear()
         writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
-    _write(pa.Table.from_pylist(examples, _EXAMPLE), folder / "examples.parquet")
+    table = pa.Table.from_pylist(examples, _EXAMPLE)
+    pq.write_table(table, folder / "examples.parquet", compression="zstd")
     return counts
 
 
@@ -133,7 +135,3 @@ def _describe(row: Row, duplicate: Duplicate, blocks: Blocks, heldout: pa.Table)
         "of_dataset": dataset,
         "distance": duplicate.distance,
     }
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    pq.write_table(table, path, compression="zstd")

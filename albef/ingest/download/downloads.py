@@ -59,7 +59,9 @@ class _Host:
 
 
 class Downloads:
-    """Downloader of the images of a list into a folder, each of them once.
+    """Downloader of the images of a list into a folder, each of them once, as a context manager.
+
+    ``store`` has the outcomes and images.
 
     Args:
         folder: folder of the downloads of this list; one process at a time works in it.
@@ -81,8 +83,8 @@ class Downloads:
         path = self._folder / "lock"
         self._exits.enter_context(lock(path, lambda holder: log.info(text, self._folder, holder)))
         os.utime(self._folder)  # A folder that is not used for long is removed.
-        self._store = DownloadStore(self._folder)
-        self._exits.callback(self._store.close)
+        self.store = DownloadStore(self._folder)
+        self._exits.callback(self.store.close)
         self._client = Client(self._limits)
         self._fetches: list[Callable[[str], Awaitable[Response]]] = [self._client.fetch]
         if self._engine == "ray":
@@ -122,14 +124,6 @@ class Downloads:
         while pending:
             yield self._next(pending)
 
-    def body(self, outcome: Outcome) -> bytes:
-        """Return a downloaded image."""
-        return self._store.body(outcome)
-
-    def remove_unlisted(self) -> None:
-        """Remove the downloads of addresses that were in no chunk."""
-        self._store.remove_unlisted()
-
     def _next(
         self, pending: "deque[tuple[T, Future[dict[str, Outcome]]]]"
     ) -> tuple[T, dict[str, Outcome]]:
@@ -158,7 +152,7 @@ class Downloads:
         await self._loop.shutdown_default_executor()
 
     async def _download(self, addresses: Sequence[str]) -> dict[str, Outcome]:
-        known = self._store.outcomes(addresses)
+        known = self.store.outcomes(addresses)
         missing = [
             self._fetch(url)
             for url in dict.fromkeys(addresses)
@@ -193,7 +187,7 @@ class Downloads:
                         wait = self._wait(response, attempts)
         reason, detail = str(response.reason or ""), response.detail
         outcome = Outcome(url, attempts, limits.max_bytes, reason, detail, response.is_temporary)
-        outcome = self._store.add(outcome, response.body)
+        outcome = self.store.add(outcome, response.body)
         host.rows -= 1
         is_remembered = host.refusal or host.unanswered
         if not host.rows and (not is_remembered or len(self._hosts) > _MAX_REMEMBERED):

@@ -11,7 +11,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from albef.data.rejection import Reason
 from albef.ingest.download.limits import Limits
@@ -84,15 +84,16 @@ class DownloadStore:
                 "images are downloaded again"
             ) from error
 
+    def _execute(self, statement: str, values: tuple[object, ...] = ()) -> list[Any]:
+        with self._errors():
+            return self._database.execute(statement, values).fetchall()
+
     def add(self, outcome: Outcome, body: bytes = b"") -> Outcome:
         """Store an outcome with its image, if there is one; return it with the image's digest."""
         if not outcome.reason:
             outcome = outcome._replace(sha256=hashlib.sha256(body).hexdigest())
-        with self._errors():
-            self._database.execute(
-                "INSERT OR REPLACE INTO downloads VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (*outcome, body),
-            )
+        insert = "INSERT OR REPLACE INTO downloads VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        self._execute(insert, (*outcome, body))
         return outcome
 
     def outcomes(self, addresses: Iterable[str]) -> dict[str, Outcome]:
@@ -102,27 +103,22 @@ class DownloadStore:
             "FROM downloads WHERE address = ?"
         )
         known = {}
-        with self._errors():
-            for address in addresses:
-                self._database.execute("INSERT OR IGNORE INTO listed VALUES (?)", (address,))
-                if row := self._database.execute(select, (address,)).fetchone():
-                    outcome = Outcome(*row)
-                    known[address] = outcome._replace(is_temporary=bool(outcome.is_temporary))
+        for address in addresses:
+            self._execute("INSERT OR IGNORE INTO listed VALUES (?)", (address,))
+            for row in self._execute(select, (address,)):
+                outcome = Outcome(*row)
+                known[address] = outcome._replace(is_temporary=bool(outcome.is_temporary))
         return known
 
     def body(self, outcome: Outcome) -> bytes:
         """Return the image of an address."""
         select = "SELECT body FROM downloads WHERE address = ?"
-        with self._errors():
-            body: bytes = self._database.execute(select, (outcome.address,)).fetchone()[0]
-        return body
+        [[body]] = self._execute(select, (outcome.address,))
+        return bytes(body)
 
     def remove_unlisted(self) -> None:
         """Remove all addresses that were not passed to :meth:`outcomes`."""
-        with self._errors():
-            self._database.execute(
-                "DELETE FROM downloads WHERE address NOT IN (SELECT address FROM listed)"
-            )
+        self._execute("DELETE FROM downloads WHERE address NOT IN (SELECT address FROM listed)")
 
     def close(self) -> None:
         """Close the file."""

@@ -73,11 +73,7 @@ class Parsed(NamedTuple):
 
 
 def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
-    """Yield the records of all splits, in the order of the files.
-
-    Raises:
-        ParamsError: a file cannot be read; the message names it.
-    """
+    """Yield the rows of all splits, in the order of the files."""
     root = Path(config.images)
     ids: dict[tuple[str, ...], int] = {}
     parse = _parser(config)

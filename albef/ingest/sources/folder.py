@@ -43,11 +43,7 @@ class Config(OneSplit):
 
 
 def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
-    """Yield the images of a folder, in the order of their paths.
-
-    Raises:
-        ParamsError: the folder does not exist, or holds no image.
-    """
+    """Yield the images of a folder, in the order of their paths."""
     root = Path(config.path)
     if not root.is_dir():
         raise ParamsError(f"{root} is not a folder")
@@ -97,11 +93,8 @@ def _record(row: Row, config: Config, path: Path, resolved: Path, number: int) -
     caption = text_beside(path)
     if not caption.is_file():
         raise RowError(Reason.NO_CAPTION, f"{caption.name} is missing")
-    lines = _read(caption, resolved, MAX_TEXT_BYTES)
-    try:
-        captions = captions_of([lines.decode("utf-8-sig").split("\n")])
-    except UnicodeDecodeError:
-        raise RowError(Reason.MALFORMED_ROW, f"{caption.name} is not UTF-8") from None
+    lines = _read(caption, resolved, MAX_TEXT_BYTES).decode("utf-8-sig").split("\n")
+    captions = captions_of([lines])
     image = _read(path, resolved, MAX_IMAGE_BYTES)
     meta = {"path": row.key}
     return Record(f"{split}-{number:07d}", image, captions, number, split, "folder", meta)
@@ -116,14 +109,9 @@ def _split(key: str) -> str:
 
 
 def _read(path: Path, resolved: Path, limit: int) -> bytes:
-    try:
-        # Linked folders are not followed, so only the file itself can be a link.
-        if path.is_symlink() and not path.resolve().is_relative_to(resolved):
-            raise RowError(
-                Reason.OUTSIDE_ROOT, f"{path.name} is a link to a file outside the folder"
-            )
-    except RuntimeError as error:  # The links form a circle.
-        raise RowError(Reason.MISSING_FILE, f"{path.name} cannot be read: {error}") from None
+    # Linked folders are not followed, so only the file itself can be a link.
+    if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(resolved):
+        raise RowError(Reason.OUTSIDE_ROOT, f"{path.name} links to a file outside the folder")
     return read_file(path, path.name, limit)
 
 

@@ -37,11 +37,7 @@ class Config(Source):
 
 
 def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
-    """Return the images of the splits, each with all of its captions.
-
-    Raises:
-        ParamsError: the file cannot be read; the message names it.
-    """
+    """Return the images of the splits, each with all of its captions."""
     return (attempt(row, _record, config) for row in _rows(config))
 
 

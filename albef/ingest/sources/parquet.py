@@ -44,11 +44,7 @@ class Config(SplitFiles):
 
 
 def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
-    """Yield the rows of all files, in order.
-
-    Raises:
-        ParamsError: a file cannot be read at all, or lacks a column.
-    """
+    """Yield the rows of all files, in order."""
     number = 0
     columns = list(dict.fromkeys([config.image, *config.captions, *config.keep]))
     for split, file in expand_splits(config.files):

@@ -30,11 +30,7 @@ class Config(Tables):
 
 
 def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
-    """Yield the rows of the tables, in order.
-
-    Raises:
-        ParamsError: a file cannot be read at all, or lacks a column; the message names it.
-    """
+    """Yield the rows of the tables, in order."""
     ids: dict[str, int] = {}
     splits = [] if config.split else [SPLIT]
     for position, row in enumerate(config.rows(config.image, *splits)):

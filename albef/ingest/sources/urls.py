@@ -50,7 +50,6 @@ def records(
         engine: engine that sends the requests.
 
     Raises:
-        ParamsError: a file cannot be read at all; the message names it.
         OSError: a download cannot be stored.
     """
     from albef.ingest.download.downloads import Downloads
@@ -69,10 +68,10 @@ def records(
                     continue
                 meta = {name: to_json(row.values[name]) for name in config.keep}
                 meta |= {"url": url, "sha256": outcome.sha256}
-                key, image = f"{config.split}-{position:08d}", downloads.body(outcome)
+                key, image = f"{config.split}-{position:08d}", downloads.store.body(outcome)
                 yield Record(key, image, captions, position, config.split, "urls", meta)
         if max_rows is None:
-            downloads.remove_unlisted()
+            downloads.store.remove_unlisted()
 
 
 def _chunks(config: Config, max_rows: int | None) -> Iterator[tuple[list[Entry], list[str]]]:

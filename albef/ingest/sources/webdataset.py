@@ -80,11 +80,7 @@ class _Sample:
 
 
 def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
-    """Yield the samples of all shards, in order.
-
-    Raises:
-        ParamsError: a shard does not exist, or it or its table cannot be read at all.
-    """
+    """Yield the samples of all shards, in order."""
     number = 0
     for split, shard in expand_splits(config.files):
         try:
@@ -145,7 +141,9 @@ def _record(row: Row, config: Config, split: str, number: int) -> Record:
     image = sample.image()
     if image is None:
         raise RowError(Reason.MISSING_FILE, "the sample has no image")
-    values = _json(sample.parts["json"]) if "json" in sample.parts else {}
+    values = json.loads(sample.parts.get("json", "{}"))
+    if not isinstance(values, Mapping):
+        raise RowError(Reason.MALFORMED_ROW, "the .json of the sample is not an object")
     selected = values if config.keep is None else {k: values[k] for k in config.keep if k in values}
     meta = {**to_json(selected), "path": f"{row.file.name if row.file else ''}/{sample.name}"}
     captions = captions_of([_caption(config, sample, values)])
@@ -153,22 +151,9 @@ def _record(row: Row, config: Config, split: str, number: int) -> Record:
 
 
 def _caption(config: Config, sample: _Sample, values: Mapping[str, Any]) -> object:
-    if config.caption != "txt":
-        return values.get(config.caption.removeprefix("json."))
-    try:
+    if config.caption == "txt":
         return sample.parts["txt"].decode() if "txt" in sample.parts else None
-    except UnicodeDecodeError:
-        raise RowError(Reason.MALFORMED_ROW, "its .txt is not UTF-8") from None
-
-
-def _json(text: bytes) -> Mapping[str, Any]:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        raise RowError(Reason.MALFORMED_ROW, "its .json is not JSON") from None
-    if not isinstance(values, Mapping):
-        raise RowError(Reason.MALFORMED_ROW, "its .json is not an object")
-    return values
+    return values.get(config.caption.removeprefix("json."))
 
 
 _STATUS = ("url", "status", "error_message")

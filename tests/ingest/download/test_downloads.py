@@ -28,7 +28,7 @@ def download(
         for part, kept in running.chunks(lists):
             for row, address in part:
                 outcomes[row] = outcome = kept[address]
-                ended[row] = outcome.reason or running.body(outcome)
+                ended[row] = outcome.reason or running.store.body(outcome)
     return ended, outcomes
 
 
