@@ -5,6 +5,7 @@ pipelines.NAME [KEY]``. dvc.yaml declares what it reads and writes.
 """
 
 import contextlib
+import errno
 import hashlib
 import importlib
 import json
@@ -360,6 +361,28 @@ def die_with_dvc(context: Context) -> None:
     threading.Thread(target=watch, daemon=True, name="die-with-dvc").start()
 
 
+@contextlib.contextmanager
+def _full_disk_named(stage: Stage) -> Iterator[None]:
+    """Turn an error of a full disk, which no retry helps, into one that names the folders."""
+    try:
+        yield
+    except Exception as error:  # Libraries wrap the system's error in errors of many types.
+        if not any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT)):
+            raise
+        layout = stage.layout.paths
+        folders = {"paths.root": Path(layout.root), "paths.models": Path(layout.models)}
+        folders["runtime.scratch"] = stage.runtime.scratch_root
+        free = (
+            f"{name} ({folder}) has {psutil.disk_usage(str(folder)).free / 2**20:,.0f} MiB"
+            for name, folder in folders.items()
+            if folder.exists()
+        )
+        raise ValueError(
+            f"the disk is full: {', '.join(free)} free. Free space, or set one of them to a folder "
+            "on another disk"
+        ) from error
+
+
 def main(
     run: Callable[[Stage], None], launch: Callable[[Stage], bool] = lambda stage: False
 ) -> None:
@@ -381,7 +404,8 @@ def main(
         stage.record_code()
         if launch(stage):
             return  # The first of its processes writes the record.
-        run(stage)
+        with _full_disk_named(stage):
+            run(stage)
     except (ValueError, OSError, KeyboardInterrupt) as error:
         if context.debug:
             raise

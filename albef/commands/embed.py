@@ -108,6 +108,8 @@ def main(
     model = as_matching(_load(weights, device), str(weights))
     compute: Compute = partial(map, partial(_embed, lambda: model))
     if engine == "ray":
+        from albef.cluster import map_on_cluster  # Only this engine needs Ray.
+
         load = partial(_load_once, weights.resolve(), device)
         compute = partial(map_on_cluster, partial(_embed, load), gpu=device not in ("auto", "cpu"))
     with atomic(out) as part:

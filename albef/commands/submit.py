@@ -93,7 +93,9 @@ def check_submission(text: str, question_ids: Iterable[QuestionId]) -> list[str]
         counts = Counter(entry.question_id for entry in _ENTRIES.validate_json(text))
     except ValidationError as error:
         first = error.errors()[0]
-        return [f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")]
+        is_blank = first["type"] == "string_pattern_mismatch"
+        message = "must not be blank" if is_blank else first["msg"]
+        return [f"{'.'.join(map(str, first['loc']))}: {message}".removeprefix(": ")]
     unique = dict.fromkeys(question_ids)
     problems = (
         ("more than one answer to", [n for n, times in counts.items() if times > 1], "keep one"),

@@ -66,13 +66,13 @@ def opened(image: bytes, key: str = "", max_pixels: int = MAX_PIXELS) -> Iterato
             pixels or scans. Decoder errors within the ``with`` block raise it too.
     """
     name = f"the image of {key or '?'}"
+    most = f"at most {max_pixels / 2**20:g} megapixels are decoded"
     try:
         scans = _scans(image)
         with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
             size, pixels = f"{picture.width} x {picture.height}", picture.width * picture.height
             if pixels > max_pixels:  # The header is checked before anything is unpacked.
-                detail = f"{name} has {size} pixels; at most {max_pixels} are decoded"
-                raise ImageError(detail, Reason.TOO_MANY_PIXELS)
+                raise ImageError(f"{name} has {size} pixels; {most}", Reason.TOO_MANY_PIXELS)
             limit = min(MAX_SCANS, MAX_SCANNED // max(pixels, 1))
             if scans > limit:
                 detail = f"{name} has {scans} scans of {size} pixels; at most {limit} are decoded"
@@ -80,8 +80,9 @@ def opened(image: bytes, key: str = "", max_pixels: int = MAX_PIXELS) -> Iterato
             yield picture
     except RowError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{name} is too large: {error}", Reason.TOO_MANY_PIXELS) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        # Pillow's message names a limit of its own.
+        raise ImageError(f"{name} is too large; {most}", Reason.TOO_MANY_PIXELS) from None
     except UnidentifiedImageError:
         start = f"it starts with {image[:16]!r}" if image else "it is empty"
         if image[4:8] == b"ftyp" and not _HAS_HEIC:

@@ -111,6 +111,8 @@ _MESSAGES = {
 
 def message_of(error: Mapping[str, Any]) -> str:
     """Return the message for an error that pydantic found."""
+    if error.get("ctx") == {"pattern": r"\S"}:
+        return "must not be blank"
     return _MESSAGES.get(error["type"]) or str(error["msg"])
 
 

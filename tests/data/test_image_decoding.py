@@ -8,7 +8,7 @@ from PIL import Image
 from albef.data import image_decoding
 from albef.data.image_decoding import ImageError, decode
 from albef.data.rejection import Reason
-from tests.ingest.bad_rows import gradient
+from tests.ingest.bad_rows import gradient, png_header
 
 
 def jpeg(scans: int, size: tuple[int, int] = (64, 48), before: bytes = b"") -> bytes:
@@ -36,6 +36,17 @@ def test_what_only_looks_like_scans_is_not_counted() -> None:
     comment = b"\xff\xfe\xff\x00" + b"\xff\xda" * 0x7F7F
     decode(jpeg(30, before=comment))
     decode(jpeg(30) + b"\xff\xda" * 200)  # a film or another picture behind its end
+
+
+@pytest.mark.parametrize("side", [10_000, 14_000, 20_000])  # Pillow has limits of its own.
+def test_the_limit_of_pixels_is_the_one_that_a_message_names(side: int) -> None:
+    image, message = png_header(side, side), "; at most 16 megapixels are decoded"
+    with (
+        pytest.raises(ImageError, match=message) as caught,
+        image_decoding.opened(image, "a", 2**24),
+    ):
+        pass
+    assert caught.value.reason == Reason.TOO_MANY_PIXELS
 
 
 def test_segments_of_a_jpeg_are_bounded() -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -79,6 +80,33 @@ def test_a_stage_is_alone_in_its_scratch_and_one_that_cannot_wait_is_refused(
     thread.join()
     assert ended == ["own", "another"]
     assert not list(Path("scratch/albef").glob("*.lock"))
+
+
+def test_a_full_disk_is_named_and_not_retried(tmp_path: Path) -> None:
+    """A file system of 64 KiB, in a mount name space of its own."""
+    mount = "mount -t tmpfs -o size=64k none products && exec"
+    prefix = ["unshare", "-rm", "sh", "-c", f'{mount} "$@"', "sh"]
+    (tmp_path / "products").mkdir()
+    if subprocess.run([*prefix, "true"], cwd=tmp_path, capture_output=True).returncode:
+        pytest.skip("needs user name spaces")
+    (tmp_path / "large").write_bytes(bytes(2**17))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for write in (
+        "open('products/a', 'wb').write(bytes(2**17))",
+        "shutil.copytree('.', 'products/b', ignore=shutil.ignore_patterns('products'))",
+        "feather.write_feather(pa.table({'a': [os.urandom(2**17)]}), 'products/c')",
+    ):
+        script = (
+            "import os, shutil, pyarrow as pa\nfrom pyarrow import feather\n"
+            f"from pipelines.stage import main\ndef run(stage):\n    {write}\nmain(run)\n"
+        )
+        command = [*prefix, sys.executable, "-c", script]
+        ended = subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True
+        )
+        assert ended.returncode == 2, ended.stderr
+        assert re.search(r"disk is full: paths.root \(products\) has [0-9]+ MiB", ended.stderr)
+        assert "Errno" not in ended.stderr
 
 
 def test_a_process_of_several_that_fails_ends_at_once(tmp_path: Path) -> None:

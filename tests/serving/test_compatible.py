@@ -84,7 +84,7 @@ def test_openai_is_told_what_is_wrong(client: OpenAI) -> None:
         ({"model": "gpt"}, NotFoundError, "this server has retrieval, vqa"),
         ({"model": "vqa"}, UnprocessableEntityError, "retrieval|vqa is of kind vqa"),
         ({"dimensions": 4}, UnprocessableEntityError, "dimensions must be 8"),
-        ({"input": ["a", " "]}, UnprocessableEntityError, r"input\.1: String should match"),
+        ({"input": ["a", " "]}, UnprocessableEntityError, r"input\.1: must not be blank"),
         (
             {"input": ["data:image/png;base64,%"]},
             UnprocessableEntityError,
