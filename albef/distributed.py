@@ -1,8 +1,7 @@
 """Several processes that work on one model, started by torchrun or a similar launcher.
 
-In training each process has its own micro-batches of a step; gradients are averaged and features
-gathered over all processes. In evaluation each has its own batches of a split, whose results are
-joined. Only the first process writes to disk. With a single process all calls are free.
+Each process has its own micro-batches of a training step, whose gradients are averaged, or batches
+of a split, whose results are joined. Only the first process writes to disk.
 """
 
 import contextlib
@@ -18,10 +17,10 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
-STEP_PATIENCE, PATIENCE = dt.timedelta(minutes=15), dt.timedelta(hours=6)
+STEP_TIMEOUT, TIMEOUT = dt.timedelta(minutes=15), dt.timedelta(hours=6)
 """Time limits for waiting on other processes: in a step, and for work that only the first process
 does, such as evaluating or writing. The launcher, and gloo, detect a dead process at once."""
-_patient: distributed.ProcessGroup | None = None
+_patient_group: distributed.ProcessGroup | None = None
 """Group of all processes, over gloo, for work that only the first process does."""
 
 
@@ -109,7 +108,7 @@ class World:
         parts: list[Any] = [part]
         if self.size > 1:
             parts *= self.size
-            distributed.all_gather_object(parts, part, group=_patient)
+            distributed.all_gather_object(parts, part, group=_patient_group)
         return list(itertools.chain.from_iterable(parts))
 
     def broadcast(self, make: Callable[[], T]) -> T:
@@ -117,7 +116,7 @@ class World:
         if self.size == 1:
             return make()
         box: list[Any] = [make() if self.first else None]
-        distributed.broadcast_object_list(box, group=_patient)
+        distributed.broadcast_object_list(box, group=_patient_group)
         value: T = box[0]
         return value
 
@@ -126,7 +125,7 @@ def _averaged_in_bfloat16(
     group: None,
     bucket: distributed.GradBucket,  # type: ignore[name-defined]
 ) -> torch.futures.Future[Tensor]:
-    """Average gradients in bfloat16, like torch's own hook, which does not support gloo."""
+    """Average gradients in bfloat16, like torch's hook, which does not support gloo."""
     half = bucket.buffer().to(torch.bfloat16).div_(distributed.get_world_size())
     work = distributed.all_reduce(half, async_op=True)
     future: torch.futures.Future[list[Tensor]] = work.get_future()
@@ -158,11 +157,10 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    global _patient
+    global _patient_group
     backend = "nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=STEP_PATIENCE)
-    patient: Any = distributed.new_group(backend="gloo", timeout=PATIENCE)  # over all processes
-    _patient = patient
+    distributed.init_process_group(backend, timeout=STEP_TIMEOUT)
+    _patient_group = distributed.new_group(backend="gloo", timeout=TIMEOUT)
     try:
         yield device
     except RuntimeError as error:

@@ -22,7 +22,7 @@ def run(stage: Stage) -> None:
     choice = read_json(stage.layout.search(stage.key) / "choice.json")
     config = choose(searched, choice)
     init = load_checkpoint(stage.layout.model(config.init))
-    provenance, key = provenance_of(stage, config, config.dataset, **parents_of(config, init))
+    provenance, key = provenance_of(stage, config, **parents_of(config, init))
     with contextlib.ExitStack() as alone:
         with sharing(stage) as device:
             torch.manual_seed(stage.seed)
@@ -31,7 +31,7 @@ def run(stage: Stage) -> None:
             if stage.first:
                 _take_trial(stage, folder, device)
             stage.record |= fit(stage, task, device, folder)
-        publish(stage, folder, stage.key, task, provenance, config.kind, init, task.facts())
+        publish(stage, folder, stage.key, task, provenance, init)
 
 
 def _take_trial(stage: Stage, folder: Path, device: torch.device) -> None:

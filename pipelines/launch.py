@@ -1,8 +1,8 @@
 """Several processes of a stage, which train or evaluate together.
 
-The stage that DVC started holds the device, forwards signals and reports the end in one message.
-Its processes do the work; each of them runs the same stage. As a program, this module is torchrun,
-which writes to a file how one of its processes died.
+The launching stage holds the device, forwards signals and reports the end in one message. Each of
+its processes runs the same stage. As a program, this module is torchrun, which writes to a file
+how one of its processes died.
 """
 
 import contextlib
@@ -135,14 +135,14 @@ def _forward_signals(child: "subprocess.Popen[Any]") -> Iterator[None]:
 
 def _raise_first_error(stage: Stage, ends: Path) -> None:
     """Raise the error of the first process that did not merely lose another process."""
+    kinds = {2: ValueError, 130: KeyboardInterrupt}
     for path in sorted(ends.glob("*.json")):
         end = json.loads(path.read_text())
         if not end["lost"]:
-            kinds = {2: ValueError, 130: KeyboardInterrupt}
             raise kinds.get(end["code"], OSError)(end["message"])
     died = read_json(ends / _DIED) or {"process": "a process", "reason": "see above"}
-    resumes = "" if stage.name in ("evaluate", "curate") else " to resume"
-    raise OSError(f"{died['process']} died ({died['reason']}); run the stage again{resumes}")
+    resume = "" if stage.name in ("evaluate", "curate") else " to resume"
+    raise OSError(f"{died['process']} died ({died['reason']}); run the stage again{resume}")
 
 
 def torchrun() -> None:

@@ -22,10 +22,10 @@ def run(stage: Stage) -> None:
             task = Task(config, _tokenizer(stage, config))
             start = task.load_start_weights()
             parents = {"start": start} if start else {}
-            provenance, key = provenance_of(stage, config, config.dataset, **parents)
+            provenance, key = provenance_of(stage, config, **parents)
             folder = alone.enter_context(stage.scratch(key))
             stage.record |= fit(stage, task, device, folder)
-        publish(stage, folder, "pretrained", task, provenance, "pretraining")
+        publish(stage, folder, "pretrained", task, provenance)
     learning = (p for p in task.parameters() if p.requires_grad)
     stage.record["parameters"] = sum(p.numel() for p in learning)
 
@@ -33,12 +33,8 @@ def run(stage: Stage) -> None:
 def _tokenizer(stage: Stage, config: Config) -> TextTokenizer:
     if config.tokenizer.source != "corpus":
         return TextTokenizer.load(config.tokenizer.source)
-    shards = Shards(stage.layout.data(config.dataset), "train")
-    texts = {
-        clean_caption(caption.as_py(), MAX_WORDS)
-        for captions in shards.captions
-        for caption in captions
-    }
+    lists = Shards(stage.layout.data(config.dataset), "train").captions
+    texts = {clean_caption(text.as_py(), MAX_WORDS) for captions in lists for text in captions}
     return TextTokenizer.train(texts, config.tokenizer.vocab_size)
 
 

@@ -218,8 +218,7 @@ def _conclude(search: Search, study: Study, folder: Path) -> None:
     training = _folder_of(study.position(best), folder)
     if search.config.epochs == search.settings.epochs and (training / TRIAL).exists():
         config = choose(search.config, best.params)
-        parents = parents_of(config, search.init)
-        _, key = provenance_of(stage, config, config.dataset, **parents)
+        _, key = provenance_of(stage, config, **parents_of(config, search.init))
         scratch = stage.scratch_of(f"finetune@{stage.key}", key)
         # Another clone may fine-tune there, or another machine may have taken it.
         with contextlib.suppress(LockedError, FileNotFoundError), lock(lock_of(scratch)):

@@ -21,7 +21,7 @@ from albef.loading.pipeline import Reading
 from albef.models.kernels import compile_blocks, evaluating, recompute
 from albef.models.weights import CONFIG, WEIGHTS, Checkpoint, save_checkpoint
 from albef.preprocessing.transforms import Train
-from albef.tasks.task import RunConfig, Table, Task, TrainingConfig
+from albef.tasks.task import RunConfig, RunTask, Table, Task, TrainingConfig
 from albef.training.loop import LOG, Setup, Trainer
 from albef.training.mirror import Mirror
 from albef.training.state import kept
@@ -51,11 +51,11 @@ def numeric_environment(stage: Stage, device: torch.device) -> dict[str, Any]:
 
 
 def provenance_of(
-    stage: Stage, config: TrainingConfig, dataset: str, **parents: Any
+    stage: Stage, config: TrainingConfig, **parents: Any
 ) -> tuple[dict[str, Any], str]:
     """Return the provenance of a training, and the fingerprint of its scratch folder."""
-    data = verified_digest(stage, dataset)
-    provenance = {"dataset": dataset, "data": data, "seed": stage.seed, **parents}
+    data = verified_digest(stage, config.dataset)
+    provenance = {"dataset": config.dataset, "data": data, "seed": stage.seed, **parents}
     return provenance, fingerprint({"values": config.model_dump()} | provenance)
 
 
@@ -99,7 +99,7 @@ def fit(
 
     Args:
         stage: the running stage.
-        task: task to train in place. Its values are fixed: ranges are already chosen.
+        task: task to train in place, without ranges in its values.
         device: device to train on.
         folder: scratch folder of this training.
         label: label of progress lines; defaults to the stage's address.
@@ -114,7 +114,7 @@ def fit(
     """
     label, processes = label or stage.address, world()
     config: TrainingConfig = task.config
-    data = stage.layout.data(task.config.dataset)
+    data = stage.layout.data(config.dataset)
     if not config.epochs:  # a run without training needs no train split
         task.prepare(Shards(data, "train") if "train" in describe(data)["splits"] else None)
         task.to(device).eval()
@@ -146,22 +146,21 @@ def fit(
 def _prepare(stage: Stage, task: Task, shards: Shards) -> Loader:
     """Prepare the task for training on ``shards``, and return their loader."""
     config: TrainingConfig = task.config
-    dataset: str = task.config.dataset
-    processes, limits = world(), stage.runtime
+    processes, runtime = world(), stage.runtime
     task.prepare(shards)
-    task.workers = limits.workers
-    recompute(task, limits.recompute)
-    if limits.compile:
+    task.workers = runtime.workers
+    recompute(task, runtime.recompute)
+    if runtime.compile:
         compile_blocks(task)
-    damaged_records = limits.max_damaged_records.get(dataset, 0.0)
-    damaged_shards = limits.max_damaged_shards.get(dataset, 0.0)
+    damaged_records = runtime.max_damaged_records.get(config.dataset, 0.0)
+    damaged_shards = runtime.max_damaged_shards.get(config.dataset, 0.0)
     return Loader(
         shards,
         task.collate(Train(config.augment, task.image_size)),
         config.global_batch_size,
         config.micro_batch_size,
         stage.seed,
-        limits.workers,
+        runtime.workers,
         (processes.rank, processes.size),
         config.pooled_batches,
         config.source_weights,
@@ -201,9 +200,7 @@ def publish(
     name: str,
     task: Task,
     provenance: Mapping[str, Any],
-    kind: str,
     init: Checkpoint | None = None,
-    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the artifacts of a finished training, in its first process, and remove its scratch.
 
@@ -213,19 +210,17 @@ def publish(
         name: name of the checkpoint; kept epochs go to ``epochs/N`` in its folder.
         task: the trained task.
         provenance: provenance of the training.
-        kind: kind of the checkpoint.
-        init: checkpoint that the training started from, with the values that the search chose.
-        facts: further values that the kind needs to be restored.
+        init: checkpoint that a run started from; None for pre-training.
     """
     if not stage.first:
         return
     save = partial(
         save_checkpoint,
-        kind=kind,
+        kind=task.config.kind if isinstance(task, RunTask) else "pretraining",
         model=task.sizes,
         tokenizer=task.tokenizer,
         values=task.config.model_dump(),
-        facts=facts,
+        facts=task.facts() if isinstance(task, RunTask) else None,
     )
     provenance = {**provenance, **origin_of(stage, provenance["dataset"], init)}
     model, curves = stage.layout.model(name), stage.layout.curves(name)

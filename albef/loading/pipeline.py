@@ -5,7 +5,7 @@ Damaged records are counted, and replaced by :meth:`albef.loading.sampler.Sample
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,19 +42,16 @@ class Pipeline:
     """The stage that maps the number of a micro-batch, from the start of training, to the batch."""
 
     def __init__(self, shards: Shards, collate: Collate, sampler: Sampler, seed: int) -> None:
-        self.shards = shards
-        self.sampler = sampler
-        self.seed = seed
-        self._collate = collate
+        self.shards, self.sampler, self.seed, self._collate = shards, sampler, seed, collate
 
     def make(self, number: int) -> MicroBatch:
         """Read the records of a micro-batch by their positions in the tars, and collate them."""
         try:
-            return self._batch(number, lambda record: None)
+            return self._batch(number, check=False)
         except ImageError:  # decode each record to find the damaged one
-            return self._batch(number, _decode)
+            return self._batch(number, check=True)
 
-    def _batch(self, number: int, check: Callable[[Record], None]) -> MicroBatch:
+    def _batch(self, number: int, *, check: bool) -> MicroBatch:
         records: list[Record] = []
         damaged: list[DamagedShardError] = []
         for position, index in enumerate(self.sampler.chosen(number).tolist()):
@@ -62,40 +59,36 @@ class Pipeline:
                 records.append(self._read(index, check))
             except DamagedShardError as error:
                 damaged.append(error)
-                records.append(self._spare(number, position, check, error))
+                spare = self._spare(number, position, check)
+                if spare is None:
+                    raise
+                records.append(spare)
         rng = np.random.default_rng([self.seed, _CONTENT, *divmod(number, self.sampler.per_epoch)])
         return MicroBatch(self._collate(records, rng), damaged)
 
-    def _read(self, index: int, check: Callable[[Record], None]) -> Record:
+    def _read(self, index: int, check: bool) -> Record:
         record = self.shards[index]
         try:
-            check(record)
+            for image in record.images if check else ():
+                decode(image, record.key)
         except ImageError as error:
             shard, remedy = self.shards.shard_names[index].as_py(), self.shards.files.remedy
             raise DamagedShardError(shard, record.key, str(error), remedy) from None
         return record
 
-    def _spare(
-        self, number: int, position: int, check: Callable[[Record], None], error: DamagedShardError
-    ) -> Record:
+    def _spare(self, number: int, position: int, check: bool) -> Record | None:
         """Return the record that replaces a damaged one: the first spare that is not damaged."""
         for index in self.sampler.spares(number, position):
             with contextlib.suppress(DamagedShardError):
                 return self._read(index, check)
-        raise error
-
-
-def _decode(record: Record) -> None:
-    for image in record.images:
-        decode(image, record.key)
+        return None
 
 
 class DamageCount:
     """The damage that this process, and no other, has found in a split, and its limits."""
 
     def __init__(self, shards: Shards, config: Reading) -> None:
-        self._shards = shards
-        self._config = config
+        self._shards, self._config = shards, config
         self._reported: set[tuple[str, str]] = set()
         self._replaced = 0
 

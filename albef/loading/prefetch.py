@@ -23,8 +23,7 @@ class Prefetcher:
     """
 
     def __init__(self, files: ShardFiles, names: Iterable[Iterable[str]], distance: int) -> None:
-        self._files = files
-        self._names = names
+        self._files, self._names = files, names
         self._allowed = threading.Semaphore(distance)
         self._stopped = False
         threading.Thread(target=self._run, daemon=True, name="prefetch").start()

@@ -63,7 +63,7 @@ class Mixture:
 
 
 class _Shared:
-    """The orders of two epochs in memory that forked processes share; one makes an order."""
+    """The orders of two epochs, made once, in memory that forked processes share."""
 
     def __init__(self, records: int) -> None:
         self._lock = multiprocessing.get_context("fork").Lock()
@@ -113,10 +113,7 @@ class Sampler:
         self._shared: _Shared | None = None
 
     def share(self) -> None:
-        """Share the orders with processes that are forked from now on, to save memory.
-
-        The first and the last of these processes must be less than an epoch apart.
-        """
+        """Share orders with processes forked from now on, which are less than an epoch apart."""
         self._shared = _Shared(self.per_epoch * self._size)
 
     def unshared(self) -> "Sampler":

@@ -1,14 +1,14 @@
 """Worker processes that make batches ahead, in training and in evaluation."""
 
-import multiprocessing
 import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from albef.io import die_with_parent
 
@@ -29,25 +29,26 @@ def ahead(make: Callable[[Part], Made], parts: Sequence[Part], workers: int) -> 
     """
     if not workers or len(parts) < 2:
         return map(make, parts)
-    return in_workers(_Items(make, parts), min(workers, len(parts)))
+    return in_workers(parts, min(workers, len(parts)), partial(or_error, make))
 
 
-def in_workers(dataset: Dataset[Any], workers: int) -> Iterator[Any]:
-    """Yield the items of a dataset in order, made by worker processes, which start at once.
+def in_workers(
+    dataset: Any, workers: int, make: Callable[[Any], Any] = lambda item: item
+) -> Iterator[Any]:
+    """Yield ``make`` of a dataset's items, in order, from worker processes, which start at once.
 
     Raises:
-        ValueError, OSError: an item is this error (:func:`or_error`).
+        ValueError, OSError: ``make`` returned this error (:func:`or_error`).
     """
-    methods = multiprocessing.get_all_start_methods()
     loader = DataLoader(
         dataset,
         batch_size=None,  # an item is a batch
-        collate_fn=_as_it_is,
+        collate_fn=make,
         num_workers=workers,
         prefetch_factor=AHEAD,
         pin_memory=torch.cuda.is_available(),
         # A fork is fast and copies nothing: a worker reads the parent's Arrow memory.
-        multiprocessing_context="fork" if "fork" in methods else None,
+        multiprocessing_context="fork",
         worker_init_fn=_start,
         # Otherwise torch draws from the generator of the model's dropout.
         generator=torch.Generator().manual_seed(0),
@@ -75,23 +76,6 @@ def or_error(make: Callable[[Part], Made], part: Part) -> Made | Exception:
         return make(part)
     except (ValueError, OSError) as error:
         return error
-
-
-class _Items(Dataset[Any]):
-    """Dataset of ``make`` of each part, or its error."""
-
-    def __init__(self, make: Callable[[Any], Any], parts: Sequence[Any]) -> None:
-        self._make, self._parts = make, parts
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    def __getitem__(self, i: int) -> Any:
-        return or_error(self._make, self._parts[i])
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
 
 
 def _start(worker: int) -> None:

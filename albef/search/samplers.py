@@ -109,8 +109,8 @@ def make_pruner(settings: SearchConfig, study: optuna.Study) -> optuna.pruners.B
             return optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup)
         case Hyperband(min_epochs=least, reduction_factor=factor):
             pruner = optuna.pruners.HyperbandPruner(least, settings.epochs, factor)
-            # Samplers learn by its brackets, which are made at the first call. Without this call, a
-            # resumed study would draw other values than one that was not interrupted.
+            # Samplers learn by its brackets, which the first call makes. Without this call, a
+            # resumed study would draw other values.
             pruner.prune(study, create_trial(state=TrialState.RUNNING))
             return pruner
         case Unpruned():
@@ -121,12 +121,8 @@ def make_sampler(settings: SearchConfig, seed: int) -> BaseSampler:
     """Return Optuna's sampler of a search."""
     match settings.sampler:
         case Tpe(startup_trials=startup, candidates=candidates, multivariate=multivariate):
-            return optuna.samplers.TPESampler(
-                n_startup_trials=startup,
-                n_ei_candidates=candidates,
-                multivariate=multivariate,
-                seed=seed,
-            )
+            sizes = {"n_startup_trials": startup, "n_ei_candidates": candidates}
+            return optuna.samplers.TPESampler(**sizes, multivariate=multivariate, seed=seed)
         case Gp(startup_trials=startup):
             return optuna.samplers.GPSampler(n_startup_trials=startup, seed=seed)
         case Random():
@@ -150,14 +146,12 @@ class SeededSampler(BaseSampler):  # type: ignore[misc]
     def __init__(
         self, settings: SearchConfig, space: Mapping[str, Range], seed: int, study: optuna.Study
     ) -> None:
-        self._settings = settings
+        self._settings, self._seed, self._study = settings, seed, study
         self._start = {name: range_.start for name, range_ in space.items()}
         self._space: dict[str, BaseDistribution] = {
             name: FloatDistribution(range_.low, range_.high, log=range_.log)
             for name, range_ in space.items()
         }
-        self._seed = seed
-        self._study = study
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial

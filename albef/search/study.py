@@ -73,8 +73,7 @@ class Study:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.simplefilter("ignore", ExperimentalWarning)  # Optuna calls heartbeats experimental
-        self._settings = settings
-        self._space = space
+        self._settings, self._space = settings, space
         self.repeatable = DATABASE not in os.environ
         """True if equal inputs give equal trials."""
         with _storage_errors(file):
@@ -176,11 +175,8 @@ class Study:
     def _counted(self) -> list[FrozenTrial]:
         """Return the trials of the budget: all except interrupted ones, which have no error."""
         with _storage_errors():
-            return [
-                trial
-                for trial in self._trials()
-                if trial.state != TrialState.FAIL or "error" in trial.user_attrs
-            ]
+            trials, fail = self._trials(), TrialState.FAIL
+            return [t for t in trials if t.state != fail or "error" in t.user_attrs]
 
     def _has_trial_left(self) -> bool:
         counted = self._counted()

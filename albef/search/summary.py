@@ -33,10 +33,7 @@ def best_of(trials: Sequence[FrozenTrial], start: dict[str, float]) -> FrozenTri
 def evidence(
     trials: Sequence[FrozenTrial], start: dict[str, float], metric: str, repeatable: bool
 ) -> dict[str, Any]:
-    """Return the evidence for the choice by ``metric``, as JSON values.
-
-    At least one trial must be complete.
-    """
+    """Return the evidence for the choice by ``metric``, as JSON values; a trial is complete."""
     best = best_of(trials, start)
     values = sorted((t.value for t in trials if t.state == TrialState.COMPLETE), reverse=True)
     at_start = [t.value for t in trials if t.params == start and t.value is not None]

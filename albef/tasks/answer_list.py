@@ -27,8 +27,7 @@ def answer_list(source: str, dataset: str, train: Shards | None) -> list[str]:
         train: train split of the dataset, if it has one.
 
     Raises:
-        ParamsError: the train split is required and missing, the file cannot be read, or the file
-            has no answer of the train split.
+        ParamsError: the train split is missing, or the file is wrong for it.
         ValueError: the train split has no answers.
     """
     weights = Counter[str]()  # Summed over the questions of the train split.

@@ -88,9 +88,8 @@ class Task(RunTask):
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
         """Return a row for each record, in order.
 
-        The columns are ``key``, ``written`` (the model's caption) and ``truths`` (the record's
-        captions). ``log_likelihood`` is that of all ``truths`` together, with their number of
-        ``tokens``.
+        The columns are ``key``, ``written`` (the model's caption), ``truths`` (the record's), and
+        the ``log_likelihood`` and number of ``tokens`` of all ``truths`` together.
         """
         table: Table = {}
         decoder, device, tokenizer = self.answer_decoder, self.device, self.tokenizer
@@ -120,10 +119,10 @@ class Task(RunTask):
         return joined(table)
 
     def score(self, table: Table) -> dict[str, float]:
-        """Return ``token_probability`` and ``exact``, in percent.
+        """Return metrics in percent.
 
-        ``token_probability`` is the geometric mean over the tokens of the captions. ``exact`` is
-        the share of written captions that equal one of the record's word by word.
+        ``token_probability`` is the geometric mean over the tokens of the captions, and ``exact``
+        the share of written captions that equal one of the record's.
         """
         exact = accuracies(self.examples(table).scores, None)["accuracy"]
         mean = sum(table["log_likelihood"]) / sum(table["tokens"])

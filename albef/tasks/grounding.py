@@ -80,19 +80,15 @@ class Task(PairTask):
         """Predict a box for each record's expression.
 
         A record's ``meta`` has the true ``box``. It may have ``proposals``, the candidate boxes,
-        and ``type``, the kind of its expression.
+        and ``type``, the kind of its expression. A row has:
 
-        A row has:
-
-        - ``box``, the best proposal. Without proposals it is the map's box; None if the map has no
-          heat.
+        - ``box``, the best proposal, or the map's box without proposals; None without heat.
         - ``iou``, the IoU of ``box`` with ``truth``.
         - ``map_box`` and ``map_iou``, the map's box and its IoU.
         - ``share``, the share of proposals that are right.
         - ``heat``, the map (n, n) as bytes, with 255 at its peak.
 
-        The map of a finished model is attention without Grad-CAM's gradient: the tokens' mean, or
-        [CLS]'s if ``gradcam`` is null.
+        The map of an exported model is attention without Grad-CAM's gradient.
 
         Raises:
             ValueError: a record has no expression or no box.
@@ -115,11 +111,10 @@ class Task(PairTask):
         return joined(table)
 
     def score(self, table: Table) -> dict[str, float]:
-        """Return the metrics of the boxes, in percent.
+        """Return the metrics of the boxes, in percent; a box is right if its IoU is at least 0.5.
 
-        A box is right if its IoU is at least 0.5. ``accuracy`` is the share of right chosen boxes,
-        also for each kind of expression. ``map_accuracy`` is the share of right boxes of the maps.
-        ``map_iou`` is the mean IoU of the boxes of the maps.
+        ``accuracy`` is that of the chosen boxes, also by kind of expression. ``map_accuracy`` and
+        ``map_iou`` are the accuracy and mean IoU of the maps' boxes.
         """
         return accuracies(self.examples(table).scores, table["type"]) | {
             "map_accuracy": recall(table["map_iou"]),
@@ -174,6 +169,7 @@ def located(record: Record, heat: NDArray[np.float32], threshold: float) -> dict
     with Image.open(io.BytesIO(record.image)) as image:  # This reads only the header.
         width, height = image.size
     truth, proposals = record.meta["box"], record.meta.get("proposals", [])
+    peak = np.float32(max(heat.max(), np.finfo(np.float32).tiny))
     map_box = in_pixels(around(enlarged(heat, GRID, GRID), threshold), width, height)
     box = map_box
     if proposals:
@@ -189,14 +185,9 @@ def located(record: Record, heat: NDArray[np.float32], threshold: float) -> dict
         "map_box": _floats(map_box),
         "map_iou": iou(map_box, truth) if map_box else 0.0,
         "share": float(np.mean([iou(p, truth) >= RIGHT for p in proposals])) if proposals else 0.0,
-        "heat": _bytes(heat),
+        "heat": (heat / peak * 255).round().astype(np.uint8).tobytes(),
     }
 
 
 def _floats(box: Any) -> list[float] | None:
     return None if box is None else [float(value) for value in box]
-
-
-def _bytes(heat: NDArray[np.float32]) -> bytes:
-    peak = max(float(heat.max()), float(np.finfo(np.float32).tiny))
-    return (heat / np.float32(peak) * 255).round().astype(np.uint8).tobytes()

@@ -41,8 +41,6 @@ class TokenizerConfig(Section):
 class Config(MatchingConfig, TrainingConfig):
     """Values of pre-training."""
 
-    dataset: str
-    """Name of the dataset."""
     min_lr: float = 1e-5
     """Learning rate at the end of the schedule."""
     itc: bool = True

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from albef.config import Section
@@ -68,13 +67,13 @@ class RankingTask(MatchingTask):
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
         """Rank, decide or classify a split, depending on its records.
 
-        - By default, the split is ranked. The rows have ``query`` ("i2t" or "t2i"), ``key`` of the
-          record of the query, ``caption``, and ``rank`` and ``rank_itc`` of the best right answer,
-          from 0. ``top`` and ``top_itc`` are the first answers: captions for "i2t", keys for "t2i".
-        - If the records come in pairs, a row is a decision between the two of a pair. ``change``
-          names their difference.
-        - If :attr:`zero_shot` names the split, its images are classified. A row has ``key``,
-          ``label``, ``predicted`` and its ``probability``.
+        - By default, a row is a query that ranks: ``query`` ("i2t" or "t2i"), ``key``, ``caption``,
+          and ``rank`` and ``rank_itc`` of the best right answer, from 0. ``top`` and ``top_itc``
+          are the first answers: captions for "i2t", keys for "t2i".
+        - If the records come in pairs, a row decides between the two of a pair; ``change`` names
+          their difference.
+        - If :attr:`zero_shot` names the split, a row is a classified image: ``key``, ``label``,
+          ``predicted`` and its ``probability``.
         """
         if model is not None:
             return self._predict_exported(model, records, batch_size)
@@ -114,13 +113,7 @@ class RankingTask(MatchingTask):
     def _classify(
         self, shot: ZeroShot, rows: Sequence[Record], classify: Callable[[Sequence[str]], Tensor]
     ) -> Table:
-        """Return the table of a classified split.
-
-        Args:
-            shot: label field and templates of the split.
-            rows: the I records.
-            classify: function from C labels to the probabilities (I, C) of the rows.
-        """
+        """Return the table of I rows, where ``classify`` maps C labels to probabilities (I, C)."""
         truths = [row.meta.get(shot.label) for row in rows]
         if without := [row.key for row, truth in zip(rows, truths, strict=True) if not truth]:
             raise ValueError(
@@ -196,86 +189,44 @@ class RankingTask(MatchingTask):
         They are recalls, re-ranked and by ITC only (``itc_``), or accuracies of a paired split, or
         accuracies of a classified split, over its images and as the mean over its classes.
         """
-        return _kind_of(table).score(table)
-
-    @classmethod
-    def examples(cls, table: Table) -> Examples:
-        """Score a query by the mean of its three recalls, and a decision or class by 0 or 1."""
-        return _kind_of(table).examples(table)
-
-    def chance(self, table: Table) -> dict[str, float]:
-        """Return the expected :meth:`score` of a random order or class."""
-        return _kind_of(table).chance(table)
-
-
-class _Queries:
-    """A table whose rows are queries that rank all texts or images."""
-
-    @staticmethod
-    def metrics(ranks: NDArray[np.int64], table: Table) -> dict[str, float]:
-        query = np.array(table["query"])
-        return recalls(*(ranks[query == name].tolist() for name in ("i2t", "t2i")))
-
-    @classmethod
-    def score(cls, table: Table) -> dict[str, float]:
-        by_itc = cls.metrics(np.array(table["rank_itc"]), table)
-        itc = {f"itc_{name}": value for name, value in by_itc.items()}
-        return cls.metrics(np.array(table["rank"]), table) | itc
-
-    @staticmethod
-    def examples(table: Table) -> Examples:
-        scores = np.mean([np.array(table["rank"]) < k for k in RANKS], axis=0).tolist()
-        return Examples("r_mean", scores, "caption", "top", strata="query", right=1.0)
-
-    @staticmethod
-    def chance(table: Table) -> dict[str, float]:
-        query = table["query"]
-        return chance_recalls(query.count("i2t"), query.count("t2i"))
-
-
-class _Decisions(_Queries):
-    """A table whose rows are decisions between the two of a pair."""
-
-    @staticmethod
-    def metrics(ranks: NDArray[np.int64], table: Table) -> dict[str, float]:
-        return accuracies((ranks == 0).astype(float).tolist(), table["change"])
-
-    @staticmethod
-    def examples(table: Table) -> Examples:
-        right = (np.array(table["rank"]) == 0).astype(float).tolist()
-        return Examples("accuracy", right, "caption", "top")
-
-    @staticmethod
-    def chance(table: Table) -> dict[str, float]:
-        return accuracies([0.5] * len(table["change"]), table["change"])
-
-
-class _Classified:
-    """A table whose rows are classified images."""
-
-    @classmethod
-    def score(cls, table: Table) -> dict[str, float]:
-        scores, labels = np.array(cls.examples(table).scores), np.array(table["label"])
+        if "label" not in table:
+            by_itc = _metrics_of_ranks(table, "rank_itc")
+            itc = {f"itc_{name}": value for name, value in by_itc.items()}
+            return _metrics_of_ranks(table, "rank") | itc
+        scores, labels = np.array(self.examples(table).scores), np.array(table["label"])
         by_class = [scores[labels == label].mean() for label in sorted(set(table["label"]))]
         means = {"accuracy": scores.mean(), "balanced_accuracy": np.mean(by_class)}
         return {f"zero_shot_{name}": 100 * float(mean) for name, mean in means.items()}
 
-    @staticmethod
-    def examples(table: Table) -> Examples:
-        pairs = zip(table["label"], table["predicted"], strict=True)
-        right = [float(label == predicted) for label, predicted in pairs]
-        columns = ("", "predicted", "label")
-        return Examples("zero_shot_balanced_accuracy", right, *columns, strata="label")
-
     @classmethod
-    def chance(cls, table: Table) -> dict[str, float]:
-        return dict.fromkeys(cls.score(table), 100 / len(set(table["label"])))
+    def examples(cls, table: Table) -> Examples:
+        """Score a query by the mean of its three recalls, and a decision or class by 0 or 1."""
+        if "label" in table:
+            pairs = zip(table["label"], table["predicted"], strict=True)
+            right = [float(label == predicted) for label, predicted in pairs]
+            columns = ("", "predicted", "label")
+            return Examples("zero_shot_balanced_accuracy", right, *columns, strata="label")
+        ranks = np.array(table["rank"])
+        if "change" in table:
+            return Examples("accuracy", (ranks == 0).astype(float).tolist(), "caption", "top")
+        scores = np.mean([ranks < k for k in RANKS], axis=0).tolist()
+        return Examples("r_mean", scores, "caption", "top", strata="query", right=1.0)
+
+    def chance(self, table: Table) -> dict[str, float]:
+        """Return the expected :meth:`score` of a random order or class."""
+        if "label" in table:
+            return dict.fromkeys(self.score(table), 100 / len(set(table["label"])))
+        if "change" in table:
+            return accuracies([0.5] * len(table["change"]), table["change"])
+        return chance_recalls(table["query"].count("i2t"), table["query"].count("t2i"))
 
 
-def _kind_of(table: Table) -> type[_Queries | _Classified]:
-    if "label" in table:
-        return _Classified
-    return _Decisions if "change" in table else _Queries
+def _metrics_of_ranks(table: Table, column: str) -> dict[str, float]:
+    """Return accuracies of decisions between the two of a pair, or recalls of a ranking."""
+    ranks, query = np.array(table[column]), np.array(table["query"])
+    if "change" in table:
+        return accuracies((ranks == 0).astype(float).tolist(), table["change"])
+    return recalls(*(ranks[query == name].tolist() for name in ("i2t", "t2i")))
 
 
 def ranked(

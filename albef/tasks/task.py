@@ -49,6 +49,8 @@ WARMUP_BLOCK = 100
 class TrainingConfig(Section):
     """Values of a training that all tasks share."""
 
+    dataset: str
+    """Name of the dataset."""
     epochs: int
     """Passes over the train split; 0 trains nothing."""
     global_batch_size: Annotated[int, Field(ge=1)]
@@ -122,8 +124,6 @@ class RunConfig(TrainingConfig):
 
     kind: str
     """Kind of task: the name of a file in albef/tasks."""
-    dataset: str
-    """Name of the dataset."""
     init: str
     """Folder under ``paths.models`` whose weights the run starts from."""
     image_size: int
@@ -180,7 +180,7 @@ class Task(nn.Module, ABC):
     primary: ClassVar[str]
     """Name of the metric that search and fine-tuning maximize, in percent like all metrics."""
     capability: ClassVar[str] = ""
-    """Capability of a finished model: a name in :data:`albef.runtime.loading.CAPABILITIES`, whose
+    """Capability of an exported model: a name in :data:`albef.runtime.loading.CAPABILITIES`, whose
     graphs are in :mod:`albef.export.graphs`. A kind with "" has no capability and is not exported.
     """
     workers: int = 0

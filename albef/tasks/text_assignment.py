@@ -36,16 +36,14 @@ class Config(RunConfig):
 
 
 class Pairs(NamedTuple):
-    """The two images of each text; P = B."""
+    """The two images of each text, by their indices in the batch; each field is (B,)."""
 
     first: Tensor
-    """(B,) index of the first image in the batch."""
     second: Tensor
-    """(B,) index of the second image in the batch."""
     label: Tensor
-    """(B,) index into :data:`CLASSES`."""
+    """Index into :data:`CLASSES`."""
     valid: Tensor
-    """(B,) bool; false if the batch has too few other images."""
+    """False if the batch has too few other images."""
 
 
 def draw_pairs(sim: Tensor, barred: Tensor, neither: Tensor, second: Tensor) -> Pairs:
@@ -55,7 +53,7 @@ def draw_pairs(sim: Tensor, barred: Tensor, neither: Tensor, second: Tensor) -> 
         sim: (B, B) similarities of the images over temperature.
         barred: (B, B) bool, true if two images are the same.
         neither: (B,) bool, true if the text belongs to neither image.
-        second: (B,) bool, true if the text otherwise belongs to the second.
+        second: (B,) bool, true if it otherwise belongs to the second.
     """
     itself = torch.arange(len(sim), device=sim.device)
     other, has_other = hard_negatives(sim, barred)

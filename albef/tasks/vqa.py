@@ -1,6 +1,6 @@
 """Visual question answering: a decoder that ranks or generates answers (ALBEF, section 5).
 
-A record has one caption, the question, and ``meta["answers"]``, a weight by answer. It may have
+A record's caption is the question; its meta has ``answers``, a weight by answer. It may have
 ``annotators`` (the answers of all annotators), ``question_id`` and ``type``.
 """
 
@@ -70,9 +70,8 @@ class Config(MomentumConfig):
 class Collate:
     """Collate of questions with A answers in all.
 
-    The batch has ``image``, ``ids`` and ``text_mask``. The answers of all questions are
-    concatenated in ``answer_ids`` and ``answer_mask`` (A, L) and ``answer_weights`` (A,).
-    ``answer_owner`` (A,) is the index of each answer's question.
+    The batch has ``image``, ``ids``, ``text_mask``, and of all answers ``answer_ids`` and
+    ``answer_mask`` (A, L), ``answer_weights`` and ``answer_owner`` (A,), indices of questions.
     """
 
     tokenizer: TextTokenizer
@@ -224,10 +223,7 @@ class Task(RunTask):
     def ask(self, images: Tensor, questions: Sequence[str], which: Tensor) -> list[list[Answer]]:
         """Answer B questions, best answer first: ``answer_k`` ranked answers, or a generated one.
 
-        Args:
-            images: (I, 3, H, W).
-            questions: questions without cleaning.
-            which: (B,) the index of each question's image.
+        ``which`` (B,) is the index of each question's image in ``images`` (I, 3, H, W).
         """
         config, tokenizer, longest = self.config, self.tokenizer, self.sizes.text.max_positions
         cleaned = [clean_question(question, ASKED_WORDS) for question in questions]
@@ -250,16 +246,16 @@ class Task(RunTask):
         """Return a row for each question, in order.
 
         The columns are ``key``, ``question``, ``answer``, ``probability``, ``top`` (the first
-        answers) and ``truths`` (right answers, the highest weight first). If a record of the split
-        has ``annotators``, ``type`` or ``question_id``, these are columns too.
+        answers), ``truths`` (right answers, the highest weight first), and those of ``annotators``,
+        ``type`` and ``question_id`` that a record of the split has.
         """
         table: Table = {}
         for rows, images in self.read(records, batch_size, model, stack_distinct_images):
             questions = [row.captions[0] for row in rows]
             distinct_rows, which = distinct(rows)  # one image may have many questions
             if model is not None:
-                images_of = [distinct_rows[i].image for i in which]
-                answers = model.ask(images_of, questions, model.answering.k)
+                shown = [distinct_rows[i].image for i in which]
+                answers = model.ask(shown, questions, model.answering.k)
             else:
                 answers = self.ask(images, questions, torch.tensor(which, device=self.device))
             columns = {

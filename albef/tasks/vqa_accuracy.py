@@ -50,9 +50,8 @@ def normalised(answer: str) -> str:
 def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
     """Return the accuracy of an answer, from 0 to 1.
 
-    It is ``min(n / 3, 1)``, where n is the number of annotators who agree. The result is the mean
-    over leaving each annotator out. If all annotators give the same string, the answer must equal
-    it exactly: the official rules normalize only if annotators differ.
+    It is ``min(n / 3, 1)``, where n is the number of annotators who agree, as the mean over leaving
+    each one out. If all annotators agree, the answer must equal theirs without normalization.
 
     Args:
         answer: the model's answer.

@@ -71,7 +71,6 @@ class Setup:
     folder: Path
     """Scratch folder of this training: training checkpoints and curves."""
     device: torch.device
-    """Device to train on."""
     runtime: Runtime
     """Sets the interval of training checkpoints, and the exchange of gradients in bfloat16."""
     mirror: Mirror | None = None
@@ -88,7 +87,7 @@ class Trainer:
     micro-batches, up to rounding. Only the first process writes.
 
     Args:
-        task: task to train in place. Its values are fixed: ranges are already chosen.
+        task: task to train in place, without ranges in its values.
         loader: loader of the train split.
         setup: device, folder, and what to save.
         validate: function that every process calls after each epoch with its number, from 1. Its
@@ -287,17 +286,13 @@ class Trainer:
         values |= {"lr": self.lr, "gradient_norm": norm}
         self.tracker.log(self.done - 1, values)
         taken, left = self.done - self.start, self.total - self.done
-        micros = taken * len(self.loader.numbers(0))
-        append_log(
-            self.setup.folder / LOG,
-            step=self.done,
-            steps=self.total,
-            epoch=round(self.done / self.loader.steps_per_epoch, 4),
-            seconds_left=round(left * self.speed.seconds / taken),
+        timed = {
+            "epoch": round(self.done / self.loader.steps_per_epoch, 4),
+            "seconds_left": round(left * self.speed.seconds / taken),
             **self.speed.rates(taken * self.config.global_batch_size),
-            **self.speed.usage(micros),
-            **values,
-        )
+            **self.speed.usage(taken * len(self.loader.numbers(0))),
+        }
+        append_log(self.setup.folder / LOG, step=self.done, steps=self.total, **timed, **values)
 
     def evaluate(self, epoch: int) -> None:
         """Validate after an epoch, and keep its weights if they may be needed."""

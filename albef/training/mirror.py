@@ -18,14 +18,13 @@ from albef.io import atomic, open_filesystem
 
 log = logging.getLogger(__name__)
 PENDING = ".mirror-{}"
-"""Name of a file that waits to be copied. A file that a killed process left can be removed."""
+"""Name of a file that waits to be copied."""
 
 
 class Mirror:
     """Copies of the newest files of a folder at an fsspec address (``s3://bucket/a``, ``/mnt/b``).
 
-    Copies are made in the background, one after the other. If the mirror fails, a warning is logged
-    and the training continues without it.
+    Copies are made in the background. If one fails, a warning is logged and training continues.
 
     Args:
         url: parent folder of all mirrors; credentials come from the environment.

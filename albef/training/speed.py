@@ -15,17 +15,12 @@ PRODUCTS = 5
 
 
 class Speed:
-    """Time since construction, and operations of a micro-batch relative to the device's peak.
-
-    Attributes:
-        peak: measured floating-point operations per second of a product of two large matrices.
-        flops: operations of the first micro-batch's matrix products and attention.
-    """
+    """Time since construction, and operations of a micro-batch relative to the device's peak."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self._device = device
         self.peak = product_peak(device, dtype)
-        self.flops = 0
+        self.flops = 0  # of matrix products and attention in the first micro-batch
         self._waited = 0.0
         self._began = time.perf_counter()
 

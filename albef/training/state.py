@@ -48,8 +48,7 @@ class TrainingState:
     """
 
     def __init__(self, folder: Path, mirror: Mirror | None = None) -> None:
-        self.folder = folder
-        self.mirror = mirror
+        self.folder, self.mirror = folder, mirror
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._writes: list[Future[None]] = []
         self._pending: list[dict[str, Any]] = []
