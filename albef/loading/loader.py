@@ -76,8 +76,8 @@ class Loader:
         self._rank, processes = share
         if self._micros % processes:
             raise ValueError(
-                f"global_batch_size {batch_size} makes {self._micros} micro-batches of "
-                f"{micro_batch_size}, which is not a multiple of {processes} processes; change "
+                f"{processes} processes cannot share {self._micros} micro-batches equally "
+                f"(global_batch_size {batch_size} / micro_batch_size {micro_batch_size}); change "
                 "micro_batch_size or runtime.processes"
             )
         self._per_rank = self._micros // processes

@@ -40,8 +40,8 @@ class Task(PairTask, RankingTask):
 
     @property
     def further_splits(self) -> tuple[str, ...]:
-        """Splits that are classified."""
-        return tuple(self.zero_shot)
+        """Splits that are classified; sorted, since the keys of a mapping have no order."""
+        return tuple(sorted(self.zero_shot))
 
     @classmethod
     def claims(cls, record: Record) -> tuple[str, ...]:

@@ -114,7 +114,7 @@ def test_pooled_batches_have_less_padding_and_every_record_once(
 
 
 def test_what_no_loader_can_share_out(shards: Shards) -> None:
-    with pytest.raises(ValueError, match="is 3 micro-batches of 4, which 2 processes cannot share"):
+    with pytest.raises(ValueError, match="2 processes cannot share 3 micro-batches"):
         Loader(shards, collate, 12, 4, 1, 0, (0, 2))
     with pytest.raises(ValueError, match="split train, has 23 records, fewer than a batch of 24"):
         Loader(shards, collate, 24, 24, 1, 0)

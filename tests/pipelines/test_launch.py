@@ -180,7 +180,7 @@ def test_search_and_fine_tuning_in_two_processes(
         told = ended(process)
         assert process.returncode == code, told
         if code:  # 16 samples are one micro-batch of 16
-            assert "not a multiple of 2 processes; change micro_batch_size" in told
+            assert "2 processes cannot share 1 micro-batches" in told
             params["tasks"]["retrieval"]["micro_batch_size"] = 8
             work(prepared, params)
     trials = json.loads(Path("products/search/retrieval/trials.json").read_text())["trials"]

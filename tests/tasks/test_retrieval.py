@@ -207,3 +207,10 @@ def test_a_record_without_its_label_is_named(shown: list[Record]) -> None:
     task = tiny_task(zero_shot={"shown": {"label": "class"}})
     with pytest.raises(ValueError, match=r"record r0 has no 'class' in its meta.*zero_shot\.shown"):
         task.predict(shown, 4)
+
+
+def test_the_order_of_classified_splits_does_not_follow_the_keys() -> None:
+    """It is the order of rows in the predictions, and params.yaml and JSON order keys freely."""
+    for names in ("ab", "ba"):
+        task = tiny_task(zero_shot={name: {"label": "thing"} for name in names})
+        assert task.further_splits == ("a", "b")
