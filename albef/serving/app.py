@@ -45,7 +45,7 @@ def create_app(options: Options, state: State) -> FastAPI:
 
     Args:
         options: exports, clients and settings.
-        state: readiness of the server; the application sets ``ready``, the server sets ``leaving``.
+        state: readiness; the application sets ``ready``, the server sets ``stopping``.
 
     Raises:
         ExportError: a folder is not an export, was changed, or cannot run with these options.
@@ -118,10 +118,10 @@ def _middleware(
     return [
         *([cors] if options.origins else []),
         Middleware(Requests, metrics, state),
-        Middleware(Tokens, options.tokens, spared=open_paths)
+        Middleware(Tokens, options.tokens, exempt=open_paths)
         if options.tokens
-        else Middleware(Hosts, options.hosts, options.origins, spared=PROBES),
-        Middleware(Admission, options.limits, metrics, spared=open_paths | {METRICS}),
+        else Middleware(Hosts, options.hosts, options.origins, exempt=PROBES),
+        Middleware(Admission, options.limits, metrics, exempt=open_paths | {METRICS}),
         Middleware(Current, follower),
     ]
 

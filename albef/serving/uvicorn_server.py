@@ -21,7 +21,7 @@ log = logging.getLogger("albef")
 class Server(uvicorn.Server):
     """Server that runs an application until a signal, then finishes the accepted requests.
 
-    At the first signal the state's ``leaving`` becomes true. For ``drain`` seconds the server still
+    At the first signal the state's ``stopping`` becomes true. For ``drain`` seconds it still
     accepts requests, but readiness probes fail, so load balancers stop sending. A second signal
     stops it at once. Port 0 selects a free port.
 
@@ -49,7 +49,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=max(1, round(limits.grace)),
         )
         super().__init__(config)
-        self.drain, self._state, self._leaving_since = drain, state, 0.0
+        self.drain, self._state, self._stopping_since = drain, state, 0.0
 
     async def startup(self, sockets: Any = None) -> None:
         """Start, and log the address."""
@@ -62,15 +62,15 @@ class Server(uvicorn.Server):
 
         uvicorn's own handler would exit with the signal's code.
         """
-        if self._state.leaving:
+        if self._state.stopping:
             self.should_exit = self.force_exit = True
             return
-        self._state.leaving, self._leaving_since = True, time.monotonic()
+        self._state.stopping, self._stopping_since = True, time.monotonic()
         log.info("%s: finishing accepted requests", signal.Signals(sig).name)
         self.should_exit = not self.drain
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to stop, which is also true after the drain time."""
-        if self._state.leaving and time.monotonic() >= self._leaving_since + self.drain:
+        if self._state.stopping and time.monotonic() >= self._stopping_since + self.drain:
             self.should_exit = True
         return await super().on_tick(counter)

@@ -210,17 +210,17 @@ def test_a_server_that_is_killed_goes_on_reading_where_it_was(
     entries = [Entry(f"p{i}", f"{i}", feats[i % 8], b"", each) for i, each in enumerate(squares)]
     zoo.add("old/float32", entries)
 
-    def lacking() -> int:
-        return len(zoo.lacking(space, 0, count))
+    def without_feature() -> int:
+        return len(zoo.without_feature(space, 0, count))
 
     for least in (count - 1, 0):  # killed when it has begun, then at the end
         command = ["serve", f"{folder}", "--indexes", f"{indexes}", "--port", "0", "--batch", "1"]
         with subprocess.Popen([sys.executable, "-m", "albef.cli", *command]) as process:
-            wait_until(lambda least=least: lacking() <= least)
+            wait_until(lambda least=least: without_feature() <= least)
             process.kill()
-        assert (lacking() > 0) == (least > 0)
+        assert (without_feature() > 0) == (least > 0)
     hits = zoo.search(space, feats[0], count)
     right = albef.runtime.load(folder).embed_image(squares) @ feats[0]
     assert [hit.similarity for hit in hits] == pytest.approx(np.sort(right)[::-1], abs=1e-5)
-    assert len(zoo.lacking("old/float32", 0, 1)) == 0
+    assert len(zoo.without_feature("old/float32", 0, 1)) == 0
     store.close()

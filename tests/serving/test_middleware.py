@@ -207,7 +207,7 @@ def test_a_token_allows_what_its_scopes_say() -> None:
 
 
 def test_a_token_is_needed_where_tokens_are_known() -> None:
-    tokens = Tokens(count, [TOKEN, OTHER], spared=OPEN)
+    tokens = Tokens(count, [TOKEN, OTHER], exempt=OPEN)
     for mounted in ("", "/models", "/models/"):  # as `mount` does
         for sent in ("", "Bearer", f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN, "Bearer \xe4"):
             for path in ("/v1/model", "/metrics", "/nothing"):
@@ -224,7 +224,7 @@ def test_a_token_is_needed_where_tokens_are_known() -> None:
 
 
 def test_without_tokens_this_machine_alone_may_ask_and_no_other_site() -> None:
-    hosts = Hosts(count, ["models"], spared=OPEN)
+    hosts = Hosts(count, ["models"], exempt=OPEN)
     for host in ("evil.example", "", "["):
         assert refused(hosts, headers={"host": host}) == 421
     for origin in ("http://evil.example", "null", "http://[", "http://localhost:3000"):
@@ -268,7 +268,7 @@ def test_answers_carry_safe_headers_and_the_end_of_the_connection() -> None:
     assert "default-src 'none'" in headers["content-security-policy"]
     assert headers["cache-control"] == "no-store"
     assert "connection" not in headers
-    state.leaving = True
+    state.stopping = True
     assert asyncio.run(ask(Requests(count, Metrics(), state))).headers["connection"] == "close"
 
 

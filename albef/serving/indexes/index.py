@@ -138,7 +138,7 @@ class Index:
                 row = (entry.id, number, entry.digest, entry.thumbnail, entry.square)
                 self._file.execute("INSERT INTO pictures VALUES (?, ?, ?, ?, ?)", row)
 
-    def lacking(self, space: str, after: int, limit: int) -> list[tuple[int, bytes]]:
+    def without_feature(self, space: str, after: int, limit: int) -> list[tuple[int, bytes]]:
         """Return the first ``limit`` images without a feature of a model, numbered above ``after``.
 
         Each is its number and its square image.

@@ -58,7 +58,7 @@ class IndexReader:
     async def _read(self, index: Index) -> None:
         """Compute the missing features of an index, if its images have the model's input size."""
         queues, after = self._queues, 0
-        while rows := await self._stored(index.lacking, queues.space, after, AT_ONCE):
+        while rows := await self._stored(index.without_feature, queues.space, after, AT_ONCE):
             numbers, squares = zip(*rows, strict=True)
             size = queues.model.facts.image_size
             with opened(squares[0], f"index {index.about.name}") as square:
@@ -86,7 +86,7 @@ class IndexReader:
         """Return whether all images of an index have features of the model."""
         space = self._queues.space
         if index.serial not in self._up_to_date and not await self._stored(
-            index.lacking, space, 0, 1
+            index.without_feature, space, 0, 1
         ):
             self._up_to_date.add(index.serial)
         return index.serial in self._up_to_date

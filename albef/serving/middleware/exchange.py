@@ -20,7 +20,7 @@ class State:
 
     ready: bool = False
     """True once the models can answer."""
-    leaving: bool = False
+    stopping: bool = False
     """True once the server has received a stop signal."""
     routes: list[BaseRoute] = field(default_factory=list)
     """Routes of all calls, to name the route of a request that was refused before routing."""
@@ -66,13 +66,13 @@ class HttpMiddleware:
     """Base class of middlewares. They handle only requests, not the server's start and stop."""
 
     app: ASGIApp
-    spared: frozenset[str] = field(default=frozenset(), kw_only=True)
+    exempt: frozenset[str] = field(default=frozenset(), kw_only=True)
     """Paths that pass unchanged, relative to the application's mount point."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request, or pass it on unchanged."""
-        spared = scope["type"] != "http" or path_of(scope) in self.spared
-        await (self.app if spared else self._handle)(scope, receive, send)
+        exempt = scope["type"] != "http" or path_of(scope) in self.exempt
+        await (self.app if exempt else self._handle)(scope, receive, send)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         raise NotImplementedError

@@ -105,7 +105,7 @@ class Requests(HttpMiddleware):
         every = [*headers, *_SAFE, (b"x-request-id", name.encode())]
         if not any(each[0] == b"cache-control" for each in headers):
             every.append(_NO_STORE)
-        if self.state.leaving:
+        if self.state.stopping:
             every.append((b"connection", b"close"))
         return every
 

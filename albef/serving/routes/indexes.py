@@ -110,7 +110,8 @@ def _reader() -> ModelQueues:
 async def _existing(name: Name) -> Index:
     index = await current().stored(current().store.get, name)
     if index is None:
-        raise ApiError(404, f"there is no index {name}; create it with PUT", code="no_such_index")
+        text = f"index {name} does not exist; create it with PUT"
+        raise ApiError(404, text, code="no_such_index")
     return index
 
 
@@ -171,7 +172,11 @@ async def create_index(name: Name, response: Response) -> IndexInfo:
             text = f"the server has {INDEXES} indexes already; delete one"
             raise ApiError(409, text, code="too_many_indexes")
         about = About(name, queues.space, queues.run, queues.model.facts.embed_dim)
-        index = await engine.stored(engine.store.create, about)
+        try:
+            index = await engine.stored(engine.store.create, about)
+        except ValueError:
+            text = f"the file of index {name} is damaged; the log has its path"
+            raise ApiError(409, text, code="damaged") from None
         response.status_code = 201
     return await _info(await _usable(index))
 

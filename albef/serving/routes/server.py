@@ -64,7 +64,7 @@ def probe_routes(state: State) -> APIRouter:
     @router.get("/readyz", responses={503: describe_errors()[503]})
     async def readyz() -> dict[str, str]:
         """Return 200 if the server takes requests, else 503. It fails after a stop signal."""
-        if not state.ready or state.leaving:
+        if not state.ready or state.stopping:
             raise ApiError(503, "the server is starting or stopping", 1)
         return {"status": "ready"}
 

@@ -108,20 +108,22 @@ def test_a_picture_has_a_feature_of_each_of_two_models(tmp_path: Path) -> None:
     index.remove(["p98", "p99"])
     index.add(SPACE, entries(feats[:4]))  # are 3 to 6
     assert ids(index, feats[2], 1) == ["p2"]
-    assert index.lacking(SPACE, 0, 9) == []
-    assert index.lacking(old, 4, 1) == [(5, b"square")]
+    assert index.without_feature(SPACE, 0, 9) == []
+    assert index.without_feature(old, 4, 1) == [(5, b"square")]
     index.put(old, [3, 4, 99], vectors(3, 8))
     index.add(old, [entry._replace(feat=vectors(1, 8, 1)[0]) for entry in entries(feats)[3:5]])
-    assert [number for number, _ in index.lacking(old, 0, 9)] == [5]
-    assert [number for number, _ in index.lacking(new, 0, 9)] == [10], "of two that both have read"
+    assert [number for number, _ in index.without_feature(old, 0, 9)] == [5]
+    assert [number for number, _ in index.without_feature(new, 0, 9)] == [10], (
+        "of two that both have read"
+    )
     assert len(index.search(old, vectors(1, 8)[0], 9)) == 4
     assert len(index) == 5
     index.remove(["p0"])
     assert len(index.search(old, vectors(1, 8)[0], 9)) == len(ids(index, feats[0], 9)) == 3
     index.put(third, [4], vectors(1, 4))
     index.keep(third)
-    assert len(index.lacking(old, 0, 9)) == 1, "the one before stays"
-    assert len(index.lacking(SPACE, 0, 9)) == 4
+    assert len(index.without_feature(old, 0, 9)) == 1, "the one before stays"
+    assert len(index.without_feature(SPACE, 0, 9)) == 4
     index.close()
 
 
