@@ -147,11 +147,9 @@ def machine() -> str:
 
 
 class Cost:
-    """Cost of a stage: time on cores, and time that it held GPUs.
+    """Cost of a stage: time on cores, and ``gpu_seconds``, the time of GPUs times their number.
 
-    Args:
-        gpu_seconds: time that GPUs were held before, times their number.
-        before: cost of interrupted processes whose work this one resumes.
+    ``before`` is the cost of interrupted processes whose work this one resumes.
     """
 
     def __init__(self, gpu_seconds: float = 0.0, before: Mapping[str, float] | None = None) -> None:
@@ -230,16 +228,13 @@ def inputs(stages: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
     return sorted(path for path in paths if Path(path).resolve().is_relative_to(root))
 
 
-def declared_files(
-    stages: Mapping[str, Any], address: str, params: Mapping[str, Any], root: Path = Path()
-) -> set[Path]:
-    """Return every code file that a stage declares, relative to the root of the project.
+def declared_files(stages: Mapping[str, Any], address: str, params: Mapping[str, Any]) -> set[Path]:
+    """Return every code file that a stage declares.
 
     Args:
         stages: stages of dvc.yaml.
         address: address of the stage, ``NAME`` or ``NAME@KEY``.
         params: content of the whole params file, which has the kinds of the runs.
-        root: root of the project.
     """
     name, _, key = address.partition("@")
     stage = stages.get(name, {})
@@ -247,29 +242,22 @@ def declared_files(
     files: set[Path] = set()
     for dep in stage.get("do", stage).get("deps", ()):
         if dep.startswith(_CODE):
-            path = root / dep.replace("${item.kind}", kind)
+            path = Path(dep.replace("${item.kind}", kind))
             files |= {file for file in path.rglob("*") if file.is_file()} or {path}
-    return {path.relative_to(root) for path in files if path.parent.name != "__pycache__"}
+    return {path for path in files if path.parent.name != "__pycache__"}
 
 
-def code_files(
-    stages: Mapping[str, Any], address: str, params: Mapping[str, Any], root: Path = Path()
-) -> set[Path]:
-    """Return the modules among :func:`declared_files`."""
-    return {file for file in declared_files(stages, address, params, root) if file.suffix == ".py"}
-
-
-def code_digest(files: Iterable[Path], root: Path = Path()) -> str:
-    """Return a SHA-256 over the code without comments, docstrings and blank lines.
+def code_digest(files: Iterable[Path]) -> str:
+    """Return a SHA-256 over the modules among files, without comments and docstrings.
 
     Returns:
-        The digest in hex, or "" if ``files`` is empty or a file is missing.
+        The digest in hex, or "" if there is no module or one is missing.
     """
-    digest, names = hashlib.sha256(), sorted({path.as_posix() for path in files})
-    for name in names:
-        if not (root / name).is_file():
+    digest, names = hashlib.sha256(), {path.as_posix() for path in files if path.suffix == ".py"}
+    for name in sorted(names):
+        if not Path(name).is_file():
             return ""
-        digest.update(f"{name}\n{strip_comments((root / name).read_text())}\n".encode())
+        digest.update(f"{name}\n{strip_comments(Path(name).read_text())}\n".encode())
     return digest.hexdigest() if names else ""
 
 

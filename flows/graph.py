@@ -266,7 +266,7 @@ def _is_listed_in(record: run_record.RunRecord, edit: Edit) -> bool:
 
 def code_digest(stage: str) -> str:
     """Return the digest of a stage's code as it is now."""
-    files = run_record.code_files(read_yaml(DVC)["stages"], stage, read_yaml(PARAMS))
+    files = run_record.declared_files(read_yaml(DVC)["stages"], stage, read_yaml(PARAMS))
     return run_record.code_digest(files)
 
 

@@ -38,7 +38,6 @@ from albef.layout import Layout, Paths, runtime
 from albef.run_record import (
     Cost,
     code_digest,
-    code_files,
     declared_files,
     inputs,
     keep,
@@ -73,32 +72,20 @@ class Context:
         rank: number among the processes of the stage, from 0; None if it is the only one.
         ends: folder where each of several processes writes how it ended.
         launched_on: machine of the stage that started several processes.
-        by_dvc: whether DVC started it.
-        dvc: id of the DVC process to end with, if a flow passes it.
-        debug: whether an error ends it with a traceback.
-        in_experiment: whether it is part of a DVC experiment.
     """
 
     rank: int | None
     ends: Path | None
     launched_on: str
-    by_dvc: bool
-    dvc: int | None
-    debug: bool
-    in_experiment: bool
 
     @classmethod
     def read(cls) -> Self:
         """Return the start conditions from the environment."""
-        rank, ends, dvc = map(os.environ.get, ("RANK", RANKS, "ALBEF_DVC"))
+        rank, ends = map(os.environ.get, ("RANK", RANKS))
         return cls(
             rank=int(rank) if rank else None,
             ends=Path(ends) if ends else None,
             launched_on=os.environ.get(LAUNCHED_ON, platform.node()),
-            by_dvc="DVC_STAGE" in os.environ,
-            dvc=int(dvc) if dvc else None,
-            debug=bool(os.environ.get("ALBEF_DEBUG")),
-            in_experiment="DVC_EXP_NAME" in os.environ,
         )
 
     @property
@@ -185,11 +172,8 @@ class Stage:
 
     @property
     def code(self) -> str:
-        """Digest of the code that dvc.yaml declares for the stage; "" if it declares none.
-
-        Comments, docstrings and blank lines do not count.
-        """
-        return code_digest(code_files(self._graph, self.address, self.params))
+        """Digest of the code that dvc.yaml declares for the stage; "" if it declares none."""
+        return code_digest(declared_files(self._graph, self.address, self.params))
 
     @cached_property
     def _graph(self) -> dict[str, Any]:
@@ -267,7 +251,7 @@ class Stage:
         path = self.layout.record(self.address)
         write_json(path, record)
         keep(path)
-        if self.context.in_experiment:  # An experiment includes a new file only if git tracks it.
+        if "DVC_EXP_NAME" in os.environ:  # An experiment includes a new file only if git tracks it.
             subprocess.run(["git", "add", "--force", "--", str(path)], capture_output=True)
 
 
@@ -344,11 +328,14 @@ def die_with_dvc(context: Context) -> None:
     The stage is first asked to end, so that a training can save a checkpoint. A flow passes the id
     of the DVC process, since it may have died while this process was still importing.
     """
-    if not context.by_dvc and context.rank is None:  # Nothing but a user's shell started it.
+    by_dvc = "DVC_STAGE" in os.environ
+    if not by_dvc and context.rank is None:  # Nothing but a user's shell started it.
         return
     parents = psutil.Process().parents()  # A shell may run between the two processes.
-    dvc = context.dvc or next((p.pid for p in parents if p.name() not in SHELLS), 0)
-    if not context.by_dvc or context.launched_on != platform.node():
+    dvc = int(os.environ.get("ALBEF_DVC", 0)) or next(
+        (p.pid for p in parents if p.name() not in SHELLS), 0
+    )
+    if not by_dvc or context.launched_on != platform.node():
         dvc = os.getppid()  # Without DVC on this machine, the launcher is watched.
 
     def watch() -> None:
@@ -407,7 +394,7 @@ def main(
         with _full_disk_named(stage):
             run(stage)
     except (ValueError, OSError, KeyboardInterrupt) as error:
-        if context.debug:
+        if os.environ.get("ALBEF_DEBUG"):
             raise
         context.end(error, f"{name}@{key}" if key else name)
     except Exception:

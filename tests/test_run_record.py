@@ -95,7 +95,7 @@ def test_the_code_of_a_stage_is_what_the_graph_declares() -> None:
         Path(f"albef/{name}.py").write_text("x = 1\n")
 
     def digest(address: str = "finetune@mine") -> str:
-        return run_record.code_digest(run_record.code_files(stages, address, values))
+        return run_record.code_digest(run_record.declared_files(stages, address, values))
 
     first = digest()
     Path("albef/tasks/other.py").write_text("x = 2\n")

@@ -66,19 +66,6 @@ class Revision:
         line = self.commit and try_git("log", "-1", "--format=%s", self.commit)
         return "" if not line or line.startswith("dvc: commit experiment") else line
 
-    def list(self, folder: Path) -> list[Path]:
-        """Return the sorted paths of the entries in a folder.
-
-        Raises:
-            RevisionUnavailableError: the folder is neither available locally nor in a remote.
-        """
-        if self._files is None:
-            return sorted(folder.iterdir()) if folder.is_dir() else []
-        if not self._files.isdir(folder.as_posix()):
-            return []
-        with self._reporting(folder):
-            return sorted(Path(name) for name in self._files.ls(folder.as_posix(), detail=False))
-
     def fetch(self, path: Path) -> Path | None:
         """Return the local path of a file or folder; None if the revision does not have it.
 
@@ -89,17 +76,11 @@ class Revision:
         if local.exists() or self._files is None:
             return local if local.exists() else None
         name = path.as_posix()
-        with self._reporting(path):
+        try:
             if not self._files.exists(name):
                 return None
             local.parent.mkdir(parents=True, exist_ok=True)
             self._files.get(name, str(local), recursive=self._files.isdir(name))
-        return local if local.exists() else None
-
-    @contextmanager
-    def _reporting(self, path: Path) -> Iterator[None]:
-        try:
-            yield
         except (DvcException, DataIndexDirError, OSError) as error:
             is_missing = isinstance(error, FileNotFoundError | DataIndexDirError)
             why = "" if is_missing else f" ({one_line(error)})"
@@ -108,6 +89,7 @@ class Revision:
                 f"{self.name}: {path} is neither in DVC's cache nor in a remote{why}; run `dvc "
                 "push` (for an experiment, `dvc exp push`) where it was made, then `dvc fetch`",
             ) from None
+        return local if local.exists() else None
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """Artifacts of a revision as tables for a comparison, as far as they are available."""
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,7 @@ from albef.layout import BEHAVIOUR
 from albef.report import curves, drift, scores
 from albef.report.pictures import SplitRecords
 from flows.experiments.revisions import Revision, RevisionUnavailableError
-
-T = TypeVar("T")
+from flows.graph import PRETRAINED
 
 
 class Gaps:
@@ -33,6 +33,14 @@ class Gaps:
         """Record an error message. Of each revision, only the first unavailable file counts."""
         key = problem.revision if isinstance(problem, RevisionUnavailableError) else str(problem)
         self.problems.setdefault(key, str(problem))
+
+    @contextlib.contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Record an error of the block instead of raising it, if it is about a missing file."""
+        try:
+            yield
+        except (RevisionUnavailableError, ShardError) as error:
+            self.add(error)
 
 
 class Side:
@@ -50,13 +58,6 @@ class Side:
         self.data, self.index = cache(self._data), cache(self._index)
         self._table = cache(self._read)
 
-    def _or_gap(self, read: Callable[[], T]) -> T | None:
-        try:
-            return read()
-        except (RevisionUnavailableError, ShardError) as error:
-            self._gaps.add(error)
-            return None
-
     @cached_property
     def metrics(self) -> dict[str, dict[str, Any]]:
         """Metrics of every evaluated run, by run."""
@@ -66,13 +67,11 @@ class Side:
     @cached_property
     def curves(self) -> curves.Curves:
         """Curves of each training."""
-
-        def read() -> curves.Curves:
-            names = (path.name for path in self.revision.list(self.layout.root / "curves"))
+        names = sorted([PRETRAINED, *self.runs])
+        with self._gaps.recorded():
             paths = {name: self.revision.fetch(self.layout.curves(name)) for name in names}
             return {n: curve for n, path in paths.items() if path and (curve := curves.read(path))}
-
-        return self._or_gap(read) or {}
+        return {}
 
     def predictions(self, run: str, split: str) -> pa.Table | None:
         """Return the predictions of a run, or the cases of its behaviour tests; None if missing."""
@@ -80,7 +79,7 @@ class Side:
 
     def _read(self, run: str, is_tested: bool) -> pa.Table | None:
         file = self.layout.behaviour(run) if is_tested else self.layout.predictions(run)
-        try:
+        with self._gaps.recorded():
             if (path := self.revision.fetch(file)) is not None:
                 return pq.read_table(path)
             artifact = "cases of behaviour tests" if is_tested else "predictions"
@@ -88,8 +87,6 @@ class Side:
                 f"{self.name} has metrics of {run} but no {artifact}, so its examples are not "
                 f"compared; create them with `albef run --only evaluate@{run}`"
             )
-        except RevisionUnavailableError as error:
-            self._gaps.add(error)
         return None
 
     def scores(self, run: str, split: str) -> dict[str, scores.Scores]:
@@ -106,13 +103,17 @@ class Side:
         """Return the folder of a dataset with its description and index; None if missing."""
         folder = self.layout.data(dataset)
         parts = [folder / name for name in ("dataset.json", "index.parquet")]
-        files = self._or_gap(lambda: [self.revision.fetch(part) for part in parts])
-        return self.revision.folder / folder if files and all(files) else None
+        with self._gaps.recorded():
+            if all(self.revision.fetch(part) for part in parts):
+                return self.revision.folder / folder
+        return None
 
     def _index(self, dataset: str) -> pa.Table | None:
         """Return the index of a dataset; None if missing."""
         folder = self.data(dataset)
-        return self._or_gap(lambda: read_index(folder)) if folder else None
+        with self._gaps.recorded():
+            return read_index(folder) if folder else None
+        return None
 
     def contents(self, run: str, split: str) -> "pd.Series[Any] | None":
         """Return a hash of the content of each record in a split, by key; None if unknown."""
