@@ -251,7 +251,7 @@ def code_digest(files: Iterable[Path]) -> str:
     """Return a SHA-256 over the modules among files, without comments and docstrings.
 
     Returns:
-        The digest in hex, or "" if there is no module or one is missing.
+        The digest in hex, or "" without modules or if one is missing.
     """
     digest, names = hashlib.sha256(), {path.as_posix() for path in files if path.suffix == ".py"}
     for name in sorted(names):
