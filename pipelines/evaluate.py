@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 
-from albef.config import Section
+from albef.config import Section, did_you_mean
 from albef.data.shards import Shards, describe
 from albef.evaluation import text_only
 from albef.evaluation.behaviour import judging
@@ -30,7 +30,7 @@ class Reference(Section):
     """A published value of a metric."""
 
     value: float
-    """Published value of the metric, on the first split that is evaluated."""
+    """Published value of the metric on the first evaluated split, in percent."""
     tolerance: Annotated[float, Field(ge=0)]
     """Maximum absolute difference that passes."""
     source: str
@@ -93,10 +93,11 @@ def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torc
         if texts:  # only in the first process
             metrics["text_only"][split] = text_only.score(texts, text_only.read(data, split, kind))
         names = (kind.primary, kind.examples(table).metric)
+        # A split with hidden answers has predictions but no metrics.
         if scored := [name for name in names if name in metrics[split]]:
-            headline[split] = scored[0]  # a split with hidden answers has only predictions
+            headline[split] = scored[0]
     with computing:
-        sections, cases = behave(settings, trained, blank, Shards(data, splits[0]))
+        sections, cases = run_behaviour_tests(settings, trained, blank, Shards(data, splits[0]))
     if not stage.first:
         return
     path = stage.layout.predictions(stage.key)
@@ -115,17 +116,17 @@ def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torc
         "seed": stage.seed,
         "code": stage.code,
     }
-    pq.write_table(stored(kind, tables, source), path)
+    pq.write_table(predictions_table(kind, tables, source), path)
     stage.made(stage.layout.metrics(stage.key), path, stage.layout.behaviour(stage.key))
     main_split = metrics[splits[0]]
-    if kind.primary in main_split:  # a split with hidden answers has only predictions
+    if kind.primary in main_split:
         stage.record["metrics"] = {kind.primary: main_split[kind.primary]}
     reference = (settings.reference or {}).get(stage.key, {})
-    if deviations := list(differing(main_split, reference)):
-        raise ValueError(f"not as reported: {'; '.join(deviations)}")
+    if found := list(deviations(main_split, reference)):
+        raise ValueError(f"metrics deviate from evaluate.reference: {'; '.join(found)}")
 
 
-def stored(
+def predictions_table(
     kind: type[RunTask], tables: Mapping[str, Table], source: Mapping[str, object]
 ) -> pa.Table:
     """Return the predictions on all splits, each with its per-example score.
@@ -142,7 +143,7 @@ def stored(
     return pa.concat_tables(parts, promote_options="default").replace_schema_metadata(metadata)
 
 
-def behave(
+def run_behaviour_tests(
     settings: EvaluateConfig, trained: RunTask, blank: RunTask, records: Shards
 ) -> tuple[dict[str, dict[str, object]], pa.Table]:
     """Run the behavior tests.
@@ -159,7 +160,7 @@ def behave(
         for task in (trained, blank)
     ]
     rates, random_weights = map(judging.rates, tables)
-    log.info("behaviour: %d cases, %.1f %% pass", len(tests.cases), rates[OVERALL])
+    log.info("behavior tests: %.1f %% of %d cases pass", rates[OVERALL], len(tests.cases))
     return {
         BEHAVIOUR: dict(rates),
         "chance": {BEHAVIOUR: judging.chances(tables[0])},
@@ -179,26 +180,29 @@ def splits_of(requested: Sequence[str], present: Collection[str]) -> list[str]:
         )
     splits = [split for split in requested if split in present]
     if not splits and "val" in present:
-        log.info("no split of evaluate.splits is in this data set: val is evaluated")
+        log.info("this dataset has no split of evaluate.splits; evaluating val")
         splits = ["val"]
     if not splits:
         raise ValueError(
-            f"evaluate.splits are {', '.join(requested)}, but the data set has {', '.join(present)}"
+            f"evaluate.splits names {', '.join(requested)}, but the dataset has only "
+            f"{', '.join(present)}"
         )
     return splits
 
 
-def differing(metrics: Mapping[str, object], reference: Mapping[str, Reference]) -> Iterator[str]:
-    """Yield differences from the reference beyond its tolerance; every difference is logged."""
+def deviations(metrics: Mapping[str, object], reference: Mapping[str, Reference]) -> Iterator[str]:
+    """Yield deviations from the reference beyond its tolerance; every deviation is logged."""
     for name, published in reference.items():
         value = metrics.get(name)
         if not isinstance(value, float):
-            yield f"there is no metric {name}, but {', '.join(metrics)}"
+            yield f"there is no metric {name}{did_you_mean(name, metrics)}"
             continue
         difference = value - published.value
-        text = f"{name} {value:.2f} is {difference:+.2f} from {published.value:g}"
-        text += f" ({published.source})"
-        log.info("%s, tolerance %g", text, published.tolerance)
+        text = (
+            f"{name} is {value:.2f}, {difference:+.2f} from {published.value:g} of "
+            f"{published.source} (tolerance {published.tolerance:g})"
+        )
+        log.info("%s", text)
         if abs(difference) > published.tolerance:
             yield text
 

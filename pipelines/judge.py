@@ -19,7 +19,7 @@ from albef.loading.reading import Part
 from albef.models.weights import load_checkpoint
 from albef.release.canary import probe
 from albef.release.gate import ReleaseConfig, contaminated, judge
-from albef.release.measuring import Tested, measure
+from albef.release.measuring import Measured, Tested, measure
 from albef.report import card as model_card
 from albef.report.card import Compared, Evaluation, read_datasets, training_facts
 from albef.run_record import machine
@@ -37,7 +37,7 @@ def compare(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Measure an export, together with the released one if there is one, and judge it.
 
     Args:
-        facts: ``run``; the folder ``fetched`` with the export as others get it; the folder
+        facts: ``run``; the folder ``fetched`` with the export as users get it; the folder
             ``released`` with the version that it ``replaces``, or None; ``version`` and
             ``stage``; a message on the ``limits``; further ``provenance``.
 
@@ -56,8 +56,7 @@ def compare(facts: Mapping[str, Any]) -> dict[str, Any]:
     split = Shards(stage.layout.data(spec.dataset), spec.split)
     records = Part(split, 0, spec.examples)
     previous, note = _previous(manifest.read(folder).model.kind, facts)
-    note = f"{note} {facts['limits']}".rstrip()
-    log.info("a server of what others get is asked")
+    log.info("sending requests to a server of the export as users get it")
     failures = list(probe(folder, Path(facts["fetched"]), records, stage.runtime.threads))
     log.info("measuring on %d records of %s in %s", len(records), spec.split, spec.dataset)
     behaviour = _prepare_behaviour(stage, task.config.dataset, type(task))
@@ -66,19 +65,9 @@ def compare(facts: Mapping[str, Any]) -> dict[str, Any]:
     used = tuple(read_datasets(stage.params, stage.layout, stage.key, (spec.dataset, spec.split)))
     overlaps = {data.name: data.shared for data in used if data.trained and data.shared is not None}
     rows.append(contaminated(gate, len(split), overlaps))
-    evaluation = Evaluation(
-        dataset=spec.dataset,
-        split=spec.split,
-        records=len(records),
-        digest=split.digest,
-        whole=len(records) == len(split),
-        primary=task.primary,
-        new=new,
-        torch=read_json(stage.layout.export_metrics(stage.key))["torch"],
-        chance=task.chance(new.table),
-        machine=machine(),
-    )
+    compared = Compared(f"{note} {facts['limits']}".rstrip(), [row[:6] for row in rows])
     provenance = facts["provenance"] | _provenance(folder, split)
+    evaluation = _evaluation(stage, task, split, len(records), new)
     card = model_card.read(stage.params, stage.layout, stage.key)
     assert card is not None  # Its metrics, checkpoint and export have already been read.
     card = replace(
@@ -86,21 +75,38 @@ def compare(facts: Mapping[str, Any]) -> dict[str, Any]:
         version=facts["version"],
         evaluation=evaluation,
         datasets=used,
-        compared=Compared(note, [row[:6] for row in rows]),
+        compared=compared,
         provenance=provenance,
     )
+    released = {name: asdict(old) for name, old in others[0].items()} if others else None
     return {
-        "rows": [row[:6] for row in rows],
+        "rows": compared.rows,
         "reasons": [*failures, *(row.refused for row in rows if row.refused)],
-        "note": note,
-        "figures": {
-            **asdict(evaluation),
-            "released": {name: asdict(old) for name, old in others[0].items()} if others else None,
-        },
+        "note": compared.note,
+        "figures": {**asdict(evaluation), "released": released},
         "limits": gate.model_dump(),
         "provenance": provenance,
         "card": model_card.render(card),
     }
+
+
+def _evaluation(
+    stage: Stage, task: RunTask, split: Shards, count: int, new: Measured
+) -> Evaluation:
+    """Return the new measurements on the first ``count`` records of a split, for the card."""
+    spec = stage.section(f"export.runs.{stage.key}", RunExport)
+    return Evaluation(
+        dataset=spec.dataset,
+        split=spec.split,
+        records=count,
+        digest=split.digest,
+        whole=count == len(split),
+        primary=task.primary,
+        new=new,
+        torch=read_json(stage.layout.export_metrics(stage.key))["torch"],
+        chance=task.chance(new.table),
+        machine=machine(),
+    )
 
 
 def _restore(stage: Stage) -> RunTask:
@@ -114,7 +120,7 @@ def _restore(stage: Stage) -> RunTask:
     checkpoint = load_checkpoint(stage.layout.model(stage.key))
     if exported != checkpoint.digest:
         raise ValueError(
-            f"{folder} is of another checkpoint than {checkpoint.folder}; run `albef run`"
+            f"{folder} was not exported from {checkpoint.folder}; export it again with `albef run`"
         )
     return kind.restore(config, checkpoint)
 
@@ -145,17 +151,17 @@ def _previous(kind: str, facts: Mapping[str, Any]) -> tuple[list[Path], str]:
     """Return the folders of exports to compare with, and a note about them."""
     replaces = facts["replaces"]
     if facts["released"] is None:
-        return [], f"Nothing holds {facts['stage']} yet to be compared with."
+        return [], f"Stage {facts['stage']} has no version yet to compare with."
     released = Path(facts["released"])
     try:
         old_kind = manifest.read(released).model.kind
     except ExportError as error:
-        # The format is older. A person should judge the new export, or it could never be replaced.
-        return [], f"Not compared with {replaces}, which this version cannot read: {error}."
+        # An older format must not prevent its own replacement; a person judges the new export.
+        return [], f"Not compared with {replaces}, because it cannot be read: {error}."
     if old_kind != kind:
         raise ValueError(
-            f"{replaces} is of kind {old_kind} and this export of {kind}; release it as a run of "
-            "another name"
+            f"{replaces} is of kind {old_kind}, but this export is of kind {kind}; release it as a "
+            "run with another name"
         )
     return [released], f"This and {replaces} were measured in one process on the same records."
 

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field
 
 from albef.config import ParamsError, Range, Section, did_you_mean, read_preset, validate
 from albef.curation import CurateConfig
-from albef.evaluation.behaviour.suite import load as load_suite
+from albef.evaluation.behaviour.suite import read_suite
 from albef.ingest.config import IngestConfig, RowsConfig
 from albef.layout import (
     EARLIER,
@@ -146,7 +146,7 @@ def _conflicts(params: Params) -> Iterator[str]:
     """Yield an error message for each conflict between sections."""
     suite, rules = params.evaluate.behaviour.tests, {}
     try:
-        rules = load_suite(Path(suite)).tests
+        rules = read_suite(Path(suite)).tests
     except ParamsError as error:
         yield f"evaluate.behaviour.tests: {error}"
     rule_references = [

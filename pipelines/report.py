@@ -1,7 +1,7 @@
 """Write the report from all available artifacts: the report page, dataset pages and cards."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -34,26 +34,18 @@ def run(stage: Stage) -> None:
     project = Project(Path(), layout, runs)
     values = {key: section for key, section in params.items() if key not in NOT_SHOWN}
     report = page.read(values, project, count)
-    cards = _write(
-        layout.cards(),
-        ".md",
-        ((name, card.render(facts)) for name in runs if (facts := card.read(params, layout, name))),
-    )
-    pages = _write(
-        layout.data_pages(),
-        ".html",
-        (
-            (data.name, page.render_dataset(read_page(layout, data, count)))
-            for data in report.datasets
-        ),
-    )
+    found = {name: card.read(params, layout, name) for name in runs}
+    cards = {f"{name}.md": card.render(facts) for name, facts in found.items() if facts}
+    pages = {}
     for data in report.datasets:
+        pages[f"{data.name}.html"] = page.render_dataset(read_page(layout, data, count))
         if data.digest:
-            pages.append(layout.data_pages() / f"{data.name}.croissant.json")
-            pages[-1].write_text(croissant.render(layout.data(data.name), layout.data_pages()))
-    text = page.render(replace(report, cards=[path.stem for path in cards]))
+            metadata = croissant.render(layout.data(data.name), layout.data_pages())
+            pages[f"{data.name}.croissant.json"] = metadata
+    text = page.render(replace(report, cards=[name.removesuffix(".md") for name in cards]))
+    written = [*_write(layout.cards(), cards), *_write(layout.data_pages(), pages)]
     layout.report().write_text(text)
-    stage.made(layout.report(), *cards, *pages)
+    stage.made(layout.report(), *written)
     stage.record["bytes"] = len(text.encode())
 
 
@@ -67,7 +59,7 @@ def data_page(name: str) -> Path:
     count = stage.section("report", ReportConfig).examples
     users = page.used_by(stage.params)
     if name not in users:
-        raise ParamsError(f"{PARAMS} has no data set {name}{did_you_mean(name, users)}")
+        raise ParamsError(f"{PARAMS} has no dataset {name}{did_you_mean(name, users)}")
     path = stage.layout.data_pages() / f"{name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     data = datasets.read(stage.layout, name, users[name], count)
@@ -75,13 +67,13 @@ def data_page(name: str) -> Path:
     return path
 
 
-def _write(folder: Path, suffix: str, texts: Iterable[tuple[str, str]]) -> list[Path]:
-    """Write texts to a new folder by name and return the sorted paths."""
+def _write(folder: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Write files with these texts to a new folder and return their paths."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name, text in texts:
-        (folder / f"{name}{suffix}").write_text(text)
-    return sorted(folder.iterdir())
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    return [folder / name for name in texts]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""Confidence intervals and an exact test of differences, from one seed or several.
-
-All results are repeatable: resampling uses a fixed seed.
-"""
+"""Confidence intervals and tests of differences. Resampling uses a fixed seed."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +24,7 @@ class Interval:
 
     @property
     def sign(self) -> int:
-        """1 or -1 if the interval is above or below zero, else 0: not resolved."""
+        """1 or -1 if the interval is above or below zero, else 0."""
         return (self.low > 0) - (self.high < 0)
 
 

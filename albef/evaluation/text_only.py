@@ -1,9 +1,8 @@
 """Text-only baseline: a model that never sees an image, trained on the same rows.
 
-It is a multinomial logistic regression over the counts of one to three neighboring words. A run
-that is not clearly better has learned to guess from its questions. If a record has candidates, such
-as the boxes of grounding, the model takes the likeliest of them, relative to how often each is a
-candidate.
+It is a multinomial logistic regression over counts of n-grams. A run that is not clearly better has
+learned to guess from its questions. If a record has candidates, such as the boxes of grounding, the
+model takes the likeliest of them, relative to how often each is a candidate.
 """
 
 import itertools
@@ -31,8 +30,8 @@ ANSWERS = 1_000
 WEIGHTS = 2_000_000
 """Maximum of n-grams times answers; the most frequent n-grams are counted."""
 SCORES = 4_000_000
-"""Maximum of rows times answers. If there are more rows, some at even steps are taken. With the
-other limits it keeps a training within seconds for any dataset."""
+"""Maximum of rows times answers; rows are sampled evenly. The limits keep a training within
+seconds."""
 _ITERATIONS = 60
 _WORDS = 1_000_000  # a text is not cut
 
@@ -48,7 +47,7 @@ class Row(NamedTuple):
 
 
 def read(folder: Path, split: str, kind: type[RunTask]) -> list[Row]:
-    """Return the rows of a split that have an answer, from the index alone: no image is read.
+    """Return the rows of a split that have an answer; images are not read.
 
     The group of a row is its record's ``meta["type"]``, if set.
     """
@@ -119,9 +118,9 @@ class TextOnly:
 
     def _counts(self, texts: Sequence[Sequence[str]]) -> sparse.csr_array:
         """Return the number of times each text has each counted n-gram: (n, F)."""
-        places = [[self._features[g] for g in text if g in self._features] for text in texts]
-        ends = np.cumsum([0, *map(len, places)])
-        flat = np.fromiter(itertools.chain.from_iterable(places), np.int64, ends[-1])
+        columns = [[self._features[g] for g in text if g in self._features] for text in texts]
+        ends = np.cumsum([0, *map(len, columns)])
+        flat = np.fromiter(itertools.chain.from_iterable(columns), np.int64, ends[-1])
         ones, shape = np.ones(len(flat), np.float32), (len(texts), len(self._features))
         return sparse.csr_array((ones, flat, ends), shape)
 

@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
@@ -24,7 +23,7 @@ from albef.runtime import manifest
 
 
 class Measured(NamedTuple):
-    """Metrics of one precision; a release measures them again, with the behaviour tests."""
+    """Metrics of one precision, and in a release the results of its behavior tests."""
 
     metrics: Mapping[str, float]
     behaviour: Mapping[str, float]
@@ -32,11 +31,10 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of an evaluation, and those of the same model in torch and of chance.
+    """Metrics of an export, of the same model in torch, and of chance.
 
-    ``new`` has :class:`Measured` by precision of the export; it is empty if the run is not
-    exported. ``machine`` is empty if the export was not timed. ``whole`` is whether all records of
-    the split were used.
+    ``new`` has :class:`Measured` by precision; it is empty without an export. ``machine`` is empty
+    if the export was not timed. ``whole`` is true if all records of the split were used.
     """
 
     dataset: str
@@ -52,7 +50,7 @@ class Evaluation:
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """Return the metrics of the precision that is loaded, or of torch."""
+        """Return the metrics of the default precision, or of torch without an export."""
         return next((measured.metrics for measured in self.new.values()), self.torch)
 
     @property
@@ -79,7 +77,7 @@ class Dataset:
 class Compared(NamedTuple):
     """Comparison of a release with the previous one.
 
-    It has a note, and the gate's judgements as (what, precision, released, this, change, allowed).
+    ``rows`` are the gate's judgements as (what, precision, released, this, change, allowed).
     """
 
     note: str
@@ -91,19 +89,18 @@ class Card:
     """Content of a card.
 
     Attributes:
-        does: what a model of the kind does, after "It"; "" if that is unavailable.
-        hub: the Hugging Face Hub's name of its task, or "".
-        reads: the facts needed to use it, as in :class:`albef.runtime.manifest.Facts`; for a
-            checkpoint ``image_size`` and ``max_tokens``.
-        precisions: of its export; empty if it is not exported.
-        evaluation: figures of the main split.
-        metrics: content of the metrics file of the run's evaluation in torch, baselines included.
-        datasets: of training and test.
+        does: continuation of "It", such as "answers questions"; "" if unknown.
+        hub: name of its task on the Hugging Face Hub, or "".
+        reads: facts of :class:`albef.runtime.manifest.Facts`; for a checkpoint those that its
+            values contain.
+        precisions: precisions of its export; empty without an export.
+        evaluation: metrics of the main split.
+        metrics: content of the run's metrics file.
+        datasets: datasets of training and test.
         provenance: facts by name.
-        version: version of the release; "" if it is not released.
+        version: version of the release, or "".
         compared: comparison with the previous release.
-        calibration: calibration of its probabilities (:func:`albef.export.calibration.describe`);
-            empty if it has none, or is not exported.
+        calibration: as returned by :func:`albef.export.calibration.describe`, or empty.
     """
 
     run: str
@@ -129,7 +126,7 @@ def read(params: Mapping[str, Any], layout: Layout, run: str) -> Card | None:
         return None
     predictions, about = layout.predictions(run), {}
     if predictions.is_file():
-        about = scores.described(pq.read_schema(predictions))
+        about = scores.kind_metadata(pq.read_schema(predictions))
     reads, provenance = dict(config.get("values", {})), {}
     if "answering" in reads:
         reads["answering"] = {"by": reads["answering"]}  # the same form as in a manifest
@@ -219,7 +216,7 @@ def read_datasets(
     if name == "pretrained":
         roles.setdefault(params["pretrain"]["dataset"], []).append("pre-training")
     elif name not in tasks:
-        role = "imported; what it learned from is not known here"
+        role = "imported; its training data are unknown"
         yield Dataset(f"checkpoint {name}", role, trained=True)
     training_sets = set(roles)
     roles.setdefault(test[0], []).append("test")
@@ -230,24 +227,20 @@ def read_datasets(
             if dataset in training_sets:
                 shared = shared_keys(layout.data(test[0]), test[1], layout.data(dataset))
         except ShardError:
-            uses.append("not at hand when this was written")
+            uses.append("missing locally when this card was written")
         yield Dataset(dataset, ", ".join(uses), described, dataset in training_sets, shared)
 
 
 def render(card: Card) -> str:
     """Return the card as Markdown; equal contents give equal bytes."""
-    text = (
-        environment()
-        .get_template("card.md.j2")
-        .render(
-            card=card,
-            evaluation=card.evaluation,
-            tables=list(_tables(card)),
-            json=json.dumps,
-            table=_table,
-            tabulate=lambda sides: _tabulate("", sides, dict.fromkeys(chain(*sides.values()))),
-            shared={data.name: data.shared for data in card.datasets if data.shared is not None},
-        )
+    template = environment().get_template("card.md.j2")
+    text = template.render(
+        card=card,
+        evaluation=card.evaluation,
+        tables=list(_tables(card)),
+        json=json.dumps,
+        table=_table,
+        shared={data.name: data.shared for data in card.datasets if data.shared is not None},
     )
     return re.sub(r"\n{3,}", "\n\n", text)
 
@@ -266,12 +259,11 @@ def _tables(card: Card) -> Iterator[tuple[str, str]]:
     yield "", _tabulate("metric", columns, names)
     if calibration := card.calibration:
         intro = (
-            f"A probability is off by {calibration['ece']:.2f} percentage points in the mean "
-            f"(expected calibration error of {calibration['answers']} answers), "
-            f"{calibration['ece_before']:.2f} before scores are divided by the temperature "
-            f"{calibration['temperature']:g}, fitted on validation data. In "
-            "percent, by the least probability asked for (`min_probability`), how many are "
-            "answered, and how many of these are right:"
+            f"The expected calibration error of {calibration['answers']} answers is "
+            f"{calibration['ece']:.2f} percentage points; {calibration['ece_before']:.2f} without "
+            f"the temperature {calibration['temperature']:.4g}, which was fitted on validation "
+            "data. Percent of questions that are answered at a minimum probability "
+            "(`min_probability`), and percent of these answers that are correct:"
         )
         header = ("minimum probability", "answered", "correct")
         keys = ("min_probability", "answered", "accuracy")
@@ -282,16 +274,15 @@ def _tables(card: Card) -> Iterator[tuple[str, str]]:
         if split not in covered and isinstance(values, Mapping):
             columns = {"torch": values} | _baselines(metrics, split)
             zero_shot = any(name.startswith("zero_shot_") for name in values)
-            note = ", into classes that are named in words alone (zero-shot)" if zero_shot else ""
+            note = ", zero-shot classification by class names" if zero_shot else ""
             table = _tabulate("metric", columns, sorted(values, key=order))
             yield f"Split `{split}`{note}, in torch:", table
     if tests := metrics.get(BEHAVIOUR):
         measured = {name: item.behaviour for name, item in evaluation.new.items() if item.behaviour}
         columns = {"torch": tests, **measured, **_baselines(metrics, BEHAVIOUR)}
         intro = (
-            "## Behaviour tests\n\nOf a text that is true of a picture some words are changed, and "
-            "both are judged (`docs/how-to/test-behavior.md`). In percent of the cases, those "
-            "that do as is expected:"
+            "## Behavior tests\n\nA true text of an image is changed, and the model judges both "
+            "(`docs/how-to/test-behavior.md`). Percent of the cases that pass:"
         )
         yield intro, _tabulate("test", columns, sorted(tests, key=order))
 

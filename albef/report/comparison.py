@@ -1,7 +1,6 @@
 """Comparison of runs: its content as plain values, and its page.
 
-Sides are identified by their index, and the first one is the baseline. Texts are shown as they are
-and are not trusted.
+A side is identified by its index; the first one is the baseline. Texts are not trusted.
 """
 
 import re
@@ -24,9 +23,7 @@ _VERDICTS = {1: "better", -1: "worse", 0: "not resolved"}
 class Side:
     """One side of a comparison; the working tree has no commit.
 
-    A side is compared with side ``against``. In another group of seeds, this is the side with the
-    same seeds, otherwise the baseline. ``code`` lists the files that differ from those of the
-    baseline.
+    It is compared with side ``against``. ``code`` lists the files that differ from the baseline's.
     """
 
     name: str
@@ -56,7 +53,7 @@ class Paired:
 
     ``difference`` and ``interval`` are of the metric on these examples, after minus before. ``p``
     is McNemar's exact test on the answers that changed, corrected by :func:`correct`. ``part`` is
-    whether another paired test includes this one.
+    true if another paired test includes this one.
     """
 
     before: int
@@ -100,7 +97,7 @@ class Split:
     notes: tuple[str, ...] = ()
 
     @property
-    def judged(self) -> tuple[Metric, ...]:
+    def main_metrics(self) -> tuple[Metric, ...]:
         """Return the metric that the split is judged by, and the same metric by ITC alone."""
         first = self.metrics[0].name
         return tuple(m for m in self.metrics if metric_names.plain(m.name) == first)
@@ -118,10 +115,9 @@ class Data:
 
 @dataclass(frozen=True)
 class SeedRow:
-    """A metric over the seeds of a group, and its difference from a reference group.
+    """A metric over the seeds of a group, and its difference from the first or previous group.
 
-    The reference is the first group or the previous one. ``difference`` is None in the first group,
-    and if it cannot be computed.
+    ``difference`` is None in the first group, and if it cannot be computed.
     """
 
     run: str
@@ -138,9 +134,9 @@ class Comparison:
     """Content of the page, with the baseline first.
 
     ``values`` has the values of params.yaml that differ between sides, by key; "" if a side lacks
-    one. ``groups`` are sides that differ only in their seeds; it is empty if no seed is repeated.
-    Each group is compared with the previous one if ``stepwise``, otherwise with the first.
-    ``notes`` name what is missing.
+    one. ``groups`` are sides that differ only in their seeds; it is empty if no values have several
+    seeds. ``stepwise`` compares each group with the previous one instead of the first. ``notes``
+    name what is missing.
     """
 
     sides: tuple[Side, ...]
@@ -156,11 +152,8 @@ class Comparison:
     deviations: tuple[Deviation, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def label(self, group: int) -> str:
-        """Return the names of the sides of a group.
-
-        If they differ only in the suffix ``-seedN``, return the common part.
-        """
+    def group_label(self, group: int) -> str:
+        """Return the names of the sides of a group, or their common part before ``-seedN``."""
         names = [self.sides[side].name for side in self.groups[group]]
         stems = {re.sub(r"-seed\d+$", "", name) for name in names}
         return stems.pop() if len(stems) == 1 else ", ".join(names)
@@ -192,22 +185,22 @@ def render(comparison: Comparison) -> str:
         flipped=[(s, t) for s, t in tests if t.better or t.worse],
         trainings=list(trainings(comparison)),
         widest=widest,
-        interval_words=interval_words,
+        format_interval=format_interval,
         verdict=verdict,
         difference=format_difference,
         format_p=format_p,
-        words=metric_names.words,
+        describe=metric_names.describe,
         format_range=format_range,
         colour=lambda side: f"c{1 + side % COLOURS}",
     )
 
 
 def verdict(interval: Interval) -> str:
-    """Return the meaning of an interval in a word."""
+    """Return the result of an interval in a word."""
     return "equal" if interval.low == interval.high == 0 else _VERDICTS[interval.sign]
 
 
-def interval_words(value: float, interval: Interval) -> str:
+def format_interval(value: float, interval: Interval) -> str:
     """Format a difference and its interval."""
     middle, low, high = map(format_difference, (value, interval.low, interval.high))
     return f"{middle} ({low} to {high})"
@@ -244,12 +237,12 @@ def trainings(comparison: Comparison) -> Iterator[Overlay]:
     """Yield the trainings that are on two sides, or on one side and in the reference."""
     sets = [*comparison.curves, *([comparison.reference] if comparison.reference else [])]
     names = [side.name for side in comparison.sides[: len(comparison.curves)]]
-    looks = [Line(name, (), 1 + place % COLOURS) for place, name in enumerate(names)]
+    lines = [Line(name, (), 1 + index % COLOURS) for index, name in enumerate(names)]
     if comparison.reference:
-        colour = 1 + len(looks) % COLOURS
-        looks.append(Line(comparison.reference_name, (), colour, dashed=True))
+        colour = 1 + len(lines) % COLOURS
+        lines.append(Line(comparison.reference_name, (), colour, dashed=True))
     for training in dict.fromkeys(name for curves in sets for name in curves):
-        sides = [(c[training], look) for c, look in zip(sets, looks, strict=True) if training in c]
+        sides = [(c[training], line) for c, line in zip(sets, lines, strict=True) if training in c]
         if len(sides) < 2:
             continue
         same = all(curves == sides[0][0] for curves, _ in sides)
@@ -257,12 +250,12 @@ def trainings(comparison: Comparison) -> Iterator[Overlay]:
         curve_names = sorted(drawn, key=_curve_order)
         judged = next((name for name in curve_names if name.startswith("val/")), "")
         charts = {
-            name: _chart(name, [replace(look, points=c[name]) for c, look in sides if c.get(name)])
+            name: _chart(name, [replace(line, points=c[name]) for c, line in sides if c.get(name)])
             for name in curve_names
         }
         main = [c for name, c in charts.items() if name.startswith("train/") or name == judged]
         main = main or list(charts.values())
-        legend = [(look.label, look.look) for _, look in sides]
+        legend = [(line.label, line.css) for _, line in sides]
         rest = [chart for chart in charts.values() if chart not in main]
         yield Overlay(training, legend, main, rest, same)
 

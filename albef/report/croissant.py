@@ -1,7 +1,6 @@
-"""Croissant metadata of a dataset (https://docs.mlcommons.org/croissant, version 1.0).
+"""Croissant metadata of a dataset for search engines and dataset loaders.
 
-Search engines and dataset loaders read them. The files of the dataset stay where the pipeline
-writes them.
+The format is version 1.0 of https://docs.mlcommons.org/croissant.
 """
 
 import json
@@ -31,17 +30,17 @@ _CONTEXT = {  # the standard context, since readers compare it
     "rai": "http://mlcommons.org/croissant/RAI/",
 }  # fmt: skip
 _FIELDS = {
-    "key": "Names the record in its shard.",
-    "shard": "The tar that holds its picture.",
-    "offset": "Where the picture's bytes begin in the tar.",
-    "size": "Bytes of the picture.",
+    "key": "Name of the record in its shard.",
+    "shard": "Tar file with the image.",
+    "offset": "Offset of the image's first byte in the tar.",
+    "size": "Size of the image in bytes.",
     "split": "Split of the record.",
     "source": "Source of the record.",
-    "image_id": "Equal for records that show the same picture.",
-    "captions": "What is said of the picture.",
-    "width": "Pixels of the picture from left to right.",
-    "height": "Pixels of the picture from top to bottom.",
-    "digest": "SHA-256 of the picture's file.",
+    "image_id": "Equal for records that show the same image.",
+    "captions": "Captions of the image.",
+    "width": "Width of the image in pixels.",
+    "height": "Height of the image in pixels.",
+    "digest": "SHA-256 of the image file.",
 }
 
 
@@ -54,7 +53,8 @@ def render(folder: Path, target: Path) -> str:
     described = describe(folder)
     name, digest = described["name"], described["digest"]
     index = folder / "index.parquet"
-    shards_owner = f" of the data set {view_of}" if (view_of := described.get("shards_of")) else ""
+    owner = described.get("shards_of")
+    shards = f"shards/SHARD of dataset {owner}" if owner else "shards/SHARD"
     sizes = ", ".join(
         f"{count:,} in {split}" for split, count in training_first(described["splits"]).items()
     )
@@ -65,13 +65,13 @@ def render(folder: Path, target: Path) -> str:
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": name,
         "version": f"1.0.0+{digest[:16]}",
-        "description": f"Pictures with {described['captions']:,} captions; records: {sizes}. "
-        f"A picture is the bytes of a WebDataset tar, shards/SHARD{shards_owner}, at its offset.",
+        "description": f"Images with {described['captions']:,} captions; records: {sizes}. "
+        f"An image is stored in a WebDataset tar ({shards}) at its offset.",
         "license": [entry["url"] or entry["licence"] for entry in described["licences"]],
         "creator": [
-            {"@type": "sc:Organization", "name": owner}
-            for owner in dict.fromkeys(entry["attribution"] for entry in described["licences"])
-            if owner
+            {"@type": "sc:Organization", "name": creator}
+            for creator in dict.fromkeys(entry["attribution"] for entry in described["licences"])
+            if creator
         ],
         "distribution": [
             {

@@ -1,8 +1,7 @@
 """Training curves: read from dvclive, drawn, and compared with a reference file.
 
 A reference file is CSV with the columns ``training,curve,step,value``. A row has the mean of a
-curve over the steps after the previous row, up to its own step. A file may therefore have every
-step or only a few. A curve is compared with it window by window.
+curve over the window of steps after the previous row, up to its own step.
 """
 
 import csv
@@ -28,7 +27,7 @@ _ROWS = 40  # rows per curve in a reference file
 
 
 class CurveError(ValueError):
-    """Unreadable reference file; its text is the error message to show."""
+    """A reference file is missing or invalid."""
 
 
 def read(folder: Path) -> dict[str, Curve]:
@@ -58,7 +57,7 @@ def draw_training(curves: Mapping[str, Curve]) -> Iterator[Chart]:
         title = metric_names.label(name.removeprefix("train/"))
         note = f"last {format_number(points[-1][1])}"
         if name == "lr":
-            note = f"most {format_number(max(value for _, value in points))}"
+            note = f"maximum {format_number(max(value for _, value in points))}"
         yield Chart(title, note, (), "step", [Line(name, points)], main=name in losses)
 
 
@@ -78,9 +77,9 @@ def draw_validation(curves: Mapping[str, Curve]) -> Iterator[Chart]:
         ]
         note = f"last {format_metric(lines[0].points[-1][1])}"
         names = ("re-ranked by ITM", "ITC alone") if len(lines) > 1 else ()
-        legend = [(words, line.look) for words, line in zip(names, lines, strict=False)]
-        title = metric_names.label(name)
-        yield Chart(title, note, legend, "epoch", lines, main=metric_names.is_main(name))
+        legend = [(label, line.css) for label, line in zip(names, lines, strict=False)]
+        title, is_main = metric_names.label(name), metric_names.is_main(name)
+        yield Chart(title, note, legend, "epoch", lines, main=is_main)
 
 
 def write_reference(curves: Curves) -> str:
@@ -107,22 +106,20 @@ def read_reference(path: Path) -> dict[str, dict[str, Curve]]:
     try:
         rows = pd.read_csv(path, dtype=dict(zip(_COLUMNS, (str, str, float, float), strict=True)))
         if list(rows) != _COLUMNS:
-            raise ValueError(f"its first line is not {','.join(_COLUMNS)}")
+            raise ValueError(f"the first line must be {','.join(_COLUMNS)}")
         if rows.empty or not np.isfinite(rows[["step", "value"]].to_numpy()).all():
-            raise ValueError("it holds no curve, or a number that is missing or not finite")
+            raise ValueError("a step or value is missing, NaN or Inf, or there is no row")
         curves: dict[str, dict[str, Curve]] = {}
         for (training, name), curve in rows.groupby(["training", "curve"], sort=False):
             if not curve["step"].is_monotonic_increasing or not curve["step"].is_unique:
-                raise ValueError(f"the steps of {training} {name} do not ascend")
+                raise ValueError(f"the steps of {training} {name} must ascend")
             points = zip(curve["step"].tolist(), curve["value"].tolist(), strict=True)
             curves.setdefault(str(training), {})[str(name)] = tuple(points)
     except FileNotFoundError:
-        raise CurveError(
-            f"{path} does not exist; `--save-curve {path}` writes such a file"
-        ) from None
+        raise CurveError(f"{path} does not exist; write it with `--save-curve {path}`") from None
     except (ValueError, OSError) as error:
         raise CurveError(
-            f"{path} is no reference curve ({error}); `--save-curve FILE` writes one"
+            f"{path} is not a file of reference curves ({error}); `--save-curve FILE` writes one"
         ) from None
     return curves
 

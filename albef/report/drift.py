@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-_ROWS = 1 << 16  # rows of the index that are hashed at a time
+_ROWS = 1 << 16  # rows hashed at a time, since some datasets have millions
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,17 @@ class Drift:
 def contents(index: pa.Table) -> "pd.Series[Any]":
     """Return a hash of the content of each record (images, captions, meta), by key."""
     hashes = [np.empty(0, np.uint64)]
-    # Hash in batches, since some datasets have millions of rows.
     for rows in index.to_batches(max_chunksize=_ROWS):
-        pictures = [rows["digest"], *([_more(rows["more"])] if "more" in rows.schema.names else [])]
+        images = [rows["digest"], *([_more(rows["more"])] if "more" in rows.schema.names else [])]
         captions = pc.binary_join(rows["captions"], "\1")
-        cells = pc.binary_join_element_wise(rows["split"], *pictures, captions, rows["meta"], "\0")
+        cells = pc.binary_join_element_wise(rows["split"], *images, captions, rows["meta"], "\0")
         values = np.asarray(cells.to_pylist(), dtype=object)
         hashes.append(pd.util.hash_array(values, categorize=False))
     return pd.Series(np.concatenate(hashes), index=index["key"].to_pandas())
 
 
 def _more(lists: pa.ListArray) -> pa.Array:
-    """Return the digests of the further images of each record, joined in one text."""
+    """Return the digests of the further images of each record, joined in one string."""
     digests = pc.struct_field(lists.flatten(), "digest")
     sizes = pc.list_value_length(lists).fill_null(0)
     offsets = np.concatenate([[0], np.cumsum(sizes.to_numpy())]).astype(np.int32)
@@ -74,29 +73,24 @@ def compare(before: pa.Table, after: pa.Table) -> Drift:
 
 
 def _rows(before: pa.Table, after: pa.Table) -> Iterable[SplitRows]:
-    for split in dict.fromkeys(
-        [*before["split"].unique().to_pylist(), *after["split"].to_pylist()]
-    ):
+    splits = pa.concat_tables([before.select(["split"]), after.select(["split"])])["split"]
+    for split in splits.unique().to_pylist():
         old, new = (contents(t.filter(pc.equal(t["split"], split))) for t in (before, after))
         common = old.index.intersection(new.index)
-        changed = int((old[common] != new[common]).sum())
-        matched = len(common)
+        changed, matched = int((old[common] != new[common]).sum()), len(common)
         yield SplitRows(split, len(old), len(new), len(new) - matched, len(old) - matched, changed)
 
 
 def _profiles(before: pa.Table, after: pa.Table) -> Iterable[Profile]:
     from scipy.stats import ecdf
 
-    for name, column, func in (
-        ("words of a caption", "caption_words", pc.list_flatten),
-        ("captions of a record", "captions", pc.list_value_length),
-        ("width of a picture, pixels", "width", None),
-        ("height of a picture, pixels", "height", None),
+    for name, column, measure in (
+        ("words per caption", "caption_words", pc.list_flatten),
+        ("captions per record", "captions", pc.list_value_length),
+        ("width of an image in pixels", "width", pa.ChunkedArray.combine_chunks),
+        ("height of an image in pixels", "height", pa.ChunkedArray.combine_chunks),
     ):
-        columns = (table[column] for table in (before, after))
-        old, new = (
-            np.asarray(values if func is None else func(values), np.float64) for values in columns
-        )
+        old, new = (np.asarray(measure(t[column]), np.float64) for t in (before, after))
         if len(old) and len(new):
             values = np.union1d(old, new)
             below = [ecdf(side).cdf.evaluate(values) for side in (old, new)]

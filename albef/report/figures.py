@@ -5,11 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 WIDTH, HEIGHT = 280, 180
-"""Size of a chart."""
+"""Size of a chart in pixels."""
 LEFT, RIGHT, TOP, BOTTOM = 42, 270, 10, 144
 """Edges of the plot area inside the axes."""
-EDGES = ("WIDTH", "HEIGHT", "LEFT", "RIGHT", "TOP", "BOTTOM")
-"""Names that the templates use."""
 COLOURS = 6
 """Number of series colours of the page, counted from 1."""
 _MAX_POINTS = 300  # points per line; runs of more points are averaged
@@ -23,11 +21,11 @@ class Line:
     label: str
     points: Sequence[Point]
     colour: int = 1
-    """Series colour of the page, from 1; 0 is a muted one."""
+    """Series colour of the page, from 1; 0 is muted."""
     dashed: bool = False
 
     @property
-    def look(self) -> str:
+    def css(self) -> str:
         """Return the CSS classes that colour it."""
         return f"c{self.colour}{' dashed' if self.dashed else ''}"
 
@@ -42,12 +40,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Dot:
-    """A point of a scatter chart: position, label, and the CSS classes of its look."""
+    """A point of a scatter chart: coordinates, label and CSS classes."""
 
     x: float
     y: float
     label: str
-    look: str
+    css: str
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Chart:
 
 
 class Axes:
-    """Positions of values in a chart, and round values for the ticks."""
+    """Coordinates of values in a chart, and round values for the ticks."""
 
     def __init__(self, points: Sequence[Point], *, zero: bool, log_x: bool = False) -> None:
         xs, ys = [x for x, _ in points], [y for _, y in points]
@@ -104,12 +102,12 @@ class Axes:
         self._y = (y0 - pad if y0 else y0, y1 + pad)
 
     def x(self, value: float) -> float:
-        """Return the horizontal position of a value."""
+        """Return the horizontal coordinate of a value."""
         value = math.log10(value) if self._log else value
         return LEFT + (value - self._x[0]) / (self._x[1] - self._x[0]) * (RIGHT - LEFT)
 
     def y(self, value: float) -> float:
-        """Return the vertical position of a value."""
+        """Return the vertical coordinate of a value."""
         return BOTTOM - (value - self._y[0]) / (self._y[1] - self._y[0]) * (BOTTOM - TOP)
 
     def path(self, points: Sequence[Point]) -> str:

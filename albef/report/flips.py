@@ -4,17 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from albef.report.pictures import Picture, SplitRecords, draw_located
-from albef.report.scores import Scores, truth_of
+from albef.report.scores import Scores, format_truth
+from albef.report.thumbnails import SplitRecords, Thumbnail, draw_located
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A model's answer, a text or an image, and whether it is correct."""
+    """A model's answer, a text or an image."""
 
     right: bool
     text: str = ""
-    picture: Picture | None = None
+    thumbnail: Thumbnail | None = None
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Flip:
     """An example whose correctness changed, with the answers of both models.
 
     ``asked`` is "" if the query is an image, and ``truth`` is "" if the correct answer is an image.
-    The image is None if it is unavailable or the choices show it.
+    ``thumbnail`` is None if the image is unavailable or the choices show it.
     """
 
     asked: str
-    picture: Picture | None
+    thumbnail: Thumbnail | None
     truth: str
     before: Choice
     after: Choice
@@ -56,24 +56,24 @@ def _flip(
     columns: Mapping[str, Any],
     records: SplitRecords | None,
 ) -> Flip:
-    picture = records.picture(old["key"]) if records else None
-    truth = _truth(old, columns, picture)
+    thumbnail = records.thumbnail(old["key"]) if records else None
+    truth = _truth(old, columns, thumbnail)
     before, after = (_choice(row, columns, records) for row in (old, new))
     if records and "heat" in old and "heat" in new:  # each choice shows its own boxes
-        picture = None
-        before = replace(before, picture=draw_located(records, old))
-        after = replace(after, picture=draw_located(records, new))
+        thumbnail = None
+        before = replace(before, thumbnail=draw_located(records, old))
+        after = replace(after, thumbnail=draw_located(records, new))
     asked = old["changed"] if "changed" in old else old.get(columns.get("question", ""), "")
-    return Flip(str(asked), picture, truth, before, after)
+    return Flip(str(asked), thumbnail, truth, before, after)
 
 
-def _truth(row: Mapping[str, Any], columns: Mapping[str, Any], picture: Picture | None) -> str:
+def _truth(row: Mapping[str, Any], columns: Mapping[str, Any], thumbnail: Thumbnail | None) -> str:
     """Return the correct answer in words, or "" if it has none."""
     if "query" in row:
-        return "" if row["query"] == "t2i" else "; ".join(picture.captions if picture else ())
+        return "" if row["query"] == "t2i" else "; ".join(thumbnail.captions if thumbnail else ())
     if "changed" in row:
         return str(row["caption"])
-    return truth_of(row, columns)
+    return format_truth(row, columns)
 
 
 def _choice(
@@ -84,12 +84,12 @@ def _choice(
         first = next(iter(row["top"]), "")
         if row["query"] == "i2t":
             return Choice(right, first)
-        picture = records.picture(first) if records and first else None
+        thumbnail = records.thumbnail(first) if records and first else None
         depth = len(row["top"])  # later answers may not have been re-ranked
-        position = f"at place {row['rank'] + 1}" if row["rank"] < depth else f"beyond place {depth}"
-        return Choice(right, f"right one {position}", picture)
+        rank = f"at rank {row['rank'] + 1}" if row["rank"] < depth else f"beyond rank {depth}"
+        return Choice(right, f"correct image {rank}", thumbnail)
     if "changed" in row:
-        return Choice(right, f"{row['changed_score']:.3f}, the true one {row['score']:.3f}")
+        return Choice(right, f"{row['changed_score']:.3f}, true text {row['score']:.3f}")
     if "iou" in row:
         return Choice(right, f"IoU {row['iou']:.2f}")
     return Choice(right, str(row[columns["given"]]))

@@ -1,7 +1,7 @@
-"""Display names of metrics and losses, in one table, and the order of metrics and splits.
+"""Display names of metrics and losses, and the order of metrics and splits.
 
-A metric without a row is shown by its own name, after the others. Every metric is in percent, and
-higher is better, as :meth:`albef.tasks.task.RunTask.score` requires.
+A metric without a description is shown by its own name, after the others. Every metric is in
+percent, and higher is better, as :meth:`albef.tasks.task.RunTask.score` requires.
 """
 
 import re
@@ -15,27 +15,27 @@ _ITC = "itc_"
 class Metric(NamedTuple):
     """Display of the metrics whose whole name matches a pattern.
 
-    Groups of the pattern fill the braces of ``words``. A ``main`` metric is never collapsed.
+    Groups of the pattern fill the braces of ``description``. A ``main`` metric is never collapsed.
     """
 
     pattern: str
-    words: str
+    description: str
     main: bool = False
 
 
 METRICS = (
     Metric(r"r_mean", "mean of the six recalls", main=True),
-    Metric(r"accuracy", "right decisions", main=True),
-    Metric(r"overall", "behaviour tests passed", main=True),
-    Metric(r"tr@1", "picture to text, first place", main=True),
-    Metric(r"tr@(\d+)", "picture to text, first {}"),
-    Metric(r"ir@1", "text to picture, first place", main=True),
-    Metric(r"ir@(\d+)", "text to picture, first {}"),
-    Metric(r"accuracy_(\w+)", "right decisions, {}"),
-    Metric(r"map_accuracy", "right boxes from the map alone"),
-    Metric(r"map_iou", "mean overlap of the map's own box"),
-    Metric(r"zero_shot_accuracy", "right classes by their names"),
-    Metric(r"zero_shot_balanced_accuracy", "right classes by their names, each class alike"),
+    Metric(r"accuracy", "correct answers", main=True),
+    Metric(r"overall", "behavior tests passed", main=True),
+    Metric(r"tr@1", "image to text, recall@1", main=True),
+    Metric(r"tr@(\d+)", "image to text, recall@{}"),
+    Metric(r"ir@1", "text to image, recall@1", main=True),
+    Metric(r"ir@(\d+)", "text to image, recall@{}"),
+    Metric(r"accuracy_(\w+)", "correct answers, {}"),
+    Metric(r"map_accuracy", "correct boxes from the map alone"),
+    Metric(r"map_iou", "mean IoU of the box around the hottest region"),
+    Metric(r"zero_shot_accuracy", "zero-shot classes correct"),
+    Metric(r"zero_shot_balanced_accuracy", "zero-shot classes correct, mean over classes"),
 )
 """Metrics in the order of tables and figures."""
 LOSSES = {
@@ -44,11 +44,11 @@ LOSSES = {
     "itm": "ITM loss",
     "mlm": "MLM loss",
     "wpa": "Word-patch alignment",
-    "exchanged": "Negatives with words exchanged, share",
+    "exchanged": "Share of negatives with exchanged words",
     "lr": "Learning rate",
     "gradient_norm": "Gradient norm",
     "temperature": "Temperature",
-    "alpha": "Weight of the twin",
+    "alpha": "Weight of the momentum model",
 }
 """Titles of the values that are logged by step."""
 
@@ -58,16 +58,16 @@ def plain(name: str) -> str:
     return name.removeprefix(_ITC)
 
 
-def words(name: str) -> str:
+def describe(name: str) -> str:
     """Return the description of a metric, or ""."""
     metric, groups = _find(name)
-    return metric.words.format(*groups)
+    return metric.description.format(*groups)
 
 
 def label(name: str) -> str:
     """Return a metric or loss as a title."""
     alone = ", ITC alone" if name != plain(name) else ""
-    text = words(plain(name))
+    text = describe(plain(name))
     return LOSSES.get(name) or (text[:1].upper() + text[1:] or plain(name)) + alone
 
 

@@ -1,7 +1,6 @@
-"""The report as one HTML page without scripts or fetched addresses, in light and dark.
+"""The report as one HTML page that loads nothing and runs no script.
 
-A report can be made at any time, so any artifact may be missing; the page then reports this. Texts
-are shown as they are and are not trusted.
+Any artifact may be missing; the page then says so. Texts of artifacts are not trusted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,6 @@ from albef.report import curves, figures, wording
 from albef.report.curves import Curve
 from albef.report.sections import datasets, provenance, results, search
 from albef.report.sections.datasets import Dataset, DatasetPage
-from albef.report.sections.examples import Query
 from albef.report.sections.provenance import Costs, Export, Model
 from albef.report.sections.results import Run
 from albef.report.sections.search import Search
@@ -25,7 +23,7 @@ from albef.report.sections.search import Search
 
 @dataclass(frozen=True)
 class Report:
-    """Content of the page, as far as it exists."""
+    """Content of the page, as far as it is available."""
 
     seed: int
     runs: Sequence[Run] = ()
@@ -79,10 +77,10 @@ def used_by(params: Mapping[str, Any]) -> dict[str, list[str]]:
 
     Users are pre-training, runs and filtered datasets. A filtered dataset counts as a dataset too.
     """
-    views = params.get("curate", {})
-    users: dict[str, list[str]] = {name: [] for name in [*params.get("datasets", {}), *views]}
-    for name, view in views.items():
-        users.setdefault(view.get("dataset", ""), []).append(f"the view {name}")
+    filtered = params.get("curate", {})
+    users: dict[str, list[str]] = {name: [] for name in [*params.get("datasets", {}), *filtered]}
+    for name, values in filtered.items():
+        users.setdefault(values.get("dataset", ""), []).append(f"filtered dataset {name}")
     trainings = {"pre-training": params.get("pretrain", {}), **params.get("tasks", {})}
     for user, values in trainings.items():
         if dataset := values.get("dataset"):
@@ -104,7 +102,7 @@ def environment() -> Environment:
     environment.filters |= {
         "metric": wording.format_metric,
         "number": wording.format_number,
-        "place": lambda value: f"{value:.1f}".removesuffix(".0"),
+        "coordinate": lambda value: f"{value:.1f}".removesuffix(".0"),
         "value": wording.format_value,
         "difference": wording.format_difference,
         "training_first": wording.training_first,
@@ -113,11 +111,11 @@ def environment() -> Environment:
         "facts": render_facts,
     }
     environment.globals |= {
-        **{edge: getattr(figures, edge) for edge in figures.EDGES},
+        **{name: value for name, value in vars(figures).items() if name.isupper()},
         "draw_training": curves.draw_training,
         "draw_validation": curves.draw_validation,
         "draw_trials": search.draw_trials,
-        "sentences": search.sentences,
+        "describe_evidence": search.describe_evidence,
     }
     return environment
 
@@ -125,12 +123,13 @@ def environment() -> Environment:
 def render(report: Report) -> str:
     """Return the page; equal contents give equal bytes."""
     entries = [tuple(licence.items()) for data in report.datasets for licence in data.licences]
+    medians = (split.median for run in report.runs for split in run.splits if split.median)
     return (
         environment()
         .get_template("page.html.j2")
         .render(
             report=report,
-            query=_query(report.runs),
+            query=next(medians, None),
             licences=[dict(entry) for entry in dict.fromkeys(entries)],
         )
     )
@@ -140,8 +139,3 @@ def render_dataset(page: DatasetPage) -> str:
     """Return the page of a dataset; equal contents give equal bytes."""
     template = environment().get_template("dataset.html.j2")
     return template.render(page=page, words=datasets.WORDS)
-
-
-def _query(runs: Sequence[Run]) -> Query | None:
-    """Return the median text query of the first run that has one, for the top of the page."""
-    return next((split.median for run in runs for split in run.splits if split.median), None)

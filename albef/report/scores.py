@@ -1,6 +1,6 @@
-"""Scores of stored predictions, as the evaluation wrote them; no torch.
+"""Per-example scores of stored predictions, without torch.
 
-The mean of these scores is one of the kind's metrics; a test checks this for each kind.
+Their mean is one of the kind's metrics; a test checks this for each kind.
 """
 
 import json
@@ -44,8 +44,8 @@ class Scores:
         """Return the metric."""
         return float(np.mean([self.values[self.strata == s].mean() for s in set(self.strata)]))
 
-    def names(self, records: "pd.Series[Any] | None") -> "pd.Index[str]":
-        """Return a unique name of each example (N).
+    def example_ids(self, records: "pd.Series[Any] | None") -> "pd.Index[str]":
+        """Return a unique id of each example (N).
 
         It consists of the query and a hash of the record's content, which ``records`` has by key.
         """
@@ -54,35 +54,32 @@ class Scores:
         if records is not None:
             ids += "\0" + self.table["key"].to_pandas().map(records.astype(str)).fillna("")
         repeat = ids.groupby(ids).cumcount().astype(str)  # the same query may occur twice
-        names: pd.Index[str] = pd.Index(ids + "\0" + repeat)
-        return names
+        unique: pd.Index[str] = pd.Index(ids + "\0" + repeat)
+        return unique
 
 
-def described(schema: pa.Schema) -> dict[str, Any]:
+def kind_metadata(schema: pa.Schema) -> dict[str, Any]:
     """Return the description that the kind stores in its predictions; empty if there is none."""
     metadata = schema.metadata or {}
     return dict(json.loads(metadata.get(b"kind", b"{}")))
 
 
-def truth_of(row: Mapping[str, Any], columns: Mapping[str, Any]) -> str:
+def format_truth(row: Mapping[str, Any], columns: Mapping[str, Any]) -> str:
     """Return the correct answer of a prediction in words, "" if there is none."""
     truths = row[columns["truth"]] if columns["truth"] else ""
     return ", ".join(dict.fromkeys(truths)) if isinstance(truths, list) else str(truths)
 
 
-def of(table: pa.Table) -> Scores | None:
-    """Return the scores of the predictions on one split, as the evaluation stored them.
-
-    The result is None if the table stores no scores or has no rows with one.
-    """
+def from_table(table: pa.Table) -> Scores | None:
+    """Return the stored scores of the predictions on one split; None if there are none."""
     if not table.num_rows:
         return None
     if set(table.column_names) >= CASES:
         return _cases(table)
     if not {"split", "credit"} <= set(table.column_names):
         return None
-    spec = described(table.schema).get("examples", {}).get(table["split"][0].as_py())
-    table = filled(table.filter(pc.is_valid(table["credit"])))
+    spec = kind_metadata(table.schema).get("examples", {}).get(table["split"][0].as_py())
+    table = drop_null_columns(table.filter(pc.is_valid(table["credit"])))
     if spec is None or not table.num_rows:
         return None
     credit = table["credit"].to_numpy()
@@ -94,10 +91,10 @@ def of(table: pa.Table) -> Scores | None:
     return Scores(spec["metric"], table, tuple(query_fields), 100 * credit, right, strata, spec)
 
 
-def filled(table: pa.Table) -> pa.Table:
-    """Return a split's predictions without columns that belong to rankings of other splits.
+def drop_null_columns(table: pa.Table) -> pa.Table:
+    """Return a split's predictions without the columns of rankings of other splits.
 
-    If the predictions are not a ranking, columns that hold only nulls are removed.
+    If the predictions are not a ranking, columns with only nulls are dropped.
     """
     names = table.column_names
     if "query" not in names or table["query"].null_count < table.num_rows:
@@ -105,13 +102,12 @@ def filled(table: pa.Table) -> pa.Table:
     return table.select([name for name in names if table[name].null_count < table.num_rows])
 
 
-def parts(table: pa.Table) -> dict[str, Scores]:
-    """Return the scores of a split by metric.
+def by_metric(table: pa.Table) -> dict[str, Scores]:
+    """Return the scores of a split by metric; empty if none are stored.
 
-    For behaviour tests these are the overall metric and that of each test, otherwise the metric of
-    the kind. The result is empty if the scores are not stored.
+    Behavior tests have the overall metric and one per test; other splits have the kind's metric.
     """
-    overall = of(table)
+    overall = from_table(table)
     if overall is None:
         return {}
     by_test = pc.unique(table["test"]).to_pylist() if overall.metric == OVERALL else ()
@@ -121,13 +117,13 @@ def parts(table: pa.Table) -> dict[str, Scores]:
     }
 
 
-def shared(
+def shared_rows(
     before: "pd.Index[str]", after: "pd.Index[str]"
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows of the examples that both have, in the order of the first."""
+    """Return the row indices of the examples that both have, in the order of the first."""
     matches = after.get_indexer(before)
-    places = np.flatnonzero(matches >= 0)
-    return places, matches[places]
+    indices = np.flatnonzero(matches >= 0)
+    return indices, matches[indices]
 
 
 def _cases(table: pa.Table) -> Scores:

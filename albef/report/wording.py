@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 
 def format_number(value: float) -> str:
-    """Format a number with three digits, and small ones with an exponent."""
+    """Format a number with three digits; small ones have an exponent."""
     if value and abs(value) < 0.001:
         digits, _, exponent = f"{value:.2e}".partition("e")
         return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
@@ -52,7 +52,7 @@ def format_duration(seconds: float) -> str:
 
 
 def web_address(url: str) -> str:
-    """Return an address that may be linked to, or "", since datasets are not trusted."""
+    """Return a web address that may be linked to, or "", because datasets are not trusted."""
     return url if url.startswith(("https://", "http://")) else ""
 
 

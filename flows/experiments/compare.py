@@ -11,8 +11,8 @@ from albef.report.comparison import (
     Metric,
     Paired,
     Split,
+    format_interval,
     format_p,
-    interval_words,
     render,
     verdict,
 )
@@ -87,7 +87,7 @@ def _metrics(comparison: Comparison) -> str:
         row
         for split in comparison.splits
         for metric in split.metrics
-        if metric in split.judged or split.name == BEHAVIOUR
+        if metric in split.main_metrics or split.name == BEHAVIOUR
         for row in _metric_rows(comparison, split, metric)
     ]
     if not rows:
@@ -125,7 +125,7 @@ def _metric_rows(comparison: Comparison, split: Split, metric: Metric) -> Iterat
 
 def _change(test: Paired) -> tuple[str, str, str]:
     return (
-        interval_words(test.difference, test.interval),
+        format_interval(test.difference, test.interval),
         f"+{test.gained} −{test.lost}, p {format_p(test.p)}",
         test.verdict,
     )
@@ -141,12 +141,12 @@ def _seeds(comparison: Comparison) -> str:
         interval = row.spread.interval
         change = ("", "")
         if row.difference is not None and row.interval is not None:
-            change = (interval_words(row.difference, row.interval), verdict(row.interval))
+            change = (format_interval(row.difference, row.interval), verdict(row.interval))
         rows.append(
             (
                 f"{row.run} {row.split}",
                 row.metric,
-                comparison.label(row.group),
+                comparison.group_label(row.group),
                 str(row.spread.count),
                 f"{row.spread.mean:.2f}"
                 + (f" ({interval.low:.2f} to {interval.high:.2f})" if interval else ""),

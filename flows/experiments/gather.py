@@ -17,7 +17,7 @@ from albef.evaluation import statistics
 from albef.layout import BASELINES, HEADLINE
 from albef.report import comparison as page
 from albef.report import curves, drift, flips, metric_names, scores
-from albef.report.pictures import spread
+from albef.report.thumbnails import sample
 from albef.report.wording import flatten, format_value
 from flows.experiments.revisions import SEEDS, Revision, differing_code, opened
 from flows.experiments.sides import Gaps, Side
@@ -165,7 +165,9 @@ class _Gathering:
         usable = contents if all(c is not None for c in contents) else [None, None]
         for metric in metrics:
             old_scores, new_scores = old[metric], new[metric]
-            shared = scores.shared(old_scores.names(usable[0]), new_scores.names(usable[1]))
+            shared = scores.shared_rows(
+                old_scores.example_ids(usable[0]), new_scores.example_ids(usable[1])
+            )
             if not len(shared[0]):
                 if not any({before, after} <= set(group) for group in self._groups):
                     names = " and ".join(side.name for side in sides)
@@ -197,7 +199,7 @@ class _Gathering:
         chosen = [
             [
                 (int(old_positions[i]), int(new_positions[i]))
-                for i in spread(flipped.tolist(), examples)
+                for i in sample(flipped.tolist(), examples)
             ]
             for flipped in (gained, lost)
         ]
@@ -253,7 +255,7 @@ def _over_seeds(comparison: page.Comparison) -> Iterator[page.SeedRow]:
 
     A stepwise comparison keeps the order of the groups.
     """
-    judged = ((split, metric) for split in comparison.splits for metric in split.judged)
+    judged = ((split, metric) for split in comparison.splits for metric in split.main_metrics)
     for split, metric in judged if comparison.groups else ():
         reference: dict[tuple[int, ...], float] = {}
         rows = []

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from albef.data.shards import ShardError, describe, read_index
 from albef.layout import BEHAVIOUR
 from albef.report import curves, drift, scores
-from albef.report.pictures import SplitRecords
+from albef.report.thumbnails import SplitRecords
 from flows.experiments.revisions import Revision, RevisionUnavailableError
 from flows.graph import PRETRAINED
 
@@ -97,7 +97,7 @@ class Side:
         if split != BEHAVIOUR:
             table = table.filter(pc.equal(table["split"], split))
         columns = [n for n in table.column_names if table[n].null_count < table.num_rows]
-        return scores.parts(table.select(columns))
+        return scores.by_metric(table.select(columns))
 
     def _data(self, dataset: str) -> Path | None:
         """Return the folder of a dataset with its description and index; None if missing."""

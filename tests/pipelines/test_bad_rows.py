@@ -69,7 +69,7 @@ def judged(stage: Stage) -> None:
     assert result["digest"] == describe(stage.layout.data(stage.key))["digest"]
     page = data_page(stage.key).read_bytes().decode()
     aside = pq.read_metadata(stage.layout.quarantine(stage.key) / "quarantine.parquet")
-    assert f"<dt>set aside</dt><dd>{aside.num_rows:,}</dd>" in page
+    assert f"<dt>rejected</dt><dd>{aside.num_rows:,}</dd>" in page
 
 
 def test_bad_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,6 @@ def test_a_result_that_is_not_as_reported_fails_after_it_is_written(brought: Pat
     work(Path(), params)
     load(Path("params.yaml"))
     metrics.unlink()
-    with pytest.raises(ValueError, match=r"not as reported: r_mean .* is -3.00 from .*\(nobody\)"):
+    with pytest.raises(ValueError, match=r"evaluate.reference: r_mean .* -3.00 from .* nobody"):
         evaluate.run(Stage("evaluate", "retrieval"))
     assert json.loads(metrics.read_text())["test"]["r_mean"] == reached

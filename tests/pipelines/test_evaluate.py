@@ -11,7 +11,7 @@ def test_the_wanted_splits_that_are_there_are_evaluated_in_their_order() -> None
     for wanted, message in (
         ("behaviour", "split behaviour has the name of a section"),
         ("chance", "rename the split"),
-        ("tset", "splits are tset, but the data set has train, test"),
+        ("tset", "evaluate.splits names tset, but the dataset has only train, test"),
     ):
         with pytest.raises(ValueError, match=message):
             splits_of([wanted], ["train", "test"])

@@ -45,7 +45,7 @@ def compared(released: str | None = None) -> dict[str, Any]:
 def test_a_first_release_has_figures_and_a_card(project: Path) -> None:
     found = compared()
     assert found["reasons"] == []
-    assert found["note"] == "Nothing holds prod yet to be compared with."
+    assert found["note"] == "Stage prod has no version yet to compare with."
     assert all(row[2] == row[4] == "" for row in found["rows"])
     figures = found["figures"]
     assert figures["released"] is None
@@ -66,15 +66,13 @@ def test_a_first_release_has_figures_and_a_card(project: Path) -> None:
         "| metric | torch | float32 | int8 | chance | random weights |",
         f"| `r_mean` | 40 | {value:.4g} | {small:.4g} | 22.22 | 22 |",
         "| `accuracy` | 61 | 50 | 49 |",  # of the other split
-        "## Behaviour tests",
+        "## Behavior tests",
         f"| `unrelated` | 70 | {figures['new']['float32']['behaviour']['unrelated']:.4g} | "
         f"{figures['new']['int8']['behaviour']['unrelated']:.4g} |  |  |",
         "| `accepted` | 55 |  |  |  |  |",
         f"- {LICENCE['what']}: {LICENCE['licence']}, {LICENCE['attribution']} ({LICENCE['url']})",
-        "**web**, pre-training, not at hand when this was written.",
+        "**web**, pre-training, missing locally when this card was written.",
         "| git revision | `abc` |",
-        "- Every picture is squeezed to 16 x 16 pixels, whatever its shape; what is smaller than "
-        "that shows is not seen.",
     ):
         assert line in card.splitlines()
     assert "**scenes**, training of retrieval, test: 24 test; SHA-256 `" in card
@@ -104,10 +102,10 @@ def test_an_export_that_cannot_be_read_is_told_of_and_of_another_kind_none_succe
     values = json.loads(Path("released", NAME).read_text())
     Path("released", NAME).write_text(json.dumps(values | {"format": 1}))
     note = compared("released")["note"]
-    assert note.startswith("Not compared with v0.1.0, which this version cannot read: released")
+    assert note.startswith("Not compared with v0.1.0, because it cannot be read: released")
     values["model"]["kind"] = "grounding"
     Path("released", NAME).write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=r"v0\.1\.0 is of kind grounding and this export of retr"):
+    with pytest.raises(ValueError, match="is of kind grounding, but this export"):
         compared("released")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from albef.io import file_digest
-from albef.report.pictures import SplitRecords
+from albef.report.thumbnails import SplitRecords
 from tests.conftest import Bucket
 from tests.pipelines.test_training import step, values, work
 

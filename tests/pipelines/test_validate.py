@@ -71,8 +71,8 @@ def test_thirty_percent_of_the_captions_emptied_stop_the_pipeline(here: Path) ->
         assert part in lines[0]
     assert not verdict.exists()
     page = data_page("toy")
-    offending = page.read_text().partition("Not so: captions are not empty")[2]
-    rows = offending.partition("<details")[0]
+    failing = page.read_text().partition("Not so: captions are not empty")[2]
+    rows = failing.partition("<details")[0]
     assert rows.count("<figure><img") == rows.count("words 0: ") == 8
 
     params(here, {"placed": SCENES}, validate={"max_empty_captions": 0.31})

@@ -17,7 +17,7 @@ from albef.report.comparison import (
 from albef.report.curves import Deviation
 from albef.report.drift import Drift, Profile, SplitRows
 from albef.report.flips import Choice, Flip, flips
-from albef.report.pictures import Picture
+from albef.report.thumbnails import Thumbnail
 from tests.report.test_page import BAD, Page
 from tests.report.test_scores import PAIRED, predicted
 
@@ -26,10 +26,10 @@ POINTS = ((9.0, 2.0), (19.0, 1.0))
 
 def full(text: str) -> Comparison:
     """A comparison with everything, where every text is ``text``."""
-    picture = Picture(text, "data:image/png;base64,AA==", (text,))
+    thumbnail = Thumbnail(text, "data:image/png;base64,AA==", (text,))
     turned = (
-        Flip(text, picture, text, Choice(False, text), Choice(True, text)),
-        Flip(text, picture, "", Choice(False, text, picture), Choice(True, text, picture)),
+        Flip(text, thumbnail, text, Choice(False, text), Choice(True, text)),
+        Flip(text, thumbnail, "", Choice(False, text, thumbnail), Choice(True, text, thumbnail)),
     )
     paired = Paired(
         0, 1, text, 80, 100, 12.5, Interval(3.0, 22.0), 14, 4, 0.031, turned, turned[:1]
@@ -75,14 +75,14 @@ def test_it_says_what_differs_and_how_sure_that_is() -> None:
     for part in (
         "+12.50",
         "a dog, better",
-        "14 turned right, 4 turned wrong; 80 of 100 examples are shared",
+        "14 newly correct, 4 newly wrong; 80 of 100 examples are on both sides",
         "flips +14 −4, p 0.031",
-        "1 file differs: a dog",
-        "2 of 14, taken at even steps",
+        "1 changed file: a dog",
+        "2 of 14, an even sample",
         "1 to 3, median 2",
-        "byte for byte: a dog",
+        "Byte for byte equal: a dog",
         "corrected by Holm's method for the 1 test",
-        "1 curves in common; the farthest is a dog a dog, 50.0 %",
+        "1 common curve; largest deviation: a dog a dog, 50.0 %",
     ):
         assert part in text, part
 
@@ -102,7 +102,7 @@ def test_equal_answers_take_a_line_and_no_card() -> None:
 def test_curves_that_are_the_same_are_not_drawn_twice() -> None:
     side = {"a": {"train/loss": POINTS}}
     html = render(Comparison((Side("x"), Side("y")), curves=(side, side)))
-    assert "The same on x, y." in Page(html).text
+    assert "Equal on x, y." in Page(html).text
     assert "polyline" not in html
     assert "No value differs." in Page(html).text
     other = {"a": {"train/loss": POINTS[:1]}}
@@ -117,7 +117,7 @@ def test_an_answer_that_turned_says_what_both_models_say() -> None:
         ("grounding", ("the dog", "IoU 0.40", "IoU 0.50")),
         ("captioning", ("", "two", "one")),
     ):
-        found = scores.of(predicted(kind))
+        found = scores.from_table(predicted(kind))
         assert found is not None
         (flip,) = flips(found, found, [(1, 0)], None)
         assert (flip.before.right, flip.after.right) == (found.right[1], found.right[0])
@@ -127,24 +127,26 @@ def test_an_answer_that_turned_says_what_both_models_say() -> None:
 class Records:
     """Pictures of a and b."""
 
-    def picture(self, key: str) -> Picture | None:
-        return Picture(key, f"data:{key}", (f"says {key}",))
+    def thumbnail(self, key: str) -> Thumbnail | None:
+        return Thumbnail(key, f"data:{key}", (f"says {key}",))
 
     def image(self, key: str) -> None:
         return None
 
 
 def test_a_search_shows_what_each_model_puts_first() -> None:
-    found = scores.of(predicted("retrieval", PAIRED))
+    found = scores.from_table(predicted("retrieval", PAIRED))
     assert found is not None
     by_picture, by_text = flips(found, found, [(0, 0), (1, 1)], Records())
     assert by_picture.truth == "says a"
-    assert by_picture.picture == Picture("a", "data:a", ("says a",))
+    assert by_picture.thumbnail == Thumbnail("a", "data:a", ("says a",))
     assert (by_text.asked, by_text.truth) == ("one", "")
-    assert by_text.before.picture == Picture("b", "data:b", ("says b",))
-    assert by_text.before.text == "right one at place 2"
+    assert by_text.before.thumbnail == Thumbnail("b", "data:b", ("says b",))
+    assert by_text.before.text == "correct image at rank 2"
     # Of a retrieval that re-ranks a few, the others have no place that means anything.
-    found = scores.of(predicted("retrieval", PAIRED | {"rank": [175] * len(PAIRED["rank"])}))
+    found = scores.from_table(
+        predicted("retrieval", PAIRED | {"rank": [175] * len(PAIRED["rank"])})
+    )
     assert found is not None
     _, by_text = flips(found, found, [(0, 0), (1, 1)], Records())
-    assert by_text.before.text == f"right one beyond place {len(PAIRED['top'][1])}"
+    assert by_text.before.text == f"correct image beyond rank {len(PAIRED['top'][1])}"

@@ -50,15 +50,15 @@ def test_a_deviation_is_where_the_means_are_farthest_apart() -> None:
 
 def test_a_file_that_is_no_reference_is_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
-    with pytest.raises(curves.CurveError, match="does not exist; `--save-curve"):
+    with pytest.raises(curves.CurveError, match="does not exist; write it with"):
         curves.read_reference(path)
     for text, why in (
-        ("\0", "no reference curve"),
-        ("step,loss\n1,2\n", "its first line is not training,curve,step,value"),
-        (HEAD, "it holds no curve"),
-        (HEAD + "a,loss,1,x\n", "is no reference curve"),
-        (HEAD + "a,loss,1\n", "a number that is missing or not finite"),
-        (HEAD + "a,loss,2,1\na,loss,2,1\n", "the steps of a loss do not ascend"),
+        ("\0", "not a file of reference curves"),
+        ("step,loss\n1,2\n", "first line must be training,curve,step,value"),
+        (HEAD, "there is no row"),
+        (HEAD + "a,loss,1,x\n", "not a file of reference curves"),
+        (HEAD + "a,loss,1\n", "missing, NaN or Inf"),
+        (HEAD + "a,loss,2,1\na,loss,2,1\n", "steps of a loss must ascend"),
     ):
         path.write_text(text)
         with pytest.raises(curves.CurveError, match=why):

@@ -50,13 +50,13 @@ def test_profiles_tell_what_moved_and_by_how_much(tmp_path: Path) -> None:
     ] + before[2:]
     found = drift.compare(_index(tmp_path / "a", before), _index(tmp_path / "b", after))
     profiles = {profile.name: profile for profile in found.profiles}
-    words = profiles["words of a caption"]
+    words = profiles["words per caption"]
     assert (words.before, words.after, words.distance) == ((2, 2, 2), (2, 4, 6), 0.5)
-    assert profiles["width of a picture, pixels"].distance == 0.5
-    assert profiles["height of a picture, pixels"].distance == 0.0
+    assert profiles["width of an image in pixels"].distance == 0.5
+    assert profiles["height of an image in pixels"].distance == 0.0
 
 
 def test_a_data_set_without_captions_has_no_lengths(tmp_path: Path) -> None:
     index = _index(tmp_path / "a", [toy.record(0, captions=())])
     found = drift.compare(index, index)
-    assert "words of a caption" not in {profile.name for profile in found.profiles}
+    assert "words per caption" not in {profile.name for profile in found.profiles}

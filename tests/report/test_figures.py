@@ -80,7 +80,7 @@ def test_nothing_put_in_becomes_markup() -> None:
         figures.chart(Chart(bad, bad, [(bad, bad)], bad, [Line(bad, [(0, 1), (1, 2)])])),
         figures.chart(Chart(bad, x_label=bad, dots=[Dot(1, 1, bad, bad)])),
         figures.chart(Chart(bad, x_label=bad, histogram=Histogram([0, 1], {bad: [1.0]}))),
-        figures.bar(1, 2, bad, look=bad),
+        figures.bar(1, 2, bad, css=bad),
         figures.stack([(1, bad, bad)]),
     ):
         assert "<script" not in svg

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from albef.report.heatmap import MEANT, outline, overlay
+from albef.report.heatmap import CORRECT, outline, overlay
 
 
 def test_heat_is_shown_where_it_is() -> None:
@@ -17,9 +17,9 @@ def test_heat_is_shown_where_it_is() -> None:
 
 
 def test_an_outline_stays_in_the_picture() -> None:
-    picture = Image.new("RGB", (30, 20), (0, 0, 0))
-    outline(picture, (-5, -5, 60, 60), MEANT, width=1)
-    ink = (np.asarray(picture).astype(int) == MEANT).all(-1)
+    thumbnail = Image.new("RGB", (30, 20), (0, 0, 0))
+    outline(thumbnail, (-5, -5, 60, 60), CORRECT, width=1)
+    ink = (np.asarray(thumbnail).astype(int) == CORRECT).all(-1)
     assert ink[0].all()
     assert ink[:, -1].all()
     assert not ink[5:-5, 5:-5].any()

@@ -5,13 +5,13 @@ from albef.report import metric_names
 
 def test_a_metric_has_words_and_a_label() -> None:
     for name, *expected in (
-        ("tr@1", "picture to text, first place", "Picture to text, first place"),
-        ("itc_ir@10", "", "Text to picture, first 10, ITC alone"),
-        ("accuracy_True", "right decisions, True", "Right decisions, True"),
+        ("tr@1", "image to text, recall@1", "Image to text, recall@1"),
+        ("itc_ir@10", "", "Text to image, recall@10, ITC alone"),
+        ("accuracy_True", "correct answers, True", "Correct answers, True"),
         ("wpa", "", "Word-patch alignment"),
         ("mine", "", "mine"),
     ):  # fmt: skip
-        shown = [metric_names.words(name), metric_names.label(name)]
+        shown = [metric_names.describe(name), metric_names.label(name)]
         assert shown == expected
 
 

@@ -5,12 +5,12 @@ from typing import Any
 
 from albef.lineage import Step
 from albef.report.page import Report, render
-from albef.report.pictures import Picture
 from albef.report.sections.datasets import Dataset, Validation
-from albef.report.sections.examples import Answer, Candidate, Group, Outcome, Place, Query
+from albef.report.sections.examples import Answer, Candidate, Group, Located, Outcome, Query
 from albef.report.sections.provenance import Costs, Export, Model
 from albef.report.sections.results import Run, SplitResult
 from albef.report.sections.search import Search
+from albef.report.thumbnails import Thumbnail
 from albef.run_record import Git, RunRecord
 
 VOID = {"meta", "img", "br"}
@@ -65,7 +65,7 @@ def trial(number: int, value: float | None, *values: float, **more: Any) -> dict
 
 def dataset(text: str, url: str) -> Dataset:
     """A data set with everything, where every text is ``text``."""
-    picture = Picture(text, "data:image/png;base64,AAAA", (text,), (text,), (text,))
+    thumbnail = Thumbnail(text, "data:image/png;base64,AAAA", (text,), (text,), (text,))
     check = {
         "what": text,
         "passed": False,
@@ -86,7 +86,7 @@ def dataset(text: str, url: str) -> Dataset:
         digest=text,
         captions=20,
         splits={"train": 7, text: 2},
-        samples={"train": [picture], text: [picture]},
+        samples={"train": [thumbnail], text: [thumbnail]},
         sources=[(text, {text: text})],
         licences=[{"what": text, "licence": text, "attribution": text, "url": url}],
         validation=Validation(result, False),
@@ -95,16 +95,16 @@ def dataset(text: str, url: str) -> Dataset:
 
 def split(text: str) -> SplitResult:
     """What was reached on a split, with examples of every sort."""
-    picture = Picture(text, "data:image/png;base64,AA==", (text,), (text,))
-    found = (Candidate(1, True, False, picture), Candidate(2, False, True, Picture(text)))
+    thumbnail = Thumbnail(text, "data:image/png;base64,AA==", (text,), (text,))
+    found = (Candidate(1, True, False, thumbnail), Candidate(2, False, True, Thumbnail(text)))
     described = (Candidate(5, True, False, text=text),)
     examples: dict[str, Any] = {
         "texts": Query(text, None, 0, 3, found),
-        "images": Query("", picture, 4, 3, described),
+        "images": Query("", thumbnail, 4, 3, described),
         "pairs": Query(text, None, 0, 1, found, text),
-        "places": Place(True, picture, text, text),
+        "located": Located(True, thumbnail, text, text),
     }
-    answers = [Answer(good, (picture,), text, text, text, 0.75) for good in (True, False)]
+    answers = [Answer(good, (thumbnail,), text, text, text, 0.75) for good in (True, False)]
     return SplitResult(
         name=text,
         metrics={"r_mean": 53.5, "itc_r_mean": 50.0, text: 5000.0},
@@ -191,8 +191,8 @@ def test_an_empty_report_says_so_in_both_themes_and_on_narrow_screens() -> None:
     text = Page(html).text
     for part in (
         "No run has been evaluated yet",
-        "nothing has been trained",
-        "There is no run to search for",
+        "no training has started",
+        "There is no run.",
         "There are no run records",
     ):
         assert part in text, part
@@ -201,9 +201,9 @@ def test_an_empty_report_says_so_in_both_themes_and_on_narrow_screens() -> None:
 def test_a_card_tells_what_is_known_of_a_run() -> None:
     for splits, told, untold in (
         ([SplitResult("test", {"accuracy": 60.0}, text_only={"accuracy": 41.5})],
-         "from the text alone 41.5 %", "ITC"),
+         "text only 41.5 %", "ITC"),
         ([SplitResult("test", {"r_mean": 22.2, "itc_r_mean": 42.8})],
-         "ITC alone 42.8 %, re-ranked by ITM −20.60", "text alone"),
+         "ITC alone 42.8 %, re-ranking by ITM −20.60", "text alone"),
         ([SplitResult("test", {"r_mean": 53.5}, chance={"r_mean": 1.07}),
           SplitResult("pairs", {"accuracy": 61.0}, chance={"accuracy": 50.0})],
          "chance 1.07 % pairs: 61.0 %, chance 50.0", "ITC"),
@@ -230,4 +230,4 @@ def test_validation_curves_are_by_epoch_and_once_where_nothing_is_re_ranked() ->
 def test_curves_that_say_less_are_folded() -> None:
     names = ("train/loss", "lr", "val/accuracy", "val/map_iou")
     html = render(Report(1, trainings={"a": dict.fromkeys(names, POINTS)}))
-    assert "<summary>Learning rate, Mean overlap of the map&#39;s own box</summary>" in html
+    assert "<summary>Learning rate, Mean IoU of the box around the hottest region</summary>" in html

@@ -9,7 +9,7 @@ import pytest
 
 from albef.evaluation.behaviour.judging import rates
 from albef.report import scores
-from pipelines.evaluate import stored
+from pipelines.evaluate import predictions_table
 from pipelines.params import kinds
 
 RANKS = ("query", "key", "caption", "rank", "rank_itc", "top", "top_itc")
@@ -70,19 +70,19 @@ TABLES: dict[str, dict[str, list[Any]]] = {
 def predicted(kind: str, table: dict[str, list[Any]] | None = None) -> pa.Table:
     """A table as the evaluation of a kind stores it."""
     task = importlib.import_module(f"albef.tasks.{kind}").Task
-    return stored(task, {"test": TABLES[kind] if table is None else table}, {})
+    return predictions_table(task, {"test": TABLES[kind] if table is None else table}, {})
 
 
 def test_the_mean_is_the_kinds_own_metric() -> None:
     for kind in kinds():
         task: Any = importlib.import_module(f"albef.tasks.{kind}").Task
-        found = scores.of(predicted(kind))
+        found = scores.from_table(predicted(kind))
         assert found is not None
         assert found.mean() == pytest.approx(task.score(task, TABLES[kind])[found.metric])
 
 
 def test_a_paired_ranking_is_scored_by_its_decisions() -> None:
-    found = scores.of(predicted("retrieval", PAIRED))
+    found = scores.from_table(predicted("retrieval", PAIRED))
     assert found is not None
     assert (found.metric, found.mean()) == ("accuracy", pytest.approx(200 / 3))
     assert found.right.tolist() == [True, False, True]
@@ -103,21 +103,21 @@ CASES = {
 
 
 def test_behaviour_tests_are_scored_as_a_whole_and_each() -> None:
-    found = scores.parts(pa.table(CASES))
+    found = scores.by_metric(pa.table(CASES))
     own = {name: score.mean() for name, score in found.items()}
     told = rates(CASES)
     assert own == {name: pytest.approx(told[name]) for name in ("overall", "count", "synonym")}
     assert next(iter(own)) == "overall"
     assert found["count"].right.tolist() == [True, True, False]
     assert set(found["overall"].table.column_names) >= scores.CASES
-    assert list(scores.parts(predicted("entailment"))) == ["accuracy"]
-    assert scores.parts(pa.table({"key": ["a"]})) == {}
+    assert list(scores.by_metric(predicted("entailment"))) == ["accuracy"]
+    assert scores.by_metric(pa.table({"key": ["a"]})) == {}
 
 
 def test_what_is_unknown_or_hidden_has_no_scores() -> None:
-    assert scores.of(pa.table({"key": ["a"], "bleu": [1.0]})) is None
-    assert scores.of(predicted("vqa").slice(2)) is None
-    judged = scores.of(predicted("vqa"))
+    assert scores.from_table(pa.table({"key": ["a"], "bleu": [1.0]})) is None
+    assert scores.from_table(predicted("vqa").slice(2)) is None
+    judged = scores.from_table(predicted("vqa"))
     assert judged is not None
     assert judged.right.tolist() == [True, True]  # two of three annotators are more than half
 
@@ -126,7 +126,7 @@ def _classes(*rows: tuple[str, str]) -> scores.Scores:
     keys, sentences = ([row[i] for row in rows] for i in (0, 1))
     same = ["x"] * len(rows)
     table = {"key": keys, "sentence": sentences, "answer": same, "predicted": same}
-    found = scores.of(predicted("entailment", table))
+    found = scores.from_table(predicted("entailment", table))
     assert found is not None
     return found
 
@@ -136,12 +136,12 @@ def test_examples_are_shared_where_the_question_and_the_record_are_the_same() ->
 
     before = _classes(("a", "s"), ("a", "t"), ("b", "s"), ("b", "s"))
     after = _classes(("b", "s"), ("a", "t"), ("c", "s"), ("b", "s"))
-    own, other = scores.shared(before.names(None), after.names(None))
+    own, other = scores.shared_rows(before.example_ids(None), after.example_ids(None))
     assert list(zip(own.tolist(), other.tolist(), strict=True)) == [(1, 1), (2, 0), (3, 3)]
     old, new = (
         pd.Series({"a": 1, "b": 2}),
         pd.Series({"a": 3, "b": 2}),
     )
-    own, other = scores.shared(before.names(old), after.names(new))
+    own, other = scores.shared_rows(before.example_ids(old), after.example_ids(new))
     assert list(zip(own.tolist(), other.tolist(), strict=True)) == [(2, 0), (3, 3)]
     assert np.array_equal(before.values[own], after.values[other])

@@ -15,23 +15,21 @@ from albef.evaluation.behaviour.suite import Expectation, Rule, Suite
 
 T = TypeVar("T")
 _DRAWS = 64
-"""Maximum number of captions of other images that are tried to find one about another subject."""
+"""Maximum number of random captions that are tried to find one about another subject."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A case.
+    """A true text of an image, and a changed text that replaces it.
 
     Attributes:
         test, expects: name of the test, and its expectation.
-        place, key: index of the record in its split, and its key.
-        caption: a text that is true of its image.
-        changed: the text that replaces it.
+        index, key: index of the record in its split, and its key.
     """
 
     test: str
     expects: Expectation
-    place: int
+    index: int
     key: str
     caption: str
     changed: str
@@ -41,11 +39,11 @@ class Case:
 class Claim:
     """A text that is true of an image."""
 
-    place: int
+    index: int
     text: str
 
 
-def make(
+def make_cases(
     suite: Suite,
     rows: Sequence[Record],
     claims: Sequence[Sequence[str]],
@@ -66,7 +64,7 @@ def make(
     Raises:
         ParamsError: a case written by hand names a record that the split does not have.
     """
-    all_claims = [Claim(place, text) for place, texts in enumerate(claims) for text in texts]
+    all_claims = [Claim(index, text) for index, texts in enumerate(claims) for text in texts]
     if not all_claims:
         return []
     common = frozenset(word.lower() for word in suite.common)
@@ -78,15 +76,15 @@ def make(
             cases[name] = list(_manual(name, rule, rows, where)) if rule.dataset == dataset else []
         elif rule.another is None:
             candidates = (
-                _chosen(name, rule, rows[c.place], c, _options(rule, c.text, counts_used, common))
+                _chosen(name, rule, rows[c.index], c, _options(rule, c.text, counts_used, common))
                 for c in all_claims
             )
             cases[name] = evenly([case for case in candidates if case], limit)
-    tested = dict.fromkeys(Claim(c.place, c.caption) for texts in cases.values() for c in texts)
+    tested = dict.fromkeys(Claim(c.index, c.caption) for texts in cases.values() for c in texts)
     for name, rule in suite.tests.items():
         if rule.another:
             others = _Others(rows, claims, common)
-            targets = sorted(tested, key=lambda claim: claim.place) or all_claims
+            targets = sorted(tested, key=lambda claim: claim.index) or all_claims
             draws = (others.draw(name, rule, claim) for claim in targets)
             cases[name] = evenly([case for case in draws if case], limit)
     return [case for name in suite.tests for case in cases[name]]
@@ -117,18 +115,18 @@ def _chosen(
     if not candidates:
         return None
     changed = random.Random(f"{name} {row.key} {text}").choice(candidates)
-    return Case(name, rule.expects, claim.place, row.key, text, changed)
+    return Case(name, rule.expects, claim.index, row.key, text, changed)
 
 
 def _manual(name: str, rule: Rule, rows: Sequence[Record], where: str) -> Iterator[Case]:
-    places: Mapping[str, int] = {row.key: place for place, row in enumerate(rows)}
+    indices: Mapping[str, int] = {row.key: index for index, row in enumerate(rows)}
     for case in rule.cases or ():
-        if case.key not in places:
+        if case.key not in indices:
             raise ParamsError(
-                f"{where}: tests.{name}.cases: {rule.dataset} has no record {case.key!r} in the "
-                f"split that is tested, {rows[0].split}; take a key of that split"
+                f"{where}: tests.{name}.cases: split {rows[0].split} of {rule.dataset} has no "
+                f"record {case.key!r}; use a key of that split"
             )
-        yield Case(name, rule.expects, places[case.key], case.key, case.caption, case.changed)
+        yield Case(name, rule.expects, indices[case.key], case.key, case.caption, case.changed)
 
 
 class _Others:
@@ -144,15 +142,15 @@ class _Others:
             objects = [entry.get("name", "") for entry in row.meta.get("objects") or ()]
             for text in (*row.captions, *texts, *objects):
                 topics |= wording.topics(text, common)
-        self._claims = [Claim(place, text) for place, texts in enumerate(claims) for text in texts]
+        self._claims = [Claim(index, text) for index, texts in enumerate(claims) for text in texts]
 
     def draw(self, name: str, rule: Rule, claim: Claim) -> Case | None:
         """Return a case with a caption of other topics than the image's; None if none is found."""
-        row = self._rows[claim.place]
+        row = self._rows[claim.index]
         generator = random.Random(f"{name} {row.key} {claim.text}")
         for _ in range(_DRAWS):
             other = generator.choice(self._claims)
             topics = wording.topics(other.text, self._common)
             if topics and not topics & self._topics[row.image_id]:
-                return Case(name, rule.expects, claim.place, row.key, claim.text, other.text)
+                return Case(name, rule.expects, claim.index, row.key, claim.text, other.text)
         return None

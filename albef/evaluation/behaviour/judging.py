@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from albef.data.record import Record
-from albef.evaluation.behaviour.cases import Case, make
-from albef.evaluation.behaviour.suite import ACCEPTED, OVERALL, BehaviourConfig, load
+from albef.evaluation.behaviour.cases import Case, make_cases
+from albef.evaluation.behaviour.suite import ACCEPTED, OVERALL, BehaviourConfig, read_suite
 from albef.loading.reading import Pairs, Records
 from albef.tasks.task import RunTask, Table
 
@@ -37,7 +37,7 @@ pass."""
 
 @dataclass(frozen=True)
 class Behaviour:
-    """The cases of a split, and the threshold from which a model accepts a text."""
+    """The cases of a split, and the minimum score of a text that a model accepts."""
 
     split: str
     cases: Sequence[Case]
@@ -46,20 +46,20 @@ class Behaviour:
     @property
     def pairs(self) -> Pairs:
         """Indices and texts to score, each once, in order of index."""
-        texts = [(c.place, text) for c in self.cases for text in (c.caption, c.changed)]
+        texts = [(c.index, text) for c in self.cases for text in (c.caption, c.changed)]
         return sorted(dict.fromkeys(texts), key=lambda pair: pair[0])
 
     def judge(self, scores: Sequence[float]) -> Table:
-        """Return the cases with a model's scores and decisions."""
+        """Return the cases with a model's scores of :attr:`pairs` and its decisions."""
         score_of = dict(zip(self.pairs, scores, strict=True))
         texts: dict[tuple[int, str], set[str]] = {}
         for case in self.cases:
-            texts.setdefault((case.place, case.caption), {case.caption}).add(case.changed)
+            texts.setdefault((case.index, case.caption), {case.caption}).add(case.changed)
         rows = []
         for case in self.cases:
-            others = texts[case.place, case.caption] - {case.changed}
-            score, changed = (score_of[case.place, text] for text in (case.caption, case.changed))
-            least = min(score_of[case.place, text] for text in others)
+            others = texts[case.index, case.caption] - {case.changed}
+            score, changed = (score_of[case.index, text] for text in (case.caption, case.changed))
+            least = min(score_of[case.index, text] for text in others)
             accepted, also_accepted = score >= self.threshold, changed >= self.threshold
             passed, chance = {
                 "changed": (accepted and not also_accepted, self.threshold * (1 - self.threshold)),
@@ -77,12 +77,12 @@ class Behaviour:
 def prepare(
     config: BehaviourConfig, kind: type[RunTask], records: Records, dataset: str
 ) -> Behaviour | None:
-    """Return the cases of a split; None if there are none, for example if a kind claims nothing.
+    """Return the cases of a split; None if there are none.
 
     Raises:
         ParamsError: the file of the tests is missing or invalid.
     """
-    suite = load(Path(config.tests))
+    suite = read_suite(Path(config.tests))
     rows: list[Record] = []
     claims: list[tuple[str, ...]] = []
     if not config.cases or not kind.judges:
@@ -90,7 +90,7 @@ def prepare(
     for i in range(len(records)):
         rows.append(replace(records[i], image=b"", more=()))
         claims.append(kind.claims(rows[-1]))
-    cases = make(suite, rows, claims, dataset, config.cases, config.tests)
+    cases = make_cases(suite, rows, claims, dataset, config.cases, config.tests)
     return Behaviour(rows[0].split, cases, config.threshold) if cases else None
 
 

@@ -22,7 +22,7 @@ class BehaviourConfig(Section):
     """Values of the behavior tests."""
 
     tests: str
-    """JSON file of the tests. The evaluate stage depends on it."""
+    """JSON file of the tests."""
     cases: Annotated[int, Field(ge=0)] = 1000
     """Maximum number of cases of each test with a rule, taken at even steps; 0 disables the
     tests."""
@@ -43,7 +43,7 @@ class OwnCase(Section):
     @model_validator(mode="after")
     def _differ(self) -> Self:
         if self.changed == self.caption:
-            raise ValueError(f"the case of {self.key} changes nothing")
+            raise ValueError(f"caption and changed of {self.key} are equal")
         return self
 
 
@@ -74,20 +74,19 @@ class Rule(Section):
         ways = ("swap", "alike", "numbers", "another", "cases")
         chosen = [way for way in ways if getattr(self, way) is not None]
         if len(chosen) != 1:
-            raise ValueError(f"give one of {', '.join(ways)}, not {' and '.join(chosen) or 'none'}")
+            raise ValueError(f"set one of {', '.join(ways)}, not {' and '.join(chosen) or 'none'}")
         if (self.cases is None) != (self.dataset is None):
-            raise ValueError("cases need the dataset that they are of, and nothing else does")
+            raise ValueError("cases and dataset need each other; set both or neither")
         swapped = [phrase.lower() for pair in self.swap or () for phrase in pair]
         if repeated := [phrase for phrase in swapped if swapped.count(phrase) > 1]:
-            raise ValueError(f"{repeated[0]!r} is swapped with two phrases")
+            raise ValueError(f"swap has {repeated[0]!r} in two pairs; a phrase may be in one")
         for group in self.alike or ():
-            holes = [sorted(re.findall(r"\{(\w)\}", phrase)) for phrase in group]
+            placeholders = [sorted(re.findall(r"\{(\w)\}", phrase)) for phrase in group]
             if any(re.search(r"[{}]", re.sub(r"\{\w\}", "", phrase)) for phrase in group):
-                raise ValueError(f"in {' and '.join(group)} an open place is a letter in braces")
-            if any(letters != holes[0] or len(set(letters)) < len(letters) for letters in holes):
-                raise ValueError(
-                    f"the wordings {' and '.join(group)} differ in what they leave open"
-                )
+                raise ValueError(f"placeholders must be like {{a}}: {' and '.join(group)}")
+            first = placeholders[0]
+            if any(found != first or len(set(found)) < len(found) for found in placeholders):
+                raise ValueError(f"wordings have different placeholders: {' and '.join(group)}")
         return self
 
 
@@ -106,13 +105,13 @@ class Suite(Section):
         for name in self.tests:
             if not _NAME.fullmatch(name) or name in (OVERALL, ACCEPTED):
                 raise ValueError(
-                    f"a test cannot be called {name!r}: a name is of small letters, digits and _, "
-                    f"and neither {OVERALL} nor {ACCEPTED}"
+                    f"{name!r} is not a name of a test: use lower-case letters, digits and _, and "
+                    f"not {OVERALL} or {ACCEPTED}"
                 )
         return self
 
 
-def load(path: Path) -> Suite:
+def read_suite(path: Path) -> Suite:
     """Return the tests in a file.
 
     Raises:
@@ -121,7 +120,7 @@ def load(path: Path) -> Suite:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ParamsError(f"the behaviour tests {path} cannot be read: {error.strerror}") from None
+        raise ParamsError(f"cannot read behavior tests {path}: {error.strerror}") from None
     except ValueError as error:  # includes bad UTF-8
-        raise ParamsError(f"the behaviour tests {path} are no JSON: {error}") from None
+        raise ParamsError(f"behavior tests {path} are not JSON: {error}") from None
     return validate(Suite, values, where=str(path))

@@ -1,7 +1,7 @@
-"""Origin of a filtered dataset: scores, and removed and kept captions."""
+"""Curation of a filtered dataset: scores, and rejected and kept captions."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from albef.io import read_json
 from albef.layout import Layout
 from albef.report.figures import Chart, Histogram, Line
-from albef.report.pictures import Picture, SplitRecords, spread
+from albef.report.thumbnails import SplitRecords, Thumbnail, sample
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Curation:
     """Result of curating the captions of a training split."""
 
     facts: Mapping[str, Any]
-    """Model, score and limit, by label."""
+    """Model, score and threshold, by label."""
     found: Mapping[str, float] = field(default_factory=dict)
-    """Precision and recalls, in percent, of removing captions known to be wrong."""
+    """Precision and recalls, in percent, of rejecting captions known to be wrong."""
     charts: Sequence[Chart] = ()
-    examples: Sequence[tuple[str, Sequence[tuple[str, Picture]]]] = ()
-    """Some removed and some kept captions, ordered by score, each with its score."""
+    examples: Sequence[tuple[str, Sequence[Thumbnail]]] = ()
+    """Titles, each with captions in the order of their scores, which they begin with."""
 
 
 def read(layout: Layout, name: str, described: Mapping[str, Any], count: int) -> Curation:
@@ -34,13 +34,16 @@ def read(layout: Layout, name: str, described: Mapping[str, Any], count: int) ->
     curated, quarantine = described["curated"], layout.quarantine(name)
     summary = read_json(quarantine / "curation.json") or {}
     scored = "score" in curated
-    facts = {"a view of": curated["of"], "scored by" if scored else "captions by": curated["by"]}
-    facts["weights"] = curated["weights"][:12]
+    facts = {
+        "filtered from": curated["of"],
+        "scored by" if scored else "captions by": curated["by"],
+        "weights": curated["weights"][:12],
+    }
     facts |= {"score": curated["score"]} if scored else {}
     if not (quarantine / "scores.parquet").is_file():
         return Curation(facts)
     table = pq.read_table(quarantine / "scores.parquet")
-    facts |= {"least that stayed": summary["below"]}
+    facts |= {"threshold": summary["below"]}
     return Curation(
         facts,
         summary.get("found", {}),
@@ -54,9 +57,7 @@ def _charts(table: pa.Table, score: str, curve: Sequence[Mapping[str, float]]) -
     for kind in sorted(kinds):
         scores = table.filter(pc.equal(table["noise"], kind))[score].to_numpy().astype(float)
         counts, edges = np.histogram(scores, 24)
-        subject = (
-            f"captions known as {kind}" if kind else "other captions" if kinds[1:] else "captions"
-        )
+        subject = f"{kind} captions (added noise)" if kind else "captions"
         title = f"{score.upper()} of {len(scores):,} {subject}"
         shares = {score.upper(): (counts / len(scores)).tolist()}
         bins = Histogram(edges.tolist(), shares)
@@ -66,26 +67,22 @@ def _charts(table: pa.Table, score: str, curve: Sequence[Mapping[str, float]]) -
             Line(name, [(point["went"], point[name]) for point in curve], colour)
             for colour, name in enumerate((n for n in curve[0] if n not in ("went", "below")), 1)
         ]
-        title = "Finding captions that are known to be wrong"
-        legend = tuple((line.label, line.look) for line in lines)
-        yield Chart(title, "percent", legend, "percent that went", lines)
+        title = "Detection of wrong captions"
+        legend = tuple((line.label, line.css) for line in lines)
+        yield Chart(title, "%", legend, "% rejected", lines)
 
 
 def _examples(
     base: Path, table: pa.Table, score: str, count: int
-) -> Iterator[tuple[str, Sequence[tuple[str, Picture]]]]:
+) -> Iterator[tuple[str, Sequence[Thumbnail]]]:
     if not (base / "index.parquet").is_file():
         return
     records = SplitRecords(base, "train")
     order, is_kept = np.argsort(table[score].to_numpy(), kind="stable"), table["kept"].to_numpy()
-    for title, rows in (("Went", order[~is_kept[order]]), ("Stayed", order[is_kept[order]])):
-        chosen = table.take(spread(rows.tolist(), count)).to_pylist()
-        yield (
-            title,
-            [
-                (f"{score} {row[score]:.3f}: {row['caption']}", picture)
-                for row in chosen
-                if (picture := records.picture(row["key"])) is not None
-            ],
-        )
+    for title, rows in (("Rejected", order[~is_kept[order]]), ("Kept", order[is_kept[order]])):
+        chosen = table.take(sample(rows.tolist(), count)).to_pylist()
+        captions = [f"{score} {row[score]:.3f}: {row['caption']}" for row in chosen]
+        found = [records.thumbnail(row["key"]) for row in chosen]
+        pairs = zip(captions, found, strict=True)
+        yield title, [replace(it, captions=(text,), originals=()) for text, it in pairs if it]
     records.close()

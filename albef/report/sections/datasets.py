@@ -18,10 +18,10 @@ from albef.data.shards import describe, read_index
 from albef.io import read_json
 from albef.layout import Layout
 from albef.report.figures import Chart
-from albef.report.pictures import Picture, SplitRecords, data_uri, spread
 from albef.report.sections import curation, profile
 from albef.report.sections.curation import Curation
 from albef.report.sections.profile import Tally
+from albef.report.thumbnails import SplitRecords, Thumbnail, data_uri, sample
 from albef.report.wording import flatten, format_range, training_first
 
 WORDS = {str(reason): reason.words for reason in Reason}
@@ -32,24 +32,21 @@ _Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Validation:
-    """The verdict on a dataset; ``current`` is whether the checked data are the current data."""
+    """The verdict on a dataset; ``current`` is true if the dataset has not changed since."""
 
     result: Mapping[str, Any]
     current: bool
 
     @property
     def statistics(self) -> dict[str, str]:
-        """Return statistics of the dataset as text, without the number of captions.
-
-        The page shows that number elsewhere.
-        """
-        words = {}
+        """Return statistics of the dataset as text, without the number of captions."""
+        texts = {}
         for name, value in self.result.get("statistics", {}).items():
             if isinstance(value, int | float) and name != "captions":
-                words[name] = f"{value:,}"
+                texts[name] = f"{value:,}"
             elif isinstance(value, Mapping) and {"least", "median", "most"} <= set(value):
-                words[name] = format_range(value["least"], value["median"], value["most"])
-        return words
+                texts[name] = format_range(value["least"], value["median"], value["most"])
+        return texts
 
 
 @dataclass(frozen=True)
@@ -64,14 +61,14 @@ class Dataset:
     captions: int = 0
     splits: Mapping[str, int] = field(default_factory=dict)
     """Number of records by split, training first."""
-    samples: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
+    samples: Mapping[str, Sequence[Thumbnail]] = field(default_factory=dict)
     """Sample images of each split."""
     sources: Sequence[tuple[str, Mapping[str, Any]]] = ()
     licences: Sequence[Mapping[str, str]] = ()
     """Licences of all its parts: ``what``, ``licence``, ``attribution``, ``url``."""
     validation: Validation | None = None
-    view_of: str = ""
-    """Dataset that it is a filtered dataset of, or ""."""
+    filtered_from: str = ""
+    """Dataset that it is filtered from, or ""."""
 
 
 def read(layout: Layout, name: str, used_by: Sequence[str], count: int) -> Dataset:
@@ -79,13 +76,13 @@ def read(layout: Layout, name: str, used_by: Sequence[str], count: int) -> Datas
     folder = layout.data(name)
     described = read_json(folder / "dataset.json")
     if described is None:
-        note = f"This data set has not been made yet: {folder} is missing."
+        note = f"This dataset has not been created yet: {folder} is missing."
         return Dataset(name, used_by, note)
     splits = {split: size for split, size in training_first(described["splits"]).items() if size}
     samples = {}
     for split in splits:
         records = SplitRecords(folder, split)
-        samples[split] = [records.at(index) for index in spread(range(len(records)), count)]
+        samples[split] = [records.at(index) for index in sample(range(len(records)), count)]
         records.close()
     verdict = read_json(layout.validation(name) / "result.json")
     return Dataset(
@@ -99,18 +96,18 @@ def read(layout: Layout, name: str, used_by: Sequence[str], count: int) -> Datas
             (str(source.get("name", "")), {k: v for k, v in flatten(source) if k != "name"})
             for source in described.get("sources", [])
         ],
-        licences=[{"attribution": "", "url": "", **item} for item in described.get("licences", [])],
+        licences=described["licences"],
         validation=verdict and Validation(verdict, verdict["digest"] == described["digest"]),
-        view_of=described.get("curated", {}).get("of", ""),
+        filtered_from=described.get("curated", {}).get("of", ""),
     )
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image next to the one that it repeats, or that is used for evaluation."""
+    """A training image next to an equal or similar one."""
 
-    picture: Picture
-    of: Picture
+    thumbnail: Thumbnail
+    of: Thumbnail
     dataset: str
     """Dataset of the other image, if it is a different one."""
     exact: bool
@@ -118,11 +115,11 @@ class Pair:
     distance: int | None
     """Bits of 64 in which their perceptual hashes differ; None if they were not hashed."""
     dropped: bool
-    """True if the image was removed."""
+    """True if the image was rejected."""
 
 
 @dataclass(frozen=True)
-class Refused:
+class Rejected:
     """Rows rejected for one reason: the number by source, and the first rows.
 
     A row has ``line``, ``key`` and ``detail``, and is paired with its image.
@@ -130,7 +127,7 @@ class Refused:
 
     reason: str
     sources: Mapping[str, int]
-    rows: Sequence[tuple[_Row, Picture | None]]
+    rows: Sequence[tuple[_Row, Thumbnail | None]]
 
     @property
     def count(self) -> int:
@@ -145,22 +142,20 @@ class DatasetPage:
     data: Dataset
     """The part that the main page shows too."""
     intakes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """``rows`` and ``kept`` of each source, in order."""
+    """``rows`` and ``kept`` of each source."""
     repeated: tuple[int, int] = (0, 0)
     """Number of training images that repeat an earlier one: equal files, and near-duplicates."""
     pairs: Sequence[Pair] = ()
     """Some of the repeated images."""
     contaminated: Sequence[Pair] = ()
     """Some training images that are also evaluated on."""
-    refused: Sequence[Refused] = ()
+    rejected: Sequence[Rejected] = ()
     """Rejected rows by reason, most frequent first."""
     histograms: Sequence[Chart] = ()
     tallies: Sequence[Tally] = ()
-    offending: Sequence[tuple[str, Sequence[tuple[str, Picture]]]] = ()
-    """Description of each expectation that fails, and the first rows that fail it. A row has the
-    failing value, with path or address, and its image."""
+    failing: Sequence[tuple[str, Sequence[tuple[str, Thumbnail]]]] = ()
+    """Each failed expectation with its first failing rows: value and origin, and image."""
     curation: Curation | None = None
-    """Origin of the dataset, if it is a filtered dataset."""
 
 
 def read_page(layout: Layout, data: Dataset, count: int) -> DatasetPage:
@@ -179,38 +174,32 @@ def read_page(layout: Layout, data: Dataset, count: int) -> DatasetPage:
         repeated=(exact, len(groups) - exact),
         pairs=list(_pairs(folder, rows, groups, count)),
         contaminated=list(_contaminated(layout, data, rows, count)),
-        refused=list(_refused(summary, rows, count)),
+        rejected=list(_rejected(summary, rows, count)),
         histograms=list(profile.histograms(counted)) if counted else (),
         tallies=list(profile.tallies(counted)) if counted else (),
-        offending=list(_offending(folder, data.validation, count)),
+        failing=list(_failing(folder, data.validation, count)),
         curation=curation.read(layout, data.name, describe(folder), count)
-        if data.view_of
+        if data.filtered_from
         else None,
     )
 
 
-def _offending(
+def _failing(
     folder: Path, validation: Validation | None, count: int
-) -> Iterator[tuple[str, Sequence[tuple[str, Picture]]]]:
+) -> Iterator[tuple[str, Sequence[tuple[str, Thumbnail]]]]:
     checks = validation.result["checks"] if validation and validation.current else ()
     failed = [check for check in checks if not check["passed"] and check["sample"]]
     keys = [row["key"] for check in failed for row in check["sample"][:count]]
-    pictures, origins = _pictures(folder, keys), dict[str, str]()
+    thumbnails, origins = _thumbnails(folder, keys), dict[str, str]()
     for row in _rows_of(folder, keys, "meta") if failed else ():
         meta = json.loads(row["meta"])
         origins[row["key"]] = str(meta.get("url") or meta.get("path") or row["key"])
     for check in failed:
         column = check["column"].rpartition(".")[2]
-        yield (
-            check["what"],
-            [
-                (
-                    f"{column} {row.get(column)}: {origins.get(row['key'], row['key'])}",
-                    pictures.get(row["key"], Picture(row["key"])),
-                )
-                for row in check["sample"][:count]
-            ],
-        )
+        rows = [(row["key"], row.get(column)) for row in check["sample"][:count]]
+        texts = [f"{column} {value}: {origins.get(key, key)}" for key, value in rows]
+        shown = [thumbnails[key] for key, _ in rows]
+        yield check["what"], list(zip(texts, shown, strict=True))
 
 
 def _is_exact(row: _Row) -> bool:
@@ -225,13 +214,12 @@ def _pairs(
     repeated += [row for row in groups if not row["dropped"]]
     near = [row for row in repeated if not _is_exact(row)]
     exact = [row for row in repeated if _is_exact(row)]
-    chosen = [*spread(near, count), *spread(exact, count)]
-    pictures = _pictures(folder, [row[name] for row in chosen for name in ("of", "key")])
+    chosen = [*sample(near, count), *sample(exact, count)]
+    thumbnails = _thumbnails(folder, [row[name] for row in chosen for name in ("of", "key")])
     for row in chosen:
         dropped = "picture" in row
-        picture = _picture(row) if dropped else pictures.get(row["key"], Picture(row["key"]))
-        match = pictures.get(row["of"], Picture(row["of"]))
-        yield Pair(picture, match, "", _is_exact(row), row["distance"], dropped)
+        thumbnail = _thumbnail(row) if dropped else thumbnails[row["key"]]
+        yield Pair(thumbnail, thumbnails[row["of"]], "", _is_exact(row), row["distance"], dropped)
 
 
 def _contaminated(
@@ -239,47 +227,46 @@ def _contaminated(
 ) -> Iterator[Pair]:
     screened = [row for row in rows if row["reason"] == Reason.CONTAMINATION and row["of"]]
     by_owner: dict[str, list[_Row]] = {}
-    for row in spread(screened, count):
+    for row in sample(screened, count):
         by_owner.setdefault(row["of_dataset"] or data.name, []).append(row)
     for owner, of_owner in by_owner.items():
-        pictures = _pictures(layout.data(owner), [row["of"] for row in of_owner])
+        thumbnails = _thumbnails(layout.data(owner), [row["of"] for row in of_owner])
         for row in of_owner:
-            match = pictures.get(row["of"], Picture(row["of"]))
-            yield Pair(_picture(row), match, row["of_dataset"] or "", False, row["distance"], True)
+            of, dataset = thumbnails[row["of"]], row["of_dataset"] or ""
+            yield Pair(_thumbnail(row), of, dataset, False, row["distance"], True)
 
 
-def _refused(summary: Mapping[str, Any], rows: Iterable[_Row], count: int) -> Iterator[Refused]:
+def _rejected(summary: Mapping[str, Any], rows: Iterable[_Row], count: int) -> Iterator[Rejected]:
     totals: dict[str, dict[str, int]] = {}
     for source, intake in summary.items():
         for reason, number in intake["set_aside"].items():
             totals.setdefault(reason, {})[source] = number
-    by_reason: dict[str, list[tuple[_Row, Picture | None]]] = {}
+    by_reason: dict[str, list[tuple[_Row, Thumbnail | None]]] = {}
     for row in rows:
-        picture = _picture(row) if row["picture"] else None
-        by_reason.setdefault(row["reason"], []).append((row, picture))
+        thumbnail = _thumbnail(row) if row["picture"] else None
+        by_reason.setdefault(row["reason"], []).append((row, thumbnail))
     for reason, sources in sorted(totals.items(), key=lambda kv: (-sum(kv[1].values()), kv[0])):
-        yield Refused(reason, sources, spread(by_reason.get(reason, []), count))
+        yield Rejected(reason, sources, sample(by_reason.get(reason, []), count))
 
 
-def _picture(row: _Row) -> Picture:
+def _thumbnail(row: _Row) -> Thumbnail:
     uri = data_uri(row["picture"]) if row["picture"] else ""
-    return Picture(row["key"], uri, tuple(row["captions"] or ()))
+    return Thumbnail(row["key"], uri, tuple(row["captions"] or ()))
 
 
-def _pictures(folder: Path, keys: Iterable[str]) -> dict[str, Picture]:
-    """Return the images of a dataset's records by key, without missing ones."""
-    unique_keys = list(dict.fromkeys(keys))
-    if not unique_keys or not (folder / "index.parquet").is_file():
-        return {}
+def _thumbnails(folder: Path, keys: Iterable[str]) -> dict[str, Thumbnail]:
+    """Return the thumbnails of a dataset's records by key; those of missing records are empty."""
+    thumbnails = {key: Thumbnail(key) for key in keys}
+    if not thumbnails or not (folder / "index.parquet").is_file():
+        return thumbnails
     splits: dict[str, list[str]] = {}
-    for row in _rows_of(folder, unique_keys, "split"):
+    for row in _rows_of(folder, list(thumbnails), "split"):
         splits.setdefault(row["split"], []).append(row["key"])
-    pictures: dict[str, Picture] = {}
     for split, members in splits.items():
         records = SplitRecords(folder, split)
-        pictures |= {key: pic for key in members if (pic := records.picture(key)) is not None}
+        thumbnails |= {key: found for key in members if (found := records.thumbnail(key))}
         records.close()
-    return pictures
+    return thumbnails
 
 
 def _rows_of(folder: Path, keys: Sequence[str], column: str) -> list[dict[str, Any]]:

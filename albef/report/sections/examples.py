@@ -1,6 +1,6 @@
-"""Examples and counts from per-example predictions, sampled at even steps, never selected by hand.
+"""Examples and counts from per-example predictions, sampled evenly and never selected by hand.
 
-Texts are shown as they are and are not trusted.
+Texts are not trusted.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,26 +14,23 @@ from numpy.typing import NDArray
 
 from albef.data.boxes import RIGHT
 from albef.report import scores
-from albef.report.pictures import Picture, SplitRecords, draw_located, spread
+from albef.report.thumbnails import SplitRecords, Thumbnail, draw_located, sample
 
-PICTURES = 5
-"""Number of images shown as the answer to a text."""
-TEXTS = 4
-"""Number of texts shown as the answer to an image."""
+_IMAGES, _TEXTS = 5, 4  # shown as answers to a text and to an image
 _RANKED = {"query", "key", "caption", "rank", "rank_itc", "top", "top_itc"}
 _LOCATED = {"key", "expression", "truth", "box", "iou", "map_box", "map_iou", "heat"}
-_DIRECTIONS = {"i2t": "picture to text", "t2i": "text to picture"}
+_DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A ranked answer to a query, an image or a text; ``place`` counts from 1."""
+    """A ranked answer to a query, an image or a text; ``position`` counts from 1."""
 
-    place: int
+    position: int
     right: bool
     by_itc: bool
     """True if ITC alone ranks it first."""
-    picture: Picture | None = None
+    thumbnail: Thumbnail | None = None
     text: str = ""
 
 
@@ -45,7 +42,7 @@ class Query:
     """
 
     text: str
-    picture: Picture | None
+    thumbnail: Thumbnail | None
     rank: int | None
     """Rank of the best correct answer after ITM, from 0; None if ITM did not score it."""
     rank_itc: int
@@ -62,20 +59,20 @@ class Answer:
     """
 
     right: bool
-    pictures: Sequence[Picture]
+    thumbnails: Sequence[Thumbnail]
     question: str
     given: str
     truth: str
-    sure: float | None
+    probability: float | None
     """Probability of the given answer, from 0 to 1; None if unknown."""
 
 
 @dataclass(frozen=True)
-class Place:
+class Located:
     """An expression, and its image under the heat map with the boxes."""
 
     right: bool
-    picture: Picture
+    thumbnail: Thumbnail
     expression: str
     note: str
 
@@ -84,23 +81,21 @@ class Place:
 class Group:
     """Examples of one group, at least one."""
 
-    look: str
-    """Layout, which depends on the type of the examples: ``texts``, ``images`` or ``pairs``
-    (:class:`Query`), ``answers`` or ``places``."""
+    layout: str
+    """``texts``, ``images`` or ``pairs`` (:class:`Query`), ``answers`` or ``located``."""
     title: str
     note: str
     """Selection of the examples, and out of how many."""
     good: bool | None
-    """True if the model is correct in all of them, False if in none; None if this is mixed or
-    unknown."""
+    """True if all answers are correct, False if none is; None if mixed or unknown."""
     examples: Sequence[Any]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Queries of one group, counted by which ranking puts the correct answer first.
+    """Queries of one group, counted by which rankings put the correct answer first.
 
-    The counts are: both ITM and ITC, ITM alone, ITC alone, and neither.
+    The counts are: ITM and ITC, ITM alone, ITC alone, neither.
     """
 
     label: str
@@ -114,9 +109,9 @@ class Outcome:
     @property
     def parts(self) -> list[tuple[int, str, str]]:
         """Return each count, with its CSS class and description."""
-        words = {"both": "ITM and ITC", "gain": "ITM alone", "loss": "ITC alone", "none": "neither"}
-        pairs = zip(self.counts, words.items(), strict=True)
-        return [(count, look, f"{text}: {count:,}") for count, (look, text) in pairs]
+        labels = {"both": "ITM and ITC", "gain": "ITM only", "loss": "ITC only", "none": "neither"}
+        pairs = zip(self.counts, labels.items(), strict=True)
+        return [(count, css, f"{text}: {count:,}") for count, (css, text) in pairs]
 
 
 def read(
@@ -124,13 +119,13 @@ def read(
 ) -> list[Group]:
     """Return examples of the predictions on one split, ``count`` per group.
 
-    The columns of the table decide the groups. Some groups need the split's records. ``rerank_k``
-    is how many of the first answers by ITC were re-ranked by ITM; None means all.
+    The columns of the table decide the groups. Some groups need the split's records. ITM re-ranked
+    the first ``rerank_k`` answers of ITC; None means all.
     """
-    table = scores.filled(table)
+    table = scores.drop_null_columns(table)
     columns = set(table.column_names)
     if columns >= _LOCATED:
-        groups = _places(table, records, count) if records else iter(())
+        groups = _located(table, records, count) if records else iter(())
     elif columns >= _RANKED:
         draw = _pairs if is_paired(table) else _directions
         groups = draw(table, records, count, rerank_k) if records else iter(())
@@ -151,7 +146,7 @@ def median_query(
 
     A query of a paired split does not count.
     """
-    table = scores.filled(table)
+    table = scores.drop_null_columns(table)
     if not set(table.column_names) >= _RANKED or is_paired(table):
         return None
     asked = table.filter(pc.equal(table["query"], "t2i"))
@@ -167,10 +162,9 @@ def median_query(
 def outcomes(table: pa.Table, records: SplitRecords | None) -> list[Outcome]:
     """Count the queries by which of ITM and ITC ranks the correct answer first.
 
-    A paired split is grouped by change, otherwise by direction. The result is empty for a kind
-    without ranking.
+    A paired split is grouped by change, otherwise by direction. Kinds without ranking have none.
     """
-    table = scores.filled(table)
+    table = scores.drop_null_columns(table)
     if not set(table.column_names) >= _RANKED:
         return []
     itm = table["rank"].to_numpy() == 0
@@ -188,19 +182,19 @@ def outcomes(table: pa.Table, records: SplitRecords | None) -> list[Outcome]:
     ]
     if records and (unseen_keys := records.unseen()):
         unseen = pc.is_in(table["key"], pa.array(unseen_keys)).to_numpy()
-        groups.append(outcome("things seen together in training", ~unseen))
-        groups.append(outcome("things never seen together", unseen))
+        groups.append(outcome("objects seen together in training", ~unseen))
+        groups.append(outcome("objects not seen together", unseen))
     return [group for group in groups if group.total]
 
 
-def _take(table: pa.Table, places: Sequence[int]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = table.take(pa.array(places, pa.int64())).to_pylist()
+def _take(table: pa.Table, indices: Sequence[int]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = table.take(pa.array(indices, pa.int64())).to_pylist()
     return rows
 
 
-def _note(total: int, query_count: int, count: int, noun: str = "") -> str:
-    selection = ", taken at even steps" if total > count else ""
-    return f"{min(total, count):,} of {total:,}{selection}; {query_count:,} {noun}were asked"
+def _note(total: int, query_count: int, count: int, noun: str) -> str:
+    selection = ", an even sample" if total > count else ""
+    return f"{min(total, count):,} of {total:,}{selection}; {query_count:,} {noun} in total"
 
 
 def _directions(
@@ -208,16 +202,14 @@ def _directions(
 ) -> Iterator[Group]:
     """Yield correct and wrong queries of each direction."""
     ranks, query = table["rank"].to_numpy(), table["query"]
-    for direction, look, noun, right_title, wrong_title in (
-        ("t2i", "texts", "texts ", "Asked in words, found", "Asked in words, not found first"),
-        ("i2t", "images", "pictures ", "Pictures, described right", "Pictures, described wrong"),
-    ):
+    for direction, noun in (("t2i", "texts"), ("i2t", "images")):
         is_query = pc.equal(query, direction).to_numpy()
-        for good, title in ((True, right_title), (False, wrong_title)):
-            places = np.flatnonzero(is_query & ((ranks == 0) == good)).tolist()
-            rows = _take(table, spread(places, count))
-            note = _note(len(places), int(is_query.sum()), count, noun)
-            yield Group(look, title, note, good, [_query(row, records, rerank_k) for row in rows])
+        for good in (True, False):
+            found = np.flatnonzero(is_query & ((ranks == 0) == good)).tolist()
+            queries = [_query(row, records, rerank_k) for row in _take(table, sample(found, count))]
+            title = f"{_DIRECTIONS[direction].capitalize()}, {'correct' if good else 'wrong'}"
+            note = _note(len(found), int(is_query.sum()), count, noun)
+            yield Group(noun, title, note, good, queries)
 
 
 def _pairs(
@@ -227,14 +219,13 @@ def _pairs(
     itm, itc = table["rank"].to_numpy() == 0, table["rank_itc"].to_numpy() == 0
     is_query = pc.equal(table["query"], "t2i").to_numpy()
     for title, good, is_case in (
-        ("Pairs that ITM decides rightly and ITC wrongly", True, itm & ~itc),
+        ("Pairs that only ITM decides correctly", True, itm & ~itc),
         ("Pairs that ITM decides wrongly", False, ~itm),
     ):
-        places = np.flatnonzero(is_query & is_case).tolist()
-        places.sort(key=lambda place: table["change"][place].as_py())
-        note = _note(len(places), int(is_query.sum()), count, "texts ")
-        rows = _take(table, spread(places, count))
-        queries = [_query(row, records, rerank_k) for row in rows]
+        found = np.flatnonzero(is_query & is_case).tolist()
+        found.sort(key=lambda index: table["change"][index].as_py())
+        queries = [_query(row, records, rerank_k) for row in _take(table, sample(found, count))]
+        note = _note(len(found), int(is_query.sum()), count, "texts")
         yield Group("pairs", title, note, good, queries)
 
 
@@ -243,27 +234,27 @@ def _query(row: Mapping[str, Any], records: SplitRecords, rerank_k: int | None) 
     change = row.get("change") or ""
     rights = records.same(row["key"]) if by_text else records.captions(row["key"])
 
-    def picture(key: str) -> Picture:
-        return records.picture(key) or Picture(key)
+    def thumbnail(key: str) -> Thumbnail:
+        return records.thumbnail(key) or Thumbnail(key)
 
-    def candidate(place: int, value: str) -> Candidate:
-        shown = picture(value) if by_text else None
+    def candidate(position: int, value: str) -> Candidate:
+        shown = thumbnail(value) if by_text else None
         by_itc = row["top_itc"][:1] == [value]
-        return Candidate(place, value in rights, by_itc, shown, "" if by_text else value)
+        return Candidate(position, value in rights, by_itc, shown, "" if by_text else value)
 
     is_ranked = not rerank_k or row["rank_itc"] < rerank_k
-    limit = PICTURES if by_text else TEXTS
-    answers = [candidate(place, value) for place, value in enumerate(row["top"][:limit], 1)]
+    limit = _IMAGES if by_text else _TEXTS
+    answers = [candidate(position, value) for position, value in enumerate(row["top"][:limit], 1)]
     # The correct answer takes the last position, with its rank.
     if not any(answer.right for answer in answers):
         right_answer = row["key"] if by_text else min(rights, default="")
-        place = row["rank" if is_ranked else "rank_itc"] + 1
-        answers = [*answers[: limit - 1], candidate(place, right_answer)]
+        position = row["rank" if is_ranked else "rank_itc"] + 1
+        answers = [*answers[: limit - 1], candidate(position, right_answer)]
     if change:
         answers.sort(key=lambda answer: not answer.right)
     return Query(
         text=row["caption"] if by_text else "",
-        picture=None if by_text else picture(row["key"]),
+        thumbnail=None if by_text else thumbnail(row["key"]),
         rank=row["rank"] if is_ranked else None,
         rank_itc=row["rank_itc"],
         answers=answers,
@@ -271,55 +262,48 @@ def _query(row: Mapping[str, Any], records: SplitRecords, rerank_k: int | None) 
     )
 
 
-def _places(table: pa.Table, records: SplitRecords, count: int) -> Iterator[Group]:
+def _located(table: pa.Table, records: SplitRecords, count: int) -> Iterator[Group]:
     """Yield boxes, half of them correct if there are enough."""
     right = table["iou"].to_numpy() >= RIGHT
     good, bad = np.flatnonzero(right).tolist(), np.flatnonzero(~right).tolist()
-    chosen = spread(good, max(count - count // 2, count - len(bad)))
-    chosen += spread(bad, count - len(chosen))
-    places = [
-        Place(
+    chosen = sample(good, max(count - count // 2, count - len(bad)))
+    chosen += sample(bad, count - len(chosen))
+    located = [
+        Located(
             row["iou"] >= RIGHT,
             draw_located(records, row),
             row["expression"],
-            f"IoU {row['iou']:.2f}, of the map's own box {row['map_iou']:.2f}",
+            f"IoU {row['iou']:.2f}, hottest region {row['map_iou']:.2f}",
         )
         for row in _take(table, chosen)
     ]
-    note = (
-        "half of them right and half wrong, as far as there are, taken at even steps. The heat is "
-        "Grad-CAM"
-    )
-    yield Group("places", "Where the model looks", note, None, places)
+    note = "an even sample, if possible half correct and half wrong. The heat map is Grad-CAM"
+    yield Group("located", "Predicted boxes", note, None, located)
 
 
 def _answers(table: pa.Table, records: SplitRecords | None, count: int) -> Iterator[Group]:
-    """Yield correct and wrong answers, ``count`` each.
-
-    A table without answers and truths yields nothing.
-    """
-    scored = scores.of(table)
+    """Yield correct and wrong answers, ``count`` each; none if the table has no truths."""
+    scored = scores.from_table(table)
     if scored is None or not (scored.columns.get("given") and scored.columns.get("truth")):
         return
-    for good, title in ((True, "Answered right"), (False, "Answered wrong")):
-        places = np.flatnonzero(scored.right == good).tolist()
-        if places:
-            rows = _take(scored.table, spread(places, count))
-            note = _note(len(places), len(scored.right), count)
-            answers = [_answer(row, scored.columns, records, good) for row in rows]
-            yield Group("answers", title, note, good, answers)
+    for good, title in ((True, "Correct answers"), (False, "Wrong answers")):
+        found = np.flatnonzero(scored.right == good).tolist()
+        rows = _take(scored.table, sample(found, count))
+        answers = [_answer(row, scored.columns, records, good) for row in rows]
+        note = _note(len(found), len(scored.right), count, "answers")
+        yield Group("answers", title, note, good, answers)
 
 
 def _answer(
     row: Mapping[str, Any], columns: Mapping[str, Any], records: SplitRecords | None, right: bool
 ) -> Answer:
-    pictures = [records.picture(row[name]) for name in columns["pictures"]] if records else []
+    thumbnails = [records.thumbnail(row[name]) for name in columns["pictures"]] if records else []
     probabilities = row.get("probabilities") or [None]
     return Answer(
         right=right,
-        pictures=[picture for picture in pictures if picture is not None],
+        thumbnails=[thumbnail for thumbnail in thumbnails if thumbnail is not None],
         question=str(row[columns["question"]]) if columns["question"] else "",
         given=str(row[columns["given"]]),
-        truth=scores.truth_of(row, columns),
-        sure=row.get("probability", max(probabilities)),
+        truth=scores.format_truth(row, columns),
+        probability=row.get("probability", max(probabilities)),
     )

@@ -1,8 +1,4 @@
-"""The profile of a dataset as validation counted it.
-
-It has histograms, and the most frequent words and labels of the training split next to those of the
-evaluation splits.
-"""
+"""The profile of a dataset from validation: histograms, and frequent words and labels."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -47,10 +47,7 @@ class Costs:
         return [stage for stage, record in self.records.items() if record is None]
 
     def all(self, name: str) -> list[float]:
-        """Return a value of each stage with a duration.
-
-        ``name`` is ``seconds``, ``peak_memory_mib``, ``core_hours`` or ``gpu_hours``.
-        """
+        """Return an attribute of the record of each stage with a duration."""
         return [getattr(record, name) or 0.0 for record in self.timed.values()]
 
     def machines(self) -> list[Machine]:
@@ -89,7 +86,7 @@ class Export:
     run: str
     manifest: Mapping[str, Any]
     headline: str = ""
-    """The metric that must not drop."""
+    """The metric that the run is judged by."""
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     bytes: Mapping[str, float] = field(default_factory=dict)
     calibration: Mapping[str, Any] | None = None
@@ -111,7 +108,7 @@ def read_model(layout: Layout, name: str) -> Model:
     """Return the values and sizes that a checkpoint records."""
     config = read_json(layout.model(name) / CONFIG)
     if config is None:
-        return Model(name, note=f"There is no checkpoint yet: {layout.model(name)} is missing.")
+        return Model(name, note=f"This checkpoint does not exist yet: {layout.model(name)}.")
     values, sizes = (dict(flatten(config.get(key, {}))) for key in ("values", "model"))
     return Model(name, values, sizes)
 

@@ -1,7 +1,4 @@
-"""Results of runs next to their baselines, with examples and behaviour tests.
-
-Missing values are an empty tuple, None or "".
-"""
+"""Results of runs and their baselines, with examples and behavior tests."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,30 +15,30 @@ from albef.io import read_json
 from albef.layout import BASELINES, BEHAVIOUR, HEADLINE, Layout
 from albef.lineage import CONFIG
 from albef.report import metric_names
-from albef.report.pictures import Picture, SplitRecords, spread
 from albef.report.sections import examples
 from albef.report.sections.examples import Group, Outcome, Query
+from albef.report.thumbnails import SplitRecords, Thumbnail, sample
 from albef.report.wording import flatten
 
 _PASSES = {
-    "changed": "the true text is said to be true and the changed one is not",
-    "same": "the decision stays",
+    "changed": "only the true text is accepted",
+    "same": "both texts get the same decision",
     "lower": "the changed text scores lower",
-    "lowest": "the other text scores lowest of the picture's texts",
+    "lowest": "the changed text scores lowest of the image's texts",
 }
-"""Condition for a pass, by what a behaviour test expects."""
+"""Condition for a pass, by what a behavior test expects."""
 _TESTS = {
     "left_right": "left and right swapped",
-    "synonym": "said in other words",
-    "count": "a wrong count",
-    "unrelated": "a caption of another picture",
+    "synonym": "paraphrase",
+    "count": "wrong count",
+    "unrelated": "caption of another image",
 }
-"""Change that each built-in behaviour test makes."""
+"""Change that each built-in behavior test makes."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A metric of a split next to that of ITC alone and its baselines; None if unknown."""
+    """A metric of a split, the same metric by ITC alone, and baselines; None if unknown."""
 
     name: str
     value: float
@@ -51,9 +48,9 @@ class Row:
     text_only: float | None
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """Return the description of the metric, or ""."""
-        return metric_names.words(self.name)
+        return metric_names.describe(self.name)
 
 
 @dataclass(frozen=True)
@@ -98,22 +95,21 @@ class SplitResult:
 
 @dataclass(frozen=True)
 class BehaviourTest:
-    """A behaviour test: its change, its condition for a pass, and its results.
+    """A behavior test: its change, its condition for a pass, and its results.
 
-    ``passed`` of ``cases`` cases pass, with Wilson's interval in percent. ``chance`` and
-    ``random_weights`` are the baselines.
+    ``passed`` of ``cases`` cases pass, with Wilson's interval in percent.
     """
 
     name: str
-    words: str
-    passes: str
+    description: str
+    condition: str
     passed: int
     cases: int
     interval: Interval
     chance: float | None
     random_weights: float | None
-    failed: Sequence[tuple[Picture | None, Mapping[str, Any]]]
-    """Some failed cases, each with its image if that is available."""
+    failed: Sequence[tuple[Thumbnail | None, Mapping[str, Any]]]
+    """A sample of the failed cases, each with its image if that is available."""
 
     @property
     def rate(self) -> float:
@@ -132,9 +128,10 @@ class Run:
     splits: Sequence[SplitResult] = ()
     notes: Sequence[str] = ()
     behaviour: Sequence[BehaviourTest] = ()
-    tested: tuple[str, float] = ("", 0.0)
-    """The split of the behaviour tests, and the percentage of its true texts that the model
-    accepts."""
+    tested_split: str = ""
+    """Split of the behavior tests."""
+    accepted: float = 0.0
+    """Percentage of its true texts that the model accepts."""
 
     @property
     def first(self) -> SplitResult | None:
@@ -155,9 +152,9 @@ def read(params: Mapping[str, Any], layout: Layout, name: str, count: int) -> Ru
     sizes = (read_json(folder / "dataset.json") or {}).get("splits", {})
     rerank_k = (read_json(layout.model(name) / CONFIG) or {}).get("values", {}).get("rerank_k")
     notes = {
-        f"There are no examples, since {layout.predictions(name)} is missing.": not predictions,
-        f"There are no pictures, since the data set at {folder} is missing.": not sizes,
-        f"Behaviour tests are not shown, since {layout.behaviour(name)} is missing.": (
+        f"Examples are not shown because {layout.predictions(name)} is missing.": not predictions,
+        f"Images are not shown because the dataset {folder} is missing.": not sizes,
+        f"Behavior tests are not shown because {layout.behaviour(name)} is missing.": (
             BEHAVIOUR in metrics and not cases
         ),
     }
@@ -187,7 +184,8 @@ def read(params: Mapping[str, Any], layout: Layout, name: str, count: int) -> Ru
             run = replace(
                 run,
                 behaviour=list(read_tests(cases, metrics, records, count)),
-                tested=(split, 100.0 * sum(accepted.values()) / len(accepted)),
+                tested_split=split,
+                accepted=100.0 * sum(accepted.values()) / len(accepted),
             )
         if records:
             records.close()
@@ -210,7 +208,7 @@ def _numbers(section: Mapping[str, Any]) -> dict[str, float]:
 def read_tests(
     cases: pa.Table, metrics: Mapping[str, Any], records: SplitRecords | None, count: int
 ) -> Iterator[BehaviourTest]:
-    """Yield the behaviour tests of a run's stored cases, with ``count`` failures of each."""
+    """Yield the behavior tests of a run's stored cases, with ``count`` failures of each."""
     chance, random = (metrics.get(base, {}).get(BEHAVIOUR, {}) for base in BASELINES[:2])
     for name in pc.unique(cases["test"]).to_pylist():
         rows = cases.filter(pc.equal(cases["test"], name)).to_pylist()
@@ -226,7 +224,7 @@ def read_tests(
             chance.get(name),
             random.get(name),
             [
-                (records.picture(row["key"]) if records else None, row)
-                for row in spread(failed, count)
+                (records.thumbnail(row["key"]) if records else None, row)
+                for row in sample(failed, count)
             ],
         )

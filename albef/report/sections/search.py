@@ -43,7 +43,7 @@ def read(layout: Layout, run: str, values: Mapping[str, Any]) -> Search:
     folder = layout.search(run)
     choice = read_json(folder / "choice.json")
     if choice is None:
-        return Search(run, note=f"There has been no search yet: {folder} is missing.")
+        return Search(run, note=f"This run has not been searched yet: {folder} is missing.")
     stored = read_json(folder / "trials.json") or {}
     trials = [{"error": "", **trial, "chosen": False} for trial in stored.get("trials", [])]
     for trial in trials:
@@ -55,24 +55,24 @@ def read(layout: Layout, run: str, values: Mapping[str, Any]) -> Search:
     return Search(run, choice, trials, scales, stored.get("evidence", {}))
 
 
-def sentences(search: Search) -> Iterator[str]:
-    """Yield the evidence for the choice in words."""
+def describe_evidence(search: Search) -> Iterator[str]:
+    """Yield the evidence for the choice as sentences."""
     evidence = search.evidence
     if not evidence:
         return
     counts = evidence["trials"]
-    words = {"complete": "complete", "pruned": "stopped early", "fail": "failed"}
-    yield f"{', '.join(f'{counts[key]} {word}' for key, word in words.items() if counts[key])}."
+    states = {"complete": "complete", "pruned": "stopped early", "fail": "failed"}
+    yield f"{', '.join(f'{counts[key]} {word}' for key, word in states.items() if counts[key])}."
     metric, value, start = evidence["metric"], evidence["value"], evidence["start"]
     if start is None:
-        yield f"The best reached {metric} {value:.2f}; the one at the start came to no result."
+        yield f"The best trial has {metric} {value:.2f}; the start values have no result."
     elif evidence["chosen"]["start"]:
-        yield f"The start wins with {metric} {value:.2f}: no trial was better."
+        yield f"The start values are best, with {metric} {value:.2f}."
     else:
-        gain = f"{evidence['gain']:+.2f} against the start's {start:.2f}"
-        yield f"It reached {metric} {value:.2f}, {gain}."
+        gain = f"{evidence['gain']:+.2f} compared with the start values ({start:.2f})"
+        yield f"The best trial has {metric} {value:.2f}, {gain}."
     if len(evidence["best"]) > 1:
-        yield f"The best {len(evidence['best'])} lie within {evidence['spread']:.2f} of each other."
+        yield f"The best {len(evidence['best'])} trials differ by at most {evidence['spread']:.2f}."
 
 
 def draw_trials(search: Search) -> Iterator[Chart]:
@@ -102,13 +102,13 @@ def _slice(search: Search, name: str) -> Chart:
 
 
 def _dot(trial: Trial, x: float, y: float, name: str = "") -> Dot:
-    looks = {"chosen": trial["chosen"], "start": trial["start"], "stopped": trial["value"] is None}
+    css = {"chosen": trial["chosen"], "start": trial["start"], "stopped": trial["value"] is None}
     at = f"{name} {format_number(x)}, " if name else ""
     label = f"trial {trial['number'] + 1}: {at}score {format_number(y)}"
-    return Dot(x, y, label, " ".join(look for look, holds in looks.items() if holds))
+    return Dot(x, y, label, " ".join(name for name, holds in css.items() if holds))
 
 
 def _legend(dots: list[Dot]) -> tuple[tuple[str, str], ...]:
-    words = {"chosen": "chosen", "start": "start", "stopped": "stopped early"}
-    looks = {look for dot in dots for look in dot.look.split()}
-    return tuple((label, f"dotkey {look}") for look, label in words.items() if look in looks)
+    labels = {"chosen": "chosen", "start": "start values", "stopped": "stopped early"}
+    drawn = {css for dot in dots for css in dot.css.split()}
+    return tuple((label, f"dotkey {css}") for css, label in labels.items() if css in drawn)

@@ -110,7 +110,7 @@ def test_a_split_is_prepared_and_scored(pictures: list[bytes]) -> None:
     assert tests is not None
     assert [place for place, _ in tests.pairs] == sorted(place for place, _ in tests.pairs)
     assert len(set(tests.pairs)) == len(tests.pairs)
-    assert {c.place for c in tests.cases} <= {0, 3}
+    assert {c.index for c in tests.cases} <= {0, 3}
     table = tests.judge(task.agreement(some, tests.pairs, 4))
     assert set(rates(table)) >= {"overall", "accepted", "synonym"}
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from albef.config import ParamsError
-from albef.evaluation.behaviour.suite import load
+from albef.evaluation.behaviour.suite import read_suite
 
 RULE: dict[str, Any] = {"expects": "changed", "swap": [["left of", "right of"]]}
 CASE = {"key": "k", "caption": "a key", "changed": "a dog"}
@@ -21,7 +21,7 @@ def written(folder: Path, tests: object) -> Path:
 
 def test_a_file_of_rules_and_cases_is_read(tmp_path: Path) -> None:
     own = {"expects": "lower", "cases": [CASE], "dataset": "scenes"}
-    suite = load(written(tmp_path, {"turned": RULE, "own": own}))
+    suite = read_suite(written(tmp_path, {"turned": RULE, "own": own}))
     assert suite.tests["turned"].swap == (("left of", "right of"),)
     assert suite.tests["own"].cases is not None
     assert suite.tests["own"].cases[0].changed == "a dog"
@@ -29,37 +29,40 @@ def test_a_file_of_rules_and_cases_is_read(tmp_path: Path) -> None:
 
 WRONG: tuple[tuple[object, str], ...] = (
     ({}, "tests"),
-    ({"turned": {"expects": "changed"}}, "give one of swap, alike, numbers, another, cases"),
+    ({"turned": {"expects": "changed"}}, "set one of swap, alike, numbers, another, cases"),
     ({"turned": RULE | {"another": True}}, "not swap and another"),
     ({"turned": RULE | {"swpa": []}}, "did you mean tests.turned.swap?"),
-    ({"turned": RULE | {"swap": [["a", "b"], ["B", "c"]]}}, "'b' is swapped with two phrases"),
-    ({"turned": RULE | {"dataset": "scenes"}}, "cases need the dataset"),
-    ({"own": {"expects": "same", "cases": [CASE]}}, "cases need the dataset"),
+    ({"turned": RULE | {"swap": [["a", "b"], ["B", "c"]]}}, "swap has 'b' in two pairs"),
+    ({"turned": RULE | {"dataset": "scenes"}}, "cases and dataset need each other"),
+    ({"own": {"expects": "same", "cases": [CASE]}}, "cases and dataset need each other"),
     (
         {"own": {"expects": "same", "cases": [CASE | {"changed": "a key"}], "dataset": "d"}},
-        "the case of k changes nothing",
+        "caption and changed of k are equal",
     ),
-    ({"like": {"expects": "same", "alike": [["{a} x {b}", "{a} y"]]}}, "differ in what th"),
-    ({"like": {"expects": "same", "alike": [["{a} x", "{a.b} y"]]}}, "is a letter in braces"),
-    ({"Left": RULE}, "a test cannot be called 'Left'"),
-    ({"overall": RULE}, "a test cannot be called 'overall'"),
+    ({"like": {"expects": "same", "alike": [["{a} x {b}", "{a} y"]]}}, "different placeholders"),
+    (
+        {"like": {"expects": "same", "alike": [["{a} x", "{a.b} y"]]}},
+        "must be like {a}",
+    ),
+    ({"Left": RULE}, "'Left' is not a name of a test"),
+    ({"overall": RULE}, "'overall' is not a name of a test"),
 )
 
 
 def test_a_wrong_file_names_what_is_wrong(tmp_path: Path) -> None:
     for tests, says in WRONG:
         with pytest.raises(ParamsError) as caught:
-            load(written(tmp_path, tests))
+            read_suite(written(tmp_path, tests))
         assert says in str(caught.value)
         assert str(caught.value).startswith(str(tmp_path / "own.json"))
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match=r"behaviour tests .*none\.json cannot be read: No such"):
-        load(tmp_path / "none.json")
+    with pytest.raises(ParamsError, match=r"cannot read behavior tests .*none\.json: No such"):
+        read_suite(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(ParamsError, match=r"behaviour tests .*bad\.json are no JSON"):
-        load(tmp_path / "bad.json")
+    with pytest.raises(ParamsError, match=r"behavior tests .*bad\.json are not JSON"):
+        read_suite(tmp_path / "bad.json")
     (tmp_path / "bytes.json").write_bytes(b'{"source": "\xff"}')
-    with pytest.raises(ParamsError, match=r"bytes\.json are no JSON"):
-        load(tmp_path / "bytes.json")
+    with pytest.raises(ParamsError, match=r"bytes\.json are not JSON"):
+        read_suite(tmp_path / "bytes.json")

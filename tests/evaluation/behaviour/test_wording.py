@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from albef.evaluation.behaviour import wording
-from albef.evaluation.behaviour.suite import load
+from albef.evaluation.behaviour.suite import read_suite
 
-ENGLISH = load(Path(__file__).parents[3] / "behaviour/english.json")
+ENGLISH = read_suite(Path(__file__).parents[3] / "behaviour/english.json")
 SWAP = ENGLISH.tests["left_right"].swap
 ALIKE = ENGLISH.tests["synonym"].alike
 NUMBERS = ENGLISH.tests["count"].numbers

@@ -18,7 +18,7 @@ from albef.io import write_json
 from albef.tasks import entailment
 from albef.training.tracking import Tracker
 from flows.experiments.gather import gather
-from pipelines.evaluate import stored
+from pipelines.evaluate import predictions_table
 from tests.data import toy
 from tests.flows.toy import Toy
 from tests.report.test_page import Page
@@ -53,7 +53,7 @@ def _products(root: Path, right: Sequence[bool], records: Sequence[Record], lr: 
         "predicted": ["yes" if good else "no" for good in right],
     }
     (root / "products/results/said").mkdir(parents=True)
-    predictions = stored(entailment.Task, {"test": table}, {})
+    predictions = predictions_table(entailment.Task, {"test": table}, {})
     pq.write_table(predictions, root / "products/results/said/predictions.parquet")
     sections = {"test": {"accuracy": 100 * sum(right) / len(right)}, "chance": {}}
     write_json(root / "products/metrics/said.json", sections)
@@ -138,7 +138,7 @@ def test_two_revisions_side_by_side_where_both_answered(project: Path) -> None:
     assert test.p == 2 / 2**15
     assert test.verdict == "better"
     assert [flip.before.text for flip in test.better] == ["no"] * 3
-    assert all(flip.picture and flip.picture.uri.startswith("data:") for flip in test.better)
+    assert all(flip.thumbnail and flip.thumbnail.uri.startswith("data:") for flip in test.better)
     assert it.data[0].drift is None
     assert not list(Path(".dvc/tmp").glob("compare-*")), "its working files are gone"
     it, _ = gather(["better", "tried"], None, 0)  # an experiment of other data
@@ -201,7 +201,7 @@ def test_the_command_prints_a_table_and_writes_a_page_and_reference_curves(
     assert out.endswith("page: .albef/compare/one-vs-workspace.html\n")
     text = Page(Path(".albef/compare/one-vs-workspace.html").read_text()).text
     assert "workspace against one" in text
-    assert "turned right" in text
+    assert "newly correct" in text
 
     Path("docs").mkdir(exist_ok=True)
     monkeypatch.chdir("docs")
@@ -299,12 +299,12 @@ def test_behaviour_tests_are_compared_like_metrics(
     assert overall.better == ()
     flip = count.better[0]
     assert flip.asked.startswith("count ")
-    assert flip.before.text == "0.950, the true one 0.900"
+    assert flip.before.text == "0.950, true text 0.900"
     assert not _command("before", "after", "one", "--out", "x.html")
     out = capsys.readouterr().out
     assert "said behaviour count before -> after 50.00 97.50 +47.50 (+" in " ".join(out.split())
     text = Page(Path("x.html").read_text()).text
-    assert "said · behaviour count · turned right" in text
+    assert "said · behaviour count · newly correct" in text
 
 
 def test_other_code_makes_no_seed_of_another_and_equal_answers_are_equal(project: Path) -> None:

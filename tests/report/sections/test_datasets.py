@@ -8,16 +8,16 @@ import pytest
 from albef.ingest.blocks import EXAMPLES
 from albef.report.figures import Chart, Histogram
 from albef.report.page import render_dataset
-from albef.report.pictures import Picture
 from albef.report.sections.datasets import (
     Dataset,
     DatasetPage,
     Pair,
-    Refused,
+    Rejected,
     read,
     read_page,
 )
 from albef.report.sections.profile import Tally
+from albef.report.thumbnails import Thumbnail
 from albef.validation.result import ValidationFailedError
 from pipelines import heldout, ingest, validate
 from pipelines.stage import Stage
@@ -38,18 +38,18 @@ ROWS = {
 
 def full(text: str) -> DatasetPage:
     """A page of everything, with a text wherever a data set may say something."""
-    picture = Picture(text, "data:image/png;base64,AAAA", (text,), (text,), (text,))
-    pair = Pair(picture, picture, text, exact=False, distance=3, dropped=True)
+    thumbnail = Thumbnail(text, "data:image/png;base64,AAAA", (text,), (text,), (text,))
+    pair = Pair(thumbnail, thumbnail, text, exact=False, distance=3, dropped=True)
     row = {"line": 3, "key": text, "detail": text}
     return DatasetPage(
         data=dataset(text, text),
         intakes={text: {"rows": 9, "kept": 7}},
         repeated=(1, 2),
-        pairs=(pair, Pair(picture, Picture("gone"), "", True, 0, dropped=False)),
+        pairs=(pair, Pair(thumbnail, Thumbnail("gone"), "", True, 0, dropped=False)),
         contaminated=(pair,),
-        refused=(
-            Refused("no_image", {text: 2, "b": 1}, [(row, None)]),
-            Refused(text, {"b": 1}, [(row, picture)]),
+        rejected=(
+            Rejected("no_image", {text: 2, "b": 1}, [(row, None)]),
+            Rejected(text, {"b": 1}, [(row, thumbnail)]),
         ),
         histograms=(Chart(text, text, histogram=Histogram([0, 1, 2], {text: [0.3, 0.7]})),),
         tallies=(Tally(text, {text: 2}, {text: {text: 0.8}, "b": {text: 0.2}}),),
@@ -70,11 +70,11 @@ def test_what_a_data_set_says_is_text_and_nothing_else() -> None:
 def test_everything_is_said() -> None:
     text = Page(render_dataset(full("fine"))).text
     for part in (
-        "train7", "rows read9", "set aside4", "refused", "as it came: fine",
-        "1 training pictures have the file of an earlier one, 2 look like one",
-        "3 bits apart", "equal files", "dropped", "kept", "no picture of a known format",
+        "train7", "rows read9", "rejected4", "failed", "before cleaning: fine",
+        "same file as an earlier one: 1. Near-duplicates of an earlier one: 2",
+        "3 of 64 bits differ", "equal files", "rejected", "kept",
         "3 rows: 2 of fine, 1 of b", "77.8 %", "2 in fine", "80.00 %",
-        "validated before it changed",
+        "changed since it was validated",
     ):  # fmt: skip
         assert part in text, part
 
@@ -82,12 +82,12 @@ def test_everything_is_said() -> None:
 def test_nothing_is_known_yet() -> None:
     text = Page(render_dataset(DatasetPage(Dataset("web", note="not made")))).text
     for part in (
-        "not made", "There are no records yet", "its quarantine is missing",
+        "not made", "There are no records yet", "quarantine is missing",
         "sources name no licence", "not been validated yet",
     ):  # fmt: skip
         assert part in text
     clean = DatasetPage(Dataset("web"), intakes={"a": {"rows": 3, "kept": 3}})
-    assert "Every row of its sources is in a shard" in Page(render_dataset(clean)).text
+    assert "No row was rejected" in Page(render_dataset(clean)).text
 
 
 def made(**values: object) -> Stage:
@@ -105,27 +105,27 @@ def test_what_was_set_aside_and_what_is_repeated(here: Path) -> None:
     page = page_of(stage := made(duplicates="drop_near"))
     [(source, intake)] = page.intakes.items()
     assert (source, intake["rows"], intake["kept"]) == ("own", 26, 3)
-    assert [(refused.reason, refused.count) for refused in page.refused] == [
+    assert [(own.reason, own.count) for own in page.rejected] == [
         ("no_caption", 20), ("duplicate", 1), ("near_duplicate", 1), ("no_image", 1)
     ]  # fmt: skip
-    assert len(page.refused[0].rows) == 4 < EXAMPLES
-    assert all(picture and picture.uri for _, picture in page.refused[0].rows)
-    assert page.refused[-1].rows[0][1] is None
+    assert len(page.rejected[0].rows) == 4 < EXAMPLES
+    assert all(thumbnail and thumbnail.uri for _, thumbnail in page.rejected[0].rows)
+    assert page.rejected[-1].rows[0][1] is None
     near, equal = page.pairs
     assert page.repeated == (1, 1)
-    assert (near.exact, near.dropped, near.picture.captions) == (False, True, ("four",))
+    assert (near.exact, near.dropped, near.thumbnail.captions) == (False, True, ("four",))
     assert (equal.exact, equal.distance, equal.of.captions) == (True, 0, ("one",))
     assert near.of.uri
-    assert near.picture.uri
+    assert near.thumbnail.uri
     assert ("<b>a dog</b>",) in [it.originals for it in page.data.samples["train"]]
-    assert "as it came: <b>a dog</b>" in Page(render_dataset(page)).text
+    assert "before cleaning: <b>a dog</b>" in Page(render_dataset(page)).text
     assert render_dataset(page) == render_dataset(page_of(stage))
 
 
 def test_what_is_kept_although_it_is_repeated(here: Path) -> None:
     page = page_of(made(duplicates="keep"))
     assert [(pair.exact, pair.dropped) for pair in page.pairs] == [(False, False), (True, False)]
-    assert all(pair.picture.uri and pair.of.uri for pair in page.pairs)
+    assert all(pair.thumbnail.uri and pair.of.uri for pair in page.pairs)
 
 
 def test_what_is_evaluated_on(here: Path) -> None:
@@ -142,16 +142,16 @@ def test_what_is_evaluated_on(here: Path) -> None:
     stage = Stage("ingest", "toy")
     ingest.run(stage)
     page = page_of(stage)
-    shown = [row["key"] for own in page.refused for row, _ in own.rows]
+    shown = [row["key"] for own in page.rejected for row, _ in own.rows]
     assert shown == ["first.jpg", "equal.jpg", "smaller.png"]
     assert {pair.dataset for pair in page.contaminated} <= {"", "coco"}
-    assert all(pair.of.uri and pair.picture.uri for pair in page.contaminated)
+    assert all(pair.of.uri and pair.thumbnail.uri for pair in page.contaminated)
     assert "looks like evaluation image" in Page(render_dataset(page)).text
 
 
 def test_the_profile_of_a_validation_is_drawn_also_after_json_has_sorted_it(here: Path) -> None:
     stage = made()
-    assert "It has not been validated yet" in Page(render_dataset(page_of(stage))).text
+    assert "This dataset has not been validated yet" in Page(render_dataset(page_of(stage))).text
     with pytest.raises(ValidationFailedError):  # of toys, whose profile is written all the same
         validate.run(Stage("validate", "toy"))
     page = page_of(stage)

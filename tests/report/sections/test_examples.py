@@ -12,16 +12,16 @@ from PIL import Image
 
 from albef.report import scores
 from albef.report.flips import flips
-from albef.report.heatmap import MEANT, WRONG
-from albef.report.pictures import Picture, spread
+from albef.report.heatmap import CORRECT, WRONG
 from albef.report.sections import examples
+from albef.report.thumbnails import Thumbnail, sample
 
 
 class Toy:
     """Records a to f; a and b show the same picture."""
 
-    def picture(self, key: str) -> Picture | None:
-        return Picture(key, f"data:{key}") if key in "abcdef" else None
+    def thumbnail(self, key: str) -> Thumbnail | None:
+        return Thumbnail(key, f"data:{key}") if key in "abcdef" else None
 
     def same(self, key: str) -> frozenset[str]:
         return frozenset("ab") if key in "ab" else frozenset(key)
@@ -60,14 +60,14 @@ def galleries(*rows: Any, count: int) -> Any:
 
 def test_texts_show_their_pictures_and_mark_the_right_ones() -> None:
     made = galleries(row("t2i", "a", 0, 1, "abcdef", "cabdef"), count=8)
-    assert [(group.title, group.look, group.good) for group in made] == [
-        ("Asked in words, found", "texts", True)
+    assert [(group.title, group.layout, group.good) for group in made] == [
+        ("Text to image, correct", "texts", True)
     ]
     (query,) = made[0].examples
     assert query.text == "says a"
     assert [answer.right for answer in query.answers] == [True, True, False, False, False]
-    assert [answer.place for answer in query.answers] == [1, 2, 3, 4, 5]
-    assert query.answers[0].picture == Picture("a", "data:a")
+    assert [answer.position for answer in query.answers] == [1, 2, 3, 4, 5]
+    assert query.answers[0].thumbnail == Thumbnail("a", "data:a")
 
 
 def test_the_large_example_is_the_median_and_not_a_success() -> None:
@@ -86,15 +86,15 @@ def test_the_large_example_is_the_median_and_not_a_success() -> None:
 def test_a_right_answer_beyond_those_shown_is_shown_last_with_its_rank() -> None:
     by_text = row("t2i", "f", 40, 60, "abcde", "abcde")
     by_picture = row("i2t", "f", 7, 9, "abcde", "abcde")
-    texts, pictures = galleries(by_text, by_picture, count=8)
+    texts, thumbnails = galleries(by_text, by_picture, count=8)
     assert not texts.good
-    assert not pictures.good
+    assert not thumbnails.good
     last = texts.examples[0].answers[-1]
-    assert (last.place, last.right, last.picture) == (41, True, Picture("f", "data:f"))
-    assert len(texts.examples[0].answers) == examples.PICTURES
-    last = pictures.examples[0].answers[-1]
-    assert (last.place, last.right, last.text) == (8, True, "says f")
-    assert len(pictures.examples[0].answers) == examples.TEXTS
+    assert (last.position, last.right, last.thumbnail) == (41, True, Thumbnail("f", "data:f"))
+    assert len(texts.examples[0].answers) == 5
+    last = thumbnails.examples[0].answers[-1]
+    assert (last.position, last.right, last.text) == (8, True, "says f")
+    assert len(thumbnails.examples[0].answers) == 4
 
 
 def test_what_was_not_re_ranked_has_no_place_by_itm() -> None:
@@ -102,7 +102,7 @@ def test_what_was_not_re_ranked_has_no_place_by_itm() -> None:
     rows = table(row("t2i", "f", 47, 7, "abcde", "abcde"), row("t2i", "f", 6, 6, "abcde", "abcde"))
     (wrong,) = examples.read(rows, Toy(), 8, rerank_k=7)
     assert [query.rank for query in wrong.examples] == [None, 6]
-    assert [query.answers[-1].place for query in wrong.examples] == [8, 7]
+    assert [query.answers[-1].position for query in wrong.examples] == [8, 7]
     (wrong,) = examples.read(rows, Toy(), 8)
     assert [query.rank for query in wrong.examples] == [47, 6]
 
@@ -111,12 +111,12 @@ def test_successes_and_failures_are_taken_at_even_steps() -> None:
     asked = [row("t2i", "c", rank, 0, "c", "c") for rank in (0, 1) for _ in range(10)]
     right, wrong = galleries(*asked, count=4)
     assert (len(right.examples), len(wrong.examples)) == (4, 4)
-    assert right.note == "4 of 10, taken at even steps; 20 texts were asked"
-    assert spread(range(10), 4) == [0, 3, 5, 8]
-    assert spread(range(9), 9) == list(range(9))
-    assert {place % 4 for place in spread(range(800), 8)} == {0, 1, 2, 3}
-    assert spread([1, 2], 8) == [1, 2]
-    assert spread([], 8) == []
+    assert right.note == "4 of 10, an even sample; 20 texts in total"
+    assert sample(range(10), 4) == [0, 3, 5, 8]
+    assert sample(range(9), 9) == list(range(9))
+    assert {place % 4 for place in sample(range(800), 8)} == {0, 1, 2, 3}
+    assert sample([1, 2], 8) == [1, 2]
+    assert sample([], 8) == []
 
 
 def test_pairs_show_what_itm_gains_over_itc_change_by_change() -> None:
@@ -128,15 +128,17 @@ def test_pairs_show_what_itm_gains_over_itc_change_by_change() -> None:
     rows.append(row("t2i", "e", 1, 0, "fe", "ef", change="count"))
     rows.append(row("i2t", "e", 0, 1, "ef", "fe", change="count"))
     gained, lost = galleries(*rows, count=6)
-    assert gained.look == "pairs"
+    assert gained.layout == "pairs"
     assert [query.label for query in gained.examples] == [
         "count", "count", "object", "object", "relation", "relation",
     ]  # fmt: skip
     right, other = gained.examples[0].answers
-    assert (right.right, right.place, right.by_itc) == (True, 1, False)
-    assert (other.right, other.place, other.by_itc) == (False, 2, True)
+    assert (right.right, right.position, right.by_itc) == (True, 1, False)
+    assert (other.right, other.position, other.by_itc) == (False, 2, True)
     assert not lost.good
-    assert [answer.place for answer in lost.examples[0].answers] == [2, 1], "the right one is left"
+    assert [answer.position for answer in lost.examples[0].answers] == [2, 1], (
+        "the right one is left"
+    )
 
 
 def test_outcomes_count_who_is_right_first() -> None:
@@ -150,8 +152,8 @@ def test_outcomes_count_who_is_right_first() -> None:
         None,
     )
     assert made == [
-        examples.Outcome("picture to text", (0, 0, 0, 1)),
-        examples.Outcome("text to picture", (1, 1, 1, 0)),
+        examples.Outcome("image to text", (0, 0, 0, 1)),
+        examples.Outcome("text to image", (1, 1, 1, 0)),
     ]
     assert made[1].total == 3
 
@@ -163,8 +165,8 @@ def test_outcomes_tell_unseen_combinations_apart() -> None:
 
     rows = table(row("t2i", "a", 0, 0, "a", "a"), row("t2i", "c", 1, 1, "a", "a"))
     made = {outcome.label: outcome for outcome in examples.outcomes(rows, Strange())}
-    assert made["things never seen together"].counts == (1, 0, 0, 0)
-    assert made["things seen together in training"].counts == (0, 0, 0, 1)
+    assert made["objects not seen together"].counts == (1, 0, 0, 0)
+    assert made["objects seen together in training"].counts == (0, 0, 0, 1)
 
 
 def located(*ious: float) -> pa.Table:
@@ -210,22 +212,22 @@ def pixels_of(uri: str) -> "np.ndarray[Any, Any]":
 
 def test_places_show_what_is_meant_and_what_was_chosen() -> None:
     right, wrong = places(located(1.0, 0.0), 2)
-    assert wrong.note == "IoU 0.00, of the map's own box 0.25"
-    assert has_colour(pixels_of(right.picture.uri), MEANT)
-    assert not has_colour(pixels_of(right.picture.uri), WRONG)
-    pixels = pixels_of(wrong.picture.uri)
+    assert wrong.note == "IoU 0.00, hottest region 0.25"
+    assert has_colour(pixels_of(right.thumbnail.uri), CORRECT)
+    assert not has_colour(pixels_of(right.thumbnail.uri), WRONG)
+    pixels = pixels_of(wrong.thumbnail.uri)
     assert pixels.shape == (120, 240, 3)
-    assert has_colour(pixels, MEANT)
+    assert has_colour(pixels, CORRECT)
     assert has_colour(pixels[43:48, 148:153], WRONG)  # an edge of the box
 
 
 def test_a_place_without_its_picture_or_a_box() -> None:
     rows = located(0.0).to_pylist()
     rows[0] |= {"key": "gone", "box": None, "map_box": None}
-    assert places(table(*rows), 1)[0].picture.uri == ""
+    assert places(table(*rows), 1)[0].thumbnail.uri == ""
     assert examples.read(table(*rows), None, 1) == []
     rows[0]["key"] = "here"
-    assert not has_colour(pixels_of(places(table(*rows), 1)[0].picture.uri), WRONG)
+    assert not has_colour(pixels_of(places(table(*rows), 1)[0].thumbnail.uri), WRONG)
 
 
 def test_pictures_that_were_classified_stand_beside_a_ranked_split() -> None:
@@ -247,10 +249,10 @@ def test_pictures_that_were_classified_stand_beside_a_ranked_split() -> None:
     part = every.filter(pc.equal(every["split"], "things"))
     assert examples.outcomes(part, None) == []
     right, wrong = examples.read(part, Toy(), 2)  # type: ignore[arg-type]
-    assert (right.title, wrong.title) == ("Answered right", "Answered wrong")
-    assert wrong.examples[0].pictures == [Picture("b", "data:b")]
+    assert (right.title, wrong.title) == ("Correct answers", "Wrong answers")
+    assert wrong.examples[0].thumbnails == [Thumbnail("b", "data:b")]
     assert (wrong.examples[0].given, wrong.examples[0].truth) == ("an apple", "a dog")
-    scored = scores.of(part)
+    scored = scores.from_table(part)
     assert scored is not None
     assert scored.mean() == 50
     (flip,) = flips(scored, scored, [(1, 1)], None)

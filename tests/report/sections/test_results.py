@@ -14,7 +14,7 @@ def test_metrics_are_in_a_readers_order_beside_those_of_itc_and_the_headline_is_
     assert (rows[1].chance, rows[1].random_weights, rows[1].text_only) == (0.2, 0.3, 0.1)
     assert rows[0].chance is None
     split = SplitResult("test", {"bleu": 12.0, "rouge": 34.0}, headline="rouge")
-    assert [(row.name, row.words) for row in split.rows()] == [("rouge", ""), ("bleu", "")]
+    assert [(row.name, row.description) for row in split.rows()] == [("rouge", ""), ("bleu", "")]
     assert SplitResult("test", {}).first is None
 
 

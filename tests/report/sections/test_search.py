@@ -7,7 +7,7 @@ from typing import Any
 from albef.layout import Layout, Paths
 from albef.report.page import Report, render
 from albef.report.sections import search
-from albef.report.sections.search import Search, draw_trials, sentences
+from albef.report.sections.search import Search, describe_evidence, draw_trials
 from pipelines.stage import write_json
 from tests.report.test_page import trial
 
@@ -47,23 +47,23 @@ def test_history_and_a_slice_of_each_range() -> None:
         "trial 3: lr 3e-4, score 42",
         "trial 4: lr 9e-4, score 5",
     ]
-    assert [dot.look for dot in sliced.dots] == ["start", "", "chosen", "stopped"]
-    assert [label for label, _ in sliced.legend] == ["chosen", "start", "stopped early"]
+    assert [dot.css for dot in sliced.dots] == ["start", "", "chosen", "stopped"]
+    assert [label for label, _ in sliced.legend] == ["chosen", "start values", "stopped early"]
 
 
 def test_the_evidence_in_words() -> None:
     def told(**changed: Any) -> str:
-        return " ".join(sentences(replace(SEARCH, evidence=EVIDENCE | changed)))
+        return " ".join(describe_evidence(replace(SEARCH, evidence=EVIDENCE | changed)))
 
     assert told() == (
-        "3 complete, 1 stopped early. It reached r_mean 42.00, +2.00 against the start's 40.00. "
-        "The best 3 lie within 12.00 of each other."
+        "3 complete, 1 stopped early. The best trial has r_mean 42.00, +2.00 compared with the "
+        "start values (40.00). The best 3 trials differ by at most 12.00."
     )
     start = told(chosen={"start": True})
-    assert "The start wins with r_mean 42.00: no trial was better." in start
-    assert "the one at the start came to no result." in told(start=None, gain=None)
+    assert "The start values are best, with r_mean 42.00." in start
+    assert "the start values have no result." in told(start=None, gain=None)
     assert "1 complete, 2 failed." in told(trials={"complete": 1, "pruned": 0, "fail": 2})
-    assert not list(sentences(replace(SEARCH, evidence={})))
+    assert not list(describe_evidence(replace(SEARCH, evidence={})))
 
 
 def test_the_page_shows_what_failed_and_what_cannot_be_repeated() -> None:

@@ -1,4 +1,4 @@
-"""Images of records as ``data:`` URLs for the page, and samples at even steps."""
+"""Thumbnails of records as ``data:`` URLs for the page, and samples at even steps."""
 
 import io
 from base64 import b64encode
@@ -15,21 +15,22 @@ from PIL import Image
 from albef.data.boxes import RIGHT
 from albef.data.image_decoding import ImageError, decode
 from albef.data.shards import Shards
-from albef.report.heatmap import MEANT, OWN, WRONG, outline, overlay
+from albef.report.heatmap import CORRECT, HOTTEST, WRONG, outline, overlay
 
 T = TypeVar("T")
 UNSEEN = "unseen combination"
 """Badge of a test record with objects that training never shows together."""
+_NOISE = {"wrong": "wrong caption (added noise)", "generic": "generic caption (added noise)"}
 _SIDE = 160  # longest side of an image on the page, in pixels
 _LOCATED_SIDE = 240  # longest side of an image with boxes, in pixels
 _GAP = 4  # pixels between the images of a record
 
 
 @dataclass(frozen=True)
-class Picture:
+class Thumbnail:
     """An image of a dataset as a ``data:`` URL, "" if it cannot be shown.
 
-    ``badges`` are further remarks, as "caption wrong on purpose". ``originals`` are the captions
+    ``badges`` are remarks such as "wrong caption (added noise)". ``originals`` are the captions
     before cleaning, if cleaning changed any. Texts are not trusted.
     """
 
@@ -40,7 +41,7 @@ class Picture:
     originals: tuple[str, ...] = ()
 
 
-def spread(items: Sequence[T], count: int) -> list[T]:
+def sample(items: Sequence[T], count: int) -> list[T]:
     """Return at most ``count`` of ``items`` at even steps, in order.
 
     Each step moves one position further in its part than the step before. A list whose kinds
@@ -68,15 +69,15 @@ class SplitRecords:
         """Close the shards."""
         self._shards.close()
 
-    def at(self, index: int) -> Picture:
-        """Return the image of the record at an index."""
+    def at(self, index: int) -> Thumbnail:
+        """Return the thumbnail of the record at an index."""
         record = self._shards[index]
-        uri = side_by_side(record.images) if record.more else data_uri(record.image)
-        unedited = tuple(map(str, record.meta.get("original_captions", ())))
-        return Picture(record.key, uri, record.captions, _badges(record.meta), unedited)
+        originals = tuple(map(str, record.meta.get("original_captions", ())))
+        uri = data_uri(*record.images)
+        return Thumbnail(record.key, uri, record.captions, _badges(record.meta), originals)
 
-    def picture(self, key: str) -> Picture | None:
-        """Return the image of a record; None if the split has no such record."""
+    def thumbnail(self, key: str) -> Thumbnail | None:
+        """Return the thumbnail of a record; None if the split has no such record."""
         index = self._find(key)
         return None if index is None else self.at(index)
 
@@ -90,11 +91,12 @@ class SplitRecords:
 
     def same(self, key: str) -> frozenset[str]:
         """Return the keys of the records that show the same image."""
-        return frozenset(self._keys[i].as_py() for i in self._twins(key)) | {key}
+        return frozenset(self._keys[i].as_py() for i in self._same_image(key)) | {key}
 
     def captions(self, key: str) -> frozenset[str]:
         """Return all true captions of the record's image."""
-        return frozenset(c for i in self._twins(key) for c in self._shards.captions[i].as_py())
+        captions = self._shards.captions
+        return frozenset(text for i in self._same_image(key) for text in captions[i].as_py())
 
     def unseen(self) -> list[str]:
         """Return the keys of records with objects that training never shows together."""
@@ -105,69 +107,65 @@ class SplitRecords:
         index: int = pc.index(self._keys, pa.scalar(key)).as_py()
         return None if index < 0 else index
 
-    def _twins(self, key: str) -> list[int]:
+    def _same_image(self, key: str) -> list[int]:
         index = self._find(key)
         if index is None:
             return []
         ids = self._shards.image_ids
-        twins: list[int] = (ids == ids[index]).nonzero()[0].tolist()
-        return twins
+        indices: list[int] = (ids == ids[index]).nonzero()[0].tolist()
+        return indices
 
 
 def _badges(meta: Mapping[str, Any]) -> tuple[str, ...]:
-    noise = {"wrong": "caption wrong on purpose", "generic": "caption says nothing, on purpose"}
-    badges = [noise[meta["noise"]]] if meta.get("noise") in noise else []
-    return (*badges, *([UNSEEN] if meta.get("unseen") is True else []))
+    noise = _NOISE.get(str(meta.get("noise")))
+    return tuple(filter(None, (noise, UNSEEN if meta.get("unseen") is True else None)))
 
 
-def side_by_side(images: Sequence[bytes]) -> str:
-    """Return the images of a record in a row, as one URL; a broken one leaves a gap."""
-    pictures = []
-    for image in images:
+def data_uri(*images: bytes) -> str:
+    """Return thumbnails of images in a row, as one ``data:`` URL.
+
+    A broken image leaves a gap. If all are broken, the result is "".
+    """
+    thumbnails: list[Image.Image | None] = []
+    for encoded in images:
         try:
-            picture = decode(image)
+            image = decode(encoded)
         except ImageError:
-            picture = Image.new("RGB", (_SIDE, _SIDE), "white")
-        picture.thumbnail((_SIDE, _SIDE))
-        pictures.append(picture)
-    width = sum(picture.width for picture in pictures) + _GAP * (len(pictures) - 1)
-    row = Image.new("RGB", (width, max(picture.height for picture in pictures)), "white")
+            thumbnails.append(None)
+        else:
+            image.thumbnail((_SIDE, _SIDE))
+            thumbnails.append(image)
+    if not any(thumbnails):
+        return ""
+    row = [image or Image.new("RGB", (_SIDE, _SIDE), "white") for image in thumbnails]
+    width = sum(image.width for image in row) + _GAP * (len(row) - 1)
+    joined = Image.new("RGB", (width, max(image.height for image in row)), "white")
     left = 0
-    for picture in pictures:
-        row.paste(picture, (left, 0))
-        left += picture.width + _GAP
-    return _address(row, max(row.size))
+    for image in row:
+        joined.paste(image, (left, 0))
+        left += image.width + _GAP
+    return _encode(joined)
 
 
-def draw_located(records: SplitRecords, row: Mapping[str, Any]) -> Picture:
+def draw_located(records: SplitRecords, row: Mapping[str, Any]) -> Thumbnail:
     """Return the image of a box prediction under its heat map, with the boxes."""
-    picture = records.image(row["key"])
-    if picture is None:
-        return Picture(row["key"], "", (row["expression"],))
-    scale = _LOCATED_SIDE / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    image = records.image(row["key"])
+    if image is None:
+        return Thumbnail(row["key"], "", (row["expression"],))
+    scale = _LOCATED_SIDE / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     heat = np.frombuffer(row["heat"], np.uint8).astype(np.float32)
     side = round(len(heat) ** 0.5)
-    large = overlay(picture.resize(size, Image.Resampling.BICUBIC), heat.reshape(side, side))
+    large = overlay(image.resize(size, Image.Resampling.BICUBIC), heat.reshape(side, side))
     if row["map_box"]:
-        outline(large, [scale * end for end in row["map_box"]], OWN, width=2)
-    outline(large, [scale * end for end in row["truth"]], MEANT)
+        outline(large, [scale * end for end in row["map_box"]], HOTTEST, width=2)
+    outline(large, [scale * end for end in row["truth"]], CORRECT)
     if row["box"] and row["iou"] < RIGHT:
         outline(large, [scale * end for end in row["box"]], WRONG)
-    return Picture(row["key"], _address(large, _LOCATED_SIDE), (row["expression"],))
+    return Thumbnail(row["key"], _encode(large), (row["expression"],))
 
 
-def data_uri(image: bytes) -> str:
-    """Return a thumbnail of an image as a ``data:`` URL; "" if the image is broken."""
-    try:
-        picture = decode(image)
-    except ImageError:
-        return ""
-    return _address(picture)
-
-
-def _address(picture: Image.Image, max_side: int = _SIDE) -> str:
-    picture.thumbnail((max_side, max_side))
+def _encode(image: Image.Image) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=90)
+    image.save(buffer, "WEBP", quality=90)
     return f"data:image/webp;base64,{b64encode(buffer.getvalue()).decode()}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from albef.report.pictures import UNSEEN, SplitRecords, data_uri, side_by_side
+from albef.report.thumbnails import UNSEEN, SplitRecords, data_uri
 from tests.data import toy
 
 
@@ -25,12 +25,12 @@ def test_large_pictures_are_made_small_and_broken_ones_left_out() -> None:
 
 def test_the_pictures_of_a_record_stand_in_a_row(tmp_path: Path) -> None:
     large, small, broken = toy.picture(7, size=(320, 100)), toy.picture(9), toy.picture(7)[:60]
-    row = decoded(side_by_side([large, small, broken]))
+    row = decoded(data_uri(large, small, broken))
     assert row.size == (160 + 4 + 40 + 4 + 160, 160)
     assert min(np.asarray(row)[:, 220:].flat) > 250, "a broken one leaves its place empty"
     toy.write(tmp_path / "toy", [toy.record(0, more=(small,))])
-    picture = SplitRecords(tmp_path / "toy", "train").at(0)
-    assert decoded(picture.uri).size == (84, 32)
+    thumbnail = SplitRecords(tmp_path / "toy", "train").at(0)
+    assert decoded(thumbnail.uri).size == (84, 32)
 
 
 def test_records_are_found_by_key_with_their_twins(tmp_path: Path) -> None:
@@ -43,12 +43,12 @@ def test_records_are_found_by_key_with_their_twins(tmp_path: Path) -> None:
     assert len(found) == 4
     assert found.same("toy-0000") == {"toy-0000", "toy-0001"}
     assert found.captions("toy-0001") == {"c0", "c1"}
-    picture = found.picture("toy-0002")
-    assert picture is not None
-    assert picture.badges == (UNSEEN,)
+    thumbnail = found.thumbnail("toy-0002")
+    assert thumbnail is not None
+    assert thumbnail.badges == (UNSEEN,)
     assert found.unseen() == ["toy-0002"]
-    assert found.at(0).badges == ("caption wrong on purpose",)
-    assert found.picture("toy-9999") is None
+    assert found.at(0).badges == ("wrong caption (added noise)",)
+    assert found.thumbnail("toy-9999") is None
     assert found.same("toy-9999") == {"toy-9999"}
     assert found.captions("toy-9999") == frozenset()
     found.close()
