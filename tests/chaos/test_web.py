@@ -24,7 +24,7 @@ from tests.chaos.conftest import SEED
 from tests.chaos.test_resume import ROOT
 from tests.data import toy
 from tests.data.test_image_decoding import jpeg
-from tests.ingest.download.server import Answer, Server
+from tests.ingest.download.server import Response, Server
 from tests.ingest.download.test_client import limits
 from tests.pipelines.test_ingest import params
 from tests.serving.running import PATIENCE, wait_until
@@ -53,7 +53,7 @@ NAMES = (
 class Hostile(Server):
     """Answers ``/WHAT/N`` in ways that no server should; each is asked of some rows."""
 
-    async def odd(self, path: str, writer: Any) -> Answer:
+    async def odd(self, path: str, writer: Any) -> Response:
         name = NAMES[int(path.split("/")[2]) % len(NAMES)].replace("PORT", str(self.port))
         return 302, {"Location": name.encode("utf-8", "surrogateescape").decode("latin-1")}, b""
 
@@ -112,7 +112,7 @@ class Hostile(Server):
     async def silent(self, path: str, writer: Any) -> None:
         await asyncio.sleep(3600)
 
-    async def bomb(self, path: str, writer: Any) -> Answer:
+    async def bomb(self, path: str, writer: Any) -> Response:
         every = [BOMB, *(picture for picture, _ in HOSTILE.values())]
         return 200, {}, every[int(path.split("/")[2]) % len(every)]
 

@@ -1,6 +1,5 @@
 """Outermost middleware: request ids, the log, security headers and error responses."""
 
-import asyncio
 import logging
 import os
 import re
@@ -82,13 +81,17 @@ class Requests(HttpMiddleware):
 
         self.metrics.open_requests += 1
         try:
-            await self._answer(scope, receive, answer)
+            await self.app(scope, receive, answer)
         except ClientGoneError:
             exchange.status = _LEFT
-        except asyncio.CancelledError:
+        except Exception as error:
+            if not isinstance(error, ApiError):
+                log.exception("request %s failed", name)
+                error = ApiError(500, f"internal error; the log has details under request {name}")
+            if not exchange.status:
+                await error.response()(scope, receive, answer)
+        finally:  # A cancelled request has no status.
             exchange.status = exchange.status or 503
-            raise
-        finally:
             self.metrics.open_requests -= 1
             self._record(exchange, method, self._route(scope), time.perf_counter() - start)
 
@@ -108,23 +111,6 @@ class Requests(HttpMiddleware):
         if self.state.stopping:
             every.append((b"connection", b"close"))
         return every
-
-    async def _answer(self, scope: Scope, receive: Receive, answer: Send) -> None:
-        """Let the application answer, or return its error."""
-        exchange: Exchange = scope["albef"]
-        try:
-            await self.app(scope, receive, answer)
-            return
-        except ClientGoneError:
-            raise
-        except ApiError as error:
-            response = error.response()
-        except Exception:
-            log.exception("request %s failed", exchange.id)
-            text = f"internal error; the log has details under request {exchange.id}"
-            response = ApiError(500, text).response()
-        if not exchange.status:
-            await response(scope, receive, answer)
 
     def _record(self, exchange: Exchange, method: str, route: str, seconds: float) -> None:
         """Count an answer, and log it without any content of the request or the answer."""
