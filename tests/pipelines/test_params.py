@@ -164,7 +164,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("tasks.retrieval.init", "gpt", "`albef import` adds"),
     ("tasks.retrieval.init", "pretrained/epochs/3", "pretrained does not keep epoch 3"),
     ("runtime.processes", 2, "1 micro-batches of 32 are not a multiple of runtime.proc"),
-    ("pretrain.keep_epochs", [9], "keep_epochs has 9, but there are 3 epochs"),
+    ("pretrain.keep_epochs", [9], "keep_epochs has 9, but the run has 3 epochs"),
     ("pretrain.source_weights", {"scene": 2.0}, "'scene' is not one of the sources of web; di"),
     ("pretrain.micro_batch_size", 5, "global_batch_size 32 is not a multiple of micro_batch_size"),
 ]
