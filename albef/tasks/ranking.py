@@ -260,14 +260,11 @@ def ranked(
             final[name] = by_query.masked_fill(~chosen[name], -torch.inf)
 
     table: Table = {}
+    images = [(row, "") for row in rows]
+    texts = [(rows[i], text) for i, text in zip(owner.tolist(), captions, strict=True)]
     for name, right, queries, answers in (
-        ("i2t", relevant, [(row, "") for row in rows], captions),
-        (
-            "t2i",
-            relevant.t(),
-            [(rows[i], text) for i, text in zip(owner.tolist(), captions, strict=True)],
-            [row.key for row in rows],
-        ),
+        ("i2t", relevant, images, captions),
+        ("t2i", relevant.t(), texts, [row.key for row in rows]),
     ):
         columns = {
             "query": [name] * len(queries),

@@ -307,6 +307,8 @@ class RunTask(Task):
     """Capability of a model of the kind, for its card: "answers questions about an image"."""
     hub: ClassVar[str] = ""
     """Task on the Hugging Face Hub that corresponds to the kind, if there is one."""
+    judges: ClassVar[bool] = False
+    """True if the kind scores how true any text is of an image; its behavior is then tested."""
     gradient: str = ""
     """Prediction output that needs a gradient, such as "gradcam". An export omits it, and is
     compared with torch without it."""
@@ -346,9 +348,6 @@ class RunTask(Task):
     def choices(cls, record: Record) -> tuple[str, ...]:
         """Return the candidate answers of this record; if empty, all answers are candidates."""
         return ()
-
-    judges: ClassVar[bool] = False
-    """True if the kind scores if any text is true of an image; its behavior is then tested."""
 
     @classmethod
     def claims(cls, record: Record) -> tuple[str, ...]:
