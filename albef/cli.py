@@ -19,7 +19,7 @@ from albef.commands.command import command, find_root, from_root, project_root
 from albef.layout import Engine
 from albef.serving.serve import serve
 
-Model = Annotated[str, Option(help="Folder of a checkpoint, or its name under paths.models.")]
+Model = Annotated[str, Option(help="Checkpoint folder, or its name in paths.models.")]
 PIPELINE = "run, status, params, compare, ablate, accept, release, fetch, verify, data"
 """Names of the commands in a project's ``flows/cli.py``, for the help outside a project."""
 app = Typer(
@@ -27,13 +27,13 @@ app = Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    epilog=f"In a project (params.yaml and dvc.yaml) there are also: {PIPELINE}.",
+    epilog=f"More commands in the folder of a project: {PIPELINE}.",
 )
 
 
 @app.callback()
 def _albef() -> None:
-    """Train, follow and use ALBEF, a vision-language model."""
+    """Train, evaluate and use ALBEF, a vision-language model."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     name = next((word for word in words if not word.startswith("-")), "")
     if name not in group.commands:  # The command is in the project's flows, or does not exist.
         if root := find_root():
-            _take_code_of(root, words)
+            _use_code_of(root, words)
             flows = importlib.import_module("flows.cli")
             pipeline = cast(TyperGroup, get_command(flows.app))
             group.commands = {**pipeline.commands, **group.commands}
@@ -53,13 +53,15 @@ def main(arguments: list[str] | None = None) -> None:
     group(words, prog_name="albef")
 
 
-def _take_code_of(root: Path, words: list[str]) -> None:
+def _use_code_of(root: Path, words: list[str]) -> None:
     """Run the commands with a project's own code, even if another copy is installed."""
     sys.path.insert(0, str(root))
     ours = Path(albef.__file__).parent
     if (root / "albef" / "cli.py").is_file() and not ours.samefile(root / "albef"):
         if os.environ.get("ALBEF_CODE_OF") == str(root):
-            raise SystemExit(f"albef: the code of {root} is not what Python finds, but {ours} is")
+            raise SystemExit(
+                f"albef: Python imports {ours}, not the code of {root}; fix PYTHONPATH"
+            )
         path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {**os.environ, "PYTHONPATH": path, "ALBEF_CODE_OF": str(root)}
         os.execve(sys.executable, [sys.executable, "-m", "albef.cli", *words], environment)
@@ -67,12 +69,15 @@ def _take_code_of(root: Path, words: list[str]) -> None:
 
 @command(app, "find", code=1, at_root=True)
 def find(
-    text: Annotated[str, Argument(help="What to look for, as 'a dog left of an apple'.")],
-    run: Annotated[str, Option(help="The run whose export looks.")] = "retrieval",
-    k: Annotated[int, Option("-k", help="How many pictures.")] = 5,
-    show: Annotated[bool, Option("--open", help="Open them in the picture viewer.")] = False,
+    text: Annotated[str, Argument(help="Text to search for.")],
+    run: Annotated[str, Option(help="Run whose export is used.")] = "retrieval",
+    k: Annotated[int, Option("-k", min=1, help="Number of images.")] = 5,
+    show: Annotated[bool, Option("--open", help="Open the overview in the image viewer.")] = False,
 ) -> None:
-    """Find the images of a test split that fit a text best."""
+    """Find the images of a test split that fit a text best.
+
+    Example: albef find "a dog left of an apple" --open
+    """
     from albef.commands.find import main
     from albef.commands.project import Project
 
@@ -83,12 +88,15 @@ def find(
 
 @command(app, "ask", code=1, at_root=True)
 def ask(
-    image: Annotated[Path, Argument(parser=from_root, help="A PNG, JPEG or WebP file.")],
-    question: Annotated[str, Argument(help="As 'how many keys are there?'.")],
-    run: Annotated[str, Option(help="The run whose checkpoint answers.")] = "vqa",
-    k: Annotated[int, Option("-k", help="How many answers.")] = 5,
+    image: Annotated[Path, Argument(parser=from_root, help="Image file: PNG, JPEG or WebP.")],
+    question: Annotated[str, Argument(help="Question about the image.")],
+    run: Annotated[str, Option(help="Run of kind vqa whose checkpoint answers.")] = "vqa",
+    k: Annotated[int, Option("-k", min=1, help="Number of answers.")] = 5,
 ) -> None:
-    """Answer a question about an image."""
+    """Answer a question about an image.
+
+    Example: albef ask image.png "how many keys are there?"
+    """
     from albef.commands.ask import main
     from albef.commands.project import Project
 
@@ -97,13 +105,16 @@ def ask(
 
 @command(app, "explain", code=1)
 def explain(
-    image: Annotated[Path, Argument(help="The picture.")],
-    text: Annotated[str, Argument(help="What to look for, as 'the key left of the apple'.")],
+    image: Annotated[Path, Argument(help="Image file.")],
+    text: Annotated[str, Argument(help="Text to find in the image.")],
     model: Model = "retrieval",
-    layer: Annotated[int | None, Option(help="Fusion layer looked into, from 0.")] = None,
-    out: Annotated[Path | None, Option(help="The figure, a PNG file.")] = None,
+    layer: Annotated[int | None, Option(help="Fusion layer, from 0.")] = None,
+    out: Annotated[Path | None, Option(help="PNG file to write.")] = None,
 ) -> None:
-    """Show where in an image a model finds a text."""
+    """Show where in an image a model finds a text and each of its words.
+
+    Example: albef explain image.png "the key left of the apple"
+    """
     from albef.commands.explain import main
 
     main(image, text, _checkpoint(model), layer, out)
@@ -112,15 +123,18 @@ def explain(
 @command(app, "embed", code=1)
 def embed(
     folder: Annotated[
-        Path, Argument(help="Pictures, captions in .txt files beside them; or a data set.")
+        Path, Argument(help="Folder of images with captions in .txt files; or a dataset.")
     ],
-    split: Annotated[str, Option(help="The split of a data set.")] = "test",
+    split: Annotated[str, Option(help="Split of a dataset.")] = "test",
     model: Model = "retrieval",
     device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    out: Annotated[Path, Option(help="The Parquet file.")] = Path("features.parquet"),
-    engine: Annotated[Engine, Option(help="This machine, or a cluster of Ray.")] = "local",
+    out: Annotated[Path, Option(help="Parquet file to write.")] = Path("features.parquet"),
+    engine: Annotated[Engine, Option(help="This machine, or a Ray cluster.")] = "local",
 ) -> None:
-    """Write the features of a folder's images and captions, from a checkpoint or an export."""
+    """Write the features of images and captions, from a checkpoint or an export.
+
+    Example: albef embed photos --model products/exports/retrieval
+    """
     from albef.commands.embed import main
     from albef.runtime.manifest import NAME
 
@@ -130,16 +144,17 @@ def embed(
 
 @command(app, "submit", code=1, at_root=True)
 def submit(
-    run: Annotated[str, Option(help="The evaluated run.")] = "vqa",
-    split: Annotated[str, Option(help="Whose questions are answered.")] = "test",
-    out: Annotated[Path, Option(parser=from_root, help="The file to write.")] = Path(
-        "submission.json"
-    ),
+    run: Annotated[str, Option(help="Evaluated run of kind vqa.")] = "vqa",
+    split: Annotated[str, Option(help="Split of the questions.")] = "test",
+    out: Annotated[Path, Option(parser=from_root, help="File to write.")] = Path("submission.json"),
     check: Annotated[
-        Path | None, Option(parser=from_root, help="Check this file, and write none.")
+        Path | None, Option(parser=from_root, help="Check this file instead of writing one.")
     ] = None,
 ) -> None:
-    """Write or check the answers of a VQA run for a challenge."""
+    """Write or check the answers of a VQA run for a challenge.
+
+    Example: albef submit --split test --out submission.json
+    """
     from albef.commands.project import Project
     from albef.commands.submit import main
 
@@ -149,28 +164,35 @@ def submit(
 
 @command(app, "import")
 def import_checkpoint(
-    source: Annotated[Path, Argument(help="The original's .pth file.")],
-    target: Annotated[Path, Argument(help="The folder to make, as models/NAME.")],
+    source: Annotated[Path, Argument(help="Checkpoint of the original code, a .pth file.")],
+    target: Annotated[Path, Argument(help="Folder to write, such as models/NAME.")],
     tokenizer: Annotated[
-        str, Option(help="A vocab.txt, a folder with it, or a Hugging Face name.")
+        str, Option(help="A vocab.txt, a folder with it, or a name on Hugging Face.")
     ] = "bert-base-uncased",
     kind: Annotated[
-        str | None, Option(help="Of the run that made it, if names leave that open.")
+        str | None, Option(help="Kind of the run, if the tensors do not identify it.")
     ] = None,
-    image_size: Annotated[int | None, Option(help="Resize position embeddings to it.")] = None,
+    image_size: Annotated[
+        int | None, Option(help="Image side to resize the position embeddings to.")
+    ] = None,
     heads: Annotated[
         tuple[int, int] | None,
-        Option(metavar="IMAGE TEXT", help="Of attention; else one for each 64."),
+        Option(metavar="IMAGE TEXT", help="Attention heads; default: one per 64 dimensions."),
     ] = None,
     answers: Annotated[
-        Path | None, Option(help="A JSON list: what a VQA checkpoint chooses from.")
+        Path | None, Option(help="JSON list of the answers that a VQA checkpoint ranks.")
     ] = None,
-    no_dvc: Annotated[bool, Option("--no-dvc", help="Leave DVC alone.")] = False,
-    back: Annotated[bool, Option("--back", help="From a folder of ours to a .pth file.")] = False,
+    no_dvc: Annotated[bool, Option("--no-dvc", help="Do not track the folder with DVC.")] = False,
+    back: Annotated[
+        bool, Option("--back", help="Convert a checkpoint folder to a .pth file.")
+    ] = False,
 ) -> None:
     """Convert a checkpoint of the original code to this project's format, or back.
 
-    DVC tracks it, and a run can start from it (`init: NAME`). Nothing in the file is executed.
+    DVC tracks the folder, and a run can start from it (`init: NAME`). Code in the file is not
+    executed.
+
+    Example: albef import ALBEF.pth models/albef
     """
     from albef.commands.importing import main
 
@@ -180,15 +202,18 @@ def import_checkpoint(
 
 @command(app, "hub")
 def hub(
-    export: Annotated[Path, Argument(help="The folder of an export.")],
-    card: Annotated[Path, Argument(help="Its model card, a page of the report or of a release.")],
-    out: Annotated[Path, Argument(help="The folder to make.")],
-    licence: Annotated[str, Option("--license", help="The model's, by the Hub's name of it.")],
+    export: Annotated[Path, Argument(help="Export folder.")],
+    card: Annotated[Path, Argument(help="Model card of the report or of a release.")],
+    out: Annotated[Path, Argument(help="Folder to write.")],
+    licence: Annotated[str, Option("--license", help="Licence of the model, as the Hub names it.")],
     dataset: Annotated[
-        list[str] | None, Option(help="A data set that it learned from, by its name on the Hub.")
+        list[str] | None, Option(help="Training dataset, as the Hub names it; repeatable.")
     ] = None,
 ) -> None:
-    """Write an export in the layout that the Hugging Face Hub and transformers.js expect."""
+    """Write an export as a folder for the Hugging Face Hub and transformers.js.
+
+    Example: albef hub EXPORT CARD.md hub/retrieval --license apache-2.0
+    """
     from albef.commands.hub import main
 
     main(export, card, out, licence, dataset or [])
@@ -196,14 +221,15 @@ def hub(
 
 @command(app, "lineage")
 def lineage(
-    path: Annotated[Path, Argument(help="An export, or another artifact.")],
-    as_json: Annotated[bool, Option("--json", help="Everything, as JSON.")] = False,
+    path: Annotated[Path, Argument(help="Export or other artifact.")],
+    as_json: Annotated[bool, Option("--json", help="Print everything as JSON.")] = False,
 ) -> int:
-    """Print the lineage of an artifact, back to the raw source.
+    """Print where an artifact comes from, back to the raw source.
 
-    The lineage has the export, checkpoint, search, datasets and sources. For each it prints the
-    digest, whether the local file matches, and how it was made. The exit code is 1 if a local file
-    differs.
+    For each export, checkpoint, search, dataset and source, it prints the digest, whether the local
+    file matches, and how it was made. The exit code is 1 if a local file differs.
+
+    Example: albef lineage products/exports/retrieval
     """
     from albef.commands.lineage import main
 
@@ -215,18 +241,21 @@ command(app, "serve", code=1)(serve)
 
 @command(app, "site", code=1)
 def site(
-    export: Annotated[Path, Argument(help="The export that searches.")],
-    gallery: Annotated[Path, Argument(help="The folder of pictures.")],
-    out: Annotated[Path, Argument(help="The folder to make.")],
+    export: Annotated[Path, Argument(help="Export that searches.")],
+    gallery: Annotated[Path, Argument(help="Folder of images.")],
+    out: Annotated[Path, Argument(help="Folder to write.")],
     questions: Annotated[
-        Path | None, Option(help="A VQA export, to be asked about pictures.")
+        Path | None, Option(help="VQA export that answers questions about images.")
     ] = None,
-    precision: Annotated[str | None, Option(help="Of the weights; int8 if not given.")] = None,
+    precision: Annotated[str | None, Option(help="Weights; default: int8 if available.")] = None,
     package: Annotated[
-        Path | None, Option(help="File of npm's onnxruntime-web; fetched by npm if not given.")
+        Path | None, Option(help="File of npm's onnxruntime-web; default: npm fetches it.")
     ] = None,
 ) -> None:
-    """Write a static site that searches its images in the browser, without a server."""
+    """Write a static site that searches its images in the browser, without a server.
+
+    Example: albef site products/exports/retrieval photos site
+    """
     from albef.commands.site import main
 
     main(export, gallery, out, questions, precision, package)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "prefect", "dvc", "timm", "numpy", "pandas", "rich", "fastapi")
 COMMANDS = {
     "": "run status params compare ablate accept release fetch verify data find ask explain embed "
-    "submit import lineage serve hub site",
+    "submit import hub lineage serve site",
     "data": "check accept page",
 }
 """Commands by what stands before them."""
@@ -36,8 +36,8 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
         done = python("-c", code)
         assert done.returncode == 0
         assert done.stdout.rstrip().endswith("[]")
-        for command in commands.split():
-            assert re.search(rf"\n  {command}\s+[A-Z]", done.stdout), command
+        listed = re.findall(r"(?m)^  ([a-z]+)\s+[A-Z]", done.stdout)
+        assert sorted(listed) == sorted(commands.split())
 
 
 def test_outside_a_project_the_command_says_so(
@@ -45,7 +45,7 @@ def test_outside_a_project_the_command_says_so(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for command in ("run", "compare a b", "data check x", "find dog", "ask a.png what", "submit"):
-        with pytest.raises(SystemExit, match=re.escape(f"no project at {tmp_path} or above")):
+        with pytest.raises(SystemExit, match=re.escape(f"no project in {tmp_path} or above")):
             main(command.split())
 
 
@@ -100,4 +100,4 @@ def test_a_library_that_is_not_installed_is_a_sentence() -> None:
         code = f"import sys; sys.modules[{module!r}] = None; from albef.cli import main; "
         done = python("-c", f"{code} main({arguments})")
         assert done.stderr.startswith(f"albef {arguments[0]}: import of {module} halted")
-        assert done.stderr.endswith("has what serves, '.[pipeline]' all else\n")
+        assert "pip install '.[pipeline]'" in done.stderr

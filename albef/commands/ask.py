@@ -11,21 +11,19 @@ def main(checkpoint: Path, image: Path, question: str, k: int) -> None:
     """Print the ``k`` best answers and their probabilities.
 
     Raises:
-        ParamsError: the image is missing, the question is empty, ``k`` is below 1, or the model
-            does not answer questions.
+        ParamsError: the image is missing, the question is empty, or the model does not answer
+            questions.
         CheckpointError: the run has not been trained.
     """
     if not question.strip():
-        raise ParamsError("the question is empty; ask something, as 'how many keys are there?'")
-    if k < 1:
-        raise ParamsError(f"-k {k}: at least one answer")
+        raise ParamsError("the question is empty; ask, for example, 'how many keys are there?'")
     if not image.is_file():
-        raise ParamsError(f"there is no picture at {image}")
+        raise ParamsError(f"image {image} does not exist")
     model = load(checkpoint)
     if not isinstance(model, Answering):
         raise ParamsError(
-            f"{checkpoint} is of kind {model.facts.kind}, which answers no questions; give a run "
-            "of kind vqa"
+            f"{checkpoint} is of kind {model.facts.kind}, which does not answer questions; use a "
+            "run of kind vqa"
         )
     (best,) = model.ask([image], [question], k)
     width = max(len(answer.text) for answer in best)

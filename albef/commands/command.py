@@ -23,8 +23,7 @@ def command(
 ) -> Callable[[Callable[P, int | None]], Callable[P, int | None]]:
     """Register a function as the command ``albef NAME``; its return value is the exit code.
 
-    A ValueError, OSError or ImportError is printed as an error message. A reader that closes the
-    output early, such as ``head``, is not an error.
+    A ValueError, OSError or ImportError is printed as an error message.
 
     Args:
         commands: application that gets the command.
@@ -52,8 +51,8 @@ def command(
                 text = interrupted if is_interrupt else f"{error}"
                 if isinstance(error, ModuleNotFoundError):
                     text += (
-                        "; in a clone, `pip install '.[serving,cpu]'` has what serves, "
-                        "'.[pipeline]' all else"
+                        "; in a clone, run `pip install '.[serving,cpu]'` for serving or "
+                        "`pip install '.[pipeline]'` for everything else"
                     )
                 print(f"albef {name}: {text}", file=sys.stderr)
                 status = INTERRUPTED if is_interrupt else getattr(error, "exit_code", code)
@@ -70,8 +69,8 @@ def project_root() -> Path:
     if root := find_root():
         return root
     raise SystemExit(
-        f"albef: no project at {Path.cwd()} or above (a folder with params.yaml and dvc.yaml); "
-        "change to your clone first"
+        f"albef: no project in {Path.cwd()} or above (params.yaml and dvc.yaml); change to the "
+        "folder of your clone"
     )
 
 

@@ -6,8 +6,7 @@ The Parquet file has these columns:
 - ``key``: key of the record, or path of the image in the folder.
 - ``image_id``: equal for an image and its texts.
 - ``text``: the text; null for an image.
-- ``feature``: a unit vector. The dot product of an image's and a text's is the similarity that
-  evaluation ranks by.
+- ``feature``: a unit vector. Dot products are the similarities that evaluation ranks by.
 """
 
 import sys
@@ -42,8 +41,7 @@ Compute = Callable[[Iterable[Items]], Iterator[Floats]]
 class Folder:
     """The images in a folder and its subfolders, sorted by name.
 
-    The captions of an image are the lines of a ``.txt`` file with the same name; without one, an
-    image has no captions.
+    The captions of an image are the lines of the ``.txt`` file with the same name, if there is one.
 
     Raises:
         ValueError: the folder does not exist, or has no image.
@@ -51,13 +49,13 @@ class Folder:
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise ValueError(f"there is no folder {folder}")
+            raise ValueError(f"folder {folder} does not exist")
         self._folder = folder
         self._paths = sorted(
             path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
         )
         if not self._paths:
-            raise ValueError(f"{folder} holds no picture, a file ending in {', '.join(SUFFIXES)}")
+            raise ValueError(f"{folder} has no images ({', '.join(SUFFIXES)})")
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -87,7 +85,7 @@ def main(
     Args:
         folder: folder of images, or a dataset.
         split: split of a dataset.
-        weights: checkpoint or export. An export needs no torch, and uses the device that ONNX
+        weights: checkpoint or export. An export does not need torch, and uses the device that ONNX
             Runtime finds. With the engine ``ray``, every node must have it at this path.
         device: auto, cpu, cuda or cuda:N.
         out: Parquet file to write.
@@ -103,7 +101,7 @@ def main(
             texts.
     """
     if not out.parent.is_dir():
-        raise ValueError(f"{out}: there is no folder {out.parent}; make it first")
+        raise ValueError(f"cannot write {out}: folder {out.parent} does not exist")
     records = Shards(folder, split) if (folder / "dataset.json").is_file() else Folder(folder)
     model = as_matching(_load(weights, device), str(weights))
     compute: Compute = partial(map, partial(_embed, lambda: model))
@@ -114,7 +112,7 @@ def main(
         compute = partial(map_on_cluster, partial(_embed, load), gpu=device not in ("auto", "cpu"))
     with atomic(out) as part:
         images, texts = write_features(model, records, part, compute)
-    print(f"{images:,} pictures, {texts:,} texts")
+    print(f"{images:,} images, {texts:,} texts")
     print(out)
 
 
@@ -138,9 +136,16 @@ def _load_once(weights: Path, device: str) -> Any:
 
 def _embed(load: Callable[[], Matching], items: Items) -> Floats:
     """Return the features of the records' images, or of texts."""
-    records = [item for item in items if isinstance(item, Record)]
     texts = [item for item in items if isinstance(item, str)]
-    return _embed_images(load(), records) if records else load().embed_text(texts)
+    if texts:
+        return load().embed_text(texts)
+    records = [item for item in items if isinstance(item, Record)]
+    try:
+        return load().embed_image([record.image for record in records])
+    except ImageError:
+        for record in records:
+            decode(record.image, record.key)  # Raises an error with the key of the damaged image.
+        raise
 
 
 def write_features(
@@ -157,13 +162,13 @@ def write_features(
         ],
         metadata={"weights": model.digest},
     )
-    pictures: list[Row] = []
+    images: list[Row] = []
     texts: list[Row] = []
 
     def read() -> Iterator[list[Record]]:
         for part in batches(len(records)):
             batch = [records[i] for i in range(len(records))[part]]
-            pictures.extend((record.key, record.image_id, None) for record in batch)
+            images.extend((record.key, record.image_id, None) for record in batch)
             texts.extend((r.key, r.image_id, text) for r in batch for text in r.captions)
             yield batch
 
@@ -180,16 +185,7 @@ def write_features(
                     columns = [[kind] * len(feats), keys, image_ids, captions, vectors]
                     file.write_table(pa.table(columns, schema=schema))
 
-        write("image", pictures, compute(read()), len(records))
+        write("image", images, compute(read()), len(records))
         captions = [str(text) for _, _, text in texts]
         write("text", texts, compute(captions[p] for p in batches(len(texts))), len(texts))
-    return len(pictures), len(texts)
-
-
-def _embed_images(model: Matching, records: Sequence[Record]) -> Floats:
-    try:
-        return model.embed_image([record.image for record in records])
-    except ImageError:
-        for record in records:
-            decode(record.image, record.key)  # Raises an error with the key of the damaged image.
-        raise
+    return len(images), len(texts)

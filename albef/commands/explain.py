@@ -36,7 +36,7 @@ class Explanation(NamedTuple):
     """Location of a text in an image: the heat (n, n) of the whole text and of its words."""
 
     probability: float
-    """ITM probability that image and text belong together."""
+    """ITM probability that the text is the image's caption."""
     heat: Heat
     words: tuple[WordHeat, ...]
 
@@ -59,11 +59,11 @@ def main(
         ValueError: the text is empty, or the layer does not exist.
     """
     encoded = image.read_bytes()
-    picture = decode(encoded, str(image))
+    decoded = decode(encoded, str(image))
     explanation = explain(load_checkpoint(model), encoded, text, layer)
     out = out or Path(f"{image.stem}.explained.png")
-    draw_figure(picture, text, explanation).save(out, "PNG")
-    print(f"{explanation.probability:.1%} that picture and text belong together")
+    draw_figure(decoded, text, explanation).save(out, "PNG")
+    print(f"{explanation.probability:.1%} probability that the text is the image's caption")
     print(out)
 
 
@@ -76,12 +76,11 @@ def explain(
     ``layer`` is a layer of the fusion encoder, from 0; None takes that of :func:`attention`.
     """
     matcher = Matcher(checkpoint)
-    facts = facts_of(checkpoint)
+    facts, tokenizer = facts_of(checkpoint), checkpoint.tokenizer
     cleaned = clean_caption(text, facts.max_words)
     if not cleaned:
-        raise ValueError("the text is empty; say what to look for, as 'the key left of the apple'")
-    encoded = checkpoint.tokenizer.encode([cleaned], facts.max_tokens)
-    ids, mask = (torch.from_numpy(array) for array in encoded)
+        raise ValueError("the text is empty; explain, for example, 'the key left of the apple'")
+    ids, mask = map(torch.from_numpy, tokenizer.encode([cleaned], facts.max_tokens))
     pixels = torch.from_numpy(Evaluate(facts.image_size)(image)[None])
     image_states = matcher.model.encode_image(pixels)
     text_states = matcher.model.encode_text(ids, mask)
@@ -91,7 +90,7 @@ def explain(
     tokens = maps[0].float().numpy()
     words = [
         (word, tokens[indices].mean(0))
-        for word, indices in _words(checkpoint.tokenizer, cleaned, facts.max_tokens)
+        for word, indices in _words(tokenizer, cleaned, facts.max_tokens)
     ]
     total = sum(float(heat.sum()) for _, heat in words) or 1.0
     return Explanation(
@@ -112,13 +111,13 @@ def _words(tokenizer: TextTokenizer, text: str, max_tokens: int) -> list[tuple[s
     return [(text[starts[indices[0]] : ends[indices[-1]]], indices) for indices in words.values()]
 
 
-def draw_figure(picture: Image.Image, text: str, explanation: Explanation) -> Image.Image:
+def draw_figure(image: Image.Image, text: str, explanation: Explanation) -> Image.Image:
     """Draw the image, the whole text's map over it, and a map for each word."""
-    small = fit(picture)
+    small = fit(image)
     # A word with a small share of the heat must not look as hot as the others.
     dimmed = max((float(heat.max()) for _, heat, _ in explanation.words), default=0.0) / 3
     panels = [
-        Panel(small, "the picture", f"match {explanation.probability:.1%}"),
+        Panel(small, "the image", f"match {explanation.probability:.1%}"),
         Panel(overlay(small, explanation.heat), "the whole text", ""),
     ]
     for word, heat, share in explanation.words:

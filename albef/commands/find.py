@@ -24,11 +24,11 @@ RERANKED = 32
 
 
 class Hit(NamedTuple):
-    """Encoded image with its record's key and first caption, and its score."""
+    """Encoded image with its record's key and first caption."""
 
     key: str
     probability: float
-    """ITM probability that image and text belong together."""
+    """ITM probability that the text is the image's caption."""
     caption: str
     image: bytes
 
@@ -41,26 +41,22 @@ def main(
     The overview is written to ``folder``. Image features are cached there for the next call.
 
     Raises:
-        ParamsError: the text is empty, or ``k`` is below 1.
+        ParamsError: the text is empty.
         ExportError: the run has not been exported.
     """
     if not text.strip():
-        raise ParamsError("the text is empty; say what to look for, as 'a dog left of an apple'")
-    if k < 1:
-        raise ParamsError(f"-k {k}: at least one picture")
+        raise ParamsError("the text is empty; search, for example, for 'a dog left of an apple'")
     hits = find(as_matching(load(export), str(export)), shards, text, k, folder)
     width = max(len(hit.key) for hit in hits)
-    for hit in hits:
-        print(f"{hit.key:{width}}  {hit.probability:6.1%}  {hit.caption}")
-    panels = [
-        Panel(fit(decode(hit.image, hit.key)), hit.caption, f"{hit.probability:.1%} · {hit.key}")
-        for hit in hits
-    ]
+    panels = []
+    for key, probability, caption, image in hits:
+        print(f"{key:{width}}  {probability:6.1%}  {caption}")
+        panels.append(Panel(fit(decode(image, key)), caption, f"{probability:.1%} · {key}"))
     page = folder / "found.png"
     draw_panels(text, panels).save(page)
     print(page)
     if show and not webbrowser.open(page.resolve().as_uri()):
-        print(f"no viewer was found; open {page.resolve()} yourself", file=sys.stderr)
+        print(f"there is no image viewer; open {page.resolve()} yourself", file=sys.stderr)
 
 
 def find(model: Matching, shards: Shards, text: str, k: int, folder: Path) -> list[Hit]:
@@ -71,9 +67,9 @@ def find(model: Matching, shards: Shards, text: str, k: int, folder: Path) -> li
     logits = model.match_logits([record.image for record in records], [text] * len(records))
     # The margin has the order of the probability, but does not saturate at 1.
     margin = logits[:, 1] - logits[:, 0]
-    share = softmax(logits)[:, 1]
+    probability = softmax(logits)[:, 1]
     return [
-        Hit(records[i].key, float(share[i]), records[i].captions[0], records[i].image)
+        Hit(records[i].key, float(probability[i]), records[i].captions[0], records[i].image)
         for i in np.argsort(-margin, kind="stable")[:k]
     ]
 
@@ -88,7 +84,7 @@ def image_features(model: Matching, shards: Shards, folder: Path) -> Floats:
     # The cache is missing or damaged; it can always be rebuilt.
     except (OSError, ValueError, EOFError):
         pass
-    print(f"reading the {len(shards)} pictures of {shards.name} once ...", file=sys.stderr)
+    print(f"computing features of {len(shards)} images of {shards.name}, once", file=sys.stderr)
     parts = [range(len(shards))[part] for part in batches(len(shards))]
     features: Floats = np.concatenate(
         [model.embed_image([shards[i].image for i in part]) for part in parts]

@@ -27,8 +27,8 @@ def _tree(step: Step, printed: set[tuple[str, str, str]]) -> Iterator[str]:
     """Yield the lines of a chain as a tree; a step in ``printed`` is not repeated."""
     location = ""
     if step.path and step.what != "file":
-        full = Path(step.path).resolve()
-        location = f"  {full.relative_to(Path.cwd()) if full.is_relative_to(Path.cwd()) else full}"
+        path, cwd = Path(step.path).resolve(), Path.cwd()
+        location = f"  {path.relative_to(cwd) if path.is_relative_to(cwd) else path}"
     yield f"{step.what} {step.name}{location}"
     key = (step.what, step.name, step.digest)
     if step.origins and key in printed:
@@ -37,10 +37,10 @@ def _tree(step: Step, printed: set[tuple[str, str, str]]) -> Iterator[str]:
     printed.add(key)
     bar = "│  " if step.origins else "   "
     if step.digest or step.state:
-        words = {"missing": "missing: not here to compare with"}.get(step.state, step.state)
+        state = {"missing": "missing locally"}.get(step.state, step.state)
         if step.at_hand:
-            words = f"changed: the one at hand is {step.at_hand[:DIGITS]}"
-        yield f"{bar}{step.digest[:DIGITS] or 'no digest known'} {words}".rstrip()
+            state = f"changed: the local one is {step.at_hand[:DIGITS]}"
+        yield f"{bar}{step.digest[:DIGITS] or 'no digest recorded'} {state}".rstrip()
     for line in render_facts(step):
         yield bar + line
     for origin in step.origins:
@@ -54,7 +54,7 @@ def _tree(step: Step, printed: set[tuple[str, str, str]]) -> Iterator[str]:
 def project_around(path: Path) -> Project | None:
     """Return the project that contains a path, with the params file whose artifacts include it.
 
-    Each preset has a separate artifacts folder. The params file comes first, then presets.
+    Each preset has a separate artifacts folder.
 
     Raises:
         ParamsError: a params file or preset is not YAML, or does not name the folders.

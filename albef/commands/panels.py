@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 SIDE = 240
 """Longest side of an image, in pixels."""
 _GAP = 18
-_ACROSS = 4  # Panels in a row.
+_COLUMNS = 4
 _LINE, _CAPTION = 30, 58  # Heights in pixels: a line of the title, and the text below an image.
 _LETTERS, _LABEL = 84, 30  # Characters in a line of the title, and in a label.
 _INK, _SOFT, _PAPER = (27, 33, 48), (105, 113, 126), (255, 255, 255)
@@ -18,16 +18,16 @@ _INK, _SOFT, _PAPER = (27, 33, 48), (105, 113, 126), (255, 255, 255)
 class Panel(NamedTuple):
     """An image with sides of at most :data:`SIDE`, and the text below it."""
 
-    picture: Image.Image
+    image: Image.Image
     label: str
     note: str
 
 
-def fit(picture: Image.Image) -> Image.Image:
+def fit(image: Image.Image) -> Image.Image:
     """Scale an image to its size in a panel."""
-    scale = SIDE / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    return picture.resize((width, height), Image.Resampling.BICUBIC)
+    scale = SIDE / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def draw_panels(title: str, panels: Sequence[Panel]) -> Image.Image:
@@ -35,17 +35,17 @@ def draw_panels(title: str, panels: Sequence[Panel]) -> Image.Image:
     large, medium, small = (ImageFont.load_default(size) for size in (22, 17, 13))
     lines = textwrap.wrap(title, _LETTERS)
     top = _GAP + _LINE * len(lines) + 8
-    row_height = max(panel.picture.height for panel in panels) + _CAPTION
-    rows = -(-len(panels) // _ACROSS)
-    page = Image.new("RGB", (_GAP + _ACROSS * (SIDE + _GAP), top + rows * row_height + 6), _PAPER)
+    row_height = max(panel.image.height for panel in panels) + _CAPTION
+    rows = -(-len(panels) // _COLUMNS)
+    page = Image.new("RGB", (_GAP + _COLUMNS * (SIDE + _GAP), top + rows * row_height + 6), _PAPER)
     draw = ImageDraw.Draw(page)
     for number, line in enumerate(lines):
         draw.text((_GAP, _GAP - 2 + _LINE * number), line, _INK, large)
-    for number, (picture, label, note) in enumerate(panels):
-        row, column = divmod(number, _ACROSS)
-        x = _GAP + column * (SIDE + _GAP) + (SIDE - picture.width) // 2
+    for number, (image, label, note) in enumerate(panels):
+        row, column = divmod(number, _COLUMNS)
+        x = _GAP + column * (SIDE + _GAP) + (SIDE - image.width) // 2
         y = top + row * row_height
-        page.paste(picture, (x, y))
-        draw.text((x, y + picture.height + 5), label[:_LABEL], _INK, medium)
-        draw.text((x, y + picture.height + 27), note[:_LABEL], _SOFT, small)
+        page.paste(image, (x, y))
+        draw.text((x, y + image.height + 5), label[:_LABEL], _INK, medium)
+        draw.text((x, y + image.height + 27), note[:_LABEL], _SOFT, small)
     return page

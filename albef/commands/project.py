@@ -12,15 +12,10 @@ if TYPE_CHECKING:
 
 
 def layout_of(params: Mapping[str, Any], root: Path, where: Path) -> Layout:
-    """Return the layout of artifacts that some values define.
-
-    Args:
-        params: values of a params file or preset.
-        root: root of the project.
-        where: file of the values, named in errors.
+    """Return the layout of artifacts that the values of a params file or preset define.
 
     Raises:
-        ParamsError: the values do not name the folders.
+        ParamsError: the values, which are in the file ``where``, do not name the folders.
     """
     paths = validate(Paths, params.get("paths"), where=str(where), key="paths")
     return Layout(Paths(root=str(root / paths.root), models=str(root / paths.models)))
@@ -39,11 +34,7 @@ class Project:
         self.layout = layout_of(self._params, root, self._file)
 
     def section(self, run: str) -> dict[str, Any]:
-        """Return the values of a run.
-
-        Raises:
-            ParamsError: the run does not exist; the message names the nearest one.
-        """
+        """Return the values of a run; raise ParamsError if it does not exist."""
         runs: dict[str, dict[str, Any]] = self._params.get("tasks") or {}
         if run not in runs:
             hint = did_you_mean(run, runs)
@@ -56,14 +47,10 @@ class Project:
         return self.layout.model(run)
 
     def dataset(self, run: str) -> Path:
-        """Return the folder of a run's dataset.
-
-        Raises:
-            ParamsError: the run does not exist, or does not name a dataset.
-        """
+        """Return the folder of a run's dataset; raise ParamsError if the run names none."""
         name = self.section(run).get("dataset")
         if not isinstance(name, str):
-            raise ParamsError(f"{self._file}: tasks.{run}.dataset must name a data set")
+            raise ParamsError(f"{self._file}: tasks.{run}.dataset must be the name of a dataset")
         return self.layout.data(name)
 
     def shards(self, run: str, split: str) -> "Shards":

@@ -1,8 +1,7 @@
 """``albef site``: a static site that searches its images in the browser. No torch.
 
-The folder has the page of ``albef serve``, whose calls are answered in the browser. It also has the
-export's graphs, the images with their features, and ONNX Runtime's web build from npm with its
-licences.
+It has the page of ``albef serve``, whose calls are answered in the browser, the graphs, the images
+with their features, and ONNX Runtime's web build from npm with its licences.
 """
 
 import json
@@ -63,7 +62,7 @@ def main(
         ExportError: a folder is not an export, or lacks that precision.
     """
     if out.exists():
-        raise ValueError(f"{out} is there already: remove it, or name another folder")
+        raise ValueError(f"{out} exists; remove it or choose another folder")
     with atomic(out) as part:
         part.mkdir()
         search_model, about = _copy_export(export, part, precision)
@@ -72,9 +71,9 @@ def main(
         if questions is not None:
             question_model, about = _copy_export(questions, part, precision)
             if question_model.main != "ask" or question_model.facts.answering.by != "rank":
-                raise ValueError(f"{questions}: questions need a VQA export that ranks a list")
+                raise ValueError(f"--questions {questions}: not a VQA export that ranks a list")
             models.append(about | {"calls": ["ask"]})
-        names = _write_pictures(search_model, gallery, part)
+        names = _write_images(search_model, gallery, part)
         (part / "site.json").write_text(json.dumps(_describe(models, names), indent=1) + "\n")
         for folder in ("web", "site"):  # The site's own api.js overwrites that of the page.
             for file in resources.files("albef.serving").joinpath(folder).iterdir():
@@ -82,15 +81,15 @@ def main(
         page, head = part / "index.html", '<meta charset="utf-8">'
         policy = f'{head}\n<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         page.write_text(page.read_text().replace(head, policy))
-        _take_web_build(part, package)
+        _unpack_web_build(part, package)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(
-        f"{out}: {len(names)} pictures, {size / 1e6:.1f} MB; any host of files shows it, as "
+        f"{out}: {len(names)} images, {size / 1e6:.1f} MB; serve it with any static file server: "
         f"`python -m http.server --bind 127.0.0.1 --directory {out}`"
     )
 
 
-def _describe(models: list[dict[str, Any]], pictures: list[str]) -> dict[str, Any]:
+def _describe(models: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
     """Return the facts that the page needs, in the form of ``site.json``."""
     limits = Limits()
     return {
@@ -105,25 +104,25 @@ def _describe(models: list[dict[str, Any]], pictures: list[str]) -> dict[str, An
             "text": TEXT,
             "best": BEST,
         },
-        "pictures": pictures,
+        "pictures": names,
     }
 
 
 def _copy_export(export: Path, part: Path, precision: str | None) -> tuple[Any, dict[str, Any]]:
     """Copy the needed files of an export; return the loaded model and the facts the page needs."""
     manifest = manifests.read(export)
-    smallest = "int8" if "int8" in manifest.precisions else manifest.precisions[0]
-    model = load(export, [CPU], precision=precision or smallest)
-    for name in [manifests.NAME, *manifests.needed_files(manifest, precision or smallest)]:
+    precision = precision or ("int8" if "int8" in manifest.precisions else manifest.precisions[0])
+    model = load(export, [CPU], precision=precision)
+    for name in [manifests.NAME, *manifests.needed_files(manifest, precision)]:
         target = part / manifest.run / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(export / name, target)
     facts = manifest.model.model_dump(mode="json")
-    origin = {"run": manifest.run, "digest": model.digest, "precision": precision or smallest}
-    return model, facts | origin | {"preprocessing": manifest.preprocessing.model_dump(mode="json")}
+    facts |= {"run": manifest.run, "digest": model.digest, "precision": precision}
+    return model, facts | {"preprocessing": manifest.preprocessing.model_dump(mode="json")}
 
 
-def _write_pictures(model: Any, gallery: Path, part: Path) -> list[str]:
+def _write_images(model: Any, gallery: Path, part: Path) -> list[str]:
     """Write the images of a folder, numbered, and their features; return the names of the images.
 
     Each image is encoded alone, as in the browser. Images that cannot be read are skipped.
@@ -134,23 +133,23 @@ def _write_pictures(model: Any, gallery: Path, part: Path) -> list[str]:
         (part / folder).mkdir()
     for name, path in list_images(gallery):
         try:
-            picture = decode(path.read_bytes(), str(path))
+            image = decode(path.read_bytes(), str(path))
         except (ImageError, OSError) as error:
-            print(f"{path} is left out: {error}", file=sys.stderr)
+            print(f"{path} is skipped: {error}", file=sys.stderr)
             continue
-        square = picture if picture.size == side else picture.resize(side, Image.Resampling.BICUBIC)
+        square = image if image.size == side else image.resize(side, Image.Resampling.BICUBIC)
         square.save(part / f"squares/{len(names)}.png")
         features.append(model.embed_image([square])[0])
-        picture.thumbnail((THUMBNAIL, THUMBNAIL))
-        picture.save(part / f"pictures/{len(names)}.jpg", quality=85)
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        image.save(part / f"pictures/{len(names)}.jpg", quality=85)
         names.append(name)
     if not names:
-        raise ValueError(f"{gallery} has no picture that can be read")
+        raise ValueError(f"{gallery} has no image that can be read")
     np.stack(features).astype("<f4").tofile(part / "features.bin")
     return names
 
 
-def _take_web_build(part: Path, package: Path | None) -> None:
+def _unpack_web_build(part: Path, package: Path | None) -> None:
     """Unpack ONNX Runtime's web build, and its licences from the installed runtime."""
     spec = f"onnxruntime-web@{WEB}"
     with tempfile.TemporaryDirectory() as scratch:
@@ -160,8 +159,8 @@ def _take_web_build(part: Path, package: Path | None) -> None:
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             except (FileNotFoundError, subprocess.CalledProcessError):
                 raise ValueError(
-                    f"npm cannot fetch {spec}: give the file that `npm pack {spec}` writes "
-                    "elsewhere, with --package"
+                    f"npm cannot fetch {spec}; run `npm pack {spec}` on another machine and pass "
+                    "the file with --package"
                 ) from None
             (package,) = Path(scratch).glob("*.tgz")
         try:
@@ -171,6 +170,6 @@ def _take_web_build(part: Path, package: Path | None) -> None:
                     assert file is not None
                     (part / name).write_bytes(file.read())
         except (OSError, tarfile.TarError, KeyError) as error:
-            raise ValueError(f"{package} is no package {spec}: {error}") from None
+            raise ValueError(f"--package {package} is not {spec}: {error}") from None
     for name in ("LICENSE", "ThirdPartyNotices.txt"):
         shutil.copyfile(Path(onnxruntime.__file__).with_name(name), part / f"onnxruntime-{name}")

@@ -21,10 +21,7 @@ _NAMED = 5  # Maximum number of ids in an error message.
 
 
 class SubmissionError(ValueError):
-    """Error for a submission that is invalid or cannot be written.
-
-    Its text has one line for each problem.
-    """
+    """Error for a submission that is invalid or cannot be written, with one line per problem."""
 
 
 def main(
@@ -47,7 +44,7 @@ def main(
         raise SubmissionError("\n".join(f"{path}: {problem} ({where})" for problem in problems))
     if not check_file:
         path.write_text(text)
-    print(f"{path}: an answer to each of the {len(question_ids)} questions ({where})")
+    print(f"{path}: has an answer to each of the {len(question_ids)} questions ({where})")
 
 
 def read_question_ids(dataset: Path, split: str) -> list[QuestionId]:
@@ -59,17 +56,17 @@ def read_question_ids(dataset: Path, split: str) -> list[QuestionId]:
     metas = map(json.loads, read_index(dataset, split, ["meta"])["meta"].to_pylist())
     ids = [meta["question_id"] for meta in metas if meta.get("question_id") is not None]
     if not ids:
-        raise SubmissionError(f"{dataset} has no question with an id in split {split}")
+        raise SubmissionError(f"split {split} of {dataset} has no question with an id")
     return ids
 
 
 def read_predictions(path: Path, split: str) -> list[dict[str, Any]]:
     """Return the entries of a submission, from the predictions of an evaluated run."""
     if not path.is_file():
-        raise SubmissionError(f"{path} is missing: run the stage evaluate, or dvc checkout")
+        raise SubmissionError(f"{path} is missing; run `albef run` or `dvc checkout`")
     table = pq.read_table(path)
     if not {"question_id", "answer", "split"} <= set(table.column_names):
-        raise SubmissionError(f"{path} has no question ids: its run answers no numbered questions")
+        raise SubmissionError(f"{path} has no column question_id; use a run of kind vqa")
     rows = table.filter(pc.equal(table["split"], split)).select(["question_id", "answer"])
     entries: list[dict[str, Any]] = rows.to_pylist()
     return entries
@@ -97,12 +94,12 @@ def check_submission(text: str, question_ids: Iterable[QuestionId]) -> list[str]
         message = "must not be blank" if is_blank else first["msg"]
         return [f"{'.'.join(map(str, first['loc']))}: {message}".removeprefix(": ")]
     unique = dict.fromkeys(question_ids)
-    problems = (
-        ("more than one answer to", [n for n, times in counts.items() if times > 1], "keep one"),
-        ("no answer to", [n for n in unique if n not in counts], "answer every question"),
-        ("an answer to", [n for n in counts if n not in unique], "it was not asked, so remove it"),
-    )
-    return [f"{fault} {_format_questions(ids)}; {remedy}" for fault, ids, remedy in problems if ids]
+    problems = {
+        "more than one answer to": [n for n, times in counts.items() if times > 1],
+        "no answer to": [n for n in unique if n not in counts],
+        "an answer that was not asked for, to": [n for n in counts if n not in unique],
+    }
+    return [f"{fault} {_format_questions(ids)}" for fault, ids in problems.items() if ids]
 
 
 def _format_questions(ids: list[QuestionId]) -> str:

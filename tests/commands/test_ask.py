@@ -44,12 +44,11 @@ def test_it_prints_answers_as_the_run_predicts_them(
 def test_what_is_wrong_is_one_sentence(
     checkpoint: Path, tiny_checkpoint: Path, image: Path, tmp_path: Path
 ) -> None:
-    for question, k, sentence in ((" ", 5, "the question is empty"), ("what?", 0, "at least one")):
-        with pytest.raises(ParamsError, match=sentence):
-            ask.main(checkpoint, image, question, k)
-    with pytest.raises(ParamsError, match="there is no picture at"):
+    with pytest.raises(ParamsError, match="question is empty"):
+        ask.main(checkpoint, image, " ", 5)
+    with pytest.raises(ParamsError, match=r"gone\.png does not exist"):
         ask.main(checkpoint, tmp_path / "gone.png", "what?", 5)
-    with pytest.raises(ParamsError, match="is of kind retrieval, which answers no questions"):
+    with pytest.raises(ParamsError, match="is of kind retrieval"):
         ask.main(tiny_checkpoint, image, "what?", 5)
     with pytest.raises(CheckpointError, match=r"is not a checkpoint: .* is missing"):
         ask.main(tmp_path, image, "what?", 5)

@@ -19,7 +19,7 @@ def test_a_run_is_found_from_below_and_an_unknown_one_is_a_sentence(tmp_path: Pa
     assert project.checkpoint("retrieval") == tmp_path / "checkpoints/retrieval"
     with pytest.raises(ParamsError, match=r"no run 'retreival' .* did you mean retrieval\?"):
         project.checkpoint("retreival")
-    with pytest.raises(ParamsError, match=r"tasks\.broken\.dataset must name a data set"):
+    with pytest.raises(ParamsError, match=r"tasks\.broken\.dataset must be the name"):
         project.dataset("broken")
 
 
@@ -39,7 +39,7 @@ def test_commands_name_runs_and_checkpoints_of_the_project(
             ["ask", "a.png", "what?", "--run", "retrieval"],
             "retrieval is not a checkpoint",
         ),
-        (["ask", "b.png", "what?", "--run", "retrieval"], "there is no picture at below/b.png"),
+        (["ask", "b.png", "what?", "--run", "retrieval"], "below/b.png does not exist"),
         (["submit", "--run", "retrieval"], "products/data/scenes"),
         (
             ["explain", "a.png", "what?", "--model", "other"],

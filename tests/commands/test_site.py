@@ -135,9 +135,9 @@ def test_searches_matches_and_answers_as_the_runtime_does(
     given = [str(exports["retrieval"]), str(gallery), str(site)]
     with pytest.raises(SystemExit, match="0"):
         main(["site", *given, "--questions", str(exports["vqa"])])
-    told = capsys.readouterr()
-    assert "broken.png is left out" in told.err
-    assert "14 pictures" in told.out
+    printed = capsys.readouterr()
+    assert "broken.png is skipped" in printed.err
+    assert "14 images" in printed.out
     program = """async (texts) => {
       const { Api } = await import("/api.js");
       const api = new Api();
@@ -201,11 +201,14 @@ def test_what_makes_no_site_is_a_sentence(
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     retrieval, out = str(tiny_exports["retrieval"]), str(tmp_path / "out")
     for given, sentence in (
-        ([retrieval, str(tmp_path), str(tmp_path / "there")], "is there already: remove it"),
-        ([retrieval, str(tmp_path / "there"), out], "has no picture that can be read"),
+        ([retrieval, str(tmp_path), str(tmp_path / "there")], "there exists; remove it"),
+        ([retrieval, str(tmp_path / "there"), out], "has no image that can be read"),
         ([str(tiny_exports["vqa"]), str(tmp_path), out], "has no image-text matching"),
-        ([retrieval, str(tmp_path), out, "--questions", retrieval], "questions need a VQA export"),
-        ([retrieval, str(tmp_path), out, "--package", str(tmp_path / "web.tgz")], "is no package"),
+        ([retrieval, str(tmp_path), out, "--questions", retrieval], "not a VQA export"),
+        (
+            [retrieval, str(tmp_path), out, "--package", str(tmp_path / "web.tgz")],
+            "is not onnxruntime-web",
+        ),
     ):
         with pytest.raises(SystemExit, match="1"):
             main(["site", *given])
