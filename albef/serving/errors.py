@@ -89,10 +89,8 @@ CODES = {
 }
 """Identifier and default message of each status that the server returns."""
 _TYPES = {401: "authentication", 403: "permission", 429: "rate_limit"}
-ANY = (401, 403, 421, 500, 503, 504)
-"""Statuses that every call can return."""
-BODY = (400, 408, 413, 415, 422)
-"""Statuses that a call with a body can return."""
+ANY = (401, 403, 421, 500, 503, 504)  # Statuses that every call can return
+BODY = (400, 408, 413, 415, 422)  # Statuses that a call with a body can return
 _RETRY_AFTER = {
     "Retry-After": {
         "description": "Seconds after which to retry",

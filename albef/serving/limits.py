@@ -19,69 +19,40 @@ INDEXES = 100  # indexes of a server
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of requests and of the memory held for them.
+    """Limits of requests, and of the memory held for them; times are in seconds."""
 
-    Attributes:
-        body: maximum bytes of a body.
-        json: maximum bytes of a JSON body; parsing takes many times as much memory.
-        all_bodies: maximum bytes of all bodies held at the same time.
-        pixels: maximum pixels of an image, as its header gives them.
-        requests: maximum number of concurrent requests.
-        connections: maximum number of open connections.
-        queue: maximum number of items that wait for one kind of computation.
-        batch: maximum number of items computed together.
-        wait: maximum seconds that an item waits for a fuller batch, under load.
-        body_seconds: seconds for a request's body to arrive.
-        seconds: seconds for the answer, from the arrival of the body.
-        grace: seconds to finish accepted requests after a stop signal.
-        cache: bytes of image states cached for re-ranking.
-        indexes: bytes of indexes in memory; above it, clients cannot add images.
-    """
-
-    body: int = 16 * MIB
-    json: int = MIB
-    all_bodies: int = 256 * MIB
-    pixels: int = 2**24
-    requests: int = 128
-    connections: int = 1000
-    queue: int = 256
-    batch: int = 8
-    wait: float = 0.004
-    body_seconds: float = 30
-    seconds: float = 30
-    grace: float = 30
-    cache: int = 256 * MIB
-    indexes: int = 512 * MIB
+    body: int = 16 * MIB  # bytes of a body
+    json: int = MIB  # bytes of a JSON body; parsing takes many times as much memory
+    all_bodies: int = 256 * MIB  # bytes of all bodies held at the same time
+    pixels: int = 2**24  # pixels of an image, as its header gives them
+    requests: int = 128  # concurrent requests
+    connections: int = 1000  # open connections
+    queue: int = 256  # items that wait for one kind of computation
+    batch: int = 8  # items computed together
+    wait: float = 0.004  # time that an item waits for a fuller batch, under load
+    body_seconds: float = 30  # time for a request's body to arrive
+    seconds: float = 30  # time for the answer, from the arrival of the body
+    grace: float = 30  # time to finish accepted requests after a stop signal
+    cache: int = 256 * MIB  # bytes of image states cached for re-ranking
+    indexes: int = 512 * MIB  # bytes of indexes in memory; above it, clients cannot add images
 
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a server. The command ``albef serve`` describes them.
-
-    Attributes:
-        hosts: ``--host-name``; further host names that need no token.
-        origins: ``--origin``; sites whose pages may send requests from a browser.
-        indexes: folder of the image indexes; None keeps them in memory.
-        refresh: words of the command that runs before each check of the folders.
-        tokens: tokens for :func:`albef.serving.middleware.access.parse_token`; if empty, only
-            clients on this machine are answered.
-        expect: digests of the only manifests that may be loaded; if empty, any export is loaded.
-        providers: providers of ONNX Runtime in order of preference; None uses what works.
-        precision: precision of the weights; None uses the first of each export.
-    """
+    """Options of a server; see ``albef serve --help``."""
 
     exports: Sequence[Path]
     limits: Limits = Limits()
-    tokens: Sequence[str] = ()
-    hosts: Sequence[str] = ()
-    origins: Sequence[str] = ()
-    indexes: Path | None = None
+    tokens: Sequence[str] = ()  # without tokens, only clients on this machine are answered
+    hosts: Sequence[str] = ()  # --host-name
+    origins: Sequence[str] = ()  # --origin
+    indexes: Path | None = None  # None keeps indexes in memory
     gallery: Path | None = None
-    follow: float = 0
-    refresh: Sequence[str] = ()
-    expect: Sequence[str] = ()
+    follow: float = 0  # seconds between two checks of the folders; 0 never checks
+    refresh: Sequence[str] = ()  # words of a command
+    expect: Sequence[str] = ()  # empty: any export is loaded
     workers: int = 1
-    threads: int = 0
-    providers: Sequence[str] | None = None
-    precision: str | None = None
+    threads: int = 0  # 0 uses all cores
+    providers: Sequence[str] | None = None  # None uses what works
+    precision: str | None = None  # None uses the first of each export
     min_probability: float = 0

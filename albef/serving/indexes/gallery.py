@@ -25,16 +25,12 @@ async def follow(engine: Engine, folder: Path) -> None:
     try:
         index = await _open(engine)
         indexed = await engine.stored(index.digests)
-        files = await asyncio.to_thread(lambda: dict(list_images(folder)))
-        await engine.stored(index.remove, sorted(set(indexed) - set(files)))
-        changed = [
-            (name, path)
-            for name, path in files.items()
-            if indexed.get(name) != await asyncio.to_thread(_digest, path)
-        ]
-        for start in range(0, len(changed), AT_ONCE):
-            batch = changed[start : start + AT_ONCE]
-            await asyncio.gather(*(_add(engine, index, name, path) for name, path in batch))
+        files = await asyncio.to_thread(lambda: [*list_images(folder)])
+        await engine.stored(index.remove, sorted(set(indexed) - set(dict(files))))
+        for start in range(0, len(files), AT_ONCE):
+            part = files[start : start + AT_ONCE]
+            updates = (_update(engine, index, *each, indexed.get(each[0])) for each in part)
+            await asyncio.gather(*updates)
         log.info("index gallery has %d images of %s", await engine.stored(len, index), folder)
     except Exception:  # No caller awaits this task, so the error is logged.
         log.exception("cannot update the index gallery")
@@ -50,16 +46,22 @@ async def _open(engine: Engine) -> Index:
     return await engine.stored(store.create, about)
 
 
-async def _add(engine: Engine, index: Index, name: str, path: Path) -> None:
-    while True:
-        try:
-            await engine.indexes.add(index, [await asyncio.to_thread(path.read_bytes)], [name])
+async def _update(engine: Engine, index: Index, name: str, path: Path, digest: str | None) -> None:
+    """Add an image unless its file still has this digest."""
+    try:
+        image = await asyncio.to_thread(path.read_bytes)
+        if digest == await asyncio.to_thread(lambda: hashlib.sha256(image).hexdigest()):
             return
-        except (ApiError, OSError) as error:
-            if not isinstance(error, ApiError) or error.status != 429:
-                log.warning("%s is not in the index gallery: %s", path, error)
+        while True:
+            try:
+                await engine.indexes.add(index, [image], [name])
                 return
+            except ApiError as error:
+                if error.status != 429:
+                    raise
             await asyncio.sleep(RETRY_SECONDS)
+    except (ApiError, OSError) as error:
+        log.warning("%s is not in the index gallery: %s", path, error)
 
 
 def list_images(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -74,10 +76,3 @@ def list_images(folder: Path) -> Iterator[tuple[str, Path]]:
             name = f"{hashlib.sha256(relative.encode(errors='replace')).hexdigest()[:8]}-{name}"
         names.add(name)
         yield name, path
-
-
-def _digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return ""

@@ -17,10 +17,8 @@ import numpy as np
 
 from albef.runtime.model import Floats, Ints
 
-NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
-"""Pattern of an index's name."""
-ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
-"""Pattern of an image's id."""
+NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"  # Pattern of an index's name
+ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"  # Pattern of an image's id
 FORMAT = 2
 _PART = 50_000  # Features read at a time.
 _SERIALS = itertools.count()
@@ -48,14 +46,10 @@ class Entry(NamedTuple):
     """An image to add. It replaces an image with the same id."""
 
     id: str
-    digest: str
-    """SHA-256 of the image's file."""
-    feat: Floats
-    """Feature (E,)."""
-    thumbnail: bytes
-    """JPEG for display."""
-    square: bytes
-    """PNG at the model's input size, to be read together with a text."""
+    digest: str  # SHA-256 of the image's file
+    feat: Floats  # (E,)
+    thumbnail: bytes  # JPEG for display
+    square: bytes  # PNG at the model's input size, to be read together with a text
 
 
 class Hit(NamedTuple):

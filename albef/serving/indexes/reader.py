@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 AT_ONCE = 4
 """Number of images that background work reads at once. It is small, because images of clients
 must not wait long."""
-RETRY_SECONDS = 1.0
-"""Seconds before a retry, if the queue is full."""
-THUMBNAIL = 320
-"""Longest side of a displayed image, in pixels."""
+RETRY_SECONDS = 1.0  # Seconds before a retry, if the queue is full
+THUMBNAIL = 320  # Longest side of a displayed image, in pixels
 
 log = logging.getLogger("albef")
 

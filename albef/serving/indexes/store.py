@@ -9,8 +9,7 @@ from pathlib import Path
 from albef.serving.indexes.index import About, Index
 
 log = logging.getLogger("albef")
-GALLERY = "gallery"
-"""Name of the index that follows the gallery folder."""
+GALLERY = "gallery"  # Name of the index that follows the gallery folder
 
 
 class Store:

@@ -24,13 +24,11 @@ from albef.serving.middleware.exchange import (
     path_of,
 )
 
-LOCAL = ("localhost", "127.0.0.1", "::1")
-"""Host names of the local machine."""
+LOCAL = ("localhost", "127.0.0.1", "::1")  # Host names of the local machine
 TOKENS = "ALBEF_TOKENS"
 """Environment variable with the tokens of clients, separated by commas or spaces. The variable with
 the suffix ``_FILE`` has the path of a file with more tokens."""
-MIN_LENGTH = 16
-"""Minimum number of characters in a token."""
+MIN_LENGTH = 16  # Minimum number of characters in a token
 _TOKEN = re.compile(
     r"(?P<token>[^:]+)(:(?P<scopes>[a-z+]*)(:(?P<requests>[1-9]\d*)?(:(?P<name>[\w.-]+))?)?)?"
 )

@@ -18,12 +18,10 @@ for the server's metrics."""
 class State:
     """Readiness and routes of a server."""
 
-    ready: bool = False
-    """True once the models can answer."""
-    stopping: bool = False
-    """True once the server has received a stop signal."""
+    ready: bool = False  # the models can answer
+    stopping: bool = False  # the server has received a stop signal
+    # They name the route of a request that is refused before routing.
     routes: list[BaseRoute] = field(default_factory=list)
-    """Routes of all calls, to name the route of a request that was refused before routing."""
 
 
 class ClientGoneError(Exception):
@@ -31,19 +29,12 @@ class ClientGoneError(Exception):
 
 
 class Client(NamedTuple):
-    """Sender of a request.
+    """Sender of a request."""
 
-    Attributes:
-        name: name of the token, or address.
-        token: the secret.
-        scopes: what the client may do.
-        max_requests: maximum number of concurrent requests; 0 sets no limit for this client.
-    """
-
-    name: str
+    name: str  # of the token, or the address
     token: bytes = b""
     scopes: frozenset[str] = frozenset(SCOPES)
-    max_requests: int = 0
+    max_requests: int = 0  # concurrent requests; 0 sets no limit for this client
 
 
 @dataclass(slots=True)
@@ -57,8 +48,7 @@ class Exchange:
     received: int = 0
     sent: int = 0
     status: int = 0
-    done: bool = False
-    """True once the whole answer was sent."""
+    done: bool = False  # the whole answer was sent
 
 
 @dataclass(eq=False)
