@@ -77,12 +77,11 @@ class Resources:
         self.options, self.metrics = options, metrics
         self.store = Store(options.indexes, GALLERY if options.gallery else "")
         self.decoders = Decoders(_DECODERS, options.limits, metrics)
-        self.computing = ThreadPoolExecutor(options.workers, "compute")
         self.reading = ThreadPoolExecutor(_READERS, "index")
 
     async def close(self) -> None:
         """Close threads and indexes."""
-        for pool in (self.decoders.pool, self.computing, self.reading):
+        for pool in (self.decoders.pool, self.reading):
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
         self.store.close()
 
@@ -108,9 +107,7 @@ class Engine:
         for folder in folders if options.expect else ():
             if (digest := f"sha256:{manifest.digest(folder)}") not in options.expect:
                 raise ExportError(f"{folder} is {digest}, which --expect does not name")
-        self.models = [
-            ModelQueues(folder, resources.computing, options, self.metrics) for folder in folders
-        ]
+        self.models = [ModelQueues(folder, options, self.metrics) for folder in folders]
         self.names = ", ".join(queues.name for queues in self.models)
         self.calls: dict[str, ModelQueues] = {}
         for queues in self.models:
@@ -139,6 +136,7 @@ class Engine:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for queues in self.models:
+            await asyncio.to_thread(queues.threads.shutdown, cancel_futures=True)
             self.store.forget(queues.space)
             # Frees the model even if other objects still hold the rest of the queues.
             queues.model = None

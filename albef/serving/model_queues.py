@@ -4,7 +4,7 @@ Shapes: S image side, L text tokens, D width, E shared width.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,7 +56,7 @@ class Pair(NamedTuple):
 
 
 class ModelQueues:
-    """A loaded export, with a :class:`Batcher` on ``executor`` for each step.
+    """A loaded export with its own threads, and a :class:`Batcher` for each step.
 
     Answers carry its ``name``: the run and the beginning of the digest. Its ``space`` identifies
     the feature space; features of another space cannot be compared with its own. ``sketch`` counts
@@ -67,13 +67,7 @@ class ModelQueues:
             cannot answer a test request of each call.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        executor: Executor,
-        options: Options,
-        metrics: Metrics,
-    ) -> None:
+    def __init__(self, folder: Path, options: Options, metrics: Metrics) -> None:
         self.model: Any = runtime.load(
             folder,
             options.providers,
@@ -87,9 +81,12 @@ class ModelQueues:
         self.name = f"{self.run}@{self.model.digest[:12]}"
         self.space = f"{self.model.digest}/{self.precision}"
         self.sketch, self.profile = Sketch(), read_counts(folder)
+        # Exports share no threads, so that a slow call of one does not hold up another.
+        self.threads = ThreadPoolExecutor(options.workers, "compute")
 
         def batcher(step: str, compute: Callable[[Any], Any], **padded: Any) -> Batcher[Any, Any]:
-            return Batcher(self.run, step, compute, executor, options.limits, metrics, **padded)
+            fixed = self.threads, options.limits, metrics
+            return Batcher(self.run, step, compute, *fixed, **padded)
 
         self.images: Batcher[Pixels, EncodedImage] = batcher("images", self._encode_images)
         self.texts: Batcher[Ints, EncodedText] = batcher("texts", self._encode_texts, length=len)

@@ -60,7 +60,7 @@ def serve(
         float, Option(min=0, max=1, help="Give no answer or class below this probability.")
     ] = 0,
     threads: Annotated[int, Option(min=0, help="Threads per computation; 0: all cores.")] = 0,
-    workers: Annotated[int, Option(min=1, help="Concurrent computations.")] = 1,
+    workers: Annotated[int, Option(min=1, help="Concurrent computations per export.")] = 1,
     batch: Annotated[int, Option(min=1, help="Items computed together at most.")] = 8,
     wait_ms: Annotated[float, Option(min=0, help="Longest wait for a fuller batch.")] = 4,
     queue: Annotated[int, Option(min=32, help="Items waiting for one computation at most.")] = 256,

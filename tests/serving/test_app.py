@@ -12,7 +12,7 @@ from PIL import Image
 import albef
 from albef.serving.indexes.index import About, Entry
 from albef.serving.indexes.store import Store
-from tests.conftest import CAPTIONS
+from tests.conftest import CAPTIONS, KINDS
 from tests.serving.running import Running, error, parts, running, wait_until
 
 TEXTS = [*CAPTIONS, "A dog, left of an APPLE!", "squid"]
@@ -156,7 +156,7 @@ def test_says_what_it_serves_and_how_it_is(
 ) -> None:
     client = everything.client
     answer = client.get("/v1/model").json()
-    assert [model["kind"] for model in answer["models"]] == list(tiny_exports)
+    assert [model["kind"] for model in answer["models"]] == list(KINDS)
     assert answer["calls"] == {
         "embed_image": "retrieval",
         "embed_text": "retrieval",

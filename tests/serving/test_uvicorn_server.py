@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from albef.serving.limits import Limits
-from tests.serving.running import PATIENCE, Running, error, running, wait_until
+from tests.serving.running import PATIENCE, Running, error, parts, running, wait_until
 
 HEAD = b"POST /v1/embed/texts HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 BODY = b'{"texts": ["a dog"]}'
@@ -42,7 +42,7 @@ class Busy:
         self._server, self._held, self._go = server, threading.Event(), threading.Event()
         self._pool = ThreadPoolExecutor(1)
         self.let_go = self._go.set
-        server.engine.resources.computing.submit(self._hold)
+        server.engine.models[0].threads.submit(self._hold)
         assert self._held.wait(PATIENCE)
 
     def _hold(self) -> None:
@@ -91,6 +91,21 @@ def test_a_busy_server_answers_and_refuses_what_its_queue_does_not_hold(server: 
     assert httpx.get(f"{server.client.base_url}/v1/model").is_success
     busy.let_go()
     assert len(first.result(PATIENCE).json()["embeddings"]) == 32
+
+
+def test_a_busy_export_does_not_hold_up_another(
+    tiny_exports: dict[str, Path], pictures: list[bytes]
+) -> None:
+    with running([tiny_exports["retrieval"], tiny_exports["entailment"]]) as server:
+        busy = Busy(server)
+        waiting = busy.post()
+        base, files = f"{server.client.base_url}", parts("image", pictures[:1])
+        with httpx.Client(base_url=base, timeout=PATIENCE) as client:
+            other = client.post("/v1/entail", files=files, data={"statement": "a dog"})
+        assert other.is_success
+        assert not waiting.done()
+        busy.let_go()
+        assert waiting.result(PATIENCE).is_success
 
 
 def test_the_work_of_a_client_that_leaves_is_dropped(server: Running) -> None:
