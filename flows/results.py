@@ -3,12 +3,10 @@
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from math import isfinite
 from typing import Any
 
 from albef.layout import BASELINES, HEADLINE, Layout
 from albef.report import metric_names
-from albef.report.wording import flatten
 
 HEADER = ("run", "metric", "value", *(name.replace("_", " ") for name in BASELINES))
 
@@ -57,12 +55,6 @@ def rows(run: str, metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
                 plain = metric_names.plain(name)
                 chance, blank, text = beside[0].get(plain), beside[1].get(name), beside[2].get(name)
                 yield run, label, *map(_format, (value, chance, blank, text))
-
-
-def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the finite numbers in nested mappings by dotted name."""
-    pairs = flatten(metrics)
-    return {name: float(n) for name, n in pairs if isinstance(n, int | float) and isfinite(n)}
 
 
 def _format(value: object) -> str:

@@ -1,8 +1,6 @@
-"""The model card of a run: intended use, quality, training data and limits.
+"""The model card of a run: Markdown with the front matter that the Hugging Face Hub reads.
 
-A card is Markdown with the front matter that the Hugging Face Hub reads. The card of a run uses
-only its artifacts. The card of a release has newly measured figures and the comparison with the
-previous release as well.
+The card of a release has newly measured figures and a comparison with the previous release.
 """
 
 import json
@@ -193,10 +191,7 @@ def _evaluation(
 
 
 def training_facts(provenance: Mapping[str, Any]) -> dict[str, object]:
-    """Return the provenance that a checkpoint records, as single facts.
-
-    ``albef lineage`` shows the whole chain.
-    """
+    """Return the single facts in the provenance of a checkpoint, by name."""
     return {f"checkpoint: {n}": v for n, v in provenance.items() if not isinstance(v, Mapping)}
 
 
@@ -207,8 +202,7 @@ def read_datasets(
 
     ``test`` is the dataset and split of the test.
     """
-    tasks, name = params["tasks"], run
-    roles: dict[str, list[str]] = {}
+    tasks, name, roles = params["tasks"], run, dict[str, list[str]]()
     while name in tasks:
         if tasks[name].get("epochs"):
             roles.setdefault(tasks[name]["dataset"], []).append(f"training of {name}")

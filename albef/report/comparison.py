@@ -6,6 +6,7 @@ A side is identified by its index; the first one is the baseline. Texts are not 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from albef.evaluation.statistics import CONFIDENCE, Interval, Spread, holm
 from albef.report import metric_names
@@ -222,15 +223,13 @@ def metrics_of(
     return tuple(Metric(name, tuple(s.get(name) for s in sections)) for name in names)
 
 
-@dataclass(frozen=True)
-class Overlay:
-    """Curves of a training on all sides: losses and validation, and the rest."""
+class Overlay(NamedTuple):
+    """Curves of a training on all sides: losses and validation, and the rest; none if equal."""
 
     name: str
     legend: Sequence[tuple[str, str]]
     main: Sequence[Chart]
     rest: Sequence[Chart]
-    same: bool
 
 
 def trainings(comparison: Comparison) -> Iterator[Overlay]:
@@ -247,17 +246,15 @@ def trainings(comparison: Comparison) -> Iterator[Overlay]:
             continue
         same = all(curves == sides[0][0] for curves, _ in sides)
         drawn = set() if same else {name for curves, _ in sides for name in curves}
-        curve_names = sorted(drawn, key=_curve_order)
-        judged = next((name for name in curve_names if name.startswith("val/")), "")
         charts = {
             name: _chart(name, [replace(line, points=c[name]) for c, line in sides if c.get(name)])
-            for name in curve_names
+            for name in sorted(drawn, key=_curve_order)
         }
-        main = [c for name, c in charts.items() if name.startswith("train/") or name == judged]
+        validated = next((name for name in charts if name.startswith("val/")), "")
+        main = [c for name, c in charts.items() if name.startswith("train/") or name == validated]
         main = main or list(charts.values())
-        legend = [(line.label, line.css) for _, line in sides]
         rest = [chart for chart in charts.values() if chart not in main]
-        yield Overlay(training, legend, main, rest, same)
+        yield Overlay(training, [(line.label, line.css) for _, line in sides], main, rest)
 
 
 def _curve_order(name: str) -> tuple[int, tuple[bool, int, str, int]]:

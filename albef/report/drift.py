@@ -15,7 +15,7 @@ _ROWS = 1 << 16  # rows hashed at a time, since some datasets have millions
 
 @dataclass(frozen=True)
 class SplitRows:
-    """Row counts of a split: before, after and, by key, added, removed and changed."""
+    """Row counts of a split; rows are compared by key."""
 
     split: str
     before: int
@@ -27,11 +27,7 @@ class SplitRows:
 
 @dataclass(frozen=True)
 class Profile:
-    """A distribution before and after, each as (least, median, most).
-
-    ``distance`` is the largest difference between the two shares below a value, from 0 to 1
-    (Kolmogorov-Smirnov).
-    """
+    """A distribution as (minimum, median, maximum), and the Kolmogorov-Smirnov distance."""
 
     name: str
     before: tuple[float, float, float]

@@ -27,9 +27,9 @@ class Scores:
     Attributes:
         query_fields: columns that identify the query.
         values: per-example scores in percent (N); their :meth:`mean` is the metric.
-        right: whether the answer counts as correct (N); a change of it is a flip.
+        right: true if the answer counts as correct (N).
         strata: parts whose means have equal weight (N).
-        columns: as :class:`albef.tasks.task.Examples` names them; empty for behaviour tests.
+        columns: as :class:`albef.tasks.task.Examples` names them; empty for behavior tests.
     """
 
     metric: str

@@ -1,6 +1,7 @@
 """Formatting of numbers, times and values for the page."""
 
 from collections.abc import Iterator, Mapping
+from math import isfinite
 
 
 def format_number(value: float) -> str:
@@ -61,6 +62,12 @@ def training_first(splits: Mapping[str, int]) -> dict[str, int]:
     known = ("train", "val", "test")
     rank = {split: index for index, split in enumerate(known)}
     return dict(sorted(splits.items(), key=lambda item: (rank.get(item[0], len(known)), item[0])))
+
+
+def numbers(values: Mapping[str, object]) -> dict[str, float]:
+    """Return the finite numbers in nested mappings by dotted name."""
+    pairs = flatten(values)
+    return {name: float(n) for name, n in pairs if isinstance(n, int | float) and isfinite(n)}
 
 
 def flatten(values: Mapping[str, object], key: str = "") -> Iterator[tuple[str, object]]:

@@ -18,10 +18,9 @@ from albef.layout import BASELINES, HEADLINE
 from albef.report import comparison as page
 from albef.report import curves, drift, flips, metric_names, scores
 from albef.report.thumbnails import sample
-from albef.report.wording import flatten, format_value
+from albef.report.wording import flatten, format_value, numbers
 from flows.experiments.revisions import SEEDS, Revision, differing_code, opened
 from flows.experiments.sides import Gaps, Side
-from flows.results import numbers
 
 ELSEWHERE = ("runtime", "paths")
 """Sections that no artifact depends on: speed and locations of files."""

@@ -14,11 +14,11 @@ from dvc.utils.serialize import load_yaml
 from albef.config import ParamsError
 from albef.layout import ENVIRONMENT
 from albef.release.attestation import SBOM, AttestationError, verify_release
+from albef.report.wording import numbers
 from albef.run_record import RunRecord, read
 from flows import graph, values
 from flows.experiments.clone import Clone
 from flows.releases.release import stages_of
-from flows.results import numbers
 
 ANY = "any"
 TOLERANCE = 0.05

@@ -7,27 +7,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from albef.data.record import Record
 from albef.evaluation.behaviour.cases import Case, make_cases
 from albef.evaluation.behaviour.suite import ACCEPTED, OVERALL, BehaviourConfig, read_suite
 from albef.loading.reading import Pairs, Records
 from albef.tasks.task import RunTask, Table
 
 SCHEMA = pa.schema(
-    [
-        ("split", pa.string()),
-        ("test", pa.string()),
-        ("expects", pa.string()),
-        ("key", pa.string()),
-        ("caption", pa.string()),
-        ("changed", pa.string()),
-        ("score", pa.float64()),
-        ("changed_score", pa.float64()),
-        ("least", pa.float64()),
-        ("accepted", pa.bool_()),
-        ("passed", pa.bool_()),
-        ("chance", pa.float64()),
-    ]
+    [(name, pa.string()) for name in ("split", "test", "expects", "key", "caption", "changed")]
+    + [(name, pa.float64()) for name in ("score", "changed_score", "least")]
+    + [("accepted", pa.bool_()), ("passed", pa.bool_()), ("chance", pa.float64())]
 )
 """Columns of the stored cases. ``score`` and ``changed_score`` are probabilities that the text is
 true of the image. ``least`` is the lowest probability of the image's other texts. ``accepted`` is
@@ -83,13 +71,10 @@ def prepare(
         ParamsError: the file of the tests is missing or invalid.
     """
     suite = read_suite(Path(config.tests))
-    rows: list[Record] = []
-    claims: list[tuple[str, ...]] = []
     if not config.cases or not kind.judges:
         return None
-    for i in range(len(records)):
-        rows.append(replace(records[i], image=b"", more=()))
-        claims.append(kind.claims(rows[-1]))
+    rows = [replace(records[i], image=b"", more=()) for i in range(len(records))]
+    claims = [kind.claims(row) for row in rows]
     cases = make_cases(suite, rows, claims, dataset, config.cases, config.tests)
     return Behaviour(rows[0].split, cases, config.threshold) if cases else None
 
@@ -101,9 +86,8 @@ def rates(table: Table) -> dict[str, float]:
     the model accepts.
     """
     texts = zip(table["key"], table["caption"], strict=True)
-    claims = dict(zip(texts, table["accepted"], strict=True))
-    accepted = 100.0 * sum(claims.values()) / len(claims)
-    return {**_rates(table, table["passed"]), ACCEPTED: accepted}
+    accepted = dict(zip(texts, table["accepted"], strict=True)).values()
+    return {**_rates(table, table["passed"]), ACCEPTED: 100.0 * sum(accepted) / len(accepted)}
 
 
 def chances(table: Table) -> dict[str, float]:

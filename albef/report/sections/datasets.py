@@ -1,7 +1,4 @@
-"""Datasets in the report, and a self-contained HTML page for each.
-
-Texts of a dataset are not trusted. Unknown values are empty.
-"""
+"""Datasets in the report, and an HTML page for each. Texts of a dataset are not trusted."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -111,19 +108,14 @@ class Pair:
     dataset: str
     """Dataset of the other image, if it is a different one."""
     exact: bool
-    """True if the files are equal."""
     distance: int | None
     """Bits of 64 in which their perceptual hashes differ; None if they were not hashed."""
     dropped: bool
-    """True if the image was rejected."""
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """Rows rejected for one reason: the number by source, and the first rows.
-
-    A row has ``line``, ``key`` and ``detail``, and is paired with its image.
-    """
+    """Rows rejected for one reason: the number by source, and the first rows with their images."""
 
     reason: str
     sources: Mapping[str, int]
@@ -140,13 +132,11 @@ class DatasetPage:
     """Content of the page of a dataset."""
 
     data: Dataset
-    """The part that the main page shows too."""
     intakes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """``rows`` and ``kept`` of each source."""
     repeated: tuple[int, int] = (0, 0)
     """Number of training images that repeat an earlier one: equal files, and near-duplicates."""
     pairs: Sequence[Pair] = ()
-    """Some of the repeated images."""
     contaminated: Sequence[Pair] = ()
     """Some training images that are also evaluated on."""
     rejected: Sequence[Rejected] = ()

@@ -36,10 +36,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Query:
-    """A text or image query, and its first answers.
-
-    If the correct answer ranks lower, it is the last one shown.
-    """
+    """A text or image query, its first answers, and the correct answer."""
 
     text: str
     thumbnail: Thumbnail | None
@@ -53,10 +50,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer to a question or statement about images.
-
-    ``question`` is "" if the kind has none.
-    """
+    """A model's answer about images; ``question`` is "" if the kind has none."""
 
     right: bool
     thumbnails: Sequence[Thumbnail]
@@ -93,10 +87,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Queries of one group, counted by which rankings put the correct answer first.
-
-    The counts are: ITM and ITC, ITM alone, ITC alone, neither.
-    """
+    """Queries whose correct answer is first by ITM and ITC, ITM only, ITC only, or neither."""
 
     label: str
     counts: tuple[int, int, int, int]
@@ -201,32 +192,29 @@ def _directions(
     table: pa.Table, records: SplitRecords, count: int, rerank_k: int | None
 ) -> Iterator[Group]:
     """Yield correct and wrong queries of each direction."""
-    ranks, query = table["rank"].to_numpy(), table["query"]
     for direction, noun in (("t2i", "texts"), ("i2t", "images")):
-        is_query = pc.equal(query, direction).to_numpy()
+        asked = table.filter(pc.equal(table["query"], direction))
         for good in (True, False):
-            found = np.flatnonzero(is_query & ((ranks == 0) == good)).tolist()
-            queries = [_query(row, records, rerank_k) for row in _take(table, sample(found, count))]
+            found = np.flatnonzero((asked["rank"].to_numpy() == 0) == good).tolist()
+            queries = [_query(row, records, rerank_k) for row in _take(asked, sample(found, count))]
             title = f"{_DIRECTIONS[direction].capitalize()}, {'correct' if good else 'wrong'}"
-            note = _note(len(found), int(is_query.sum()), count, noun)
-            yield Group(noun, title, note, good, queries)
+            yield Group(noun, title, _note(len(found), len(asked), count, noun), good, queries)
 
 
 def _pairs(
     table: pa.Table, records: SplitRecords, count: int, rerank_k: int | None
 ) -> Iterator[Group]:
     """Yield decisions between two images by a text: gains of ITM over ITC, and errors of ITM."""
-    itm, itc = table["rank"].to_numpy() == 0, table["rank_itc"].to_numpy() == 0
-    is_query = pc.equal(table["query"], "t2i").to_numpy()
+    asked = table.filter(pc.equal(table["query"], "t2i"))
+    itm, itc = asked["rank"].to_numpy() == 0, asked["rank_itc"].to_numpy() == 0
     for title, good, is_case in (
         ("Pairs that only ITM decides correctly", True, itm & ~itc),
         ("Pairs that ITM decides wrongly", False, ~itm),
     ):
-        found = np.flatnonzero(is_query & is_case).tolist()
-        found.sort(key=lambda index: table["change"][index].as_py())
-        queries = [_query(row, records, rerank_k) for row in _take(table, sample(found, count))]
-        note = _note(len(found), int(is_query.sum()), count, "texts")
-        yield Group("pairs", title, note, good, queries)
+        found = np.flatnonzero(is_case).tolist()
+        found.sort(key=lambda index: asked["change"][index].as_py())
+        queries = [_query(row, records, rerank_k) for row in _take(asked, sample(found, count))]
+        yield Group("pairs", title, _note(len(found), len(asked), count, "texts"), good, queries)
 
 
 def _query(row: Mapping[str, Any], records: SplitRecords, rerank_k: int | None) -> Query:

@@ -1,6 +1,6 @@
 """Provenance in the report: checkpoints, exports, their lineage, and the cost of the stages."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from albef.runtime.manifest import NAME as MANIFEST
 
 
 class Machine(NamedTuple):
-    """Machine and revision of some stages; ``started`` is the start of the first of them."""
+    """Machine and revision of some stages, and the start of the first."""
 
     machine: str
     python: str
@@ -27,24 +27,16 @@ class Machine(NamedTuple):
 
 @dataclass(frozen=True)
 class Costs:
-    """Cost of the stages, from their run records; None for a stage without one."""
+    """Cost of the stages, from their run records."""
 
-    records: Mapping[str, RunRecord | None] = field(default_factory=dict)
-
-    @property
-    def recorded(self) -> dict[str, RunRecord]:
-        """Return the records by stage."""
-        return {stage: record for stage, record in self.records.items() if record is not None}
+    recorded: Mapping[str, RunRecord] = field(default_factory=dict)
+    missing: Sequence[str] = ()
+    """Stages without a record."""
 
     @property
     def timed(self) -> dict[str, RunRecord]:
         """Return the records that have a duration."""
         return {stage: run for stage, run in self.recorded.items() if run.seconds is not None}
-
-    @property
-    def missing(self) -> list[str]:
-        """Return the stages without a record."""
-        return [stage for stage, record in self.records.items() if record is None]
 
     def all(self, name: str) -> list[float]:
         """Return an attribute of the record of each stage with a duration."""
@@ -77,10 +69,9 @@ class Model:
 
 @dataclass(frozen=True)
 class Export:
-    """The export of a run: its manifest by dotted name, metrics, graph sizes and calibration.
+    """The export of a run: its manifest by dotted name, and its metrics.
 
-    ``scores`` has the metrics of torch and of each precision. ``bytes`` has the bytes of the
-    graphs.
+    ``scores`` has the metrics of torch and of each precision, ``bytes`` the sizes of the graphs.
     """
 
     run: str
@@ -101,7 +92,9 @@ def read_costs(params: Mapping[str, Any], layout: Layout) -> Costs:
     stages += ["pretrain"]
     stages += [f"{name}@{run}" for name in ("search", "finetune", "evaluate") for run in runs]
     stages += [f"export@{run}" for run in params.get("export", {}).get("runs", {})]
-    return Costs({stage: read_record(layout.record(stage)) for stage in stages})
+    records = {stage: read_record(layout.record(stage)) for stage in stages}
+    recorded = {stage: record for stage, record in records.items() if record}
+    return Costs(recorded, [stage for stage in stages if stage not in recorded])
 
 
 def read_model(layout: Layout, name: str) -> Model:

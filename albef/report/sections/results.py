@@ -1,6 +1,5 @@
 """Results of runs and their baselines, with examples and behavior tests."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from albef.report import metric_names
 from albef.report.sections import examples
 from albef.report.sections.examples import Group, Outcome, Query
 from albef.report.thumbnails import SplitRecords, Thumbnail, sample
-from albef.report.wording import flatten
+from albef.report.wording import numbers
 
 _PASSES = {
     "changed": "only the true text is accepted",
@@ -83,9 +82,8 @@ class SplitResult:
             for name, value in self.metrics.items()
             if name == plain[name] or plain[name] not in self.metrics
         ]
-        return sorted(
-            rows, key=lambda row: (row.name != self.headline, metric_names.order(row.name))
-        )
+        rows.sort(key=lambda row: (row.name != self.headline, metric_names.order(row.name)))
+        return rows
 
     @property
     def first(self) -> Row | None:
@@ -164,11 +162,11 @@ def read(params: Mapping[str, Any], layout: Layout, name: str, count: int) -> Ru
             continue
         records = SplitRecords(folder, split) if split in sizes else None
         split_rows = predictions and predictions.filter(pc.equal(predictions["split"], split))
-        baselines = {key: _numbers(metrics.get(key, {}).get(split, {})) for key in BASELINES}
+        baselines = {key: numbers(metrics.get(key, {}).get(split, {})) for key in BASELINES}
         splits.append(
             SplitResult(
                 split,
-                _numbers(section),
+                numbers(section),
                 **baselines,
                 headline=metrics.get(HEADLINE, {}).get(split, ""),
                 records=sizes.get(split, 0),
@@ -180,35 +178,25 @@ def read(params: Mapping[str, Any], layout: Layout, name: str, count: int) -> Ru
             )
         )
         if cases and cases["split"][0].as_py() == split:
-            accepted = {(row["key"], row["caption"]): row["accepted"] for row in cases.to_pylist()}
-            run = replace(
-                run,
-                behaviour=list(read_tests(cases, metrics, records, count)),
-                tested_split=split,
-                accepted=100.0 * sum(accepted.values()) / len(accepted),
-            )
+            tests = list(read_tests(cases, metrics, records, count))
+            run = replace(run, behaviour=tests, tested_split=split)
         if records:
             records.close()
     splits.sort(key=lambda split: metric_names.split_order(split.name, params))
-    return replace(run, splits=splits, notes=[note for note, holds in notes.items() if holds])
+    accepted = metrics.get(BEHAVIOUR, {}).get("accepted", 0.0)
+    missing = [note for note, holds in notes.items() if holds]
+    return replace(run, splits=splits, accepted=accepted, notes=missing)
 
 
 def _table(path: Path) -> pa.Table | None:
     return pq.read_table(path) if path.is_file() else None
 
 
-def _numbers(section: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        name: float(value)
-        for name, value in flatten(section)
-        if isinstance(value, int | float) and math.isfinite(value)
-    }
-
-
 def read_tests(
     cases: pa.Table, metrics: Mapping[str, Any], records: SplitRecords | None, count: int
 ) -> Iterator[BehaviourTest]:
     """Yield the behavior tests of a run's stored cases, with ``count`` failures of each."""
+    thumbnail = records.thumbnail if records else lambda key: None
     chance, random = (metrics.get(base, {}).get(BEHAVIOUR, {}) for base in BASELINES[:2])
     for name in pc.unique(cases["test"]).to_pylist():
         rows = cases.filter(pc.equal(cases["test"], name)).to_pylist()
@@ -223,8 +211,5 @@ def read_tests(
             proportion(passed, len(rows)),
             chance.get(name),
             random.get(name),
-            [
-                (records.thumbnail(row["key"]) if records else None, row)
-                for row in sample(failed, count)
-            ],
+            [(thumbnail(row["key"]), row) for row in sample(failed, count)],
         )

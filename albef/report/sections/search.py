@@ -10,11 +10,7 @@ from albef.report.figures import Chart, Dot, Line, Point
 from albef.report.wording import format_number
 
 Trial = Mapping[str, Any]
-"""A row of ``trials.json``, with ``chosen`` added.
-
-It has ``number``, ``state``, ``params``, ``values`` by epoch, and ``start`` for the trial at the
-start values. ``value`` is None if the trial was stopped early or failed with ``error``.
-"""
+"""A row of ``trials.json`` (:func:`albef.search.summary.rows`), with ``chosen`` added."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +19,7 @@ class Search:
 
     run: str
     choice: Mapping[str, float] = field(default_factory=dict)
-    """The values passed to fine-tuning."""
+    """Chosen values."""
     trials: Sequence[Trial] = ()
     """Trials in order; empty if no value has a range."""
     scales: Mapping[str, bool] = field(default_factory=dict)
