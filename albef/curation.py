@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from albef.config import Section
+from albef.data.record import word_count
 from albef.data.shards import describe, index_digest
 from albef.distributed import world
 from albef.export.modules import Matcher
@@ -212,7 +213,7 @@ def adding(texts: Sequence[str]) -> Edit:
         for row, text in zip(rows, texts[offset : offset + len(rows)], strict=True):
             if text and text not in columns["captions"][row]:
                 columns["captions"][row].append(text)
-                columns["caption_words"][row].append(len(text.split()))
+                columns["caption_words"][row].append(word_count(text))
                 meta = json.loads(columns["meta"][row]) | {"written": text}
                 columns["meta"][row] = json.dumps(meta, sort_keys=True)
         for name, values in columns.items():

@@ -43,6 +43,13 @@ def run(stage: Stage) -> None:
     write_json(verdict, {"dataset": result.dataset, "digest": result.digest})
     stage.made(verdict, folder / "result.json", folder / "profile.json")
     log.info("all %d expectations are met", len(result.checks))
+    if stage.key not in config.accepted:
+        log.info(
+            "later versions of %s are not compared with this one; "
+            "run `albef data accept %s` to limit their drift",
+            stage.key,
+            stage.key,
+        )
 
 
 def image_stats(stage: Stage) -> NDArray[np.float64]:

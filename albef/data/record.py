@@ -1,8 +1,18 @@
-"""Record: one row of a dataset."""
+"""Record: one row of a dataset, and the words of its captions."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+# Thai, Lao, Burmese, Khmer, Japanese and Chinese, which are written without spaces.
+_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+
+
+def word_count(caption: str) -> int:
+    """Count the words of a caption. In scripts without spaces, each character counts as one."""
+    return sum(1 for _ in _WORD.finditer(caption))
 
 
 @dataclass(frozen=True, slots=True)

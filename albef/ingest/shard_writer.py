@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from albef.data.record import Record
+from albef.data.record import Record, word_count
 from albef.data.shards import MORE, SCHEMA, ShardError, describe, index_digest
 from albef.data.store import MANIFEST, Manifest, Store, Stored
 from albef.data.tar import BLOCK
@@ -189,7 +189,7 @@ def _index_row(record: Record, shard: str, images: list[dict[str, Any]]) -> dict
         "source": record.source,
         "image_id": record.image_id,
         "captions": list(record.captions),
-        "caption_words": [min(len(text.split()), 2**15 - 1) for text in record.captions],
+        "caption_words": [min(word_count(text), 2**15 - 1) for text in record.captions],
         "meta": _json(record.meta),
         **images[0],
     }

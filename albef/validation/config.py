@@ -70,8 +70,9 @@ class ValidateConfig(Section):
     max_caption_words: Annotated[int, Field(ge=1)] = 500
     """Maximum number of words of a caption. The default is what ``ingest.max_caption_chars``
     allows."""
-    max_caption_images: Annotated[int, Field(ge=1)] = 1000
-    """A caption that belongs to more different images counts as repeated."""
+    max_caption_images: Share = 0.05
+    """A caption counts as repeated if a larger share of the different images has it, and more than
+    ten images."""
     max_repeated_captions: Share = 0.05
     """Maximum share of repeated captions. Questions, statements and other annotations are not
     counted."""

@@ -19,6 +19,7 @@ TRAIN = "train"
 SCRIPTS: tuple[str, ...] = get_args(Script)
 OTHER = "other"
 """Any script that is not distinguished."""
+_FEW = 10  # images that may share a caption in a dataset of any size
 
 
 def tables(index: pa.Table, stats: NDArray[np.float64]) -> Tables:
@@ -105,23 +106,25 @@ def _captions(index: pa.Table, records: pd.DataFrame) -> pd.DataFrame:
     record = records[["key", "split", "kind", "digest"]].iloc[owner].reset_index(drop=True)
     frame: pd.DataFrame = record[["key", "split", "kind"]]
     words = pc.list_flatten(index["caption_words"]).to_numpy()
+    shares = _image_shares(pc.utf8_lower(pc.utf8_trim_whitespace(texts)), record["digest"])
     return frame.assign(
         caption=texts.to_pandas(),
         words=words,
-        # An empty caption does not count as short too.
+        # An empty caption does not count as short or repeated, too.
         nonempty_words=np.where(words > 0, words, np.nan),
+        image_share=np.where(words > 0, shares, np.nan),
         script=scripts(texts).to_pandas(),
-        images=_stood(pc.utf8_lower(pc.utf8_trim_whitespace(texts)), record["digest"]),
     )
 
 
-def _stood(texts: pa.Array, digests: "pd.Series[Any]") -> NDArray[np.int64]:
-    """Count the different images that each text belongs to."""
+def _image_shares(texts: pa.Array, digests: "pd.Series[Any]") -> NDArray[np.float64]:
+    """Return the share of the different images that each text belongs to; 0 for a few images."""
     codes, _ = pd.factorize(texts.to_pandas())
-    images, _ = pd.factorize(digests)
+    images, different = pd.factorize(digests)
     pairs = pd.DataFrame({"text": codes, "image": images}).drop_duplicates()
-    counts: NDArray[np.int64] = np.bincount(pairs["text"], minlength=1)
-    return counts[codes]
+    counts = np.bincount(pairs["text"], minlength=1)
+    shares: NDArray[np.float64] = np.where(counts > _FEW, counts / max(1, len(different)), 0.0)
+    return shares[codes]
 
 
 def _labels(records: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from albef.builtin import scenes
 from albef.config import validate
 from albef.data.record import Record
@@ -39,9 +41,13 @@ def write(here: Path, share_emptied: float) -> str:
     return str(written["digest"])
 
 
-def test_a_good_data_set_gets_a_verdict_that_holds_its_digest_alone(here: Path) -> None:
+def test_a_good_data_set_gets_a_verdict_that_holds_its_digest_alone(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     digest = write(here, 0)
+    caplog.set_level("INFO", "albef")
     stage_module.run(Stage("validate", "toy"))
+    assert "albef data accept toy" in caplog.text
     verdict = here / "products" / "verdicts" / "toy.json"
     assert json.loads(verdict.read_text()) == {"dataset": "toy", "digest": digest}
     params(here, {"placed": SCENES}, validate={"max_caption_words": 40})

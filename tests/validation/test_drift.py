@@ -80,7 +80,7 @@ def longer(
 
 
 def against(folder: Path, records: Sequence[Record], held: dict[str, Any], **limits: Any) -> Result:
-    values = {"max_caption_images": 100, "max_shared_images": 1.0, "max_duplicate_images": 1.0}
+    values = {"max_caption_images": 1.0, "max_shared_images": 1.0, "max_duplicate_images": 1.0}
     data = written(folder / "toy", records)
     return check(data, held, drift={**LIMITS, **limits}, **values)[0]
 
@@ -177,7 +177,7 @@ def test_training_data_are_held_against_another_data_set_that_models_are_tested_
     accepted(tmp_path, halves)
     held = drift.read_evaluated(tmp_path / "toy.json")
     long = [replace(record, split="train") for record in rows(48, long=1.0)]
-    values = {"max_caption_images": 100, "drift": {**LIMITS, "evaluation": TIGHT}}
+    values = {"max_caption_images": 1.0, "drift": {**LIMITS, "evaluation": TIGHT}}
     result, own = check(written(tmp_path / "toy", long), evaluated=held, **values)
     assert list(own["parts"]) == ["train"]
     assert {(drifted.reference, drifted.name, drifted.part) for drifted in result.drift} == {

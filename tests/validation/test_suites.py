@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from albef.config import ParamsError, validate
 from albef.data.record import Record
+from albef.data.shards import read_index
 from albef.validation.checking import check_dataset
 from albef.validation.config import ValidateConfig
 from albef.validation.image_stats import read_image_stats
@@ -134,13 +135,27 @@ def test_a_picture_that_is_evaluated_on_may_not_be_trained_on(tmp_path: Path) ->
     assert failed_suites(folder, max_shared_images=0.25) == []
 
 
+def test_a_caption_of_a_few_images_is_not_repeated(tmp_path: Path) -> None:
+    folder = written(tmp_path, map(toy.record, range(10)))
+    failed = failed_suites(folder, max_caption_images=0.1, max_blank_images=1.0)
+    assert failed == []
+
+
+def test_chinese_words_are_counted(tmp_path: Path) -> None:
+    captions = ("一只狗在草地上", "我的 dog 很大")
+    folder = written(tmp_path, [toy.record(i, captions=captions) for i in range(3)])
+    index = read_index(folder)
+    assert index["caption_words"].to_pylist() == [[7, 5]] * 3
+    assert failed_suites(folder, scripts=["Latin", "Han"], max_blank_images=1.0) == []
+
+
 def test_a_caption_of_many_different_images_is_a_repeated_one(tmp_path: Path) -> None:
     folder = one_changed(tmp_path)
-    (one,) = failed_suites(folder, max_caption_images=19)
+    (one,) = failed_suites(folder, max_caption_images=0.9)
     assert one.what == "captions are not repeated"
     assert one.sentence() == "20 of 40 (50 %) fail, none may"
     assert {row["caption"] for row in one.sample} == {"another caption"}
-    assert failed_suites(folder, max_caption_images=19, max_repeated_captions=0.5) == []
+    assert failed_suites(folder, max_caption_images=0.9, max_repeated_captions=0.5) == []
 
 
 @pytest.fixture(scope="module")

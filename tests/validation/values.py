@@ -22,7 +22,7 @@ FREE = {
 VALUES: dict[str, Any] = {
     "max_short_captions": 0.0,
     "max_caption_words": 10,
-    "max_caption_images": 20,
+    "max_caption_images": 1.0,
     "max_repeated_captions": 0.0,
     "max_other_scripts": 0.0,
     "max_duplicate_images": 0.0,
