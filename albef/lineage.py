@@ -22,6 +22,8 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 CHOICE, DESCRIBED = "choice.json", "dataset.json"
 PRETRAINED = "pretrained"
 """Name of the checkpoint that pre-training makes."""
+Facts = Mapping[str, Any]
+"""Facts that an artifact records about itself."""
 State = Literal["verified", "changed", "missing", ""]
 """State of a local file; "changed": it has another digest; "": no digest is recorded."""
 DIGITS = 12
@@ -35,21 +37,13 @@ class LineageError(ValueError):
 
 @dataclass(frozen=True)
 class Step:
-    """Artifact or source: what it is (such as ``checkpoint``), its name, and what it was made of.
+    """Artifact or source, its type ``what`` (such as ``checkpoint``), and the steps it came from.
 
-    Field names are the keys of ``albef lineage --json``.
-
-    Attributes:
-        what: type of the artifact or source.
-        name: its name.
-        path: its actual or expected path; "" if unknown.
-        digest: recorded SHA-256, or that of the local file; "" if there is neither.
-        state: state of the local file.
-        at_hand: digest of a changed local file, else "".
-        facts: what it records about itself.
-        code: digest of the code that made it; "" if unknown.
-        record: record of the run that made the local file.
-        origins: steps that it was made of.
+    Field names are the keys of ``albef lineage --json``. ``path`` is the actual or expected path.
+    ``digest`` is the recorded SHA-256, else that of the local file; ``at_hand`` is that of a
+    changed local file. ``facts`` are what the artifact records about itself, ``code`` is the digest
+    of the code that made it, and ``record`` is of the run that made the local file. What is
+    unknown is empty.
     """
 
     what: str
@@ -58,7 +52,7 @@ class Step:
     digest: str = ""
     state: State = ""
     at_hand: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Facts = field(default_factory=dict)
     code: str = ""
     record: RunRecord | None = None
     origins: tuple["Step", ...] = ()
@@ -74,10 +68,7 @@ class Step:
 class Project:
     """Project of an artifact, which contains its inputs.
 
-    Attributes:
-        root: folder that the paths in run records are relative to.
-        layout: layout of one of its params files.
-        runs: keys of ``tasks``.
+    ``layout`` is that of one of its params files, and ``runs`` are the keys of ``tasks``.
     """
 
     root: Path
@@ -176,11 +167,7 @@ class Lineage:
         return self._with_record(step, folder / MANIFEST, f"export@{run}")
 
     def checkpoint(
-        self,
-        name: str,
-        digest: str = "",
-        about: Mapping[str, Any] | None = None,
-        folder: Path | None = None,
+        self, name: str, digest: str = "", about: Facts | None = None, folder: Path | None = None
     ) -> Step:
         """Return the chain of a checkpoint; ``about`` is its provenance."""
         run = name.split("/")[0]
@@ -199,7 +186,7 @@ class Lineage:
         stage = "pretrain" if run == PRETRAINED else f"finetune@{run}"
         return self._with_record(step, weights, stage)
 
-    def _inputs(self, run: str, origin: Mapping[str, Any]) -> Iterator[Step]:
+    def _inputs(self, run: str, origin: Facts) -> Iterator[Step]:
         """Yield the inputs of the checkpoint of a run, given its provenance."""
         if choice := origin.get("choice"):
             yield self.search(run, choice)
@@ -223,11 +210,7 @@ class Lineage:
         return self._with_record(step, file, f"search@{run}")
 
     def dataset(
-        self,
-        name: str,
-        digest: str = "",
-        about: Mapping[str, Any] | None = None,
-        folder: Path | None = None,
+        self, name: str, digest: str = "", about: Facts | None = None, folder: Path | None = None
     ) -> Step:
         """Return the chain of a dataset; ``about`` is its description. Its index is hashed."""
         folder = folder or (self._layout.data(name) if self._layout else None)
@@ -255,7 +238,7 @@ class Lineage:
         folder = self._project.root / view["by"] if self._project else None
         yield self.checkpoint(view["by"], view["weights"], folder=folder)
 
-    def _sources(self, sources: Sequence[Mapping[str, Any]]) -> Iterator[Step]:
+    def _sources(self, sources: Sequence[Facts]) -> Iterator[Step]:
         from albef.builtin import openmoji  # Only these sources need Pillow.
 
         try:
@@ -313,7 +296,7 @@ def render_facts(step: Step) -> Iterator[str]:
         yield f"{record.stage}, {record.started}, {git}, {record.machine}"
 
 
-def _render_own_facts(what: str, facts: Mapping[str, Any]) -> Iterator[str]:
+def _render_own_facts(what: str, facts: Facts) -> Iterator[str]:
     match what:
         case "export":
             files = facts["files"]
@@ -339,6 +322,6 @@ def _render_own_facts(what: str, facts: Mapping[str, Any]) -> Iterator[str]:
             yield _pairs(facts)
 
 
-def _pairs(values: Mapping[str, Any]) -> str:
+def _pairs(values: Facts) -> str:
     texts = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in values.items()}
     return ", ".join(f"{name} {text}" for name, text in texts.items())

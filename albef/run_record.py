@@ -37,7 +37,7 @@ _CODE = ("albef/", "pipelines/")
 
 
 class Git(BaseModel):
-    """State of a git work tree; ``clean`` is None if it is unknown."""
+    """State of a work tree; ``clean``: the inputs of stages are as committed, None if unknown."""
 
     revision: str = ""
     clean: bool | None = None
@@ -47,16 +47,9 @@ class RunRecord(BaseModel):
     """Record of a stage's run. It may have further facts, such as ``samples_per_second``.
 
     Attributes:
-        stage: address of the stage, ``NAME`` or ``NAME@KEY``.
         started: start time in UTC.
-        seconds: duration.
         core_hours: time on cores of the stage and its processes.
         gpu_hours: time that GPUs were held, times their number.
-        peak_memory_mib: peak memory in MiB.
-        machine: description of the machine.
-        python: version of Python.
-        versions: versions of packages.
-        git: state of the work tree.
         made: SHA-256 of each artifact, by its path relative to the root of the project.
         code: MD5 of each code file that ran or whose edit was accepted, in DVC's format.
         code_digest: digest of all code; see :func:`code_digest`.

@@ -52,14 +52,10 @@ def held_device(stage: Stage) -> Iterator[torch.device]:
 
 @contextlib.contextmanager
 def device_slot(device: str, threads: int = 0) -> Iterator[None]:
-    """Hold a device with a lock file per GPU, or one per core of the CPU.
+    """Hold a device with a lock file per GPU, or one per CPU core: ``threads`` cores, 0 means all.
 
     The kernel frees the locks when the process ends in any way. Plain ``dvc repro``, DVC's queue
     and Prefect all use these locks.
-
-    Args:
-        device: name of the device.
-        threads: number of CPU cores to hold; 0 means all.
     """
     name = device.replace(":", "-")
     slots, needed = [_file(name)], 1

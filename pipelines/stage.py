@@ -68,10 +68,8 @@ log = logging.getLogger("albef")
 class Context:
     """Start conditions of a stage's process, read from its environment.
 
-    Attributes:
-        rank: number among the processes of the stage, from 0; None if it is the only one.
-        ends: folder where each of several processes writes how it ended.
-        launched_on: machine of the stage that started several processes.
+    ``rank`` is its number among the processes of the stage, None if it is the only one. ``ends`` is
+    the folder where each of several writes how it ended, ``launched_on`` their stage's machine.
     """
 
     rank: int | None
@@ -118,14 +116,8 @@ class Stage:
     """A running stage: its values, layout, seed, runtime and run record.
 
     Attributes:
-        name: name of the stage.
         key: key of the stage, such as a dataset or run; "" if it has none.
-        context: start conditions of its process.
         params: content of the whole params file; read sections with :meth:`section`.
-        layout: paths of all artifacts.
-        runtime: section ``runtime``.
-        seed: seed of the trainings.
-        cost: cost of the stage.
         first: whether this process writes; false in all but the first of several.
         record: facts for the run record, to which a stage adds its own.
     """
@@ -256,10 +248,9 @@ class Stage:
 
 
 def run_of(stage: Stage) -> "tuple[RunConfig, type[RunTask]]":
-    """Return the run that the stage works on: its values, and the class of its kind.
+    """Return the run of the stage, an entry of ``tasks``: its values, and the class of its kind.
 
-    The run is an entry of ``tasks``. Its values may have unfilled ranges. The class is defined in
-    the file of that kind in albef/tasks.
+    The values may have unfilled ranges.
     """
     entry: Any = stage.params.get("tasks", {}).get(stage.key)
     if not isinstance(entry, dict) or "kind" not in entry:

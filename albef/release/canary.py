@@ -58,11 +58,7 @@ def probe(export: Path, fetched: Path, records: Records, threads: int) -> Iterat
 
 @contextmanager
 def _serving(folder: Path, digest: str, threads: int) -> Iterator[str]:
-    """Yield the address of a server of an export that requires no tokens.
-
-    Raises:
-        ExportError: the server did not start. The message contains its last line of output.
-    """
+    """Yield the address of a server that requires no tokens; if it did not start, raise why."""
     options = ["--port", "0", "--threads", str(threads), "--expect", f"sha256:{digest}"]
     process = subprocess.Popen(
         dying_with_parent([sys.executable, "-m", "albef.cli", "serve", str(folder), *options]),

@@ -46,7 +46,6 @@ class Revision:
         commit: SHA-1 of the commit; None for the work tree.
         folder: folder that receives the files when they are requested.
         params: content of its params.yaml as plain values.
-        layout: paths of its artifacts, within ``folder``.
         seeds: its :data:`SEEDS`. If the data have no separate seed, the other seed is repeated.
     """
 

@@ -75,17 +75,17 @@ class Side:
 
     def predictions(self, run: str, split: str) -> pa.Table | None:
         """Return the predictions of a run, or the cases of its behaviour tests; None if missing."""
-        return self._table(run, split == BEHAVIOUR)
-
-    def _read(self, run: str, is_tested: bool) -> pa.Table | None:
+        is_tested = split == BEHAVIOUR
         file = self.layout.behaviour(run) if is_tested else self.layout.predictions(run)
+        return self._table(run, file)
+
+    def _read(self, run: str, file: Path) -> pa.Table | None:
         with self._gaps.recorded():
             if (path := self.revision.fetch(file)) is not None:
                 return pq.read_table(path)
-            artifact = "cases of behaviour tests" if is_tested else "predictions"
             self._gaps.add(
-                f"{self.name} has metrics of {run} but no {artifact}, so its examples are not "
-                f"compared; create them with `albef run --only evaluate@{run}`"
+                f"{self.name} has metrics of {run} but no {file.name}, so its examples are not "
+                f"compared; create it with `albef run --only evaluate@{run}`"
             )
         return None
 

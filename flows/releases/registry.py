@@ -4,6 +4,7 @@ import datetime as dt
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dvc.exceptions import DvcException
@@ -119,11 +120,8 @@ class Registry:
         Raises:
             ParamsError: neither has it.
         """
-        try:
-            with Repo(".") as repo:
-                repo.artifacts.download(self.run, version=version, out=str(out))
-        except (DvcException, OSError) as error:
-            raise ParamsError(f"cannot fetch {self.run} {version}: {one_line(error)}") from None
+        with _reporting(f"cannot fetch {self.run} {version}"), Repo(".") as repo:
+            repo.artifacts.download(self.run, version=version, out=str(out))
 
     def release_folder(self, version: str) -> Path:
         """Return the folder of a version's card, figures and signatures in its commit."""
@@ -165,14 +163,12 @@ class Registry:
         Raises:
             ParamsError: the remote does not have all of it.
         """
-        try:
-            with (
-                tempfile.TemporaryDirectory(prefix="albef-cache-") as cache,
-                files_at("HEAD", cache={"dir": cache}) as files,
-            ):
-                files.get(path.as_posix(), str(out), recursive=True)
-        except (DvcException, DataIndexDirError, OSError) as error:
-            raise ParamsError(f"cannot fetch {path} from the remote: {one_line(error)}") from None
+        with (
+            _reporting(f"cannot fetch {path} from the remote"),
+            tempfile.TemporaryDirectory(prefix="albef-cache-") as cache,
+            files_at("HEAD", cache={"dir": cache}) as files,
+        ):
+            files.get(path.as_posix(), str(out), recursive=True)
 
     def register(self, version: str) -> str:
         """Register HEAD as a version and return the tag."""
@@ -239,8 +235,15 @@ def path_at(run: str, revision: str | None) -> Path:
     Raises:
         ParamsError: ``artifacts`` of dvc.yaml has no entry for the run.
     """
+    missing = _reporting(f"{DVC} has no artifact {run} at {revision or 'the work tree'}")
+    with missing, Repo(".", rev=revision) as repo:
+        return Path(repo.artifacts.get_path(run))
+
+
+@contextmanager
+def _reporting(message: str) -> Iterator[None]:
+    """Raise ParamsError with a message and DVC's reason if the block fails."""
     try:
-        with Repo(".", rev=revision) as repo:
-            return Path(repo.artifacts.get_path(run))
-    except DvcException as error:
-        raise ParamsError(f"{DVC} has no artifact {run} at {revision}: {one_line(error)}") from None
+        yield
+    except (DvcException, DataIndexDirError, OSError) as error:
+        raise ParamsError(f"{message}: {one_line(error)}") from None

@@ -74,17 +74,11 @@ def _emit(event: str, run: str, **payload: Any) -> None:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Export that may be released.
+    """Export of a run that may be released, to hold a ``stage`` of the registry.
 
-    Attributes:
-        run: the run.
-        stage: stage of the registry that the version is to hold.
-        layout: files of the project.
-        registry: versions of the run's export.
-        holder: version that currently holds the stage, if any.
-        version: its version; a new one unless one with exactly this export ``is_registered``.
-        is_registered: whether the version is in the registry.
-        limits: message about limits that differ from those of ``holder``; "" if none do.
+    ``holder`` is the version that currently holds the stage. ``version`` is a new version, unless
+    one with exactly this export ``is_registered``. ``limits`` is a message on limits that differ
+    from those of the holder, or "".
     """
 
     run: str

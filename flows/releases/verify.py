@@ -50,10 +50,7 @@ def main(
 
 
 def _replay(run: str, commit: str, replay: str, draw: str, tolerance: float) -> str:
-    """Run a stage again in a clone at a commit and return a message on how it compares.
-
-    ``draw`` seeds the choice if ``replay`` is ``any``.
-    """
+    """Run a stage, or one drawn by ``draw``, again in a clone; return how its artifacts compare."""
     _WORK.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="albef-verify-", dir=_WORK) as work:
         folder = Path(work) / "clone"
@@ -106,11 +103,7 @@ def _outcome(name: str) -> Outcome:
 
 
 def _compare(name: str, before: Outcome, after: Outcome, tolerance: float) -> str:
-    """Return a message on how a stage's artifacts compare with earlier ones.
-
-    Raises:
-        AttestationError: bytes differ in the same environment, or figures in another one.
-    """
+    """Return how a stage's artifacts compare with earlier ones; raise if they should not differ."""
     if after.hashes == before.hashes:
         return f"{name} gives the same bytes: {', '.join(before.hashes)}"
     if after.environment == before.environment:

@@ -258,7 +258,7 @@ def test_what_the_cache_has_lost_is_told_and_the_rest_is_shown(
     (project / "products/results/said/predictions.parquet").unlink()
     it, (sentence,) = gather(["one", "."], None, 2)
     assert it.splits[0].paired == ()
-    assert "workspace has metrics of said but no predictions" in sentence
+    assert "workspace has metrics of said but no predictions.parquet" in sentence
 
 
 def _tested(project: Path, tag: str, failing: set[int]) -> None:
