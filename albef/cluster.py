@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
+from ray.exceptions import AuthenticationError, RayError, RayTaskError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 Part = TypeVar("Part")
@@ -39,7 +39,7 @@ def connect() -> None:
     """Connect to the cluster of this machine, whose head ``RAY_ADDRESS`` names.
 
     Raises:
-        ConnectionError: no cluster responds at that address.
+        ConnectionError: no cluster responds at that address, or it refuses the token.
     """
     if ray.is_initialized():
         return
@@ -48,10 +48,16 @@ def connect() -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
         ray.init(address, runtime_env={"py_modules": [str(_PACKAGE)]}, log_to_driver=False)
+    except AuthenticationError:
+        raise ConnectionError(
+            "RAY_AUTH_MODE is token, but there is no token; set RAY_AUTH_TOKEN_PATH or copy the "
+            "head's ~/.ray/auth_token"
+        ) from None
     except (ValueError, OSError) as error:  # Ray itself would retry for a long time.
         raise ConnectionError(
             f"no Ray cluster responds at RAY_ADDRESS {address!r} ({error}). Set it to HOST:PORT of "
-            "the head, as `ray start --head` prints it, or set runtime.engine: local"
+            "the head, as `ray start --head` prints it. If the head requires a token, set "
+            "RAY_AUTH_MODE=token and use the head's token"
         ) from None
 
 

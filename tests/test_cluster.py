@@ -3,8 +3,10 @@ gives, whatever dies meanwhile.
 """
 
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -223,6 +225,60 @@ def test_no_cluster_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RAY_ADDRESS", address)
         with pytest.raises(ConnectionError, match=message):
             cluster.connect()
+
+
+@pytest.mark.slow
+def test_the_cluster_of_the_guide_listens_on_loopback_and_requires_its_token(
+    tmp_path: Path,
+) -> None:
+    page = (ROOT / "docs/how-to/run-on-a-cluster.md").read_text()
+    pattern = r"export (RAY_\w+_CLUSTER)=0 RAY_ADDRESS=(\S+):6379\nray (start --head) --port 6379"
+    [(loopback, host, start)] = re.findall(pattern, page)
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        loopback: "0", "RAY_ADDRESS": f"{host}:{port}", "RAY_AUTH_MODE": "token",
+        "PYTHONPATH": str(ROOT), "HOME": str(tmp_path),
+    }  # fmt: skip
+    program = [sys.executable, "-m", "ray.scripts.scripts"]
+    subprocess.run([*program, "get-auth-token", "--generate"], env=environment, check=True)
+    script = (
+        "from albef.cluster import map_on_cluster\n"
+        "try:\n    print(list(map_on_cluster(len, ['ab'])))\n"
+        "except ConnectionError as error:\n    print(error)\n"
+    )
+
+    def driver(**changed: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-W", "ignore", "-c", script]
+        return subprocess.run(command, env=environment | changed, capture_output=True, text=True)
+
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        options = ["--num-cpus", "1", "--include-dashboard", "false", "--temp-dir", folder]
+        command = [*program, *start.split(), "--port", str(port), *options, "--block"]
+        with subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as head:
+            try:
+                assert head.stdout
+                assert any("Ray runtime started" in line for line in head.stdout)
+                nodes = psutil.Process(head.pid).children(recursive=True)
+                listening = [
+                    connection.laddr.ip
+                    for node in nodes
+                    for connection in node.net_connections()
+                    if connection.status == psutil.CONN_LISTEN
+                ]
+                assert listening
+                assert all("127.0.0.1" in address for address in listening)
+                assert "[2]" in driver().stdout
+                assert "there is no token" in driver(HOME=str(tmp_path / "other")).stdout
+            finally:
+                head.terminate()
 
 
 def test_a_node_with_other_packages_or_code_is_refused() -> None:
