@@ -84,7 +84,7 @@ def read(path: Path) -> RunRecord | None:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{path}: {key}: {first['msg'].lower()}: `dvc checkout`") from None
+        raise ValueError(f"{path}: {key}: {first['msg'].lower()}; restore it with git") from None
 
 
 def keep(record: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_checkpoint_that_is_another_by_now_is_told_and_the_chain_goes_on(
     assert ("data set", "web", "verified") in chain, "by what its child was told"
     assert command.main(EXPORT, False) == 1
     text = capsys.readouterr().out
-    assert f"changed: the one at hand is {file_digest(WEIGHTS)[:12]}" in text
+    assert f"changed: the local one is {file_digest(WEIGHTS)[:12]}" in text
     assert "pretrain, 20" not in text, "the run record is that of another one"
 
 
@@ -118,7 +118,7 @@ def test_an_export_alone_tells_what_its_manifest_knows_and_needs_no_more_than_se
     )
     assert ended.returncode == 0, ended.stderr
     for part in ("export retrieval", "checkpoint pretrained", "data set web", "licence of pictures",
-                 "kind pairs", "missing: not here to compare with", "4 train"):  # fmt: skip
+                 "kind pairs", "missing locally", "4 train"):  # fmt: skip
         assert part in ended.stdout, part
 
 

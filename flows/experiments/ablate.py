@@ -46,9 +46,9 @@ class Ablation(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "Ablation":
         names = [step.name for step in self.steps]
-        if len(set(names)) < len(names):
-            raise ValueError("two steps have the same name")
         for index, step in enumerate(self.steps):
+            if step.name in names[:index]:
+                raise ValueError(f"two steps have the name {step.name}")
             if step.earlier and step.earlier not in names[:index]:
                 raise ValueError(
                     f"step {step.name}: earlier: {step.earlier} is not a step above it"

@@ -189,7 +189,7 @@ def test_what_cannot_work_is_a_sentence(toy: Toy) -> None:
         ("bring-your-own", "", "", ("wrong.yaml: run retrieval", "bring-your-own.yaml")),
         ("bring-your-own", ": retrieval", ": flickr", ("has caption_noise", "built-in data")),
         ("toy", "plain,", "plain, earlier: more,", ("step plain: earlier: more",)),
-        ("toy", "name: more", "name: plain", ("two steps have the same name",)),
+        ("toy", "name: more", "name: plain", ("two steps have the name plain",)),
         ("toy", "evaluate.batch_size: 32", "pretrain.lr: fast", ("pretrain.lr: input should",)),
         ("toy", "steps:", "rungs:", ("rungs is not a known key",)),
     ):
