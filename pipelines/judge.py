@@ -19,9 +19,9 @@ from albef.loading.reading import Part
 from albef.models.weights import load_checkpoint
 from albef.release.canary import probe
 from albef.release.gate import ReleaseConfig, contaminated, judge
-from albef.release.measuring import Measured, Tested, measure
+from albef.release.measuring import Tested, measure
 from albef.report import card as model_card
-from albef.report.card import Compared, Evaluation, read_datasets, training_facts
+from albef.report.card import Compared, training_facts
 from albef.run_record import machine
 from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
@@ -62,21 +62,19 @@ def compare(facts: Mapping[str, Any]) -> dict[str, Any]:
     behaviour = _prepare_behaviour(stage, task.config.dataset, type(task))
     new, *others = measure([folder, *previous], task, records, stage.runtime.threads, behaviour)
     rows = list(judge(gate, task.primary, new, others[0] if others else {}))
-    used = tuple(read_datasets(stage.params, stage.layout, stage.key, (spec.dataset, spec.split)))
-    overlaps = {data.name: data.shared for data in used if data.trained and data.shared is not None}
-    rows.append(contaminated(gate, len(split), overlaps))
-    compared = Compared(f"{note} {facts['limits']}".rstrip(), [row[:6] for row in rows])
-    provenance = facts["provenance"] | _provenance(folder, split)
-    evaluation = _evaluation(stage, task, split, len(records), new)
     card = model_card.read(stage.params, stage.layout, stage.key)
     assert card is not None  # Its metrics, checkpoint and export have already been read.
+    shared = {data.name: data.shared for data in card.datasets if data.shared is not None}
+    rows.append(contaminated(gate, len(split), shared))
+    compared = Compared(f"{note} {facts['limits']}".rstrip(), [row[:6] for row in rows])
+    provenance = facts["provenance"] | _provenance(folder, split)
+    chance = task.chance(new.table)
+    evaluation = replace(
+        card.evaluation, new=new, primary=task.primary, chance=chance, machine=machine()
+    )
+    version = facts["version"]
     card = replace(
-        card,
-        version=facts["version"],
-        evaluation=evaluation,
-        datasets=used,
-        compared=compared,
-        provenance=provenance,
+        card, version=version, evaluation=evaluation, compared=compared, provenance=provenance
     )
     released = {name: asdict(old) for name, old in others[0].items()} if others else None
     return {
@@ -88,25 +86,6 @@ def compare(facts: Mapping[str, Any]) -> dict[str, Any]:
         "provenance": provenance,
         "card": model_card.render(card),
     }
-
-
-def _evaluation(
-    stage: Stage, task: RunTask, split: Shards, count: int, new: Measured
-) -> Evaluation:
-    """Return the new measurements on the first ``count`` records of a split, for the card."""
-    spec = stage.section(f"export.runs.{stage.key}", RunExport)
-    return Evaluation(
-        dataset=spec.dataset,
-        split=spec.split,
-        records=count,
-        digest=split.digest,
-        whole=count == len(split),
-        primary=task.primary,
-        new=new,
-        torch=read_json(stage.layout.export_metrics(stage.key))["torch"],
-        chance=task.chance(new.table),
-        machine=machine(),
-    )
 
 
 def _restore(stage: Stage) -> RunTask:

@@ -170,7 +170,7 @@ def _evaluation(
     measured = read_json(layout.export_metrics(run)) or {}
     splits = [name for name in metrics.get("chance", {}) if name != BEHAVIOUR]
     first = min(splits, key=lambda name: split_order(name, params), default="test")
-    split = str(export.get("split") or first)
+    split = str(export.get("split", "test") if export else first)
     dataset = str(export.get("dataset") or params["tasks"][run]["dataset"])
     described = read_json(layout.data(dataset) / "dataset.json") or {}
     total = int(described.get("splits", {}).get(split, 0))

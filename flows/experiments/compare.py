@@ -95,9 +95,10 @@ def _metrics(comparison: Comparison) -> str:
     header = ("run", "metric", "sides", "before", "after", "difference (95 %)", "flips", "")
     parts = [table(rows, header)]
     if count := sum(len(split.paired) for split in comparison.splits):
+        corrected = f", corrected by Holm's method for {count} tests" if count > 1 else ""
         parts.append(
-            f"p: McNemar's test of the flips, corrected by Holm's method for {count} "
-            f"test{'s' if count > 1 else ''}; better, worse: interval excludes zero and p < 0.05"
+            f"p: McNemar's test of the flips{corrected}; better, worse: the interval excludes zero "
+            "and p < 0.05"
         )
     return "\n".join(parts)
 

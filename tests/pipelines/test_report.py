@@ -73,15 +73,19 @@ def test_a_run_is_judged_by_the_first_split_that_params_name(project: Path) -> N
     assert page_starts_with("test")
     values = json.loads(Path("params.yaml").read_text())
     values["evaluate"]["splits"] = ["pairs", "test"]
+    values["export"] = {"runs": {"retrieval": {"dataset": "scenes"}}}
+    Path("params.yaml").write_text(json.dumps(values))
+    assert page_starts_with("pairs")
+    assert "Split `test` of `scenes`" in card(), "the default of an export's split"
     del values["export"]
     Path("params.yaml").write_text(json.dumps(values))
     assert page_starts_with("pairs")
+    assert "Split `pairs` of `scenes`" in card()
 
 
 def page_starts_with(split: str) -> bool:
     primary = {"test": "mean of the six recalls", "pairs": "correct answers"}[split]
-    first = made().partition('<p class="what">')[2].partition("</p>")[0]
-    return first == primary and f"Split `{split}` of `scenes`" in card()
+    return primary == made().partition('<p class="what">')[2].partition("</p>")[0]
 
 
 def test_equal_products_give_equal_bytes_anywhere_and_at_any_speed(

@@ -118,7 +118,7 @@ def read_exports(params: Mapping[str, Any], layout: Layout) -> Iterator[Export]:
         export = params.get("export", {}).get("runs", {}).get(run) or {}
         splits = sorted(headlines, key=lambda name: split_order(name, params))
         torch = scores.get("torch", {})
-        names = [headlines.get(export.get("split")), *map(headlines.get, splits), *torch]
+        names = [headlines.get(export.get("split", "test")), *map(headlines.get, splits), *torch]
         headline = next((metric for metric in names if metric in torch), "")
         # JSON sorts the names. Here torch comes first, then the precisions as in the manifest.
         of_torch = [name for name in scores if name.startswith("torch")]
