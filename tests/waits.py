@@ -8,12 +8,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-READS = {
-    "_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "bincount",
-    "_unique", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive",
-    "repeat_interleave", "multinomial",
-}  # fmt: skip
-"""Operations that read values, or whose result is as large as values say."""
+TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+"""Tags of operations that read values, or whose result is as large as values say."""
+UNTAGGED = {"multinomial", "is_nonzero"}
+"""Such operations without the tag."""
 INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
 COPIES = {"lift_fresh"}
 """A tensor of Python's numbers: on a GPU it is copied there, and waited for."""
@@ -35,7 +33,8 @@ class Waits(TorchDispatchMode):
         masks = name in INDEXED and any(
             index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
         )
-        if name in READS | COPIES or masks:
+        reads = name not in INDEXED and TAGS.intersection(func.tags)
+        if reads or name in UNTAGGED | COPIES or masks:
             self._found(name)
         return func(*args, **(kwargs or {}))
 

@@ -20,11 +20,12 @@ def answer_losses(
     Returns:
         (A,) negative log-likelihoods, summed over the tokens of each answer.
     """
-    predictions = logits[:, :-1].float()
-    losses = F.cross_entropy(predictions.transpose(1, 2), ids[:, 1:], reduction="none")
+    log_p, targets = torch.log_softmax(logits[:, :-1].float(), dim=2), ids[:, 1:]
+    # Flat, because the loss of a sequence has no deterministic form on a GPU.
+    losses = F.nll_loss(log_p.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
     if logits_m is not None:
         soft = torch.softmax(logits_m[:, :-1].float(), dim=2)
-        distilled = -(torch.log_softmax(predictions, dim=2) * soft).sum(dim=2)
+        distilled = -(log_p * soft).sum(dim=2)
         losses = (1 - alpha) * losses + alpha * distilled
     return (losses * mask[:, 1:]).sum(dim=1)
 

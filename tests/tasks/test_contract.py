@@ -138,7 +138,8 @@ def test_one_step_predict_score_save_and_load(run: str, folder: Path) -> None:
     changed = [n for n, t in task.state_dict().items() if not torch.equal(t, before[n])]
     assert changed == [], "forward changes no state"
     optimizer = adamw(task, 1e-3, config.weight_decay)
-    with waits.refused():
+    # A tensor that is made without a device would be on "meta" and raise an error.
+    with waits.refused(), torch.device("meta"):
         outputs = stepped(task, optimizer, batch)
     assert torch.isfinite(outputs["loss"])
     learned = [n for n, p in task.named_parameters() if not torch.equal(p, before[n])]
@@ -191,5 +192,5 @@ def test_a_step_of_pre_training_waits_for_nothing(folder: Path) -> None:
     task = pretrained().train()
     batch = to_device(collated(folder, task), torch.device("cpu"))
     optimizer = adamw(task, 1e-3, 0.02)
-    with waits.refused():
+    with waits.refused(), torch.device("meta"):
         stepped(task, optimizer, batch)

@@ -1,0 +1,96 @@
+"""Every kind on a fake GPU; test_fake_gpu.py runs this file in a process of its own."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+
+from albef.export.graphs import parts
+from albef.export.onnx import example
+from albef.loading.reading import to_device
+from albef.models.weights import load_checkpoint
+from albef.training.optim import Muon, adamw
+from tests.conftest import save_task
+from tests.fake_gpu import DEVICE, SLOWER, Operations, move, named, on_gpu
+from tests.tasks.test_contract import RUNS, collated, folder, pretrained, start, stepped
+
+__all__ = ["folder"]  # a fixture
+SIZES = {"batch": 2, "texts": 3, "length": 7, "nodes": 5}
+
+
+def on_device(folder: Path, run: str) -> tuple[FakeTensorMode, Any, dict[str, Tensor]]:
+    """The mode in which all is fake, a task on a GPU, and a batch there."""
+    task: Any = pretrained() if run == "pretraining" else start(folder, run)
+    batch = collated(folder, task)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    move(mode, task.train())
+    with mode, torch.no_grad():
+        fake = {name: mode.from_tensor(tensor) for name, tensor in batch.items()}
+        return mode, task, to_device(fake, DEVICE)
+
+
+@pytest.mark.parametrize("run", ["pretraining", *RUNS])
+def test_a_step_stays_on_its_device(run: str, folder: Path) -> None:
+    mode, task, batch = on_device(folder, run)
+    with mode:
+        assert {tensor.device for tensor in batch.values()} == {DEVICE}
+        adam, muon = adamw(task, 1e-3, 0.02), Muon(task, 1e-3, 0.02)  # in 16 bits where they pay
+        for optimizer, dtypes in ((adam, ()), (muon, (torch.bfloat16,))):
+            with Operations(*dtypes) as operations:
+                outputs = stepped(task, optimizer, batch)
+            assert outputs["loss"].device == DEVICE
+            # docs/how-to/make-training-faster.md says what `deterministic` costs.
+            slower = named(operations, SLOWER)
+            assert slower <= {"index_add", "index_put_", "convolution_backward"}
+
+
+FAULTS: list[tuple[Callable[[Tensor, Any], Tensor], type[BaseException], str]] = [
+    (lambda x, task: x + x.cpu().to(x.device), AssertionError, "copies between devices"),
+    (lambda x, task: x + torch.ones(1), RuntimeError, "on the same device"),
+    (lambda x, task: x[x > 0], DynamicOutputShapeException, "nonzero"),
+    (lambda x, task: x * x.sum().item(), DataDependentOutputException, "_local_scalar_dense"),
+    (lambda x, task: x.double().float(), AssertionError, "computes in .*float64"),
+    (lambda x, task: x.cumsum(0), AssertionError, "cumsum has no deterministic form"),
+    (lambda x, task: x.half().float(), AssertionError, "computes in .*float16"),
+]
+
+
+def test_planted_faults_are_found(folder: Path) -> None:
+    mode, task, batch = on_device(folder, "retrieval")
+    forward = task.forward
+    for fault, error, message in FAULTS:
+
+        def faulty(
+            batch: Any, epoch: float, fault: Callable[[Tensor, Any], Tensor] = fault
+        ) -> dict[str, Tensor]:
+            outputs = dict(forward(batch, epoch))
+            return outputs | {"loss": fault(outputs["loss"][None], task).sum()}
+
+        task.forward = faulty
+        with mode, pytest.raises(error, match=message), Operations():
+            stepped(task, adamw(task, 1e-3, 0.02), batch)
+
+
+def test_modules_of_exports_stay_on_their_device(folder: Path) -> None:
+    for run in RUNS:
+        task = start(folder, run)
+        if not task.capability:
+            continue
+        model = parts(load_checkpoint(save_task(task, folder / f"{run}-exported")))
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        for name, graph in model.graphs.items():
+            arrays = example(graph.inputs, SIZES, 90)
+            given = [on_gpu(mode, torch.from_numpy(array)) for array in arrays]
+            move(mode, graph.module)
+            with mode, torch.no_grad(), Operations():
+                result = graph.module(*given)
+            outputs = result if isinstance(result, tuple) else (result,)
+            assert {tensor.device for tensor in outputs} == {DEVICE}, (run, name)

@@ -1,0 +1,16 @@
+"""Steps on a fake GPU, in a process of its own: its backend would stay for other tests."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_kind_trains_and_exports_on_a_fake_gpu() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.fake_gpu"]
+    steps = "tests/tasks/fake_gpu_steps.py"
+    ended = subprocess.run(
+        [*command, "-p", "no:cacheprovider", steps], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stdout
