@@ -152,4 +152,7 @@ def differing_code(before: Revision, after: Revision) -> tuple[str, ...]:
     commits = [revision.commit for revision in (before, after) if revision.commit is not None]
     if not commits:
         return ()
-    return tuple((try_git("diff", "--name-only", *commits, "--", *CODE) or "").splitlines())
+    changed = (try_git("diff", "--name-only", *commits, "--", *CODE) or "").splitlines()
+    if len(commits) == 1:  # The other one is the work tree, which may have new files.
+        changed += (try_git("ls-files", "--others", "--exclude-standard", *CODE) or "").splitlines()
+    return tuple(changed)

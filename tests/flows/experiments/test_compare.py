@@ -310,6 +310,8 @@ def test_behaviour_tests_are_compared_like_metrics(
 def test_other_code_makes_no_seed_of_another_and_equal_answers_are_equal(project: Path) -> None:
     (project / "albef").mkdir()
     (project / "albef/extra.py").write_text("# changed\n")
+    it, _ = gather(["one", "."], None, 0)
+    assert it.sides[1].code == ("albef/extra.py",), "although git does not track it"
     _commit(project, "code", products=False)
     it, _ = gather(["one", "HEAD"], None, 0)
     assert it.sides[1].code == ("albef/extra.py",)
