@@ -1,26 +1,29 @@
-"""Artifacts on Prefect's pages of a run (tables, links, progress bars), and events.
+"""Artifacts on Prefect's pages of a run (tables, model cards, progress bars), and events.
 
 An artifact belongs to the flow or task that runs when it is created.
 """
 
 import contextlib
 import os
+import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
 from httpx import HTTPError
 from prefect.artifacts import (
-    create_link_artifact,
+    create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
 )
 from prefect.client.schemas.objects import State
+from prefect.events import emit_event
 
 from albef.layout import Layout
 from flows import results
+from flows.graph import Node
 
 GATES = ("validate", "export")
 """Stages that can refuse their input."""
@@ -28,36 +31,47 @@ _PROGRESS = re.compile(r"(?:step|trial) (\d+) of (\d+)")
 """Pattern of the progress in a stage's output."""
 
 
-def publish(layout: Layout, states: Mapping[str, State]) -> None:
+def publish(layout: Layout, nodes: Mapping[str, Node], states: Mapping[str, State]) -> None:
     """Publish the results of a run, given the final states of its stages.
 
     If the server cannot be reached, the run succeeds without artifacts.
     """
     gates = [
-        (name, "refused" if state.is_failed() else "passed", state.message or "")
+        {
+            "gate": name,
+            "verdict": "refused" if state.is_failed() else "passed",
+            "message": state.message or "",
+        }
         for name, state in states.items()
         if name.partition("@")[0] in GATES
     ]
+    stale = results.stale_results(layout, nodes)
+    rows = [dict(zip(results.HEADER, r, strict=True)) for r in results.evaluated(layout, stale)]
+    notes = "".join(f"\n- {results.STALE} {name}: {reason}" for name, reason in stale.items())
     with contextlib.suppress(HTTPError):
-        result_rows = results.evaluated(layout)
-        _table("results", results.HEADER, result_rows, "Results beside their baselines.")
-        _table("gates", ("gate", "verdict", "what it says"), gates, "What may be used.")
-        for key, page in (("report", layout.report()), ("data-pages", layout.data_pages())):
-            if page.exists():
-                link = page.resolve().as_uri()
-                create_link_artifact(link, str(page), key=key, description=f"On the worker: {page}")
+        if rows:
+            text = f"Results beside their baselines.{notes}"
+            create_table_artifact(table=rows, key="results", description=text)
+        if gates:
+            create_table_artifact(table=gates, key="gates", description="Validation and export.")
+        pages = [page for page in (layout.report(), layout.data_pages()) if page.exists()]
+        if pages:  # A browser elsewhere cannot open a file of the worker.
+            lines = (f"- `{platform.node()}:{page.resolve()}`" for page in pages)
+            create_markdown_artifact("Pages on the worker:\n\n" + "\n".join(lines), key="report")
+        for card in sorted(layout.cards().glob("*.md")):
+            create_markdown_artifact(card.read_text(), key=f"card-{_key(card.stem)}")
 
 
-def _table(key: str, header: Sequence[str], rows: Sequence[Sequence[str]], text: str) -> None:
-    if table := [dict(zip(header, row, strict=True)) for row in rows]:
-        create_table_artifact(table=table, key=key, description=text)
+def _key(name: str) -> str:
+    """Return a name as a key of an artifact."""
+    return re.sub("[^a-z0-9]+", "-", name.lower())
 
 
 class Progress:
     """Progress bar of a stage, read from its output and updated at each further percent."""
 
     def __init__(self, name: str) -> None:
-        self._tag_name, self._percent = name, -1
+        self._name, self._percent = name, -1
         self._artifact: UUID | None = None
 
     def line(self, text: str) -> None:
@@ -71,9 +85,8 @@ class Progress:
         self._percent = percent
         with contextlib.suppress(HTTPError):  # An outdated page must not end a training.
             if self._artifact is None:
-                key = re.sub("[^a-z0-9]+", "-", self._tag_name.lower())
-                text = f"Steps or trials of {self._tag_name}."
-                artifact = create_progress_artifact(float(percent), f"progress-{key}", text)
+                key, text = f"progress-{_key(self._name)}", f"Steps or trials of {self._name}."
+                artifact = create_progress_artifact(float(percent), key, text)
                 assert isinstance(artifact, UUID)
                 self._artifact = artifact
             else:
@@ -82,9 +95,6 @@ class Progress:
 
 def emit(event: str, resource: str, **payload: Any) -> None:
     """Send an event about a resource to the server of PREFECT_API_URL, if it is set."""
-    if not os.environ.get("PREFECT_API_URL"):
-        return
-    from prefect.events import emit_event
-
-    find_yaml = {"prefect.resource.id": f"albef.{resource}", "prefect.resource.name": resource}
-    emit_event(f"albef.{event}", find_yaml, payload=payload)
+    if os.environ.get("PREFECT_API_URL"):
+        named = {"prefect.resource.id": f"albef.{resource}", "prefect.resource.name": resource}
+        emit_event(f"albef.{event}", named, payload=payload)

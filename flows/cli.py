@@ -18,6 +18,7 @@ data = Typer(
 app.add_typer(data, name="data")
 Names = list[str] | None
 Preset = Annotated[str | None, Option(help="Name of a preset: presets/PRESET.yaml.")]
+Strict = Annotated[bool, Option("--strict", help="Fail if a printed result is stale.")]
 RESUMES = "interrupted; run the same command again to resume"
 
 
@@ -52,6 +53,7 @@ def run(
         int | None, Option(min=1, help="Number of seeds; records NAME-seed1, NAME-seed2, ...")
     ] = None,
     dry: Annotated[bool, Option("--dry", help="Print what would run and why, and stop.")] = False,
+    strict: Strict = False,
 ) -> int:
     """Run the stages whose inputs have changed.
 
@@ -61,22 +63,29 @@ def run(
     Example: albef run --set tasks.retrieval.lr=2e-4 --name slower
     """
     from flows.experiments.seeds import run_seeds
+    from flows.results import check_fresh
     from flows.run import run
 
     _prepare_output()
     if seeds is None:
-        return run(preset, overrides or (), only or (), force or (), name, dry=dry)
+        code = run(preset, overrides or (), only or (), force or (), name, dry=dry)
+        if strict and not dry and code == 0:
+            check_fresh()
+        return code
     options = {"--only": only, "--force": force, "--dry": dry}
     unwanted = [option for option, value in options.items() if value]
     return run_seeds(preset, overrides or (), name, seeds, unwanted)
 
 
 @command(app, "status", at_root=True)
-def status() -> None:
+def status(strict: Strict = False) -> None:
     """Show which stages are fresh, stale (and why) or running."""
+    from flows.results import check_fresh
     from flows.status import report
 
     print(report())
+    if strict:
+        check_fresh()
 
 
 @command(app, "params", at_root=True)

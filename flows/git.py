@@ -13,8 +13,7 @@ from albef.layout import PARAMS
 from albef.run_record import inputs
 
 NO_IDENTITY = (
-    "git does not know who you are; tell it with `git config user.name NAME` and "
-    "`git config user.email ADDRESS`"
+    "git has no committer; run `git config user.name NAME` and `git config user.email ADDRESS`"
 )
 """Error message for a git installation that cannot commit."""
 BEFORE_RELEASE = Path(".dvc/tmp/albef-release.json")
@@ -70,26 +69,24 @@ def fetch() -> None:
 
 
 def uncommitted(needed: Sequence[Path], excluded: Sequence[Path] = ()) -> Iterator[str]:
-    """Yield an error message for each reason why HEAD does not record the work tree.
-
-    One possible reason is that git does not know the committer.
+    """Yield an error message for each reason why git cannot record the work tree.
 
     Args:
         needed: files that git must track.
         excluded: paths that may differ from HEAD.
     """
     if try_git("rev-parse", "--verify", "HEAD") is None:
-        yield "there is no commit yet; make one with `git add -A && git commit`"
+        yield "the repository has no commit; run `git add -A && git commit`"
         return
     if try_git("rev-parse", "--show-prefix"):
-        yield "the project is not at the root of its git repository, where GTO's tags need it"
+        yield "the project must be the root of its git repository, because GTO's tags need it"
     exclusions = [f":(exclude){path.as_posix()}" for path in excluded]
     if changed := git("status", "--porcelain", "--untracked-files=no", "--", ".", *exclusions):
         names = [line.split(maxsplit=1)[1] for line in changed.splitlines()]
-        yield f"not as in the last commit: {_some(names)}; commit or undo that"
+        yield f"uncommitted changes: {_some(names)}; commit or undo them"
     missing = [str(path) for path in needed if not git("ls-files", "--", str(path))]
     if untracked := [*missing, *untracked_inputs()]:
-        yield f"not in git: {_some(untracked)}; `git add` and commit that"
+        yield f"files that git does not track: {_some(untracked)}; add and commit them"
     if try_git("var", "GIT_COMMITTER_IDENT") is None:
         yield NO_IDENTITY
 
@@ -116,13 +113,13 @@ def unpushed() -> Iterator[str]:
         return
     counts = try_git("rev-list", "--left-right", "--count", "HEAD...@{upstream}")
     if counts is None:
-        yield f"the branch is pushed nowhere; `git push --set-upstream {remotes[0]} HEAD`"
+        yield f"the branch has no upstream; run `git push --set-upstream {remotes[0]} HEAD`"
         return
     ahead, behind = counts.split()
     if ahead != "0":
-        yield f"git commits that are not pushed: {ahead}; `git push`"
+        yield f"unpushed git commits: {ahead}; run `git push`"
     if behind != "0":
-        yield f"git commits of the remote that are not here: {behind}; `git pull`"
+        yield f"unpulled git commits: {behind}; run `git pull`"
 
 
 @contextlib.contextmanager

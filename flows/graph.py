@@ -17,7 +17,7 @@ from dvc.dependency import ParamsDependency
 from dvc.exceptions import DvcException
 from dvc.fs import LocalFileSystem
 from dvc.repo import Repo
-from dvc.utils.serialize import load_yaml
+from dvc.utils.serialize import ParseError, load_yaml
 from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.tree import Tree
 
@@ -126,7 +126,12 @@ def read(params: Path = PARAMS) -> dict[str, Node]:
 
 def one_line(error: BaseException) -> str:
     """Return DVC's message of an error without line breaks."""
-    return " ".join(str(error.__cause__ or error).split())
+    text = " ".join(str(error.__cause__ or error).split())
+    if not isinstance(error, ParseError):
+        return text
+    path = Path(error.path)
+    is_conflict = path.is_file() and "<<<<<<< " in path.read_text()
+    return f"{path} is not valid: {text}" + "; resolve its git conflict" * is_conflict
 
 
 def _nodes(repo: Any, params: Path) -> dict[str, Node]:
@@ -314,6 +319,23 @@ def _tree_hash(files: Mapping[str, str]) -> str:
 def is_missing_locally(reason: str) -> bool:
     """Return whether a reason of :func:`reasons_of` only says that a file is missing locally."""
     return any(_STATES[state] in reason for state in ("deleted", "not in cache"))
+
+
+def outdated(nodes: Mapping[str, Node]) -> dict[str, str]:
+    """Return the stages whose artifacts do not match the current values, data and code, and why.
+
+    Artifacts that are only missing locally are not outdated.
+    """
+    reasons: dict[str, str] = {}
+    causes: dict[str, str] = {}
+    for name, node in nodes.items():
+        own = [reason for reason in node.reasons if not is_missing_locally(reason)]
+        own += ["is running"] if node.running else []
+        if own:
+            reasons[name], causes[name] = own[0], f"{name} is stale ({own[0]})"
+        elif above := [other for other in node.upstream if other in causes]:
+            reasons[name] = causes[name] = causes[above[0]]
+    return reasons
 
 
 def _value_reasons(dep: Any) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """Child processes that cannot outlive their parent, no matter how either one ends.
 
 If DVC is killed, the stage that it started continues to run. A child therefore gets a separate
-session, and its whole process group is stopped with it. A parent that is killed runs no cleanup
-code, so the child watches its parent and stops its own group.
+session, and its whole process group is stopped with it. A killed parent runs no cleanup code, so
+the child watches its parent and stops its own group.
 """
 
 import json
@@ -26,10 +26,7 @@ _REPRODUCE = "reproduce"
 
 
 class Child:
-    """A running ``dvc`` command in a separate session, in the working directory ``folder``.
-
-    ``stopped`` is true after :meth:`stop`.
-    """
+    """A running ``dvc`` command in a separate session; ``stopped`` is true after :meth:`stop`."""
 
     def __init__(self, *args: str, folder: Path | None = None) -> None:
         # Stages run `python`, which must be this interpreter.
@@ -63,10 +60,7 @@ class Child:
         return cls(_REPRODUCE, json.dumps(options), folder=folder)
 
     def follow(self, line: Callable[[str], None]) -> int:
-        """Pass each line of output to ``line`` until the process ends; return its exit code.
-
-        A progress bar's carriage returns end lines too.
-        """
+        """Pass each line of output to ``line`` until the process ends; return its exit code."""
         try:
             assert self._process.stdout is not None
             with self._process.stdout as output:
@@ -104,9 +98,8 @@ def run_in_session(module: str, *args: str, keep: int) -> int:
     """Run a module in a separate session that also holds the run lock; return its exit code.
 
     A terminal sends Ctrl-C to every process of a session, including Prefect's temporary server. The
-    flow still needs that server to report its final state, so only the module gets the signal from
-    here. A second Ctrl-C ends everything at once. When this function returns, no process of the
-    session is left. If this process is killed, the session ends shortly after.
+    flow still needs that server to report its final state, so only the module gets the signal. A
+    second Ctrl-C ends everything at once. No process of the session outlives this function.
 
     Args:
         module: name of the module.
@@ -117,19 +110,18 @@ def run_in_session(module: str, *args: str, keep: int) -> int:
     environment = {**os.environ, INHERITED: "1"}
     child = subprocess.Popen(command, start_new_session=True, pass_fds=[keep], env=environment)
     try:
-        try:
-            return child.wait()
-        except KeyboardInterrupt:
-            child.send_signal(signal.SIGINT)
-            child.wait()
-            raise
+        return child.wait()
+    except BaseException:  # Ctrl-C, or Prefect cancels the flow that called this.
+        child.send_signal(signal.SIGINT)
+        child.wait()
+        raise
     finally:
         _signal_group(child.pid, signal.SIGKILL)
         child.wait()
 
 
 def exit_with_parent(parent: int) -> None:
-    """End this process's group as soon as ``parent`` is not its parent any more."""
+    """Kill this process's group as soon as its parent ends; ``parent`` is the parent's id."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -140,9 +132,7 @@ def exit_with_parent(parent: int) -> None:
 
 
 def _reproduce(names: list[str], *, alone: bool, force: bool, pull: bool) -> int:
-    """Bring stages up to date, in a child process.
-
-    The output consists of the stages' output, or an error of DVC.
+    """Bring stages up to date, in a child process that prints their output or DVC's error.
 
     Args:
         names: stages.
@@ -158,6 +148,7 @@ def _reproduce(names: list[str], *, alone: bool, force: bool, pull: bool) -> int
     from dvc.repo import Repo
     from dvc.stage.exceptions import StageCmdFailedError
 
+    from flows.graph import one_line
     from flows.remote import fetch_artifacts
 
     logging.getLogger("dvc").setLevel(logging.WARNING)
@@ -172,7 +163,7 @@ def _reproduce(names: list[str], *, alone: bool, force: bool, pull: bool) -> int
         if isinstance(cause, StageCmdFailedError):
             code = int(str(cause).rpartition(" ")[2])
             return code if code > 0 else 128 - code
-        print(f"{', '.join(names)}: {' '.join(str(cause).split())}", file=sys.stderr)
+        print(f"{', '.join(names)}: {one_line(error)}", file=sys.stderr)
         return DVC_FAILED
     return 0
 

@@ -1,7 +1,6 @@
 """DVC's default remote with its run cache, so that no machine repeats another's computation."""
 
 import contextlib
-import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,8 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.stage.cache import RunCacheNotFoundError
 
-from flows.graph import LOCK
+from albef.io import file_digest
+from flows.graph import LOCK, one_line
 
 PUSHED = Path(".dvc/tmp/albef-pushed")
 """File with the digest of the dvc.lock whose artifacts the remote has."""
@@ -25,11 +25,8 @@ def configured() -> str | None:
 
 
 def fetch_runs() -> None:
-    """Fetch the run cache of the remote.
-
-    If the remote cannot be reached, log a warning; missing artifacts are then computed again.
-    """
-    warning = "the remote is out of reach, so what this machine lacks is computed here"
+    """Fetch the run cache of the remote, or log a warning if it cannot be reached."""
+    warning = "cannot read the DVC remote; missing artifacts are computed here"
     with _warn_on_failure(warning), Repo(".") as repo:
         repo.stage_cache.pull(None)
 
@@ -39,7 +36,7 @@ def fetch_artifacts(name: str) -> None:
 
     ``dvc repro --pull`` omits artifacts that DVC does not cache, such as metrics.
     """
-    warning = f"{name} is not taken from the remote"
+    warning = f"cannot fetch the artifacts of {name} from the DVC remote"
     with _warn_on_failure(warning), Repo(".", _wait_for_lock=True) as repo, repo.lock:
         stage = next(stage for stage in repo.index.stages if getattr(stage, "name", "") == name)
         redrawn = any(not (out.use_cache or out.is_metric or out.is_plot) for out in stage.outs)
@@ -53,7 +50,7 @@ def _warn_on_failure(warning: str) -> Iterator[None]:
     try:
         yield
     except (DvcException, OSError) as error:
-        log.warning("%s: %s", warning, error)
+        log.warning("%s: %s", warning, one_line(error))
 
 
 def push() -> str | None:
@@ -66,20 +63,12 @@ def push() -> str | None:
             objs = {info for info in objs if repo.cache.local.exists(info.value)}
             count += len(repo.cloud.push(objs).transferred) if objs else 0
     except (DvcException, OSError) as error:
-        return (
-            f"push: {' '.join(str(error).split())}; the products are complete here, and the next "
-            "`albef run` pushes them"
-        )
+        return f"push: {one_line(error)}; the next `albef run` tries it again"
     log.info("pushed %d files to the remote", count)
-    PUSHED.write_text(_digest())
+    PUSHED.write_text(file_digest(LOCK))
     return None
 
 
 def pushed() -> bool:
     """Return whether the remote has what dvc.lock names, as far as this clone knows."""
-    return PUSHED.exists() and PUSHED.read_text() == _digest()
-
-
-def _digest() -> str:
-    text = LOCK.read_bytes() if LOCK.exists() else b""
-    return hashlib.sha256(text).hexdigest()
+    return PUSHED.exists() and LOCK.exists() and PUSHED.read_text() == file_digest(LOCK)

@@ -27,32 +27,36 @@ def run(
     *,
     dry: bool = False,
 ) -> int:
-    """Bring the pipeline up to date, as ``albef run`` does; return the exit code.
+    """Run the stages whose inputs have changed, as ``albef run`` does; return the exit code.
 
     Raises:
         ParamsError: a value is wrong, or a stage does not exist.
-        Busy: another run is in progress in this clone.
+        RunInProgressError: another run is in progress in this clone.
     """
     if name:
-        _check_git()
+        check_git()
     if dry:
         with values.changed(preset, overrides) as file:
             print(_format_plan(_plan(graph.read(file), only, force), values.layout(file)))
         return 0
     with run_lock.acquire():
         values.prepare(preset, overrides)
-        nodes, layout = graph.read(), values.layout()
+        nodes = graph.read()
         accept_comments(nodes)
         if _plan(nodes, only, force):
             if not _flow(only, force):
                 return 1
+            nodes = graph.read()
         elif remote.configured() and not remote.pushed() and (problem := remote.push()):
             print(problem, file=sys.stderr)
             return 1
         else:
             print("nothing to do: every stage is up to date")
-        print(f"\n{results.summary(layout)}")
-        return _save_experiment(name, layout) if name else 0
+        print(f"\n{results.summary(values.layout(), nodes)}")
+        if name and (problem := save_experiment(name)):
+            print(problem, file=sys.stderr)
+            return 1
+        return 0
 
 
 def _plan(
@@ -60,12 +64,12 @@ def _plan(
 ) -> dict[str, list[str]]:
     """Return the stages that are to run, in order, each with its reasons."""
     forced, chosen = graph.choose(nodes, force, "--force"), graph.choose_only(nodes, only)
-    todo = {}
+    plan = {}
     for name, node in nodes.items():
         if name in chosen and (node.stale or name in forced):
             reasons = [*node.reasons, *(["forced"] if name in forced else [])]
-            todo[name] = reasons or [f"if {' or '.join(node.waits)} makes something new"]
-    return todo
+            plan[name] = reasons or [f"if {' or '.join(node.waits)} changes its artifacts"]
+    return plan
 
 
 def _format_plan(plan: Mapping[str, Sequence[str]], layout: Layout) -> str:
@@ -78,7 +82,7 @@ def _format_plan(plan: Mapping[str, Sequence[str]], layout: Layout) -> str:
         rows += [(name, first, took), *(("", reason, "") for reason in others)]
     if not rows:
         return "nothing would run: every stage is up to date"
-    return results.table(rows, ("stage", "why", "took last time"))
+    return results.table(rows, ("stage", "why", "last run took"))
 
 
 def _flow(only: Sequence[str], force: Sequence[str]) -> bool:
@@ -90,35 +94,46 @@ def _flow(only: Sequence[str], force: Sequence[str]) -> bool:
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code not in (0, 1):  # The flow reports a failed stage itself.
-        print(f"the flow ended without a word (exit code {code})", file=sys.stderr)
+        print(f"the flow's process ended with exit code {code}", file=sys.stderr)
     return code == 0
 
 
-def _check_git() -> None:
-    """Raise at once the errors that ``dvc exp save`` would report at the end."""
+def check_git() -> None:
+    """Check that git can record an experiment, before a run that is to be recorded.
+
+    Raises:
+        ParamsError: git has no commit or no committer, or does not track code.
+    """
     if git.try_git("rev-parse", "--verify", "HEAD") is None:
         raise ParamsError(
-            "--name records an experiment beside a git commit, and there is none yet; "
-            "`git add -A && git commit -m start` makes one"
+            "--name needs a git commit to record an experiment; run "
+            "`git add -A && git commit -m start`"
         )
     if git.try_git("var", "GIT_COMMITTER_IDENT") is None:
         raise ParamsError(f"--name records an experiment in git: {git.NO_IDENTITY}")
-    if untracked := git.untracked_inputs():
+    if untracked_code := git.untracked_inputs():
         raise ParamsError(
-            f"--name records code in git, which does not track {', '.join(untracked)}; "
-            "`git add` that, or move it out of the way"
+            f"--name records code in git, which does not track {', '.join(untracked_code)}; "
+            "add it with `git add`, or move it out of the project"
         )
 
 
-def _save_experiment(name: str, layout: Layout) -> int:
-    """Save the work tree as a DVC experiment; return the exit code."""
+def save_experiment(name: str) -> str | None:
+    """Save the work tree as a DVC experiment; return an error message, or None on success.
+
+    ``dvc exp save`` commits the artifacts of its targets to dvc.lock as they are. A stale stage
+    would become fresh by that, and a missing artifact is an error, so only fresh stages are given.
+    """
+    fresh = [stage for stage, node in graph.read().items() if node.needed and not node.stale]
+    if not fresh:
+        return f"experiment {name} was not recorded: no stage is up to date"
     lines: list[str] = []
-    child = Child("exp", "save", "--name", name, "--force", *untracked(layout))
-    if child.follow(lines.append):
-        print(f"the experiment was not recorded: {' '.join(lines)}", file=sys.stderr)
-        return 1
-    print(f"\nrecorded as experiment {name}; `dvc exp show` compares")
-    return 0
+    options = ("--name", name, "--force", *untracked(values.layout()))
+    if Child("exp", "save", *options, *fresh).follow(lines.append):
+        reason = next((line for line in lines if line.startswith("ERROR")), " ".join(lines))
+        return f"experiment {name} was not recorded: {reason}"
+    print(f"\nrecorded as experiment {name}; `dvc exp show` lists all experiments")
+    return None
 
 
 def untracked(layout: Layout, project: Path = Path()) -> list[str]:

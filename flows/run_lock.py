@@ -40,13 +40,13 @@ def acquire() -> Iterator[None]:
     """Hold the lock of this clone. A holder, or its child that inherited the lock, shares it.
 
     Raises:
-        Busy: another process holds the lock. The message contains its id.
+        RunInProgressError: another process holds the lock. The message contains its id.
     """
     global _lock_file
     if _shared or _lock_file is not None:
         yield
         return
-    with locked(PATH, "a run is", "; `albef status` shows it") as _lock_file:
+    with locked(PATH, "a run is") as _lock_file:
         _remove_stale_rwlock()
         try:
             yield
@@ -55,15 +55,18 @@ def acquire() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(path: Path, subject: str, hint: str = "") -> Iterator[IO[str]]:
+def locked(path: Path, subject: str) -> Iterator[IO[str]]:
     """Hold a lock file without waiting for it.
 
     Raises:
-        Busy: another process holds the lock; ``subject`` begins the error message.
+        RunInProgressError: another process holds the lock; ``subject`` begins the error message.
     """
 
     def refuse(holder: str) -> None:
-        raise RunInProgressError(f"{subject} at work here already (process {holder}){hint}")
+        raise RunInProgressError(
+            f"{subject} already in progress in this clone (process {holder}); wait for it, or "
+            "stop that process"
+        )
 
     with lock(path, refuse) as file:
         yield file
@@ -82,7 +85,7 @@ def holder() -> int | None:
 
 
 def _remove_stale_rwlock() -> None:
-    """Remove DVC's list of used paths if it belongs to a killed process, since DVC would refuse it.
+    """Remove DVC's list of used paths if it belongs to a killed process, so that DVC can start.
 
     Another process may have the id of the dead one by now, especially in a container.
     """
@@ -113,15 +116,16 @@ def _is_dvc(info: Any) -> bool:
 def flow_run(run: str | None) -> Iterator[None]:
     """Record the flow run of this process, and mark the previous one as crashed if it died."""
     if FLOW_RUN.exists():
-        _mark_crashed(UUID(FLOW_RUN.read_text()))
+        previous = FLOW_RUN.read_text()
+        _mark_crashed(UUID(previous), is_retried=previous == run)
     if run:
         FLOW_RUN.write_text(run)
     yield
     FLOW_RUN.unlink(missing_ok=True)  # A killed process does not get here.
 
 
-def _mark_crashed(run: UUID) -> None:
-    """Mark a flow run that died, and its tasks, as crashed."""
+def _mark_crashed(run: UUID, *, is_retried: bool) -> None:
+    """Mark the tasks of a flow run that died as crashed, and itself unless it is being retried."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
     from prefect.exceptions import ObjectNotFound
@@ -139,5 +143,6 @@ def _mark_crashed(run: UUID) -> None:
         for task in client.read_task_runs(flow_run_filter=of_run):
             if task.state is None or not task.state.is_final():
                 client.set_task_run_state(task.id, state, force=True)
-        client.set_flow_run_state(run, state, force=True)
-        log.info("flow run %s died without a word; marked as crashed", dead_run.name)
+        if not is_retried:
+            client.set_flow_run_state(run, state, force=True)
+            log.info("flow run %s was killed; it is now marked as crashed", dead_run.name)

@@ -35,9 +35,9 @@ def task_of(node: Node, *, fresh: bool, force: bool, pull: bool) -> "Task[[], St
 
     Args:
         node: the stage.
-        fresh: whether it and all stages above it are known to be up to date.
+        fresh: whether it and all stages above it are up to date, so that nothing runs.
         force: run even if nothing changed.
-        pull: look for its artifacts in the remote first.
+        pull: look for its artifacts in the remote first, unless forced.
     """
     delays = RETRIED.get(node.name.partition("@")[0], ())
 
@@ -60,15 +60,15 @@ def task_of(node: Node, *, fresh: bool, force: bool, pull: bool) -> "Task[[], St
 def _should_retry(_task: object, _run: TaskRun, state: State) -> bool:
     is_retried = not _stopping.is_set() and state.name == TRANSIENT
     if is_retried:
-        log.info("%s, to be tried again", state.message)
+        log.info("%s; it will be retried", state.message)
     return is_retried
 
 
-def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool = False) -> State:
+def run_stage(name: str, *, fresh: bool, force: bool, pull: bool) -> State:
     """Run a stage as a process and return its state; see :func:`task_of`.
 
     The state is ``Completed``, with the name ``Cached`` if the artifacts were available, or
-    ``Failed``. If the stage ran, the message is the stage's last message.
+    ``Failed``. Its message is the last one of the stage.
     """
     if fresh:
         return Completed(name="Cached", message="Nothing that it depends on changed.")
@@ -83,7 +83,7 @@ def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool
 
     with _cpu_slots:
         if _stopping.is_set():
-            return Failed(message="The run was ended before its turn.")
+            return Failed(message="The run was stopped before this stage.")
         log.info("%s: starts", name)
         began, record = time.monotonic(), layout().record(name)
         before = _mtime_ns(record)
@@ -102,10 +102,10 @@ def run_stage(name: str, *, fresh: bool = False, force: bool = False, pull: bool
             return Completed(message=lines[-1].removeprefix(f"{name}: ") if lines else "Ran.")
         recall(record)  # The record in place may belong to other artifacts.
         log.info("%s: cached, %s", name, duration)
-        return Completed(name="Cached", message="DVC had its products.")
+        return Completed(name="Cached", message="DVC's cache had its artifacts.")
     if child.stopped:
-        log.info("%s: ended after %s", name, duration)
-        return Failed(message=f"{name} was ended with its run.")
+        log.info("%s: stopped after %s", name, duration)
+        return Failed(message=f"{name} was stopped with its run.")
     log.info("%s: failed after %s", name, duration)
     write_atomic(failure, message := failure_message(name, lines, code))
     return Failed(name=TRANSIENT if code == os.EX_IOERR else None, message=message)
@@ -117,13 +117,13 @@ def _mtime_ns(record: Path) -> int:
 
 
 def failure_message(name: str, lines: list[str], code: int) -> str:
-    """Return the error message of a failed stage: its own message, else the last line."""
-    own = [text for text in lines if text.startswith(f"{name}: ")] or lines or ["ended"]
-    return f"{name}: {own[-1].removeprefix(f'{name}: ')} (exited with {code})"
+    """Return the error message of a failed stage: its own last message, else its last line."""
+    own = [text for text in lines if text.startswith(f"{name}: ")] or lines or ["no output"]
+    return f"{name}: {own[-1].removeprefix(f'{name}: ')} (exit code {code})"
 
 
 def stop_all() -> None:
-    """Stop every running stage and let no other start."""
+    """Stop every running stage and start no other."""
     _stopping.set()
     threads = [threading.Thread(target=child.stop) for child in list(_children)]
     for thread in threads:

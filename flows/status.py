@@ -11,21 +11,21 @@ from albef.report.wording import format_duration
 from flows import graph, results, run_lock, values
 
 MAX_REASONS = 6
-"""Maximum number of reasons that are listed."""
+"""Maximum number of listed reasons."""
 
 
 def report() -> str:
     """Return the text that ``albef status`` prints."""
-    layout = values.layout()
+    layout, nodes = values.layout(), graph.read()
     rows = [
         (name if index == 0 else "", text)
-        for name, node in graph.read().items()
+        for name, node in nodes.items()
         for index, text in enumerate(_states(node, layout))
     ]
     parts = [results.table(rows, ("stage", "state"))]
     if (process := run_lock.holder()) is not None:
-        parts.append(f"a run is at work: process {process}, {_running_time(process)}")
-    return "\n\n".join([*parts, results.summary(layout)])
+        parts.append(f"a run is in progress: process {process}, {_running_time(process)}")
+    return "\n\n".join([*parts, results.summary(layout, nodes)])
 
 
 def _states(node: graph.Node, layout: Layout) -> Iterator[str]:
@@ -44,13 +44,13 @@ def _states(node: graph.Node, layout: Layout) -> Iterator[str]:
         yield f"waits for {', '.join(node.waits)}"
     else:
         record = run_record.read(layout.record(node.name))
-        yield f"fresh, made {record.started}" if record else "fresh"
+        yield f"fresh, ran {record.started}" if record else "fresh"
     if node.comments and not node.reasons:
         yield f"only comments changed: {', '.join(node.comments)}"
 
 
 def condense(reasons: Sequence[str]) -> Iterator[str]:
-    """Yield the reasons why a stage is stale, cut after :data:`MAX_REASONS`."""
+    """Yield the first :data:`MAX_REASONS` reasons why a stage is stale."""
     yield from reasons[:MAX_REASONS]
     if len(reasons) > MAX_REASONS:
         yield f"and {len(reasons) - MAX_REASONS} more"
@@ -60,4 +60,4 @@ def _running_time(process: int) -> str:
     try:
         return f"for {format_duration(time.time() - psutil.Process(process).create_time())}"
     except psutil.NoSuchProcess:
-        return "just ended"
+        return "which has just ended"

@@ -9,22 +9,25 @@ import signal
 import sys
 from typing import Any, Literal
 
-from prefect import flow, runtime, task
+from prefect import flow, get_client, runtime, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from albef.config import ParamsError
-from albef.layout import PARAMS
 from flows import graph, remote, run_lock, stages, values
 from flows.accept import accept_comments
 from flows.artifacts import emit, publish
 from flows.process import exit_with_parent
 from flows.results import show_progress
+from flows.run import INTERRUPTED, check_git, save_experiment
 
 log = logging.getLogger("albef")
+TAG = "albef"
+"""Tag of this project's flow runs, which automations match."""
 INGEST, CHECK = "ingest", "validate"
 SOURCES = ("heldout", INGEST)
 """Stages that read sources."""
@@ -36,23 +39,33 @@ def train(
     only: list[str] | None = None,
     force: list[str] | None = None,
     refresh: Literal["data", "all"] | None = None,
+    preset: str | None = None,
+    overrides: list[str] | None = None,
+    name: str | None = None,
 ) -> State:
-    """Bring the pipeline up to date.
+    """Run the stages whose inputs have changed.
 
     Args:
         only: stages to run, and no others; ``NAME`` stands for every ``NAME@KEY``.
         force: stages to run even if nothing changed.
         refresh: read all sources again first, and stop if no dataset changes. Otherwise check the
             changed datasets (``data``) or bring everything up to date (``all``).
+        preset: preset to write to params.yaml first.
+        overrides: values to change in params.yaml first, each as ``KEY=VALUE``.
+        name: name of the DVC experiment that records the run.
     """
+    if refresh and (only or force):
+        raise ParamsError("refresh selects the stages itself; remove only and force")
+    if name:
+        check_git()
     with run_lock.acquire(), run_lock.flow_run(runtime.flow_run.id):
         stages.allow_starts()
         try:
-            if refresh is None:
-                return _train(only or [], force or [])
-            if only or force:
-                raise ParamsError("refresh chooses its stages itself; leave only and force out")
-            return _refresh(refresh)
+            values.prepare(preset, overrides or ())
+            state = _refresh(refresh) if refresh else _train(only or [], force or [])
+            if name and state.is_completed() and (problem := save_experiment(name)):
+                return Failed(message=problem)
+            return state
         except BaseException:
             # The flow was cancelled, interrupted or failed. No stage may continue unnoticed.
             stages.stop_all()
@@ -67,7 +80,7 @@ def _refresh(scope: str) -> State:
     if state.is_failed():
         return state
     changed = [name for name, md5 in _data_hashes().items() if md5 != before.get(name)]
-    text = f"data that changed: {', '.join(changed)}" if changed else "nothing changed"
+    text = f"changed datasets: {', '.join(changed)}" if changed else "nothing changed"
     for name in changed:
         emit("data.changed", f"dataset.{name}")
     log.info(text)
@@ -94,7 +107,6 @@ def _data_hashes() -> dict[str, str]:
 
 
 def _train(only: list[str], force: list[str], push: bool = True) -> State:
-    values.check(PARAMS)
     nodes = graph.read()
     accept_comments(nodes)
     forced = set(graph.choose(nodes, force, "force"))
@@ -112,7 +124,7 @@ def _train(only: list[str], force: list[str], push: bool = True) -> State:
         above = [futures[other] for other in node.upstream if other in futures]
         futures[name] = run.submit(return_state=False, wait_for=above)
     states = {name: _final(name, future) for name, future in futures.items()}
-    publish(values.layout(), states)
+    publish(values.layout(), graph.read(), states)
     failed = [state.message or name for name, state in states.items() if state.is_failed()]
     if not failed and shared and push and (problem := _push()):
         failed.append(problem)
@@ -126,7 +138,7 @@ def _final(name: str, future: PrefectFuture[State]) -> State:
     """Return the final state of a stage."""
     future.wait()
     if future.state.is_pending():  # Prefect's name of this state is "NotReady".
-        log.info("%s: not run, since what it depends on failed", name)
+        log.info("%s: not run, because a stage that it depends on failed", name)
     return future.state
 
 
@@ -148,11 +160,26 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
-        state = train(**json.loads(parameters), return_state=True)
+        _check_server()
+        with tags(TAG):
+            state = train(**json.loads(parameters), return_state=True)
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        raise SystemExit(INTERRUPTED) from None
     print(f"\n{state.message}", file=sys.stderr)
     raise SystemExit(not state.is_completed())
+
+
+def _check_server() -> None:
+    """End the process with an error message if the configured server cannot be reached."""
+    if url := PREFECT_API_URL.value():
+        with get_client(sync_client=True) as client:
+            if error := client.api_healthcheck():
+                print(
+                    f"PREFECT_API_URL: cannot reach {url} ({error}); start that server, or unset "
+                    "the variable",
+                    file=sys.stderr,
+                )
+                raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,7 @@ CHECKED = Path(".dvc/tmp/albef-checked")
 
 
 def prepare(preset: str | None, overrides: Sequence[str]) -> None:
-    """Apply a preset and overrides (``key=value``) to params.yaml after checking the result.
-
-    params.yaml is written only if the whole changed file is valid.
+    """Apply a preset and overrides (``key=value``) to params.yaml if the result is valid.
 
     Raises:
         ParamsError: a value is wrong, or the preset would overwrite values that are saved nowhere
@@ -46,6 +44,8 @@ def changed(preset: str | None, overrides: Sequence[str]) -> Iterator[Path]:
         check(PARAMS)
         yield PARAMS
         return
+    if preset is None:
+        read_yaml(PARAMS)  # Raises an error that names this file, not the copy.
     CHANGED.write_text(PARAMS.read_text() if preset is None else _preset(preset))
     try:
         override(CHANGED, overrides)
@@ -78,11 +78,11 @@ def check_files(files: Sequence[Path], path: str, shown: str) -> None:
     """
     command = [sys.executable, "-m", "pipelines.params", *map(str, files)]
     completed = subprocess.run(command, capture_output=True, text=True)
-    said = completed.stderr.strip().replace(path, shown)
+    message = completed.stderr.strip().replace(path, shown)
     if completed.returncode == 2:
-        raise ParamsError(said)
+        raise ParamsError(message)
     if completed.returncode:
-        raise RuntimeError(f"values cannot be checked:\n{said}")
+        raise RuntimeError(f"the check of the values failed:\n{message}")
 
 
 def _digest(path: Path) -> str:
@@ -104,7 +104,7 @@ def find_yaml(folder: Path, name: str, kind: str) -> Path:
     """Return the YAML file with this name in a folder.
 
     Raises:
-        ParamsError: there is none. The message suggests the nearest name.
+        ParamsError: it does not exist. The message suggests the nearest name.
     """
     files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     if name not in files:
@@ -139,16 +139,15 @@ def _leading_comment(text: str) -> str:
 
 
 def _preset(name: str) -> str:
-    """Return the text of a preset, if the current params.yaml is saved elsewhere."""
+    """Return the text of a preset, if the current params.yaml is empty or saved elsewhere."""
     text = compose(file_of(name))
-    now = PARAMS.read_text() if PARAMS.exists() else text
+    now = PARAMS.read_text() if PARAMS.exists() else ""
     committed = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, text=True)
     saved = itertools.chain([text, committed.stdout], map(compose, sorted(PRESETS.glob("*.yaml"))))
-    if now not in saved:
+    if now.strip() and now not in saved:
         raise ParamsError(
-            f"{PARAMS} holds values that neither git nor a preset has, and preset {name} would "
-            f"overwrite them; commit it, save it as {PRESETS}/NAME.yaml, or drop the changes with "
-            f"`git checkout {PARAMS}`"
+            f"preset {name} would overwrite changes in {PARAMS}; commit them, save the file as "
+            f"{PRESETS}/NAME.yaml, or undo them with `git checkout {PARAMS}`"
         )
     return text
 
@@ -156,15 +155,14 @@ def _preset(name: str) -> str:
 def override(path: Path, overrides: Sequence[str]) -> None:
     """Change or add values in a file; see :func:`overridden`."""
     if overrides:
-        read_yaml(path)  # Raises an error if it is not a params file.
         path.write_text(overridden(path.read_text(), overrides))
 
 
 def overridden(text: str, overrides: Sequence[str], option: str = "--set") -> str:
     """Return the text of a params file with changed or added values.
 
-    Each override is ``key=value`` with a YAML value. No other character changes. :func:`check`
-    decides whether a key is known, since a key with a default may be absent.
+    Each override is ``key=value`` with a YAML value. No other character changes. Whether a key is
+    known is left to :func:`check`, because a key with a default may be absent.
 
     Raises:
         ParamsError: a value is not valid YAML, or the file lacks the dataset or run. The message
@@ -175,13 +173,13 @@ def overridden(text: str, overrides: Sequence[str], option: str = "--set") -> st
     for item in overrides:
         key, equals, value = item.partition("=")
         if not equals:
-            raise ParamsError(f"{option} {item}: write it as KEY=VALUE")
+            raise ParamsError(f"{option} {item}: must be KEY=VALUE")
         _check_key(values, key, option)
         try:
             changes[tuple(key.split("."))] = yaml.load(value)
         except YAMLError as error:
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-            raise ParamsError(f"{option} {item}: no YAML ({problem})") from None
+            raise ParamsError(f"{option} {item}: value is not valid YAML ({problem})") from None
     return _with_values(text, changes)
 
 
@@ -191,9 +189,10 @@ def _check_key(values: Mapping[str, Any], key: str, option: str) -> None:
     for depth, part in enumerate(parts):
         parent = ".".join(parts[:depth])
         if not isinstance(section, Mapping):
-            raise ParamsError(f"{option}: {parent} is a value, not a section")
+            raise ParamsError(f"{option} {key}: {parent} is a value, not a section")
         if part not in section and parent in ("datasets", "tasks", "export.runs"):
-            raise ParamsError(f"{option}: there is no {parent}.{part}{did_you_mean(part, section)}")
+            hint = did_you_mean(part, section)
+            raise ParamsError(f"{option} {key}: there is no {parent}.{part}{hint}")
         section = {} if section.get(part) is None else section[part]
 
 

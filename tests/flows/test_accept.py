@@ -185,6 +185,13 @@ def test_status_says_why_and_that_pretraining_is_not_needed_where_no_run_starts_
     assert graph.read()["pretrain"].needed
 
 
+@pytest.mark.usefixtures("project")
+def test_a_git_conflict_in_the_lock_is_named() -> None:
+    Path("dvc.lock").write_text("<<<<<<< HEAD\n" + Path("dvc.lock").read_text())
+    with pytest.raises(ParamsError, match=r"^dvc\.lock is not valid: .*; resolve its git conflict"):
+        graph.read()
+
+
 def write(caption: str) -> None:
     """Another version of the data set ``scenes``."""
     records = [

@@ -77,10 +77,10 @@ def refresh(then: str = "data") -> str:
 @pytest.mark.usefixtures("here")
 def test_what_changed_is_said_and_no_more_is_done_than_asked(toy: Toy) -> None:
     toy.do("lines-web", "one three four vier fuenf")
-    assert refresh() == "Completed | data that changed: web. 1 stages ran"
+    assert refresh() == "Completed | changed datasets: web. 1 stages ran"
     assert sorted(toy.started()) == [*READ, "validate@web"]
     toy.do("lines-web", "one three vier v5")
-    assert "data that changed: web. " in refresh("all")
+    assert "changed datasets: web. " in refresh("all")
     assert sorted(toy.started()) == [
         "evaluate@retrieval", "finetune@retrieval", *READ, "pretrain", "report", "validate@web",
     ]  # fmt: skip
@@ -99,7 +99,7 @@ def test_data_that_were_refused_are_refused_again_although_nothing_changed(toy: 
     for _ in range(2):
         assert refresh() == "Failed | validate@web: failed"
     toy.do("lines-web", "one three vier v5")
-    assert "data that changed: web" in refresh()
+    assert "changed datasets: web" in refresh()
     toy.do("fail-ingest", "the list is gone")
     assert refresh().startswith("Failed | ingest@"), "a source that cannot be read"
     toy.do("fail-ingest")
@@ -107,7 +107,7 @@ def test_data_that_were_refused_are_refused_again_although_nothing_changed(toy: 
 
 @pytest.mark.usefixtures("here")
 def test_it_chooses_its_stages_itself() -> None:
-    with pytest.raises(ParamsError, match="leave only and force out"):
+    with pytest.raises(ParamsError, match="remove only and force"):
         train.train.fn(refresh="data", only=["report"])
     stages.allow_starts()
 

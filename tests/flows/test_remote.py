@@ -7,6 +7,7 @@ from dvc.repo import Repo
 
 from flows import graph, remote
 from flows.process import Child
+from flows.stages import failure_message
 from tests.flows.toy import Toy
 
 
@@ -31,3 +32,8 @@ def test_only_the_page_which_dvc_does_not_keep_is_drawn_again(
         for product in ("models/retrieval/weights.txt", "metrics/retrieval.json"):
             assert (other.path / "products" / product).exists()
         assert not any(node.stale for node in graph.read().values())
+    other.do("fail-pretrain", "loss is NaN")
+    Path("code/train.py").write_text("LR = 2\n")
+    lines: list[str] = []
+    code = Child.reproducing(["pretrain"], alone=True, pull=True).follow(lines.append)
+    assert failure_message("pretrain", lines, code) == "pretrain: loss is NaN (exit code 2)"

@@ -1,12 +1,20 @@
 """The table at the end of a run."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+from dvc.repo import Repo
+
 from albef.config import validate
 from albef.layout import Layout, Paths
-from flows.results import summary
+from flows.graph import Node
+from flows.results import StaleResultsError, check_fresh, summary
+from flows.run import save_experiment
+from flows.status import report
+from tests.flows.toy import Toy
 
 
 def test_metrics_that_count_stand_beside_every_baseline(tmp_path: Path) -> None:
@@ -16,7 +24,40 @@ def test_metrics_that_count_stand_beside_every_baseline(tmp_path: Path) -> None:
     metrics: dict[str, Any] = {name: {"test": {"accuracy": n}} for name, n in baselines.items()}
     metrics |= {"test": {"accuracy": 61.25, "other": 5}}
     layout.metrics("vqa").write_text(json.dumps(metrics))
-    header, _, *rows = summary(layout).splitlines()
+    fresh = Node("evaluate@vqa", (), ())
+    header, _, *rows = summary(layout, {fresh.name: fresh}).splitlines()
     assert header.split("  ")[-1].strip() == "text only"
     assert rows[0].split() == ["vqa", "accuracy", "61.25", "28.2", "25.5", "26.9"]
     assert rows[1].split() == ["vqa", "other", "5"]
+
+
+def ingest() -> None:
+    with Repo(".") as repo:
+        repo.reproduce(["ingest@web"], single_item=True, force=True)
+
+
+def test_stale_numbers_are_marked_and_an_experiment_leaves_them_stale(
+    finished: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = finished.copy(tmp_path / "project")
+    toy.sh("git add -A && git commit -qm products")
+    clone = toy.clone(tmp_path / "clone")
+    toy.enter(monkeypatch)
+    assert "*" not in report()
+    check_fresh()
+    toy.do("lines-web", "one two three")
+    ingest()
+    text = report()
+    assert re.search(r"retrieval +r_mean +0\.75\* +0\.01\*", text)
+    reason = r"pretrain is stale (products/data/web of ingest@web changed)"
+    assert f"evaluate@retrieval: {reason}" in text
+    assert save_experiment("other-data") is None
+    assert report() == text
+    with pytest.raises(StaleResultsError, match=re.escape(reason)):
+        check_fresh()
+
+    clone.enter(monkeypatch)
+    clone.do("lines-web", "one two vier")
+    ingest()
+    assert "*" not in report(), "what is only missing is not stale"
+    assert save_experiment("one-stage") is None

@@ -12,13 +12,17 @@ from typing import Any
 import psutil
 import pytest
 from dvc.repo import Repo
+from prefect import get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.states import Running
+from prefect.utilities.callables import parameter_schema
 
 from albef.config import ParamsError, read_yaml
 from flows.run import run
-from flows.run_lock import RunInProgressError
+from flows.run_lock import FLOW_RUN, RunInProgressError, flow_run
 from flows.status import report
-from flows.train import train
+from flows.train import _check_server, train
+from tests.conftest import free_port
 from tests.flows.conftest import ask, assert_ended, last_flow
 from tests.flows.toy import Toy
 
@@ -98,14 +102,14 @@ def test_the_page_shows_the_graph_and_what_a_run_came_to_and_a_second_run_starts
              if made["flow_run_id"] == flow["id"]}  # fmt: skip
     (row, *_) = [row for row in json.loads(shown["results"]) if row["metric"] == "r_mean"]
     assert (row["run"], row["value"], row["chance"]) == ("retrieval", "0.75", "0.01")
-    assert (toy.path / "products/report/index.html").as_uri() in shown["report"]
+    assert f":{toy.path}/products/report/index.html" in shown["report"]
 
     told = toy.albef("run")
     assert "nothing to do: every stage is up to date" in told
     assert re.search(r"retrieval +r_mean +0.75 +0.01", told)
     assert toy.started() == []
     assert last_flow(server)["id"] == flow["id"]
-    assert toy.albef("status").count("fresh, made 20") == len(ALL)
+    assert toy.albef("status").count("fresh, ran 20") == len(ALL)
 
 
 @pytest.mark.usefixtures("here")
@@ -120,7 +124,7 @@ def test_a_changed_value_runs_what_depends_on_it_and_its_old_products_come_back(
     plan = toy.albef("run --set tasks.retrieval.epochs=3 --dry")
     assert (toy.path / "params.yaml").read_bytes() == values
     assert re.search(r"finetune@retrieval +tasks.retrieval.epochs \d+ -> 3 +[\d.]+ s", plan)
-    assert re.search(r"evaluate@retrieval +if finetune@retrieval makes something new", plan)
+    assert re.search(r"evaluate@retrieval +if finetune@retrieval changes its artifacts", plan)
     assert not re.search(r"^pretrain", plan, re.MULTILINE)
     told = toy.albef("run --set tasks.retrieval.epochs=3 --name three")
     assert "recorded as experiment three" in told
@@ -163,12 +167,12 @@ def test_ctrl_c_and_a_failure_end_what_is_at_work_and_the_next_run_goes_on(
     toy.enter(monkeypatch)
     status = report()
     with pytest.raises(
-        RunInProgressError, match=rf"a run is at work here already \(process {flow.pid}\)"
+        RunInProgressError, match=rf"already in progress in this clone \(process {flow.pid}\)"
     ):
         run()
     assert re.search(r"pretrain +running: process \d+, for [\d.]+ s", status)
     assert re.search(r"finetune@retrieval +waits for pretrain", status)
-    assert "a run is at work: process" in status
+    assert "a run is in progress: process" in status
     children = below(flow)
     assert len(children) >= 3  # the flow, dvc, the stage
     os.killpg(flow.pid, signal.SIGINT)  # as a terminal does it: to the whole group
@@ -182,13 +186,58 @@ def test_ctrl_c_and_a_failure_end_what_is_at_work_and_the_next_run_goes_on(
     (toy.path / ".dvc/tmp/rwlock").write_text("")  # as a killed DVC leaves it in mid-write
     toy.do("fail-pretrain", "the loss is no number")
     told = toy.albef("run --force pretrain", fails=True)
-    assert told.rstrip().splitlines()[-1] == "pretrain: the loss is no number (exited with 2)"
+    assert told.rstrip().splitlines()[-1] == "pretrain: the loss is no number (exit code 2)"
     assert toy.started() == ["pretrain"], "what depends on it is stopped"
-    failed = r"pretrain +failed: the loss is no number \(exited with 2\)\n +stale: "
+    failed = r"pretrain +failed: the loss is no number \(exit code 2\)\n +stale: "
     assert re.search(failed, report())
     toy.do("fail-pretrain")
     assert "pretrain: cached" in toy.albef("run")  # nothing changed: DVC still has its product
     assert toy.started() == []
+
+
+def test_a_worker_gives_values_and_a_name_with_the_checks_of_the_command(
+    toy: Toy, server: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = parameter_schema(train).properties
+    assert "KEY=VALUE" in form["overrides"]["description"]
+    toy.enter(monkeypatch)
+    before = Path("params.yaml").read_text()
+    toy.checked("tasks.retrieval.epochs=4")
+    with temporary_settings({PREFECT_API_URL: server, PREFECT_HOME: home}):
+        overrides = ["tasks.retrieval.epochs=4"]
+        state = train(only=["ingest"], overrides=overrides, name="four", return_state=True)
+        wrong = train(overrides=["tasks.retreival.epochs=4"], return_state=True)
+    assert state.is_completed(), state
+    assert read_yaml(Path("params.yaml"))["tasks"]["retrieval"]["epochs"] == 4
+    assert "/four\n" in toy.sh("git for-each-ref --format='%(refname)' refs/exps")
+    assert "did you mean retrieval" in str(wrong.message)
+    Path("params.yaml").write_text(before)
+    assert toy.started() == []
+
+
+def test_a_retried_flow_run_does_not_mark_itself_as_crashed(
+    toy: Toy, server: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.enter(monkeypatch)
+    with (
+        temporary_settings({PREFECT_API_URL: server, PREFECT_HOME: home}),
+        get_client(sync_client=True) as client,
+    ):
+        flow = client.create_flow_run(train, state=Running())
+        FLOW_RUN.write_text(str(flow.id))  # as a killed process leaves it
+        with flow_run(str(flow.id)):
+            assert client.read_flow_run(flow.id).state.is_running()
+        FLOW_RUN.write_text(str(flow.id))
+        with flow_run(None):
+            assert client.read_flow_run(flow.id).state.is_crashed()
+
+
+def test_a_server_that_cannot_be_reached_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"http://127.0.0.1:{free_port()}/api"
+    with temporary_settings({PREFECT_API_URL: url}), pytest.raises(SystemExit):
+        _check_server()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"PREFECT_API_URL: cannot reach {url}")
 
 
 @pytest.mark.slow
@@ -207,7 +256,7 @@ def test_a_killed_flow_does_not_stay_running(toy: Toy, server: str) -> None:
     toy.started()
     told = toy.albef("run --force pretrain")
     assert toy.started() == ["pretrain"]
-    assert f"flow run {died['name']} died without a word" in told
+    assert f"flow run {died['name']} was killed" in told
     assert last_flow(server, 1)["state"]["type"] == "CRASHED"
     assert tasks(server, died)["pretrain"]["state"]["type"] == "CRASHED"
     assert "nothing to do" in toy.albef("run")
@@ -239,5 +288,5 @@ def test_a_run_without_a_server_leaves_none_behind(tmp_path: Path, home: Path) -
     assert any("uvicorn" in " ".join(process.cmdline()) for process in children)
     flow.kill()
     told, _ = flow.communicate(timeout=600)
-    assert "the line went dead (exited with 74), to be tried again" in told
+    assert "the line went dead (exit code 74); it will be retried" in told
     assert_ended(children)

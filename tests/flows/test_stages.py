@@ -27,8 +27,8 @@ def test_only_ingest_is_tried_again_and_not_when_the_values_are_wrong() -> None:
 
 def test_a_failure_is_told_in_one_sentence() -> None:
     lines = ["a@b: row 3 has no caption", "and more"]
-    assert stages.failure_message("a@b", lines, 2) == "a@b: row 3 has no caption (exited with 2)"
-    assert stages.failure_message("a@b", [], 137) == "a@b: ended (exited with 137)"
+    assert stages.failure_message("a@b", lines, 2) == "a@b: row 3 has no caption (exit code 2)"
+    assert stages.failure_message("a@b", [], 137) == "a@b: no output (exit code 137)"
 
 
 def test_nothing_of_a_session_is_left_when_its_leader_ends(tmp_path: Path) -> None:

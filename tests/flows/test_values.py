@@ -56,8 +56,8 @@ def test_a_wrong_override_is_one_sentence_and_writes_nothing(
     for override, says in (
         ("tasks.retreival.lr=1", "there is no tasks.retreival; did you mean retrieval?"),
         ("seed.x=1", "seed is a value, not a section"),
-        ("seed", "write it as KEY=VALUE"),
-        ("tasks.retrieval.lr=[", "--set tasks.retrieval.lr=[: no YAML ("),
+        ("seed", "must be KEY=VALUE"),
+        ("tasks.retrieval.lr=[", "lr=[: value is not valid YAML ("),
     ):
         with pytest.raises(ParamsError) as caught:
             values.prepare(None, ["pretrain.epochs=9", override])
@@ -75,7 +75,7 @@ def test_a_preset_replaces_what_git_or_a_preset_holds_and_nothing_else(project: 
     assert read_yaml(project / "params.yaml") == read_preset(project / "presets/smoke.yaml")
     values.prepare("built-in", [])
     values.prepare("smoke", ["seed=5"])
-    with pytest.raises(ParamsError, match="holds values that neither git nor a preset has"):
+    with pytest.raises(ParamsError, match="would overwrite changes in"):
         values.prepare("smoke", [])
     assert read_yaml(project / "params.yaml")["seed"] == 5
     with pytest.raises(ParamsError, match="there is no preset smok; did you mean smoke"):
@@ -99,3 +99,11 @@ def test_a_preset_on_nothing_is_refused(project: Path) -> None:
         (project / "presets/mine.yaml").write_text(text)
         with pytest.raises(ParamsError, match=says):
             values.prepare("mine", [])
+
+
+def test_an_empty_file_is_named_and_a_preset_fills_it(project: Path) -> None:
+    (project / "params.yaml").write_text("")
+    with pytest.raises(ParamsError, match=r"^params\.yaml must be a mapping"):
+        values.prepare(None, ["seed=2"])
+    values.prepare("smoke", [])
+    assert read_yaml(project / "params.yaml") == read_preset(project / "presets/smoke.yaml")

@@ -155,7 +155,7 @@ def test_an_ablation_that_was_killed_or_interrupted_goes_on(toy: Toy) -> None:
     process = toy.start(command)
     found = stages(toy, process, "evaluate", 2)
     busy = toy.albef(command, fails=True)
-    assert f"experiments are at work here already (process {process.pid})" in busy
+    assert f"experiments are already in progress in this clone (process {process.pid})" in busy
     process.kill()
     assert_ended(found)  # nothing goes on unseen
     process.communicate()
@@ -213,7 +213,7 @@ def test_code_that_is_not_committed_is_refused_and_values_are_not_looked_at(
     code.write_text(before[0])
     extra = toy.path / "albef/tune/extra.py"
     extra.write_text("# a stage would read it, and a clone lacks it\n")
-    with pytest.raises(ParamsError, match=r"not in git: albef/tune/extra.py; `git add`"):
+    with pytest.raises(ParamsError, match=r"not track: albef/tune/extra.py; add"):
         variations.clean()
     with pytest.raises(ParamsError, match=r"does not track albef/tune/extra.py; `git add`"):
         run.run(name="mine")

@@ -48,7 +48,7 @@ def test_what_cannot_be_repeated_is_refused_before_anything_runs(
     with pytest.raises(ParamsError, match="--seeds cannot be combined with --dry"):
         run_seeds(None, [], "x", 2, ["--dry"])
     Path("code/train.py").write_text("# another\n")
-    with pytest.raises(ParamsError, match=r"not as in the last commit: code/train\.py"):
+    with pytest.raises(ParamsError, match=r"uncommitted changes: code/train\.py"):
         run_seeds(None, [], "x", 2)
     with pytest.raises(ParamsError, match="--seeds needs --name"):
         run_seeds(None, [], None, 2)

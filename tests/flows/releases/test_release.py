@@ -110,8 +110,8 @@ def test_release_refuse_and_go_back(
         changed = list(release.changed_limits(Registry("retrieval"), "v0.1.0"))
     assert changed == ["release.max_batch_effect 0.001 -> 1"]
     said = project.albef("release retrieval --approve", fails=True)
-    assert "retrieval is not released:\n- not as in the last commit: dvc.yaml; " in said
-    assert "- git commits that are not pushed: 1; `git push`\n" in said
+    assert "retrieval is not released:\n- uncommitted changes: dvc.yaml; " in said
+    assert "- unpushed git commits: 1; " in said
     assert "- products/exports/retrieval is not in the DVC remote store (" in said
     assert "measured" not in said
     project.sh("git checkout -q dvc.yaml && dvc push -q && git push -q")
@@ -262,16 +262,16 @@ def test_what_is_not_committed_or_not_pushed_is_told(project: Toy) -> None:
         file.write("# edited\n")
     Path("new.json").touch()
     assert list(git.uncommitted([*needed, Path("new.json")])) == [
-        "not as in the last commit: dvc.yaml; commit or undo that",
-        "not in git: new.json; `git add` and commit that",
+        "uncommitted changes: dvc.yaml; commit or undo them",
+        "files that git does not track: new.json; add and commit them",
     ]
     project.sh("sed -i /made/d .gitignore")
     (_, untracked) = git.uncommitted(needed)
-    assert untracked.startswith("not in git: made/")
+    assert untracked.startswith("files that git does not track: made/")
     project.sh("git checkout -q .gitignore")
-    ahead = "git commits that are not pushed: 1; `git push`"
-    behind = "git commits of the remote that are not here: 1; `git pull`"
-    nowhere = "the branch is pushed nowhere; `git push --set-upstream origin HEAD`"
+    ahead = "unpushed git commits: 1; run `git push`"
+    behind = "unpulled git commits: 1; run `git pull`"
+    nowhere = "the branch has no upstream; run `git push --set-upstream origin HEAD`"
     theirs = "git clone -q ../project.git ../other && cd ../other && git commit -q --allow-empty"
     for command, reasons in (
         ("git commit -qam edited", [ahead]),
@@ -284,7 +284,7 @@ def test_what_is_not_committed_or_not_pushed_is_told(project: Toy) -> None:
         assert list(git.unpushed()) == reasons
     project.sh("git checkout -q --orphan new")
     (none,) = git.uncommitted(needed)
-    assert none == "there is no commit yet; make one with `git add -A && git commit`"
+    assert none == "the repository has no commit; run `git add -A && git commit`"
 
 
 def test_what_the_dvc_remote_lacks_is_told(project: Toy) -> None:

@@ -1,0 +1,54 @@
+"""Flows of prefect.yaml that are not ``train``: several seeds, and verification of a release."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from flows import git
+from flows.experiments.seeds import run_seeds
+from flows.releases import verify
+from flows.releases.registry import Registry
+from flows.results import show_progress
+
+
+@flow(name="seeds", persist_result=False)
+def seeds(
+    name: str,
+    count: Annotated[int, Field(ge=1)] = 3,
+    preset: str | None = None,
+    overrides: list[str] | None = None,
+) -> str:
+    """Run the same values with several seeds and record an experiment for each.
+
+    Args:
+        name: name of the experiments, to which -seed1, -seed2, ... is added.
+        count: number of seeds.
+        preset: preset to apply first.
+        overrides: changed values, each as KEY=VALUE.
+    """
+    show_progress()
+    if run_seeds(preset, overrides or (), name, count):
+        raise RuntimeError("the first seed failed; see the newest flow run of train")
+    return f"recorded {count} experiments as {name}-seed..."
+
+
+@flow(name="verify", persist_result=False)
+def verify_release(run: str, version: str, key: str, replay: str | None = "any") -> str:
+    """Fetch a version, verify its signatures and lineage, and run a randomly chosen stage again.
+
+    Args:
+        run: the run.
+        version: version of its export.
+        key: file of the public key.
+        replay: stage to run again; ``any`` chooses one, null runs none.
+    """
+    git.fetch()
+    registry = Registry(run)
+    with tempfile.TemporaryDirectory(prefix="albef-verify-") as folder:
+        registry.fetch(version, out := Path(folder) / run)
+        registry.fetch_release(version, release := Path(folder) / version)
+        verify.main(out, release, Path(key), replay, seed=0, tolerance=verify.TOLERANCE)
+    return f"{run} {version} is what was released"
