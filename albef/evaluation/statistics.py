@@ -36,8 +36,7 @@ def paired_interval(
 ) -> Interval:
     """Return the bootstrap interval of a mean difference over examples that both models answered.
 
-    Examples of one unit (an image, with all questions about it) are drawn together because they are
-    not independent.
+    Examples of one unit are not independent, so they are drawn together.
 
     Args:
         differences: difference of each example (N).

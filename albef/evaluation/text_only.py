@@ -64,10 +64,9 @@ def read(folder: Path, split: str, kind: type[RunTask]) -> list[Row]:
 
 
 def score(train: Sequence[Row], test: Sequence[Row]) -> dict[str, float]:
-    """Return the percentage of test rows guessed right, overall and by group (``accuracy_GROUP``).
+    """Return the percentage of correct guesses, overall and by group (``accuracy_GROUP``).
 
-    The names are those of a kind's score. The result is empty if there is nothing to guess. One of
-    several equal candidates counts as its share.
+    The result is empty if there is nothing to guess. Of n equal candidates, one counts as 1/n.
     """
     if not any(row.answer for row in train) or not test:
         return {}
@@ -102,10 +101,7 @@ class TextOnly:
         self._offered = counts.clamp(min=1).log()
 
     def guess(self, rows: Sequence[Row]) -> list[str]:
-        """Return the likeliest answer to each row, among its candidates if it has any.
-
-        The true answer of a row is not read.
-        """
+        """Return the likeliest answer to each row, among its candidates if it has any."""
         counts = self._counts([_grams(row.text) for row in rows])
         scores = torch.from_numpy(counts @ self._weight.numpy()) + self._bias
         guesses = [self._answers[i] for i in scores.argmax(dim=1).tolist()]
@@ -128,8 +124,7 @@ class TextOnly:
 def _fit(counts: sparse.csr_array, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Return weight (F, C) and bias (C,) of the regression, each weight with a normal prior.
 
-    The batch is full, so nothing is random. The gradient is explicit, so its sums have a fixed
-    order.
+    Full batches and an explicit gradient keep it deterministic.
     """
     weight = torch.zeros(counts.shape[1], classes)
     bias = torch.zeros(classes)

@@ -31,10 +31,7 @@ class CurveError(ValueError):
 
 
 def read(folder: Path) -> dict[str, Curve]:
-    """Return the curves in a training folder by name, as ``train/loss``.
-
-    Points that are not finite are left out.
-    """
+    """Return the finite points of the curves in a training folder, by name."""
     base, curves = folder / "plots" / "metrics", {}
     for path in sorted(base.rglob("*.tsv")):
         _, *rows = path.read_text().splitlines()
@@ -62,10 +59,7 @@ def draw_training(curves: Mapping[str, Curve]) -> Iterator[Chart]:
 
 
 def draw_validation(curves: Mapping[str, Curve]) -> Iterator[Chart]:
-    """Yield each validation metric by epoch.
-
-    If the metric of ITC alone differs, it is drawn too, as a dashed line.
-    """
+    """Yield each validation metric by epoch; a different metric of ITC alone is dashed."""
     val = {n.removeprefix("val/"): c for n, c in curves.items() if n.startswith("val/")}
     for name in sorted({metric_names.plain(name) for name in val}, key=metric_names.order):
         own = {n: val[n] for n in (name, f"itc_{name}") if n in val}
@@ -126,10 +120,9 @@ def read_reference(path: Path) -> dict[str, dict[str, Curve]]:
 
 @dataclass(frozen=True)
 class Deviation:
-    """Largest deviation of a curve from its reference.
+    """Largest deviation of a curve from its reference, in the window that ends at ``step``.
 
-    ``reference`` and ``value`` are means over the window that ends at ``step``. ``share`` is their
-    distance as a share of the reference's largest value.
+    ``share`` is the deviation as a share of the reference's largest value.
     """
 
     training: str
@@ -141,29 +134,23 @@ class Deviation:
 
 
 def deviations(reference: Curves, curves: Curves) -> list[Deviation]:
-    """Return the largest deviation of every curve that both have, largest first.
-
-    Curves without common steps have no deviation.
-    """
-    farthest = []
+    """Return the largest deviation of every curve that both have, largest first."""
+    largest = []
     for training, named in reference.items():
         for name, points in named.items():
             windows = list(_windows(points, curves.get(training, {}).get(name, ())))
             if not windows:
                 continue
             step, expected, value = max(windows, key=lambda window: abs(window[2] - window[1]))
-            largest = max(abs(y) for _, y in points)
+            height = max(abs(y) for _, y in points)
             distance = abs(value - expected)
-            share = distance / largest if largest else float(distance > 0)
-            farthest.append(Deviation(training, name, step, expected, value, share))
-    return sorted(farthest, key=lambda deviation: -deviation.share)
+            share = distance / height if height else float(distance > 0)
+            largest.append(Deviation(training, name, step, expected, value, share))
+    return sorted(largest, key=lambda deviation: -deviation.share)
 
 
 def _windows(reference: Curve, curve: Curve) -> Iterator[tuple[float, float, float]]:
-    """Yield the windows in which the curve has points.
-
-    A window is (last step, value of the reference, mean of the curve).
-    """
+    """Yield (last step, value of the reference, mean of the curve) of windows with points."""
     steps = [step for step, _ in curve]
     start = 0
     for step, value in reference:

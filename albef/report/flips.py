@@ -7,6 +7,8 @@ from typing import Any
 from albef.report.scores import Scores, format_truth
 from albef.report.thumbnails import SplitRecords, Thumbnail, draw_located
 
+_Row = Mapping[str, Any]
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -35,14 +37,9 @@ class Flip:
 def flips(
     before: Scores, after: Scores, pairs: Sequence[tuple[int, int]], records: SplitRecords | None
 ) -> tuple[Flip, ...]:
-    """Return the examples at pairs of rows of two score tables.
-
-    Both tables are for the same split and the same kind. ``records`` is None if the split's images
-    are unavailable.
-    """
-    return tuple(
-        _flip(_row(before, old), _row(after, new), before.columns, records) for old, new in pairs
-    )
+    """Return the examples at pairs of rows of two scores of one split."""
+    rows = ((_row(before, old), _row(after, new)) for old, new in pairs)
+    return tuple(_flip(old, new, before.columns, records) for old, new in rows)
 
 
 def _row(scores: Scores, index: int) -> dict[str, Any]:
@@ -50,12 +47,7 @@ def _row(scores: Scores, index: int) -> dict[str, Any]:
     return {**row, "right": bool(scores.right[index])}
 
 
-def _flip(
-    old: Mapping[str, Any],
-    new: Mapping[str, Any],
-    columns: Mapping[str, Any],
-    records: SplitRecords | None,
-) -> Flip:
+def _flip(old: _Row, new: _Row, columns: _Row, records: SplitRecords | None) -> Flip:
     thumbnail = records.thumbnail(old["key"]) if records else None
     truth = _truth(old, columns, thumbnail)
     before, after = (_choice(row, columns, records) for row in (old, new))
@@ -67,8 +59,8 @@ def _flip(
     return Flip(str(asked), thumbnail, truth, before, after)
 
 
-def _truth(row: Mapping[str, Any], columns: Mapping[str, Any], thumbnail: Thumbnail | None) -> str:
-    """Return the correct answer in words, or "" if it has none."""
+def _truth(row: _Row, columns: _Row, thumbnail: Thumbnail | None) -> str:
+    """Return the correct answer as text, or "" if it is an image."""
     if "query" in row:
         return "" if row["query"] == "t2i" else "; ".join(thumbnail.captions if thumbnail else ())
     if "changed" in row:
@@ -76,9 +68,7 @@ def _truth(row: Mapping[str, Any], columns: Mapping[str, Any], thumbnail: Thumbn
     return format_truth(row, columns)
 
 
-def _choice(
-    row: Mapping[str, Any], columns: Mapping[str, Any], records: SplitRecords | None
-) -> Choice:
+def _choice(row: _Row, columns: _Row, records: SplitRecords | None) -> Choice:
     right = row["right"]
     if "query" in row:
         first = next(iter(row["top"]), "")

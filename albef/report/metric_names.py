@@ -77,11 +77,7 @@ def is_main(name: str) -> bool:
 
 
 def order(name: str) -> tuple[bool, int, str, int]:
-    """Return the sort key of a metric.
-
-    Metrics are ordered as in :data:`METRICS`, then by name, with numbers by size. Metrics of ITC
-    alone come last.
-    """
+    """Return the sort key of a metric: as in :data:`METRICS`, then by name; ITC alone last."""
     metric, _ = _find(plain(name))
     rank = METRICS.index(metric) if metric in METRICS else len(METRICS)
     stem = name.rstrip("0123456789")

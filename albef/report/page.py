@@ -124,15 +124,9 @@ def render(report: Report) -> str:
     """Return the page; equal contents give equal bytes."""
     entries = [tuple(licence.items()) for data in report.datasets for licence in data.licences]
     medians = (split.median for run in report.runs for split in run.splits if split.median)
-    return (
-        environment()
-        .get_template("page.html.j2")
-        .render(
-            report=report,
-            query=next(medians, None),
-            licences=[dict(entry) for entry in dict.fromkeys(entries)],
-        )
-    )
+    licences = [dict(entry) for entry in dict.fromkeys(entries)]
+    template = environment().get_template("page.html.j2")
+    return template.render(report=report, query=next(medians, None), licences=licences)
 
 
 def render_dataset(page: DatasetPage) -> str:

@@ -42,10 +42,9 @@ class Thumbnail:
 
 
 def sample(items: Sequence[T], count: int) -> list[T]:
-    """Return at most ``count`` of ``items`` at even steps, in order.
+    """Return at most ``count`` of ``items`` at about even steps, in order.
 
-    Each step moves one position further in its part than the step before. A list whose kinds
-    alternate therefore shows all of them.
+    The steps shift by one, so a list whose kinds alternate shows all of them.
     """
     count = min(count, len(items))
     return [items[i * len(items) // count + i % (len(items) // count)] for i in range(count)]

@@ -79,10 +79,7 @@ def _agreeing(match: re.Match[str], changes: dict[str, str]) -> str:
 
 
 def _parts(text: str, wording: str, common: Collection[str]) -> dict[str, str] | None:
-    """Return the parts of a wording's placeholders.
-
-    The result is None if the text has another wording, or if it could be read in two ways.
-    """
+    """Return the parts of a wording's placeholders; None if the text does not match in one way."""
     readings = []
     for gap in (".+?", ".+"):
         pattern = re.sub(r"\\\{(\w)\\\}", rf"(?P<\1>{gap})", re.escape(wording))

@@ -23,10 +23,7 @@ class Tally:
 
 
 def histograms(profile: Mapping[str, Any]) -> Iterator[Chart]:
-    """Yield a histogram of each numeric column, from the first to the last bin that is not empty.
-
-    A column whose values all lie in one bin has no histogram.
-    """
+    """Yield a histogram of each numeric column with several bins, without empty outer bins."""
     for what, parts in _by_part(profile, "numbers").items():
         columns = zip(*(part["counts"] for part in parts.values()), strict=True)
         filled = [i for i, counts in enumerate(columns) if any(counts)]
