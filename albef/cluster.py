@@ -84,15 +84,15 @@ class RayExecutor(Executor):
         def end(task_future: "Future[Result]") -> None:
             error = task_future.exception()
             if isinstance(error, RayTaskError):
-                future.set_exception(error.cause)
+                error = error.cause
             elif isinstance(error, WorkerCrashedError):
-                future.set_exception(BrokenExecutor(str(error)))
+                error = BrokenExecutor(str(error))
             elif isinstance(error, RayError):
-                future.set_exception(ConnectionError(f"a Ray task was lost with its node: {error}"))
-            elif error is not None:
-                future.set_exception(error)
-            else:
+                error = ConnectionError(f"a Ray task was lost with its node: {error}")
+            if error is None:
                 future.set_result(task_future.result())
+            else:
+                future.set_exception(error)
 
         task = self._run.remote(_versions(), functools.partial(call, **kwargs), *args)
         task.future().add_done_callback(end)
@@ -121,9 +121,6 @@ def on_each_node(cls: type, *args: object, at_once: int) -> list[Any]:
     """Return an actor of a class with ``async`` methods on each node.
 
     If a node dies, its actor restarts on another one, and pending calls are repeated.
-
-    Raises:
-        ConnectionError: no cluster responds.
     """
     connect()
     options = {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": at_once}

@@ -140,15 +140,10 @@ def _write_shards(
 
 
 def _rows_of_cut_shards(quarantine: Path) -> int:
-    """Return the number of rows before the ends of cut shards.
-
-    Each cut shard may have lost as many rows as it has left.
-    """
-    rows = pq.read_table(
-        quarantine / "quarantine.parquet", filters=[("reason", "==", Reason.CUT_SHARD)]
-    )
-    lines: list[int] = rows["line"].to_pylist()
-    return sum(lines) - len(lines)
+    """Return the number of rows left of cut shards; each may have lost as many."""
+    filters = [("reason", "==", Reason.CUT_SHARD)]
+    rows = pq.read_table(quarantine / "quarantine.parquet", filters=filters)
+    return sum(line - 1 for line in rows["line"].to_pylist())
 
 
 def _yield_message(

@@ -1,5 +1,6 @@
 """Preparation of rows by several processes, in the order of the rows."""
 
+import contextlib
 import multiprocessing
 import warnings
 from collections import deque
@@ -74,17 +75,16 @@ class _Pool:
             return self._executor.submit(_prepare, portion, self._rules)
 
     def result(self, portion: list[NumberedRow], future: "Future[list[Result]]") -> list[Result]:
-        try:
+        with contextlib.suppress(BrokenExecutor):
             return future.result()
-        except BrokenExecutor:  # This portion or another one ended the process.
-            return [result for row in portion for result in self._alone(*row)]
-
-    def _alone(self, line: int, row: Record | Rejection) -> list[Result]:
-        try:
-            return self.submit([(line, row)]).result()
-        except BrokenExecutor:
-            detail = "decoding the image crashed its process"
-            return [Rejection(row.source, line, row.key, Reason.UNDECODABLE, detail)]
+        results: list[Result] = []  # This portion or another one crashed the process.
+        for line, row in portion:
+            try:
+                results += self.submit([(line, row)]).result()
+            except BrokenExecutor:
+                detail = "decoding the image crashed its process"
+                results.append(Rejection(row.source, line, row.key, Reason.UNDECODABLE, detail))
+        return results
 
     def close(self) -> None:
         self._executor.shutdown(cancel_futures=True)

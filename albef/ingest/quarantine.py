@@ -25,10 +25,10 @@ _EXAMPLE = pa.schema({
     **{field.name: field.type for field in SCHEMA}, "captions": pa.list_(pa.string()),
     "picture": pa.binary(), "of": pa.string(), "of_dataset": pa.string(), "distance": pa.int32(),
 })  # fmt: skip
-"""Columns of examples.parquet: the first rows of each source and reason, with their captions.
-``picture`` is a thumbnail as JPEG if the image can be decoded. If a row repeats another one, ``of``
-is the key of that row. ``of_dataset`` is its dataset if it is a different one. ``distance`` is the
-number of different bits of the perceptual hashes."""
+"""Columns of examples.parquet: the first rows of each source and reason. ``picture`` is a thumbnail
+if the image can be decoded. If a row repeats another one, ``of`` is the key of that row,
+``of_dataset`` its dataset if that is a different one, and ``distance`` the number of different bits
+of the perceptual hashes."""
 SUMMARY = "summary.json"
 """File with the number of rows of each source: all, kept, and rejected by reason."""
 _ROWS = 10_000  # rows that are collected before they are written
@@ -44,13 +44,8 @@ def write_quarantine(
 ) -> Counter[tuple[str, str]]:
     """Write the rejected rows and the repeated images.
 
-    Args:
-        folder: folder to write.
-        blocks: blocks of prepared rows.
-        dropped: first result of :func:`albef.ingest.duplicates.compare`.
-        repeated: its second result.
-        heldout: evaluation images that it compared with.
-        limits: limits of an image whose thumbnail is drawn.
+    ``dropped`` and ``repeated`` are the result of :func:`albef.ingest.duplicates.compare` with
+    ``heldout``; images within ``limits`` get a thumbnail.
 
     Returns:
         The number of rejected rows by source and reason.

@@ -1,8 +1,7 @@
 """Rules for download targets: which URLs are requested, and which addresses are connected to.
 
-A name is resolved once. The resulting address is checked when the socket for it is created, and
-only public addresses are allowed. A name that resolves differently a moment later therefore gains
-nothing. A redirect cannot bypass the check, because it needs a socket too.
+An address is checked when the socket for it is created. A host that resolves differently a moment
+later or redirects therefore gains nothing.
 """
 
 import ipaddress
@@ -71,11 +70,7 @@ def public_sockets(allow_loopback: bool) -> Callable[[AddrInfo], socket.socket]:
 
 
 def is_public(text: str) -> bool:
-    """Return whether an address is public and belongs to one machine.
-
-    Private, shared, loopback, link-local, site-local, multicast, reserved and unspecified addresses
-    are not, nor are IPv6 addresses that wrap them. Text that is not an address is not public.
-    """
+    """Return whether a text is an address that is public and belongs to one machine."""
     address = _unwrapped(text)
     return address is not None and not (
         not address.is_global
@@ -94,7 +89,7 @@ def is_loopback(text: str) -> bool:
 
 
 def _unwrapped(text: str) -> Address | None:
-    """Return the address, unwrapped from any IPv6 form of an IPv4 one; None if it is invalid."""
+    """Return the address; for any IPv6 form of an IPv4 address, the latter; None if invalid."""
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:

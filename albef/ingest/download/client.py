@@ -1,4 +1,4 @@
-"""One request for an image: its limits of time and size, and its result."""
+"""One request for an image, with limits of time and size."""
 
 import asyncio
 import re
@@ -20,13 +20,12 @@ from albef.ingest.download.limits import Limits
 OPT_OUTS = ("noai", "noimageai", "noindex", "noimageindex")
 """Directives of X-Robots-Tag that are respected, addressed to all clients or to this one."""
 REDIRECTS = (301, 302, 303, 307, 308)
-GONE = (404, 410)
 TEMPORARY = (408, 425, 429)
 """Statuses below 500 that may be temporary."""
-BINARY = ("application/octet-stream", "binary/octet-stream", "application/binary")
-"""Content types besides ``image/...`` under which images are served."""
+# Content types besides image/... under which images are served
+_BINARY = ("application/octet-stream", "binary/octet-stream", "application/binary")
+# Directives of X-Robots-Tag that contain a colon themselves
 _VALUED = ("unavailable_after", "max-snippet", "max-image-preview")
-"""Directives of X-Robots-Tag that contain a colon themselves."""
 _DNS_S = 300  # seconds that a resolved name is cached
 _RESOLVERS = 64  # threads that resolve names
 _CHUNK_BYTES = 2**16
@@ -126,7 +125,7 @@ async def _read(response: aiohttp.ClientResponse, limits: Limits) -> Response:
     if status != HTTPStatus.OK:
         phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
         detail = f"status {status} {phrase}".strip()
-        if status in GONE:
+        if status in (404, 410):
             return Response(Reason.NOT_FOUND, detail)
         is_temporary = status in TEMPORARY or status >= 500
         wait = retry_after(headers)
@@ -135,7 +134,7 @@ async def _read(response: aiohttp.ClientResponse, limits: Limits) -> Response:
             detail = f"{detail}; the host asks for a pause of {wait:g} s, {limit}"
         return Response(Reason.HTTP_ERROR, detail, is_temporary=is_temporary, wait=wait)
     kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if kind and not kind.startswith("image/") and kind not in BINARY:
+    if kind and not kind.startswith("image/") and kind not in _BINARY:
         return Response(Reason.NO_IMAGE, f"the server sent {_printable(kind)}, not an image")
     encoding = headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):

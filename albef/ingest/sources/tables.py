@@ -267,7 +267,7 @@ def _page_bytes(file: IO[bytes], column: Any) -> int:
     return largest
 
 
-def _opened(file: Path, columns: Sequence[str] = ()) -> Any:
+def _opened(file: Path, columns: Sequence[str]) -> Any:
     """Open a Parquet file; strings in lists of some columns are read as dictionaries.
 
     Raises:
