@@ -66,9 +66,6 @@ class RayExecutor(Executor):
 
     Args:
         gpu: whether each task gets a separate GPU.
-
-    Raises:
-        ConnectionError: no cluster responds.
     """
 
     def __init__(self, gpu: bool = False) -> None:

@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -49,21 +49,13 @@ _MAX_CHARS = 8000  # of a row's name, and of its detail
 _MAX_OPEN = 64  # files that stay open, the most recently used ones
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """Row of a block, without its images."""
 
     number: int
     """Position of the row among all rows, from 0."""
     values: dict[str, Any]
     """Columns of the row by name."""
-
-    def record(self, images: Sequence[bytes]) -> Record:
-        """Return the record of the row with these images."""
-        names = ("key", "image_id", "split", "source")
-        key, image_id, split, source = (self.values[name] for name in names)
-        captions, meta = tuple(self.values["captions"]), json.loads(self.values["meta"])
-        return Record(key, images[0], captions, image_id, split, source, meta, tuple(images[1:]))
 
 
 @dataclass(frozen=True)
@@ -195,15 +187,11 @@ class Blocks:
             if int(path.name.partition("-")[2]) not in needed:
                 path.unlink()
 
-    def kept(self, dropped: Container[int] = ()) -> Iterator[Row]:
-        """Yield the rows that are neither rejected nor in ``dropped``, by number, in order."""
-        return self._rows(dropped, kept=True)
+    def rows(self, dropped: Container[int] = (), *, kept: bool) -> Iterator[Row]:
+        """Yield the rows that are kept, or the others, in order.
 
-    def rejected(self, dropped: Container[int] = ()) -> Iterator[Row]:
-        """Yield the rows that are rejected or in ``dropped``, by number, in order."""
-        return self._rows(dropped, kept=False)
-
-    def _rows(self, dropped: Container[int], *, kept: bool) -> Iterator[Row]:
+        Rows are kept if they are neither rejected nor in ``dropped``, by number.
+        """
         for block in range(len(self)):
             table, start = self.table(block), self.starts[block]
             numbers = range(start, start + table.num_rows)
@@ -214,8 +202,14 @@ class Blocks:
             yield from map(Row, (start + positions).tolist(), values)
 
     def records(self, dropped: Container[int] = ()) -> Iterator[Record]:
-        """Yield the records of the rows that :meth:`kept` yields."""
-        return (row.record(self.images(row)) for row in self.kept(dropped))
+        """Yield the records of the rows that are kept, as in :meth:`rows`."""
+        for row in self.rows(dropped, kept=True):
+            key, image_id, split, source = map(
+                row.values.get, ("key", "image_id", "split", "source")
+            )
+            captions, meta = tuple(row.values["captions"]), json.loads(row.values["meta"])
+            image, *more = self.images(row)
+            yield Record(key, image, captions, image_id, split, source, meta, tuple(more))
 
     def images(self, row: Row) -> list[bytes]:
         """Return the images of a row that is kept so far."""

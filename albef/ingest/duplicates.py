@@ -154,10 +154,7 @@ def contaminated(
 def _near_references(
     phashes: Hashes, chosen: Mask, references: Hashes, distance: int
 ) -> Iterator[tuple[int, int, int]]:
-    """Yield the chosen positions whose hash is near a reference, in order.
-
-    Each comes with the position of the nearest reference and the number of different bits.
-    """
+    """Yield chosen positions near a reference, with the nearest one and the different bits."""
     distinct = np.unique(np.concatenate([phashes[chosen], references]))
     tests, first = np.unique(references, return_index=True)
     reference_at = dict(zip(np.searchsorted(distinct, tests).tolist(), first.tolist(), strict=True))
@@ -215,10 +212,9 @@ def _buckets(words: Hashes, below: int = _BITS) -> Iterator[Positions]:
 def _followers(
     phashes: Hashes, positions: Positions, distance: int
 ) -> Iterator[tuple[int, int, int]]:
-    """Yield the position of each hash that joins a group, and that of the group's first hash.
+    """Yield the position of each hash that joins a group, that of its first, and different bits.
 
-    In order of position, each hash joins the first group whose first hash is near, or starts a
-    group. The number of different bits comes with both positions.
+    In order, each hash joins the first group whose first hash is near, or starts a group.
     """
     distinct, first, inverse = np.unique(phashes[positions], return_index=True, return_inverse=True)
     neighbours: dict[int, list[tuple[int, int]]] = {}
@@ -243,9 +239,8 @@ def _followers(
 def near_pairs(hashes: Hashes, distance: int) -> Iterator[tuple[int, int, int]]:
     """Yield all pairs of hashes that differ in few bits, without comparing all with all.
 
-    The bits are divided into ``distance + 2`` bands, of which at least two are equal in such a
-    pair. Hashes are therefore sorted by two bands at a time, and compared with those that share
-    both.
+    At least two of ``distance + 2`` bands of bits are equal in such a pair. Hashes are sorted by
+    two bands at a time, and compared with those that share both.
 
     Args:
         hashes: (N,) in ascending order, each once.

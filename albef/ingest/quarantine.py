@@ -86,7 +86,7 @@ def _write_rows(
     examples: list[dict[str, Any]] = []
     batch: list[dict[str, Any]] = []
     with pq.ParquetWriter(folder / "quarantine.parquet", SCHEMA, compression="zstd") as writer:
-        for row in blocks.rejected(dropped):
+        for row in blocks.rows(dropped, kept=False):
             values = {**row.values, "key": row.values["name"]}
             is_duplicate = values["reason"] is None
             if is_duplicate:

@@ -132,11 +132,7 @@ class ShardWriter:
     def finish(
         self, licences: Sequence[Mapping[str, str]], sources: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
-        """Write index.parquet and dataset.json; return the contents of the latter.
-
-        Raises:
-            ShardError: the dataset is empty.
-        """
+        """Write index.parquet and dataset.json; return the contents of the latter."""
         if self._tar is not None:
             self._close()
         if not self._shards:

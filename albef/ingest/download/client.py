@@ -18,7 +18,7 @@ from albef.ingest.download.addresses import PrivateAddressError, parse, public_s
 from albef.ingest.download.limits import Limits
 
 OPT_OUTS = ("noai", "noimageai", "noindex", "noimageindex")
-"""Directives of X-Robots-Tag that are respected, addressed to all clients or to this one."""
+"""Directives of X-Robots-Tag that opt out, addressed to all clients or to this one."""
 REDIRECTS = (301, 302, 303, 307, 308)
 TEMPORARY = (408, 425, 429)
 """Statuses below 500 that may be temporary."""
@@ -167,11 +167,7 @@ def retry_after(headers: CIMultiDictProxy[str]) -> float | None:
 
 
 def opted_out(headers: CIMultiDictProxy[str], user_agent: str) -> str:
-    """Return the header by which a server opts out of training; "" if it has none.
-
-    This is X-Robots-Tag with a directive of :data:`OPT_OUTS`, addressed to all clients or to the
-    name in ``user_agent``, or ``tdm-reservation: 1``.
-    """
+    """Return the header by which a server opts out of training this client; "" if it has none."""
     own_name = user_agent.partition("/")[0].strip().partition(" ")[0].lower()
     for line in headers.getall("X-Robots-Tag", ()):
         addressee = ""  # "name:" names the client that the directives after it are addressed to.

@@ -29,11 +29,7 @@ log = logging.getLogger("albef")
 
 
 class _Host:
-    """Host that rows are requested from.
-
-    Each row waits for its turn at its host before it takes a connection, so a slow host does not
-    delay other hosts.
-    """
+    """Host. Rows wait for a turn at it before they take a connection that others may need."""
 
     def __init__(self, per_host: int) -> None:
         self.turns = asyncio.Semaphore(per_host)
@@ -107,10 +103,7 @@ class Downloads:
     def chunks(
         self, lists: Iterable[tuple[T, Sequence[str]]]
     ) -> Iterator[tuple[T, dict[str, Outcome]]]:
-        """Download chunks of a list; yield each when all of its addresses have an outcome.
-
-        Args:
-            lists: for each chunk, a value that is returned with it, and its addresses.
+        """Download chunks, each a value and URLs; yield the value with the outcomes of its URLs.
 
         Raises:
             OSError: a download cannot be stored.

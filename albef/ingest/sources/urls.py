@@ -42,13 +42,6 @@ def records(
 ) -> Iterator[Record | Rejection]:
     """Yield the rows of the list in order, each downloaded or rejected.
 
-    Args:
-        config: section of the source.
-        seed: seed of the source, which names its folder of downloads.
-        scratch: folder that contains the folder of downloads.
-        max_rows: most rows to read; None reads all.
-        engine: engine that sends the requests.
-
     Raises:
         OSError: a download cannot be stored.
     """
