@@ -204,12 +204,10 @@ class Blocks:
     def records(self, dropped: Container[int] = ()) -> Iterator[Record]:
         """Yield the records of the rows that are kept, as in :meth:`rows`."""
         for row in self.rows(dropped, kept=True):
-            key, image_id, split, source = map(
-                row.values.get, ("key", "image_id", "split", "source")
-            )
-            captions, meta = tuple(row.values["captions"]), json.loads(row.values["meta"])
             image, *more = self.images(row)
-            yield Record(key, image, captions, image_id, split, source, meta, tuple(more))
+            fields = {name: row.values[name] for name in ("key", "image_id", "split", "source")}
+            captions, meta = tuple(row.values["captions"]), json.loads(row.values["meta"])
+            yield Record(image=image, captions=captions, meta=meta, more=tuple(more), **fields)
 
     def images(self, row: Row) -> list[bytes]:
         """Return the images of a row that is kept so far."""
