@@ -19,6 +19,7 @@ from albef.commands.command import command, find_root, from_root, project_root
 from albef.layout import Engine
 from albef.serving.serve import serve
 
+OptionalPath = Path | None
 Model = Annotated[str, Option(help="Checkpoint folder, or its name in paths.models.")]
 PIPELINE = "run, status, params, compare, ablate, accept, release, fetch, verify, data"
 """Names of the commands in a project's ``flows/cli.py``, for the help outside a project."""
@@ -109,7 +110,7 @@ def explain(
     text: Annotated[str, Argument(help="Text to find in the image.")],
     model: Model = "retrieval",
     layer: Annotated[int | None, Option(help="Fusion layer, from 0.")] = None,
-    out: Annotated[Path | None, Option(help="PNG file to write.")] = None,
+    out: Annotated[OptionalPath, Option(help="PNG file to write.")] = None,
 ) -> None:
     """Show where in an image a model finds a text and each of its words.
 
@@ -122,9 +123,7 @@ def explain(
 
 @command(app, "embed", code=1)
 def embed(
-    folder: Annotated[
-        Path, Argument(help="Folder of images with captions in .txt files; or a dataset.")
-    ],
+    folder: Annotated[Path, Argument(help="Images, with captions in .txt files; or a dataset.")],
     split: Annotated[str, Option(help="Split of a dataset.")] = "test",
     model: Model = "retrieval",
     device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -147,9 +146,7 @@ def submit(
     run: Annotated[str, Option(help="Evaluated run of kind vqa.")] = "vqa",
     split: Annotated[str, Option(help="Split of the questions.")] = "test",
     out: Annotated[Path, Option(parser=from_root, help="File to write.")] = Path("submission.json"),
-    check: Annotated[
-        Path | None, Option(parser=from_root, help="Check this file instead of writing one.")
-    ] = None,
+    check: Annotated[OptionalPath, Option(parser=from_root, help="File to check only.")] = None,
 ) -> None:
     """Write or check the answers of a VQA run for a challenge.
 
@@ -169,23 +166,15 @@ def import_checkpoint(
     tokenizer: Annotated[
         str, Option(help="A vocab.txt, a folder with it, or a name on Hugging Face.")
     ] = "bert-base-uncased",
-    kind: Annotated[
-        str | None, Option(help="Kind of the run, if the tensors do not identify it.")
-    ] = None,
-    image_size: Annotated[
-        int | None, Option(help="Image side to resize the position embeddings to.")
-    ] = None,
+    kind: Annotated[str | None, Option(help="Kind of run, if the tensors fit several.")] = None,
+    image_size: Annotated[int | None, Option(help="Image side for position embeddings.")] = None,
     heads: Annotated[
         tuple[int, int] | None,
         Option(metavar="IMAGE TEXT", help="Attention heads; default: one per 64 dimensions."),
     ] = None,
-    answers: Annotated[
-        Path | None, Option(help="JSON list of the answers that a VQA checkpoint ranks.")
-    ] = None,
+    answers: Annotated[OptionalPath, Option(help="JSON list of answers of a VQA model.")] = None,
     no_dvc: Annotated[bool, Option("--no-dvc", help="Do not track the folder with DVC.")] = False,
-    back: Annotated[
-        bool, Option("--back", help="Convert a checkpoint folder to a .pth file.")
-    ] = False,
+    back: Annotated[bool, Option("--back", help="Convert from a folder to a .pth file.")] = False,
 ) -> None:
     """Convert a checkpoint of the original code to this project's format, or back.
 
@@ -206,9 +195,7 @@ def hub(
     card: Annotated[Path, Argument(help="Model card of the report or of a release.")],
     out: Annotated[Path, Argument(help="Folder to write.")],
     licence: Annotated[str, Option("--license", help="Licence of the model, as the Hub names it.")],
-    dataset: Annotated[
-        list[str] | None, Option(help="Training dataset, as the Hub names it; repeatable.")
-    ] = None,
+    dataset: Annotated[list[str] | None, Option(help="Training dataset; repeatable.")] = None,
 ) -> None:
     """Write an export as a folder for the Hugging Face Hub and transformers.js.
 
@@ -244,13 +231,9 @@ def site(
     export: Annotated[Path, Argument(help="Export that searches.")],
     gallery: Annotated[Path, Argument(help="Folder of images.")],
     out: Annotated[Path, Argument(help="Folder to write.")],
-    questions: Annotated[
-        Path | None, Option(help="VQA export that answers questions about images.")
-    ] = None,
+    questions: Annotated[OptionalPath, Option(help="VQA export that answers questions.")] = None,
     precision: Annotated[str | None, Option(help="Weights; default: int8 if available.")] = None,
-    package: Annotated[
-        Path | None, Option(help="File of npm's onnxruntime-web; default: npm fetches it.")
-    ] = None,
+    package: Annotated[OptionalPath, Option(help="onnxruntime-web's file; default: npm's.")] = None,
 ) -> None:
     """Write a static site that searches its images in the browser, without a server.
 

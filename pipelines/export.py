@@ -69,8 +69,7 @@ def _export(stage: Stage) -> None:
     settings = stage.section(f"export.runs.{stage.key}", RunExport)
     for name in ("onnxscript", "onnx_ir"):  # These packages log every node that they fold.
         logging.getLogger(name).setLevel(logging.WARNING)
-    threads = stage.runtime.threads
-    if threads:
+    if threads := stage.runtime.threads:
         torch.set_num_threads(threads)
     checkpoint = load_checkpoint(stage.layout.model(stage.key))
     target, metrics = stage.layout.export(stage.key), stage.layout.export_metrics(stage.key)
@@ -164,11 +163,7 @@ def _evaluated(
 
 
 def check(primary: str, values: Mapping[str, float], allowed: Mapping[Precision, float]) -> None:
-    """Check that no precision loses more points of a metric against torch than allowed.
-
-    Raises:
-        VerificationError: a precision loses more.
-    """
+    """Raise VerificationError if a precision loses more points against torch than allowed."""
     for name, max_loss in allowed.items():
         loss = values["torch"] - values[name]
         if not loss <= max_loss:

@@ -103,12 +103,13 @@ def main(
     if not out.parent.is_dir():
         raise ValueError(f"cannot write {out}: folder {out.parent} does not exist")
     records = Shards(folder, split) if (folder / "dataset.json").is_file() else Folder(folder)
-    model = as_matching(_load(weights, device), str(weights))
-    compute: Compute = partial(map, partial(_embed, lambda: model))
+    load = partial(_load, weights, device)
+    model = as_matching(load(), str(weights))
+    compute: Compute = partial(map, partial(_embed, load))
     if engine == "ray":
         from albef.cluster import map_on_cluster  # Only this engine needs Ray.
 
-        load = partial(_load_once, weights.resolve(), device)
+        load = partial(_load, weights.resolve(), device, threads=1)  # A worker has one core.
         compute = partial(map_on_cluster, partial(_embed, load), gpu=device not in ("auto", "cpu"))
     with atomic(out) as part:
         images, texts = write_features(model, records, part, compute)
@@ -116,7 +117,9 @@ def main(
     print(out)
 
 
+@cache
 def _load(weights: Path, device: str, threads: int = 0) -> Any:
+    """Load a checkpoint or an export, once in a process."""
     if (weights / NAME).is_file():
         return runtime.load(weights, threads=threads)
     import torch
@@ -126,12 +129,6 @@ def _load(weights: Path, device: str, threads: int = 0) -> Any:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return load(weights, device=device)
-
-
-@cache
-def _load_once(weights: Path, device: str) -> Any:
-    """Load the weights once in a worker process. It has one core and computes batches in turn."""
-    return _load(weights, device, threads=1)
 
 
 def _embed(load: Callable[[], Matching], items: Items) -> Floats:

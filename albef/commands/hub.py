@@ -208,7 +208,7 @@ def _configs(manifest: Manifest) -> dict[str, dict[str, Any]]:
             "size": side,
             "resample": 3,
             "do_rescale": True,
-            "rescale_factor": 1 / 255,
+            "rescale_factor": pixels.rescale,
             "do_normalize": True,
             "image_mean": pixels.mean,
             "image_std": pixels.std,

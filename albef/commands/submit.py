@@ -34,8 +34,7 @@ def main(
         ShardError: the run's dataset is missing.
     """
     question_ids = read_question_ids(dataset, split)
-    where = f"split {split} of {dataset.name}"
-    path = check_file or out
+    where, path = f"split {split} of {dataset.name}", check_file or out
     if check_file:
         text = check_file.read_text()
     else:
@@ -48,11 +47,7 @@ def main(
 
 
 def read_question_ids(dataset: Path, split: str) -> list[QuestionId]:
-    """Return the ids of all questions of a split.
-
-    Raises:
-        SubmissionError: the split has no question with an id.
-    """
+    """Return the ids of all questions of a split; raise SubmissionError if it has none."""
     metas = map(json.loads, read_index(dataset, split, ["meta"])["meta"].to_pylist())
     ids = [meta["question_id"] for meta in metas if meta.get("question_id") is not None]
     if not ids:

@@ -51,9 +51,10 @@ def judge(model: Model, records: Records) -> Judged:
     of the batch, because training draws its negatives like this.
     """
     score = next(score for capability, score in _SCORERS.items() if isinstance(model, capability))
-    batches = ([records[i] for i in indices] for indices in shared(len(records), BATCH))
-    rows = [row for batch in batches for row in score(model, batch)]
-    return Judged(np.array([s for s, _ in rows], float), np.array([c for _, c in rows], float))
+    rows: list[tuple[Any, float]] = []
+    for indices in shared(len(records), BATCH):
+        rows += score(model, [records[i] for i in indices])
+    return Judged(*(np.array([row[i] for row in rows], float) for i in range(2)))
 
 
 def _match(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
@@ -101,8 +102,7 @@ _SCORERS = {Matching: _match, Answering: _answer, Classifying: _classify}
 def is_calibrated(model: Model) -> bool:
     """Return whether the probabilities of a model can be calibrated.
 
-    A generated answer has no alternatives with a probability. An expression of grounding may also
-    be true of other images.
+    A generated answer has no alternatives. An expression may also be true of other images.
     """
     is_generated = isinstance(model, Answering) and model.answering.by == "generate"
     return not (is_generated or isinstance(model, Grounding))

@@ -1,7 +1,7 @@
 """Parts of a finished model that are each computed in one call, for every kind of model.
 
-They run in torch (:mod:`albef.export.modules`, which names the axes) and are written as ONNX
-graphs. :mod:`albef.runtime` prepares their input and loops over them.
+They run in torch (:mod:`albef.export.modules`) or as ONNX graphs. :mod:`albef.runtime` prepares
+their input and loops over them.
 """
 
 import importlib
@@ -85,11 +85,6 @@ def config_of(checkpoint: Checkpoint) -> Any:
     return _kind(checkpoint).Config.model_construct(**values, model=checkpoint.model)
 
 
-def _restore_task(checkpoint: Checkpoint) -> Any:
-    """Return the task of a checkpoint."""
-    return _kind(checkpoint).Task.restore(config_of(checkpoint), checkpoint)
-
-
 def _matching(checkpoint: Checkpoint) -> Parts:
     matcher, sizes = Matcher(checkpoint), checkpoint.model
     grounding = _kind(checkpoint).Task.capability == "grounding"
@@ -131,7 +126,8 @@ def attention(checkpoint: Checkpoint) -> tuple[int, bool]:
 
 
 def _answering(checkpoint: Checkpoint) -> Parts:
-    task, text = _restore_task(checkpoint), checkpoint.model.text
+    task = _kind(checkpoint).Task.restore(config_of(checkpoint), checkpoint)
+    text = checkpoint.model.text
     question = ("batch", text.fusion_depth, text.heads, "length", text.width // text.heads)
     graphs = {
         "image_encoder": _image_encoder(task.model, checkpoint, feat=False),
@@ -153,18 +149,16 @@ def _answering(checkpoint: Checkpoint) -> Parts:
             ("logits",),
         ),
     }
+    config = task.config
     answering = Answering(
-        by=task.config.answering,
-        k=task.config.answer_k,
-        beams=task.config.beams,
-        max_tokens=task.written_tokens,
+        by=config.answering, k=config.answer_k, beams=config.beams, max_tokens=task.written_tokens
     )
     lengths = {"max_tokens": text.max_positions, "max_words": task.asked_words}
     return Parts(facts_of(checkpoint, answering=answering, **lengths), graphs, tuple(task.answers))
 
 
 def _classifying(checkpoint: Checkpoint) -> Parts:
-    task = _restore_task(checkpoint)
+    task = _kind(checkpoint).Task.restore(config_of(checkpoint), checkpoint)
     inputs = dict(_TEXTS)
     for prefix in PREFIXES[: task.images]:
         inputs |= _states(checkpoint, prefix)

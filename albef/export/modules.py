@@ -32,7 +32,7 @@ class Matcher(nn.Module):
         if "itm_head.weight" not in checkpoint.tensors:
             raise CheckpointError(
                 f"{checkpoint.folder} is of kind {checkpoint.kind}, which has no image-text "
-                "matching; give a checkpoint of pre-training or of a retrieval run"
+                "matching; use a checkpoint of pre-training or of a retrieval run"
             )
         self.model = ALBEF(checkpoint.model, checkpoint.tokenizer.vocab_size)
         self.itm_head = nn.Linear(checkpoint.model.text.width, 2)
@@ -113,8 +113,7 @@ class TextsMatcher(nn.Module):
         _, weights = layer.cross_weights(states, bias, image[self.layer][0])  # (B, H, T * L, N)
         heat = weights.mean(1)[:, :, 1:].unflatten(1, text_mask.shape[1:])  # (B, T, L, n * n)
         side = round(heat.shape[-1] ** 0.5)
-        # Average over the text's own length: a mean over the padded length would depend on the
-        # batch.
+        # A mean over the padded length would depend on the batch.
         mean = (heat * text_mask[..., None]).sum(2) / text_mask.sum(2)[..., None]
         square: Tensor = (heat[:, :, 0] if self.of_cls else mean).unflatten(2, (side, side))
         return square

@@ -71,7 +71,6 @@ def write_graphs(graphs: Mapping[str, Graph], folder: Path, opset: int, vocab_si
     A model that is exported twice gives equal bytes, without traces of place, time or build. From
     opset 23 on, attention stays one node.
     """
-    versions = set()
     for name, graph in graphs.items():
         inputs = (torch.from_numpy(array) for array in example(graph.inputs, _EXAMPLE, vocab_size))
         axes = tuple(
@@ -94,10 +93,8 @@ def write_graphs(graphs: Mapping[str, Graph], folder: Path, opset: int, vocab_si
             )
         assert program is not None
         proto = _strip(program.model_proto)
-        versions.add((proto.opset_import[0].version, proto.ir_version))
         _save(proto, folder / graph_file("float32", name))
-    ((version, ir),) = versions
-    return Onnx(opset=version, ir=ir)
+    return Onnx(opset=proto.opset_import[0].version, ir=proto.ir_version)
 
 
 def convert(
@@ -105,13 +102,10 @@ def convert(
 ) -> None:
     """Write a graph of an export again, converted from float32 to fewer bits.
 
-    Inputs and outputs keep their precision, except that ``float16`` also halves states.
-
-    ``int8`` has weights of 8 bits with a scale per column. It also reads what they are multiplied
-    with in 8 bits, at a scale that the ``inputs`` fix. No item therefore changes another's numbers.
-
-    ``int8_weights`` has a scale for each 32 numbers in a row instead, both of weights and of what
-    they are multiplied with. The scales of the latter are computed at run time.
+    Inputs and outputs keep their precision, except that ``float16`` also halves states. ``int8``
+    has a scale per column of weights, and a scale for what they are multiplied with that ``inputs``
+    fix, so no item changes another's numbers. ``int8_weights`` has a scale per 32 numbers in a row,
+    also of what they are multiplied with, where it is computed at run time.
 
     Args:
         folder: the export, with the graph in float32.
@@ -161,13 +155,13 @@ def convert(
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Reader of a graph's inputs, one call after the other."""
+    """Reader of a graph's inputs."""
 
     def __init__(self, inputs: Sequence[Mapping[str, Array]]) -> None:
         self._remaining = iter(inputs)
 
     def get_next(self) -> Mapping[str, Array] | None:
-        """Return the inputs of the next call; None after the last one."""
+        """Return the inputs of the next call, or None."""
         return next(self._remaining, None)
 
 

@@ -67,10 +67,9 @@ class Matching(Model):
         return out["text_states"], out["text_feat"]
 
     def score(self, text_states: Array, text_mask: Ints, image: ImageStates) -> Floats:
-        """Return ITM logits (B, T, 2) of T texts (B, T, L, D) for each of B images.
+        """Return ITM logits (B, T, 2) of T texts (B, T, L, D) for each of B encoded images.
 
-        The logits are divided by the temperature; column 1 is "match". The images are already
-        encoded, and their states are not copied for each text.
+        The logits are divided by the temperature; column 1 is "match".
         """
         return self._judge(text_states, text_mask, image)["logits"]
 
@@ -89,10 +88,7 @@ class Matching(Model):
         return np.concatenate([np.empty((0, self.embed_dim), np.float32), *parts])
 
     def embed_text(self, texts: Sequence[str]) -> Floats:
-        """Embed texts as unit vectors (n, E).
-
-        Their dot product with image vectors is the similarity.
-        """
+        """Embed texts as unit vectors (n, E); dot products with images are similarities."""
         check_aligned(texts=texts)
         parts = [self.encode_text(*self.ids(texts[part]))[1] for part in batches(len(texts))]
         return np.concatenate([np.empty((0, self.embed_dim), np.float32), *parts])
@@ -198,15 +194,11 @@ class Grounded:
     box: Box | None
     """Box around the hottest region, in pixels of the image; None if the map has no heat."""
     best: int | None
-    """Index of the given box with the most heat, divided by the root of its area; None without
-    boxes."""
+    """Index of the given box with the most heat over the root of its area; None without boxes."""
 
 
 class Grounding(Matching):
-    """Matching model that also locates texts.
-
-    Its map is attention alone, without Grad-CAM's gradient.
-    """
+    """Matching model that also locates texts, by attention without Grad-CAM's gradient."""
 
     main: ClassVar[str] = "ground"
     extra_calls: ClassVar[frozenset[str]] = Matching.extra_calls | {Matching.main}

@@ -40,8 +40,7 @@ _ERRORS_ONLY = 3  # Severity level of ONNX Runtime's own log.
 class OnDevice:
     """Keys or values that stay on the device where a graph computed them.
 
-    It has only the part of numpy's interface that is needed to pass them to the next graph.
-    Indexing copies them to the host.
+    It has the part of numpy's interface that graphs need. Indexing copies them to the host.
     """
 
     def __init__(self, value: Any, shape: Sequence[int]) -> None:
@@ -75,8 +74,8 @@ class Sessions:
             The attribute lists those that the sessions use.
         threads: threads of one session; 0 uses all cores.
 
-    On ``device`` (ONNX Runtime's name for it), keys and values stay between graphs, see
-    :class:`OnDevice`. If it is None, all values pass through the host.
+    On ``device``, keys and values stay between graphs, see :class:`OnDevice`. If it is None, all
+    values pass through the host.
 
     Raises:
         ExportError: a named provider does not work on this machine, or a graph cannot be read.
@@ -174,12 +173,9 @@ def _session(path: Path, providers: list[str], threads: int) -> Any:
 
 
 def _check_provider(running: str, requested: str, *, explicit: bool) -> None:
-    """Refuse a session on another provider if ``explicit`` is true, else warn.
-
-    ONNX Runtime itself falls back to the CPU without an error.
-    """
-    if running == requested:
-        return
-    if explicit:
-        raise ExportError(f"{requested} does not work on this machine; sessions run on {running}")
-    log.warning("%s does not work on this machine; running on %s", requested, running)
+    """Refuse a session on another provider if ``explicit``, else warn about it."""
+    if running != requested:
+        message = f"{requested} does not work on this machine; sessions run on {running}"
+        if explicit:
+            raise ExportError(message)
+        log.warning(message)

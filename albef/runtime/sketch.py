@@ -62,10 +62,9 @@ class Sketch:
         self.count(words=len(text.split()), unknown=float(unknown.mean()) if len(unknown) else 0.0)
 
     def divergence(self, quantity: str, reference: Counts) -> float:
-        """Return the Kullback-Leibler divergence from a reference in nats.
+        """Return the Kullback-Leibler divergence in nats, as in :mod:`albef.validation.drift`.
 
-        It is computed as in :mod:`albef.validation.drift`. It is NaN if there are fewer than
-        :data:`MIN_COUNT` counts, or if the reference is empty.
+        It is NaN if there are fewer than :data:`MIN_COUNT` counts, or if the reference is empty.
         """
         counts = self.counts[quantity]
         if counts.sum() < MIN_COUNT or not reference.sum():

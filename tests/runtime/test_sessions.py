@@ -41,7 +41,7 @@ def test_a_session_that_fell_back_is_noticed(caplog: pytest.LogCaptureFixture) -
         sessions._check_provider(sessions.CPU, sessions.CUDA, explicit=True)
     assert caplog.text == ""
     sessions._check_provider(sessions.CPU, sessions.CUDA, explicit=False)
-    assert "running on CPUExecutionProvider" in caplog.text
+    assert "run on CPUExecutionProvider" in caplog.text
 
 
 def test_a_graph_that_cannot_be_read_is_named(tiny_export: Path, tmp_path: Path) -> None:
