@@ -74,11 +74,11 @@ def project_root() -> Path:
     )
 
 
-def find_root() -> Path | None:
-    """Return the root of the project around the working folder, or None outside a project."""
-    cwd = Path.cwd()
-    for folder in (cwd, *cwd.parents):
-        if (folder / "params.yaml").exists() and (folder / "dvc.yaml").exists():
+def find_root(path: Path = Path()) -> Path | None:
+    """Return the root of the project around a path (the working folder), or None outside one."""
+    path = path.resolve()
+    for folder in (path, *path.parents):
+        if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
             return folder
     return None
 

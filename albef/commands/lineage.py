@@ -5,12 +5,11 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from albef.commands.command import find_root
 from albef.commands.project import layout_of
 from albef.config import read_preset
 from albef.layout import PARAMS, Layout
 from albef.lineage import DIGITS, Project, Step, lineage, render_facts
-
-GRAPH = Path("dvc.yaml")
 
 
 def main(path: Path, as_json: bool) -> int:
@@ -59,14 +58,13 @@ def project_around(path: Path) -> Project | None:
     Raises:
         ParamsError: a params file or preset is not YAML, or does not name the folders.
     """
-    resolved = path.resolve()
-    for root in (resolved, *resolved.parents):
-        if (root / PARAMS).is_file() and (root / GRAPH).is_file():
-            projects = list(_projects(root))
-            holding = [project for project in projects if _holds(project.layout, resolved)]
-            # products/smoke is inside products, so the deepest folder that holds the path wins.
-            return max(holding or projects[:1], key=lambda project: len(project.layout.root.parts))
-    return None
+    root = find_root(path)
+    if root is None:
+        return None
+    projects = list(_projects(root))
+    holding = [project for project in projects if _holds(project.layout, path.resolve())]
+    # products/smoke is inside products, so the deepest folder that holds the path wins.
+    return max(holding or projects[:1], key=lambda project: len(project.layout.root.parts))
 
 
 def _holds(layout: Layout, path: Path) -> bool:

@@ -30,8 +30,8 @@ from albef.tasks.task import MAX_WORDS
 class Input(NamedTuple):
     """Input of a graph."""
 
-    holds: Literal["floats", "ids", "mask", "positions", "sees"]
-    """Content: numbers, token ids, their mask, positions in an answer, or a mask of nodes."""
+    content: Literal["floats", "ids", "mask", "positions", "sees"]
+    """Numbers, token ids, their mask, positions in an answer, or a mask of nodes."""
     dims: tuple[int | str, ...]
     """Axes of the input. Those with a name are dynamic."""
 

@@ -45,19 +45,19 @@ def example(inputs: Mapping[str, Input], sizes: Mapping[str, int], vocab_size: i
     """
     rng = np.random.default_rng(0)
     arrays: list[Array] = []
-    for holds, dims in inputs.values():
+    for content, dims in inputs.values():
         shape = tuple(sizes[dim] if isinstance(dim, str) else dim for dim in dims)
         lengths = rng.integers(1, shape[-1] + 1, shape[:-1])
         lengths.flat[0] = shape[-1]
         last_axis = np.arange(shape[-1])
         array: Array
-        if holds == "floats":
+        if content == "floats":
             array = rng.standard_normal(shape).astype(np.float32)
-        elif holds == "ids":
+        elif content == "ids":
             array = rng.integers(0, vocab_size, shape)
-        elif holds == "mask":  # The first one has full length, the others are padded.
+        elif content == "mask":  # The first one has full length, the others are padded.
             array = (last_axis < lengths[..., None]).astype(np.int64)
-        elif holds == "positions":
+        elif content == "positions":
             array = np.broadcast_to(last_axis % sizes["length"], shape).copy()
         else:  # Each node sees itself and some of the earlier ones.
             array = np.tril(rng.integers(0, 2, shape)) | np.eye(shape[-1], dtype=np.int64)
@@ -103,9 +103,9 @@ def convert(
     """Write a graph of an export again, converted from float32 to fewer bits.
 
     Inputs and outputs keep their precision, except that ``float16`` also halves states. ``int8``
-    has a scale per column of weights, and a scale for what they are multiplied with that ``inputs``
-    fix, so no item changes another's numbers. ``int8_weights`` has a scale per 32 numbers in a row,
-    also of what they are multiplied with, where it is computed at run time.
+    has a scale per column of weights; ``inputs`` fix the scales of activations, so no item changes
+    another's numbers. ``int8_weights`` has a scale per 32 weights or activations in a row; those of
+    activations are computed at run time.
 
     Args:
         folder: the export, with the graph in float32.

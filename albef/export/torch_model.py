@@ -28,10 +28,8 @@ class TorchBackend:
         tensors = (torch.from_numpy(inputs[name]).to(self._device) for name in part.inputs)
         out = part.module(*tensors)
         out = out if isinstance(out, tuple) else (out,)
-        return {
-            name: tensor.float().cpu().numpy()
-            for name, tensor in zip(part.outputs, out, strict=True)
-        }
+        arrays = (tensor.float().cpu().numpy() for tensor in out)
+        return dict(zip(part.outputs, arrays, strict=True))
 
 
 def load(folder: str | os.PathLike[str], *, device: str = "cpu") -> Model:

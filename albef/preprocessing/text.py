@@ -20,7 +20,7 @@ from albef.preprocessing.hub import REMEDY, prepare_hub
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 DELETED, BREAKS = r"""[,.'!?"()*#:;~]""", "[-/]"
 """Patterns of the characters that cleaning deletes, and of those that it replaces with a space."""
-_SPACES = "\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_SPACES = r"\t-\r\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 RUNS = f"[{_SPACES}]{{2,}}"
 """Pattern of runs of white space; ``\\s`` means other characters in other languages."""
 _DELETED, _BREAKS, _RUNS = (re.compile(pattern) for pattern in (DELETED, BREAKS, RUNS))

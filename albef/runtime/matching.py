@@ -1,7 +1,5 @@
 """Models that match images and texts: pre-training, retrieval and grounding. No torch.
 
-Grounding also locates a text in an image.
-
 Shapes: B images, T texts of each, n items, C classes, L text tokens, D width, E shared width.
 """
 

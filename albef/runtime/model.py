@@ -45,10 +45,7 @@ class ImageStates(NamedTuple):
     """Unit vectors (B, E), for kinds that match images and texts."""
 
     def take(self, index: Sequence[int] | Ints) -> "ImageStates":
-        """Return some of the images, in a given order.
-
-        If all are taken in order, nothing is copied.
-        """
+        """Return some of the images, in a given order; nothing is copied if all are in order."""
         if list(index) == list(range(len(self.keys))):
             return self
         feat = None if self.feat is None else self.feat[index]
@@ -97,11 +94,7 @@ class Model:
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; its calls: {calls}")
 
     def pixels(self, images: Sequence[ImageInput], start: int = 0) -> Floats:
-        """Convert B images to normalized pixels (B, 3, S, S).
-
-        Args:
-            images: B images.
-            start: number of the first image, for error messages.
+        """Convert B images to normalized pixels (B, 3, S, S); ``start`` numbers them in errors.
 
         Raises:
             ImageError: an image cannot be decoded.

@@ -280,7 +280,7 @@ class Location(Body):
     """Location of an expression in an image."""
 
     probability: Probability
-    """Probability that the image and the expression belong together."""
+    """Probability that the expression describes the image, as of `match`."""
     box: list[float] | None
     """Left, top, width and height of the hottest region, in pixels; null if the map has no heat."""
     best: int | None
