@@ -112,7 +112,7 @@ def explain(
     layer: Annotated[int | None, Option(help="Fusion layer, from 0.")] = None,
     out: Annotated[OptionalPath, Option(help="PNG file to write.")] = None,
 ) -> None:
-    """Show where in an image a model finds a text and each of its words.
+    """Show where a model finds a text in an image.
 
     Example: albef explain image.png "the key left of the apple"
     """
@@ -130,7 +130,7 @@ def embed(
     out: Annotated[Path, Option(help="Parquet file to write.")] = Path("features.parquet"),
     engine: Annotated[Engine, Option(help="This machine, or a Ray cluster.")] = "local",
 ) -> None:
-    """Write the features of images and captions, from a checkpoint or an export.
+    """Write the features of images and captions.
 
     Example: albef embed photos --model products/exports/retrieval
     """
@@ -176,7 +176,7 @@ def import_checkpoint(
     no_dvc: Annotated[bool, Option("--no-dvc", help="Do not track the folder with DVC.")] = False,
     back: Annotated[bool, Option("--back", help="Convert from a folder to a .pth file.")] = False,
 ) -> None:
-    """Convert a checkpoint of the original code to this project's format, or back.
+    """Convert a checkpoint of the original code, or back.
 
     DVC tracks the folder, and a run can start from it (`init: NAME`). Code in the file is not
     executed.
@@ -197,7 +197,7 @@ def hub(
     licence: Annotated[str, Option("--license", help="Licence of the model, as the Hub names it.")],
     dataset: Annotated[list[str] | None, Option(help="Training dataset; repeatable.")] = None,
 ) -> None:
-    """Write an export as a folder for the Hugging Face Hub and transformers.js.
+    """Write an export as a folder for the Hugging Face Hub.
 
     Example: albef hub EXPORT CARD.md hub/retrieval --license apache-2.0
     """
@@ -235,7 +235,7 @@ def site(
     precision: Annotated[str | None, Option(help="Weights; default: int8 if available.")] = None,
     package: Annotated[OptionalPath, Option(help="onnxruntime-web's file; default: npm's.")] = None,
 ) -> None:
-    """Write a static site that searches its images in the browser, without a server.
+    """Write a static site that searches images in the browser.
 
     Example: albef site products/exports/retrieval photos site
     """
