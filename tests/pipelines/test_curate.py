@@ -208,5 +208,5 @@ def test_pre_training_reads_a_view_and_tells_what_it_is(here: Path) -> None:
         ("data set", "web", "verified"),
         ("checkpoint", "earlier/pretrained", "verified"),
     ]
-    assert "As valid as web, which it is a view of." in data_page("clean").read_text()
-    assert "Used by the view clean." in data_page("web").read_text()
+    assert "It is filtered from web, whose validation applies." in data_page("clean").read_text()
+    assert "Used by filtered dataset clean." in data_page("web").read_text()
