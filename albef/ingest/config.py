@@ -1,8 +1,9 @@
 """Settings of ingest: limits for rows, and the entries of ``datasets``."""
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import Field, PlainValidator, field_validator, model_validator
 
 from albef.config import Section
 from albef.ingest.sources import SourceConfig, read_source
@@ -59,7 +60,7 @@ class RowsConfig(Section):
     sources: Annotated[
         dict[str, Annotated[SourceConfig, PlainValidator(read_source)]], Field(min_length=1)
     ]
-    """Sources by name; the fields of each depend on its ``kind``."""
+    """Sources by name (letters a-z, digits, - or _); the fields of each depend on its ``kind``."""
     shard_mb: Annotated[int, Field(ge=1)] = 512
     """Largest size of a shard in MiB."""
     longest_side: Annotated[int, Field(ge=16)] | None = None
@@ -80,6 +81,14 @@ class RowsConfig(Section):
     store: str | None = None
     """Bucket or folder (``s3://...``) that stores the shards under their digests; null stores them
     in the dataset's folder."""
+
+    @field_validator("sources")
+    @classmethod
+    def _check_names(cls, sources: dict[str, SourceConfig]) -> dict[str, SourceConfig]:
+        for name in sources:  # Keys of records start with it.
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name):
+                raise ValueError(f"rename source {name!r}: use 1 to 40 letters a-z, digits, - or _")
+        return sources
 
     @model_validator(mode="after")
     def _check_split_off(self) -> Self:

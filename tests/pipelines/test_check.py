@@ -255,6 +255,9 @@ def test_names_of_datasets_for_paths(here: Path) -> None:
         check("Фото", Options(write=True))
     with pytest.raises(ParamsError, match="--name 'a b'"):
         check("Фото", Options(name="a b"))
+    folder = {"kind": "folder", "path": "Фото", "split": "train"}
+    with pytest.raises(ParamsError, match="rename source 'Фото'"):
+        validate(RowsConfig, {"sources": {"Фото": folder}}, where="params.yaml")
 
 
 def test_a_preset_fits_all_rows_of_a_small_dataset(here: Path) -> None:
