@@ -78,7 +78,7 @@ class CurateConfig(Section):
     @model_validator(mode="after")
     def _is_one_rule(self) -> Self:
         if self.keep is not None and self.threshold is not None:
-            raise ValueError("give it either keep, a share, or threshold, a score")
+            raise ValueError("set either keep (a share) or threshold (a score), not both")
         return self
 
     @property
@@ -175,7 +175,7 @@ def write_view(folder: Path, base: Path, edit: Edit, origin: Mapping[str, Any]) 
             captions += int(_counts(rows).sum())
             writer.write_batch(rows)
     if not splits[SPLIT]:
-        raise ValueError("no caption is good enough: raise keep or lower threshold")
+        raise ValueError("curation rejected every caption; increase keep or lower threshold")
     described = describe(base)
     curated = {"of": base.name, "data": described["digest"], **origin}
     described |= {"name": folder.name, "digest": index_digest(folder), "splits": dict(splits)}

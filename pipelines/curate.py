@@ -53,9 +53,8 @@ def run(stage: Stage) -> None:
     base, checkpoint = stage.layout.data(config.dataset), load_checkpoint(Path(config.by))
     if config.chooses == (checkpoint.kind == "captioning"):
         raise ValueError(
-            f"curate.{stage.key}: {config.by} is of kind {checkpoint.kind}: one that scores "
-            "captions asks for keep or threshold, one of kind captioning, which writes them, for "
-            "neither"
+            f"curate.{stage.key}: {config.by} is a checkpoint of kind {checkpoint.kind}; "
+            + ("remove keep and threshold" if config.chooses else "set keep or threshold")
         )
     inputs = " ".join([digest, checkpoint.digest, stage.code])
     with (
@@ -91,10 +90,12 @@ def _write_precision(
     metrics = precision_and_recall(scores, kept_mask, noise)
     write_json(quarantine / "curation.json", {"below": float(scores[kept_mask].min()), **metrics})
     stage.record["kept"] = int(kept_mask.sum())
-    log.info("%s: %d of %d captions stay", stage.key, kept_mask.sum(), len(kept_mask))
+    log.info("%s: kept %d of %d captions", stage.key, kept_mask.sum(), len(kept_mask))
     if metrics.get("found"):
         words = ", ".join(f"{name} {value:.1f} %" for name, value in metrics["found"].items())
-        log.info("of %d captions that are known to be wrong: %s", metrics["captions"], words)
+        log.info(
+            "removal of the %d captions that are known to be wrong: %s", metrics["captions"], words
+        )
 
 
 def _apply(

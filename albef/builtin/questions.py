@@ -81,7 +81,7 @@ def _plan(
         group_count = COUNTS[number % len(COUNTS)]
         scene = _draw(pools[group_count], used_scenes, rng)
         if scene is None:
-            raise view.too_few(split, count, "scenes with evenly many of a thing", number)
+            raise view.too_few(split, count, "scenes with equally frequent counts", number)
         if split != "train":
             used_scenes.add(scene)
         yield scene, rng.choice([group for group in scene.groups if group.count == group_count])

@@ -114,6 +114,6 @@ def sample_each(
 def too_few(split: str, required: int, noun: str, available: int) -> ParamsError:
     """Return the error for a split that needs more items than there are."""
     return ParamsError(
-        f"splits.{split} asks for {required} different {noun}, of which there are {available}: "
-        f"lower splits.{split} or raise objects"
+        f"splits.{split} needs {required} different {noun}, but only {available} exist: "
+        f"lower splits.{split} or increase objects"
     )

@@ -156,10 +156,10 @@ def _download(store: Store, shard: Stored, part: Path) -> None:
         if digest == shard.digest:
             return
         if not is_last_try:
-            log.warning("%s came with the SHA-256 %s; it is fetched again", address, digest)
+            log.warning("%s has the wrong SHA-256 %s; fetching it again", address, digest)
     raise MissingShardError(
-        f"{address} is not what was sent: it has {part.stat().st_size} bytes with the SHA-256 "
-        f"{digest}, not {shard.size} with that of its name"
+        f"{address} is damaged: it has {part.stat().st_size} bytes with SHA-256 {digest}; "
+        f"expected {shard.size} bytes with SHA-256 {shard.digest}"
     )
 
 
@@ -176,10 +176,10 @@ def _get(store: Store, shard: Stored, part: Path) -> None:
             full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
             if wait is None or full or isinstance(error, PermissionError):
                 raise OSError(
-                    f"{address} cannot be fetched to {part.parent} ({why(error)}): mend that and "
-                    "run it again; it goes on where it was"
+                    f"cannot fetch {address} to {part.parent}: {why(error)}. Fix the cause, then "
+                    "run the command again; it resumes"
                 ) from error
-            log.warning("%s cannot be fetched (%s); once more in %g s", address, error, wait)
+            log.warning("cannot fetch %s: %s; trying again in %g s", address, error, wait)
             time.sleep(wait)
 
 

@@ -84,7 +84,7 @@ def opened(image: bytes, key: str = "", max_pixels: int = MAX_PIXELS) -> Iterato
         # Pillow's message names a limit of its own.
         raise ImageError(f"{name} is too large; {most}", Reason.TOO_MANY_PIXELS) from None
     except UnidentifiedImageError:
-        start = f"it starts with {image[:16]!r}" if image else "it is empty"
+        start = f"it starts with {image[:16]!r}" if image else "the file is empty"
         if image[4:8] == b"ftyp" and not _HAS_HEIC:
             start += "; HEIC needs `pip install albef-pipeline[heic]`"
         detail = f"{name} cannot be decoded: {start}; supported: {', '.join(FORMATS)}"
@@ -139,7 +139,7 @@ def flat(picture: Image.Image) -> Image.Image:
         high = np.asarray(picture, np.uint16) >> 8
         return Image.fromarray(high.astype(np.uint8)).convert("RGB")
     if picture.mode in ("I", "F"):
-        raise ValueError(f"its values are of 32 bits (mode {picture.mode})")
+        raise ValueError(f"32-bit pixels (mode {picture.mode}) are not supported")
     return picture.convert("RGB")
 
 
@@ -201,7 +201,7 @@ def check_shape(size: tuple[int, int], min_side: int, max_aspect_ratio: float) -
         raise ImageError(f"{pixels}; the shorter side must have {min_side}", Reason.TOO_SMALL)
     if longer > max_aspect_ratio * shorter:
         ratio = math.floor(10 * longer / shorter) / 10
-        detail = f"{pixels}: one side is {ratio:g} times the other, at most {max_aspect_ratio:g}"
+        detail = f"{pixels}: aspect ratio {ratio:g}; at most {max_aspect_ratio:g} is allowed"
         raise ImageError(detail, Reason.TOO_ELONGATED)
 
 
@@ -219,7 +219,7 @@ def _scans(image: bytes) -> int:
         if marker is None or kind == _END or (kind == _SCAN and not has_many):
             break
         if segment == _MAX_SEGMENTS:
-            raise ValueError(f"it has more than {_MAX_SEGMENTS} segments")
+            raise ValueError(f"the JPEG has more than {_MAX_SEGMENTS} segments")
         scans += kind == _SCAN
         at = marker.end() + max(2, int.from_bytes(image[marker.end() : marker.end() + 2], "big"))
     return scans

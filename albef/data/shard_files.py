@@ -99,7 +99,7 @@ class ShardFiles:
         try:
             image = os.pread(file.number, size, offset)
         except OSError as error:
-            return f"{address} cannot be read at {key} ({error.strerror})", b""
+            return f"cannot read {key} in {address} ({error.strerror})", b""
         if len(image) != size:
             return f"{address} ends before {key}", b""
         is_damaged = hashlib.sha256(image).hexdigest() != digest
@@ -117,13 +117,13 @@ class ShardFiles:
         if not self._manifest:
             return remedy(self._folder)
         name = self._folder.name
-        return f"remove it there if it is, and `albef run --force ingest@{name}` sends it again"
+        return f"delete it there if it exists, then run `albef run --force ingest@{name}`"
 
     def _stored(self, shard: str) -> Stored:
         assert self._manifest is not None
         if shard not in self._manifest.shards:
             path = self._folder / MANIFEST
-            raise ShardError(f"{path} lacks the shard {shard}: {remedy(self._folder)}")
+            raise ShardError(f"{path} does not list shard {shard}: {remedy(self._folder)}")
         return self._manifest.shards[shard]
 
     def _open(self, shard: str) -> "_File":
@@ -160,7 +160,7 @@ class ShardFiles:
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOENT):
                 raise
-            raise MissingShardError(f"{path} cannot be read ({error.strerror})") from None
+            raise MissingShardError(f"cannot read {path} ({error.strerror})") from None
 
     def _close_some(self) -> None:
         """Close the first file if too many are open, and files that the cache has removed.
@@ -184,4 +184,4 @@ class _File:
 
 def remedy(folder: Path) -> str:
     """Return the remedy for a damaged folder of a dataset."""
-    return f"run the stage ingest@{folder.name}, or dvc checkout, to get it back"
+    return f"run `albef run --only ingest@{folder.name}`, or `dvc checkout`, to restore it"

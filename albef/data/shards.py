@@ -63,7 +63,7 @@ def describe(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ShardError(f"{path} is missing: {remedy(folder)}") from None
     except (ValueError, TypeError) as error:
-        raise ShardError(f"{path} is no JSON ({error}): {remedy(folder)}") from None
+        raise ShardError(f"{path} is not valid JSON ({error}): {remedy(folder)}") from None
 
 
 def shards_of(folder: Path, described: Mapping[str, Any]) -> Path:
@@ -253,7 +253,7 @@ class Shards:
 
     def __getitem__(self, i: int) -> Record:
         if not 0 <= i < len(self):
-            raise IndexError(f"{self.folder} {self.split} has {len(self)} records, no {i}")
+            raise IndexError(f"{self.folder} {self.split} has {len(self)} records, but not {i}")
         row = {name: self._columns[name][i].as_py() for name in _READ}
         further = self._columns["more"][i].as_py() if "more" in self._columns else ()
         image, *more = (
@@ -298,10 +298,10 @@ class Shards:
         if needed > limit:
             fits = int(np.searchsorted(np.cumsum(sizes), limit, "right")) // 2
             unit = f"two windows of {window} shards" if window else "all shards"
-            smaller = f"set the training's window to at most {fits} or " if fits else ""
+            smaller = f"set the training's window to at most {fits}, or " if fits else ""
             raise ShardError(
-                f"{unit} of {self.name}, split {self.split}, are {needed / 2**30:.3g} GiB, more "
-                f"than runtime.cache_gb {limit / 2**30:.3g}: {smaller}raise runtime.cache_gb"
+                f"{unit} of {self.name}, split {self.split}, need {needed / 2**30:.3g} GiB; "
+                f"runtime.cache_gb is {limit / 2**30:.3g}: {smaller}increase runtime.cache_gb"
             )
 
     def close(self) -> None:

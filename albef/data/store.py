@@ -81,8 +81,8 @@ class Store:
                     files.put_file(str(path), target)
         except Exception as error:  # Each kind of store raises its own exceptions.
             raise OSError(
-                f"{self.address(shard)} cannot be written ({why(error)}): mend that, or name "
-                "another store, and run it again; what is there is not sent again"
+                f"cannot write {self.address(shard)}: {why(error)}. Fix the cause or set another "
+                "`store`, then run the command again; it skips shards that were sent"
             ) from error
         return shard
 

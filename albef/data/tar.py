@@ -80,13 +80,13 @@ def members(path: Path, limit: Callable[[str], int]) -> Iterator[Member | Damage
             header = header_of(block)
             if header is None or header.size < 0:
                 packed = start == 0 and block.startswith(_PACKED)
-                detail = "it is compressed: unpack it" if packed else "no header of a tar member"
+                detail = "the tar is compressed; decompress it" if packed else "not a tar header"
                 yield Damage(start, Reason.DAMAGED_MEMBER, detail)
                 at = next_header(at)
                 continue
             name = long_name or _text(header.name)
             if at + header.size > end:
-                detail = "the file ends within a member"
+                detail = "the file ends inside a member"
                 yield Damage(start, Reason.DAMAGED_MEMBER, detail, name)
                 at = next_header(at)
                 continue
@@ -98,16 +98,16 @@ def members(path: Path, limit: Callable[[str], int]) -> Iterator[Member | Damage
                 continue
             most = limit(name)
             if sparse or header.type == tarfile.GNUTYPE_SPARSE:
-                yield Damage(start, Reason.DAMAGED_MEMBER, "a member with holes", name)
+                yield Damage(start, Reason.DAMAGED_MEMBER, "a sparse member", name)
             elif header.type in PLAIN and header.size > most > 0:
-                detail = f"a member of {header.size} bytes, more than {most}"
+                detail = f"a member of {header.size} bytes; at most {most} are read"
                 yield Damage(start, Reason.TOO_MANY_BYTES, detail, name)
             elif header.type in PLAIN and most:
                 yield Member(name, read(data_at, header.size))
             long_name, sparse = "", False
         mark = read(max(0, end - len(_END)), len(_END))
         if mark != _END:
-            yield Damage(end, Reason.CUT_SHARD, "it ends without the end mark of a tar")
+            yield Damage(end, Reason.CUT_SHARD, "the tar has no end mark, so it was truncated")
 
 
 def _long_name(header: tarfile.TarInfo, content: bytes) -> str:

@@ -32,7 +32,7 @@ class Limits(Section):
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if self.warn is not None and self.stop is not None and self.warn > self.stop:
-            raise ValueError(f"warn ({self.warn:g}) is beyond stop ({self.stop:g})")
+            raise ValueError(f"warn ({self.warn:g}) must not exceed stop ({self.stop:g})")
         return self
 
 

@@ -88,11 +88,13 @@ def read_accepted(path: Path | str | None) -> dict[str, Any]:
         return {key: accepted[key] for key in ("name", "digest", "expectations")}
     except FileNotFoundError:
         raise ParamsError(
-            f"the accepted profile {path} is missing: get it back from git, accept the data set "
-            "as it is, or name none"
+            f"the accepted profile {path} is missing: restore it with git, run `albef data accept` "
+            "again, or remove it from validate.accepted"
         ) from None
     except (ValueError, TypeError, KeyError):
-        raise ParamsError(f"{path} is no accepted profile: accept the data set again") from None
+        raise ParamsError(
+            f"{path} is not an accepted profile; run `albef data accept` again"
+        ) from None
 
 
 def read_evaluated(path: Path | str | None) -> dict[str, Any]:
@@ -105,8 +107,8 @@ def read_evaluated(path: Path | str | None) -> dict[str, Any]:
     items = _evaluated(accepted["expectations"])
     if accepted["expectations"] and not items:
         raise ParamsError(
-            f"{path} is the profile of a data set without evaluation splits: name that of one "
-            "that models are evaluated on"
+            f"{path} is the profile of a dataset without evaluation splits; set "
+            "validate.evaluated_on to one with evaluation splits"
         )
     return {**accepted, "expectations": items}
 

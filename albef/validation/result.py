@@ -31,7 +31,7 @@ class Check:
     def sentence(self) -> str:
         """Describe the outcome in words, with numbers and threshold."""
         if self.expectation.startswith("expect_table"):
-            return f"there are {self.counted:,}"
+            return f"the dataset has {self.counted:,}"
         share = self.failed / self.counted if self.counted else 0.0
         allowed = f"at most {_percent(self.allowed)} may" if self.allowed else "none may"
         return f"{self.failed:,} of {self.counted:,} ({_percent(share)}) fail, {allowed}"

@@ -38,14 +38,14 @@ def test_what_every_view_promises(kind: str) -> None:
     ("kind", "changed", "message"),
     [
         ("scenes", {"splits": {"test": 5000}},
-         r"splits\.test asks for .* lower splits\.test or raise objects"),
+         r"splits\.test needs .* lower splits\.test or increase objects"),
         ("scenes", {"splits": {"pairs": 3}}, "splits: pairs must be an even number"),
         ("scenes", {"splits": {"tran": 3}}, "'train', 'val', 'test', 'pairs' or 'things'"),
         ("scenes", {"objects": 1000}, f"objects: .* less than or equal to {openmoji.MOST}"),
-        ("pictures", {"splits": {"val": 13}}, r"splits\.val asks for 13 different captions"),
+        ("pictures", {"splits": {"val": 13}}, r"splits\.val needs 13 different captions"),
         ("statements", {"splits": {"train": 4}}, "train: .* multiple of 3, got 4"),
         ("expressions", {"objects": 8, "splits": {"val": 5000}},
-         r"splits\.val asks for .* raise objects"),
+         r"splits\.val needs .* increase objects"),
     ],
 )  # fmt: skip
 def test_wrong_values_are_named(kind: str, changed: dict[str, Any], message: str) -> None:

@@ -115,9 +115,9 @@ def test_equal_records_give_equal_bytes_and_others_another_digest(
 @pytest.mark.parametrize(
     ("records", "said"),
     [
-        ([toy.record(0, image=b"GIF89a")], "toy-0000 is neither PNG, JPEG nor WebP"),
+        ([toy.record(0, image=b"GIF89a")], "toy-0000 is not PNG, JPEG or WebP"),
         ([], "toy has no record"),
-        ([two_images(0), toy.record(1)], "toy-0001 has 1 images and the first one has 2: records"),
+        ([two_images(0), toy.record(1)], "toy-0001 has 1 images, but the first one has 2"),
     ],
 )
 def test_what_no_data_set_can_hold(tmp_path: Path, records: list[Record], said: str) -> None:
@@ -141,7 +141,7 @@ def written(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("damage", "place", "said"),
     [
-        (lambda shard, offset: shard.unlink(), 0, "is missing: run the stage ingest@toy"),
+        (lambda shard, offset: shard.unlink(), 0, "is missing: run `albef run --only ingest@toy"),
         (lambda shard, offset: os.truncate(shard, 5000), 19, "ends before toy-0019"),
         (lambda shard, offset: toy.flip(shard, offset + 20), 3, "is damaged at toy-0003"),
     ],

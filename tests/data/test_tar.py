@@ -61,7 +61,7 @@ def test_a_path_is_read_out_of_no_other_entry(tmp_path: Path) -> None:
 def test_a_tar_that_is_compressed_says_so(tmp_path: Path) -> None:
     found = read(tmp_path, gzip.compress(tar()))
     assert isinstance(found[0], Damage)
-    assert found[0].detail == "it is compressed: unpack it"
+    assert found[0].detail == "the tar is compressed; decompress it"
 
 
 def test_links_devices_and_folders_are_passed_over(tmp_path: Path) -> None:
@@ -83,16 +83,16 @@ def test_a_damaged_header_costs_its_own_member(tmp_path: Path) -> None:
     held[3 * 1536 + 20] ^= 0xFF
     found = read(tmp_path, bytes(held))
     assert names(found) == ["000.jpg", "001.jpg", "002.jpg", "004.jpg", "005.jpg"]
-    assert found[3] == Damage(3 * 1536, Reason.DAMAGED_MEMBER, "no header of a tar member")
+    assert found[3] == Damage(3 * 1536, Reason.DAMAGED_MEMBER, "not a tar header")
 
 
-CUT = "it ends without the end mark of a tar"
+CUT = "the tar has no end mark, so it was truncated"
 
 
 def test_a_file_that_was_cut(tmp_path: Path) -> None:
     *whole, half, cut = read(tmp_path, tar()[: 3 * 1536 + 600])
     assert names(whole) == ["000.jpg", "001.jpg", "002.jpg"]
-    what = "the file ends within a member"
+    what = "the file ends inside a member"
     assert half == Damage(3 * 1536, Reason.DAMAGED_MEMBER, what, "003.jpg")
     assert cut == Damage(3 * 1536 + 600, Reason.CUT_SHARD, CUT)
     *whole, cut = read(tmp_path, tar()[: 3 * 1536])  # at a member's edge
@@ -115,7 +115,7 @@ def test_members_with_holes_are_damage_and_what_nobody_wants_is_not_read(tmp_pat
     for member in (old, new):
         [damage] = read(tmp_path, sparse(member))
         assert isinstance(damage, Damage)
-        assert (damage.name, damage.detail) == (member.name, "a member with holes")
+        assert (damage.name, damage.detail) == (member.name, "a sparse member")
     assert read(tmp_path, sparse(other)) == []
 
 

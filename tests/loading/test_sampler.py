@@ -119,12 +119,12 @@ def test_a_small_cache_fetches_each_shard_once_an_epoch(
 
 def test_what_the_cache_cannot_hold_is_said_before(folder: Path) -> None:
     said = (
-        r"two windows of 3 shards of toy, split train, are 0\.0\d+ GiB, more than "
-        r"runtime\.cache_gb 0\.0039\d?: set the training's window to at most 2 or raise"
+        r"two windows of 3 shards of toy, split train, need 0\.0\d+ GiB; "
+        r"runtime\.cache_gb is 0\.0039\d?: set the training's window to at most 2, or increase"
     )
     with pytest.raises(ShardError, match=said):
         Loader(shards(folder, limit=4 * 2**20), collate, 4, 4, 5, 0, reading=Reading(3))
-    with pytest.raises(ShardError, match=r"GiB, more than runtime\.cache_gb \S+: raise runtime"):
+    with pytest.raises(ShardError, match=r"runtime\.cache_gb is \S+: increase runtime"):
         Loader(shards(folder, limit=2**20), collate, 4, 4, 5, 0, reading=Reading(1))
 
 

@@ -146,7 +146,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("curate", None, "curate is missing; add `curate: {}`"),
     ("curate", {"a": VIEW | {"dataset": "wep"}}, "curate.a.dataset: 'wep' is not one of the d"),
     ("curate", {"a": VIEW}, "curate.a.by: there is no checkpoint earlier; set"),
-    ("curate", {"a": VIEW | {"threshold": 0.5}}, "give it either keep, a share, or threshold"),
+    ("curate", {"a": VIEW | {"threshold": 0.5}}, "set either keep (a share) or threshold"),
     ("curate", {"A b": VIEW}, "curate.A b: a name must consist of lowercase"),
     ("tasks.retrieval.init", "pretraind", "pretrained"),
     ("pretrain.dataset", "webb", "web"),

@@ -69,15 +69,15 @@ def test_thirty_percent_of_the_captions_emptied_stop_the_pipeline(here: Path) ->
     lines = (done.stdout + done.stderr).splitlines()
     assert len(lines) == 1, lines  # no trace, no notes of a library
     for part in (
-        "validate@toy: data set toy is refused: captions are not empty",
+        "validate@toy: dataset toy fails validation: captions are not empty",
         "expect_column_values_to_be_between of captions.words at least 1",
         "54 of 180 (30 %) fail, none may (validate.max_empty_captions)",
-        "`albef data page toy` shows the rows",
+        "albef data page toy",
     ):
         assert part in lines[0]
     assert not verdict.exists()
     page = data_page("toy")
-    failing = page.read_text().partition("Not so: captions are not empty")[2]
+    failing = page.read_text().partition("Failed: captions are not empty")[2]
     rows = failing.partition("<details")[0]
     assert rows.count("<figure><img") == rows.count("words 0: ") == 8
 

@@ -197,11 +197,8 @@ def test_training_data_are_held_against_another_data_set_that_models_are_tested_
 
 def test_the_profile_of_training_data_says_nothing_of_evaluation(tmp_path: Path) -> None:
     accepted(tmp_path, [replace(record, split="train") for record in rows()])
-    with pytest.raises(ParamsError) as caught:
+    with pytest.raises(ParamsError, match=r"toy\.json is .* without evaluation splits"):
         drift.read_evaluated(tmp_path / "toy.json")
-    assert str(caught.value).startswith(
-        f"{tmp_path / 'toy.json'} is the profile of a data set without evaluation splits"
-    )
 
 
 def test_undecodable_pictures_are_left_out_of_the_profile(tmp_path: Path) -> None:
@@ -241,9 +238,9 @@ def test_distances_are_what_great_expectations_observes() -> None:
 
 def test_a_file_that_is_no_accepted_profile_is_named(tmp_path: Path) -> None:
     path = tmp_path / "web.json"
-    with pytest.raises(ParamsError, match=r"web\.json is missing: get it back from git"):
+    with pytest.raises(ParamsError, match=r"web\.json is missing"):
         drift.read_accepted(path)
     for text in ("{", "[]", '{"expectations": []}'):
         path.write_text(text)
-        with pytest.raises(ParamsError, match=r"web\.json is no accepted profile"):
+        with pytest.raises(ParamsError, match=r"web\.json is not an accepted profile"):
             drift.read_accepted(path)

@@ -209,7 +209,7 @@ def test_a_data_set_without_records_is_refused(tmp_path: Path) -> None:
     result, _ = check(folder)
     assert [one.reason() for one in failed(result)] == [
         "there are records (expect_table_row_count_to_be_between of records at least 1): "
-        "there are 0"
+        "the dataset has 0"
     ]
 
 
@@ -246,7 +246,7 @@ def test_the_second_image_of_a_record_is_checked_too(tmp_path: Path) -> None:
             {"drift": {**VALUES["drift"], "accepted": {
                 "divergence": {"warn": 0.5, "stop": 0.1}, "shift": {"warn": None, "stop": None}
             }}},
-            "drift.accepted.divergence: warn (0.5) is beyond stop (0.1)",
+            "drift.accepted.divergence: warn (0.5) must not exceed stop (0.1)",
         ),
     ],
 )  # fmt: skip

@@ -109,7 +109,7 @@ def test_a_damaged_member_is_one_refusal(tmp_path: Path, member: int) -> None:
     assert captions(rows) == [f"number {i}" for i in range(3) if i != lost]
     [rejection] = bad(rows)
     assert rejection.reason == Reason.DAMAGED_MEMBER
-    assert rejection.detail == f"{shard}, byte {at}: no header of a tar member"
+    assert rejection.detail == f"{shard}, byte {at}: not a tar header"
 
 
 def test_a_shard_that_was_cut_says_so(tmp_path: Path) -> None:
