@@ -17,8 +17,11 @@ data = Typer(
 )
 app.add_typer(data, name="data")
 Names = list[str] | None
+File = Path | None
 Preset = Annotated[str | None, Option(help="Name of a preset: presets/PRESET.yaml.")]
 Strict = Annotated[bool, Option("--strict", help="Fail if a printed result is stale.")]
+NOISE = [0.0, 0.4]
+Bump = Literal["patch", "minor", "major"]
 RESUMES = "interrupted; run the same command again to resume"
 
 
@@ -40,18 +43,12 @@ def _stop_on_signals() -> None:
 def run(
     preset: Preset = None,
     overrides: Annotated[
-        Names, Option("--set", metavar="KEY=VALUE", help="Change a value of params.yaml.")
+        Names, Option("--set", metavar="KEY=VALUE", help="Change a value.")
     ] = None,
-    only: Annotated[
-        Names, Option(metavar="STAGE", help="Run only this stage: NAME or NAME@KEY.")
-    ] = None,
-    force: Annotated[
-        Names, Option(metavar="STAGE", help="Run this stage even if nothing changed.")
-    ] = None,
+    only: Annotated[Names, Option(metavar="STAGE", help="Run only NAME or NAME@KEY.")] = None,
+    force: Annotated[Names, Option(metavar="STAGE", help="Run even if nothing changed.")] = None,
     name: Annotated[str | None, Option(help="Record the run as a DVC experiment.")] = None,
-    seeds: Annotated[
-        int | None, Option(min=1, help="Number of seeds; records NAME-seed1, NAME-seed2, ...")
-    ] = None,
+    seeds: Annotated[int | None, Option(min=1, help="Seeds to run, as NAME-seed1, ...")] = None,
     dry: Annotated[bool, Option("--dry", help="Print what would run and why, and stop.")] = False,
     strict: Strict = False,
 ) -> int:
@@ -105,30 +102,18 @@ def params(
 
 @command(app, "compare", code=1, at_root=True)
 def compare(
-    revisions: Annotated[
-        list[str],
-        Argument(
-            metavar="REVISION",
-            help="Experiment, branch, tag or commit, or `workspace`; the first is the baseline.",
-        ),
-    ],
-    curve: Annotated[
-        Path | None, Option(parser=from_root, help="File of reference curves to plot as well.")
-    ] = None,
-    save_curve: Annotated[
-        Path | None, Option(parser=from_root, help="Write the baseline's curves to such a file.")
-    ] = None,
-    out: Annotated[
-        Path | None, Option(parser=from_root, help="The page; default: in .albef/compare/.")
-    ] = None,
+    revisions: Annotated[list[str], Argument(metavar="REVISION")],
+    curve: Annotated[File, Option(parser=from_root, help="Reference curves to plot.")] = None,
+    save_curve: Annotated[File, Option(parser=from_root, help="Write the first's curves.")] = None,
+    out: Annotated[File, Option(parser=from_root, help="The page.")] = None,
     examples: Annotated[int, Option(help="Changed answers to show in each direction.")] = 6,
-    stepwise: Annotated[
-        bool, Option("--stepwise", help="Compare each group of seeds with the previous one.")
-    ] = False,
+    stepwise: Annotated[bool, Option("--stepwise", help="Compare neighboring groups.")] = False,
 ) -> int:
     """Compare the recorded results of experiments or git revisions.
 
-    The page shows values, data, metrics, curves and changed answers. No stage runs.
+    A revision is an experiment, a branch, a tag, a commit or `workspace`. Each is compared with the
+    first, or with --stepwise, each group of seeds with the previous group. The page shows values,
+    data, metrics, curves and changed answers; its default is in .albef/compare/. No stage runs.
 
     Example: albef compare HEAD workspace
     """
@@ -139,42 +124,31 @@ def compare(
 
 @command(app, "ablate", at_root=True, interrupted=RESUMES)
 def ablate(
-    noise: Annotated[
-        list[float] | None,
-        Option(min=0, max=1, help="Share of wrong captions; repeatable; default: 0 and 0.4."),
-    ] = None,
+    noise: Annotated[list[float], Option(min=0, max=1, help="Share of wrong captions.")] = NOISE,
     seeds: Annotated[int, Option(min=1, help="Seeds of each step.")] = 3,
     preset: Annotated[str, Option(help="Preset of the last step.")] = "ablation",
     steps: Annotated[str, Option(help="File of the steps: ablations/STEPS.yaml.")] = "paper",
-    name: Annotated[
-        str | None, Option(help="Prefix of the experiments' names; default: the preset.")
-    ] = None,
-    jobs: Annotated[
-        int | None,
-        Option(min=1, help="Trainings at a time; default: as many as the CPU cores allow."),
-    ] = None,
+    name: Annotated[str | None, Option(help="Prefix of the names, if not the preset.")] = None,
+    jobs: Annotated[int | None, Option(min=1, help="Trainings at a time.")] = None,
     show: Annotated[bool, Option("--show", help="Show existing results; train nothing.")] = False,
 ) -> None:
     """Train the steps of an ablation with several noise levels and seeds, and compare them.
 
-    Each training is recorded as an experiment, and recorded trainings are not repeated. The
-    comparison equals `albef compare --stepwise`.
+    Each training is recorded as an experiment, and recorded trainings are not repeated. As many run
+    at a time as the CPU cores allow, unless --jobs is given. The comparison equals `albef compare
+    --stepwise`. You can repeat --noise.
 
     Example: albef ablate --noise 0.4 --seeds 1
     """
     from flows.experiments.ablate import ablate
 
     _prepare_output()
-    ablate(noise or [0.0, 0.4], seeds, preset, steps, name, jobs, show=show)
+    ablate(noise, seeds, preset, steps, name, jobs, show=show)
 
 
 @command(app, "accept", at_root=True)
-def accept(
-    files: Annotated[
-        list[Path], Argument(parser=from_root, metavar="FILE", help="Edited code file or folder.")
-    ],
-) -> int:
-    """Accept edits of code that you know change no artifact.
+def accept(files: Annotated[list[Path], Argument(parser=from_root, metavar="FILE")]) -> int:
+    """Accept edits of code files, or folders, that you know change no artifact.
 
     Stages that depend on the files stay fresh if nothing else differs. The exit code is 1 if a
     stage refused, 2 if there was nothing to accept.
@@ -189,29 +163,17 @@ def accept(
 @command(app, "release", at_root=True, interrupted="interrupted; nothing was released")
 def release(
     run: Annotated[str, Argument(help="An entry of export.runs.")],
-    approve: Annotated[
-        bool, Option("--approve", help="Release; a person has read the comparison.")
-    ] = False,
+    approve: Annotated[bool, Option("--approve", help="Release what was compared.")] = False,
     stage: Annotated[str, Option(help="Stage of the registry for the version.")] = "prod",
-    bump: Annotated[
-        Literal["patch", "minor", "major"], Option(help="Part of the version to increase.")
-    ] = "minor",
-    back: Annotated[
-        bool, Option("--back", help="Assign the stage to its previous version again.")
-    ] = False,
-    dry: Annotated[
-        bool, Option("--dry", help="Print the model card as well, and release nothing.")
-    ] = False,
+    bump: Annotated[Bump, Option(help="Part of the version to increase.")] = "minor",
+    back: Annotated[bool, Option("--back", help="Return to the previous version.")] = False,
+    dry: Annotated[bool, Option("--dry", help="Print the model card; release nothing.")] = False,
     accept_limits: Annotated[
-        bool, Option("--accept-limits", help="Accept limits that changed since the last release.")
+        bool, Option("--accept-limits", help="Accept limits that changed.")
     ] = False,
     key: Annotated[
-        Path | None,
-        Option(
-            envvar="ALBEF_SIGNING_KEY",
-            parser=from_root,
-            help="Private key to sign with: a PEM file outside the project.",
-        ),
+        File,
+        Option(envvar="ALBEF_SIGNING_KEY", parser=from_root, help="Private key, a PEM file."),
     ] = None,
 ) -> None:
     """Release an evaluated export if it passes the gate, or go back to the previous version.
@@ -232,17 +194,13 @@ def release(
 
 @command(app, "fetch", at_root=True, interrupted=RESUMES)
 def fetch(
-    released: Annotated[
-        list[str], Argument(metavar="RUN#STAGE", help="A run and a stage of the registry.")
-    ],
-    key: Annotated[
-        Path | None,
-        Option(parser=from_root, help="Refuse versions not signed by the owner of this PEM file."),
-    ] = None,
+    released: Annotated[list[str], Argument(metavar="RUN#STAGE")],
+    key: Annotated[File, Option(parser=from_root, help="Public key that must match.")] = None,
 ) -> None:
-    """Download the released exports that hold stages, and print a link to each.
+    """Download the released exports that hold stages of the registry, and print a link to each.
 
-    A link changes to a new version when that version is completely downloaded.
+    A link changes to a new version when that version is completely downloaded. With --key, versions
+    that the key's owner did not sign are refused.
 
     Example: albef fetch retrieval#prod --key albef.pub
     """
@@ -258,19 +216,15 @@ def verify(
     export: Annotated[Path, Argument(parser=from_root, help="Folder of the downloaded export.")],
     release: Annotated[Path, Argument(parser=from_root, help="Its release: releases/RUN/VERSION.")],
     key: Annotated[Path, Option(parser=from_root, help="Public key of the signer, a PEM file.")],
-    replay: Annotated[
-        str | None,
-        Option(metavar="STAGE", help="Run this stage again and compare; `any` chooses one."),
-    ] = None,
+    replay: Annotated[str | None, Option(metavar="STAGE", help="Run this stage again.")] = None,
     seed: Annotated[int, Option(help="Seed for choosing the stage.")] = 0,
-    tolerance: Annotated[
-        float, Option(min=0, help="Accepted relative difference on another processor.")
-    ] = 0.05,
+    tolerance: Annotated[float, Option(min=0, help="Accepted relative difference.")] = 0.05,
 ) -> None:
     """Verify that an export is what was released, and that it can be reproduced.
 
     All its files, its lineage and its software list must match their signatures. The exit code is 1
-    if one does not; the error message names it.
+    if one does not; the error message names it. `--replay any` chooses the stage to run again. On
+    another kind of processor, its figures may differ by --tolerance.
 
     Example: albef verify EXPORT releases/retrieval/v0.1.0 --key albef.pub --replay any
     """

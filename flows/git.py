@@ -104,10 +104,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def unpushed() -> Iterator[str]:
-    """Yield an error message for commits that HEAD and its remote do not share.
-
-    Yield nothing without a remote.
-    """
+    """Yield an error message for commits that HEAD and its remote, if any, do not share."""
     remotes = git("remote").split()
     if not remotes:
         return

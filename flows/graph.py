@@ -81,12 +81,8 @@ class Node:
 class Edit(NamedTuple):
     """A code file that differs from the one a stage ran, or a folder if its files are not known.
 
-    Attributes:
-        path: the file or folder.
-        before: DVC's hash when the stage ran; None if it did not exist.
-        after: DVC's hash now; None if it does not exist.
-        state: key of :data:`_STATES`.
-        in_comments: true if only comments, docstrings and blank lines differ.
+    ``before`` and ``after`` are DVC's hashes, None without a file. ``state`` is a key of
+    :data:`_STATES`.
     """
 
     path: str
@@ -224,8 +220,6 @@ def reasons_of(
 ) -> Iterator[str]:
     """Yield the reasons why a stage differs from its entry in dvc.lock.
 
-    Command, values, code, data and artifacts are compared.
-
     Args:
         stage: DVC's stage.
         entry: entry of the stage in dvc.lock; None if it never ran.
@@ -278,8 +272,7 @@ def code_digest(stage: str) -> str:
 def _edits(stage: Any, dep: Any) -> list[Edit]:
     """Return the edits of an external dependency since the stage ran.
 
-    DVC has one hash for a folder. The run record has those of its files. They are used if the
-    record belongs to the same version of the folder.
+    DVC has one hash for a folder. Those of its files come from a run record of the same version.
     """
     name, before = str(dep), dep.hash_info.value if dep.hash_info else None
     state = dep.status().get(name)
@@ -322,10 +315,7 @@ def is_missing_locally(reason: str) -> bool:
 
 
 def outdated(nodes: Mapping[str, Node]) -> dict[str, str]:
-    """Return the stages whose artifacts do not match the current values, data and code, and why.
-
-    Artifacts that are only missing locally are not outdated.
-    """
+    """Return the stages whose artifacts, if present, do not match values, data or code, and why."""
     reasons: dict[str, str] = {}
     causes: dict[str, str] = {}
     for name, node in nodes.items():

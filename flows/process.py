@@ -47,17 +47,10 @@ class Child:
 
     @classmethod
     def reproducing(
-        cls,
-        names: Sequence[str],
-        *,
-        alone: bool = False,
-        force: bool = False,
-        pull: bool = False,
-        folder: Path | None = None,
+        cls, names: Sequence[str], folder: Path | None = None, **options: bool
     ) -> "Child":
-        """Return a child that brings stages up to date; see :func:`_reproduce`."""
-        options = {"names": names, "alone": alone, "force": force, "pull": pull}
-        return cls(_REPRODUCE, json.dumps(options), folder=folder)
+        """Return a child that brings stages up to date, with options of :func:`_reproduce`."""
+        return cls(_REPRODUCE, json.dumps({"names": names, **options}), folder=folder)
 
     def follow(self, line: Callable[[str], None]) -> int:
         """Pass each line of output to ``line`` until the process ends; return its exit code."""
@@ -131,7 +124,9 @@ def exit_with_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True, name="die-with-parent").start()
 
 
-def _reproduce(names: list[str], *, alone: bool, force: bool, pull: bool) -> int:
+def _reproduce(
+    names: list[str], *, alone: bool = False, force: bool = False, pull: bool = False
+) -> int:
     """Bring stages up to date, in a child process that prints their output or DVC's error.
 
     Args:

@@ -1,7 +1,6 @@
 """Lock that allows one run at a time in a clone, and detection of runs that were killed.
 
-Prefect cannot notice that a flow was killed, and shows it as running forever. The kernel frees this
-lock when the process ends, so the next run can report that the previous one died.
+The kernel frees the lock when the process ends, so the next run can tell Prefect that a flow died.
 """
 
 import contextlib
@@ -85,10 +84,7 @@ def holder() -> int | None:
 
 
 def _remove_stale_rwlock() -> None:
-    """Remove DVC's list of used paths if it belongs to a killed process, so that DVC can start.
-
-    Another process may have the id of the dead one by now, especially in a container.
-    """
+    """Remove DVC's list of used paths if it belongs to a killed process, so that DVC can start."""
     from dvc.lock import LockError, make_lock
 
     path = Path(".dvc/tmp/rwlock")
@@ -106,6 +102,7 @@ def _remove_stale_rwlock() -> None:
 
 
 def _is_dvc(info: Any) -> bool:
+    # Another process may have the id of a dead one by now, especially in a container.
     with contextlib.suppress(psutil.Error):
         line = " ".join(psutil.Process(info["pid"]).cmdline())
         return "dvc" in line or "flows" in line

@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from prefect import Task
@@ -125,11 +126,8 @@ def failure_message(name: str, lines: list[str], code: int) -> str:
 def stop_all() -> None:
     """Stop every running stage and start no other."""
     _stopping.set()
-    threads = [threading.Thread(target=child.stop) for child in list(_children)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(Child.stop, tuple(_children)))
 
 
 def allow_starts() -> None:

@@ -9,7 +9,7 @@ import signal
 import sys
 from typing import Any, Literal
 
-from prefect import flow, get_client, runtime, tags, task
+from prefect import Task, flow, get_client, runtime, tags
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
@@ -32,6 +32,8 @@ INGEST, CHECK = "ingest", "validate"
 SOURCES = ("heldout", INGEST)
 """Stages that read sources."""
 THREADS: TaskRunner[Any] = ThreadPoolTaskRunner()
+_fetch_runs = Task(remote.fetch_runs, name="fetch runs", cache_policy=NO_CACHE)
+_push = Task(remote.push, name="push", cache_policy=NO_CACHE)
 
 
 @flow(name="train", task_runner=THREADS, persist_result=False)
@@ -140,16 +142,6 @@ def _final(name: str, future: PrefectFuture[State]) -> State:
     if future.state.is_pending():  # Prefect's name of this state is "NotReady".
         log.info("%s: not run, because a stage that it depends on failed", name)
     return future.state
-
-
-@task(name="fetch runs", cache_policy=NO_CACHE, persist_result=False)
-def _fetch_runs() -> None:
-    remote.fetch_runs()
-
-
-@task(name="push", cache_policy=NO_CACHE, persist_result=False)
-def _push() -> str | None:
-    return remote.push()
 
 
 def main() -> None:

@@ -161,12 +161,11 @@ def override(path: Path, overrides: Sequence[str]) -> None:
 def overridden(text: str, overrides: Sequence[str], option: str = "--set") -> str:
     """Return the text of a params file with changed or added values.
 
-    Each override is ``key=value`` with a YAML value. No other character changes. Whether a key is
-    known is left to :func:`check`, because a key with a default may be absent.
+    Each override is ``key=value`` with a YAML value. No other character changes. :func:`check`
+    refuses unknown keys; a key with a default may be absent here.
 
     Raises:
-        ParamsError: a value is not valid YAML, or the file lacks the dataset or run. The message
-            names the ``option``.
+        ParamsError: a value is not valid YAML, or the file lacks the dataset or run.
     """
     yaml, changes = YAML(typ="safe"), {}
     values = yaml.load(text)

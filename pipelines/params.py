@@ -58,11 +58,7 @@ Name = Annotated[str, AfterValidator(_is_name)]
 
 
 class Params(Section):
-    """All values of params.yaml.
-
-    You may leave out a section that no stage depends on. DVC requires the others in the file, if
-    necessary as ``{}``.
-    """
+    """All values of params.yaml. DVC requires sections that stages depend on, if only as ``{}``."""
 
     seed: Seed
     """Seed of all trainings."""

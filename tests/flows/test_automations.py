@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import get_client
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.states import Failed, Running
 
+from flows.train import TAG, train
 from tests.flows.conftest import ask
 from tests.flows.shop import build
 from tests.flows.toy import ROOT
@@ -53,6 +57,17 @@ def runs_of(server: str, flow: str) -> list[dict[str, Any]]:
     return list(ask(server, "flow_runs", flows={"name": {"any_": [flow]}}))
 
 
+def fail(server: str, home: Path, *names: str) -> str:
+    """Have a flow run with these tags fail; its name."""
+    with (
+        temporary_settings({PREFECT_API_URL: server, PREFECT_HOME: home}),
+        get_client(sync_client=True) as client,
+    ):
+        run = client.create_flow_run(train, tags=names, state=Running())
+        client.set_flow_run_state(run.id, Failed(message="loss is NaN"), force=True)
+        return run.name
+
+
 def test_a_release_is_told_of_and_verified_by_a_worker(
     server: str, home: Path, tmp_path: Path, tiny_checkpoint: Path, tiny_export: Path
 ) -> None:
@@ -84,6 +99,10 @@ def test_a_release_is_told_of_and_verified_by_a_worker(
             wait_until(lambda: runs_of(server, "verify")[0]["state"]["type"] == "COMPLETED")
             project.sh("echo '# edited' >> dvc.yaml && albef release retrieval", fails=True)
             assert came.get(timeout=PATIENCE)["subject"] == "albef.refused"
+            fail(server, home, "another-project")
+            name = fail(server, home, TAG)
+            told = came.get(timeout=PATIENCE)
+            assert told == {"subject": "prefect.flow-run.Failed", "body": f"{name}: loss is NaN"}
         finally:
-            for name in ("notify", "heartbeats"):  # the server is shared
+            for name in ("notify", "failures", "heartbeats"):  # the server is shared
                 project.sh(f"prefect --no-prompt automation delete albef-{name}")

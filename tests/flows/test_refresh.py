@@ -14,6 +14,7 @@ from albef.config import ParamsError
 from flows import graph, stages, train
 from tests.flows.conftest import assert_ended, last_flow
 from tests.flows.toy import ROOT, Toy
+from tests.serving.running import wait_until
 
 VALIDATE = """
   validate:
@@ -127,9 +128,10 @@ def test_what_the_page_of_clusters_says_runs_and_can_be_cancelled_and_the_schedu
     toy.repro()
     toy.started()
     toy.env["PREFECT_API_URL"] = server
-    create, deploy, start, run = documented("prefect work-pool")
+    create, limit, deploy, start, run = documented("prefect work-pool")
     toy.sh("prefect --no-prompt work-pool delete local || true")  # the server is shared
     toy.sh(create)
+    toy.sh(limit)
     toy.sh(deploy)
     assert "0 3 * * *" in toy.sh("prefect deployment inspect train/refresh")
     assert "'active': False" in toy.sh("prefect deployment inspect train/refresh")
@@ -142,6 +144,11 @@ def test_what_the_page_of_clusters_says_runs_and_can_be_cancelled_and_the_schedu
             toy.sh(f"{deployment} --watch --watch-timeout 600")
             assert last_flow(server)["state"]["message"] == message
         assert sorted(toy.started()) == READ
+        toy.sh(run.replace("train/local", "train/refresh"))  # both at once: one of them queues
+        toy.sh(f"{run} --watch --watch-timeout 600")
+        wait_until(lambda: last_flow(server, 1)["state"]["type"] in ("COMPLETED", "FAILED"))
+        assert {last_flow(server, i)["state"]["type"] for i in (0, 1)} == {"COMPLETED"}
+        toy.started()
         toy.do("sleep-pretrain", "300")
         toy.sh("prefect deployment run train/local --param 'force=[\"pretrain\"]'")
         stage = psutil.Process(toy.wait_for("pretrain"))
