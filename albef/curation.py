@@ -145,7 +145,9 @@ def choose(scores: NDArray[np.float32], config: CurateConfig) -> NDArray[np.bool
     return keep_mask
 
 
-def write_view(folder: Path, base: Path, edit: Edit, origin: Mapping[str, Any]) -> dict[str, Any]:
+def write_filtered(
+    folder: Path, base: Path, edit: Edit, origin: Mapping[str, Any]
+) -> dict[str, Any]:
     """Write the filtered dataset that results from editing the rows of the dataset in ``base``.
 
     Args:
@@ -235,10 +237,7 @@ def _counts(batch: pa.RecordBatch) -> NDArray[np.int32]:
 
 
 def _with_captions(batch: pa.RecordBatch, stays: NDArray[np.bool_]) -> pa.RecordBatch:
-    """Return rows of an index with only the captions of mask ``stays``.
-
-    A row that loses all its captions is removed.
-    """
+    """Return rows of an index with only the captions of mask ``stays``."""
     counts = _counts(batch)
     remaining = np.bincount(np.repeat(np.arange(len(counts)), counts)[stays], minlength=len(counts))
     offsets = pa.array(np.concatenate([[0], np.cumsum(remaining)]), pa.int32())

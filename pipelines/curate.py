@@ -25,8 +25,8 @@ from albef.curation import (
     precision_and_recall,
     score,
     write_captions,
+    write_filtered,
     write_scores,
-    write_view,
 )
 from albef.data.rejection import Reason
 from albef.data.shards import Shards, describe, read_index
@@ -69,11 +69,13 @@ def run(stage: Stage) -> None:
     verdict = stage.layout.verdict(stage.key)
     if config.chooses:
         kept_mask = choose(results[config.score].to_numpy(), config)
-        description = write_view(view, base, keeping(kept_mask), origin | {"score": config.score})
+        description = write_filtered(
+            view, base, keeping(kept_mask), origin | {"score": config.score}
+        )
         write_scores(quarantine / "scores.parquet", base, results, kept_mask)
         _write_precision(stage, results[config.score].to_numpy(), kept_mask, quarantine)
     else:
-        description = write_view(view, base, adding(results["written"].to_pylist()), origin)
+        description = write_filtered(view, base, adding(results["written"].to_pylist()), origin)
         quarantine.mkdir(parents=True, exist_ok=True)
         before = describe(base)["captions"]
         log.info("%s: %d captions added to %d", stage.key, description["captions"] - before, before)
@@ -101,10 +103,7 @@ def _write_precision(
 def _apply(
     stage: Stage, checkpoint: Checkpoint, base: Path, folder: Path, device: torch.device
 ) -> pa.Table:
-    """Return the scores or generated captions of all records.
-
-    The records are processed in parts. A part whose file exists is not computed again.
-    """
+    """Return the scores or generated captions of all records."""
     is_captioning = checkpoint.kind == "captioning"
     process, schema = (write_captions, WRITTEN) if is_captioning else (score, SCORES)
     records, parts = Shards(base, SPLIT), list[pa.Table]()

@@ -16,8 +16,8 @@ from albef.curation import (
     choose,
     keeping,
     precision_and_recall,
+    write_filtered,
     write_scores,
-    write_view,
 )
 from albef.data.shards import Shards, describe
 from tests.data import toy
@@ -66,7 +66,7 @@ def test_rows_lie_together_across_splits_and_parts(
     scores = pa.table([np.float32(stays), np.float32(stays)], schema=SCORES)
     for rows in (2, 10_000):
         monkeypatch.setattr(curation, "_ROWS", rows)
-        described = write_view(
+        described = write_filtered(
             tmp_path / "clean", tmp_path / "web", keeping(np.array(stays)), {"by": "b"}
         )
         view = {

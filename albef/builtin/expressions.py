@@ -113,10 +113,7 @@ def expression(placed: Sequence[str], quarter: int, by: str) -> str:
 
 
 def _plan(names: list[str], size: int, split: str, count: int, seed: str) -> list[Things]:
-    """Return the objects of each image of a split, ``size`` objects per image.
-
-    Combinations repeat in training only.
-    """
+    """Return the objects of each image of a split, ``size`` objects per image."""
     pools: dict[bool, list[Things]] = {False: [], True: []}
     for things in itertools.combinations(names, size):
         if split_of(things) == split:
@@ -143,10 +140,10 @@ def _draw(placed: Sequence[str], studio: Studio, rng: random.Random) -> Canvas:
         size = rng.uniform(*_SIZES) * studio.pixels
         angle = round(rng.uniform(-_ANGLE, _ANGLE), 1)
         sprite = studio.sprite(name, size, angle)
-        while sprite.picture.width > right - left or sprite.picture.height > bottom - top:
+        while sprite.image.width > right - left or sprite.image.height > bottom - top:
             size *= 0.96
             sprite = studio.sprite(name, size, angle)
-        x = rng.randint(left, right - sprite.picture.width)
-        y = rng.randint(top, bottom - sprite.picture.height)
+        x = rng.randint(left, right - sprite.image.width)
+        y = rng.randint(top, bottom - sprite.image.height)
         canvas.put(sprite, x, y)
     return canvas

@@ -73,6 +73,6 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
             angle = round(rng.uniform(-_ANGLE, _ANGLE), 1)
             canvas = Canvas(config.pixels, rng)
             sprite = studio.sprite(name, size, angle)
-            x, y = (rng.randint(0, max(0, config.pixels - s)) for s in sprite.picture.size)
+            x, y = (rng.randint(0, max(0, config.pixels - s)) for s in sprite.image.size)
             canvas.put(sprite, x, y)
             yield view.Row(split, [canvas.png()], (caption,), {**meta, "objects": canvas.objects})

@@ -70,10 +70,7 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
 def _plan(
     studio: Studio, split: str, count: int, rng: random.Random
 ) -> Iterator[tuple[Scene, Group]]:
-    """Yield scenes of two groups, each with the group whose count is asked for.
-
-    The counts alternate.
-    """
+    """Yield scenes of two groups, each with the group whose count is asked for."""
     scenes = studio.pool(split, groups=2)
     pools = {n: [s for s in scenes if n in (group.count for group in s.groups)] for n in COUNTS}
     used_scenes: set[Scene] = set()

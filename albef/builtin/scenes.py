@@ -87,10 +87,7 @@ def _training(studio: Studio, count: int, rng: random.Random) -> Plan:
 def _evaluation(
     studio: Studio, split: str, count: int, share_unseen: float, rng: random.Random
 ) -> Plan:
-    """Return different scenes for an evaluation split.
-
-    ``share_unseen`` is the share of them that combine objects that training never combines.
-    """
+    """Return different scenes for an evaluation split."""
     unseen_count = round(count * share_unseen)
     singles, pairs = studio.pool(split, groups=1), studio.pool(split, groups=2)
     single_count = min(len(singles), round((count - unseen_count) * _ONE_GROUP))
@@ -104,10 +101,7 @@ def _evaluation(
 
 
 def _things(studio: Studio, count: int) -> Plan:
-    """Return scenes of single objects, which alternate.
-
-    Their images differ from those of training.
-    """
+    """Return scenes of single objects, which alternate."""
     names = list(studio.names)
     scenes = [Scene((Group(names[number % len(names)], 1),)) for number in range(count)]
     return [(scene, {"thing": describe.phrase(scene.groups[0], studio.names)}) for scene in scenes]

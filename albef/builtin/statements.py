@@ -57,13 +57,13 @@ class View:
                     yield Scene(groups, self.scene.relation)
 
 
-def judge(claim: Claim, picture: View, names: list[str]) -> str:
+def judge(claim: Claim, image: View, names: list[str]) -> str:
     """Return the label of a claim about an image.
 
     The claim is entailed if it is true of all possible scenes, contradicted if it is true of none,
     else neutral.
     """
-    truths = {describe.true_of(claim, scene) for scene in picture.possible(names)}
+    truths = {describe.true_of(claim, scene) for scene in image.possible(names)}
     return "neutral" if len(truths) == 2 else "entailment" if True in truths else "contradiction"
 
 
@@ -77,8 +77,8 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
         for number in range(count // 3):
             rng = random.Random(f"{seed} statements {split} {number}")
             text, views = _statement(studio, pool, allowed, rng)
-            for label, (picture, change) in views.items():
-                scene, covered = picture.scene, picture.covered
+            for label, (image, change) in views.items():
+                scene, covered = image.scene, image.covered
                 canvas = studio.draw(scene, rng, covered)
                 meta = {
                     **scene.meta(),
@@ -125,10 +125,10 @@ def _options(
             scenes = rng.sample(changed_scenes, min(_MAX_VARIANTS, len(changed_scenes)))
         for variant in scenes:
             for covered in (None, 0, 1):
-                picture = View(variant, covered)
-                label = judge(claim, picture, names)
+                image = View(variant, covered)
+                label = judge(claim, image, names)
                 if change is None or label == "contradiction":
-                    options[label].setdefault((change, covered is not None), []).append(picture)
+                    options[label].setdefault((change, covered is not None), []).append(image)
     return options
 
 

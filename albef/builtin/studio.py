@@ -25,7 +25,7 @@ Box = tuple[int, int, int, int]
 class Sprite(NamedTuple):
     """A drawn object at a size and angle, cropped to its visible part."""
 
-    picture: Image.Image
+    image: Image.Image
     name: str
     size: float
     angle: float
@@ -50,9 +50,9 @@ class Canvas:
 
         A sprite that will not be visible is not listed as an object.
         """
-        self._image.paste(sprite.picture, (x, y), sprite.picture)
+        self._image.paste(sprite.image, (x, y), sprite.image)
         if visible:
-            box = [x, y, *sprite.picture.size]
+            box = [x, y, *sprite.image.size]
             size = round(sprite.size, 1)
             self.objects.append(
                 {"name": sprite.name, "box": box, "angle": sprite.angle, "size": size}
@@ -137,10 +137,7 @@ class Studio:
         return canvas
 
     def _card(self, scene: Scene, layout: list[Box], covered: int) -> Box:
-        """Return the side of the image that one group has to itself.
-
-        The size of this side reveals nothing about the group.
-        """
+        """Return the side of the image that one group has to itself."""
         axis = 1 if scene.relation == "above" else 0
         count = scene.groups[0].count
         first_ends = max(box[axis + 2] for box in layout[:count])
@@ -167,7 +164,7 @@ class Studio:
         axis = 1 if scene.relation == "above" else 0
         bands = [(0, side)]
         if len(groups) == 2:
-            first, second = (max(s.picture.size[axis] for s in group) for group in groups)
+            first, second = (max(s.image.size[axis] for s in group) for group in groups)
             margin = max(2, round(_MARGIN * side))
             room = side - margin - first - second
             if room < 0:
@@ -180,7 +177,7 @@ class Studio:
             ranges = [(0, side), (0, side)]
             ranges[axis] = band
             for sprite in group:
-                box = _place(sprite.picture.size, ranges, boxes, rng)
+                box = _place(sprite.image.size, ranges, boxes, rng)
                 if box is None:
                     return None
                 boxes.append(box)

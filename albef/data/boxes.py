@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 Box = tuple[float, float, float, float]
 """Left edge, top edge, width and height, in pixels."""
-RIGHT = 0.5
+MIN_IOU = 0.5
 """Least IoU at which a box counts as correct."""
 
 _FAR = 2.0**53  # Every side of a box is shorter than this.
@@ -34,7 +34,7 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
 
 def recall(ious: Iterable[float]) -> float:
     """Return the percentage of IoU values that count as correct; 0 if there are none."""
-    right = [value >= RIGHT for value in ious]
+    right = [value >= MIN_IOU for value in ious]
     return 100.0 * sum(right) / max(1, len(right))
 
 

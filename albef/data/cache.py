@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from albef.data.store import Store, Stored, why
+from albef.data.store import Store, Stored, explain
 from albef.io import file_digest, is_open
 from albef.layout import Runtime
 
@@ -176,7 +176,7 @@ def _get(store: Store, shard: Stored, part: Path) -> None:
             full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
             if wait is None or full or isinstance(error, PermissionError):
                 raise OSError(
-                    f"cannot fetch {address} to {part.parent}: {why(error)}. Fix the cause, then "
+                    f"cannot fetch {address} to {part.parent}: {explain(error)}. Fix it, then "
                     "run the command again; it resumes"
                 ) from error
             log.warning("cannot fetch %s: %s; trying again in %g s", address, error, wait)

@@ -163,10 +163,7 @@ class ShardFiles:
             raise MissingShardError(f"cannot read {path} ({error.strerror})") from None
 
     def _close_some(self) -> None:
-        """Close the first file if too many are open, and files that the cache has removed.
-
-        A removed file takes disk space until it is closed.
-        """
+        """Close the first file if too many are open, and files that the cache has removed."""
         for shard, file in list(self._files.items())[:-1]:
             if len(self._files) > _OPEN or (self.cache and not os.fstat(file.number).st_nlink):
                 self._files.pop(shard, None)

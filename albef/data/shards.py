@@ -109,11 +109,7 @@ def read_index(
 
 
 def _mapped(folder: Path, split: str, cache_folder: Path) -> pa.Table:
-    """Return the index of a split as a memory map that all processes of a machine share.
-
-    The first process writes it into ``cache_folder`` as one batch of rows, in Arrow's memory
-    format.
-    """
+    """Return the index of a split as a memory map that all processes of a machine share."""
     with _index(folder) as index:
         path = cache_folder / f"{split}-{file_digest(index)[:16]}.arrow"
     if not path.exists():
@@ -182,22 +178,22 @@ def shared_keys(
     Raises:
         ShardError: a dataset is missing or damaged.
     """
-    theirs = pc.unique(_pictures(other, other_split)["digest"])
-    ours = _pictures(folder, split)
+    theirs = pc.unique(_images(other, other_split)["digest"])
+    ours = _images(folder, split)
     keys = ours.filter(pc.is_in(ours["digest"], value_set=theirs))["key"]
     return tuple(dict.fromkeys(keys.to_pylist()))
 
 
-def _pictures(folder: Path, split: str) -> pa.Table:
+def _images(folder: Path, split: str) -> pa.Table:
     """Return the key and digest of every image, including further images of a record."""
     index = read_index(folder, split, ("key", "digest", "more"))
-    first_pictures = index.select(["key", "digest"])
+    first_images = index.select(["key", "digest"])
     if "more" not in index.column_names:
-        return first_pictures
+        return first_images
     owner = pc.list_parent_indices(index["more"].combine_chunks())
     flattened = pa.Table.from_struct_array(pc.list_flatten(index["more"]).combine_chunks())
-    further = pa.table({"key": first_pictures["key"].take(owner), "digest": flattened["digest"]})
-    return pa.concat_tables([first_pictures, further])
+    further = pa.table({"key": first_images["key"].take(owner), "digest": flattened["digest"]})
+    return pa.concat_tables([first_images, further])
 
 
 class Shards:

@@ -81,7 +81,7 @@ class Store:
                     files.put_file(str(path), target)
         except Exception as error:  # Each kind of store raises its own exceptions.
             raise OSError(
-                f"cannot write {self.address(shard)}: {why(error)}. Fix the cause or set another "
+                f"cannot write {self.address(shard)}: {explain(error)}. Fix it or set another "
                 "`store`, then run the command again; it skips shards that were sent"
             ) from error
         return shard
@@ -101,7 +101,7 @@ class Store:
         return files, f"{root.rstrip('/')}/{shard.digest}.tar"
 
 
-def why(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Return the message of a store's error; point out a missing permission.
 
     Some stores report little about a missing permission.

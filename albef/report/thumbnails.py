@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from albef.data.boxes import RIGHT
+from albef.data.boxes import MIN_IOU
 from albef.data.image_decoding import ImageError, decode
 from albef.data.shards import Shards
 from albef.report.heatmap import CORRECT, HOTTEST, WRONG, outline, overlay
@@ -159,7 +159,7 @@ def draw_located(records: SplitRecords, row: Mapping[str, Any]) -> Thumbnail:
     if row["map_box"]:
         outline(large, [scale * end for end in row["map_box"]], HOTTEST, width=2)
     outline(large, [scale * end for end in row["truth"]], CORRECT)
-    if row["box"] and row["iou"] < RIGHT:
+    if row["box"] and row["iou"] < MIN_IOU:
         outline(large, [scale * end for end in row["box"]], WRONG)
     return Thumbnail(row["key"], _encode(large), (row["expression"],))
 

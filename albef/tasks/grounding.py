@@ -14,7 +14,17 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from albef.data.boxes import GRID, RIGHT, around, enlarged, hottest, in_pixels, iou, recall, regions
+from albef.data.boxes import (
+    GRID,
+    MIN_IOU,
+    around,
+    enlarged,
+    hottest,
+    in_pixels,
+    iou,
+    recall,
+    regions,
+)
 from albef.data.record import Record
 from albef.loading.reading import Records
 from albef.models.albef import ModelConfig
@@ -124,7 +134,7 @@ class Task(PairTask):
     @classmethod
     def examples(cls, table: Table) -> Examples:
         """Score a box 1 if its IoU is at least 0.5, else 0."""
-        right = [float(value >= RIGHT) for value in table["iou"]]
+        right = [float(value >= MIN_IOU) for value in table["iou"]]
         return Examples("accuracy", right, question="expression")
 
     def chance(self, table: Table) -> dict[str, float]:
@@ -139,7 +149,7 @@ class Task(PairTask):
             return None
         overlaps = [iou(proposal, truth) for proposal in proposals]
         best = int(np.argmax(overlaps))
-        return regions(proposals)[best] if overlaps[best] >= RIGHT else ""
+        return regions(proposals)[best] if overlaps[best] >= MIN_IOU else ""
 
     @classmethod
     def choices(cls, record: Record) -> tuple[str, ...]:
@@ -184,7 +194,9 @@ def located(record: Record, heat: NDArray[np.float32], threshold: float) -> dict
         "iou": iou(box, truth) if box else 0.0,
         "map_box": _floats(map_box),
         "map_iou": iou(map_box, truth) if map_box else 0.0,
-        "share": float(np.mean([iou(p, truth) >= RIGHT for p in proposals])) if proposals else 0.0,
+        "share": float(np.mean([iou(p, truth) >= MIN_IOU for p in proposals]))
+        if proposals
+        else 0.0,
         "heat": (heat / peak * 255).round().astype(np.uint8).tobytes(),
     }
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from albef.data.boxes import RIGHT, iou, is_box
+from albef.data.boxes import MIN_IOU, iou, is_box
 
 KINDS = ("captions", "questions", "statements", "comparisons", "expressions")
 """Kinds of records. Each has a suite of the same name."""
@@ -102,7 +102,9 @@ def _located(meta: Mapping[str, Any], size: tuple[int, int]) -> tuple[str | None
     within = "within" if all(_within(region, size) for region in [box, *proposals]) else "outside"
     if not proposals:
         return within, None
-    right = any(is_box(region) and iou(region, box) >= RIGHT for region in proposals if is_box(box))
+    right = any(
+        is_box(region) and iou(region, box) >= MIN_IOU for region in proposals if is_box(box)
+    )
     return within, "yes" if right else "no"
 
 

@@ -28,7 +28,7 @@ class Check:
     """First failing rows."""
     suite: str = "image_text"
 
-    def sentence(self) -> str:
+    def outcome(self) -> str:
         """Describe the outcome in words, with numbers and threshold."""
         if self.expectation.startswith("expect_table"):
             return f"the dataset has {self.counted:,}"
@@ -40,7 +40,7 @@ class Check:
         """Describe the check in full: expectation, column, numbers and the key of the threshold."""
         place = f"{self.expectation} of {self.column} {self.bound}".rstrip()
         key = f" (validate.{self.threshold})" if self.threshold else ""
-        return f"{self.what} ({place}): {self.sentence()}{key}"
+        return f"{self.what} ({place}): {self.outcome()}{key}"
 
 
 def _percent(share: float) -> str:

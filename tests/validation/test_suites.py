@@ -104,8 +104,8 @@ def test_each_fault_fails_one_expectation_which_names_its_record(faulty: Path) -
     assert {what: keys(one) for what, one in checks.items()} == by_expectation(FAULTS)
     assert [one.reason() for one in checks.values()] == result.reasons()
     for what, one in checks.items():
-        sentence, threshold, _ = SHARES.get(what, ("1 of ", "", None))
-        assert one.sentence().startswith(sentence)
+        outcome, threshold, _ = SHARES.get(what, ("1 of ", "", None))
+        assert one.outcome().startswith(outcome)
         assert one.threshold in (threshold, BOUNDS.get(what, [None])[0])
 
 
@@ -153,7 +153,7 @@ def test_a_caption_of_many_different_images_is_a_repeated_one(tmp_path: Path) ->
     folder = one_changed(tmp_path)
     (one,) = failed_suites(folder, max_caption_images=0.9)
     assert one.what == "captions are not repeated"
-    assert one.sentence() == "20 of 40 (50 %) fail, none may"
+    assert one.outcome() == "20 of 40 (50 %) fail, none may"
     assert {row["caption"] for row in one.sample} == {"another caption"}
     assert failed_suites(folder, max_caption_images=0.9, max_repeated_captions=0.5) == []
 
@@ -197,7 +197,7 @@ def test_keys_and_digests_that_are_none_are_found(tmp_path: Path) -> None:
     result, _ = check_dataset(reindexed(folder, rows), config(), pictures)
     checks = {one.what: one for one in failed(result)}
     assert set(checks) == {"keys are unique", "keys are plain names", "digests are SHA-256"}
-    assert checks["keys are unique"].sentence() == "2 of 20 (10 %) fail, none may"
+    assert checks["keys are unique"].outcome() == "2 of 20 (10 %) fail, none may"
     assert keys(checks["keys are plain names"]) == ["toy 2.x"]
     assert keys(checks["digests are SHA-256"]) == ["toy-0003"]
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from albef.data.boxes import RIGHT
+from albef.data.boxes import MIN_IOU
 from albef.report import scores
 from albef.report.thumbnails import SplitRecords, Thumbnail, draw_located, sample
 
@@ -252,13 +252,13 @@ def _query(row: Mapping[str, Any], records: SplitRecords, rerank_k: int | None) 
 
 def _located(table: pa.Table, records: SplitRecords, count: int) -> Iterator[Group]:
     """Yield boxes, half of them correct if there are enough."""
-    right = table["iou"].to_numpy() >= RIGHT
+    right = table["iou"].to_numpy() >= MIN_IOU
     good, bad = np.flatnonzero(right).tolist(), np.flatnonzero(~right).tolist()
     chosen = sample(good, max(count - count // 2, count - len(bad)))
     chosen += sample(bad, count - len(chosen))
     located = [
         Located(
-            row["iou"] >= RIGHT,
+            row["iou"] >= MIN_IOU,
             draw_located(records, row),
             row["expression"],
             f"IoU {row['iou']:.2f}, hottest region {row['map_iou']:.2f}",
