@@ -138,7 +138,7 @@ class Clone:
         child = Child.reproducing(targets, folder=self._folder)
         code, lines = self._follow(child, variation.name)
         if code:
-            raise CloneError(f"{lines[-1] if lines else 'ended'} (exited with {code})")
+            raise CloneError(f"{lines[-1] if lines else 'no output'} (exit code {code})")
 
     def _with_upstream(self, targets: Sequence[str]) -> list[str]:
         """Return the targets and the stages above them. Other stages lack their artifacts here."""

@@ -106,7 +106,7 @@ def test_steps_share_what_they_can_are_never_run_twice_and_go_on_where_one_faile
     with pytest.raises(CloneError) as caught:
         ablated()
     assert str(caught.value) == (
-        "toy-plain-noise0.4-seed1: finetune@retrieval: the line went dead (exited with 74)"
+        "toy-plain-noise0.4-seed1: finetune@retrieval: the line went dead (exit code 74)"
     )
     assert "toy-more-noise0.4-seed1: 2 stages ran; 2 of 2" in caplog.text
     assert started(toy) == {
