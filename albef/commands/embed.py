@@ -29,7 +29,7 @@ from albef.runtime.manifest import NAME
 from albef.runtime.matching import Matching, as_matching
 from albef.runtime.model import Floats, batches
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 """File extensions of images, in lower or upper case."""
 Row = tuple[str, int, str | None]
 """Key, image_id and text."""

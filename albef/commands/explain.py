@@ -56,8 +56,10 @@ def main(
     Raises:
         CheckpointError: the checkpoint is missing, or has no image-text matching.
         ImageError: the image cannot be decoded.
-        ValueError: the text is empty, or the layer does not exist.
+        ValueError: the image is missing, the text is empty, or the layer does not exist.
     """
+    if not image.is_file():
+        raise ValueError(f"image {image} does not exist")
     encoded = image.read_bytes()
     decoded = decode(encoded, str(image))
     explanation = explain(load_checkpoint(model), encoded, text, layer)

@@ -183,8 +183,9 @@ def read(folder: Path) -> Manifest:
     try:
         values = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
+        problem = f"it has no {NAME}" if folder.exists() else "it does not exist"
         raise ExportError(
-            f"{folder} is not an export: it has no {NAME}. Run `albef run` or `dvc pull` first"
+            f"{folder} is not an export: {problem}. Run `albef run` or `dvc pull` first"
         ) from None
     except ValueError as error:
         raise ExportError(f"{path} is damaged ({error}); {_remedy(folder)}") from None

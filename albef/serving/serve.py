@@ -4,10 +4,12 @@ Large packages are imported after the options are parsed, so ``--help`` answers 
 """
 
 import dataclasses
+import errno
 import json
 import logging
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -140,6 +142,7 @@ def _run(options: Options, fetch: list[str], host: str, port: int, drain: float)
             f"--host {host} lets other machines call the server; set {TOKENS}, or use "
             "--host 127.0.0.1"
         )
+    _check_port(host, port)
     if fetch:
         done = subprocess.run(dying_with_parent(fetch), stdout=subprocess.PIPE, text=True)
         if done.returncode:
@@ -154,6 +157,16 @@ def _run(options: Options, fetch: list[str], host: str, port: int, drain: float)
     server = Server(create_app(options, state), state, options.limits, host, port, drain)
     server.run()
     return 0 if server.started else 1
+
+
+def _check_port(host: str, port: int) -> None:
+    """Raise ValueError if another program listens on the port."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:  # uvicorn reports the others, such as a host of another machine.
+        if error.errno == errno.EADDRINUSE:
+            raise ValueError(f"port {port} of {host} is in use; choose another --port") from None
 
 
 def _start_log() -> None:

@@ -30,6 +30,8 @@ def main(released: Sequence[str], key: Path | None = None) -> Iterator[Path]:
     git.fetch()
     for name in released:
         run, _, stage = name.partition("#")
+        if not run or not stage:
+            raise ParamsError(f"{name} must be RUN#STAGE, such as retrieval#prod")
         check_names(run, stage)
         folder = SERVED.absolute() / run
         folder.mkdir(parents=True, exist_ok=True)

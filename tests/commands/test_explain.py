@@ -97,5 +97,5 @@ def test_errors_are_sentences(tiny_checkpoint: Path, pictures: list[bytes], tmp_
     broken.write_bytes(b"no picture")
     with pytest.raises(ImageError, match=r"broken\.png cannot be decoded"):
         explain.main(broken, TEXT, tiny_checkpoint)
-    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
+    with pytest.raises(ValueError, match=r"gone\.png does not exist"):
         explain.main(tmp_path / "gone.png", TEXT, tiny_checkpoint)

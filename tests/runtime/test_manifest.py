@@ -66,8 +66,10 @@ def test_a_changed_or_missing_file_is_named(copy: Path) -> None:
 
 
 def test_no_export_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="is not an export"):
+    with pytest.raises(ExportError, match=r"is not an export: it has no manifest\.json"):
         albef.runtime.load(tmp_path)
+    with pytest.raises(ExportError, match="gone is not an export: it does not exist"):
+        albef.runtime.load(tmp_path / "gone")
 
 
 def test_a_wrong_manifest_is_refused(copy: Path) -> None:

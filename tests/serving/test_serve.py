@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -30,6 +31,10 @@ def test_what_cannot_be_served_is_an_error(tiny_exports: dict[str, Path], tmp_pa
         serve([tmp_path], gallery=Path("/nowhere"))
     with pytest.raises(ValueError, match=r"--key .* only RUN#STAGE has a signature"):
         serve([Path("retrieval#prod"), tmp_path], key=Path("albef.pub"))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ValueError, match=f"port {port} of 127.0.0.1 is in use"):
+            serve([tmp_path], port=port)
     with pytest.raises(ValueError, match=str(tmp_path)), running([tmp_path]):
         pass
     server = running([tiny_exports["vqa"]], gallery=tmp_path)

@@ -64,6 +64,8 @@ def fetch(clone: Toy, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
 
 
 def test_a_link_follows_the_registry_and_back(project: Toy, fetch: Callable[..., Path]) -> None:
+    with pytest.raises(ParamsError, match="retrieval must be RUN#STAGE"):
+        list(main(["retrieval"]))
     with pytest.raises(ParamsError, match="no version of retrieval holds prod; see `gto show`"):
         fetch()
     for version in ("v0.1.0", "v0.2.0"):
