@@ -71,7 +71,12 @@ def verify(folder: Path, key: Path, signature: Path) -> None:
     for path in (folder, key, signature):
         if not path.exists():
             raise AttestationError(f"{path} is missing")
-    config = verifying.Config().use_elliptic_key_verifier(public_key=key)
+    try:
+        config = verifying.Config().use_elliptic_key_verifier(public_key=key)
+    except ValueError:
+        raise AttestationError(
+            f"{key} is not a public key in PEM format; `openssl ec -pubout` writes one"
+        ) from None
     config.set_hashing_config(_hashing_config(folder, signature))
     try:
         config.verify(folder, signature)

@@ -114,6 +114,8 @@ def test_what_was_changed_is_refused_by_name(
     sign(release, tmp_path / "ours.pem", release / SEAL)  # by who may sign, of another export
     assert refused() == f"{release / LINEAGE} does not match the manifest of {export}"
     restore()
+    with pytest.raises(AttestationError, match="is not a public key in PEM format"):
+        verify_release(export, release, private)
     with pytest.raises(AttestationError, match=r"release\.sig was not made with .*theirs\.pub"):
         verify_release(export, release, others)
     (release / SEAL).write_text("{}")
