@@ -108,6 +108,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ParamsError: the file is missing, damaged, not a mapping, or has too many values.
     """
     from ruamel.yaml import YAML
+    from ruamel.yaml.constructor import DuplicateKeyError
     from ruamel.yaml.error import YAMLError
 
     yaml = YAML(typ="safe", pure=True)
@@ -120,6 +121,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ParamsError(f"{path} does not exist; run from the root of the project") from None
     except OSError as error:
         raise ParamsError(f"cannot read {path}: {error.strerror}") from None
+    except DuplicateKeyError as error:
+        key = str(error.problem).removeprefix("found duplicate key ").split(" with value ")[0]
+        line = error.problem_mark.line + 1
+        raise ParamsError(
+            f"{path} line {line}: duplicate key {key}; merge it into the first {key}"
+        ) from None
     except (YAMLError, ValueError, RecursionError) as error:
         raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

@@ -81,9 +81,16 @@ def main(
     """Print the result of a check; return exit code 1 if ingest or validation would fail."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     result = check(source, options, cwd)
-    print(json.dumps(result, indent=2, ensure_ascii=False) if as_json else render(result))
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        print(render(result, options.write))
     if options.write:
-        print(write_preset(result), file=sys.stderr if as_json else sys.stdout)
+        path = write_preset(result)
+        print(
+            f"wrote {path}; to use it: albef run --preset {path.stem}",
+            file=sys.stderr if as_json else sys.stdout,
+        )
     return STOPS if result["stops"] or result["unmet"] else 0
 
 
@@ -324,12 +331,12 @@ def _sources(folder: Path, config: RowsConfig) -> dict[str, dict[str, Any]]:
     return sources
 
 
-def render(result: Result) -> str:
-    """Return the result as text."""
-    return "\n".join(_lines(result))
+def render(result: Result, write: bool = False) -> str:
+    """Return the result as text; ``write`` if a preset is written from it."""
+    return "\n".join(_lines(result, write))
 
 
-def _lines(result: Result) -> Iterator[str]:
+def _lines(result: Result, write: bool) -> Iterator[str]:
     for name, source in result["sources"].items():
         rows, kept = source["rows"], source["kept"]
         extent = "the first" if rows == result["rows_asked"] else "all"
@@ -358,12 +365,13 @@ def _lines(result: Result) -> Iterator[str]:
         fitting = _yaml(result["fitting"], flow=True).strip()
         yield f"  they would pass with validate: {fitting}"
     if "suggested" in result:
-        yield "\nTo use it, add this to datasets in params.yaml:"
+        yield "\nThe dataset:" if write else "\nTo use it, add this to datasets in params.yaml:"
         text = _yaml(result["suggested"])
         if "user_agent:" in text:
             yield "  # user_agent: say who downloads, and how to reach you"
         yield textwrap.indent(text.rstrip(), "  ")
-        yield "or write a preset with --write"
+        if not write:
+            yield "or write a preset with --write"
 
 
 def _percent(count: int, total: int) -> str:

@@ -141,7 +141,7 @@ def test_what_validation_would_refuse_and_which_limits_would_fit(here: Path) -> 
     assert not check("toy", Options(100))["unmet"]
 
 
-def test_a_path_becomes_a_preset(here: Path) -> None:
+def test_a_path_becomes_a_preset(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shots = here / "shots"
     shots.mkdir()
     for i in range(6):
@@ -150,6 +150,9 @@ def test_a_path_becomes_a_preset(here: Path) -> None:
     for name in ("presets", "behaviour"):
         shutil.copytree(ROOT / name, here / name)
     assert run_check("shots", Options(write=True)) == 0
+    printed = capsys.readouterr().out
+    assert printed.endswith("wrote presets/shots.yaml; to use it: albef run --preset shots\n")
+    assert "--write" not in printed
     values = read_preset(here / "presets" / "shots.yaml")
     assert values["datasets"]["shots"]["split_off"] == {"val": 0.1, "test": 0.1}
     assert values["pretrain"]["augment"]["flip"] is False
