@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, cast
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -70,13 +71,27 @@ class Range(Section):
         return self
 
 
+def _not_negative(value: float | Range) -> float | Range:
+    """Return ``value``; raise ValueError if it, or the lowest value of a range, is below 0."""
+    if not (value.low if isinstance(value, Range) else value) >= 0:
+        raise ValueError("value should be greater than or equal to 0")
+    return value
+
+
 _TAGS = {"range", "value", "[key]"}
 """Parts of an error's location that are not keys."""
 Tunable = Annotated[
     Annotated[float, Tag("value")] | Annotated[Range, Tag("range")],
     Discriminator(lambda value: "range" if isinstance(value, Mapping | Range) else "value"),
+    AfterValidator(_not_negative),
 ]
-"""A value, or a range that search replaces by a value."""
+"""A value of at least 0, or a range that search replaces by a value."""
+Count = Annotated[int, Field(ge=1)]
+"""A number of things, at least 1."""
+CountOrZero = Annotated[int, Field(ge=0)]
+"""A number of things, at least 0."""
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A share, from 0 to 1."""
 
 
 def fixed(value: float | Range) -> float:
@@ -165,7 +180,10 @@ def read_preset(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if base_file in (path, *above):
         raise ParamsError(f"{path}: base {base} is itself based on this preset")
     if not base_file.exists():
-        raise ParamsError(f"{path}: base: there is no preset {base}")
+        names = sorted(file.stem for file in path.parent.glob("*.yaml"))
+        raise ParamsError(
+            f"{path}: base: there is no preset {base}{did_you_mean(str(base), names)}"
+        )
     base_values = read_preset(base_file, (*above, path))
     for key in dropped:
         *parents, last = key.split(".")
@@ -173,7 +191,9 @@ def read_preset(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         for part in parents:
             section = section.get(part, {})
         if last not in section:
-            raise ParamsError(f"{path}: drop: {base} has no {key}")
+            prefix = "".join(f"{part}." for part in parents)
+            hint = did_you_mean(last, section, prefix) if section else ""
+            raise ParamsError(f"{path}: drop: {base} has no {key}{hint}")
         del section[last]
     return _merged(base_values, values)
 

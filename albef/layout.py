@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from albef.config import Section, validate
+from albef.config import CountOrZero, Section, validate
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Engine = Literal["local", "ray"]
@@ -53,12 +53,12 @@ class Runtime(Section):
     launch: str = "torchrun --standalone --nproc-per-node {processes}"
     """Command that starts the processes: torchrun, or a command of your cluster. {processes} is
     replaced by their number."""
-    threads: int = 0
+    threads: CountOrZero = 0
     """Number of threads of all processes on a machine together. 0 uses all cores."""
     engine: Engine = "local"
     """Backend that fetches and prepares rows: ``local`` uses ``workers`` on this machine, ``ray``
     the Ray cluster that this machine is a node of."""
-    workers: int = 4
+    workers: CountOrZero = 4
     """Number of processes that decode and augment images. 0 decodes in the training process."""
     scratch: str | None = None
     """Folder for work in progress. null means ``~/.cache``."""
@@ -98,14 +98,18 @@ class Runtime(Section):
 
 def runtime(values: object) -> Runtime:
     """Return the ``runtime`` section with overrides from ``ALBEF_RUNTIME__NAME`` variables."""
-    merged = dict(values) if isinstance(values, Mapping) else {}
+    overrides: dict[str, object] = {}
     for name, text in os.environ.items():
         if name.startswith(ENVIRONMENT):
             value: object = text
             with contextlib.suppress(ValueError):  # The value may be a plain word.
                 value = json.loads(text)
-            merged[name.removeprefix(ENVIRONMENT).lower()] = value
-    return validate(Runtime, merged, where=str(PARAMS), key="runtime")
+            overrides[name.removeprefix(ENVIRONMENT).lower()] = value
+    section = validate(Runtime, {} if values is None else values, where=str(PARAMS), key="runtime")
+    if not overrides:
+        return section
+    merged = {**(values if isinstance(values, Mapping) else {}), **overrides}
+    return validate(Runtime, merged, where=f"variable {ENVIRONMENT}NAME", key="runtime")
 
 
 @dataclass(frozen=True)

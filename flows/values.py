@@ -16,7 +16,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from albef.config import ParamsError, did_you_mean, read_preset, read_yaml, validate
-from albef.layout import PARAMS, Layout, Paths
+from albef.layout import PARAMS, Layout, Paths, runtime
 
 PRESETS = Path("presets")
 CHANGED = Path(".params.changed.yaml")
@@ -56,11 +56,18 @@ def changed(preset: str | None, overrides: Sequence[str]) -> Iterator[Path]:
 
 
 def check(path: Path) -> None:
-    """Check a whole params file. The same file and code are not checked twice.
+    """Check a whole params file and the variables that override its ``runtime``.
+
+    The same file and code are not checked twice.
 
     Raises:
         ParamsError: there are wrong values; one error message for each.
     """
+    _check_file(path)
+    runtime(read_yaml(path).get("runtime"))
+
+
+def _check_file(path: Path) -> None:
     digest = _digest(path)
     if CHECKED.exists() and CHECKED.read_text() == digest:
         return

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 
-from albef.config import Section, did_you_mean
+from albef.config import Count, Section, did_you_mean
 from albef.data.shards import Shards, describe
 from albef.evaluation import text_only
 from albef.evaluation.behaviour import judging
@@ -43,7 +43,7 @@ class EvaluateConfig(Section):
     splits: tuple[str, ...] = ("test",)
     """Splits to evaluate. Splits that the dataset does not have are skipped; if it has none of
     them, `val` is evaluated."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Number of images of one forward pass."""
     random_weights: Annotated[int, Field(ge=1)] = 2000
     """Number of records of a split, the first ones, for the baseline of random weights. A ranking

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
+from albef.config import did_you_mean
 from albef.data.shards import read_index
 
 QuestionId = int | str
@@ -47,11 +48,19 @@ def main(
 
 
 def read_question_ids(dataset: Path, split: str) -> list[QuestionId]:
-    """Return the ids of all questions of a split; raise SubmissionError if it has none."""
-    metas = map(json.loads, read_index(dataset, split, ["meta"])["meta"].to_pylist())
+    """Return the ids of all questions of a split; raise SubmissionError if there are none."""
+    index = read_index(dataset, columns=["split", "meta"])
+    splits = sorted(pc.unique(index["split"]).to_pylist())
+    if split not in splits:
+        hint = did_you_mean(split, splits)
+        raise SubmissionError(f"--split: {dataset} has no split {split}{hint}")
+    metas = map(json.loads, index.filter(pc.equal(index["split"], split))["meta"].to_pylist())
     ids = [meta["question_id"] for meta in metas if meta.get("question_id") is not None]
     if not ids:
-        raise SubmissionError(f"split {split} of {dataset} has no question with an id")
+        raise SubmissionError(
+            f"split {split} of {dataset} has no record with a question_id; name a run of "
+            "kind vqa with --run, or another split"
+        )
     return ids
 
 

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from albef.config import Section
+from albef.config import Count, Section
 from albef.models.bert import attention_bias
 from albef.models.fusion import FusionEncoder, PairFusionEncoder
 from albef.models.kernels import KeyValue
@@ -18,7 +18,7 @@ class ModelConfig(Section):
     """Sizes of the image encoder."""
     text: TextConfig
     """Sizes of the text encoder and the fusion encoder."""
-    embed_dim: int
+    embed_dim: Count
     """Width of the shared space of ``image_feat`` and ``text_feat``."""
 
 

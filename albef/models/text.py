@@ -7,26 +7,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from albef.config import Section
+from albef.config import Count, CountOrZero, Section, Share
 from albef.models.bert import BertLayer, init_bert_weights
 
 
 class TextConfig(Section):
     """Sizes of text and fusion encoder together; BERT-base is 768, 12, 6, 12, 3072, 512."""
 
-    width: int
+    width: Count
     """Width of the text and fused states."""
-    depth: int
+    depth: Count
     """Number of layers of text and fusion encoder together."""
-    fusion_depth: int
+    fusion_depth: CountOrZero
     """Number of these layers, counted from the end, that form the fusion encoder."""
-    heads: int
+    heads: Count
     """Number of attention heads of a layer."""
-    intermediate: int
+    intermediate: Count
     """Hidden width of the feed-forward network."""
-    max_positions: int
+    max_positions: Count
     """Maximum length of a text, in tokens."""
-    dropout: float
+    dropout: Share
     """Dropout of states and attention."""
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from albef.config import Section
+from albef.config import Count, Section
 from albef.models.bert import width_scale
 from albef.models.kernels import UNFUSED_TOKENS, Layer, products_pay, rows
 
@@ -14,15 +14,15 @@ from albef.models.kernels import UNFUSED_TOKENS, Layer, products_pay, rows
 class ImageConfig(Section):
     """Sizes of the image encoder; ViT-B/16 is 16, 768, 12, 12."""
 
-    image_size: int
+    image_size: Count
     """Side of the square image, in pixels."""
-    patch_size: int
+    patch_size: Count
     """Side of a patch, in pixels."""
-    width: int
+    width: Count
     """Width of the image states."""
-    depth: int
+    depth: Count
     """Number of blocks."""
-    heads: int
+    heads: Count
     """Number of attention heads of a block."""
 
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from albef.config import fixed
+from albef.config import Count, fixed
 from albef.data.record import Record
 from albef.loading.reading import Batch, Records
 from albef.losses.distill import soft_targets
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 class ClassificationConfig(MomentumConfig):
     """Values of a run that classifies."""
 
-    max_tokens: int = 512
+    max_tokens: Count = 512
     """Maximum length of a sentence, in tokens."""
 
 

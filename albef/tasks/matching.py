@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from albef.config import Section, fixed
+from albef.config import CountOrZero, Section, fixed
 from albef.data.record import Record
 from albef.loading.reading import Batch
 from albef.losses.distill import ramp
@@ -34,7 +34,7 @@ from albef.tasks.task import MAX_WORDS, MomentumConfig, RunTask, Task
 class MatchingConfig(Section):
     """Values of ITC and ITM."""
 
-    queue_size: int = 65536
+    queue_size: CountOrZero = 65536
     """Number of pairs in the feature queue; 0 uses the batch as the only candidates."""
     hard_negatives: bool = True
     """If true, draw the negatives of ITM by similarity, as in the paper. If false, draw them

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from albef.config import Section
+from albef.config import Count, Section, Share
 from albef.data.record import Record
 from albef.loading.reading import Batch
 from albef.losses.distill import ramp
@@ -34,35 +34,35 @@ class TokenizerConfig(Section):
     source: str = "bert-base-uncased"
     """``corpus`` trains a vocabulary on the captions. Otherwise a folder or a Hugging Face name to
     load one from."""
-    vocab_size: int = 30522
+    vocab_size: Count = 30522
     """Size of a trained vocabulary; a loaded one keeps its size."""
 
 
 class Config(MatchingConfig, TrainingConfig):
     """Values of pre-training."""
 
-    min_lr: float = 1e-5
+    min_lr: Annotated[float, Field(ge=0)] = 1e-5
     """Learning rate at the end of the schedule."""
     itc: bool = True
     """If true, train the image-text contrastive loss (ITC)."""
-    alpha_itc: float = 0.4
+    alpha_itc: Share = 0.4
     """Weight of the momentum model's predictions in the ITC targets."""
-    alpha_mlm: float = 0.4
+    alpha_mlm: Share = 0.4
     """Weight of the momentum model's predictions in masked language modeling (MLM)."""
-    mlm_probability: float = 0.15
+    mlm_probability: Share = 0.15
     """Share of tokens that MLM masks."""
     masked_groups: tuple[tuple[str, ...], ...] = ()
     """Groups of words, each a token of the vocabulary. In half of the captions with such words,
     only the words of one group are masked. The paper has no groups."""
-    queue_from: float = 0.0
+    queue_from: Annotated[float, Field(ge=0)] = 0.0
     """Number of epochs before the queue's entries count as ITC candidates. If weights start at
     random, early queue entries differ from the batch only by their age, which teaches nothing. The
     paper starts from trained encoders and uses 0."""
-    momentum: float = 0.995
+    momentum: Share = 0.995
     """Share of the momentum model's weights that is kept at each step (EMA decay)."""
-    temperature: float = 0.07
+    temperature: Annotated[float, Field(gt=0)] = 0.07
     """Initial value of the learned temperature."""
-    max_tokens: int = 25
+    max_tokens: Count = 25
     """Maximum length of a caption, in tokens."""
     tokenizer: TokenizerConfig = TokenizerConfig()
     """Vocabulary of the tokenizer."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from albef.config import Section
+from albef.config import CountOrZero, Section
 from albef.data.record import Record
 from albef.distributed import world
 from albef.loading.reading import (
@@ -58,7 +58,7 @@ class RankingTask(MatchingTask):
     """A task that ranks texts for images and images for texts."""
 
     primary: ClassVar[str] = "r_mean"
-    rerank_k: int | None = 0
+    rerank_k: CountOrZero | None = 0
     """Number of candidates that ITM re-ranks; 0 ranks by ITC alone, None re-ranks all."""
     zero_shot: Mapping[str, ZeroShot] = {}
     """Zero-shot classification of a split, by split name; such a split is not ranked."""

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from albef.config import Section, Tunable, opt_in
+from albef.config import Count, CountOrZero, Section, Share, Tunable, opt_in
 from albef.data.record import Record
 from albef.distributed import world
 from albef.loading.reading import (
@@ -51,7 +51,7 @@ class TrainingConfig(Section):
 
     dataset: str
     """Name of the dataset."""
-    epochs: int
+    epochs: CountOrZero
     """Passes over the train split; 0 trains nothing."""
     global_batch_size: Annotated[int, Field(ge=1)]
     """Samples in one optimizer step, summed over all processes."""
@@ -70,9 +70,9 @@ class TrainingConfig(Section):
     """
     lr: Tunable
     """Base learning rate."""
-    min_lr: float = 1e-6
+    min_lr: Annotated[float, Field(ge=0)] = 1e-6
     """Learning rate at the end of the schedule."""
-    warmup_steps: int
+    warmup_steps: CountOrZero
     """Optimizer steps of linear warm-up, starting from ``min_lr``."""
     weight_decay: Tunable = 0.02
     """Weight decay of AdamW, applied to tensors with two or more dimensions."""
@@ -126,9 +126,9 @@ class RunConfig(TrainingConfig):
     """Kind of task: the name of a file in albef/tasks."""
     init: str
     """Folder under ``paths.models`` whose weights the run starts from."""
-    image_size: int
+    image_size: Count
     """Side of the square image, in pixels. Position embeddings are resized to it."""
-    max_tokens: int = 30
+    max_tokens: Count = 30
     """Maximum length of a text in training, in tokens."""
 
 
@@ -137,7 +137,7 @@ class MomentumConfig(RunConfig):
 
     alpha: Tunable = 0.4
     """Weight of the momentum model's predictions in the targets, for momentum distillation."""
-    momentum: float = 0.995
+    momentum: Share = 0.995
     """Share of the momentum model's weights that is kept at each step (EMA decay)."""
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from albef.config import Count
 from albef.data.record import Record
 from albef.loading.reading import Batch, Records
 from albef.losses.itm import hard_negatives, itm_loss
@@ -31,7 +32,7 @@ NEITHER = 1 / 3
 class Config(RunConfig):
     """Values of a text assignment run."""
 
-    max_tokens: int = 25
+    max_tokens: Count = 25
     """Maximum length of a caption, in tokens."""
 
 

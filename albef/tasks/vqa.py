@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from albef.config import fixed
+from albef.config import Count, fixed
 from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.loading.reading import Batch, Records, distinct, stack_distinct_images
@@ -48,21 +48,21 @@ log = logging.getLogger(__name__)
 class Config(MomentumConfig):
     """Values of a VQA run."""
 
-    max_tokens: int = 25
+    max_tokens: Count = 25
     """Maximum length of a question in training, in tokens."""
     answer_list: str = "train"
     """Candidate answers for ranking: ``train`` for those of the train split, or the path of a JSON
     file with a list of answers."""
-    max_answers: int = 3128
+    max_answers: Count = 3128
     """Maximum number of candidate answers, taken from the start of the list. Answers of the train
     split are sorted by weight."""
     answering: Literal["rank", "generate"] = "rank"
     """``rank`` ranks the candidate answers, as in the paper. ``generate`` writes an answer
     freely."""
-    answer_k: int = 128
+    answer_k: Count = 128
     """Number of candidate answers that are scored in full: those with the most probable first
     token."""
-    beams: int = 3
+    beams: Count = 3
     """Number of beams if answers are generated; 1 takes the best token at each step."""
 
 

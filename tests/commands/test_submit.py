@@ -87,8 +87,10 @@ def test_a_wrong_file_is_named(project: Path) -> None:
 
 
 def test_a_run_that_cannot_hand_in_is_a_sentence(project: Path) -> None:
-    with pytest.raises(SubmissionError, match=r"split val .* no question with an id"):
+    with pytest.raises(SubmissionError, match=r"split val .* no record with a question_id"):
         submit(project, split="val")
+    with pytest.raises(SubmissionError, match=r"has no split tets; did you mean test\?"):
+        submit(project, split="tets")
     predictions = project / "predictions.parquet"
     pq.write_table(pa.table({"split": ["test"], "answer": ["yes"]}), predictions)
     with pytest.raises(SubmissionError, match="no column question_id"):

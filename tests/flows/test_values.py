@@ -93,8 +93,8 @@ def test_the_text_of_a_preset_holds_its_values_and_says_what_it_is(tmp_path: Pat
 def test_a_preset_on_nothing_is_refused(project: Path) -> None:
     for text, says in (
         ("base: mine", "base mine is itself based on"),
-        ("base: smok", r"base: there is no preset smok"),
-        ("base: built-in\ndrop: [tasks.nlvr2]", r"drop: built-in has no tasks.nlvr2"),
+        ("base: smok", r"base: there is no preset smok; did you mean smoke\?"),
+        ("base: built-in\ndrop: [tasks.vqaa]", r"no tasks.vqaa; did you mean tasks.vqa\?"),
     ):
         (project / "presets/mine.yaml").write_text(text)
         with pytest.raises(ParamsError, match=says):
@@ -107,3 +107,19 @@ def test_an_empty_file_is_named_and_a_preset_fills_it(project: Path) -> None:
         values.prepare(None, ["seed=2"])
     values.prepare("smoke", [])
     assert read_yaml(project / "params.yaml") == read_preset(project / "presets/smoke.yaml")
+
+
+def test_a_wrong_override_of_runtime_is_refused_and_names_the_variable(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(values, "_check_file", lambda path: None)
+    for name, value, says in (
+        ("THREADS", "x", "ALBEF_RUNTIME__NAME: runtime.threads: "),
+        ("THREDS", "1", "ALBEF_RUNTIME__NAME: runtime.threds .* did you mean runtime.threads"),
+    ):
+        monkeypatch.setenv(f"ALBEF_RUNTIME__{name}", value)
+        with pytest.raises(ParamsError, match=says):
+            values.check(project / "params.yaml")
+        monkeypatch.delenv(f"ALBEF_RUNTIME__{name}")

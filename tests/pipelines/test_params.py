@@ -178,3 +178,28 @@ def test_a_wrong_value_names_its_key_and_what_was_meant() -> None:
     told = [(changed(key, value), says) for key, value, says in WRONG]
     assert [(sentence, says) for sentence, says in told if says not in sentence] == []
     assert all(sentence.startswith("params.yaml: ") for sentence, _ in told)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("retrieval", "lr", -1.0),
+        ("retrieval", "lr", {"low": -1.0, "high": 1.0, "log": False, "start": 0.5}),
+        ("retrieval", "warmup_steps", -1),
+        ("retrieval", "image_size", 0),
+        ("retrieval", "momentum", 2.0),
+        ("vqa", "epochs", -1),
+        ("pretrain", "mlm_probability", 3.0),
+        ("pretrain", "queue_size", -1),
+    ],
+)
+def test_a_number_outside_its_range_is_refused_before_anything_starts(
+    section: str, key: str, value: object
+) -> None:
+    values = read_yaml(BUILT_IN)
+    place = values["pretrain"] if section == "pretrain" else values["tasks"][section]
+    place[key] = value
+    error = sentences(values)
+    where = section if section == "pretrain" else f"tasks.{section}"
+    assert f"{where}.{key}" in error
+    assert "should be" in error

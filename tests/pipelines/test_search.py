@@ -158,7 +158,7 @@ def test_what_ends_a_search_is_one_error_and_fails_no_trial_once_it_is_mended(
     (shard,) = Path("products/data/scenes/shards").iterdir()
     content = shard.read_bytes()
     shard.unlink()
-    with pytest.raises(ShardError, match=r"scenes-00000\.tar is missing: run the stage in"):
+    with pytest.raises(ShardError, match=r"scenes-00000\.tar is missing: run `albef run"):
         step("search", "retrieval")
     shard.write_bytes(content)
     step("search", "retrieval")
