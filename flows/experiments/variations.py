@@ -56,7 +56,7 @@ def clean() -> str:
     reasons = list(git.uncommitted([], excluded=[PARAMS, LOCK, root / "metrics", root / "runs"]))
     if reasons:
         raise ParamsError(
-            f"experiments run in a clone of the last commit, but {'; '.join(reasons)}"
+            f"experiments run in a clone of the last commit; {'; '.join(reasons)}"
         )
     return git.git("rev-parse", "HEAD")
 

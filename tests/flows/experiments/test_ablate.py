@@ -208,7 +208,7 @@ def test_code_that_is_not_committed_is_refused_and_values_are_not_looked_at(
     code.write_text("# another\n")
     values.write_text(before[1] + "# mine\n")
     toy.enter(monkeypatch)
-    with pytest.raises(ParamsError, match=r"last commit: code/train.py; commit or undo that"):
+    with pytest.raises(ParamsError, match=r"uncommitted changes: code/train.py; commit or"):
         variations.clean()
     code.write_text(before[0])
     extra = toy.path / "albef/tune/extra.py"
