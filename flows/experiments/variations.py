@@ -55,9 +55,7 @@ def clean() -> str:
     root = values.layout().root
     reasons = list(git.uncommitted([], excluded=[PARAMS, LOCK, root / "metrics", root / "runs"]))
     if reasons:
-        raise ParamsError(
-            f"experiments run in a clone of the last commit; {'; '.join(reasons)}"
-        )
+        raise ParamsError(f"experiments run in a clone of the last commit; {'; '.join(reasons)}")
     return git.git("rev-parse", "HEAD")
 
 
