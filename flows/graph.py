@@ -311,7 +311,8 @@ def _tree_hash(files: Mapping[str, str]) -> str:
 
 def is_missing_locally(reason: str) -> bool:
     """Return whether a reason of :func:`reasons_of` only says that a file is missing locally."""
-    return any(_STATES[state] in reason for state in ("deleted", "not in cache"))
+    said = reason.partition(";")[0]  # after it: whether DVC's cache has the file
+    return said.endswith((_STATES["deleted"], _STATES["not in cache"]))
 
 
 def outdated(nodes: Mapping[str, Node]) -> dict[str, str]:
