@@ -232,7 +232,7 @@ def test_the_cluster_of_the_guide_listens_on_loopback_and_requires_its_token(
     tmp_path: Path,
 ) -> None:
     page = (ROOT / "docs/how-to/run-on-a-cluster.md").read_text()
-    pattern = r"export (RAY_\w+_CLUSTER)=0 RAY_ADDRESS=(\S+):6379\nray (start --head) --port 6379"
+    pattern = r"(RAY_\w+_CLUSTER)=0 RAY_ADDRESS=(\S+):6379\nray (start --head) --port 6379"
     [(loopback, host, start)] = re.findall(pattern, page)
     with socket.socket() as probe:
         probe.bind((host, 0))
