@@ -69,6 +69,8 @@ def import_original(
         ValueError: the tokenizer or list is missing, or has another vocabulary.
     """
     where = str(path)
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint file {path} does not exist")
     original = read_original(path)
     kind = kind or kind_of(original, where=where)
     if kind not in KINDS:

@@ -279,6 +279,11 @@ def test_unusual_tensors_are_named(save: Save, vocabulary: Path) -> None:
     assert imported.tensors["queue.pointer"] == 8
 
 
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nowhere\.pth does not exist"):
+        import_original(tmp_path / "nowhere.pth")
+
+
 def test_a_file_that_is_cut_off_is_named(save: Save, vocabulary: Path) -> None:
     path = save(original("retrieval"))
     for kept in (100_000, 40, 0):
