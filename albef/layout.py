@@ -10,9 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from albef.config import CountOrZero, Section, validate
+from albef.config import CountOrZero, Section, Share, validate
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Engine = Literal["local", "ray"]
 """Backend for work that can be split into blocks: this machine, or a Ray cluster."""
 PARAMS = Path("params.yaml")

@@ -24,7 +24,7 @@ def seeds(
     """Run the same values with several seeds and record an experiment for each.
 
     Args:
-        name: name of the experiments, to which -seed1, -seed2, ... is added.
+        name: prefix of the experiments' names; -seedN is added, from ``seed`` of params.yaml on.
         count: number of seeds.
         preset: preset to apply first.
         overrides: changed values, each as KEY=VALUE.

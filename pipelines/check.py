@@ -167,7 +167,9 @@ def _read(
     blocks = Blocks(folder)
     rules = Rules(intake, config.longest_side, min_scores=config.min_scores)
     scratch = stage.runtime.scratch_root
-    source_rows = read_rows(stage.key, config.sources, stage.data_seed, scratch, rows)
+    source_rows = read_rows(
+        stage.key, config.sources, stage.data_seed, scratch, rows, config.split_off
+    )
     prepared_rows = prepare_rows(source_rows, rules, stage.runtime.workers)
     while block := list(itertools.islice(prepared_rows, _BLOCK)):
         blocks.write(block)
@@ -320,7 +322,7 @@ def _sources(folder: Path, config: RowsConfig) -> dict[str, dict[str, Any]]:
         counts = summary.get(name, {"rows": 0, "kept": 0, "set_aside": {}})
         first = {row["reason"]: row for row in reversed(examples) if row["source"] == name}
         sources[name] = {
-            "kind": source.model_dump()["kind"],
+            "kind": source.kind,
             "rows": counts["rows"],
             "kept": counts["kept"],
             "set_aside": {

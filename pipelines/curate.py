@@ -1,4 +1,4 @@
-"""curate@VIEW: write a filtered dataset.
+"""curate@DATASET: write a filtered dataset.
 
 It keeps the captions that a model scores well, or adds captions that a model generates.
 """
@@ -64,24 +64,24 @@ def run(stage: Stage) -> None:
         results = _apply(stage, checkpoint, base, folder, device)
     if not stage.first:
         return
-    view, quarantine = stage.layout.data(stage.key), stage.layout.quarantine(stage.key)
+    filtered, quarantine = stage.layout.data(stage.key), stage.layout.quarantine(stage.key)
     origin = {"by": config.by, "weights": checkpoint.digest}
     verdict = stage.layout.verdict(stage.key)
     if config.chooses:
         kept_mask = choose(results[config.score].to_numpy(), config)
         description = write_filtered(
-            view, base, keeping(kept_mask), origin | {"score": config.score}
+            filtered, base, keeping(kept_mask), origin | {"score": config.score}
         )
         write_scores(quarantine / "scores.parquet", base, results, kept_mask)
         _write_precision(stage, results[config.score].to_numpy(), kept_mask, quarantine)
     else:
-        description = write_filtered(view, base, adding(results["written"].to_pylist()), origin)
+        description = write_filtered(filtered, base, adding(results["written"].to_pylist()), origin)
         quarantine.mkdir(parents=True, exist_ok=True)
         before = describe(base)["captions"]
         log.info("%s: %d captions added to %d", stage.key, description["captions"] - before, before)
     write_json(verdict, {"dataset": stage.key, "digest": description["digest"]})
-    write_json(quarantine / "summary.json", _summary(base, view))
-    stage.made(view / "dataset.json", verdict, quarantine / "summary.json")
+    write_json(quarantine / "summary.json", _summary(base, filtered))
+    stage.made(filtered / "dataset.json", verdict, quarantine / "summary.json")
 
 
 def _write_precision(
@@ -125,11 +125,11 @@ def _apply(
     return pa.concat_tables(parts) if parts else schema.empty_table()
 
 
-def _summary(base: Path, view: Path) -> dict[str, object]:
+def _summary(base: Path, filtered: Path) -> dict[str, object]:
     """Return rows, kept rows and rejected rows of each source, in ingest's format."""
     rows, kept = (
         {entry["values"]: entry["counts"] for entry in pc.value_counts(index["source"]).to_pylist()}
-        for index in (read_index(folder, columns=["source"]) for folder in (base, view))
+        for index in (read_index(folder, columns=["source"]) for folder in (base, filtered))
     )
     dropped = {source: count - kept.get(source, 0) for source, count in rows.items()}
     return {

@@ -99,7 +99,7 @@ def import_original(
     expected = _build_meta_task(draft).state_dict()
     text_layers = sizes.text.depth - sizes.text.fusion_depth
     tensors = to_ours(original, expected, kind, text_layers, where=where)
-    draft = dataclasses.replace(draft, model=resized(sizes, values["image_size"]))
+    draft = dataclasses.replace(draft, model=resized(sizes, image_size))
     task = _build_meta_task(draft).to_empty(device="cpu")
     load_strict(task, tensors, where=where)
     return dataclasses.replace(draft, tensors=task.state_dict())

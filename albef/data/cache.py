@@ -56,7 +56,7 @@ class ShardCache:
             The file descriptor.
 
         Raises:
-            LostShard: the store does not have the shard as it was sent.
+            MissingShardError: the store does not have the shard as it was sent.
             OSError: the shard cannot be fetched for another reason.
         """
         path = self._path(shard)

@@ -77,7 +77,7 @@ class ShardFiles:
             key: key of the record.
 
         Raises:
-            Damaged: the image is missing or differs from its digest.
+            DamagedShardError: the image is missing or differs from its digest.
             OSError: the store cannot be reached.
         """
         problem, image = self._read(shard, offset, size, digest, key)
@@ -149,7 +149,7 @@ class ShardFiles:
             The file descriptor.
 
         Raises:
-            LostShard, FileNotFoundError: the shard cannot be read.
+            MissingShardError, FileNotFoundError: the shard cannot be read.
             OSError: the store cannot be reached.
         """
         if self.cache:

@@ -5,11 +5,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PlainValidator, field_validator, model_validator
 
-from albef.config import Section
+from albef.config import Section, Share
 from albef.ingest.sources import SourceConfig, read_source
 from albef.ingest.sources.rows import Split
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Bound = Annotated[float, Field(ge=0)] | None
 
 

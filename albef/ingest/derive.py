@@ -233,7 +233,14 @@ def _parquet(files_by_split: Mapping[str, list[Path]]) -> Section:
         for of_type in (_OF_TEXT, _OF_IMAGES)
     )
     if not images:
-        return _list(list(map(str, files)), "parquet", None, texts, "train")
+        if len(files_by_split) > 1:
+            splits = ", ".join(files_by_split)
+            raise ParamsError(
+                f"{files[0].parent} has lists of several splits ({splits}); "
+                "give the path of one of them"
+            )
+        (split,) = files_by_split
+        return _list(list(map(str, files)), "parquet", None, texts, split)
     captions = [name for name in texts if _CAPTION.search(name)]
     if not captions:
         raise ParamsError(

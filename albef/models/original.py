@@ -65,7 +65,7 @@ def original_name(name: str, kind: str, text_layers: int) -> str:
     ``text_layers`` is the number of layers of the text encoder; fusion layers are counted after
     them.
     """
-    plain, momentum_model = _MOMENTUM.subn(r"\1.", name)
+    plain, is_momentum = _MOMENTUM.subn(r"\1.", name)
     plain = _FUSION.sub(lambda m: f"model.text_encoder.layer.{int(m[1]) + text_layers}.", plain)
     for ours, theirs in _PARTS:
         if match := re.fullmatch(ours, plain):
@@ -74,14 +74,14 @@ def original_name(name: str, kind: str, text_layers: int) -> str:
     if kind not in _WITH_HEAD:
         plain = plain.replace("text_encoder@.bert.", "text_encoder@.")
     plain = plain.replace(*_HEADS.get(kind, ("", "")))
-    return plain.replace("@", "_m" if momentum_model else "")
+    return plain.replace("@", "_m" if is_momentum else "")
 
 
 def read_original(path: Path) -> dict[str, Tensor]:
     """Return the weights in a file of the original code, in float32; nothing in it is executed.
 
     Raises:
-        CheckpointError: the file is damaged, contains code, or holds something else than weights.
+        CheckpointError: the file is damaged, contains code, or has no mapping of names to weights.
         OSError: the file cannot be opened.
     """
     is_archive = zipfile.is_zipfile(path)
@@ -190,13 +190,7 @@ def sizes_of(
     if kind in _PAIRED:
         fusion //= 2
         layers -= fusion
-    image_heads, text_heads = heads or (width // HEAD_WIDTH, text_width // HEAD_WIDTH)
-    for tower, size, number in (("image", width, image_heads), ("text", text_width, text_heads)):
-        if number < 1 or size % number:
-            raise CheckpointError(
-                f"{where}: {number} heads do not divide the {tower} encoder's width {size}; give "
-                "both numbers with --heads"
-            )
+    image_heads, text_heads = _heads(width, text_width, heads, where)
     values = {
         "image": {
             "image_size": grid * patch,
@@ -217,6 +211,20 @@ def sizes_of(
         "embed_dim": EMBED_DIM if kind in _CONTRASTS_NOTHING else shape("vision_proj.weight", 2)[0],
     }
     return validate(ModelConfig, values, where=where)
+
+
+def _heads(
+    width: int, text_width: int, heads: tuple[int, int] | None, where: str
+) -> tuple[int, int]:
+    """Return the attention heads of the image and of the text encoder, which must fit."""
+    chosen = heads or (width // HEAD_WIDTH, text_width // HEAD_WIDTH)
+    for tower, size, number in zip(("image", "text"), (width, text_width), chosen, strict=True):
+        if number < 1 or size % number:
+            raise CheckpointError(
+                f"{where}: {number} heads do not divide the {tower} encoder's width {size}; set "
+                "both numbers with --heads"
+            )
+    return chosen
 
 
 def to_ours(

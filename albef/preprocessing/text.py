@@ -116,7 +116,7 @@ class TextTokenizer:
         try:
             return cls(AutoTokenizer.from_pretrained(str(source), use_fast=True).backend_tokenizer)
         except OSError as error:
-            reason = str(error).splitlines()[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(
                 f"tokenizer {source} is neither local nor at the Hugging Face Hub ({reason}); "
                 f"{REMEDY}; in pre-training, tokenizer.source: corpus trains one"

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 OVERALL = "overall"
-"""Metric over all cases of behaviour tests."""
+"""Metric over all cases of behavior tests."""
 CASES = {"test", "key", "caption", "changed", "score", "changed_score", "passed"}
-"""Columns of the stored cases of behaviour tests."""
+"""Columns of the stored cases of behavior tests."""
 
 
 @dataclass(frozen=True)

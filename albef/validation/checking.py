@@ -35,7 +35,7 @@ def check_dataset(
 
     Raises:
         ShardError: a part of the dataset is missing or damaged.
-        NotFit: an expectation cannot be computed.
+        ValidationFailedError: an expectation cannot be computed.
     """
     described = describe(folder)
     rows = tables(read_index(folder).combine_chunks(), stats)

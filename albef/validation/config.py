@@ -4,9 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from albef.config import Section
+from albef.config import Section, Share
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Limit = Annotated[float, Field(gt=0)] | None
 Script = Literal[
     "Latin", "Cyrillic", "Greek", "Han", "Hiragana", "Katakana", "Hangul", "Arabic", "Hebrew",

@@ -44,7 +44,7 @@ def check_suites(tables: Tables, config: ValidateConfig) -> tuple[Check, ...]:
         A check for each expectation, in the order of the suites.
 
     Raises:
-        NotFit: an expectation cannot be computed.
+        ValidationFailedError: an expectation cannot be computed.
     """
     checks: list[Check] = []
     kinds = set(tables["records"]["kind"])

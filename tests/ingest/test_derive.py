@@ -65,6 +65,14 @@ def test_parquet(tmp_path: Path) -> None:
     links = tmp_path / "links.parquet"
     pq.write_table(pa.table({"URL": ["http://a.test"], "TEXT": ["one"], "n": [1]}), links)
     assert read(links, "kind", "url", "caption") == ("urls", "URL", "TEXT")
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    table = pa.table({"URL": ["http://a.test"], "TEXT": ["one"]})
+    pq.write_table(table, lists / "test.parquet")
+    assert read(lists, "split") == ("test",)
+    pq.write_table(table, lists / "train.parquet")
+    with pytest.raises(ParamsError, match=r"several splits \(.*\); give the path of one"):
+        read(lists, "split")
 
 
 def test_many_files_become_a_pattern_that_names_no_other(tmp_path: Path) -> None:

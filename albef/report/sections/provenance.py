@@ -88,7 +88,7 @@ def read_costs(params: Mapping[str, Any], layout: Layout) -> Costs:
     """Return the run records of all stages before the report, in the order of the graph."""
     data, runs = params.get("datasets", {}), params.get("tasks", {})
     stages = [f"{name}@{dataset}" for name in ("ingest", "validate") for dataset in data]
-    stages += [f"curate@{view}" for view in params.get("curate", {})]
+    stages += [f"curate@{dataset}" for dataset in params.get("curate", {})]
     stages += ["pretrain"]
     stages += [f"{name}@{run}" for name in ("search", "finetune", "evaluate") for run in runs]
     stages += [f"export@{run}" for run in params.get("export", {}).get("runs", {})]
