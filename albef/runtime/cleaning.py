@@ -76,5 +76,6 @@ def read_tokenizer(path: Path, cleaning: Cleaning | None) -> TextTokenizer:
     if cleaning is None:
         return tokenizer
     state = json.loads(tokenizer.tokenizer.to_str())
+    # write_tokenizer adds one entry for each replacement and three of its own.
     del state["normalizer"]["normalizers"][: len(cleaning.replace) + 3]
     return TextTokenizer(Tokenizer.from_str(json.dumps(state)))

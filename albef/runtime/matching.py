@@ -3,16 +3,15 @@
 Shapes: B images, T texts of each, n items, C classes, L text tokens, D width, E shared width.
 """
 
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from PIL import Image
 
 from albef.data.boxes import GRID, Box, around, enlarged, hottest, in_pixels
+from albef.data.image_decoding import opened
 from albef.preprocessing.zero_shot import TEMPLATE, class_logits, prompts
 from albef.runtime.model import (
     Array,
@@ -227,9 +226,8 @@ class Grounding(Matching):
     def _locate(
         self, image: ImageInput, boxes: Sequence[Box], heat: Floats, chance: float
     ) -> Grounded:
-        # Image.open reads only the header, which has the size.
-        with Image.open(io.BytesIO(image_bytes(image))) as opened:
-            width, height = opened.size
+        with opened(image_bytes(image)) as header:
+            width, height = header.size
         assert self.facts.threshold is not None
         box = in_pixels(around(enlarged(heat, GRID, GRID), self.facts.threshold), width, height)
         best = hottest(heat, boxes, (height, width))

@@ -80,7 +80,7 @@ class Batcher(Generic[Item, Result]):
         delay = waiting * self._pace
         if waiting + count > self._limits.queue or delay > self._limits.seconds:
             self._metrics.refused.labels("queue").inc()
-            raise ApiError(429, f"{waiting} items wait for {self._step}; retry later", delay)
+            raise ApiError(429, f"{waiting} items wait for step {self._step!r}; retry later", delay)
 
     async def __call__(self, items: Sequence[Item]) -> list[Result]:
         """Return the results of ``items``; raise ApiError 429 if the queue has no room for all.

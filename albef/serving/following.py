@@ -150,5 +150,7 @@ async def _run(command: Sequence[str]) -> None:
         if process.returncode is None:
             process.kill()
     if process.returncode:
-        lines = errors.decode(errors="replace").strip().splitlines() or [f"{process.returncode}"]
+        lines = errors.decode(errors="replace").strip().splitlines() or [
+            f"exit code {process.returncode}"
+        ]
         raise OSError(f"`{' '.join(command)}` failed: {lines[-1]}")

@@ -42,7 +42,11 @@ class Metrics:
         self.waiting = gauge("albef_waiting_items", "Items waiting for a step", step)
         self.refused = counter("albef_refused", "Requests refused because of load", ["reason"])
         self.dropped = counter("albef_dropped_items", "Items whose client left", step)
-        self.folder_checks = counter("albef_looks", "New exports found in folders", ["outcome"])
+        self.folder_checks = counter(
+            "albef_looks",
+            "Replacements of exports, and failed checks of their folders",
+            ["outcome"],
+        )
         # Creates the counters at 0, so Prometheus sees the first event as an increase.
         for outcome in ("replaced", "failed"):
             self.folder_checks.labels(outcome)

@@ -91,7 +91,7 @@ def serve(
     fetch = _fetch_command(export, key)
     limits = Limits(
         body=round(body_mib * MIB),
-        pixels=round(megapixels * 1e6),
+        pixels=round(megapixels * 2**20),  # as ingest counts megapixels
         requests=requests,
         queue=queue,
         batch=batch,

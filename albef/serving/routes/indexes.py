@@ -128,7 +128,9 @@ async def _usable(index: Annotated[Index, Depends(_existing)]) -> Index:
 
 async def _check_writable(name: Name) -> None:
     if name == current().store.read_only:
-        raise ApiError(409, f"index {name} follows a folder; change that", code="read_only")
+        raise ApiError(
+            409, f"index {name} follows a folder; change the files in that folder", code="read_only"
+        )
 
 
 Existing = Annotated[Index, Depends(_existing)]
