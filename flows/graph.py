@@ -4,6 +4,7 @@ The graph is defined in dvc.yaml only. This module runs no stage and writes no f
 """
 
 import copy
+import functools
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -147,8 +148,8 @@ def _nodes(repo: Any, params: Path) -> dict[str, Node]:
             nodes[stage.name] = Node(stage.name, upstream, outs, running=running, needed=False)
             continue
         waits = tuple(name for name in upstream if nodes[name].stale or nodes[name].running)
-        edits = {} if running else code_edits(stage, producers)
         entry, failure = lock.get(stage.name), FAILED / stage.name
+        edits = code_edits(stage, producers) if entry is not None and not running else {}
         reasons = () if running else reasons_of(stage, entry, producers, edits, waits)
         comments = (edit.path for found in edits.values() for edit in found if edit.in_comments)
         nodes[stage.name] = Node(
@@ -244,12 +245,13 @@ def reasons_of(
 
 def code_edits(stage: Any, producers: Collection[str]) -> dict[Any, list[Edit]]:
     """Return the edits of code and other external inputs of a stage, by dependency."""
+    read_record = functools.cache(lambda: run_record.read(values.layout().record(stage.name)))
     edits = {
-        dep: _edits(stage, dep)
+        dep: _edits(dep, read_record)
         for dep in stage.deps
         if not isinstance(dep, ParamsDependency) and str(dep) not in producers
     }
-    record = run_record.read(values.layout().record(stage.name)) if any(edits.values()) else None
+    record = read_record() if any(edits.values()) else None
     if record is None or not record.code_digest or record.code_digest != code_digest(stage.name):
         return edits
     return {
@@ -269,7 +271,7 @@ def code_digest(stage: str) -> str:
     return run_record.code_digest(files)
 
 
-def _edits(stage: Any, dep: Any) -> list[Edit]:
+def _edits(dep: Any, read_record: Callable[[], run_record.RunRecord | None]) -> list[Edit]:
     """Return the edits of an external dependency since the stage ran.
 
     DVC has one hash for a folder. Those of its files come from a run record of the same version.
@@ -282,7 +284,7 @@ def _edits(stage: Any, dep: Any) -> list[Edit]:
         return [Edit(name, before, None, state)]
     now = copy.copy(dep)
     now.save()
-    record = run_record.read(values.layout().record(stage.name))
+    record = read_record()
     ran = {
         path.removeprefix(f"{name}/"): md5
         for path, md5 in (record.code if record else {}).items()

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -66,6 +67,13 @@ def test_an_edit_is_taken_for_every_stage_and_changes_its_hash_alone(project: To
     for name in ("code/train.py", "code/tran.py", "products/models/pretrained", "params.yaml"):
         with pytest.raises(ParamsError, match=rf"{name}: no stage ran .*; edited code: none"):
             accept([name])
+
+
+def test_the_code_of_a_stage_that_never_ran_is_compared_with_nothing(project: Toy) -> None:
+    Path("dvc.lock").unlink()
+    with mock.patch("flows.graph.code_edits") as compared:
+        assert all(node.reasons == ("never run",) for node in graph.read().values() if node.needed)
+    compared.assert_not_called()
 
 
 @pytest.mark.slow
