@@ -162,7 +162,7 @@ class Stage:
         """DVC's name of the stage, ``NAME`` or ``NAME@KEY``."""
         return f"{self.name}@{self.key}" if self.key else self.name
 
-    @property
+    @cached_property
     def code(self) -> str:
         """Digest of the code that dvc.yaml declares for the stage; "" if it declares none."""
         return code_digest(declared_files(self._graph, self.address, self.params))
