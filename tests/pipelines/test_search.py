@@ -2,7 +2,10 @@
 
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,9 @@ import torch
 from albef.data.shards import ShardError
 from albef.io import file_digest
 from albef.tasks import retrieval
-from pipelines import finetune, search
+from pipelines import finetune, trials
 from pipelines.stage import Stage
-from tests.pipelines.test_training import step, values, work
+from tests.pipelines.test_training import ROOT, step, values, work
 
 TPE = {"kind": "tpe", "startup_trials": 1, "candidates": 24, "multivariate": False}
 NONE = {"kind": "none"}
@@ -104,7 +107,7 @@ def test_a_search_that_is_stopped_ends_with_the_same_trials_and_the_best_is_take
     # The second epoch of the second trial is cut off, whose first epoch is not trained again.
     work(here, searched())
     trained: list[tuple[str, int]] = []
-    fit = search.fit
+    fit = trials.fit
 
     def cut(stage: Stage, *args: Any, on_epoch: Any, label: str, **rest: Any) -> Any:
         def heard(epoch: int, metrics: dict[str, float]) -> bool:
@@ -116,7 +119,7 @@ def test_a_search_that_is_stopped_ends_with_the_same_trials_and_the_best_is_take
 
         return fit(stage, *args, on_epoch=heard, label=label, **rest)
 
-    monkeypatch.setattr(search, "fit", cut)
+    monkeypatch.setattr(trials, "fit", cut)
     with pytest.raises(KeyboardInterrupt):
         step("search", "retrieval")
     step("search", "retrieval")
@@ -163,3 +166,20 @@ def test_what_ends_a_search_is_one_error_and_fails_no_trial_once_it_is_mended(
     shard.write_bytes(content)
     step("search", "retrieval")
     assert found()["evidence"]["trials"] == {"complete": 2, "pruned": 0, "fail": 0}
+
+
+def test_a_run_without_ranges_needs_neither_torch_nor_optuna(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work(tmp_path, values())
+    monkeypatch.chdir(tmp_path)
+    code = (
+        "import runpy, sys; sys.argv[1:] = ['vqa']\n"
+        "runpy.run_module('pipelines.search', run_name='__main__', alter_sys=True)\n"
+        "assert not {'torch', 'optuna', 'pipelines.trials'} & set(sys.modules)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert json.loads(Path("products/search/vqa/choice.json").read_text()) == {}
+    assert json.loads(Path("products/search/vqa/trials.json").read_text()) == {"trials": []}
