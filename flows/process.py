@@ -143,13 +143,13 @@ def _reproduce(
     from dvc.repo import Repo
     from dvc.stage.exceptions import StageCmdFailedError
 
-    from flows.graph import one_line
-    from flows.remote import fetch_artifacts
-
     logging.getLogger("dvc").setLevel(logging.WARNING)
     try:
-        for name in names if pull else ():
-            fetch_artifacts(name)
+        if pull:
+            from flows.remote import fetch_artifacts
+
+            for name in names:
+                fetch_artifacts(name)
         with Repo(".", _wait_for_lock=True) as repo:
             repo.reproduce(names, single_item=alone, force=force)
     except (DvcException, OSError) as error:
@@ -158,6 +158,8 @@ def _reproduce(
         if isinstance(cause, StageCmdFailedError):
             code = int(str(cause).rpartition(" ")[2])
             return code if code > 0 else 128 - code
+        from flows.graph import one_line  # Its imports take as long as DVC's.
+
         print(f"{', '.join(names)}: {one_line(error)}", file=sys.stderr)
         return DVC_FAILED
     return 0
