@@ -3,14 +3,14 @@
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from albef import run_record
 from albef.config import ParamsError
-from albef.layout import Layout
+from albef.layout import PARAMS, Layout
 from albef.report.wording import format_duration
-from flows import git, graph, remote, results, run_lock, values
+from flows import git, graph, remote, results, run_lock, server, values
 from flows.accept import accept_comments
 from flows.process import Child, run_in_session
 from flows.status import condense
@@ -39,12 +39,14 @@ def run(
         with values.changed(preset, overrides) as file:
             print(_format_plan(_plan(graph.read(file), only, force), values.layout(file)))
         return 0
-    with run_lock.acquire():
+    with run_lock.acquire(), server.temporary() as start:
+        if preset or overrides or not values.is_checked(PARAMS):
+            start()  # Most likely something is stale.
         values.prepare(preset, overrides)
         nodes = graph.read()
         accept_comments(nodes)
         if _plan(nodes, only, force):
-            if not _flow(only, force):
+            if not _flow(only, force, start):
                 return 1
             nodes = graph.read()
         elif remote.configured() and not remote.pushed() and (problem := remote.push()):
@@ -85,10 +87,11 @@ def _format_plan(plan: Mapping[str, Sequence[str]], layout: Layout) -> str:
     return results.table(rows, ("stage", "why", "last run took"))
 
 
-def _flow(only: Sequence[str], force: Sequence[str]) -> bool:
+def _flow(only: Sequence[str], force: Sequence[str], start: Callable[[], str]) -> bool:
     """Run the flow in a separate session; return whether all of it succeeded."""
     # The flow prints the stages' output itself. Prefect's logger then only reports to its server.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ[server.ADDRESS] = start()
     parameters = json.dumps({"only": list(only) or None, "force": list(force) or None})
     code = run_in_session("flows.train", parameters, keep=run_lock.descriptor())
     if code == INTERRUPTED:

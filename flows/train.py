@@ -3,22 +3,31 @@
 ``albef run`` starts it with ``python -m flows.train PARENT PARAMETERS``.
 """
 
+import contextlib
 import json
 import logging
+import os
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from prefect import Task, flow, get_client, runtime, tags
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.context import TagsContext
 from prefect.futures import PrefectFuture
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import (
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_API_URL,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
 from prefect.states import Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from albef.config import ParamsError
-from flows import graph, remote, run_lock, stages, values
+from flows import graph, remote, run_lock, server, stages, values
 from flows.accept import accept_comments
 from flows.artifacts import emit, publish
 from flows.process import exit_with_parent
@@ -124,7 +133,8 @@ def _train(only: list[str], force: list[str], push: bool = True) -> State:
             changing.add(name)
         run = stages.task_of(node, fresh=name not in changing, force=is_forced, pull=shared)
         above = [futures[other] for other in node.upstream if other in futures]
-        futures[name] = run.submit(return_state=False, wait_for=above)
+        with TagsContext():  # For each tag of a task, the server is asked for a concurrency limit.
+            futures[name] = run.submit(return_state=False, wait_for=above)
     states = {name: _final(name, future) for name, future in futures.items()}
     publish(values.layout(), graph.read(), states)
     failed = [state.message or name for name, state in states.items() if state.is_failed()]
@@ -152,8 +162,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
-        _check_server()
-        with tags(TAG):
+        with _server(), tags(TAG):
             state = train(**json.loads(parameters), return_state=True)
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
@@ -161,16 +170,27 @@ def main() -> None:
     raise SystemExit(not state.is_completed())
 
 
-def _check_server() -> None:
-    """End the process with an error message if the configured server cannot be reached."""
+@contextlib.contextmanager
+def _server() -> Iterator[None]:
+    """Use the configured server, or else the temporary one of ``albef run`` once it answers."""
+    temporary = os.environ.get(server.ADDRESS)
+    if not temporary or PREFECT_API_URL.value():
+        _check_server("start that server, or unset the variable")
+        yield
+        return
+    patience = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
+    settings = {PREFECT_API_URL: temporary, PREFECT_API_REQUEST_TIMEOUT: patience}
+    with temporary_settings(settings):
+        _check_server("the temporary server did not start; see its messages above")
+        yield
+
+
+def _check_server(remedy: str) -> None:
+    """End the process with an error message if the server of the settings cannot be reached."""
     if url := PREFECT_API_URL.value():
         with get_client(sync_client=True) as client:
             if error := client.api_healthcheck():
-                print(
-                    f"PREFECT_API_URL: cannot reach {url} ({error}); start that server, or unset "
-                    "the variable",
-                    file=sys.stderr,
-                )
+                print(f"PREFECT_API_URL: cannot reach {url} ({error}); {remedy}", file=sys.stderr)
                 raise SystemExit(1)
 
 

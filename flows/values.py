@@ -67,10 +67,15 @@ def check(path: Path) -> None:
     runtime(read_yaml(path).get("runtime"))
 
 
+def is_checked(path: Path) -> bool:
+    """Return whether a params file passed the last check with the same code."""
+    return CHECKED.exists() and CHECKED.read_text() == _digest(path)
+
+
 def _check_file(path: Path) -> None:
-    digest = _digest(path)
-    if CHECKED.exists() and CHECKED.read_text() == digest:
+    if is_checked(path):
         return
+    digest = _digest(path)
     check_files([path], str(path), str(PARAMS))
     CHECKED.parent.mkdir(parents=True, exist_ok=True)
     CHECKED.write_text(digest)

@@ -19,6 +19,7 @@ def test_only_ingest_is_tried_again_and_not_when_the_values_are_wrong() -> None:
         for name in ("ingest@web", "pretrain")
     )
     assert (ingest.retries, pretrain.retries) == (2, 0)
+    stages.allow_starts()  # a test before this one may have stopped a flow
     worth = ingest.retry_condition_fn
     assert worth is not None
     for name, again in ((stages.TRANSIENT, True), (None, False)):
@@ -29,6 +30,11 @@ def test_a_failure_is_told_in_one_sentence() -> None:
     lines = ["a@b: row 3 has no caption", "and more"]
     assert stages.failure_message("a@b", lines, 2) == "a@b: row 3 has no caption (exit code 2)"
     assert stages.failure_message("a@b", [], 137) == "a@b: no output (exit code 137)"
+
+
+def test_a_flow_imports_no_server() -> None:
+    code = "import sys, flows.train; assert 'prefect.server' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_nothing_of_a_session_is_left_when_its_leader_ends(tmp_path: Path) -> None:
