@@ -4,9 +4,11 @@ The class of a section is defined next to the code that uses it and derives from
 This module does not import torch.
 """
 
+import copy
 import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, cast
 
@@ -122,16 +124,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ParamsError: the file is missing, damaged, not a mapping, or has too many values.
     """
-    from ruamel.yaml import YAML
     from ruamel.yaml.constructor import DuplicateKeyError
     from ruamel.yaml.error import YAMLError
 
-    yaml = YAML(typ="safe", pure=True)
     try:
-        document = yaml.compose(path.read_text())
-        if document and _count(document, {}) > _MAX_NODES:
-            raise ValueError(f"more than {_MAX_NODES:,} values after expanding aliases")
-        values = yaml.constructor.construct_document(document) if document else None
+        values = copy.deepcopy(_parse(path.read_text()))
     except FileNotFoundError:
         raise ParamsError(f"{path} does not exist; run from the root of the project") from None
     except OSError as error:
@@ -147,6 +144,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ParamsError(f"{path} must be a mapping of sections")
     return values
+
+
+@lru_cache(maxsize=8)  # Parsing params.yaml takes 50 ms, and a graph needs its values often.
+def _parse(text: str) -> object:
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe", pure=True)
+    document = yaml.compose(text)
+    if document and _count(document, {}) > _MAX_NODES:
+        raise ValueError(f"more than {_MAX_NODES:,} values after expanding aliases")
+    return yaml.constructor.construct_document(document) if document else None
 
 
 def _count(node: Any, counts: dict[int, int]) -> int:

@@ -87,7 +87,7 @@ def _signal_group(group: int, number: int) -> bool:
     return True
 
 
-def run_in_session(module: str, *args: str, keep: int) -> int:
+def run_in_session(module: str, *args: str, keep: int, output: int | None = None) -> int:
     """Run a module in a separate session that also holds the run lock; return its exit code.
 
     A terminal sends Ctrl-C to every process of a session, including Prefect's temporary server. The
@@ -98,10 +98,18 @@ def run_in_session(module: str, *args: str, keep: int) -> int:
         module: name of the module.
         args: its arguments.
         keep: descriptor of the run lock's file.
+        output: descriptor for both output streams; None is those of this process.
     """
     command = [sys.executable, "-m", module, str(os.getpid()), *args]
     environment = {**os.environ, INHERITED: "1"}
-    child = subprocess.Popen(command, start_new_session=True, pass_fds=[keep], env=environment)
+    child = subprocess.Popen(
+        command,
+        start_new_session=True,
+        pass_fds=[keep],
+        env=environment,
+        stdout=output,
+        stderr=output,
+    )
     try:
         return child.wait()
     except BaseException:  # Ctrl-C, or Prefect cancels the flow that called this.

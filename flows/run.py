@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from albef import run_record
 from albef.config import ParamsError
 from albef.layout import PARAMS, Layout
 from albef.report.wording import format_duration
 from flows import git, graph, remote, results, run_lock, server, values
 from flows.accept import accept_comments
+from flows.display import displayed
+from flows.estimates import estimate, time_left
 from flows.process import Child, run_in_session
 from flows.status import condense
 
@@ -37,7 +38,9 @@ def run(
         check_git()
     if dry:
         with values.changed(preset, overrides) as file:
-            print(_format_plan(_plan(graph.read(file), only, force), values.layout(file)))
+            nodes = graph.read(file)
+            plan = _plan(nodes, only, force)
+            print(_format_plan(nodes, estimate(plan, file), plan))
         return 0
     with run_lock.acquire(), server.temporary() as start:
         if preset or overrides or not values.is_checked(PARAMS):
@@ -45,8 +48,12 @@ def run(
         values.prepare(preset, overrides)
         nodes = graph.read()
         accept_comments(nodes)
-        if _plan(nodes, only, force):
-            if not _flow(only, force, start):
+        if plan := _plan(nodes, only, force):
+            seconds = estimate(plan)
+            print(_format_plan(nodes, seconds), flush=True)
+            with displayed(nodes, seconds) as output:
+                succeeded = _flow(only, force, start, output)
+            if not succeeded:
                 return 1
             nodes = graph.read()
         elif remote.configured() and not remote.pushed() and (problem := remote.push()):
@@ -74,26 +81,37 @@ def _plan(
     return plan
 
 
-def _format_plan(plan: Mapping[str, Sequence[str]], layout: Layout) -> str:
-    """Return a table of what would run, why, and how long it took last time."""
+def _format_plan(
+    nodes: Mapping[str, graph.Node],
+    seconds: Mapping[str, float | None],
+    plan: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """Return a table of what runs and how long it may take, and why if there is a ``plan``."""
     rows = []
-    for name, reasons in plan.items():
-        first, *others = condense(reasons)
-        record = run_record.read(layout.record(name))
-        took = "?" if record is None or record.seconds is None else format_duration(record.seconds)
-        rows += [(name, first, took), *(("", reason, "") for reason in others)]
+    for name, estimated in seconds.items():
+        first, *others = condense(plan[name]) if plan else ("",)
+        rows.append((name, first, "?" if estimated is None else format_duration(estimated)))
+        rows += [("", reason, "") for reason in others]
     if not rows:
         return "nothing would run: every stage is up to date"
-    return results.table(rows, ("stage", "why", "last run took"))
+    total = time_left(nodes, {name: known or 0.0 for name, known in seconds.items()})
+    text = format_duration(total)
+    if None in seconds.values():
+        text = f"> {text}" if total else "?"
+    rows.append(("whole run", "", text))
+    return results.table(rows, ("stage", "why" if plan else "", "takes about"))
 
 
-def _flow(only: Sequence[str], force: Sequence[str], start: Callable[[], str]) -> bool:
+def _flow(
+    only: Sequence[str], force: Sequence[str], start: Callable[[], str], output: int | None
+) -> bool:
     """Run the flow in a separate session; return whether all of it succeeded."""
     # The flow prints the stages' output itself. Prefect's logger then only reports to its server.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ[server.ADDRESS] = start()
     parameters = json.dumps({"only": list(only) or None, "force": list(force) or None})
-    code = run_in_session("flows.train", parameters, keep=run_lock.descriptor())
+    keep = run_lock.descriptor()
+    code = run_in_session("flows.train", parameters, keep=keep, output=output)
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code not in (0, 1):  # The flow reports a failed stage itself.

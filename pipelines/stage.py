@@ -373,9 +373,11 @@ def main(
     context = Context.read()
     name = Path(sys.argv[0]).stem
     key = "".join(sys.argv[1:2])  # Name of a dataset or run.
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.addLevelName(logging.INFO, "")
+    logging.addLevelName(logging.WARNING, "warning: ")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s%(message)s", stream=sys.stderr)
     logging.getLogger("albef").setLevel(logging.INFO if context.first else logging.WARNING)
-    started = time.time()
+    started = psutil.Process().create_time()  # Imports take a part of the time.
     die_with_dvc(context)
     try:
         stage = Stage(name, key, context)

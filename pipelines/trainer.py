@@ -174,8 +174,8 @@ def _score(task: Task, table: Table, when: str) -> dict[str, float]:
     log.info("%s, %s %.2f", when, name, metrics[name])
     if metrics[name] <= CHANCE_MARGIN * chance.get(name, -math.inf):
         log.warning(
-            "%s: %s is at chance (%.2f); if it stays there, check data, learning rate and init",
-            *(when, name, chance[name]),
+            "%s is at chance (%.2f); if it stays there, check data, learning rate and init",
+            *(name, chance[name]),
         )
     return metrics
 

@@ -1,7 +1,9 @@
 """`albef run` and `albef status` on a toy project: real DVC, real Prefect, real processes."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -63,7 +65,7 @@ def tasks(server: str, flow: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def here(server: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Flows run in this process, which spares their imports."""
 
-    def run_in_session(module: str, parameters: str, *, keep: int) -> int:
+    def run_in_session(module: str, parameters: str, *, keep: int, output: int | None) -> int:
         with temporary_settings({PREFECT_API_URL: server, PREFECT_HOME: home}):
             state = train(**json.loads(parameters), return_state=True)
         print(f"\n{state.message}", file=sys.stderr)
@@ -194,6 +196,31 @@ def test_ctrl_c_and_a_failure_end_what_is_at_work_and_the_next_run_goes_on(
     toy.do("fail-pretrain")
     assert "pretrain: cached" in toy.albef("run")  # nothing changed: DVC still has its product
     assert toy.started() == []
+
+
+def test_a_terminal_shows_the_plan_and_lines_in_place_and_is_whole_after_ctrl_c(toy: Toy) -> None:
+    toy.do("sleep-pretrain", "300")
+    ours, terminal = pty.openpty()
+    options = {"start_new_session": True, "stdout": terminal, "stderr": terminal}
+    flow = toy.start("run --force pretrain", **options, env=toy.env | {"TERM": "xterm"})
+    os.close(terminal)
+    shown = ""
+    with contextlib.suppress(OSError):  # Linux ends a terminal with an error.
+        while text := os.read(ours, 4096).decode(errors="replace"):
+            shown += text
+            if "pretrain says hello" in shown and "\x1b[?25h" not in shown:
+                os.killpg(flow.pid, signal.SIGINT)
+                toy.do("sleep-pretrain")
+    assert flow.wait(timeout=600) == 130
+    plan, rest = shown.split("whole run", 1)
+    assert re.search(r"stage +takes about\s+-+ +-+\s+pretrain +[\d.]+ s", plan)
+    assert re.search(r"0 of 1 stages ended +>?\d:\d\d left", rest)
+    assert re.search(r"pretrain +stopped +[\d.]+ s", rest)
+    assert "pretrain: pretrain says hello" not in rest, "only lines in place show it"
+    assert rest.count("\x1b[?25l") == rest.count("\x1b[?25h") > 0, "the cursor is back"
+    assert "run the same command again" in rest
+    toy.started()
+    toy.albef("run")
 
 
 def test_a_worker_gives_values_and_a_name_with_the_checks_of_the_command(

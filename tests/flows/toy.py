@@ -262,14 +262,12 @@ class Toy:
 
     def start(self, arguments: str, **popen: object) -> "subprocess.Popen[str]":
         """Start the ``albef`` command in the background."""
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.Popen(
             [sys.executable, "-m", "albef.cli", *arguments.split()],
             cwd=self.path,
-            env=self.env,
             text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            **popen,  # type: ignore[call-overload]
+            **{"env": self.env, **streams, **popen},  # type: ignore[call-overload]
         )
 
     @contextlib.contextmanager

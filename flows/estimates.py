@@ -1,0 +1,101 @@
+"""Estimated time of stages and of a whole run.
+
+``python -m flows.estimates`` after the built-in run writes typical.json for clones without records.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from albef import run_record
+from albef.config import read_yaml
+from albef.layout import PARAMS
+from flows import values
+from flows.graph import Node
+
+TYPICAL = Path(__file__).with_name("typical.json")
+START_S = 3.0
+"""Seconds from the start of a stage to that of its run record: DVC and imports."""
+
+
+def estimate(names: Iterable[str], params: Path = PARAMS) -> dict[str, float | None]:
+    """Return the estimated seconds of stages; None is unknown.
+
+    The estimate is the time of the last run. If there is none, and the values are those of the
+    built-in run, it is the time of that run, scaled by the speed of this machine.
+    """
+    typical, sections = json.loads(TYPICAL.read_text()), read_yaml(params)
+    layout = values.layout(params)
+    scale = cache(lambda: _probe() / typical["probe_s"])
+
+    def seconds(name: str) -> float | None:
+        if (record := run_record.read(layout.record(name))) and record.seconds is not None:
+            return START_S + record.seconds
+        known = typical["stages"].get(name, {})
+        same = known.get("values") == _digest(sections, name)
+        return (START_S + float(known["seconds"])) * scale() if same else None
+
+    return {name: seconds(name) for name in names}
+
+
+def time_left(nodes: Mapping[str, Node], seconds: Mapping[str, float]) -> float:
+    """Return the seconds until all stages end, of which each takes one of the CPU cores.
+
+    Args:
+        nodes: the graph.
+        seconds: remaining seconds of the stages that have not ended; those that run are first.
+    """
+    free, ends, waiting = [0.0] * (os.cpu_count() or 1), dict[str, float](), dict(seconds)
+    while waiting:
+        starts = {
+            name: max(min(free), *(ends.get(other, 0.0) for other in ("", *nodes[name].upstream)))
+            for name in waiting
+            if waiting.keys().isdisjoint(nodes[name].upstream)
+        }
+        name = min(starts, key=starts.__getitem__)
+        ends[name] = starts[name] + waiting.pop(name)
+        free[free.index(min(free))] = ends[name]
+    return max(ends.values(), default=0.0)
+
+
+def _digest(params: Mapping[str, Any], name: str) -> str:
+    """Return the digest of the values that decide how long a stage takes."""
+    stage, _, key = name.partition("@")
+    pretrain = params.get("pretrain") or {}
+    run = pretrain if stage == "pretrain" else (params.get("tasks") or {}).get(key) or {}
+    data = (params.get("datasets") or {}).get(run.get("dataset", key))
+    parts = [run, data, pretrain.get("model"), params.get("search"), params.get("evaluate")]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _probe() -> float:
+    """Return the seconds of a matrix product in float32 on all cores."""
+    matrix, times = np.ones((1024, 1024), np.float32), [time.perf_counter()]
+    for _ in range(9):
+        matrix @ matrix
+        times.append(time.perf_counter())
+    return float(np.median(np.diff(times)))
+
+
+def write_typical() -> None:
+    """Write the run records of this project as :data:`TYPICAL`."""
+    layout, params = values.layout(), read_yaml(PARAMS)
+    records = map(run_record.read, sorted((layout.root / "runs").glob("*.json")))
+    stages = {
+        record.stage: {"seconds": record.seconds, "values": _digest(params, record.stage)}
+        for record in records
+        if record
+    }
+    about = {"machine": run_record.machine(), "probe_s": round(_probe(), 5), "stages": stages}
+    TYPICAL.write_text(json.dumps(about, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    write_typical()
