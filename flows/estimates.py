@@ -22,25 +22,23 @@ from flows.graph import Node
 
 TYPICAL = Path(__file__).with_name("typical.json")
 START_S = 3.0
-"""Seconds from the start of a stage to that of its run record: DVC and imports."""
+"""Seconds from the start of a stage until its process starts: DVC."""
 
 
 def estimate(names: Iterable[str], params: Path = PARAMS) -> dict[str, float | None]:
-    """Return the estimated seconds of stages; None is unknown.
+    """Return the estimated seconds of stages: those of the last run; None is unknown.
 
-    The estimate is the time of the last run. If there is none, and the values are those of the
-    built-in run, it is the time of that run, scaled by the speed of this machine.
+    If a stage has no run record and the values of the built-in run, its seconds are of that run,
+    scaled by the speed of this machine.
     """
     typical, sections = json.loads(TYPICAL.read_text()), read_yaml(params)
-    layout = values.layout(params)
-    scale = cache(lambda: _probe() / typical["probe_s"])
+    layout, scale = values.layout(params), cache(lambda: _probe_s() / typical["probe_s"])
 
     def seconds(name: str) -> float | None:
         if (record := run_record.read(layout.record(name))) and record.seconds is not None:
             return START_S + record.seconds
-        known = typical["stages"].get(name, {})
-        same = known.get("values") == _digest(sections, name)
-        return (START_S + float(known["seconds"])) * scale() if same else None
+        measured, digest = typical["stages"].get(name, (0.0, ""))
+        return (START_S + measured) * scale() if digest == _digest(sections, name) else None
 
     return {name: seconds(name) for name in names}
 
@@ -52,7 +50,7 @@ def time_left(nodes: Mapping[str, Node], seconds: Mapping[str, float]) -> float:
         nodes: the graph.
         seconds: remaining seconds of the stages that have not ended; those that run are first.
     """
-    free, ends, waiting = [0.0] * (os.cpu_count() or 1), dict[str, float](), dict(seconds)
+    free, ends, waiting = [0.0] * (os.cpu_count() or 1), {"": 0.0}, dict(seconds)
     while waiting:
         starts = {
             name: max(min(free), *(ends.get(other, 0.0) for other in ("", *nodes[name].upstream)))
@@ -60,22 +58,21 @@ def time_left(nodes: Mapping[str, Node], seconds: Mapping[str, float]) -> float:
             if waiting.keys().isdisjoint(nodes[name].upstream)
         }
         name = min(starts, key=starts.__getitem__)
-        ends[name] = starts[name] + waiting.pop(name)
-        free[free.index(min(free))] = ends[name]
-    return max(ends.values(), default=0.0)
+        ends[name] = free[free.index(min(free))] = starts[name] + waiting.pop(name)
+    return max(ends.values())
 
 
 def _digest(params: Mapping[str, Any], name: str) -> str:
     """Return the digest of the values that decide how long a stage takes."""
     stage, _, key = name.partition("@")
-    pretrain = params.get("pretrain") or {}
-    run = pretrain if stage == "pretrain" else (params.get("tasks") or {}).get(key) or {}
-    data = (params.get("datasets") or {}).get(run.get("dataset", key))
-    parts = [run, data, pretrain.get("model"), params.get("search"), params.get("evaluate")]
+    pretrain, tasks, datasets = (params.get(key) or {} for key in ("pretrain", "tasks", "datasets"))
+    run = pretrain if stage == "pretrain" else tasks.get(key, {})
+    data, further = datasets.get(run.get("dataset", key)), map(params.get, ("search", "evaluate"))
+    parts = [run, data, pretrain.get("model"), *further]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _probe() -> float:
+def _probe_s() -> float:
     """Return the seconds of a matrix product in float32 on all cores."""
     matrix, times = np.ones((1024, 1024), np.float32), [time.perf_counter()]
     for _ in range(9):
@@ -86,14 +83,10 @@ def _probe() -> float:
 
 def write_typical() -> None:
     """Write the run records of this project as :data:`TYPICAL`."""
-    layout, params = values.layout(), read_yaml(PARAMS)
-    records = map(run_record.read, sorted((layout.root / "runs").glob("*.json")))
-    stages = {
-        record.stage: {"seconds": record.seconds, "values": _digest(params, record.stage)}
-        for record in records
-        if record
-    }
-    about = {"machine": run_record.machine(), "probe_s": round(_probe(), 5), "stages": stages}
+    files, params = (values.layout().root / "runs").glob("*.json"), read_yaml(PARAMS)
+    records = [record for record in map(run_record.read, sorted(files)) if record]
+    stages = {record.stage: (record.seconds, _digest(params, record.stage)) for record in records}
+    about = {"machine": run_record.machine(), "probe_s": round(_probe_s(), 5), "stages": stages}
     TYPICAL.write_text(json.dumps(about, indent=1) + "\n")
 
 
