@@ -27,6 +27,7 @@ $(RUNS): pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt $$($(BIN)/python -c 'import tomllib; print(*(x for x in tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["train"] if x.startswith("torch")))')
 	$(UV) -c constraints.txt -e '.[pipeline,serving]' || $(PIP) install -c constraints.txt -e '.[pipeline,serving]'
 	-$(BIN)/prefect server database upgrade --yes >/dev/null # else the first run waits for it
+	-$(BIN)/albef run --dry >/dev/null # checks the values, else the first run waits for that, too
 	@touch $@
 
 $(TESTS): $(RUNS)
