@@ -120,12 +120,16 @@ class Display(Progress):
             stage.fields["text"] = ""  # It is the last of these lines.
         module, _, run = name.partition("@")
         metrics, result = values.layout().metrics(run), stage.fields["text"]
-        if is_evaluated := module == "evaluate" and metrics.exists():
+        is_evaluated = module == "evaluate" and state in ("done", "cached") and metrics.exists()
+        if is_evaluated:
             rows = results.rows(run, json.loads(metrics.read_text()))
-            result = ", ".join(f"{label} {value}" for _, label, value, *_ in rows)
+            labels = {label: value for _, label, value, *_ in rows}
+            first = sorted(labels, key=lambda label: " " in label)  # Those of the main split.
+            result = ", ".join(f"{label} {labels[label]}" for label in first)
         start = f"{name:{max(map(len, self._nodes))}}  {state} {duration:>8}  "
         self.console.print(Text(start, "red" * failed) + Text(result, "bold" * (not failed)))
-        if is_evaluated and self.console.color_system and not self.console.no_color:
+        has_colors = self.console.color_system is not None and not self.console.no_color
+        if is_evaluated and has_colors and self.console.width >= 3 * _SIDE + 4:
             with contextlib.suppress(OSError, ValueError):  # The run may not search images.
                 self._print_found(values.layout().predictions(run))
 
