@@ -208,14 +208,13 @@ def test_a_terminal_shows_the_plan_and_lines_in_place_and_is_whole_after_ctrl_c(
     with contextlib.suppress(OSError):  # Linux ends a terminal with an error.
         while text := os.read(ours, 4096).decode(errors="replace"):
             shown += text
-            if "pretrain says hello" in shown and "\x1b[?25h" not in shown:
+            if "pretrain says hello" in shown and (toy.path / "do/sleep-pretrain").exists():
                 os.killpg(flow.pid, signal.SIGINT)
                 toy.do("sleep-pretrain")
     assert flow.wait(timeout=600) == 130
     plan, rest = shown.split("whole run", 1)
     assert re.search(r"stage +takes about\s+-+ +-+\s+pretrain +[\d.]+ s", plan)
     assert re.search(r"0 of 1 stages ended +>?\d:\d\d left", rest)
-    assert re.search(r"pretrain +stopped +[\d.]+ s", rest)
     assert "pretrain: pretrain says hello" not in rest, "only lines in place show it"
     assert rest.count("\x1b[?25l") == rest.count("\x1b[?25h") > 0, "the cursor is back"
     assert "run the same command again" in rest
