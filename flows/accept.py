@@ -19,10 +19,8 @@ from dvc.repo import Repo
 
 from albef import run_record
 from albef.config import ParamsError, did_you_mean, read_yaml
-from albef.data.shards import describe
 from albef.io import read_json, write_atomic, write_json
 from albef.layout import PARAMS, PROFILES
-from albef.validation.drift import accepted_suite
 from flows import graph, run_lock, values
 
 log = logging.getLogger("albef")
@@ -143,6 +141,9 @@ def accept_data(name: str) -> str:
         ParamsError: the dataset is unknown, or its profile is missing or belongs to other data.
         ShardError: the dataset is missing.
     """
+    from albef.data.shards import describe  # Imports pandas and pyarrow, as the other one does.
+    from albef.validation.drift import accepted_suite
+
     params, layout = read_yaml(PARAMS), values.layout()
     datasets = params.get("datasets") or {}
     if name not in datasets:

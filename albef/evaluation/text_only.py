@@ -10,11 +10,10 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor
 
 from albef.data.record import Record
@@ -22,6 +21,9 @@ from albef.data.shards import read_index
 from albef.evaluation.behaviour.cases import evenly
 from albef.preprocessing.text import clean_caption
 from albef.tasks.task import RunTask, accuracies
+
+if TYPE_CHECKING:  # Runs without answers need no such model.
+    from scipy import sparse
 
 LONGEST = 3
 """Number of words of the longest n-gram."""
@@ -112,8 +114,10 @@ class TextOnly:
                 guesses[i] = max(candidates, key=lambda choice: float(adjusted[ids[choice]]))
         return guesses
 
-    def _counts(self, texts: Sequence[Sequence[str]]) -> sparse.csr_array:
+    def _counts(self, texts: Sequence[Sequence[str]]) -> "sparse.csr_array":
         """Return the number of times each text has each counted n-gram: (n, F)."""
+        from scipy import sparse
+
         columns = [[self._features[g] for g in text if g in self._features] for text in texts]
         ends = np.cumsum([0, *map(len, columns)])
         flat = np.fromiter(itertools.chain.from_iterable(columns), np.int64, ends[-1])
@@ -121,7 +125,7 @@ class TextOnly:
         return sparse.csr_array((ones, flat, ends), shape)
 
 
-def _fit(counts: sparse.csr_array, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+def _fit(counts: "sparse.csr_array", labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Return weight (F, C) and bias (C,) of the regression, each weight with a normal prior.
 
     Full batches and an explicit gradient keep it deterministic.

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from albef.data.record import Record
 from albef.loading.reading import Records, shared
@@ -128,6 +127,7 @@ def temperature(judged: Judged) -> float:
     """
     if len(judged.scores) < MIN_ANSWERS:
         return 1.0
+    from scipy.optimize import minimize_scalar  # The check of the values needs none of it.
 
     def loss(log: float) -> float:
         confidence, scores = np.clip(judged.confidence(np.exp(log)), 1e-9, 1 - 1e-9), judged.scores
