@@ -87,7 +87,8 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
             rng = random.Random(f"{seed} comparisons {split} {number}")
             (form,) = rng.choices(list(FORMS), [weight for weight, *_ in FORMS.values()])
             a, b = rng.sample(pool, 2)
-            words = {"a": studio.caption(a, rng)[0], "b": studio.caption(b, rng)[0]}
+            drawn = (describe.caption(s, studio.names, rng, describe.SIMPLE) for s in (a, b))
+            words = dict(zip("ab", (text for text, _ in drawn), strict=True))
             text = rng.choice(FORMS[form][1:]).format(**words)
             comparison = Comparison(form, a, b if form == "order" else None)
             for label in rng.sample((True, False), 2):

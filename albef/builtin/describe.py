@@ -7,7 +7,8 @@ no two datasets, of any seed or size, train and evaluate on the same scene.
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -93,43 +94,102 @@ def true_of(claim: Claim, scene: Scene) -> bool:
     return Scene(claim.groups, claim.relation).canonical() == scene.canonical()
 
 
-# Wordings by relation of {a} to {b}. Without a relation, {a} is all that the scene shows.
-_WORDINGS: dict[Relation | None, tuple[str, str]] = {
-    None: ("only {a}", "{a} and nothing else"),
-    "left": ("{a} left of {b}", "{a} on the left and {b} on the right"),
-    "right": ("{a} right of {b}", "{a} on the right and {b} on the left"),
-    "above": ("{a} above {b}", "{a} at the top and {b} at the bottom"),
-    "below": ("{a} below {b}", "{a} at the bottom and {b} at the top"),
-}
 NUMBERS = ("no", "one", "two", "three", "four")
 """Counts in words."""
+_WHERE: dict[Relation, tuple[str, ...]] = {
+    "left": ("left of", "to the left of", "on the left of"),
+    "right": ("right of", "to the right of", "on the right of"),
+    "above": ("above", "over", "on top of"),
+    "below": ("below", "under", "beneath"),
+}
+_SIDES: dict[Relation, tuple[str, str]] = {
+    "left": ("on the left", "on the right"), "right": ("on the right", "on the left"),
+    "above": ("at the top", "at the bottom"), "below": ("at the bottom", "at the top"),
+}  # fmt: skip
+Frames = Mapping[int, Sequence[str]]
+"""Frames of captions, by number of groups."""
+# {where} is the position of {a} relative to {b}; {side}
+# and {other} are the sides of the image with {a} and {b}.
+FRAMES: Frames = {
+    1: ("only {a}", "{a} and nothing else", "nothing but {a}", "{a} alone"),
+    2: (
+        "{a} {where} {b}",
+        "{a} {side} and {b} {other}",
+        "{where} {b} {is} {a}",
+        "there {is} {a} {where} {b}",
+        "{a} {is} {where} {b}",
+        "a picture of {a} {where} {b}",
+        "{side} {a}, {other} {b}",
+        "we see {a} {where} {b}",
+        "this shows {a} {where} {b}",
+        "here {is} {a} {where} {b}",
+        "you can find {a} {where} {b}",
+    ),
+}
+SIMPLE: Frames = {1: FRAMES[1][:2], 2: ("{a} {plainly} {b}", "{a} {side} and {b} {other}")}
+"""Few frames, with one word for each position and count; they can be part of a sentence."""
+HELD_OUT_FRAMES: Frames = {
+    1: ("just {a}",),
+    2: (
+        "{where} {b} you see {a}",
+        "{b} with {a} {side}",
+        "{side} there {is} {a} and {other} {b}",
+        "we can find {a} {where} {b} in this picture",
+    ),
+}
+"""Frames of captions that no training caption has."""
+_SHORT = ("{a}", "a picture of {a}")
+_DIGITS, _ONE = 0.1, 0.1  # shares of counts that are written as digits, and of "one" for "a"
 
 
-def captions(
-    scene: Scene, names: Mapping[str, Thing], *, unmistakable: bool
-) -> Iterator[tuple[str, Claim]]:
-    """Yield every wording that is true of ``scene``, with its claim.
+def caption(
+    scene: Scene,
+    names: Mapping[str, Thing],
+    rng: random.Random,
+    frames: Frames = FRAMES,
+) -> tuple[str, Claim]:
+    """Return a random caption that is true of ``scene`` and of no scene that shows more.
 
-    Args:
-        scene: scene to describe.
-        names: objects by name.
-        unmistakable: leave out wordings that may also be true of a scene that shows more.
+    Equal generators give two scenes the same frame and style.
     """
-    alone = scene.relation is None
-    if alone and not unmistakable:
-        yield phrase(scene.groups[0], names), Claim(scene.groups)
-    for side in (scene,) if alone else (scene, scene.turned()):
-        words = dict(zip("ab", (phrase(group, names) for group in side.groups), strict=False))
-        for wording in _WORDINGS[side.relation]:
-            yield wording.format(**words), Claim(side.groups, side.relation, only=alone)
+    # Squares make the first frames and words the most frequent.
+    frame, which, turned = rng.random() ** 2, rng.random() ** 2, rng.random()
+    side = scene.turned() if scene.relation and turned < 0.5 else scene
+    style = None if frames is SIMPLE else rng
+    words = [phrase(group, names, style) for group in side.groups]
+    parts = dict(zip("ab", words, strict=False)) | {"is": _is(side.groups[0])}
+    if side.relation:
+        parts["where"] = _choice(_WHERE[side.relation], which)
+        parts["plainly"] = _WHERE[side.relation][0]
+        parts["side"], parts["other"] = _SIDES[side.relation]
+    text = _choice(frames[len(side.groups)], frame).format(**parts)
+    return text, Claim(side.groups, side.relation, only=side.relation is None)
 
 
-def phrase(group: Group, names: Mapping[str, Thing]) -> str:
-    """Return a group in words, as "an apple" or "three keys"."""
-    thing = names[group.name]
-    if group.count > 1:
-        return f"{NUMBERS[group.count]} {thing.plural}"
-    return f"{'an' if thing.name[0] in 'aeiou' else 'a'} {thing.name}"
+def short_captions(scene: Scene, names: Mapping[str, Thing]) -> Iterator[tuple[str, Claim]]:
+    """Yield captions of a single group of ``scene``, which may also be true of other scenes."""
+    for group in scene.groups:
+        for frame in _SHORT:
+            yield frame.format(a=phrase(group, names), **{"is": _is(group)}), Claim((group,))
+
+
+def phrase(group: Group, names: Mapping[str, Thing], rng: random.Random | None = None) -> str:
+    """Return a group in words, as "an apple" or "three keys"; with ``rng``, also "3 keys"."""
+    thing, style = names[group.name], rng.random() if rng else 1.0
+    noun = thing.plural if group.count > 1 else thing.name
+    if style < _DIGITS:
+        return f"{group.count} {noun}"
+    if group.count > 1 or style < _DIGITS + _ONE:
+        return f"{NUMBERS[group.count]} {noun}"
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _is(group: Group) -> str:
+    return "are" if group.count > 1 else "is"
+
+
+def _choice(options: Sequence[str], share: float) -> str:
+    return options[int(share * len(options))]
 
 
 def held_out(a: str, b: str) -> bool:
@@ -175,12 +235,17 @@ def scenes(names: list[str]) -> Iterator[Scene]:
 
 
 def changed(scene: Scene, change: str, names: list[str]) -> Iterator[Scene]:
-    """Yield every scene that differs from ``scene`` in exactly one relation, count or object."""
-    if change == "relation":
-        if scene.relation is not None:
-            for relation in INVERSE:
-                if relation != scene.relation:
-                    yield Scene(scene.groups, relation).canonical()
+    """Yield every scene that differs from ``scene`` in exactly one relation, count or object.
+
+    The relation may be "reversed" or of another "axis"; the change "relation" is either.
+    """
+    if change in ("relation", "reversed", "axis"):
+        if scene.relation is None:
+            return
+        for relation in INVERSE:
+            kind = "reversed" if relation == INVERSE[scene.relation] else "axis"
+            if relation != scene.relation and change in ("relation", kind):
+                yield Scene(scene.groups, relation).canonical()
         return
     total = sum(group.count for group in scene.groups)
     used_names = {group.name for group in scene.groups}

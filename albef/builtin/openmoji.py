@@ -5,11 +5,12 @@ Drawings and font are licensed under CC BY-SA 4.0. The names come from the packa
 
 import functools
 import importlib.util
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from albef.config import ParamsError
 
@@ -84,30 +85,57 @@ class Artist:
     """
 
     def __init__(self, pixels: int) -> None:
-        self._sides = [2 * pixels, pixels, pixels // 2]
-        self._rendered: dict[str, list[Image.Image]] = {}
+        self._sides = [max(1, round(pixels * _STEP**step)) for step in range(3, -8, -1)]
+        self._rendered: dict[tuple[str, bool], list[Image.Image]] = {}
 
-    def sprite(self, thing: Thing, size: float, angle: float) -> Image.Image:
+    def sprite(
+        self, thing: Thing, size: float, angle: float, *, plain: bool = False
+    ) -> Image.Image:
         """Return ``thing`` as an RGBA image, cropped to its visible part.
 
         Args:
             thing: object to draw.
             size: longer side in pixels before rotation.
             angle: degrees, counter-clockwise.
+            plain: whether to draw it with thinner outlines.
         """
-        levels = self._rendered.get(thing.character)
+        levels = self._rendered.get((thing.character, plain))
         if levels is None:
             largest = _render(thing.character, self._sides[0])
-            levels = [_resized(largest, side / max(largest.size)) for side in self._sides]
-            self._rendered[thing.character] = levels
-        # Rotation is the most expensive step, so use the smallest level with pixels to spare.
-        level = next((lv for lv in reversed(levels) if max(lv.size) >= 1.5 * size), levels[0])
-        turned = level.rotate(angle, Image.Resampling.BICUBIC, expand=True)
-        small = _resized(turned, size / max(level.size))
-        visible = small.getchannel("A").point(_VISIBLE).getbbox()
-        return small.crop(visible) if visible else small
+            if plain:
+                largest = _without_outlines(largest)
+            scales = [side / max(largest.size) for side in self._sides]
+            levels = [_bordered(_resized(largest, scale)) for scale in scales]
+            self._rendered[thing.character, plain] = levels
+        enough = [step for step, side in enumerate(self._sides) if side >= size]
+        step = enough[-1] if enough else 0
+        turned = _turned(levels[step], size / self._sides[step], angle).convert("RGBA")
+        visible = turned.getchannel("A").point(_VISIBLE).getbbox()
+        return turned.crop(visible) if visible else turned
 
 
+def _bordered(image: Image.Image) -> Image.Image:
+    """Return an RGBA image ready to be turned: smooth at its edges, premultiplied by alpha."""
+    return ImageOps.expand(image, 2, (0, 0, 0, 0)).convert("RGBa")
+
+
+def _turned(image: Image.Image, scale: float, angle: float) -> Image.Image:
+    """Return the image scaled and turned by ``angle`` degrees counter-clockwise, in one step."""
+    cos, sin = math.cos(math.radians(angle)) / scale, math.sin(math.radians(angle)) / scale
+    width, height = image.size
+    across = math.ceil(scale**2 * (abs(cos) * width + abs(sin) * height))
+    down = math.ceil(scale**2 * (abs(sin) * width + abs(cos) * height))
+    left = (width - cos * across + sin * down) / 2
+    top = (height - sin * across - cos * down) / 2
+    return image.transform(
+        (across, down),
+        Image.Transform.AFFINE,
+        (cos, -sin, left, sin, cos, top),
+        Image.Resampling.BICUBIC,
+    )
+
+
+_STEP = 2**0.4  # ratio of the sizes at which drawings are kept: a little more than what is needed
 _VISIBLE = [255 * (value > 40) for value in range(256)]
 
 
@@ -119,6 +147,13 @@ def _render(character: str, side: int) -> Image.Image:
     )
     visible = canvas.crop(canvas.getbbox())
     return _resized(visible, side / max(visible.size))
+
+
+def _without_outlines(image: Image.Image) -> Image.Image:
+    """Return a drawing whose dark lines take the color beside them."""
+    width = max(3, max(image.size) // 40 * 2 + 1)  # OpenMoji's lines take a thirty-sixth of a side
+    colors = image.convert("RGB").filter(ImageFilter.MaxFilter(width))
+    return Image.merge("RGBA", (*colors.split(), image.getchannel("A")))
 
 
 def _resized(image: Image.Image, scale: float) -> Image.Image:

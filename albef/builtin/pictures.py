@@ -9,9 +9,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from albef.builtin import view
-from albef.builtin.describe import Group, Scene, phrase
+from albef.builtin import grounds, view
+from albef.builtin.describe import Group, Scene, short_captions
 from albef.builtin.studio import Canvas, Studio
+from albef.config import Share
 
 GENERIC = (
     "a picture",
@@ -33,7 +34,6 @@ GENERIC = (
 
 From them, a vocabulary learns words that true captions lack and that later tasks use.
 """
-_WORDINGS = ("{a}", "a picture of {a}")
 _SIZES = (0.45, 0.85)
 _ANGLE = 25.0
 
@@ -45,7 +45,9 @@ class Config(view.DrawnConfig):
     """Side of an image in pixels."""
     splits: view.Splits
     """Number of images by split. An evaluation split has at most one image per object."""
-    caption_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
+    varied: Share = 0.0
+    """Share of training images with other backgrounds, colors and outlines."""
+    caption_noise: Share = 0.0
     """Share of training images whose caption is wrong or has no content."""
 
 
@@ -61,18 +63,19 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
             rng = random.Random(f"{seed} pictures {split} {number}")
             name = named = names[number % len(names)]
             meta = Scene((Group(name, 1),)).meta()
-            (wording,) = rng.sample(_WORDINGS, 1)
             if split == "train" and rng.random() < config.caption_noise:
                 meta["noise"] = rng.choice(["wrong", "generic"])
                 named = rng.choice([other for other in names if other != name])
-            caption = wording.format(a=phrase(Group(named, 1), studio.names))
+            scene = Scene((Group(named, 1),))
+            captions = tuple(text for text, _ in short_captions(scene, studio.names))
             if meta.get("noise") == "generic":
-                caption = rng.choice(GENERIC)
+                captions = (rng.choice(GENERIC),)
 
             size = rng.uniform(*_SIZES) * config.pixels
             angle = round(rng.uniform(-_ANGLE, _ANGLE), 1)
-            canvas = Canvas(config.pixels, rng)
-            sprite = studio.sprite(name, size, angle)
+            ground = grounds.trained(rng, config.varied) if split == "train" else "light"
+            canvas = Canvas(config.pixels, rng, ground)
+            sprite = studio.sprite(name, size, angle, rng if ground in grounds.VARIED else None)
             x, y = (rng.randint(0, max(0, config.pixels - s)) for s in sprite.image.size)
             canvas.put(sprite, x, y)
-            yield view.Row(split, [canvas.png()], (caption,), {**meta, "objects": canvas.objects})
+            yield view.Row(split, [canvas.png()], captions, {**meta, "objects": canvas.objects})

@@ -5,17 +5,22 @@ transformer would line up with the drawings.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from albef.builtin import describe, view
+from albef.builtin import describe, grounds, view
 from albef.builtin.describe import Group, Scene, unseen
+from albef.builtin.openmoji import Thing
 from albef.builtin.pictures import GENERIC
 from albef.builtin.studio import Studio
+from albef.config import Share
 
-CHANGES = ("relation", "count", "object")
+PAIRED, SINGLE = ("pairs", "wordings"), ("things", "grounds", "novel")
+"""Splits of scenes in pairs, and of single objects."""
+Split = Literal["train", "val", "test", "pairs", "wordings", "things", "grounds", "novel"]
+CHANGES = ("reversed", "axis", "count", "object")
 """Kinds of change between the two scenes of a pair."""
 _ONE_GROUP = 0.1  # share of scenes with a single group of objects
 _NOUN = "scenes of a kind"
@@ -24,22 +29,32 @@ _NOUN = "scenes of a kind"
 class Config(view.DrawnConfig):
     """Scenes of one to four drawings."""
 
-    splits: dict[Literal["train", "val", "test", "pairs", "things"], view.Count]
+    splits: dict[Split, view.Count]
     """Number of scenes by split. ``pairs`` has an even number of scenes; every two differ in one
-    respect. ``things`` has single objects, each equally often; ``thing`` in their meta names
-    them."""
-    captions: Annotated[int, Field(ge=1, le=3)] = 2
-    """Number of different captions per training scene. Evaluation scenes have one."""
-    caption_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
+    respect. ``wordings`` is like it, with captions of other forms than training's. ``things`` has
+    single objects, each equally often; ``thing`` in their meta names them. ``grounds`` is like it,
+    on a kind of background that training does not have. ``novel`` has single objects that are in no
+    other split."""
+    captions: Annotated[int, Field(ge=1, le=32)] = 16
+    """Number of captions per training scene that describe all of it. Captions of a part are added.
+    Evaluation scenes have one caption."""
+    varied: Share = 0.0
+    """Share of training scenes with other backgrounds, colors and outlines."""
+    reworded: Share = 0.0
+    """Share of the captions of a whole scene that have one of many forms instead of two."""
+    parts: bool = False
+    """If true, captions of one group of a training scene are added to those of the whole scene."""
+    caption_noise: Share = 0.0
     """Share of training scenes whose captions are wrong or have no content."""
-    unseen: Annotated[float, Field(ge=0, le=1)] = 0.2
+    unseen: Share = 0.2
     """Share of evaluation scenes whose objects appear together in no training scene."""
 
     @field_validator("splits")
     @classmethod
     def _even(cls, splits: dict[str, int]) -> dict[str, int]:
-        if splits.get("pairs", 0) % 2:
-            raise ValueError(f"pairs must be an even number, got {splits['pairs']}")
+        for split in PAIRED:
+            if splits.get(split, 0) % 2:
+                raise ValueError(f"{split} must be an even number, got {splits[split]}")
         return splits
 
 
@@ -59,11 +74,13 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
         rng = random.Random(f"{seed} scenes {split}")
         if split == "train":
             plan = _training(studio, count, rng)
-        elif split == "things":
-            plan = _things(studio, count)
+        elif split in SINGLE:
+            plan = _things(studio.novel if split == "novel" else studio.names, count)
+        elif split in PAIRED:  # the same scenes in each
+            rng = random.Random(f"{seed} scenes pairs")
+            plan = _pairs(studio, "pairs", count, config.unseen, rng)
         else:
-            planned = _pairs if split == "pairs" else _evaluation
-            plan = planned(studio, split, count, config.unseen, rng)
+            plan = _evaluation(studio, split, count, config.unseen, rng)
         for number, (scene, extra) in enumerate(plan):
             rng = random.Random(f"{seed} scenes {split} {number}")
             noise: dict[str, Any] = {}
@@ -71,10 +88,21 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
                 captions, noise = _training_captions(studio, scene, config, rng)
             else:  # the two captions of a pair have the same wording
                 alike = random.Random(f"{seed} captions {split} {extra.get('pair', number)}")
-                captions = (studio.caption(scene, alike)[0],)
-            canvas = studio.draw(scene, rng)
+                frames = _frames(config, alike)
+                if split == "wordings":
+                    frames = describe.HELD_OUT_FRAMES
+                captions = (describe.caption(scene, studio.names | studio.novel, alike, frames)[0],)
+            ground = grounds.HELD_OUT if split == "grounds" else "light"
+            if split == "train":
+                ground = grounds.trained(rng, config.varied)
+            canvas = studio.draw(scene, rng, ground=ground)
             meta = {**scene.meta(), "objects": canvas.objects, **noise, **extra}
             yield view.Row(split, [canvas.png()], captions, meta)
+
+
+def _frames(config: Config, rng: random.Random) -> describe.Frames:
+    """Draw the frames of a caption."""
+    return describe.FRAMES if rng.random() < config.reworded else describe.SIMPLE
 
 
 def _training(studio: Studio, count: int, rng: random.Random) -> Plan:
@@ -100,11 +128,11 @@ def _evaluation(
     return [(scene, {"unseen": unseen(scene)}) for scene in chosen]
 
 
-def _things(studio: Studio, count: int) -> Plan:
+def _things(things: Mapping[str, Thing], count: int) -> Plan:
     """Return scenes of single objects, which alternate."""
-    names = list(studio.names)
+    names = list(things)
     scenes = [Scene((Group(names[number % len(names)], 1),)) for number in range(count)]
-    return [(scene, {"thing": describe.phrase(scene.groups[0], studio.names)}) for scene in scenes]
+    return [(scene, {"thing": describe.phrase(scene.groups[0], things)}) for scene in scenes]
 
 
 def _pairs(studio: Studio, split: str, count: int, share_unseen: float, rng: random.Random) -> Plan:
@@ -142,5 +170,9 @@ def _training_captions(
         if noise["noise"] == "generic":
             return (rng.choice(GENERIC),), noise
         scene = studio.other(scene, rng)
-    texts = [text for text, _ in describe.captions(scene, studio.names, unmistakable=False)]
-    return tuple(rng.sample(texts, min(config.captions, len(texts)))), noise
+    whole = [
+        describe.caption(scene, studio.names, rng, _frames(config, rng))[0]
+        for _ in range(config.captions)
+    ]
+    parts = describe.short_captions(scene, studio.names) if config.parts else ()
+    return tuple(dict.fromkeys([*(text for text, _ in parts), *whole])), noise

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from albef.builtin import describe, openmoji
-from albef.builtin.describe import Claim, Scene
+from albef.builtin import describe, grounds, openmoji
+from albef.builtin.describe import Scene
 
+NOVEL = 6
+"""Maximum number of further objects, which only single-object images show."""
 _SIZES = {1: (0.5, 0.8), 2: (0.38, 0.5), 3: (0.34, 0.44), 4: (0.30, 0.40)}
 _ANGLE = 20.0
 _MARGIN = 0.03  # gap between two groups along the axis of their relation, as a share of the side
@@ -17,6 +19,7 @@ _OVERLAP = 0.05  # overlap allowed between two drawings, as a share of the small
 _ALONGSIDE = 0.4  # overlap of two groups along the other axis, as a share of the shorter one
 _TRIES = 8  # attempts to place the drawings before they are drawn smaller
 _CARD = (90, 90, 90)
+_PLAIN = 0.3  # share of varied drawings with thinner outlines
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom edge of a drawing in the image, in pixels."""
@@ -32,7 +35,12 @@ class Sprite(NamedTuple):
 
 
 class Canvas:
-    """A square image with a random light background, and the objects drawn on it.
+    """A square image with a random background, and the objects drawn on it.
+
+    Args:
+        pixels: side of the image.
+        rng: source of the background.
+        ground: kind of background, one of :data:`grounds.KINDS`.
 
     Attributes:
         objects: visible objects in drawing order, each with ``name``, ``box`` ([x, y, width,
@@ -40,9 +48,8 @@ class Canvas:
             before rotation, in pixels).
     """
 
-    def __init__(self, pixels: int, rng: random.Random) -> None:
-        colour = tuple(rng.randrange(200, 256) for _ in range(3))
-        self._image = Image.new("RGB", (pixels, pixels), colour)
+    def __init__(self, pixels: int, rng: random.Random, ground: str = "light") -> None:
+        self._image = grounds.draw(pixels, rng, ground)
         self.objects: list[dict[str, Any]] = []
 
     def put(self, sprite: Sprite, x: int, y: int, *, visible: bool = True) -> None:
@@ -65,7 +72,7 @@ class Canvas:
     def png(self) -> bytes:
         """Return the image as a PNG file; equal images give equal bytes."""
         file = io.BytesIO()
-        self._image.save(file, "PNG")
+        self._image.save(file, "PNG", compress_level=1)
         return file.getvalue()
 
 
@@ -78,10 +85,12 @@ class Studio:
 
     Attributes:
         names: objects by name.
+        novel: further objects that no scene shows.
     """
 
     def __init__(self, objects: int, pixels: int) -> None:
-        self.names = {thing.name: thing for thing in openmoji.things(objects)}
+        things = [(thing.name, thing) for thing in openmoji.things(objects + NOVEL)]
+        self.names, self.novel = dict(things[:objects]), dict(things[objects:])
         self.pixels = pixels
         self._artist = openmoji.Artist(pixels)
 
@@ -101,34 +110,46 @@ class Studio:
         """Return a training scene none of whose captions is true of ``scene``."""
         while True:
             other = rng.choice(self._pools["train"])
-            wordings = describe.captions(other, self.names, unmistakable=False)
-            if not any(describe.true_of(claim, scene) for _, claim in wordings):
+            if not set(other.groups) & set(scene.groups):
                 return other
 
-    def caption(self, scene: Scene, rng: random.Random) -> tuple[str, Claim]:
-        """Return a caption that is true of ``scene`` and of no scene that shows more."""
-        return rng.choice(list(describe.captions(scene, self.names, unmistakable=True)))
+    def sprite(
+        self, name: str, size: float, angle: float, rng: random.Random | None = None
+    ) -> Sprite:
+        """Return an object to put on a canvas, with its longer side in pixels before rotation.
 
-    def sprite(self, name: str, size: float, angle: float) -> Sprite:
-        """Return an object to put on a canvas, with its longer side in pixels before rotation."""
-        return Sprite(self._artist.sprite(self.names[name], size, angle), name, size, angle)
+        ``rng`` varies its colors and outlines.
+        """
+        thing = self.names.get(name) or self.novel[name]
+        plain = rng is not None and rng.random() < _PLAIN
+        image = self._artist.sprite(thing, size, angle, plain=plain)
+        if rng is not None:
+            image = grounds.recoloured(image, rng)
+        return Sprite(image, name, size, angle)
 
-    def draw(self, scene: Scene, rng: random.Random, covered: int | None = None) -> Canvas:
+    def draw(
+        self,
+        scene: Scene,
+        rng: random.Random,
+        covered: int | None = None,
+        ground: str = "light",
+    ) -> Canvas:
         """Return an image of a canonical ``scene``.
 
         Args:
             scene: scene to draw.
             rng: source of all jitter.
             covered: group, 0 or 1 of two, whose side of the image a grey card covers.
+            ground: kind of background; drawings on one of :data:`grounds.VARIED` vary, too.
         """
         shrink = 1.0
         layout = None
         while layout is None:  # shrink the drawings until all of them fit
-            sprites = self._sprites(scene, shrink, rng)
+            sprites = self._sprites(scene, shrink, rng, varied=ground in grounds.VARIED)
             tries = (self._layout(scene, sprites, rng) for _ in range(_TRIES))
             layout = next((boxes for boxes in tries if boxes), None)
             shrink *= 0.96
-        canvas = Canvas(self.pixels, rng)
+        canvas = Canvas(self.pixels, rng, ground)
         placed = ((index, sprite) for index, group in enumerate(sprites) for sprite in group)
         for (index, sprite), (left, top, _, _) in zip(placed, layout, strict=True):
             canvas.put(sprite, left, top, visible=index != covered)
@@ -146,13 +167,16 @@ class Studio:
         card[axis + 2 * (1 - covered)] = (first_ends + second_begins) // 2
         return card[0], card[1], card[2], card[3]
 
-    def _sprites(self, scene: Scene, shrink: float, rng: random.Random) -> list[list[Sprite]]:
+    def _sprites(
+        self, scene: Scene, shrink: float, rng: random.Random, *, varied: bool
+    ) -> list[list[Sprite]]:
         """Return the sprites of each group, jittered in size and angle."""
         low, high = _SIZES[sum(group.count for group in scene.groups)]
 
         def jittered(name: str) -> Sprite:
             size = round(rng.uniform(low, high) * shrink * self.pixels, 1)
-            return self.sprite(name, size, round(rng.uniform(-_ANGLE, _ANGLE), 1))
+            angle = round(rng.uniform(-_ANGLE, _ANGLE), 1)
+            return self.sprite(name, size, angle, rng if varied else None)
 
         return [[jittered(group.name) for _ in range(group.count)] for group in scene.groups]
 

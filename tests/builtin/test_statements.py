@@ -33,7 +33,7 @@ def test_what_is_seen_decides() -> None:
 
 def test_each_label_is_right() -> None:
     for record in draw("statements"):
-        claim = parse(record.captions[0].removeprefix("a picture of "))
+        claim = parse(record.captions[0])
         names = [group.name for group in scene_of(record).groups]
         hidden = record.meta["covered"]
         view = View(scene_of(record), None if hidden is None else names.index(hidden))

@@ -1,0 +1,91 @@
+"""Backgrounds of drawings, and the colors of what is drawn on them."""
+
+import random
+from collections.abc import Callable
+
+from PIL import Image, ImageChops
+
+Color = tuple[int, int, int]
+HELD_OUT = "striped"
+"""Kind of background that no training image has."""
+_GAIN = 0.3  # maximum share by which a drawing's color channels become darker
+
+
+def draw(pixels: int, rng: random.Random, kind: str = "light") -> Image.Image:
+    """Return a square background of a kind, one of :data:`KINDS`."""
+    return KINDS[kind](pixels, rng)
+
+
+def trained(rng: random.Random, varied: float) -> str:
+    """Return a kind of background for training; it is not light with probability ``varied``."""
+    return rng.choice(VARIED) if rng.random() < varied else "light"
+
+
+def recoloured(image: Image.Image, rng: random.Random) -> Image.Image:
+    """Return an RGBA drawing whose red, green and blue are each a little darker."""
+    gains = [round(255 * (1 - rng.uniform(0, _GAIN))) for _ in range(3)]
+    return ImageChops.multiply(image, Image.new("RGBA", image.size, (*gains, 255)))
+
+
+def _color(rng: random.Random, low: int = 0, high: int = 255) -> Color:
+    return rng.randint(low, high), rng.randint(low, high), rng.randint(low, high)
+
+
+def _light(pixels: int, rng: random.Random) -> Image.Image:
+    return Image.new("RGB", (pixels, pixels), _color(rng, 200))
+
+
+def _dark(pixels: int, rng: random.Random) -> Image.Image:
+    return Image.new("RGB", (pixels, pixels), _color(rng, 0, 70))
+
+
+def _colored(pixels: int, rng: random.Random) -> Image.Image:
+    return Image.new("RGB", (pixels, pixels), _color(rng))
+
+
+def _graded(pixels: int, rng: random.Random) -> Image.Image:
+    """Return a smooth transition between the colors of four corners."""
+    return _enlarged([_color(rng) for _ in range(4)], 2, pixels, Image.Resampling.BILINEAR)
+
+
+def _clouded(pixels: int, rng: random.Random) -> Image.Image:
+    """Return soft spots around one color."""
+    base, cells = _color(rng, 40, 215), rng.randint(4, 8)
+    spots = [_near(base, rng) for _ in range(cells * cells)]
+    return _enlarged(spots, cells, pixels, Image.Resampling.BICUBIC)
+
+
+def _chequered(pixels: int, rng: random.Random) -> Image.Image:
+    colors, cells = (_color(rng), _color(rng)), rng.randint(3, 10)
+    squares = [colors[(x + y) % 2] for y in range(cells) for x in range(cells)]
+    return _enlarged(squares, cells, pixels, Image.Resampling.NEAREST)
+
+
+def _striped(pixels: int, rng: random.Random) -> Image.Image:
+    """Return bars of two colors, at any angle."""
+    colors, bars = (_color(rng), _color(rng)), rng.randint(4, 14)
+    square = [colors[x % 2] for _ in range(bars) for x in range(bars)]
+    large = _enlarged(square, bars, 3 * pixels // 2, Image.Resampling.NEAREST)
+    margin = (large.width - pixels) // 2
+    turned = large.rotate(rng.uniform(0, 180), Image.Resampling.BILINEAR)
+    return turned.crop((margin, margin, margin + pixels, margin + pixels))
+
+
+def _near(base: Color, rng: random.Random) -> Color:
+    red, green, blue = (channel + rng.randint(-40, 40) for channel in base)
+    return red, green, blue
+
+
+def _enlarged(colors: list[Color], cells: int, pixels: int, how: Image.Resampling) -> Image.Image:
+    small = Image.new("RGB", (cells, cells))
+    small.putdata(colors)
+    return small.resize((pixels, pixels), how)
+
+
+KINDS: dict[str, Callable[[int, random.Random], Image.Image]] = {
+    "light": _light, "dark": _dark, "colored": _colored, "graded": _graded,
+    "clouded": _clouded, "chequered": _chequered, "striped": _striped,
+}  # fmt: skip
+"""Function that draws each kind of background."""
+VARIED = tuple(kind for kind in KINDS if kind not in ("light", HELD_OUT))
+"""Kinds of background, other than light, that training may have."""
