@@ -174,7 +174,7 @@ def _batch(config: Config, size: int, length: int) -> Batch:
         "masked_ids": ids,
         "mlm_positions": positions,
         "mlm_labels": ids.gather(1, positions),
-        "text_id": torch.arange(size),
+        "text_ids": torch.arange(size)[:, None].repeat(1, 17),
     }
 
 

@@ -56,6 +56,7 @@ def contrast(
     temperature: Tensor,
     hard: Tensor,
     alpha: float,
+    ignored: tuple[Tensor, Tensor] | None = None,
 ) -> Contrast:
     """Return the mean of the image-to-text and text-to-image losses over batch and queue.
 
@@ -71,19 +72,28 @@ def contrast(
         temperature: learned scalar; divides all similarities, those of the momentum model too.
         hard: (B, C) target distributions before distillation.
         alpha: weight of the momentum model's softmax in the targets; 0 skips the momentum model.
+        ignored: (B, C) bool each, of the images and of the texts: candidates that are neither
+            positives nor negatives. They have no weight in ``hard``.
     """
     scale = 1 / temperature
     sim_i2t = similarities(image_feat, text_feat_m, queue_text, scale)
     sim_t2i = similarities(text_feat, image_feat_m, queue_image, scale)
     targets_i2t = targets_t2i = hard
+    of_images, of_texts = ignored or (None, None)
+    sim_i2t, sim_t2i = _without(sim_i2t, of_images), _without(sim_t2i, of_texts)
     if alpha > 0:
         with torch.no_grad():
             sim_i2t_m = similarities(image_feat_m, text_feat_m, queue_text, scale)
             sim_t2i_m = similarities(text_feat_m, image_feat_m, queue_image, scale)
-            targets_i2t = soft_targets(hard, sim_i2t_m, alpha)
-            targets_t2i = soft_targets(hard, sim_t2i_m, alpha)
+            targets_i2t = soft_targets(hard, _without(sim_i2t_m, of_images), alpha)
+            targets_t2i = soft_targets(hard, _without(sim_t2i_m, of_texts), alpha)
     loss = (soft_cross_entropy(sim_i2t, targets_i2t) + soft_cross_entropy(sim_t2i, targets_t2i)) / 2
     return Contrast(loss, sim_i2t, sim_t2i, targets_i2t, targets_t2i)
+
+
+def _without(sim: Tensor, ignored: Tensor | None) -> Tensor:
+    """Return similarities (B, C) whose ignored entries have no weight in a softmax."""
+    return sim if ignored is None else sim.masked_fill(ignored, -1e4)
 
 
 def one_hot_targets(batch: int, candidates: int, device: torch.device) -> Tensor:
@@ -95,14 +105,18 @@ def same_image_targets(ids: Tensor, queue_ids: Tensor) -> Tensor:
     """Return targets (B, B + Q): all entries that share an id with the row have equal weight.
 
     Args:
-        ids: (B,) ids of the batch, such as image ids; or (B, n), of which one must be equal.
-        queue_ids: (Q,) or (Q, n) ids of the queue.
+        ids: (B,) ids of the batch, such as image ids.
+        queue_ids: (Q,) ids of the queue.
     """
-    same = equal_ids(ids, torch.cat([ids, queue_ids])).float()
+    same = (ids[:, None] == torch.cat([ids, queue_ids])[None]).float()
     return same / same.sum(dim=1, keepdim=True)
 
 
-def equal_ids(ids: Tensor, others: Tensor) -> Tensor:
-    """Return (B, C) bool, true if two entries share an id; of (B,), (C,) or (B, n), (C, n)."""
-    same = ids[:, None] == others[None]
-    return same if same.ndim == 2 else same.any(dim=2)
+def describes(texts: Tensor, images: Tensor) -> Tensor:
+    """Return (I, T) bool, true if a text is one of an image's.
+
+    Args:
+        texts: (T,) ids of texts.
+        images: (I, n) ids of the texts of each image.
+    """
+    return (images[:, None] == texts[None, :, None]).any(dim=2)

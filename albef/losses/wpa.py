@@ -28,8 +28,8 @@ def wpa_loss(query: Tensor, key: Tensor, text_mask: Tensor, same: Tensor) -> Ten
         query: (B, H, L, D / H) of the texts, in a layer of cross-attention.
         key: (B, H, N, D / H) of the images.
         text_mask: (B, L).
-        same: (B, B) bool, symmetric; true if a text is true of an image, including its own image.
-            The positives of a row share the weight equally.
+        same: (B, B) bool; true if the text of a row is true of the image of a column, including its
+            own image. The positives share the weight equally.
     """
     heads, width = query.shape[1], query.shape[3]
     with torch.autocast(query.device.type, enabled=False):
@@ -39,5 +39,5 @@ def wpa_loss(query: Tensor, key: Tensor, text_mask: Tensor, same: Tensor) -> Ten
         soft_maxima = attention.unflatten(2, (len(key), -1)).logsumexp(dim=3).mean(dim=0)
     weights = text_mask[:, 1:, None].float()
     scores = (soft_maxima.unflatten(0, (len(query), -1)) * weights).sum(dim=1) / weights.sum(dim=1)
-    targets = same / same.sum(dim=1, keepdim=True)
-    return (soft_cross_entropy(scores, targets) + soft_cross_entropy(scores.t(), targets)) / 2
+    by_text, by_image = (mask / mask.sum(dim=1, keepdim=True) for mask in (same, same.t()))
+    return (soft_cross_entropy(scores, by_text) + soft_cross_entropy(scores.t(), by_image)) / 2

@@ -17,7 +17,13 @@ from albef.config import CountOrZero, Section, fixed
 from albef.data.record import Record
 from albef.loading.reading import Batch
 from albef.losses.distill import ramp
-from albef.losses.itc import Contrast, contrast, equal_ids, one_hot_targets, same_image_targets
+from albef.losses.itc import (
+    Contrast,
+    contrast,
+    describes,
+    one_hot_targets,
+    same_image_targets,
+)
 from albef.losses.itm import hard_negative_indices, itm_loss
 from albef.losses.wpa import wpa_loss
 from albef.models.albef import ALBEF, ModelConfig, resized
@@ -41,8 +47,8 @@ class MatchingConfig(Section):
     uniformly. Set false if one text is true of many images ("the key"): the most similar images are
     then not negatives."""
     equal_texts: bool = False
-    """If true, pairs with equal texts are positives of each other in ITC and not negatives in ITM.
-    The paper treats them as negatives."""
+    """If true, a text is not a negative of other images that have it among their captions (the
+    first 16). The paper treats it as a negative."""
     exchanged: tuple[Annotated[tuple[str, ...], Field(min_length=2)], ...] = ()
     """Groups of words that make a text false if they are exchanged, such as "left" and "right".
     Each word must be a token of the vocabulary. In half of the texts with such words, the negative
@@ -54,12 +60,17 @@ class MatchingConfig(Section):
     objects is on the left."""
 
 
+KNOWN_TEXTS = 16
+"""Maximum number of an image's captions that ``equal_texts`` compares."""
+
+
 @dataclass(frozen=True)
 class Collate:
     """Collate of records to ``image``, ``ids``, ``text_mask`` and ``image_id``.
 
     One caption is drawn per record. ``end`` closes each caption with [SEP], for a model that
-    generates text. With ``equal_texts`` the batch also has a ``text_id`` (B,).
+    generates text. With ``equal_texts`` the batch also has ``text_ids`` (B, 17): the id of the
+    caption, and those of the record's captions.
     """
 
     tokenizer: TextTokenizer
@@ -81,8 +92,17 @@ class Collate:
             "image_id": torch.tensor([record.image_id for record in records]),
         }
         if self.equal_texts:
-            batch["text_id"] = torch.tensor([text_id(text) for text in texts])
+            batch["text_ids"] = torch.tensor(
+                [_text_ids(text, record) for text, record in zip(texts, records, strict=True)]
+            )
         return batch
+
+
+def _text_ids(text: str, record: Record) -> list[int]:
+    """Return the id of a record's drawn caption, and those of all, filled with the first."""
+    known = [text_id(clean_caption(other, MAX_WORDS)) for other in record.captions[:KNOWN_TEXTS]]
+    own = text_id(text)
+    return [own, *known, *[own] * (KNOWN_TEXTS - len(known))]
 
 
 def group_ids(
@@ -116,8 +136,10 @@ class EncodedPairs(NamedTuple):
     text_feat_m: Tensor
     """Momentum text features (B, E)."""
     pair_id: Tensor | None
-    """(B,) or (B, n): pairs with an equal id are positives of each other. If None, each pair is its
-    only positive."""
+    """(B,): pairs with an equal id are positives of each other. If None, each pair is its only
+    positive."""
+    text_ids: Tensor | None = None
+    """(B, 1 + KNOWN_TEXTS): ids of each text, and of the texts that are true of its image."""
 
 
 class Matched(NamedTuple):
@@ -196,7 +218,7 @@ class MatchingTask(Task):
             queued: number of queue entries, the first ones, that are candidates; None means all.
         """
         model, config = self.model, self.config
-        positives, targets = self._positives(pairs, queued)
+        positives, targets, ignored = self._positives(pairs, queued)
         itc = contrast(
             model.image_feat(pairs.image_states),
             model.text_feat(pairs.text_states),
@@ -207,6 +229,7 @@ class MatchingTask(Task):
             self.temperature,
             targets,
             alpha,
+            ignored,
         )
         image = model.fusion_encoder.image_key_values(pairs.image_states)
         itm, outputs = self._itm(pairs, image, itc, positives)
@@ -215,7 +238,7 @@ class MatchingTask(Task):
         if config.wpa:
             bias = attention_bias(pairs.text_mask)
             query = model.fusion_encoder.first_query(pairs.text_states, bias)
-            losses["wpa"] = wpa_loss(query, image[0][0], pairs.text_mask, same=positives)
+            losses["wpa"] = wpa_loss(query, image[0][0], pairs.text_mask, same=positives.t())
             loss = loss + config.wpa * losses["wpa"]
         outputs |= {name: value.detach() for name, value in losses.items()} | {
             "temperature": self.temperature.detach(),
@@ -223,19 +246,37 @@ class MatchingTask(Task):
             "image_feat_m": pairs.image_feat_m,
             "text_feat_m": pairs.text_feat_m,
         }
-        if pairs.pair_id is not None:
-            outputs["pair_id"] = pairs.pair_id
+        ids = pairs.pair_id
+        if pairs.text_ids is not None:
+            first = torch.arange(len(pairs.ids), device=pairs.ids.device) if ids is None else ids
+            ids = torch.cat([first[:, None], pairs.text_ids], dim=1)
+        if ids is not None:
+            outputs["pair_id"] = ids
         return Matched(loss, image, outputs)
 
-    def _positives(self, pairs: EncodedPairs, queued: int | None) -> tuple[Tensor, Tensor]:
-        """Return the mask (B, B) of positive pairs, and ITC's targets (B, B + Q)."""
+    def _positives(
+        self, pairs: EncodedPairs, queued: int | None
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """Return the true texts (B, B) of each image, and ITC's targets (B, B + Q).
+
+        The last value has the candidates (B, B + Q) that ITC ignores, of the images and the texts.
+        """
         size, device = len(pairs.ids), pairs.ids.device
         queued_ids = self.queue.ids[:queued]
+        of_pairs = queued_ids if pairs.text_ids is None else queued_ids[:, 0]
         if pairs.pair_id is None:
+            positives = torch.eye(size, dtype=torch.bool, device=device)
             targets = one_hot_targets(size, size + len(queued_ids), device)
-            return torch.eye(size, dtype=torch.bool, device=device), targets
-        targets = same_image_targets(pairs.pair_id, queued_ids)
-        return equal_ids(pairs.pair_id, pairs.pair_id), targets
+        else:
+            positives = pairs.pair_id[:, None] == pairs.pair_id[None]
+            targets = same_image_targets(pairs.pair_id, of_pairs)
+        if pairs.text_ids is None:
+            return positives, targets, None
+        known = torch.cat([pairs.text_ids, queued_ids[:, 1:]])
+        of_images = describes(known[:, 0], pairs.text_ids)
+        of_texts = describes(pairs.text_ids[:, 0], known).t()
+        ignored = of_images & (targets == 0), of_texts & (targets == 0)
+        return positives | of_images[:, :size], targets, ignored
 
     def _itm(
         self, pairs: EncodedPairs, image: list[KeyValue], itc: Contrast, positives: Tensor
@@ -277,7 +318,8 @@ class PairTask(MatchingTask, RunTask):
 
     def __init__(self, config: PairConfig, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
-        self.add_momentum_model(temperature=0.07, ids=1 + config.equal_texts)
+        ids = 2 + KNOWN_TEXTS if config.equal_texts else 1
+        self.add_momentum_model(temperature=0.07, ids=ids)
 
     @classmethod
     def start(cls, config: PairConfig, init: Checkpoint) -> Self:
@@ -303,15 +345,13 @@ class PairTask(MatchingTask, RunTask):
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """Return the two losses of a micro-batch of B pairs, and the momentum features."""
         model, model_m = self.model, self.model_m.model
-        mask, pair_id = batch["text_mask"], batch["image_id"]
-        if "text_id" in batch:
-            pair_id = torch.stack([pair_id, batch["text_id"]], dim=1)
+        mask = batch["text_mask"]
         image_states = model.encode_image(batch["image"])
         text_states = model.encode_text(batch["ids"], mask)
         with torch.no_grad():
             image_feat_m = model_m.image_feat(self.encode_image_m(batch["image"], image_states))
             text_feat_m = model_m.text_feat(model_m.encode_text(batch["ids"], mask))
         feats = image_states, text_states, image_feat_m, text_feat_m
-        pairs = EncodedPairs(batch["ids"], mask, *feats, pair_id)
+        pairs = EncodedPairs(batch["ids"], mask, *feats, batch["image_id"], batch.get("text_ids"))
         matched = self.match(pairs, fixed(self.config.alpha) * ramp(epoch))
         return {"loss": matched.loss, **matched.outputs}

@@ -20,8 +20,8 @@ from albef.models.start import StartConfig, start_image, start_text
 from albef.models.text import MLMHead
 from albef.preprocessing.text import TextTokenizer, mask_tokens
 from albef.preprocessing.transforms import Transform
+from albef.tasks.matching import KNOWN_TEXTS, EncodedPairs, MatchingConfig, group_ids
 from albef.tasks.matching import Collate as CaptionCollate
-from albef.tasks.matching import EncodedPairs, MatchingConfig, group_ids
 from albef.tasks.ranking import RankingTask
 from albef.tasks.task import TrainingConfig
 
@@ -111,7 +111,8 @@ class Task(RankingTask):
         self.mlm_head = MLMHead(config.model.text.width, tokenizer.vocab_size)
         if config.patch_dropout:
             self.model.image_encoder.drop_patches(config.patch_dropout)
-        self.add_momentum_model(config.temperature)
+        ids = 2 + KNOWN_TEXTS if config.equal_texts else 1
+        self.add_momentum_model(config.temperature, ids)
         self.mlm_head_m = MomentumModel(self.mlm_head)
         self.train_itc(config.itc)
 
@@ -163,7 +164,7 @@ class Task(RankingTask):
             text_states_m, masked_states_m = model_m.encode_text(both_ids, both_mask).split(size)
             feats_m = model_m.image_feat(image_states_m), model_m.text_feat(text_states_m)
         states = image_states, text_states, *feats_m
-        pairs = EncodedPairs(batch["ids"], mask, *states, batch.get("text_id"))
+        pairs = EncodedPairs(batch["ids"], mask, *states, None, batch.get("text_ids"))
         queued = config.queue_size if epoch >= config.queue_from else 0
         matched = self.match(pairs, config.alpha_itc * ramp(epoch), queued)
 

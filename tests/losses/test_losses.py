@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from albef.losses.distill import soft_targets
 from albef.losses.itc import (
     contrast,
+    describes,
     one_hot_targets,
     same_image_targets,
     similarities,
@@ -39,11 +40,19 @@ def test_same_image_entries_share_the_weight_and_empty_queue_entries_have_none()
     torch.testing.assert_close(targets[1], torch.tensor([0.0, 1, 0, 0, 0]))
 
 
-def test_of_two_ids_one_has_to_be_equal() -> None:
-    ids, queued = torch.tensor([[1, 5], [2, 5], [3, 6]]), torch.tensor([[1, 9], [8, 6]])
-    targets = same_image_targets(ids, queued)
-    rows = torch.tensor([[1, 1, 0, 1, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 1.0]])
-    torch.testing.assert_close(targets, rows / rows.sum(dim=1, keepdim=True))
+def test_a_text_describes_the_images_that_have_it() -> None:
+    texts, images = torch.tensor([1, 2, 3]), torch.tensor([[1, 2], [2, 2]])
+    rows = torch.tensor([[True, True, False], [False, True, False]])
+    assert torch.equal(describes(texts, images), rows)
+
+
+def test_contrast_ignores_candidates_as_if_they_were_not_there() -> None:
+    feats = [torch.nn.functional.normalize(torch.randn(2, 4), dim=1) for _ in range(4)]
+    queue = torch.nn.functional.normalize(torch.randn(2, 4), dim=1)
+    ignored = torch.tensor([[False, False, True, False]] * 2)
+    given = queue, queue, torch.tensor(0.1), torch.eye(2, 4), 0.4, (ignored, ignored)
+    short = queue[1:], queue[1:], torch.tensor(0.1), torch.eye(2, 3), 0.4
+    torch.testing.assert_close(contrast(*feats, *given).loss, contrast(*feats, *short).loss)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])

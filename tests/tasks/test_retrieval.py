@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,8 +11,11 @@ from torch import Tensor
 import albef
 from albef.data.record import Record
 from albef.losses import itm
+from albef.preprocessing.text import text_id
+from albef.preprocessing.transforms import AugmentConfig, Train
 from albef.tasks import matching
 from albef.tasks.ranking import ranked
+from tests.builtin.drawn import draw
 from tests.conftest import CAPTIONS, NEEDS_CUDA, tiny_task
 from tests.tasks import results
 
@@ -93,9 +97,11 @@ def test_a_text_with_words_exchanged_is_the_negative_of_half_of_those_that_have_
         tiny_task(exchanged=[["a"]])
 
 
-def test_equal_texts_are_positives_and_no_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_that_another_image_has_is_not_a_negative_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     task = tiny_task(equal_texts=True).train()
-    targets: list[Tensor] = []
+    ignored: list[tuple[Tensor, Tensor]] = []
     barred: list[Tensor] = []
     contrast, mine = matching.contrast, matching.hard_negative_indices
 
@@ -103,18 +109,33 @@ def test_equal_texts_are_positives_and_no_negatives(monkeypatch: pytest.MonkeyPa
         barred.append(given[2])
         return mine(*given)
 
-    monkeypatch.setattr(matching, "contrast", lambda *a: targets.append(a[7]) or contrast(*a))
+    monkeypatch.setattr(matching, "contrast", lambda *a: ignored.append(a[9]) or contrast(*a))
     monkeypatch.setattr(matching, "hard_negative_indices", mined)
     made = batch(task)
-    same = torch.arange(len(CAPTIONS)) // 2  # two and two have one text
-    task.end_step([task(made | {"text_id": same}, 0.0)])
-    task(made | {"text_id": same, "image_id": made["image_id"] + 100}, 0.0)
-    expected = same[:, None] == same[None]
-    for own_targets, own_barred in zip(targets, barred, strict=True):
+    size = len(CAPTIONS)
+    ids = torch.arange(1000, 1000 + size)[:, None].repeat(1, 1 + matching.KNOWN_TEXTS)
+    ids[0, 2] = 1001  # the first image also has the text of the second
+    expected = torch.eye(size, dtype=torch.bool)
+    expected[0, 1] = True
+    task.end_step([task(made | {"text_ids": ids}, 0.0)])
+    task(made | {"text_ids": ids, "image_id": made["image_id"] + 100}, 0.0)
+    other = expected & ~torch.eye(size, dtype=torch.bool)
+    for (of_images, of_texts), own_barred in zip(ignored, barred, strict=True):
         assert torch.equal(own_barred, expected)
-        assert torch.equal(own_targets[:, : len(same)] > 0, expected)
-    queued = targets[1][:, len(same) :]
-    assert torch.equal(queued[:, : len(same)] > 0, expected)
+        assert torch.equal(of_images[:, :size], other)
+        assert torch.equal(of_texts[:, :size], other.t())
+    for queued, wanted in zip(ignored[1], (expected, expected.t()), strict=True):
+        assert torch.equal(queued[:, size : 2 * size], wanted)
+
+
+def test_the_texts_of_a_record_are_known_to_its_batch() -> None:
+    task = tiny_task(equal_texts=True)
+    record = Record("a", draw("pictures")[0].image, ("A frog!", "two frogs"), 0, "train", "s", {})
+    made = task.collate(Train(AugmentConfig(), 32))([record], np.random.default_rng(0))
+    own, *known = made["text_ids"][0].tolist()
+    assert known[:2] == [text_id("a frog"), text_id("two frogs")]
+    assert own in known
+    assert set(known[2:]) == {own}
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
