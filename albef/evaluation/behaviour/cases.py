@@ -102,8 +102,14 @@ def _options(rule: Rule, text: str, counts_used: set[str], common: frozenset[str
         yield from wording.swapped(text, rule.swap)
     if rule.alike is not None:
         yield from wording.reworded(text, rule.alike, common)
+    parts = [text]
+    if rule.parts is not None:
+        parts = list(wording.parts_of(text, rule.parts, common))
+        if rule.numbers is None:
+            yield from parts
     if rule.numbers is not None:
-        yield from wording.miscounted(text, rule.numbers, counts_used)
+        for part in parts:
+            yield from wording.miscounted(part, rule.numbers, counts_used)
 
 
 def _chosen(

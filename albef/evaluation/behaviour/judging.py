@@ -52,6 +52,8 @@ class Behaviour:
             passed, chance = {
                 "changed": (accepted and not also_accepted, self.threshold * (1 - self.threshold)),
                 "same": (accepted == also_accepted, self.threshold**2 + (1 - self.threshold) ** 2),
+                "accepted": (also_accepted, 1 - self.threshold),
+                "refused": (not also_accepted, self.threshold),
                 "lower": (changed < score, 0.5),
                 "lowest": (changed < least, 1 / (1 + len(others))),
             }[case.expects]

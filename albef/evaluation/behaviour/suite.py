@@ -9,9 +9,10 @@ from pydantic import Field, model_validator
 
 from albef.config import ParamsError, Section, validate
 
-Expectation = Literal["changed", "same", "lower", "lowest"]
+Expectation = Literal["changed", "same", "accepted", "refused", "lower", "lowest"]
 """Expectation of the changed text: ``changed`` is another decision than for the true text, ``same``
-the same decision, ``lower`` a lower score, ``lowest`` the lowest score of all texts of the image.
+the same decision, ``accepted`` and ``refused`` that decision whatever the true text's is. ``lower``
+is a lower score, ``lowest`` the lowest score of all texts of the image.
 """
 OVERALL, ACCEPTED = "overall", "accepted"
 """Names of metrics in addition to the tests'; no test may have these names."""
@@ -60,6 +61,9 @@ class Rule(Section):
     alike: tuple[Annotated[tuple[Phrase, ...], Field(min_length=2)], ...] | None = None
     """Groups of phrases with the same meaning; one replaces another. A phrase with {a} and {b} is
     the wording of a whole caption."""
+    parts: tuple[Phrase, ...] | None = None
+    """Wordings of whole captions with {a} and {b}. The text becomes one of these parts, or with
+    ``numbers`` such a part with a wrong count."""
     numbers: Annotated[tuple[Phrase, ...], Field(min_length=2)] | None = None
     """Words for counts in ascending order; one becomes the next that the dataset has."""
     another: Literal[True] | None = None
@@ -71,16 +75,16 @@ class Rule(Section):
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        ways = ("swap", "alike", "numbers", "another", "cases")
+        ways = ("swap", "alike", "parts", "numbers", "another", "cases")
         chosen = [way for way in ways if getattr(self, way) is not None]
-        if len(chosen) != 1:
+        if len(chosen) != 1 and chosen != ["parts", "numbers"]:
             raise ValueError(f"set one of {', '.join(ways)}, not {' and '.join(chosen) or 'none'}")
         if (self.cases is None) != (self.dataset is None):
             raise ValueError("cases and dataset need each other; set both or neither")
         swapped = [phrase.lower() for pair in self.swap or () for phrase in pair]
         if repeated := [phrase for phrase in swapped if swapped.count(phrase) > 1]:
             raise ValueError(f"swap has {repeated[0]!r} in two pairs; a phrase may be in one")
-        for group in self.alike or ():
+        for group in (*(self.alike or ()), *((phrase,) for phrase in self.parts or ())):
             placeholders = [sorted(re.findall(r"\{(\w)\}", phrase)) for phrase in group]
             if any(re.search(r"[{}]", re.sub(r"\{\w\}", "", phrase)) for phrase in group):
                 raise ValueError(f"placeholders must be like {{a}}: {' and '.join(group)}")

@@ -34,6 +34,14 @@ def reworded(
                     yield from _replaced(text, {wording.lower(): other})
 
 
+def parts_of(text: str, wordings: Sequence[str], common: Collection[str]) -> Iterator[str]:
+    """Yield the parts of the first of ``wordings`` that a text has; see :func:`reworded`."""
+    for wording in wordings:
+        if (parts := _parts(text, wording, common)) is not None:
+            yield from parts.values()
+            return
+
+
 def miscounted(text: str, numbers: Sequence[str], used: Collection[str]) -> Iterator[str]:
     """Yield every text with one count too high by one, or too low if ``used`` has none higher."""
     indices = {word.lower(): index for index, word in enumerate(numbers)}

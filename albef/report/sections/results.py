@@ -22,13 +22,19 @@ from albef.report.wording import numbers
 _PASSES = {
     "changed": "only the true text is accepted",
     "same": "both texts get the same decision",
+    "accepted": "the changed text is accepted",
+    "refused": "the changed text is not accepted",
     "lower": "the changed text scores lower",
     "lowest": "the changed text scores lowest of the image's texts",
 }
 """Condition for a pass, by what a behavior test expects."""
 _TESTS = {
     "left_right": "left and right swapped",
-    "synonym": "paraphrase",
+    "above_below": "above and below swapped",
+    "short": "only one group named",
+    "short_count": "one group with a wrong count",
+    "paraphrase": "other forms of captions",
+    "synonym": "words with the same meaning",
     "count": "wrong count",
     "unrelated": "caption of another image",
 }

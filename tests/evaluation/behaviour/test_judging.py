@@ -41,6 +41,12 @@ PASSED: dict[tuple[Expectation, float, float], bool] = {
     ("same", 0.9, 0.5): True,
     ("same", 0.1, 0.2): True,
     ("same", 0.5, 0.49): False,
+    ("accepted", 0.1, 0.5): True,
+    ("accepted", 0.9, 0.4): False,
+    ("accepted", 0.9, math.nan): False,
+    ("refused", 0.1, 0.4): True,
+    ("refused", 0.9, 0.5): False,
+    ("refused", 0.9, math.nan): False,
     ("lower", 0.9, 0.8): True,
     ("lower", 0.9, 0.9): False,
     ("same", math.nan, math.nan): False,
@@ -79,7 +85,7 @@ def test_rates_are_means_by_test_and_over_tests() -> None:
 
 def test_chance_is_what_scores_drawn_at_random_reach() -> None:
     rng = np.random.default_rng(0)
-    for expects in ("changed", "same", "lower", "lowest"):
+    for expects in ("changed", "same", "accepted", "refused", "lower", "lowest"):
         tables = [judged(rng.random(2).tolist(), expects, 0.3) for _ in range(4000)]
         share = np.mean([table["passed"][0] for table in tables])
         assert share == pytest.approx(tables[0]["chance"][0], abs=0.03), expects

@@ -29,7 +29,7 @@ def test_a_file_of_rules_and_cases_is_read(tmp_path: Path) -> None:
 
 WRONG: tuple[tuple[object, str], ...] = (
     ({}, "tests"),
-    ({"turned": {"expects": "changed"}}, "set one of swap, alike, numbers, another, cases"),
+    ({"turned": {"expects": "changed"}}, "set one of swap, alike, parts, numbers, another, cases"),
     ({"turned": RULE | {"another": True}}, "not swap and another"),
     ({"turned": RULE | {"swpa": []}}, "did you mean tests.turned.swap?"),
     ({"turned": RULE | {"swap": [["a", "b"], ["B", "c"]]}}, "swap has 'b' in two pairs"),
