@@ -111,6 +111,7 @@ def recall(record: Path) -> bool:
         return True
     match = next(filter(matches, _newest_first(KEPT / record.stem)), None)
     if match is not None:
+        record.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(match, record)
     return match is not None
 

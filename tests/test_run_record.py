@@ -1,6 +1,7 @@
 """Run records that are kept until their products come back."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -143,3 +144,10 @@ def test_a_record_is_clean_while_a_run_writes_and_not_with_untracked_code() -> N
     Path("albef/tasks").mkdir(parents=True)
     Path("albef/tasks/extra.py").touch()
     assert not is_clean()
+
+
+def test_a_record_comes_back_after_its_folder_was_deleted() -> None:
+    kept = _made("one")
+    shutil.rmtree(RECORD.parent)
+    assert run_record.recall(RECORD)
+    assert RECORD.read_text() == kept
