@@ -98,7 +98,7 @@ def _scenes() -> list[Record]:
         caption = EVIL if number == 13 else f"{CAPTIONS[number % len(CAPTIONS)]} {number}"
         return toy.record(number, split=split, captions=(caption,), meta=meta)
 
-    changes = ("relation", "count", "object")
+    changes = ("reversed", "axis", "count", "object")
     return [
         *(scene(i, "train", noise="wrong") for i in range(10, 14)),
         *(scene(i, "val") for i in range(14, 16)),
