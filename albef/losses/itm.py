@@ -28,7 +28,7 @@ def hard_negative_indices(
     Args:
         sim_i2t: (B, B) similarities that weigh the texts; see :func:`hard_negatives`.
         sim_t2i: (B, B) similarities that weigh the images.
-        barred: (B, B) bool; true if the text of a column is no negative of the image of a row.
+        barred: (B, B) bool; true if the text of a column is not a negative of the image of a row.
         is_false: (B,) bool; true if the pair's false text replaces the drawn text.
     """
     image, has_image = hard_negatives(sim_t2i, barred.t())

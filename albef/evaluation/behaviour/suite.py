@@ -11,8 +11,8 @@ from albef.config import ParamsError, Section, validate
 
 Expectation = Literal["changed", "same", "accepted", "refused", "lower", "lowest"]
 """Expectation of the changed text: ``changed`` is another decision than for the true text, ``same``
-the same decision, ``accepted`` and ``refused`` that decision whatever the true text's is. ``lower``
-is a lower score, ``lowest`` the lowest score of all texts of the image.
+the same decision. ``accepted`` and ``refused`` are that decision, independent of the true text's.
+``lower`` is a lower score, ``lowest`` the lowest score of all texts of the image.
 """
 OVERALL, ACCEPTED = "overall", "accepted"
 """Names of metrics in addition to the tests'; no test may have these names."""
