@@ -11,14 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, Task, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from albef.report.thumbnails import SplitRecords
 from flows import results, values
 from flows.estimates import time_left
 from flows.graph import Node
@@ -135,6 +133,11 @@ class Display(Progress):
 
     def _print_found(self, predictions: Path) -> None:
         """Print the images that an evaluated run finds for the first text."""
+        # Slow imports that most of a run needs none of.
+        import pyarrow.parquet as pq
+
+        from albef.report.thumbnails import SplitRecords
+
         table = pq.read_table(predictions, filters=[("query", "=", "t2i")])
         (row,) = table.slice(0, 1).to_pylist()
         folder = values.layout().data(json.loads(table.schema.metadata[b"albef"])["dataset"])

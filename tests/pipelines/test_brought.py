@@ -37,6 +37,7 @@ def brought(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     source = params["datasets"]["scenes"]["sources"]["scenes"]
     source["splits"] = {"test": 24}  # nothing to train on
     params["pretrain"]["dataset"] = "scenes"
+    del params["pretrain"]["source_weights"]  # of the sources of web
     params["export"]["runs"]["retrieval"]["precisions"] = {"float32": 100.0}
     work(folder, params)
     with pytest.MonkeyPatch.context() as patch:

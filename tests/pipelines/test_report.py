@@ -36,7 +36,7 @@ def test_it_shows_everything_there_is_and_no_caption_becomes_markup(project: Pat
         f"{metrics['test']['r_mean']:.1f} %",
         "chance",
         "random weights",
-        "correct answers, relation",
+        "correct answers, reversed",
         "12 records",
         "Of 12 text queries, this one has the median rank",
         "objects not seen together",

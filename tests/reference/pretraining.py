@@ -100,7 +100,8 @@ def enqueue(queue: FeatureQueue, image_feat: Tensor, text_feat: Tensor) -> None:
     start = int(queue.pointer)
     queue.image[start : start + len(image_feat)] = image_feat.float()
     queue.text[start : start + len(text_feat)] = text_feat.float()
-    queue.ids[start : start + len(image_feat)] = torch.arange(len(image_feat))
+    ids = torch.arange(len(image_feat)).view(-1, *[1] * (queue.ids.ndim - 1))
+    queue.ids[start : start + len(image_feat)] = ids
     queue.pointer.fill_((start + len(image_feat)) % len(queue.image))
 
 
