@@ -81,7 +81,7 @@ def test_every_value_is_explained_with_its_sentence_and_where_it_comes_from(
     assert f"validate.drift.evaluation.shift.warn: 0.6  # {BUILT_IN}" in text
     assert "validate.drift.accepted.shift.warn: 0.25  # default of DriftConfig" in text
     lines = explain(BUILT_IN, "tasks.retrieval.lr").splitlines()
-    assert lines[0].startswith('tasks.retrieval.lr: {"low": 0.0001, "high": 0.001')
+    assert lines[0].startswith("tasks.retrieval.lr: 0.0006")
     with pytest.raises(ParamsError, match=r"has no serch; did you mean search\."):
         explain(BUILT_IN, "serch")
 
