@@ -108,8 +108,7 @@ _SIDES: dict[Relation, tuple[str, str]] = {
 }  # fmt: skip
 Frames = Mapping[int, Sequence[str]]
 """Frames of captions, by number of groups."""
-# {where} is the position of {a} relative to {b}; {side}
-# and {other} are the sides of the image with {a} and {b}.
+# {where} is the position of {a} relative to {b}; {side} and {other} are the sides with {a} and {b}.
 FRAMES: Frames = {
     1: ("only {a}", "{a} and nothing else", "nothing but {a}", "{a} alone"),
     2: (
@@ -170,7 +169,7 @@ def short_captions(scene: Scene, names: Mapping[str, Thing]) -> Iterator[tuple[s
     """Yield captions of a single group of ``scene``, which may also be true of other scenes."""
     for group in scene.groups:
         for frame in _SHORT:
-            yield frame.format(a=phrase(group, names), **{"is": _is(group)}), Claim((group,))
+            yield frame.format(a=phrase(group, names)), Claim((group,))
 
 
 def phrase(group: Group, names: Mapping[str, Thing], rng: random.Random | None = None) -> str:

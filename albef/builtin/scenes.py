@@ -6,15 +6,15 @@ transformer would line up with the drawings.
 
 import random
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from albef.builtin import describe, grounds, view
+from albef.builtin import describe, grounds, openmoji, view
 from albef.builtin.describe import Group, Scene, unseen
 from albef.builtin.openmoji import Thing
 from albef.builtin.pictures import GENERIC
-from albef.builtin.studio import Studio
+from albef.builtin.studio import NOVEL, Studio
 from albef.config import Share
 
 PAIRED, SINGLE = ("pairs", "wordings"), ("things", "grounds", "novel")
@@ -56,6 +56,15 @@ class Config(view.DrawnConfig):
             if splits.get(split, 0) % 2:
                 raise ValueError(f"{split} must be an even number, got {splits[split]}")
         return splits
+
+    @model_validator(mode="after")
+    def _novel(self) -> Self:
+        if self.splits.get("novel") and self.objects + NOVEL > openmoji.MOST:
+            raise ValueError(
+                f"splits.novel needs {NOVEL} further objects; lower objects to "
+                f"{openmoji.MOST - NOVEL}"
+            )
+        return self
 
 
 Plan = list[tuple[Scene, dict[str, Any]]]

@@ -41,6 +41,7 @@ def test_what_every_view_promises(kind: str) -> None:
          r"splits\.test needs .* lower splits\.test or increase objects"),
         ("scenes", {"splits": {"pairs": 3}}, "splits: pairs must be an even number"),
         ("scenes", {"splits": {"tran": 3}}, "'test', 'pairs', 'wordings', 'things'"),
+        ("scenes", {"objects": openmoji.MOST, "splits": {"novel": 6}}, "novel needs 6 further"),
         ("scenes", {"objects": 1000}, f"objects: .* less than or equal to {openmoji.MOST}"),
         ("pictures", {"splits": {"val": 13}}, r"splits\.val needs 13 different captions"),
         ("statements", {"splits": {"train": 4}}, "train: .* multiple of 3, got 4"),
