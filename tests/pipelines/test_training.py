@@ -160,7 +160,8 @@ def test_the_metrics_stand_beside_their_baselines_and_follow_from_the_rows(train
     right = [row["rank"] == 0 for row in test if row["query"] == "i2t"]
     assert metrics["test"]["tr@1"] == pytest.approx(100 * sum(right) / len(right))
 
-    tests = {"left_right", "synonym", "count", "unrelated"}
+    tests = {"left_right", "above_below", "short", "short_count", "paraphrase"}
+    tests |= {"synonym", "count", "unrelated"}
     assert set(metrics["behaviour"]) == tests | {"overall", "accepted"}
     of_tests = chance["behaviour"]
     assert (of_tests["left_right"], of_tests["synonym"], of_tests["count"]) == (25, 50, 50)
