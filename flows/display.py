@@ -47,7 +47,11 @@ def displayed(
     def read() -> None:
         with open(source, errors="replace") as output:
             for line in output:
-                display.line("".join(c if c.isprintable() else " " for c in line.rstrip()))
+                text = "".join(c if c.isprintable() else " " for c in line.rstrip())
+                try:
+                    display.line(text)
+                except Exception:  # The flow blocks if nobody reads its output.
+                    display.console.print(Text(text))
 
     reader = threading.Thread(target=read, daemon=True)
     with Display(nodes, seconds) as display:

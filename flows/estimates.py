@@ -21,6 +21,7 @@ from flows import values
 from flows.graph import Node
 
 TYPICAL = Path(__file__).with_name("typical.json")
+_SECTIONS = ("pretrain", "tasks", "datasets")
 START_S = 3.0
 """Seconds from the start of a stage until its process starts: DVC."""
 
@@ -62,10 +63,10 @@ def time_left(nodes: Mapping[str, Node], seconds: Mapping[str, float]) -> float:
     return max(ends.values())
 
 
-def _digest(params: Mapping[str, Any], name: str) -> str:
+def _digest(params: Mapping[str, Any], stage_name: str) -> str:
     """Return the digest of the values that decide how long a stage takes."""
-    stage, _, key = name.partition("@")
-    pretrain, tasks, datasets = (params.get(key) or {} for key in ("pretrain", "tasks", "datasets"))
+    stage, _, key = stage_name.partition("@")
+    pretrain, tasks, datasets = (params.get(name) or {} for name in _SECTIONS)
     run = pretrain if stage == "pretrain" else tasks.get(key, {})
     data, further = datasets.get(run.get("dataset", key)), map(params.get, ("search", "evaluate"))
     parts = [run, data, pretrain.get("model"), *further]

@@ -31,7 +31,7 @@ def launch(stage: Stage) -> bool:
 
 def _has_ranges(stage: Stage) -> bool:
     """Return whether a value of the run is a range. Fine-tuning validates the section."""
-    section = stage.params.get("tasks", {}).get(stage.key) or {}
+    section = (stage.params.get("tasks") or {}).get(stage.key) or {}
     return any(isinstance(value, Mapping) and "low" in value for value in section.values())
 
 

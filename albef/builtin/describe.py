@@ -125,8 +125,9 @@ FRAMES: Frames = {
         "you can find {a} {where} {b}",
     ),
 }
-SIMPLE: Frames = {1: FRAMES[1][:2], 2: ("{a} {plainly} {b}", "{a} {side} and {b} {other}")}
-"""Few frames, with one word for each position and count; they can be part of a sentence."""
+SIMPLE: Frames = {groups: frames[:2] for groups, frames in FRAMES.items()}
+"""The first frames, which can be part of a sentence. With them, :func:`caption` uses one word for
+each position and each count."""
 HELD_OUT_FRAMES: Frames = {
     1: ("just {a}",),
     2: (
@@ -145,7 +146,7 @@ def caption(
     scene: Scene,
     names: Mapping[str, Thing],
     rng: random.Random,
-    frames: Frames = FRAMES,
+    frames: Frames,
 ) -> tuple[str, Claim]:
     """Return a random caption that is true of ``scene`` and of no scene that shows more.
 
@@ -154,12 +155,11 @@ def caption(
     # Squares make the first frames and words the most frequent.
     frame, which, turned = rng.random() ** 2, rng.random() ** 2, rng.random()
     side = scene.turned() if scene.relation and turned < 0.5 else scene
-    style = None if frames is SIMPLE else rng
-    words = [phrase(group, names, style) for group in side.groups]
+    is_simple = frames is SIMPLE
+    words = [phrase(group, names, None if is_simple else rng) for group in side.groups]
     parts = dict(zip("ab", words, strict=False)) | {"is": _is(side.groups[0])}
     if side.relation:
-        parts["where"] = _choice(_WHERE[side.relation], which)
-        parts["plainly"] = _WHERE[side.relation][0]
+        parts["where"] = _choice(_WHERE[side.relation], 0.0 if is_simple else which)
         parts["side"], parts["other"] = _SIDES[side.relation]
     text = _choice(frames[len(side.groups)], frame).format(**parts)
     return text, Claim(side.groups, side.relation, only=side.relation is None)
@@ -188,6 +188,7 @@ def _is(group: Group) -> str:
 
 
 def _choice(options: Sequence[str], share: float) -> str:
+    """Return the option at a share, from 0 to below 1, of their number."""
     return options[int(share * len(options))]
 
 

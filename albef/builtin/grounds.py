@@ -21,7 +21,7 @@ def trained(rng: random.Random, varied: float) -> str:
     return rng.choice(VARIED) if rng.random() < varied else "light"
 
 
-def recoloured(image: Image.Image, rng: random.Random) -> Image.Image:
+def recolored(image: Image.Image, rng: random.Random) -> Image.Image:
     """Return an RGBA drawing whose red, green and blue are each a little darker."""
     gains = [round(255 * (1 - rng.uniform(0, _GAIN))) for _ in range(3)]
     return ImageChops.multiply(image, Image.new("RGBA", image.size, (*gains, 255)))

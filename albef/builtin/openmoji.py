@@ -88,25 +88,23 @@ class Artist:
         self._sides = [max(1, round(pixels * _STEP**step)) for step in range(3, -8, -1)]
         self._rendered: dict[tuple[str, bool], list[Image.Image]] = {}
 
-    def sprite(
-        self, thing: Thing, size: float, angle: float, *, plain: bool = False
-    ) -> Image.Image:
+    def sprite(self, thing: Thing, size: float, angle: float, *, thin: bool = False) -> Image.Image:
         """Return ``thing`` as an RGBA image, cropped to its visible part.
 
         Args:
             thing: object to draw.
             size: longer side in pixels before rotation.
             angle: degrees, counter-clockwise.
-            plain: whether to draw it with thinner outlines.
+            thin: whether to draw it with thinner outlines.
         """
-        levels = self._rendered.get((thing.character, plain))
+        levels = self._rendered.get((thing.character, thin))
         if levels is None:
             largest = _render(thing.character, self._sides[0])
-            if plain:
-                largest = _without_outlines(largest)
+            if thin:
+                largest = _with_thin_outlines(largest)
             scales = [side / max(largest.size) for side in self._sides]
             levels = [_bordered(_resized(largest, scale)) for scale in scales]
-            self._rendered[thing.character, plain] = levels
+            self._rendered[thing.character, thin] = levels
         enough = [step for step, side in enumerate(self._sides) if side >= size]
         step = enough[-1] if enough else 0
         turned = _turned(levels[step], size / self._sides[step], angle).convert("RGBA")
@@ -149,7 +147,7 @@ def _render(character: str, side: int) -> Image.Image:
     return _resized(visible, side / max(visible.size))
 
 
-def _without_outlines(image: Image.Image) -> Image.Image:
+def _with_thin_outlines(image: Image.Image) -> Image.Image:
     """Return a drawing whose dark lines take the color beside them."""
     width = max(3, max(image.size) // 40 * 2 + 1)  # OpenMoji's lines take a thirty-sixth of a side
     colors = image.convert("RGB").filter(ImageFilter.MaxFilter(width))

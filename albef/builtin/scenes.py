@@ -36,7 +36,7 @@ class Config(view.DrawnConfig):
     on a kind of background that training does not have. ``novel`` has single objects that are in no
     other split."""
     captions: Annotated[int, Field(ge=1, le=32)] = 16
-    """Number of captions per training scene that describe all of it. Captions of a part are added.
+    """Number of captions drawn per training scene that describe all of it; equal ones count once.
     Evaluation scenes have one caption."""
     varied: Share = 0.0
     """Share of training scenes with other backgrounds, colors and outlines."""

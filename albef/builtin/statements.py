@@ -103,7 +103,7 @@ def _statement(
             text = rng.choice(_WORDINGS).format(a=describe.phrase(group, studio.names))
             claim = Claim((group,))
         else:
-            text, claim = describe.caption(scene, studio.names, rng)
+            text, claim = describe.caption(scene, studio.names, rng, describe.SIMPLE)
         options = _options(claim, scene, allowed, list(studio.names), rng)
         if all(options[label] for label in LABELS):
             return text, {label: _choose(options[label], rng) for label in LABELS}

@@ -19,7 +19,7 @@ _OVERLAP = 0.05  # overlap allowed between two drawings, as a share of the small
 _ALONGSIDE = 0.4  # overlap of two groups along the other axis, as a share of the shorter one
 _TRIES = 8  # attempts to place the drawings before they are drawn smaller
 _CARD = (90, 90, 90)
-_PLAIN = 0.3  # share of varied drawings with thinner outlines
+_THIN = 0.3  # share of varied drawings with thinner outlines
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom edge of a drawing in the image, in pixels."""
@@ -121,10 +121,10 @@ class Studio:
         ``rng`` varies its colors and outlines.
         """
         thing = self.names.get(name) or self.novel[name]
-        plain = rng is not None and rng.random() < _PLAIN
-        image = self._artist.sprite(thing, size, angle, plain=plain)
+        thin = rng is not None and rng.random() < _THIN
+        image = self._artist.sprite(thing, size, angle, thin=thin)
         if rng is not None:
-            image = grounds.recoloured(image, rng)
+            image = grounds.recolored(image, rng)
         return Sprite(image, name, size, angle)
 
     def draw(

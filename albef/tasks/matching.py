@@ -142,6 +142,16 @@ class EncodedPairs(NamedTuple):
     """(B, 1 + KNOWN_TEXTS): ids of each text, and of the texts that are true of its image."""
 
 
+def _ids_of(pairs: EncodedPairs) -> Tensor | None:
+    """Return the ids that the queue keeps, (B,) or with texts (B, 2 + KNOWN_TEXTS), if any."""
+    if pairs.text_ids is None:
+        return pairs.pair_id
+    first = pairs.pair_id
+    if first is None:  # Nothing compares this column then.
+        first = torch.zeros_like(pairs.text_ids[:, 0])
+    return torch.cat([first[:, None], pairs.text_ids], dim=1)
+
+
 class Matched(NamedTuple):
     """Matching losses of a batch."""
 
@@ -174,10 +184,11 @@ class MatchingTask(Task):
         nn.init.normal_(self.itm_head.weight, std=0.02)
         nn.init.zeros_(self.itm_head.bias)
 
-    def add_momentum_model(self, temperature: float, ids: int = 1) -> None:
-        """Add what only training needs: temperature, momentum model, queue of ``ids`` per pair."""
+    def add_momentum_model(self, temperature: float) -> None:
+        """Add what only training needs: temperature, momentum model and queue."""
         self.temperature = nn.Parameter(torch.tensor(temperature))
         self.model_m = MomentumModel(self.model)
+        ids = 2 + KNOWN_TEXTS if self.config.equal_texts else 1  # Columns of _ids_of.
         self.queue = FeatureQueue(self.config.queue_size, self.sizes.embed_dim, ids)
         if self.config.exchanged:
             exchanges = []
@@ -246,12 +257,8 @@ class MatchingTask(Task):
             "image_feat_m": pairs.image_feat_m,
             "text_feat_m": pairs.text_feat_m,
         }
-        ids = pairs.pair_id
-        if pairs.text_ids is not None:
-            first = torch.arange(len(pairs.ids), device=pairs.ids.device) if ids is None else ids
-            ids = torch.cat([first[:, None], pairs.text_ids], dim=1)
-        if ids is not None:
-            outputs["pair_id"] = ids
+        if (ids := _ids_of(pairs)) is not None:
+            outputs["ids"] = ids
         return Matched(loss, image, outputs)
 
     def _positives(
@@ -301,8 +308,8 @@ class MatchingTask(Task):
         image = torch.cat([output["image_feat_m"] for output in outputs])
         text = torch.cat([output["text_feat_m"] for output in outputs])
         ids = torch.arange(len(image), device=image.device)
-        if "pair_id" in outputs[0]:
-            ids = torch.cat([output["pair_id"] for output in outputs])
+        if "ids" in outputs[0]:
+            ids = torch.cat([output["ids"] for output in outputs])
         self.queue.enqueue(image, text, ids)
 
 
@@ -318,8 +325,7 @@ class PairTask(MatchingTask, RunTask):
 
     def __init__(self, config: PairConfig, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
-        ids = 2 + KNOWN_TEXTS if config.equal_texts else 1
-        self.add_momentum_model(temperature=0.07, ids=ids)
+        self.add_momentum_model(temperature=0.07)
 
     @classmethod
     def start(cls, config: PairConfig, init: Checkpoint) -> Self:

@@ -20,8 +20,8 @@ from albef.models.start import StartConfig, start_image, start_text
 from albef.models.text import MLMHead
 from albef.preprocessing.text import TextTokenizer, mask_tokens
 from albef.preprocessing.transforms import Transform
-from albef.tasks.matching import KNOWN_TEXTS, EncodedPairs, MatchingConfig, group_ids
 from albef.tasks.matching import Collate as CaptionCollate
+from albef.tasks.matching import EncodedPairs, MatchingConfig, group_ids
 from albef.tasks.ranking import RankingTask
 from albef.tasks.task import TrainingConfig
 
@@ -111,8 +111,7 @@ class Task(RankingTask):
         self.mlm_head = MLMHead(config.model.text.width, tokenizer.vocab_size)
         if config.patch_dropout:
             self.model.image_encoder.drop_patches(config.patch_dropout)
-        ids = 2 + KNOWN_TEXTS if config.equal_texts else 1
-        self.add_momentum_model(config.temperature, ids)
+        self.add_momentum_model(config.temperature)
         self.mlm_head_m = MomentumModel(self.mlm_head)
         self.train_itc(config.itc)
 

@@ -116,7 +116,7 @@ def test_a_changed_scene_differs_in_that_one_thing(scene: Scene, change: str) ->
             assert (names[0] == names[1]) == (change == "count")
             assert scene.relation == other.relation
             assert sum(a != b for a, b in zip(scene.groups, other.groups, strict=True)) == 1
-        _, claim = describe.caption(other, THINGS, random.Random(1))
+        _, claim = describe.caption(other, THINGS, random.Random(1), describe.FRAMES)
         assert not true_of(claim, scene)
 
 

@@ -1,13 +1,15 @@
 """What a person sees of a run in a terminal, from the lines of its flow."""
 
 import json
+import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from flows.display import Display
+from flows.display import Display, displayed
 from flows.graph import Node
 from tests.products import products as products
 from tests.products import project as project
@@ -84,3 +86,18 @@ def test_an_evaluated_run_shows_its_metrics_and_images_that_it_finds(
     assert f"r_mean {metrics['test']['r_mean']:.4g}" in " ".join(told.split())
     assert told.count("▀") == 3 * 24 * 12 * color
     assert ("images found for" in told) == color
+
+
+def test_a_line_that_cannot_be_shown_is_printed_and_so_is_the_next(
+    nodes: dict[str, Node], capsys: pytest.CaptureFixture[str], monkeypatch: Patch
+) -> None:
+    Path("products/metrics/retrieval.json").write_text("{")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    lines = "evaluate@retrieval: starts\nevaluate@retrieval: done, 9.7 s\nnext: a line\n"
+    with displayed(nodes, dict.fromkeys(nodes)) as output:
+        assert output is not None
+        os.write(output, lines.encode())
+    told = capsys.readouterr().err
+    assert "evaluate@retrieval: done, 9.7 s" in told
+    assert "next: a line" in told
