@@ -1,10 +1,10 @@
-# `make run` and `make test` work as the first command in a clone: each makes the environment if needed.
+# `make run` and `make test` work as the first command in a clone: each creates the environment if needed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# uv is faster than pip, but reads none of its configuration: the same sources are handed to it. As
-# pip does, it compiles modules, which else every process of a stage would where none may be written.
+# uv is faster than pip, but does not read pip's configuration, so pass it the same sources. Like pip,
+# it compiles modules: if the environment is read-only, every process would compile them again.
 UV = env $$($(PIP) config list | sed -nE "s/^.*\.index-url='(.*)'/UV_DEFAULT_INDEX=\1/p; \
   s/^.*\.extra-index-url='(.*)'/UV_INDEX=\1/p; s/^.*\.find-links='(.*)'/UV_FIND_LINKS=\1/p; \
   s/^.*\.cert='(.*)'/SSL_CERT_FILE=\1/p") \
@@ -19,15 +19,15 @@ setup: $(RUNS)
 
 setup-tests: $(TESTS)
 
-# torch is pip's to install: a build for CUDA or the CPU, as the user's pip is set.
+# pip installs torch, because the user's pip configuration decides between CUDA and CPU builds.
 $(RUNS): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %d.%d; name one with PYTHON=" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	-$(PIP) install uv
 	$(PIP) install -c constraints.txt $$($(BIN)/python -c 'import tomllib; print(*(x for x in tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["train"] if x.startswith("torch")))')
 	$(UV) -c constraints.txt -e '.[pipeline,serving]' || $(PIP) install -c constraints.txt -e '.[pipeline,serving]'
-	-$(BIN)/prefect server database upgrade --yes >/dev/null # else the first run waits for it
-	-$(BIN)/albef run --dry >/dev/null # checks the values, else the first run waits for that, too
+	-$(BIN)/prefect server database upgrade --yes >/dev/null # or else the first run waits for it
+	-$(BIN)/albef run --dry >/dev/null # warms the caches for the first run
 	@touch $@
 
 $(TESTS): $(RUNS)
@@ -43,7 +43,7 @@ run-all: setup
 run-longer: setup
 	$(BIN)/albef run --preset longer
 
-# Tests share the cores with each other and with what they start: threads that wait give way.
+# Tests share the cores with each other and with their child processes, so waiting threads must yield.
 test test-slow test-chaos: export OMP_WAIT_POLICY = passive
 
 test: setup-tests
@@ -74,7 +74,7 @@ bench: setup
 bench-data: setup
 	$(BIN)/python -m benchmarks.ingest
 
-# The peer has pins of its own; without it the benchmark says so.
+# infinity, the server to compare with, has its own pins. Without it, the benchmark says so.
 build/infinity/bin/infinity_emb:
 	$(PYTHON) -m venv build/infinity
 	-build/infinity/bin/python -m pip install --quiet --disable-pip-version-check \
@@ -87,19 +87,19 @@ bench-memory: setup
 bench-serve: setup build/infinity/bin/infinity_emb
 	$(BIN)/python -m benchmarks.serving
 
-# dist/albef_pipeline-VERSION-py3-none-any.whl, for machines without a clone; equal code, equal bytes.
+# dist/albef_pipeline-VERSION-py3-none-any.whl, for machines without a clone. Equal code gives equal bytes.
 wheel:
 	rm -rf $(WHEELS)/albef_pipeline-*.whl build/lib build/wheel && $(PYTHON) -m venv build/wheel
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) build/wheel/bin/python -m pip wheel --quiet --no-deps --wheel-dir $(WHEELS) .
 	rm -rf build/lib build/wheel
 
-# Renews the pins. torch and torchvision stay ranges: their builds differ from machine to machine.
+# Renews the pins. torch and torchvision stay ranges, because their builds differ between machines.
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[dev]'
 	build/lock/bin/python -m pip freeze --exclude albef-pipeline \
 	  | grep -viE '^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)(==| @)' > constraints.txt
-	sed -i 's/^onnxruntime-gpu\(.*\)/onnxruntime\1\n&/' constraints.txt # extra cpu has the same version
+	sed -i 's/^onnxruntime-gpu\(.*\)/onnxruntime\1\n&/' constraints.txt # the extra cpu gets the same version
 	rm -rf build/lock
 
 clean:
