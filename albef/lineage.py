@@ -40,7 +40,7 @@ class Step:
     """Artifact or source, its type ``what`` (such as ``checkpoint``), and the steps it came from.
 
     Field names are the keys of ``albef lineage --json``. ``path`` is the actual or expected path.
-    ``digest`` is the recorded SHA-256, else that of the local file; ``at_hand`` is that of a
+    ``digest`` is the recorded SHA-256, else that of the local file; ``local_digest`` is that of a
     changed local file. ``facts`` are what the artifact records about itself, ``code`` is the digest
     of the code that made it, and ``record`` is of the run that made the local file. What is
     unknown is empty.
@@ -51,7 +51,7 @@ class Step:
     path: str = ""
     digest: str = ""
     state: State = ""
-    at_hand: str = ""
+    local_digest: str = ""
     facts: Facts = field(default_factory=dict)
     code: str = ""
     record: RunRecord | None = None

@@ -319,15 +319,15 @@ def _sources(folder: Path, config: RowsConfig) -> dict[str, dict[str, Any]]:
     examples = pq.read_table(folder / "examples.parquet").to_pylist()
     sources = {}
     for name, source in config.sources.items():
-        counts = summary.get(name, {"rows": 0, "kept": 0, "set_aside": {}})
+        counts = summary.get(name, {"rows": 0, "kept": 0, "rejected": {}})
         first = {row["reason"]: row for row in reversed(examples) if row["source"] == name}
         sources[name] = {
             "kind": source.kind,
             "rows": counts["rows"],
             "kept": counts["kept"],
-            "set_aside": {
+            "rejected": {
                 reason: {"count": n, **{k: first[reason][k] for k in ("line", "key", "detail")}}
-                for reason, n in sorted(counts["set_aside"].items(), key=lambda pair: -pair[1])
+                for reason, n in sorted(counts["rejected"].items(), key=lambda pair: -pair[1])
             },
         }
     return sources
@@ -344,7 +344,7 @@ def _lines(result: Result, write: bool) -> Iterator[str]:
         extent = "the first" if rows == result["rows_asked"] else "all"
         yield f"{name} ({source['kind']}): {extent} {rows:,} rows"
         yield f"  kept {kept:,} ({_percent(kept, rows)})"
-        for reason, example in source["set_aside"].items():
+        for reason, example in source["rejected"].items():
             yield f"  rejected {example['count']:,} ({_percent(example['count'], rows)}): {reason}"
             key = f", {_short(example['key'])}" if example["key"] else ""
             yield f"    first: row {example['line']}{key}: {_short(example['detail'])}"

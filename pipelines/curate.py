@@ -136,7 +136,7 @@ def _summary(base: Path, filtered: Path) -> dict[str, object]:
         source: {
             "rows": count,
             "kept": count - dropped[source],
-            "set_aside": {Reason.LOW_SCORE: dropped[source]} if dropped[source] else {},
+            "rejected": {Reason.LOW_SCORE: dropped[source]} if dropped[source] else {},
         }
         for source, count in rows.items()
     }

@@ -44,7 +44,7 @@ def run(stage: Stage) -> None:
         pq.write_table(pa.Table.from_pylist(fingerprints, HELDOUT), part, compression="zstd")
     log.info("%d fingerprints of evaluation images", len(fingerprints))
     stage.made(path)
-    stage.record["pictures"] = len(fingerprints)
+    stage.record["images"] = len(fingerprints)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def run(stage: Stage) -> None:
         blocks.finish()
     stage.made(stage.layout.data(stage.key) / "dataset.json")
     stage.record["records"] = described["splits"]
-    stage.record["set_aside"] = reasons.total()
+    stage.record["rejected"] = reasons.total()
     for split, count in described["splits"].items():
         log.info("%s: %d records", split, count)
     for (source, reason), count in sorted(reasons.items()):

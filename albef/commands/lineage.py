@@ -37,8 +37,8 @@ def _tree(step: Step, printed: set[tuple[str, str, str]]) -> Iterator[str]:
     bar = "│  " if step.origins else "   "
     if step.digest or step.state:
         state = {"missing": "missing locally"}.get(step.state, step.state)
-        if step.at_hand:
-            state = f"changed: the local one is {step.at_hand[:DIGITS]}"
+        if step.local_digest:
+            state = f"changed: the local one is {step.local_digest[:DIGITS]}"
         yield f"{bar}{step.digest[:DIGITS] or 'no digest recorded'} {state}".rstrip()
     for line in render_facts(step):
         yield bar + line

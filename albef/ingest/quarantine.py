@@ -69,7 +69,7 @@ def write_quarantine(
     for name, count in rows.items():
         rejected = {reason: n for (source, reason), n in counts.items() if source == name}
         kept = count - sum(rejected.values())
-        summary[name] = {"rows": count, "kept": kept, "set_aside": rejected}
+        summary[name] = {"rows": count, "kept": kept, "rejected": rejected}
     write_json(folder / SUMMARY, summary)
     return counts
 

@@ -80,9 +80,9 @@ def _records(index: pa.Table, images: pd.DataFrame) -> pd.DataFrame:
     if len(images) > len(frame):  # a record is a duplicate if all its images are
         frame["digest"] = images["digest"].groupby(level=0).agg(" ".join)
     first_records = frame.drop_duplicates("digest").set_index("digest")
-    twin = frame["digest"].map(first_records["key"])
+    first_keys = frame["digest"].map(first_records["key"])
     same_id = frame["digest"].map(first_records["image_id"]) == frame["image_id"]
-    frame["twin"] = twin.where(~same_id, "")
+    frame["duplicate_of"] = first_keys.where(~same_id, "")
     return frame
 
 

@@ -90,7 +90,7 @@ def test_bad_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {row["key"]: row["reason"] for row in aside} == reasons
     summary = json.loads((stage.layout.quarantine("toy") / "summary.json").read_text())["rows"]
     counts = Counter(reasons.values())
-    assert summary == {"rows": len(ROWS), "kept": len(kept), "set_aside": counts}
-    assert stage.record["set_aside"] == len(aside)
+    assert summary == {"rows": len(ROWS), "kept": len(kept), "rejected": counts}
+    assert stage.record["rejected"] == len(aside)
     assert all(row["line"] > 0 and row["detail"] and row["source"] == "rows" for row in aside)
     judged(stage)

@@ -46,8 +46,8 @@ def test_it_tells_of_each_row_what_ingest_does(here: Path) -> None:
     source = result["sources"]["rows"]
     assert source["rows"] == result["rows"] == len(bad.ROWS)
     assert source["kept"] == result["kept"] == stage.record["records"]["train"]
-    assert set(source["set_aside"]) == {row["reason"] for row in aside}
-    for reason, why in source["set_aside"].items():
+    assert set(source["rejected"]) == {row["reason"] for row in aside}
+    for reason, why in source["rejected"].items():
         rows = [row for row in aside if row["reason"] == reason]
         first = {name: rows[0][name] for name in ("line", "key", "detail")}
         assert why == {"count": len(rows), **first}
@@ -90,7 +90,7 @@ def test_what_is_evaluated_on_is_compared_as_far_as_it_is_there(here: Path) -> N
     assert "not compared with products/heldout/coco.parquet" in render(result)
     heldout.run(Stage("heldout", "coco"))
     result = check("toy", Options(100))
-    assert result["sources"]["own"]["set_aside"]["contamination"]["count"] == 2
+    assert result["sources"]["own"]["rejected"]["contamination"]["count"] == 2
     assert not result["not_compared"]
 
 
@@ -117,7 +117,7 @@ def test_a_list_named_by_its_path_asks_no_private_address_and_one_of_values_asks
         assert server.asked.total() == 10
         ingest.run(Stage("ingest", "toy"))
         assert max(server.asked.values()) == 1
-    assert result["sources"]["list"]["set_aside"]["private_address"]["count"] == 5
+    assert result["sources"]["list"]["rejected"]["private_address"]["count"] == 5
     assert result["stops"]
     assert "# user_agent: say who downloads, and how to reach you\n  list:\n" in render(result)
 

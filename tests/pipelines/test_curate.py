@@ -91,7 +91,7 @@ def test_the_view_counts_as_validated_and_is_counted_through(here: Path) -> None
     )
     summary = json.loads((BESIDE / "summary.json").read_text())
     for source in summary.values():
-        assert source["rows"] == source["kept"] + source["set_aside"].get("low_score", 0)
+        assert source["rows"] == source["kept"] + source["rejected"].get("low_score", 0)
     assert sum(it["kept"] for it in summary.values()) == sum(described["splits"].values())
 
 

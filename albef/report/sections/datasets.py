@@ -229,7 +229,7 @@ def _contaminated(
 def _rejected(summary: Mapping[str, Any], rows: Iterable[_Row], count: int) -> Iterator[Rejected]:
     totals: dict[str, dict[str, int]] = {}
     for source, intake in summary.items():
-        for reason, number in intake["set_aside"].items():
+        for reason, number in intake["rejected"].items():
             totals.setdefault(reason, {})[source] = number
     by_reason: dict[str, list[tuple[_Row, Thumbnail | None]]] = {}
     for row in rows:
