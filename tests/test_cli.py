@@ -49,7 +49,7 @@ def test_outside_a_project_the_command_says_so(
             main(command.split())
 
 
-def test_what_is_no_command_or_option_is_an_error_that_names_the_nearest(
+def test_an_unknown_command_or_option_is_an_error_that_names_the_nearest(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for arguments, says in (
@@ -77,7 +77,7 @@ def test_the_code_of_the_project_runs_though_another_is_installed(tmp_path: Path
     assert (done.returncode, done.stdout) == (0, "mine run --dry\n"), done.stderr
 
 
-def test_an_output_that_nobody_reads_on_is_no_error(tiny_export: Path) -> None:
+def test_an_output_that_nobody_reads_on_is_not_an_error(tiny_export: Path) -> None:
     """As before ``| head -1``: the reader has gone when the second line comes."""
     with subprocess.Popen(
         [sys.executable, "-u", "-m", "albef.cli", "lineage", str(tiny_export)],

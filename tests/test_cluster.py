@@ -161,7 +161,7 @@ def test_a_node_that_is_killed_loses_no_row(here: Path, nodes: Cluster) -> None:
 
 
 @pytest.mark.slow
-def test_pictures_are_fetched_from_all_nodes_and_each_once(
+def test_images_are_fetched_from_all_nodes_and_each_once(
     here: Path, nodes: Cluster, server: Server
 ) -> None:
     paths = [f"ok/{i}" for i in range(300)]
@@ -189,7 +189,7 @@ class Deadly(bytes):
 
 
 @pytest.mark.slow
-def test_a_row_that_ends_its_process_is_set_aside(nodes: Cluster) -> None:
+def test_a_row_that_ends_its_process_is_rejected(nodes: Cluster) -> None:
     images = [photograph(i) for i in range(40)]
     images[20] = Deadly(images[20])
     rows = [

@@ -86,7 +86,7 @@ def test_two_processes_that_stop_and_go_on_end_with_the_same_bytes(
     assert curves(out / "cut") == curves(out / "retrieval")
 
 
-def test_another_number_of_processes_goes_on_where_they_stopped(
+def test_another_number_of_processes_resumes_where_they_stopped(
     two: tuple[dict[str, Any], Path], data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     found, out = two

@@ -129,7 +129,7 @@ def test_what_a_stage_imports_lies_in_what_it_declares() -> None:
     refuse(wrong)
 
 
-def test_packages_themselves_hold_no_code_that_a_product_depends_on() -> None:
+def test_packages_themselves_hold_no_code_that_an_artifact_depends_on() -> None:
     heavy = {"albef.models", "albef.tasks"}
     packages = files("albef/**/__init__.py", "pipelines/__init__.py")
     refuse(path for path in packages if heavy & set(map(part, imports(path, lazy=False))))
@@ -140,7 +140,7 @@ def test_foreign_deps_of_the_stages_exist() -> None:
     refuse(f"dvc.yaml: no file {dep}" for dep in deps if not (ROOT / dep).exists())
 
 
-def test_git_keeps_metrics_and_run_records_alone_of_the_products() -> None:
+def test_git_keeps_metrics_and_run_records_alone_of_the_artifacts() -> None:
     roots = ("products", "products/smoke")
     few = ("metrics/vqa.json", "metrics/exports/vqa.json", "runs/pretrain.json")
     rest = ("data/web/index.parquet", "models/vqa", "report/index.html")

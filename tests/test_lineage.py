@@ -82,7 +82,7 @@ def test_it_is_a_tree_on_a_terminal_and_whole_as_json(
     assert {"machine", "versions", "seed", "core_hours", "gpu_hours"} <= set(about)
 
 
-def test_a_checkpoint_that_is_another_by_now_is_told_and_the_chain_goes_on(
+def test_a_checkpoint_that_is_another_by_now_is_reported_and_the_chain_continues(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy("products/models/retrieval/model.safetensors", WEIGHTS)
@@ -147,14 +147,14 @@ def test_every_artifact_has_a_chain(project: Path) -> None:
         assert chain.state == "verified"
 
 
-def test_data_that_changed_are_told(project: Path) -> None:
+def test_data_that_changed_are_reported(project: Path) -> None:
     shutil.copy("products/data/scenes/index.parquet", "products/data/web/index.parquet")
     Path("scenes.json").write_text("[1]")
     changed = {(what, name) for what, name, state in states(lineage(EXPORT)) if state == "changed"}
     assert changed == {("data set", "web"), ("file", "scenes.json")}
 
 
-def test_without_a_record_of_it_a_product_is_not_verified(project: Path) -> None:
+def test_without_a_record_of_it_an_artifact_is_not_verified(project: Path) -> None:
     change("products/runs/pretrain.json", "made", **{str(WEIGHTS): None})
     assert (lineage(WEIGHTS).state, lineage(WEIGHTS).record) == ("", None)
 
@@ -177,7 +177,7 @@ def test_what_was_made_by_an_earlier_version_has_what_it_tells(project: Path) ->
     assert {("checkpoint", "pretrained", "verified"), ("data set", "scenes", "verified")} < {*chain}
 
 
-def test_products_of_a_preset_are_its_own(project: Path) -> None:
+def test_artifacts_of_a_preset_are_its_own(project: Path) -> None:
     Path("presets").mkdir()
     YAML(typ="safe").dump(params("products/small"), Path("presets/small.yaml"))
     shutil.copytree("products/models", "products/small/models")

@@ -28,7 +28,7 @@ def _made(text: str, seconds: int = 1) -> str:
     return RECORD.read_text()
 
 
-def test_the_record_of_what_is_at_hand_comes_back_and_of_two_the_newer(
+def test_the_record_of_a_local_file_comes_back_and_of_two_the_newer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(run_record, "MOST", 3)

@@ -62,7 +62,7 @@ def test_each_sentence_is_as_often_true_as_false() -> None:
     assert {record.meta["form"] for record in draw("comparisons")} == set(comparisons.FORMS)
 
 
-def test_of_one_picture_the_other_tells_nothing() -> None:
+def test_one_image_says_nothing_about_the_other() -> None:
     shown: dict[tuple[str, str], Counter[bool]] = defaultdict(Counter)
     for record in draw("comparisons"):
         form = record.meta["form"]

@@ -126,7 +126,7 @@ def test_every_scene_is_listed_once() -> None:
     assert all(scene == scene.canonical() for scene in listed)
 
 
-def test_each_scene_belongs_to_one_split_whatever_else_there_is() -> None:
+def test_each_scene_belongs_to_one_split_regardless_of_the_others() -> None:
     splits: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
     for scene in describe.scenes(list(THINGS)[:20]):
         split = describe.split_of(scene)

@@ -47,7 +47,7 @@ def test_an_expression_is_true_of_the_thing_that_is_meant_alone() -> None:
         assert [t["box"] for t in row if t["name"] == name] == [meant]
 
 
-def test_boxes_and_words_tell_next_to_nothing_without_the_picture() -> None:
+def test_boxes_and_words_say_almost_nothing_without_the_image() -> None:
     texts: dict[str, list[Row]] = {"train": [], "test": []}
     for record in draw("expressions", splits={"train": 1200, "test": 160}, objects=24):
         answer = Grounding.answer(record)
@@ -60,7 +60,7 @@ def test_boxes_and_words_tell_next_to_nothing_without_the_picture() -> None:
     assert all(15 < value < 45 for value in scores.values())
 
 
-def test_no_combination_is_in_two_splits_whatever_the_seed() -> None:
+def test_no_combination_is_in_two_splits_for_any_seed() -> None:
     made = draw("expressions")
     together = made + draw("expressions", 2)
     assert len({record.image for record in together}) == len(together)

@@ -7,7 +7,7 @@ from tests.builtin.drawn import draw, of, scene_of
 from tests.builtin.test_describe import parse
 
 
-def test_pictures_show_and_name_one_thing() -> None:
+def test_images_show_and_name_one_thing() -> None:
     records = draw("pictures")
     for record in records:
         (thing,) = record.meta["objects"]
@@ -18,7 +18,7 @@ def test_pictures_show_and_name_one_thing() -> None:
         assert set(names.values()) == {times}
 
 
-def test_pictures_have_noise_in_training_only() -> None:
+def test_images_have_noise_in_training_only() -> None:
     for record in draw("pictures", caption_noise=1.0):
         true = record.captions[0].endswith(f" {scene_of(record).groups[0].name}")
         assert true == (record.split == "val") == ("noise" not in record.meta)

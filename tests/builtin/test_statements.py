@@ -49,7 +49,7 @@ def test_each_sentence_has_every_label_so_that_the_text_tells_nothing() -> None:
         assert {labels[split, captions, label] for label in LABELS} == {times}
 
 
-def test_cards_lie_in_pictures_of_every_label() -> None:
+def test_cards_lie_in_images_of_every_label() -> None:
     covered: dict[str, list[bool]] = {label: [] for label in LABELS}
     for record in draw("statements"):
         covered[record.meta["label"]].append(record.meta["covered"] is not None)

@@ -15,7 +15,7 @@ def spans(record: Record, name: str, axis: int) -> tuple[int, int]:
     return min(b[axis] for b in boxes), max(b[axis] + b[axis + 2] for b in boxes)
 
 
-def test_the_picture_shows_what_the_description_says() -> None:
+def test_the_image_shows_what_the_description_says() -> None:
     for record in draw("scenes"):
         scene = scene_of(record)
         placed = Counter(thing["name"] for thing in record.meta["objects"])

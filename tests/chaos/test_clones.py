@@ -113,7 +113,7 @@ def expected(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("fate", [*FATES, "finished"])
 @pytest.mark.parametrize("stage", ["pretrain", "search"])
-def test_whatever_befalls_one_clone_the_other_ends_with_its_products(
+def test_if_one_clone_fails_the_other_ends_with_its_artifacts(
     pretrained: Path, expected: str, tmp_path: Path, stage: str, fate: str
 ) -> None:
     rng = random.Random(f"{SEED} {stage} {fate}")

@@ -118,7 +118,7 @@ def kill_one(root: "subprocess.Popen[bytes]", rng: random.Random) -> str:
     return ""
 
 
-def test_a_pipeline_that_is_killed_thirty_times_ends_with_the_same_products(
+def test_a_pipeline_that_is_killed_thirty_times_ends_with_the_same_artifacts(
     tmp_path: Path, server: str, home: Path
 ) -> None:
     rng = random.Random(SEED)

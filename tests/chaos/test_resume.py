@@ -94,7 +94,7 @@ def unreadable(number: int, name: str) -> Callable[[Path], str]:
 
 @pytest.mark.parametrize("copies", DELAYS)
 @pytest.mark.parametrize("local", ["good", "torn", "EIO", "EACCES", "stale", "full"])
-def test_it_goes_on_from_the_best_copy_and_ends_with_the_same_bytes(
+def test_it_resumes_from_the_best_copy_and_ends_with_the_same_bytes(
     data: Path,
     whole: Whole,
     tmp_path: Path,

@@ -66,7 +66,7 @@ def test_writes_a_figure(
     assert Path("again.png").read_bytes() == Path(path).read_bytes()
 
 
-def test_a_long_text_and_a_tall_picture_fit(tiny_checkpoint: Path, pictures: list[bytes]) -> None:
+def test_a_long_text_and_a_tall_image_fit(tiny_checkpoint: Path, pictures: list[bytes]) -> None:
     text = " ".join(["two apples above a squid"] * 20)
     explanation = explain.explain(load_checkpoint(tiny_checkpoint), pictures[2], text)
     with Image.open(io.BytesIO(pictures[2])) as tall:

@@ -41,7 +41,7 @@ def test_prints_the_best_and_a_page_and_keeps_features(
     assert len(capsys.readouterr().out.splitlines()) == 40 + 1
 
 
-def test_ranks_as_reading_every_picture_would(
+def test_ranks_as_reading_every_image_would(
     tiny_export: Path, shards: Shards, scenes: list[Record], tmp_path: Path
 ) -> None:
     model = as_matching(load(tiny_export), "")

@@ -135,7 +135,9 @@ def test_a_run_of_no_epochs_evaluates_an_imported_checkpoint_as_it_is(
             assert torch.equal(state[name], tensor), name
 
 
-def test_position_embeddings_of_student_and_twin_are_resized(save: Save, vocabulary: Path) -> None:
+def test_position_embeddings_of_model_and_momentum_model_are_resized(
+    save: Save, vocabulary: Path
+) -> None:
     state = original("retrieval")
     taken = import_original(save(state), tokenizer=vocabulary, heads=HEADS, image_size=48)
     expected = originals.fixture("retrieval")["pos_embed/outputs/32to48"]
@@ -343,7 +345,7 @@ def test_the_command_imports_tracks_and_refuses(
     ]  # fmt: skip
 
 
-def test_what_is_not_tracked_is_told(tmp_path: Path) -> None:
+def test_what_is_not_tracked_is_reported(tmp_path: Path) -> None:
     assert (
         track(tmp_path / "models" / "mine")
         == "not tracked by DVC: the folder is outside a DVC project"

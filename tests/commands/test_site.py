@@ -95,7 +95,7 @@ def test_texts_become_the_tokens_that_the_runtime_makes_of_them(
             assert ids == expected, text
 
 
-def test_pictures_become_the_pixels_that_the_runtime_makes_of_them(
+def test_images_become_the_pixels_that_the_runtime_makes_of_them(
     browser: Any, pictures: list[bytes], tmp_path: Path
 ) -> None:
     shutil.copytree(SITE, tmp_path, dirs_exist_ok=True)

@@ -120,7 +120,7 @@ def test_equal_records_give_equal_bytes_and_others_another_digest(
         ([two_images(0), toy.record(1)], "toy-0001 has 1 images, but the first one has 2"),
     ],
 )
-def test_what_no_data_set_can_hold(tmp_path: Path, records: list[Record], said: str) -> None:
+def test_what_no_dataset_can_hold(tmp_path: Path, records: list[Record], said: str) -> None:
     with pytest.raises(ShardError, match=said):
         toy.write(tmp_path / "toy", records)
 
@@ -201,7 +201,7 @@ def test_a_mapped_index_is_read_as_any_other_and_takes_no_memory(tmp_path: Path)
         assert list(pickle.loads(pickle.dumps(shards))) == records  # noqa: S301
 
 
-def test_pictures_that_splits_share_are_found_wherever_they_stand(tmp_path: Path) -> None:
+def test_images_that_splits_share_are_found_wherever_they_stand(tmp_path: Path) -> None:
     def written(name: str, colours: dict[str, list[int]], split: str) -> Path:
         pictures = {key: map(toy.picture, numbers) for key, numbers in colours.items()}
         records = (

@@ -38,7 +38,7 @@ def read(folder: Path, cache: ShardCache) -> list[Record]:
     return found
 
 
-def test_a_data_set_in_a_store_is_the_one_in_its_folder(
+def test_a_dataset_in_a_store_is_the_one_in_its_folder(
     store: tuple[str, Path], tmp_path: Path
 ) -> None:
     url, objects = store
@@ -129,7 +129,7 @@ def failing(patch: pytest.MonkeyPatch, error: Exception, but: int = 0) -> list[P
     return asked
 
 
-def test_a_store_out_of_reach_is_tried_again_and_is_no_damage(
+def test_a_store_out_of_reach_is_tried_again_and_is_not_damage(
     stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(caches, "_WAITS_S", (0.0, 0.0))

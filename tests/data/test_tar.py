@@ -119,7 +119,7 @@ def test_members_with_holes_are_damage_and_what_nobody_wants_is_not_read(tmp_pat
     assert read(tmp_path, sparse(other)) == []
 
 
-def test_large_members_and_files_that_are_no_tars(tmp_path: Path) -> None:
+def test_large_members_and_files_that_are_not_tars(tmp_path: Path) -> None:
     large = read(tmp_path, tar(), max_bytes=600)
     assert all(isinstance(one, Damage) for one in large)
     assert {one.reason for one in large if isinstance(one, Damage)} == {Reason.TOO_MANY_BYTES}

@@ -43,7 +43,7 @@ def test_an_interval_turns_round_with_its_differences_and_holds_none_beyond_them
 
 @settings(max_examples=25)
 @given(differences, st.integers(2, 5))
-def test_asking_the_same_of_a_picture_again_proves_nothing_more(
+def test_asking_the_same_of_an_image_again_proves_nothing_more(
     values: list[float], times: int
 ) -> None:
     units = list(range(len(values)))
@@ -62,7 +62,7 @@ def test_nineteen_of_twenty_intervals_hold_the_truth() -> None:
     assert 0.90 <= held / 300 <= 0.98
 
 
-def test_parts_count_alike_whatever_their_sizes() -> None:
+def test_parts_of_any_size_count_alike() -> None:
     found = paired_interval([1.0] + [0.0] * 9, [0] * 10, [0] + [1] * 9)
     assert (found.low, found.high) == (0.5, 0.5)
 

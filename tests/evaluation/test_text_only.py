@@ -42,7 +42,7 @@ def test_it_reads_clean_words_in_order_or_takes_the_most_frequent_answer() -> No
     assert model.guess([Row("?", ""), Row("a new one", "")]) == ["yes", "yes"]
 
 
-def test_nothing_to_guess_is_no_score() -> None:
+def test_nothing_to_guess_has_no_score() -> None:
     assert score([], rows(3, 1)) == {}
     assert score(rows(3, 1), []) == {}
     assert score([Row("a", "")], rows(3, 1)) == {}
@@ -68,7 +68,7 @@ def test_the_likeliest_of_a_rows_own_choices_is_taken() -> None:
     }
 
 
-def test_rows_come_from_the_index_and_no_picture_is_read(tmp_path: Path) -> None:
+def test_rows_come_from_the_index_and_no_image_is_read(tmp_path: Path) -> None:
     first = {"answers": {"yes": 1.0}, "type": "yes/no"}
     records = [
         record(0, captions=("is there a dog",), meta=first),

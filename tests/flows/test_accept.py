@@ -228,7 +228,7 @@ def validated() -> None:
     validate.run(Stage("validate", "scenes"))
 
 
-def test_a_data_set_is_accepted_and_later_versions_are_held_to_it(
+def test_a_dataset_is_accepted_and_later_versions_are_held_to_it(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, error, says in (

@@ -68,7 +68,7 @@ def fail(server: str, home: Path, *names: str) -> str:
         return run.name
 
 
-def test_a_release_is_told_of_and_verified_by_a_worker(
+def test_a_release_is_reported_and_verified_by_a_worker(
     server: str, home: Path, tmp_path: Path, tiny_checkpoint: Path, tiny_export: Path
 ) -> None:
     store = str(tmp_path / "store")

@@ -116,7 +116,7 @@ def test_the_page_shows_the_graph_and_what_a_run_came_to_and_a_second_run_starts
 
 
 @pytest.mark.usefixtures("here")
-def test_a_changed_value_runs_what_depends_on_it_and_its_old_products_come_back(
+def test_a_changed_value_runs_what_depends_on_it_and_its_old_artifacts_come_back(
     toy: Toy, server: str
 ) -> None:
     record = toy.path / "products/runs/finetune@retrieval.json"
@@ -143,7 +143,7 @@ def test_a_changed_value_runs_what_depends_on_it_and_its_old_products_come_back(
     assert record.read_text() == before, "the products bring their run record"
 
 
-def test_what_is_wrong_is_told_before_the_first_stage_and_nothing_is_written(
+def test_what_is_wrong_is_reported_before_the_first_stage_and_nothing_is_written(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (toy.path / "params.yaml").read_text()
@@ -161,7 +161,7 @@ def test_what_is_wrong_is_told_before_the_first_stage_and_nothing_is_written(
     assert toy.started() == []
 
 
-def test_ctrl_c_and_a_failure_end_what_is_at_work_and_the_next_run_goes_on(
+def test_ctrl_c_and_a_failure_end_what_is_at_work_and_the_next_run_resumes(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy.do("sleep-pretrain", "300")

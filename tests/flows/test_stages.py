@@ -26,7 +26,7 @@ def test_only_ingest_is_tried_again_and_not_when_the_values_are_wrong() -> None:
         assert worth(None, None, Failed(name=name)) == again  # type: ignore[arg-type]
 
 
-def test_a_failure_is_told_in_one_sentence() -> None:
+def test_a_failure_is_reported_in_one_line() -> None:
     lines = ["a@b: row 3 has no caption", "and more"]
     assert stages.failure_message("a@b", lines, 2) == "a@b: row 3 has no caption (exit code 2)"
     assert stages.failure_message("a@b", [], 137) == "a@b: no output (exit code 137)"

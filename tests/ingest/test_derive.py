@@ -30,7 +30,7 @@ def put(root: Path, *names: str) -> None:
         path.with_suffix(".txt").write_text("one")
 
 
-def test_folders_of_pictures(tmp_path: Path) -> None:
+def test_folders_of_images(tmp_path: Path) -> None:
     put(tmp_path / "flat", "a.png", "more/b.png")
     put(tmp_path / "split", "train/a.png", "val/b.png", "test/c/d.png")
     put(tmp_path / "named", "dogs/a.png", "cats/b.png")
@@ -104,7 +104,7 @@ def test_lists(tmp_path: Path, name: str, text: str, expected: dict[str, Any]) -
         ("a.csv", "caption,image\na,{root}/in/1.png\n", {"images": "{root}/in"}),
     ],
 )
-def test_tables_of_local_pictures(
+def test_tables_of_local_images(
     tmp_path: Path, name: str, text: str, expected: dict[str, Any]
 ) -> None:
     put(tmp_path, "in/1.png")
@@ -154,7 +154,7 @@ def test_json_of_annotations(tmp_path: Path, row: dict[str, Any], form: str) -> 
         ("a.tar", "", "has no captions"),
     ],
 )
-def test_what_cannot_be_told_is_said(
+def test_what_cannot_be_inferred_is_reported(
     tmp_path: Path, name: str, text: str | None, message: str
 ) -> None:
     if text is not None:

@@ -19,7 +19,7 @@ from albef.ingest.prepare import Fingerprint, Prepared, perceptual_hash
 from tests.ingest.bad_rows import gradient
 
 
-def test_a_picture_looks_like_itself_made_smaller_and_unlike_others() -> None:
+def test_an_image_looks_like_itself_made_smaller_and_unlike_others() -> None:
     own = perceptual_hash(gradient(640, 480))
     smaller = perceptual_hash(gradient(640, 480).resize((200, 150)))
     assert (own ^ smaller).bit_count() <= 2
@@ -50,12 +50,12 @@ def blocks(folder: Path, *rows: Prepared | Rejection, size: int = 3) -> Blocks:
 REFUSED = Rejection("toy", 9, "x", Reason.NOT_FOUND, "it is gone")
 
 
-def test_a_key_that_comes_again_is_told(tmp_path: Path) -> None:
+def test_a_key_that_comes_again_is_reported(tmp_path: Path) -> None:
     made = blocks(tmp_path, row(0, key="a"), REFUSED, REFUSED, row(1, key="b"), row(2, key="a"))
     assert list(duplicates.repeated_keys(made)) == [(4, Reason.MALFORMED_ROW, 0, 0)]
 
 
-def test_equal_files_of_other_image_ids_are_told(tmp_path: Path) -> None:
+def test_equal_files_of_other_image_ids_are_reported(tmp_path: Path) -> None:
     made = blocks(
         tmp_path, row(0, file=7), REFUSED, row(2, file=7), row(3, file=7, image_id=0),
         row(4, file=7, split="test"), row(5), row(6, file=7),

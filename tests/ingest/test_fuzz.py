@@ -92,7 +92,7 @@ STARTS = [image[:size] for image in PICTURES for size in (4, 12, 40)]
 
 @fuzzed
 @given(damaged(PICTURES) | st.tuples(st.sampled_from(STARTS), st.binary()).map(b"".join))
-def test_pictures(image: bytes) -> None:
+def test_images(image: bytes) -> None:
     for longest_side in (None, 16):
         made = prepare(1, toy.record(1, image=image), rules(longest_side, near_distance=2))
         if isinstance(made, Prepared):

@@ -86,7 +86,7 @@ def pixels(image: bytes) -> np.ndarray:
     return np.asarray(decode(image), int)
 
 
-def test_every_kind_of_picture_shows_what_it_held() -> None:
+def test_every_kind_of_image_shows_what_it_held() -> None:
     exact = np.asarray(gradient(), int)
     for name in ("png", "bmp", "animated_png"):
         np.testing.assert_array_equal(pixels(IMAGES[name]), exact)
@@ -107,7 +107,7 @@ def test_every_kind_of_picture_shows_what_it_held() -> None:
     ("held", "corner"), [(1, (0, 0)), (2, (0, 47)), (3, (31, 47)), (4, (31, 0)), (5, (0, 0)),
                          (6, (31, 0)), (7, (31, 47)), (8, (0, 47))],
 )  # fmt: skip
-def test_a_picture_is_turned_as_exif_says(held: int, corner: tuple[int, int]) -> None:
+def test_an_image_is_turned_as_exif_says(held: int, corner: tuple[int, int]) -> None:
     raw = pixels(turned(1))
     upright = pixels(turned(held))
     assert upright.shape[:2] == ((32, 48) if held < 5 else (48, 32))
@@ -133,7 +133,7 @@ def test_what_is_larger_is_stored_smaller_and_never_larger(kind: str) -> None:
     assert shown(tall.record.image).size == (27, 80)
 
 
-def test_boxes_shrink_with_the_picture_which_is_not_turned() -> None:
+def test_boxes_shrink_with_the_image_which_is_not_turned() -> None:
     meta = {"box": [10, 20, 30, 10], "proposals": [[0, 0, 48, 32]], "path": "a",
             "objects": [{"name": "ball", "box": [2, 4, 6, 8]}]}  # fmt: skip
     made = stored(record(turned(6), **meta), rules(24))
@@ -164,7 +164,7 @@ def test_one_good_caption_of_several_is_enough_and_meta_is_mended() -> None:
         ({"image": IMAGES["html"]}, Reason.NO_IMAGE, "b'<!DOCTYPE html><'; supported: JPEG"),
     ],
 )
-def test_what_no_shard_can_hold_is_set_aside(
+def test_what_no_shard_can_hold_is_rejected(
     changed: dict[str, Any], reason: Reason, said: str
 ) -> None:
     made = refused(dataclasses.replace(record(encoded(gradient())), **changed), rules())
@@ -194,7 +194,7 @@ def test_several_processes_give_the_same_rows_in_order() -> None:
         (0.29, "test", None),
     ],
 )
-def test_a_training_row_whose_score_is_too_low_is_set_aside(
+def test_a_training_row_whose_score_is_too_low_is_rejected(
     score: object, split: str, detail: str | None
 ) -> None:
     row = dataclasses.replace(record(encoded(gradient(), "PNG"), similarity=score), split=split)
@@ -225,7 +225,7 @@ def drawings() -> list[Image.Image]:
         ({"min_entropy": 0.5}, Reason.BARE, lambda it: ImageOps.expand(it.resize((9, 9)), 40)),
     ],
 )
-def test_pictures_of_a_kind_are_dropped_where_a_limit_asks_for_it(
+def test_images_of_a_kind_are_dropped_where_a_limit_asks_for_it(
     drawings: list[Image.Image], limit: dict[str, float], reason: Reason, change: Any
 ) -> None:
     for drawing in drawings:
@@ -237,7 +237,7 @@ def test_pictures_of_a_kind_are_dropped_where_a_limit_asks_for_it(
         stored(altered, rules())
 
 
-def test_crops_of_an_evaluation_picture_are_known(drawings: list[Image.Image]) -> None:
+def test_crops_of_an_evaluation_image_are_known(drawings: list[Image.Image]) -> None:
     limits = rules(near_distance=4, crops=7).limits
     held = stored(record(encoded(drawings[0], "PNG")), Rules(limits, None, heldout=True))
     crop = encoded(drawings[0].crop((9, 12, 116, 119)), "PNG")

@@ -53,9 +53,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(at=st.integers(0, 4000), bits=st.integers(1, 255), cut=st.booleans())
-def test_no_damage_of_a_shard_is_anything_but_told(
-    whole: Path, at: int, bits: int, cut: bool
-) -> None:
+def test_no_damage_of_a_shard_is_silent(whole: Path, at: int, bits: int, cut: bool) -> None:
     path = whole / "shards" / "toy-00000.tar"
     before = path.read_bytes()
     start = shard_of(whole, 1)[1] - 1000  # around the header of the second picture

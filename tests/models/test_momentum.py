@@ -8,7 +8,7 @@ from torch import nn
 from albef.models.momentum import EMPTY, FeatureQueue, MomentumModel
 
 
-def test_the_twin_moves_by_one_minus_momentum_and_has_no_gradient() -> None:
+def test_the_momentum_model_moves_by_one_minus_momentum_and_has_no_gradient() -> None:
     student = nn.Linear(2, 2)
     momentum_model = MomentumModel(student)
     before = momentum_model.model.weight.clone()
@@ -19,7 +19,7 @@ def test_the_twin_moves_by_one_minus_momentum_and_has_no_gradient() -> None:
     assert not any(p.requires_grad for p in momentum_model.parameters())
 
 
-def test_the_twins_dropout_is_never_on() -> None:
+def test_the_momentum_model_has_no_dropout() -> None:
     parent = nn.Module()
     parent.momentum_model = MomentumModel(nn.Dropout(0.9))
     parent.train()
@@ -27,7 +27,7 @@ def test_the_twins_dropout_is_never_on() -> None:
 
 
 @given(size=st.integers(1, 7), batches=st.lists(st.integers(1, 9), min_size=1, max_size=5))
-def test_the_queue_holds_the_newest_pairs_whatever_the_batch(size: int, batches: list[int]) -> None:
+def test_the_queue_holds_the_newest_pairs_for_any_batch(size: int, batches: list[int]) -> None:
     queue = FeatureQueue(size, 3)
     seen: list[int] = []
     for count in batches:

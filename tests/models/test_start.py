@@ -104,7 +104,7 @@ def test_text_and_fusion_compute_what_bert_does(cls: type, old: bool, tmp_path: 
         assert torch.equal(model.state_dict()[name], tensor), name
 
 
-def test_a_vit_that_does_not_fit_is_told(tmp_path: Path) -> None:
+def test_a_vit_that_does_not_fit_is_reported(tmp_path: Path) -> None:
     state, path = vit().state_dict(), tmp_path / "vit.pth"
     for changed, message in (
         (state | {"dist_token": torch.zeros(1, 1, 24)}, "left over: image_encoder.vit.dist_token"),
@@ -116,7 +116,7 @@ def test_a_vit_that_does_not_fit_is_told(tmp_path: Path) -> None:
             start_image(ours()[0], str(path))
 
 
-def test_a_bert_that_does_not_fit_is_told(tmp_path: Path) -> None:
+def test_a_bert_that_does_not_fit_is_reported(tmp_path: Path) -> None:
     deeper = BertConfig(**(SIZES.to_dict() | {"num_hidden_layers": 5}))
     BertModel(deeper).save_pretrained(tmp_path / "deep")
     with pytest.raises(CheckpointError, match=r"16 tensors left over: bert.encoder.layer.4"):
@@ -190,7 +190,7 @@ def test_without_network_and_cache_the_error_names_the_remedies_at_once(tmp_path
     assert "Retrying" not in ended.stderr
 
 
-def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+def test_what_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="vit_of_nobody is neither a file nor a model"):
         start_image(ours()[0], "vit_of_nobody")
     with pytest.raises(CheckpointError, match=r"has neither model.safetensors nor"):
@@ -200,7 +200,9 @@ def test_what_is_not_there_is_told(tmp_path: Path) -> None:
         start_text(*ours(), str(tmp_path))
 
 
-def test_the_twin_starts_at_the_student_and_the_digest_tells_the_weights(tmp_path: Path) -> None:
+def test_the_momentum_model_starts_at_the_student_and_the_digest_depends_on_the_weights(
+    tmp_path: Path,
+) -> None:
     from albef.tasks.pretraining import Task
     from tests.original import vocabulary
     from tests.tasks.test_pretraining_parity import config

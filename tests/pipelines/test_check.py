@@ -94,7 +94,7 @@ def test_what_is_evaluated_on_is_compared_as_far_as_it_is_there(here: Path) -> N
     assert not result["not_compared"]
 
 
-def test_a_path_is_told_as_it_would_stand_in_params(here: Path) -> None:
+def test_a_path_is_printed_as_in_params(here: Path) -> None:
     bad.folder(here)
     words = render(check("in", Options(3)))
     _, heading, section = words.partition("To use it, add this to datasets in params.yaml:\n")

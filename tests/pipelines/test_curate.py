@@ -55,7 +55,7 @@ def here(curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
-def test_a_view_has_the_captions_that_stay_and_the_pictures_of_its_data_set(here: Path) -> None:
+def test_a_filtered_dataset_has_the_kept_captions_and_the_images_of_its_base(here: Path) -> None:
     scores = pq.read_table(BESIDE / "scores.parquet")
     kept = scores.filter(scores["kept"])
     assert len(kept) == round(0.6 * len(scores)) > 0

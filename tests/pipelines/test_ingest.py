@@ -120,7 +120,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_it_writes_all_sources_as_one_data_set(here: Path) -> None:
+def test_it_writes_all_sources_as_one_dataset(here: Path) -> None:
     licence = {"what": "photos", "licence": "CC BY 4.0", "url": "https://a.test"}
     shots = {**pictures(here / "own", PHOTOS), "licences": [licence, licence]}
     params(here, {"names": PICTURES, "placed": SCENES, "shots": shots})
@@ -156,7 +156,7 @@ def test_another_process_without_torch_and_ray_replaces_it_by_the_same_bytes(her
     assert contents(DATA) == first
 
 
-def test_each_data_set_and_data_seed_draws_pictures_of_its_own(here: Path) -> None:
+def test_each_dataset_and_data_seed_draws_its_own_images(here: Path) -> None:
     values = params(here, {"placed": SCENES})
     values["datasets"]["other"] = values["datasets"]["toy"]
     images: dict[tuple[str, int, int], set[bytes]] = {}
@@ -197,7 +197,7 @@ def test_too_small_a_yield_stops_and_leaves_the_quarantine(here: Path) -> None:
     assert len(kept(DATA)) == 12
 
 
-def test_sources_of_which_nothing_is_left_stop_whatever_is_asked_for(here: Path) -> None:
+def test_sources_of_which_nothing_is_left_stop_for_any_request(here: Path) -> None:
     toy_params(here, {"00000.png": (b"<html>", "a page")}, min_yield=0.0)
     with pytest.raises(ShardError, match=r"0 of 1 rows were kept \(0 %\); rejected: 1 no_image"):
         ingest.run(Stage("ingest", "toy"))
@@ -240,7 +240,7 @@ PHOTOS = {
         ("drop_near", {"equal.jpg": "duplicate", "smaller.png": "near_duplicate"}),
     ],
 )
-def test_repeated_pictures_are_told_and_dropped_by_rule(
+def test_repeated_images_are_reported_and_dropped_by_rule(
     here: Path, rule: str, dropped: dict[str, str]
 ) -> None:
     toy_params(here, PHOTOS, duplicates=rule, near_distance=4)
@@ -307,7 +307,7 @@ def test_what_is_evaluated_on_is_not_trained_on(here: Path, distance: int | None
     assert len(kept(Path("products/data/coco"))) == 3
 
 
-def test_the_evaluated_pictures_of_a_source_are_those_of_its_whole(here: Path) -> None:
+def test_the_evaluated_images_of_a_source_are_those_of_its_whole(here: Path) -> None:
     heldout.run(Stage("heldout", "toy"))
     ingest.run(Stage("ingest", "toy"))
     held = pq.read_table("products/heldout/toy.parquet").to_pylist()

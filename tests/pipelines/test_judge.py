@@ -95,7 +95,7 @@ def test_a_worse_model_is_refused_and_an_equal_one_is_not(project: Path) -> None
     )
 
 
-def test_an_export_that_cannot_be_read_is_told_of_and_of_another_kind_none_succeeds(
+def test_an_export_that_cannot_be_read_is_reported_and_none_of_another_kind_succeeds(
     project: Path,
 ) -> None:
     shutil.copytree(EXPORT, "released")

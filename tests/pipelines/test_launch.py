@@ -53,7 +53,7 @@ def test_a_launcher_that_cannot_be_started(tmp_path: Path) -> None:
             launch(Stage("pretrain", ""))
 
 
-def test_the_end_of_a_process_is_told_as_what_it_did(
+def test_the_end_of_a_process_is_reported_as_what_it_did(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

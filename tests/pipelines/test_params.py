@@ -54,7 +54,7 @@ def test_each_preset_composes_to_the_values_that_it_is_known_for() -> None:
             assert (vqa.max_answers, vqa.answer_k, vqa.image_size) == (3128, 128, 384)
 
 
-def test_a_data_set_of_ones_own_is_four_lines() -> None:
+def test_a_dataset_of_ones_own_is_four_lines() -> None:
     values = read_yaml(BUILT_IN)
     values["datasets"]["mine"] = {
         "sources": {"mine": {"kind": "folder", "path": "photos", "split": "train"}}
@@ -127,7 +127,7 @@ VIEW = {"dataset": "web", "by": "earlier", "keep": 0.6}
 EXPORT = {"dataset": "scenes", "split": "test", "examples": None, "precisions": {"float32": 1.0}}
 
 
-def test_behaviour_tests_of_a_data_set_that_is_not_there_are_told() -> None:
+def test_behaviour_tests_of_a_dataset_that_is_not_there_are_reported() -> None:
     case = {"key": "k", "caption": "a key", "changed": "a dog"}
     rule = {"expects": "changed", "cases": [case], "dataset": "scene"}
     suite = {"source": "", "common": [], "tests": {"own": rule}}

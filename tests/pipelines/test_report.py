@@ -88,7 +88,7 @@ def page_starts_with(split: str) -> bool:
     return primary == made().partition('<p class="what">')[2].partition("</p>")[0]
 
 
-def test_equal_products_give_equal_bytes_anywhere_and_at_any_speed(
+def test_equal_artifacts_give_equal_bytes_anywhere_and_at_any_speed(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = made()
@@ -139,7 +139,7 @@ MISSING = {
 }
 
 
-def test_a_missing_product_is_told_in_plain_words(project: Path, tmp_path: Path) -> None:
+def test_a_missing_artifact_is_reported_in_plain_words(project: Path, tmp_path: Path) -> None:
     for path, sentence in MISSING.items():
         gone = Path("products") / path
         gone.rename(tmp_path / "gone")
@@ -148,7 +148,7 @@ def test_a_missing_product_is_told_in_plain_words(project: Path, tmp_path: Path)
         (tmp_path / "gone").rename(gone)
 
 
-def test_a_run_without_ranges_and_data_that_changed_since_validation_are_told(
+def test_a_run_without_ranges_and_data_that_changed_since_validation_are_reported(
     project: Path,
 ) -> None:
     write_json(Path("products/search/retrieval/choice.json"), {})

@@ -88,7 +88,7 @@ def trained(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield folder
 
 
-def test_products_tell_what_they_were_made_of(trained: Path) -> None:
+def test_artifacts_tell_what_they_were_made_of(trained: Path) -> None:
     products = trained / "products"
     parent = load_checkpoint(products / "models/pretrained").config["provenance"]
     checkpoint = load_checkpoint(products / "models/retrieval")

@@ -41,7 +41,7 @@ def write(here: Path, share_emptied: float) -> str:
     return str(written["digest"])
 
 
-def test_a_good_data_set_gets_a_verdict_that_holds_its_digest_alone(
+def test_a_good_dataset_gets_a_verdict_that_holds_its_digest_alone(
     here: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     digest = write(here, 0)

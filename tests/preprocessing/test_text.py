@@ -59,7 +59,7 @@ def test_a_saved_tokenizer_gives_the_same_ids(vocabulary: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     "content", [b"a\nb\n", b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\na\n", b"\xff\xfe"]
 )
-def test_what_is_no_vocabulary_is_named(content: bytes, tmp_path: Path) -> None:
+def test_what_is_not_a_vocabulary_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"{path} is not a vocabulary"):

@@ -143,7 +143,7 @@ def test_a_jpeg_with_trifling_damage_is_left_to_pillow() -> None:
         transform(whole[: len(whole) // 2], np.random.default_rng(0), "row-7")
 
 
-def test_half_of_the_pictures_are_flipped_when_allowed() -> None:
+def test_half_of_the_images_are_flipped_when_allowed() -> None:
     image = encoded(gradient())
     plain = Train(augment(), SIDE)(image, np.random.default_rng(0))
     rng = np.random.default_rng(0)

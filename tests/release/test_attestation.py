@@ -124,7 +124,7 @@ def test_what_was_changed_is_refused_by_name(
     assert refused() == f"{release / SEAL} is missing"
 
 
-def test_a_key_that_cannot_sign_is_told(tmp_path: Path) -> None:
+def test_a_key_that_cannot_sign_is_reported(tmp_path: Path) -> None:
     private, public = keys(tmp_path, "ours")
     project = tmp_path / "project"
     project.mkdir()

@@ -21,7 +21,7 @@ def test_the_server_answers_as_the_export(kind: str, tiny_exports: dict[str, Pat
     assert list(probe(export, export, few, threads=1)) == []
 
 
-def test_an_answer_that_is_another_is_told(
+def test_an_answer_that_is_another_is_reported(
     tiny_export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def twice(model: Model, some: list[object]) -> object:

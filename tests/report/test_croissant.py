@@ -12,7 +12,7 @@ mlcroissant = pytest.importorskip("mlcroissant")
 
 
 @pytest.mark.filterwarnings("ignore")  # of what it is built on
-def test_a_data_set_is_read_by_its_metadata(tmp_path: Path) -> None:
+def test_a_dataset_is_read_by_its_metadata(tmp_path: Path) -> None:
     folder, beside = tmp_path / "data" / "toy", tmp_path / "report"
     toy.write(folder, [toy.record(i) for i in range(5)])
     beside.mkdir()

@@ -48,7 +48,7 @@ def test_a_deviation_is_where_the_means_are_farthest_apart() -> None:
     assert curves.deviations(reference, {"c": {}}) == []
 
 
-def test_a_file_that_is_no_reference_is_a_sentence(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_reference_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     with pytest.raises(curves.CurveError, match="does not exist; write it with"):
         curves.read_reference(path)

@@ -33,7 +33,7 @@ def test_rows_are_added_removed_and_changed_by_what_stands_in_them(tmp_path: Pat
     )
 
 
-def test_a_further_picture_is_part_of_a_record(tmp_path: Path) -> None:
+def test_a_further_image_is_part_of_a_record(tmp_path: Path) -> None:
     a, b = (
         _index(tmp_path / name, [toy.record(0, more=(toy.picture(other),))])
         for name, other in (("a", 1), ("b", 2))
@@ -56,7 +56,7 @@ def test_profiles_tell_what_moved_and_by_how_much(tmp_path: Path) -> None:
     assert profiles["height of an image in pixels"].distance == 0.0
 
 
-def test_a_data_set_without_captions_has_no_lengths(tmp_path: Path) -> None:
+def test_a_dataset_without_captions_has_no_lengths(tmp_path: Path) -> None:
     index = _index(tmp_path / "a", [toy.record(0, captions=())])
     found = drift.compare(index, index)
     assert "words per caption" not in {profile.name for profile in found.profiles}

@@ -16,7 +16,7 @@ def test_heat_is_shown_where_it_is() -> None:
     assert overlay(plain, np.zeros((2, 2), np.float32)).tobytes() == plain.tobytes()
 
 
-def test_an_outline_stays_in_the_picture() -> None:
+def test_an_outline_stays_in_the_image() -> None:
     thumbnail = Image.new("RGB", (30, 20), (0, 0, 0))
     outline(thumbnail, (-5, -5, 60, 60), CORRECT, width=1)
     ink = (np.asarray(thumbnail).astype(int) == CORRECT).all(-1)

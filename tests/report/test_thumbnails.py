@@ -15,7 +15,7 @@ def decoded(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
 
 
-def test_large_pictures_are_made_small_and_broken_ones_left_out() -> None:
+def test_large_images_are_made_small_and_broken_ones_left_out() -> None:
     uri = data_uri(toy.picture(7, size=(1200, 600)))
     assert uri.startswith("data:image/webp;base64,")
     assert decoded(uri).size == (160, 80)
@@ -23,7 +23,7 @@ def test_large_pictures_are_made_small_and_broken_ones_left_out() -> None:
         assert data_uri(broken) == ""
 
 
-def test_the_pictures_of_a_record_stand_in_a_row(tmp_path: Path) -> None:
+def test_the_images_of_a_record_stand_in_a_row(tmp_path: Path) -> None:
     large, small, broken = toy.picture(7, size=(320, 100)), toy.picture(9), toy.picture(7)[:60]
     row = decoded(data_uri(large, small, broken))
     assert row.size == (160 + 4 + 40 + 4 + 160, 160)
@@ -33,7 +33,7 @@ def test_the_pictures_of_a_record_stand_in_a_row(tmp_path: Path) -> None:
     assert decoded(thumbnail.uri).size == (84, 32)
 
 
-def test_records_are_found_by_key_with_their_twins(tmp_path: Path) -> None:
+def test_records_are_found_by_key_with_their_duplicates(tmp_path: Path) -> None:
     metas = [{"noise": "wrong"}, {"noise": "generic"}, {"unseen": True}, {}]
     records = [
         toy.record(i, image_id=i // 2, captions=(f"c{i}",), meta=m) for i, m in enumerate(metas)

@@ -36,7 +36,7 @@ def test_below_the_least_probability_there_is_no_answer(
     assert model.entail(pictures, asked[1]) == [{}] * 6
 
 
-def test_a_picture_with_several_questions_is_read_once(
+def test_an_image_with_several_questions_is_read_once(
     tiny_exports: dict[str, Path], pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = albef.runtime.load(tiny_exports["vqa"])

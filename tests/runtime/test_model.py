@@ -25,7 +25,7 @@ def test_features_are_unit_vectors_that_differ(model: Matching, pictures: list[b
         assert np.unique(feat.round(4), axis=0).shape == feat.shape
 
 
-def test_bytes_path_and_opened_picture_are_the_same(
+def test_bytes_path_and_opened_image_are_the_same(
     model: Matching, pictures: list[bytes], tmp_path: Path
 ) -> None:
     path = tmp_path / "picture.jpg"
@@ -81,7 +81,7 @@ def test_wrong_arguments_are_sentences(model: Matching, pictures: list[bytes]) -
         model.embed_image([Path("no.png")])
 
 
-def test_a_call_of_another_kind_is_told(model: Matching) -> None:
+def test_a_call_of_another_kind_is_reported(model: Matching) -> None:
     with pytest.raises(
         AttributeError,
         match="no attribute 'ask'; its calls: embed_image, embed_text, match, zero_shot",

@@ -163,7 +163,7 @@ def test_a_killed_machine_leaves_its_trial_to_the_others(database: str, tmp_path
     both.close()
 
 
-def test_a_machine_that_seemed_dead_goes_on_with_another_trial(
+def test_a_machine_that_seemed_dead_continues_with_another_trial(
     database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = opened(tmp_path, SHARED, run="lost")

@@ -136,7 +136,7 @@ def test_a_call_that_no_export_has_is_refused(retrieval: Running, pictures: list
     assert "/v1/ask" not in retrieval.client.get("/openapi.json").json()["paths"]
 
 
-def test_a_kind_of_its_own_is_classified(
+def test_a_user_defined_kind_is_classified(
     everything: Running, tiny_exports: dict[str, Path], pictures: list[bytes], tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(tiny_exports["entailment"], tmp_path / "mine"))

@@ -131,7 +131,7 @@ def test_only_the_item_that_fails_fails() -> None:
     run(go)
 
 
-def test_a_lone_client_never_waits_for_company() -> None:
+def test_a_lone_client_never_waits_for_a_fuller_batch() -> None:
     async def go(batcher: Asked, compute: Upper) -> None:
         compute.let.release(3)
         for _ in range(3):
@@ -140,7 +140,7 @@ def test_a_lone_client_never_waits_for_company() -> None:
     run(go, busy=False, wait=10_000)
 
 
-def test_after_a_batch_of_several_the_next_waits_for_company_but_not_for_ever() -> None:
+def test_after_a_batch_of_several_the_next_waits_for_a_fuller_batch_but_not_for_ever() -> None:
     async def go(batcher: Asked, compute: Upper) -> None:
         compute.let.release(3)
         await batcher("bc")

@@ -41,7 +41,7 @@ def uri(picture: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
 
 
-def test_openai_embeds_texts_and_pictures_in_their_order(
+def test_openai_embeds_texts_and_images_in_their_order(
     client: OpenAI, model: Matching, pictures: list[bytes]
 ) -> None:
     given = [CAPTIONS[0], uri(pictures[0]), CAPTIONS[1], uri(pictures[1])]
@@ -79,7 +79,7 @@ def test_openai_lists_the_models(client: OpenAI) -> None:
         client.models.retrieve("gpt")
 
 
-def test_openai_is_told_what_is_wrong(client: OpenAI) -> None:
+def test_openai_says_what_is_wrong(client: OpenAI) -> None:
     wrong: list[tuple[dict[str, Any], type[APIStatusError], str]] = [
         ({"model": "gpt"}, NotFoundError, "this server has retrieval, vqa"),
         ({"model": "vqa"}, UnprocessableEntityError, "retrieval|vqa is of kind vqa"),
@@ -103,7 +103,7 @@ def test_openai_is_told_what_is_wrong(client: OpenAI) -> None:
         assert caught.value.code == detail["code"]
 
 
-def test_pictures_and_texts_are_ranked_by_matching(
+def test_images_and_texts_are_ranked_by_matching(
     everything: Running, model: Matching, pictures: list[bytes]
 ) -> None:
     sent = {"query": CAPTIONS[1], "documents": [{"image": uri(each)} for each in pictures]}

@@ -9,7 +9,7 @@ from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
 
 
-def test_pictures_that_find_no_room_are_refused_and_those_nobody_waits_for_left_out() -> None:
+def test_images_that_find_no_room_are_refused_and_those_nobody_waits_for_left_out() -> None:
     held, let_go = threading.Event(), threading.Event()
     done: list[str] = []
 

@@ -198,7 +198,7 @@ def test_a_model_that_cannot_answer_replaces_none(
 
 
 @pytest.mark.slow
-def test_a_server_that_is_killed_goes_on_reading_where_it_was(
+def test_a_server_that_is_killed_resumes_reading_where_it_was(
     exports: dict[str, Path], tmp_path: Path
 ) -> None:
     count, indexes = 400, tmp_path / "indexes"

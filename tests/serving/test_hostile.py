@@ -74,7 +74,7 @@ HOSTILE = {
 }
 
 
-def test_hostile_pictures(retrieval: Running, pictures: list[bytes]) -> None:
+def test_hostile_images(retrieval: Running, pictures: list[bytes]) -> None:
     for name, (picture, status) in HOSTILE.items():
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         files = parts("image", [pictures[0], picture])
@@ -150,7 +150,7 @@ def test_hostile_names_and_methods(everything: Running) -> None:
 
 
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
-def test_whatever_openapi_allows_or_not_is_answered_as_it_says(
+def test_everything_that_openapi_allows_or_not_is_answered_as_it_says(
     everything: Running, mode: schemathesis.GenerationMode
 ) -> None:
     base = f"http://127.0.0.1:{everything.port}"

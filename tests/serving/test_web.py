@@ -99,7 +99,7 @@ def shares(place: Any) -> list[float]:
     return [float(re.sub(r"[^\d.]", "", text)) for text in texts]
 
 
-def test_typing_finds_pictures(page: Page) -> None:
+def test_typing_finds_images(page: Page) -> None:
     place = show(page, "search")
     status = place.locator(".status").first
     expect(status).to_contain_text("The 5 images in “gallery”")
@@ -198,7 +198,7 @@ def test_ground_draws_a_map(page: Page, pictures: list[bytes]) -> None:
 
 
 @pytest.mark.slow
-def test_dropped_pictures_are_looked_for_or_added(page: Page, pictures: list[bytes]) -> None:
+def test_dropped_images_are_looked_for_or_added(page: Page, pictures: list[bytes]) -> None:
     place = show(page, "search")
     expect(place.locator(".tile img[src]")).to_have_count(5)
     page.evaluate(DROP, ["#search h2", [[EVIL, list(pictures[0])]]])

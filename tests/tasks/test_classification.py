@@ -98,7 +98,7 @@ def test_a_start_takes_what_the_original_takes_from_where_it_takes_it(kind: Modu
     assert {name for name in state if name.startswith("head")} == fresh
 
 
-def test_nlvr2_starts_from_text_assignment_with_a_head_of_its_own() -> None:
+def test_nlvr2_starts_from_text_assignment_with_its_own_head() -> None:
     assigned = text_assignment.Task.start(config_of(text_assignment), pretrained())
     init = checkpoint_of("text_assignment", assigned, assigned.state_dict())
     task = nlvr2.Task.start(config_of(nlvr2), init)

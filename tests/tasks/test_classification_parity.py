@@ -36,7 +36,7 @@ def batch(task: Any, fixture: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("alpha", [0.0, 0.4])
-def test_loss_gradients_and_twin_equal_the_original(kind: str, alpha: float) -> None:
+def test_loss_gradients_and_momentum_model_equal_the_original(kind: str, alpha: float) -> None:
     fixture = original.fixture(kind)
     task = original_task(kind, fixture, alpha)
     key = f"distill_alpha{alpha:g}"
@@ -54,7 +54,7 @@ def test_loss_gradients_and_twin_equal_the_original(kind: str, alpha: float) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_logits_of_student_and_twin_equal_the_original(kind: str) -> None:
+def test_logits_of_model_and_momentum_model_equal_the_original(kind: str) -> None:
     fixture = original.fixture(kind)
     task = original_task(kind, fixture, 0.4)
     given = batch(task, fixture)
@@ -65,7 +65,7 @@ def test_logits_of_student_and_twin_equal_the_original(kind: str) -> None:
     torch.testing.assert_close(logits_m, fixture["distill_alpha0.4/prediction_m"], **TOLERANCE)
 
 
-def test_the_weight_of_the_twin_rises_in_nlvr2_alone() -> None:
+def test_the_weight_of_the_momentum_model_rises_in_nlvr2_alone() -> None:
     tasks = [original_task(kind, original.fixture(kind), 0.4) for kind in KINDS]
     assert [task.alpha(0.5) for task in tasks] == pytest.approx([0.4, 0.2])
     assert [task.alpha(3.0) for task in tasks] == pytest.approx([0.4, 0.4])

@@ -108,7 +108,7 @@ def test_the_fast_step_counts_less_than_nine_tenths_of_the_plain_ones_flops() ->
     assert counts[0] <= 0.87 * counts[1]
 
 
-def test_a_frozen_image_encoder_is_its_own_twin() -> None:
+def test_a_frozen_image_encoder_is_shared_with_the_momentum_model() -> None:
     torch.manual_seed(0)
     task = Task(config(0.4), vocabulary()).eval()
     given = batch(4, 48, 12, 211, 3)

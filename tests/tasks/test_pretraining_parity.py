@@ -82,7 +82,7 @@ def state_matches(prefix: str, task: Task) -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.4])
-def test_losses_gradients_queue_and_twin_equal_the_original(alpha: float) -> None:
+def test_losses_gradients_queue_and_momentum_model_equal_the_original(alpha: float) -> None:
     task = original_task(alpha)
     key = f"alpha{alpha:g}"
     task.begin_step()

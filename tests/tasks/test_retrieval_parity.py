@@ -69,7 +69,7 @@ def expect(name: str, actual: Tensor, **tolerance: float) -> None:
         ("nodistill_repeated", 0.0, "repeated"),
     ],
 )
-def test_losses_gradients_queue_and_twin_equal_the_original(
+def test_losses_gradients_queue_and_momentum_model_equal_the_original(
     key: str, alpha: float, ids: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("contrast", "hard_negative_indices", "match_pairs")

@@ -52,7 +52,7 @@ def test_loss_and_gradients_equal_the_original(monkeypatch: pytest.MonkeyPatch) 
     original.compare_gradients(task, "text_assignment", FIXTURE, "")
 
 
-def test_the_other_pictures_are_others() -> None:
+def test_the_other_images_are_others() -> None:
     torch.manual_seed(0)
     ids = torch.tensor([0, 0, 1, 2, 3, 4])
     barred = ids[:, None] == ids[None, :]
@@ -70,7 +70,7 @@ def test_the_other_pictures_are_others() -> None:
         assert (mine[pairs.label != 2].sum(1) == 1).all()
 
 
-def test_texts_without_enough_other_pictures_are_left_out() -> None:
+def test_texts_without_enough_other_images_are_left_out() -> None:
     two = torch.eye(2, dtype=torch.bool)
     neither = torch.tensor([True, False])
     pairs = draw_pairs(torch.zeros(2, 2), two, neither, torch.tensor([False, True]))
@@ -89,7 +89,7 @@ def records(count: int) -> list[Record]:
     return [toy.record(i, captions=("w7 w9",)) for i in range(count)]
 
 
-def test_every_model_is_asked_the_same_whatever_the_batch() -> None:
+def test_every_model_is_asked_the_same_for_any_batch() -> None:
     first, other = original_task().eval(), original_task().eval()
     with torch.no_grad():
         other.head.weight.mul_(-1)
@@ -108,6 +108,6 @@ def test_every_model_is_asked_the_same_whatever_the_batch() -> None:
     assert first.chance(table)["accuracy"] == pytest.approx(100 / 3)
 
 
-def test_a_split_of_two_pictures_cannot_be_asked() -> None:
+def test_a_split_of_two_images_cannot_be_asked() -> None:
     with pytest.raises(RecordError, match="train needs at least three different images"):
         original_task().predict(records(2), 4)

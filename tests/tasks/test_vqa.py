@@ -67,14 +67,14 @@ def test_answers_of_equal_tokens_are_one(tmp_path: Path) -> None:
     assert made.answers == ["no", "Yes", "a dog"]
 
 
-def test_answers_that_the_vocabulary_cannot_spell_are_told(
+def test_answers_that_the_vocabulary_cannot_spell_are_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     task().prepare(shards(tmp_path, [*QUESTIONS, question(6, "how many?", {"17": 2.0})]))
     assert "1 of 7 answers contain tokens that the vocabulary lacks, such as '17'" in caplog.text
 
 
-def test_a_wrong_list_is_told(tmp_path: Path) -> None:
+def test_a_wrong_list_is_reported(tmp_path: Path) -> None:
     file, records = tmp_path / "answers.json", shards(tmp_path, QUESTIONS)
     for content, message in (
         (None, "cannot be read: No such file"),
@@ -89,7 +89,7 @@ def test_a_wrong_list_is_told(tmp_path: Path) -> None:
             task(answer_list=str(file)).prepare(records)
 
 
-def test_a_list_without_the_answers_is_told(
+def test_a_list_without_the_answers_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "answers.json"
@@ -102,7 +102,9 @@ def test_a_list_without_the_answers_is_told(
     assert "lacks 1 answers of the train split (25.0 % by weight), such as 'no'" in caplog.text
 
 
-def test_answers_that_are_to_be_taken_from_where_there_are_none_are_told(tmp_path: Path) -> None:
+def test_answers_that_are_to_be_taken_from_where_there_are_none_are_reported(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(ValueError, match="split train, has no answers"):
         task().prepare(shards(tmp_path, [record(0)]))
     with pytest.raises(ParamsError, match="needs a train split"):
@@ -259,7 +261,7 @@ def test_chance_adds_up_in_the_same_order_in_every_process() -> None:
         assert task().chance(table)["accuracy"] == 100 * sum([in_order] * 6) / 6
 
 
-def test_a_checkpoint_without_a_list_is_told(tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_list_is_reported(tmp_path: Path) -> None:
     made = task()
     made.answers = []
     checkpoint = load_checkpoint(save_task(made, tmp_path / "vqa"))
@@ -267,7 +269,7 @@ def test_a_checkpoint_without_a_list_is_told(tmp_path: Path) -> None:
         Task.restore(made.config, checkpoint)
 
 
-def test_after_retrieval_what_is_missing_is_fresh_and_the_twin_equal(
+def test_after_retrieval_what_is_missing_is_fresh_and_the_momentum_model_is_equal(
     tiny_checkpoint: Path,
 ) -> None:
     """It has no masked-language head, and images of another width than the text."""

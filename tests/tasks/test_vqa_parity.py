@@ -65,7 +65,7 @@ def expect(name: str, actual: Tensor, **tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.4])
-def test_loss_gradients_and_twin_equal_the_original(alpha: float) -> None:
+def test_loss_gradients_and_momentum_model_equal_the_original(alpha: float) -> None:
     task, key = original_task(alpha), f"distill_alpha{alpha:g}"
     task.begin_step()
     output = task(batch(), epoch=1.0)

@@ -68,7 +68,7 @@ def curves(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(root)): p.read_text() for p in sorted(root.rglob("*.tsv"))}
 
 
-def test_a_run_that_is_killed_and_goes_on_ends_as_one_that_never_stopped(
+def test_a_run_that_is_killed_and_resumes_ends_as_one_that_never_stopped(
     data: Path, tmp_path: Path, whole: Whole
 ) -> None:
     weights, folder = whole
@@ -95,7 +95,9 @@ def test_a_state_of_other_code_is_gone_on_with_and_warned_of(
     assert caplog.text.count("code has changed") == 1  # a finished one is only published
 
 
-def test_frozen_encoders_keep_their_weights_in_student_and_twin(data: Path, tmp_path: Path) -> None:
+def test_frozen_encoders_keep_their_weights_in_model_and_momentum_model(
+    data: Path, tmp_path: Path
+) -> None:
     values = {"freeze": ("image_encoder", "text_encoder"), "optimizer": "muon"}
     before = {name: tensor.clone() for name, tensor in tiny().state_dict().items()}
     whole = run(data, tmp_path / "whole", **values)
@@ -129,9 +131,7 @@ def test_the_loop_reads_no_value_between_two_points(data: Path, tmp_path: Path) 
     assert read - {0} == {9, 11}  # before the first step values are read, too
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_do(
-    data: Path, tmp_path: Path
-) -> None:
+def test_a_loss_that_is_nan_stops_the_run_and_says_what_to_do(data: Path, tmp_path: Path) -> None:
     """It names the samples of the very step, though the loss is looked at every ten steps."""
     with pytest.raises(NonFiniteError) as caught:
         run(data, tmp_path, epochs=40, lr=1e30, warmup_steps=0)

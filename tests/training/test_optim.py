@@ -32,7 +32,7 @@ def test_biases_and_norms_are_not_decayed_and_the_temperature_is_as_in_the_origi
     assert not any(name.startswith("model_m") for name in decayed | plain)
 
 
-def test_a_matrix_is_made_orthogonal_whatever_its_shape_and_scale() -> None:
+def test_a_matrix_is_made_orthogonal_of_any_shape_and_scale() -> None:
     given = torch.randn(4, 24, 10, generator=torch.Generator().manual_seed(0))
     for matrices in (given, given.mT, 1e-5 * given):
         u, _, v = torch.linalg.svd(matrices, full_matrices=False)
@@ -42,7 +42,7 @@ def test_a_matrix_is_made_orthogonal_whatever_its_shape_and_scale() -> None:
         assert (likeness > 0.8).all()
 
 
-def test_muon_moves_the_matrices_of_layers_and_goes_on_from_its_state() -> None:
+def test_muon_moves_the_matrices_of_layers_and_resumes_from_its_state() -> None:
     task, other = tiny_task(), tiny_task()
     muon = Muon(task, 1e-2, 0.0)
     names = {p: name for name, p in task.named_parameters()}

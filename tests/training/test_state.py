@@ -64,7 +64,7 @@ def test_a_state_comes_back_and_old_ones_are_pruned(tmp_path: Path) -> None:
     assert torch.equal(before[0]["exp_avg"], loaded[0]["exp_avg"])
 
 
-def test_training_goes_on_while_a_state_is_written_and_the_newest_that_waits_is_next(
+def test_training_continues_while_a_state_is_written_and_the_newest_that_waits_is_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, go, written = threading.Event(), threading.Event(), []
@@ -112,7 +112,7 @@ def test_a_damaged_state_falls_back_to_the_one_before_and_says_so(
             state.restore(*parts())
 
 
-def test_what_cannot_be_read_now_stops_and_nothing_is_set_aside(
+def test_what_cannot_be_read_now_stops_and_nothing_is_moved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = saved(tmp_path, 1, 2)

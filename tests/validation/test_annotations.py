@@ -51,7 +51,7 @@ def checked(folder: Path, rows: list[Record]) -> Result:
     return check(written(folder / "toy", rows))[0]
 
 
-def test_a_good_data_set_of_each_kind_passes_and_its_test_split_needs_no_answers(
+def test_a_good_dataset_of_each_kind_passes_and_its_test_split_needs_no_answers(
     tmp_path: Path,
 ) -> None:
     for kind in META:

@@ -89,7 +89,7 @@ def level(result: Result, level: str) -> list[DriftResult]:
     return [drifted for drifted in result.drift if drifted.level == level]
 
 
-def test_a_data_set_is_not_far_from_its_own_profile_in_whatever_order(
+def test_a_dataset_is_not_far_from_its_own_profile_in_any_order(
     tmp_path: Path, own_profile: dict[str, Any], held: dict[str, Any]
 ) -> None:
     mixed = random.Random(1).sample(rows(), 24)
@@ -170,7 +170,7 @@ def test_training_data_are_held_against_what_they_are_tested_on(tmp_path: Path) 
     assert {drifted.reference for drifted in result.drift} == {"evaluation"}
 
 
-def test_training_data_are_held_against_another_data_set_that_models_are_tested_on(
+def test_training_data_are_held_against_another_dataset_that_models_are_tested_on(
     tmp_path: Path,
 ) -> None:
     halves = [replace(row, split=("train", "val")[i % 2]) for i, row in enumerate(rows(48))]
@@ -201,7 +201,7 @@ def test_the_profile_of_training_data_says_nothing_of_evaluation(tmp_path: Path)
         drift.read_evaluated(tmp_path / "toy.json")
 
 
-def test_undecodable_pictures_are_left_out_of_the_profile(tmp_path: Path) -> None:
+def test_undecodable_images_are_left_out_of_the_profile(tmp_path: Path) -> None:
     broken = [toy.record(90 + i, image=picture(i)[:60], split="train") for i in range(3)]
     own = check(written(tmp_path / "toy", [*rows(), *broken]))[1]
     (red,) = (n for n in own["parts"]["train"]["numbers"] if n["column"] == "red")
@@ -236,7 +236,7 @@ def test_distances_are_what_great_expectations_observes() -> None:
         assert drift.distance(kwargs, values) == pytest.approx(observed)
 
 
-def test_a_file_that_is_no_accepted_profile_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_accepted_profile_is_named(tmp_path: Path) -> None:
     path = tmp_path / "web.json"
     with pytest.raises(ParamsError, match=r"web\.json is missing"):
         drift.read_accepted(path)

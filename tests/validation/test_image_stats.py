@@ -17,7 +17,7 @@ def named(picture: Image.Image) -> dict[str, float]:
     return dict(zip(STATS, image_stats(picture), strict=True))
 
 
-def test_a_plain_picture_has_its_colour_and_no_spread() -> None:
+def test_a_plain_image_has_its_colour_and_no_spread() -> None:
     for colour, brightness, saturation in (
         ((255, 255, 255), 255.0, 0.0),
         ((200, 100, 50), 124.2, 0.75),
@@ -36,7 +36,7 @@ def test_the_spread_is_that_of_the_colour_that_varies_most() -> None:
     assert named(halves)["spread"] == pytest.approx(20)
 
 
-def test_every_picture_stands_at_the_place_of_its_record(tmp_path: Path) -> None:
+def test_every_image_stands_at_the_place_of_its_record(tmp_path: Path) -> None:
     splits = ("train", "val", "train", "test", "val", "train")
     rows = [
         toy.record(
@@ -55,7 +55,7 @@ def test_every_picture_stands_at_the_place_of_its_record(tmp_path: Path) -> None
     assert np.array_equal(found, read_image_stats(folder, threads=3))
 
 
-def test_a_share_of_dark_light_blurred_and_bare_pictures_is_held(tmp_path: Path) -> None:
+def test_a_share_of_dark_light_blurred_and_bare_images_is_held(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     sharp = Image.fromarray(noise.repeat(4, 0).repeat(4, 1))
     altered = {

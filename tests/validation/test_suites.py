@@ -122,7 +122,7 @@ def test_each_fault_can_be_allowed(faulty: Path) -> None:
     } - {"captions are in a known script"}  # fmt: skip
 
 
-def test_a_picture_that_is_evaluated_on_may_not_be_trained_on(tmp_path: Path) -> None:
+def test_an_image_that_is_evaluated_on_may_not_be_trained_on(tmp_path: Path) -> None:
     folder = one_changed(
         tmp_path, lambda r: dataclasses.replace(r, image=picture(3), image_id=3), number=17
     )
@@ -163,7 +163,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, dict[str, An
     return check(one_changed(tmp_path_factory.mktemp("good")))
 
 
-def test_a_good_data_set_passes(good: tuple[Result, dict[str, Any]]) -> None:
+def test_a_good_dataset_passes(good: tuple[Result, dict[str, Any]]) -> None:
     result, _ = good
     assert result.passed
     assert len(result.checks) == 21
@@ -175,7 +175,7 @@ def test_a_good_data_set_passes(good: tuple[Result, dict[str, Any]]) -> None:
     assert result.statistics["scripts"] == {"Latin": 1.0}
 
 
-def test_a_repeated_image_of_the_same_image_id_is_no_fault(tmp_path: Path) -> None:
+def test_a_repeated_image_of_the_same_image_id_is_allowed(tmp_path: Path) -> None:
     def twin(record: Record) -> Record:
         return dataclasses.replace(record, image=picture(3), image_id=3)
 
@@ -202,7 +202,7 @@ def test_keys_and_digests_that_are_none_are_found(tmp_path: Path) -> None:
     assert keys(checks["digests are SHA-256"]) == ["toy-0003"]
 
 
-def test_a_data_set_without_records_is_refused(tmp_path: Path) -> None:
+def test_a_dataset_without_records_is_refused(tmp_path: Path) -> None:
     folder = reindexed(one_changed(tmp_path), [])
     described = json.loads((folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps(described | {"splits": {}}))
@@ -256,7 +256,7 @@ def test_wrong_values_are_named(changed: dict[str, Any], message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_a_data_set_that_lacks_something_altogether_is_judged_all_the_same(tmp_path: Path) -> None:
+def test_a_dataset_that_lacks_something_altogether_is_judged_all_the_same(tmp_path: Path) -> None:
     for changed, what in (
         ({"split": "test"}, []),
         ({"captions": ()}, ["records have a caption"]),

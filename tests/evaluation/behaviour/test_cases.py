@@ -68,7 +68,7 @@ def test_cases_are_taken_at_even_steps(rows: list[Record]) -> None:
     assert beside <= texts, "an unrelated text stands beside others of its picture"
 
 
-def test_an_unrelated_text_is_about_nothing_that_the_picture_is_known_to_show() -> None:
+def test_an_unrelated_text_is_about_nothing_that_the_image_is_known_to_show() -> None:
     rows = [
         Record("a", b"", ("a dog",), 1, "test", "x", {"objects": [{"name": "cat"}]}),
         Record("b", b"", ("two cats",), 2, "test", "x"),
@@ -103,7 +103,7 @@ def test_cases_written_by_hand_are_taken_as_they_are(rows: list[Record]) -> None
     assert cases.make_cases(suite, rows, [r.captions for r in rows], "other", 1, "own.json") == []
 
 
-def test_a_case_of_a_record_that_is_not_there_is_told(rows: list[Record]) -> None:
+def test_a_case_of_a_record_that_is_not_there_is_reported(rows: list[Record]) -> None:
     suite = validate(Suite, OWN, where="tests")
     with pytest.raises(ParamsError, match=r"tests\.colour\.cases: .* has no record 'test-000003'"):
         made(suite, rows[:3])

@@ -59,7 +59,7 @@ def test_what_passes() -> None:
         assert judged(scores, expects)["passed"] == [passed], (expects, scores)
 
 
-def test_the_lowest_is_below_every_other_text_of_the_picture() -> None:
+def test_the_lowest_is_below_every_other_text_of_the_image() -> None:
     expected: list[tuple[str, Expectation]] = [("other", "lowest"), ("third", "lower")]
     cases = [Case(text, expects, 0, "k", "true", text) for text, expects in expected]
     tests = Behaviour("test", cases, 0.5)

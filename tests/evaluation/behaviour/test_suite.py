@@ -57,7 +57,7 @@ def test_a_wrong_file_names_what_is_wrong(tmp_path: Path) -> None:
         assert str(caught.value).startswith(str(tmp_path / "own.json"))
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"cannot read behavior tests .*none\.json: No such"):
         read_suite(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text("{")

@@ -149,7 +149,7 @@ def test_a_step_finds_the_checkpoint_of_an_earlier_one(toy: Toy) -> None:
 
 
 @pytest.mark.slow
-def test_an_ablation_that_was_killed_or_interrupted_goes_on(toy: Toy) -> None:
+def test_an_ablation_that_was_killed_or_interrupted_resumes(toy: Toy) -> None:
     command = f"{another(toy, 'killed', '2e-3')} --noise 0.4 --seeds 2 --jobs 2"
     toy.do("sleep-evaluate", "600")
     process = toy.start(command)

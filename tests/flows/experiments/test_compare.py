@@ -233,7 +233,7 @@ def test_what_cannot_be_compared_is_one_sentence(
         assert said.count("\n") == 1
 
 
-def test_what_the_cache_has_lost_is_told_and_the_rest_is_shown(
+def test_what_the_cache_has_lost_is_reported_and_the_rest_is_shown(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = project / ".dvc/cache"

@@ -255,7 +255,7 @@ def following(clone: Toy, options: str) -> Iterator[tuple[int, str]]:
             drained.join()
 
 
-def test_what_is_not_committed_or_not_pushed_is_told(project: Toy) -> None:
+def test_what_is_not_committed_or_not_pushed_is_reported(project: Toy) -> None:
     needed = [Path("params.yaml"), Path("dvc.lock")]
     assert [*git.uncommitted(needed), *git.unpushed(), *lacking()] == []
     with open("dvc.yaml", "a") as file:
@@ -287,7 +287,7 @@ def test_what_is_not_committed_or_not_pushed_is_told(project: Toy) -> None:
     assert none == "the repository has no commit; run `git add -A && git commit`"
 
 
-def test_what_the_dvc_remote_lacks_is_told(project: Toy) -> None:
+def test_what_the_dvc_remote_lacks_is_reported(project: Toy) -> None:
     shutil.rmtree("../store/files")
     (said,) = lacking()
     assert said.startswith("products/exports/retrieval is not in the DVC remote store (")
@@ -297,7 +297,7 @@ def test_what_the_dvc_remote_lacks_is_told(project: Toy) -> None:
     assert "DVC has no default remote" in said
 
 
-def test_what_is_stale_is_told_and_what_is_elsewhere_is_not(project: Toy) -> None:
+def test_what_is_stale_is_reported_and_what_is_elsewhere_is_not(project: Toy) -> None:
     assert list(release.stale_reasons("retrieval")) == []
     shutil.rmtree("made/data")  # of a stage above
     assert list(release.stale_reasons("retrieval")) == []

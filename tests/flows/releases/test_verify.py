@@ -25,7 +25,7 @@ for target in map(Path, sys.argv[1:]):
 
 
 @pytest.mark.slow
-def test_a_stranger_makes_it_again_and_is_told_what_is_not_the_same(
+def test_a_stranger_makes_it_again_and_sees_what_is_not_the_same(
     tmp_path: Path, tiny_checkpoint: Path, tiny_export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = str(tmp_path / "store")

@@ -41,7 +41,7 @@ def failure(address: str, **changed: Any) -> Response:
     return answer
 
 
-def test_a_picture_and_who_asks_for_it(server: Server) -> None:
+def test_an_image_and_who_asks_for_it(server: Server) -> None:
     assert fetch(server.url("ok/3")) == Response(None, body=toy.picture(3))
     assert server.headers["User-Agent"] == "albef-tests/1 (tests@a.test)"
     assert server.headers["Accept-Encoding"] == "identity"
@@ -122,7 +122,7 @@ def test_a_port_where_nobody_listens() -> None:
     assert (found.reason, found.is_temporary, found.responded) == (Reason.UNREACHABLE, True, False)
 
 
-def test_what_is_no_address() -> None:
+def test_invalid_addresses() -> None:
     for address in (
         "", "a.jpg", "ftp://a.test/x", "file:///etc/passwd", "http://", "http:///x", "data:a/b;,",
         "http://a:b@a.test/", "http://[::1", "http://a.test:99999/", "javascript:1",

@@ -32,7 +32,7 @@ def download(
     return ended, outcomes
 
 
-def test_every_row_ends_in_its_place_whatever_comes_first(server: Server, tmp_path: Path) -> None:
+def test_every_row_ends_in_its_place_in_any_order(server: Server, tmp_path: Path) -> None:
     paths = [f"ok/{i}" for i in range(95)]
     paths[3], paths[40], paths[94] = "later/503/2", "status/404", "robots/noai"
     ended, _ = download(tmp_path, [server.url(path) for path in paths], limits())

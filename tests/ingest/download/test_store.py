@@ -17,7 +17,7 @@ def fill(folder: Path) -> None:
     store.close()
 
 
-def test_outcomes_and_pictures_come_back_and_what_is_not_listed_goes(tmp_path: Path) -> None:
+def test_outcomes_and_images_come_back_and_what_is_not_listed_goes(tmp_path: Path) -> None:
     fill(tmp_path)
     store = DownloadStore(tmp_path)
     known = store.outcomes(["b", "a", "c\0", "d"])
@@ -33,7 +33,7 @@ def test_outcomes_and_pictures_come_back_and_what_is_not_listed_goes(tmp_path: P
     store.close()
 
 
-def test_damage_is_told_with_its_remedy(tmp_path: Path) -> None:
+def test_damage_is_reported_with_its_remedy(tmp_path: Path) -> None:
     fill(tmp_path)
     (tmp_path / FILE).write_bytes(b"no database" * 999)
     with pytest.raises(

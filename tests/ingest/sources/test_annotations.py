@@ -39,7 +39,7 @@ def lists(form: str, files: dict[str, list[str]], **more: Any) -> list[Record]:
     return good(found)
 
 
-def test_all_captions_of_a_picture_are_one_record(files: Files) -> None:
+def test_all_captions_of_an_image_are_one_record(files: Files) -> None:
     one, x = {"image": "a.jpg", "caption": "one"}, {"image": "b.jpg", "caption": "x"}
     first = files("1.json", [one, x])
     second = files("2.json", [{"image": "a.jpg", "caption": ["two", "one"], "image_id": "coco_9"}])
@@ -124,7 +124,7 @@ ASKED = {"image": "a.jpg", "question": "?", "answer": "x", "dataset": "gqa"}
         ("grounding", BOX, r"a box must .*\[1, 2, 0, 4\]", Reason.MISSING_FIELD),
     ],
 )  # fmt: skip
-def test_a_bad_row_is_set_aside_and_named(
+def test_a_bad_row_is_rejected_and_named(
     files: Files, form: str, bad_row: object, message: str, reason: Reason
 ) -> None:
     path = files("bad.json", [*[GOOD] * (form == "captions"), bad_row])

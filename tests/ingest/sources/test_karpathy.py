@@ -41,7 +41,7 @@ def test_karpathys_splits() -> None:
     assert len({record.image_id for record in found}) == 3
 
 
-def test_bad_rows_are_set_aside() -> None:
+def test_bad_rows_are_rejected() -> None:
     row = {"filename": "a.jpg", "split": "test", "sentences": SENTENCES}
     changes = ({"sentences": []}, {"sentences": [{"raw": ""}]}, {"filename": "../a.jpg"}, {})
     held = [row | {"split": "dev"}, 7, *(row | changed for changed in changes)]

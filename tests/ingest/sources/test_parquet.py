@@ -24,7 +24,7 @@ def image(number: int) -> dict[str, Any]:
     return {"bytes": toy.picture(number), "path": f"{number}.png"}
 
 
-def test_pictures_and_captions_as_hugging_face_has_them(tmp_path: Path) -> None:
+def test_images_and_captions_as_hugging_face_has_them(tmp_path: Path) -> None:
     table = {
         "image": [image(0), image(1), {"bytes": None, "path": "far.png"}, None],
         "caption": [["one", " ", "two"], ["three"], ["x"], ["x"]],
@@ -43,7 +43,7 @@ def test_pictures_and_captions_as_hugging_face_has_them(tmp_path: Path) -> None:
     assert none.key == "train-0.parquet:4"
 
 
-def test_a_list_of_pictures_gives_its_first_or_a_row_of_each(tmp_path: Path) -> None:
+def test_a_list_of_images_gives_its_first_or_a_row_of_each(tmp_path: Path) -> None:
     lists = [[image(0), image(1)], [], [{"bytes": None, "path": "far.png"}, image(2)], None]
     table = {"image": lists, "caption": [["one"], ["two"], ["three"], ["four"]]}
     pq.write_table(pa.table(table), tmp_path / "a.parquet")

@@ -16,7 +16,7 @@ from tests.ingest.sources.reading import config_of
 SHARES = {"val": 0.2, "test": 0.3}
 
 
-def test_shares_are_split_off_by_picture(tmp_path: Path) -> None:
+def test_shares_are_split_off_by_image(tmp_path: Path) -> None:
     for i in range(300):
         (tmp_path / f"{i:03d}.png").write_bytes(toy.picture(i // 2))
         (tmp_path / f"{i:03d}.txt").write_text("a picture")

@@ -26,7 +26,7 @@ def here(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_rows_of_one_path_show_one_picture(here: Path) -> None:
+def test_rows_of_one_path_show_one_image(here: Path) -> None:
     text = "image,text,n\na b.png,one,1\n ./a b.png,two,2\na b.png,three,3\n"
     first, other, again = good(read(here, text, keep=["n"]))
     assert (first.image, first.captions, first.split) == (toy.picture(1), ("one",), "train")
@@ -45,7 +45,7 @@ def test_a_column_of_splits(here: Path) -> None:
     assert [row.reason for row in bad(rows)] == [Reason.MALFORMED_ROW, Reason.MISSING_FIELD]
 
 
-def test_what_is_not_there_or_lies_elsewhere_is_set_aside(here: Path) -> None:
+def test_what_is_not_there_or_lies_elsewhere_is_rejected(here: Path) -> None:
     (here / "secret.png").write_bytes(toy.picture(2))
     rows = read(here, "image,text\nno.png,one\n../secret.png,two\n,three\na b.png,\n")
     assert [row.line for row in bad(rows)] == [2, 3, 4, 5]

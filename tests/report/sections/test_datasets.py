@@ -56,7 +56,7 @@ def full(text: str) -> DatasetPage:
     )
 
 
-def test_what_a_data_set_says_is_text_and_nothing_else() -> None:
+def test_what_a_dataset_contains_is_shown_as_text_and_nothing_else() -> None:
     page = Page(render_dataset(full(BAD)))
     assert "script" not in page.tags
     assert not [name for name in page.names if name.startswith("on")]
@@ -101,7 +101,7 @@ def page_of(stage: Stage, count: int = 4) -> DatasetPage:
     return read_page(stage.layout, read(stage.layout, "toy", ("pretrain",), count), count)
 
 
-def test_what_was_set_aside_and_what_is_repeated(here: Path) -> None:
+def test_what_was_rejected_and_what_is_repeated(here: Path) -> None:
     page = page_of(stage := made(duplicates="drop_near"))
     [(source, intake)] = page.intakes.items()
     assert (source, intake["rows"], intake["kept"]) == ("own", 26, 3)

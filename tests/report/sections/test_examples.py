@@ -58,7 +58,7 @@ def galleries(*rows: Any, count: int) -> Any:
     return examples.read(table(*rows), Toy(), count)
 
 
-def test_texts_show_their_pictures_and_mark_the_right_ones() -> None:
+def test_texts_show_their_images_and_mark_the_right_ones() -> None:
     made = galleries(row("t2i", "a", 0, 1, "abcdef", "cabdef"), count=8)
     assert [(group.title, group.layout, group.good) for group in made] == [
         ("Text to image, correct", "texts", True)
@@ -221,7 +221,7 @@ def test_places_show_what_is_meant_and_what_was_chosen() -> None:
     assert has_colour(pixels[43:48, 148:153], WRONG)  # an edge of the box
 
 
-def test_a_place_without_its_picture_or_a_box() -> None:
+def test_a_place_without_its_image_or_a_box() -> None:
     rows = located(0.0).to_pylist()
     rows[0] |= {"key": "gone", "box": None, "map_box": None}
     assert places(table(*rows), 1)[0].thumbnail.uri == ""
@@ -230,7 +230,7 @@ def test_a_place_without_its_picture_or_a_box() -> None:
     assert not has_colour(pixels_of(places(table(*rows), 1)[0].thumbnail.uri), WRONG)
 
 
-def test_pictures_that_were_classified_stand_beside_a_ranked_split() -> None:
+def test_images_that_were_classified_stand_beside_a_ranked_split() -> None:
     """In a run's predictions each split has the columns of all."""
     things = [("a", "an apple", "an apple", 1.0), ("b", "a dog", "an apple", 0.0)]
     shown = pa.Table.from_pylist(

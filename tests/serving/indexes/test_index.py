@@ -70,7 +70,7 @@ def test_a_search_is_the_sorted_product(monkeypatch: pytest.MonkeyPatch) -> None
     index.close()
 
 
-def test_equal_pictures_change_nothing_and_others_replace() -> None:
+def test_equal_images_change_nothing_and_others_replace() -> None:
     feats = vectors(8)
     index = make(None)
     index.add(SPACE, entries(feats[:4]))
@@ -100,7 +100,7 @@ def test_several_see_what_one_changes(tmp_path: Path) -> None:
     other.close()
 
 
-def test_a_picture_has_a_feature_of_each_of_two_models(tmp_path: Path) -> None:
+def test_an_image_has_a_feature_of_each_of_two_models(tmp_path: Path) -> None:
     old, new, third = "old/int8", SPACE, "third/int8"
     feats = vectors(6)
     index = make(tmp_path / "zoo")
@@ -155,7 +155,7 @@ def test_a_kill_loses_nothing_that_was_said_to_be_there(tmp_path: Path) -> None:
     index.close()
 
 
-def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
+def test_what_is_not_an_index_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no database" * 100)
     with pytest.raises(ValueError, match="is not an image index"):
         Index(tmp_path / "text")
