@@ -80,7 +80,7 @@ class Revision:
                 return None
             local.parent.mkdir(parents=True, exist_ok=True)
             self._files.get(name, str(local), recursive=self._files.isdir(name))
-        except (DvcException, DataIndexDirError, OSError) as error:
+        except Exception as error:  # The libraries of remotes have errors of many types.
             is_missing = isinstance(error, FileNotFoundError | DataIndexDirError)
             why = "" if is_missing else f" ({one_line(error)})"
             raise RevisionUnavailableError(

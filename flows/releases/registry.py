@@ -10,7 +10,6 @@ from pathlib import Path
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.utils.serialize import load_yaml, parse_yaml
-from dvc_data.index import DataIndexDirError
 from gto import api
 from gto.constants import assert_name_is_valid
 from gto.exceptions import GTOException
@@ -108,7 +107,7 @@ class Registry:
                 revisions = [revision] if revision else None
                 used = repo.used_objs([str(path)], revs=revisions, force=True, push=True)
                 states = [repo.cloud.status(objects) for objects in used.values()]
-        except (DvcException, OSError) as error:
+        except Exception as error:  # The libraries of remotes have errors of many types.
             yield f"cannot check whether the DVC remote has {path}: {one_line(error)}"
             return
         if count := sum(len(state.new) + len(state.missing) for state in states):
@@ -245,5 +244,5 @@ def _reporting(message: str) -> Iterator[None]:
     """Raise ParamsError with a message and DVC's reason if the block fails."""
     try:
         yield
-    except (DvcException, DataIndexDirError, OSError) as error:
+    except Exception as error:  # The libraries of remotes have errors of many types.
         raise ParamsError(f"{message}: {one_line(error)}") from None

@@ -37,3 +37,22 @@ def test_only_the_page_which_dvc_does_not_keep_is_drawn_again(
     lines: list[str] = []
     code = Child.reproducing(["pretrain"], alone=True, pull=True).follow(lines.append)
     assert failure_message("pretrain", lines, code) == "pretrain: loss is NaN (exit code 2)"
+
+
+def test_a_remote_that_fails_in_its_own_way_is_named_and_stops_nothing(
+    finished: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("dvc_s3")
+    finished.copy(tmp_path / "toy").enter(monkeypatch)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with Repo(".") as repo, repo.config.edit("repo") as config:
+        config["core"]["remote"] = "bucket"
+        config["remote"]["bucket"] = {"url": "s3://bucket", "endpointurl": "http://127.0.0.1:9"}
+    remote.fetch_runs()
+    assert "cannot read the DVC remote" in caplog.text
+    assert "credentials" in caplog.text
+    assert (remote.push() or "").startswith("push: Unable to locate credentials")
