@@ -16,6 +16,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from albef.config import ParamsError, did_you_mean, read_preset, read_yaml, validate
+from albef.io import dying_with_parent
 from albef.layout import PARAMS, Layout, Paths, runtime
 
 PRESETS = Path("presets")
@@ -89,7 +90,7 @@ def check_files(files: Sequence[Path], path: str, shown: str) -> None:
             ``shown``.
     """
     command = [sys.executable, "-m", "pipelines.params", *map(str, files)]
-    completed = subprocess.run(command, capture_output=True, text=True)
+    completed = subprocess.run(dying_with_parent(command), capture_output=True, text=True)
     message = completed.stderr.strip().replace(path, shown)
     if completed.returncode == 2:
         raise ParamsError(message)

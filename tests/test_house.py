@@ -282,6 +282,15 @@ def test_what_serves_needs_no_torch() -> None:
     )
 
 
+def test_no_process_of_ours_outlives_its_parent() -> None:
+    """A killed parent cannot stop its children, which would keep its locks and cores."""
+    for path in sources():
+        text = (ROOT / path).read_text()
+        if "import subprocess" in text:
+            ending = text.count("dying_with_parent(") + text.count("exit_with_parent(")
+            assert ending >= text.count("[sys.executable"), path
+
+
 def test_data_and_its_record_are_leaves() -> None:
     assert closure("albef/data/record.py") == {
         "albef/__init__.py", "albef/data/__init__.py", "albef/data/record.py"

@@ -14,7 +14,7 @@ import torch
 
 from albef.config import did_you_mean
 from albef.export.graphs import config_of
-from albef.io import atomic, file_digest
+from albef.io import atomic, dying_with_parent, file_digest
 from albef.models.albef import resized
 from albef.models.original import kind_of, read_original, sizes_of, to_original, to_ours
 from albef.models.weights import (
@@ -144,7 +144,7 @@ def track(folder: Path) -> str:
     if root is None:
         return "not tracked by DVC: the folder is outside a DVC project"
     command = [sys.executable, "-m", "dvc", "add", "--quiet", str(folder.resolve())]
-    if subprocess.run(command, cwd=root).returncode:  # DVC prints the reason.
+    if subprocess.run(dying_with_parent(command), cwd=root).returncode:  # DVC prints the reason.
         return f"not tracked by DVC: run `dvc add {folder}` again"
     return f"tracked by DVC; add {folder}.dvc to git"
 

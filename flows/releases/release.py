@@ -14,7 +14,7 @@ from dvc.utils.serialize import parse_yaml
 from gto.exceptions import GTOException
 
 from albef.config import ParamsError, did_you_mean, read_yaml, validate
-from albef.io import write_json
+from albef.io import dying_with_parent, write_json
 from albef.layout import PARAMS, Layout
 from albef.release.attestation import CARD, FIGURES, LINEAGE, SBOM, SEAL, SIGNED, check_key, write
 from albef.release.gate import ReleaseConfig
@@ -208,7 +208,7 @@ def _judge(candidate: Candidate) -> dict[str, Any]:
         known, judged = Path(scratch, "facts.json"), Path(scratch, "judged.json")
         write_json(known, facts)
         command = [sys.executable, "-m", "pipelines.judge", str(known), str(judged)]
-        if code := subprocess.run(command).returncode:
+        if code := subprocess.run(dying_with_parent(command)).returncode:
             raise SystemExit(code)  # The process has printed its error message.
         return dict(json.loads(judged.read_text()))
 
