@@ -37,6 +37,7 @@ class Verdict:
 
 def accept_files(files: Sequence[Path]) -> int:
     """Accept edits and print them; return exit code 1 if a stage refused."""
+    read_yaml(PARAMS)  # DVC's error of a damaged file names dvc.yaml.
     with run_lock.acquire():
         verdicts = accept([file.as_posix() for file in files])
     for verdict in verdicts:

@@ -15,7 +15,7 @@ from albef.data.shards import ShardError
 from albef.io import read_json
 from albef.validation.result import ValidationFailedError
 from flows import graph
-from flows.accept import accept, accept_data
+from flows.accept import accept, accept_data, accept_files
 from flows.run import run
 from flows.status import report
 from pipelines import validate
@@ -198,6 +198,13 @@ def test_a_git_conflict_in_the_lock_is_named() -> None:
     Path("dvc.lock").write_text("<<<<<<< HEAD\n" + Path("dvc.lock").read_text())
     with pytest.raises(ParamsError, match=r"^dvc\.lock is not valid: .*; resolve its git conflict"):
         graph.read()
+
+
+@pytest.mark.usefixtures("project")
+def test_an_empty_params_file_is_named() -> None:
+    Path("params.yaml").write_text("")
+    with pytest.raises(ParamsError, match=r"^params\.yaml must be a mapping"):
+        accept_files([Path("code/train.py")])
 
 
 def write(caption: str) -> None:
