@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import typer
 
 from albef import runtime
-from albef.data.image_decoding import ImageError, decode
+from albef.data.image_decoding import IMAGE_SUFFIXES, ImageError, decode, is_image_name
 from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.io import atomic
@@ -29,8 +29,6 @@ from albef.runtime.manifest import NAME
 from albef.runtime.matching import Matching, as_matching
 from albef.runtime.model import Floats, batches
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-"""File extensions of images, in lower or upper case."""
 Row = tuple[str, int, str | None]
 """Key, image_id and text."""
 Items = Sequence[Record] | Sequence[str]
@@ -52,10 +50,10 @@ class Folder:
             raise ValueError(f"folder {folder} does not exist")
         self._folder = folder
         self._paths = sorted(
-            path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
+            path for path in folder.rglob("*") if is_image_name(path.name) and path.is_file()
         )
         if not self._paths:
-            raise ValueError(f"{folder} has no images ({', '.join(SUFFIXES)})")
+            raise ValueError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)})")
 
     def __len__(self) -> int:
         return len(self._paths)

@@ -9,6 +9,7 @@ import importlib.util
 import io
 import itertools
 import math
+import os
 import re
 from collections.abc import Iterator
 
@@ -22,6 +23,8 @@ _HAS_HEIC = importlib.util.find_spec("pillow_heif") is not None
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", *["HEIF"] * _HAS_HEIC)
 """Formats that are opened, recognized by their bytes; other decoders are never reached. HEIC needs
 the extra ``heic``."""
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif")
+"""Suffixes of images; if a sample has several images, the first suffix in this order is used."""
 if _HAS_HEIC:
     import pillow_heif
 
@@ -92,6 +95,11 @@ def opened(image: bytes, key: str = "", max_pixels: int = MAX_PIXELS) -> Iterato
     except Exception as error:  # Pillow's decoders raise many kinds of errors on damaged bytes.
         message = str(error) or type(error).__name__
         raise ImageError(f"{name} cannot be decoded: {message}") from None
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file is an image by its suffix."""
+    return os.path.splitext(name)[1].lower().removeprefix(".") in IMAGE_SUFFIXES
 
 
 def decode(image: bytes, key: str = "") -> Image.Image:

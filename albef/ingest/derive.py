@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from albef.config import ParamsError
+from albef.data.image_decoding import is_image_name
 from albef.data.tar import Member, members
 from albef.ingest.sources import karpathy, tables, webdataset
-from albef.ingest.sources.folder import is_image_name, text_beside
+from albef.ingest.sources.folder import text_beside
 from albef.ingest.sources.rows import Row, read_json
 
 DOWNLOAD = {"user_agent": "albef/0.1 (reads the first rows of a list; no contact is configured)"}

@@ -112,11 +112,11 @@ def test_errors_are_sentences(
     folder.mkdir()
     with pytest.raises(ValueError, match="gone does not exist"):
         run(tiny_checkpoint, tmp_path / "gone", out)
-    with pytest.raises(ValueError, match=r"has no images \(\.png"):
+    with pytest.raises(ValueError, match=r"has no images \(jpg"):
         run(tiny_checkpoint, folder, out)
-    (folder / "moving.gif").write_bytes(pictures[0])
+    (folder / "moving.GIF").write_bytes(pictures[0])
     assert len(embed.Folder(folder)) == 1
-    (folder / "moving.gif").unlink()
+    (folder / "moving.GIF").unlink()
     with pytest.raises(ValueError, match="nowhere does not exist"):
         run(tiny_checkpoint, folder, tmp_path / "nowhere" / "x.parquet")
     (folder / "good.png").write_bytes(pictures[0])

@@ -12,10 +12,10 @@ from itertools import chain
 from pathlib import Path
 
 from albef.config import ParamsError
+from albef.data.image_decoding import IMAGE_SUFFIXES, is_image_name
 from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest.sources.rows import (
-    IMAGE_SUFFIXES,
     MAX_IMAGE_BYTES,
     MAX_TEXT_BYTES,
     OneSplit,
@@ -56,11 +56,6 @@ def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
         yield result
     if not line:
         raise ParamsError(f"{root} has no images ({', '.join(IMAGE_SUFFIXES)}) and no .txt files")
-
-
-def is_image_name(name: str) -> bool:
-    """Return whether a file is an image by its suffix."""
-    return os.path.splitext(name)[1].lower().removeprefix(".") in IMAGE_SUFFIXES
 
 
 def text_beside(image: Path) -> Path:

@@ -18,8 +18,6 @@ from albef.data.rejection import Reason, Rejection, RowError
 
 T = TypeVar("T")
 P = ParamSpec("P")
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif")
-"""Suffixes of images; if a sample has several images, the first suffix in this order is used."""
 MAX_IMAGE_BYTES, MAX_TEXT_BYTES = 2**26, 2**20
 """Most bytes that are read of an image and of a text; ``ingest.max_megabytes`` is not larger."""
 _MAX_DIGITS = 400  # of an integer; a longer one is read as a float

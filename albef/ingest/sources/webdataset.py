@@ -15,12 +15,12 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from albef.config import ParamsError
+from albef.data.image_decoding import IMAGE_SUFFIXES
 from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection, RowError
 from albef.data.tar import Damage, Member, members
 from albef.ingest.sources import tables
 from albef.ingest.sources.rows import (
-    IMAGE_SUFFIXES,
     MAX_IMAGE_BYTES,
     MAX_TEXT_BYTES,
     FilesBySplit,

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from albef.data.image_decoding import is_image_name
 from albef.serving.engine import Engine
 from albef.serving.errors import ApiError
 from albef.serving.indexes.index import About, Index
@@ -14,7 +15,6 @@ from albef.serving.indexes.reader import AT_ONCE, RETRY_SECONDS
 from albef.serving.indexes.store import GALLERY
 
 log = logging.getLogger("albef")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"})
 
 
 async def follow(engine: Engine, folder: Path) -> None:
@@ -68,7 +68,7 @@ def list_images(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield the images of a folder, each with a name that is valid in a URL."""
     names: set[str] = set()
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        if not (is_image_name(path.name) and path.is_file()):
             continue
         relative = path.relative_to(folder).as_posix()
         name = re.sub(r"[^A-Za-z0-9._-]", "_", relative)[-100:].lstrip("._-")

@@ -26,7 +26,7 @@ def test_a_gallery_follows_its_folder(
     (folder / "sub").mkdir(parents=True)
     for i, picture in enumerate(pictures[:4]):
         (folder / f"{i}.png").write_bytes(picture)
-    (folder / "sub/ä b.png").write_bytes(pictures[4])
+    (folder / "sub/ä b.TIFF").write_bytes(pictures[4])
     (folder / "broken.png").write_bytes(b"no picture")
     (folder / "notes.txt").write_text("no picture")
     with running([tiny_export], gallery=folder, indexes=indexes) as server:
