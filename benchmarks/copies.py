@@ -1,6 +1,6 @@
-"""Which altered copies of evaluation pictures ingest finds among training pictures.
+"""Which altered copies of evaluation images ingest finds among training images.
 
-python -m benchmarks.copies [--pictures N] [--others N] [--crops N ...]
+python -m benchmarks.copies [--images N] [--others N] [--crops N ...]
 """
 
 import argparse
@@ -27,37 +27,37 @@ DISTANCE = 4
 _RNG = np.random.default_rng(1)
 
 
-def _crop(picture: Image.Image, area: float) -> Image.Image:
+def _crop(image: Image.Image, area: float) -> Image.Image:
     """A crop anywhere."""
-    width, height = (round(side * area**0.5) for side in picture.size)
-    left = int(_RNG.integers(0, picture.width - width + 1))
-    top = int(_RNG.integers(0, picture.height - height + 1))
-    return picture.crop((left, top, left + width, top + height))
+    width, height = (round(side * area**0.5) for side in image.size)
+    left = int(_RNG.integers(0, image.width - width + 1))
+    top = int(_RNG.integers(0, image.height - height + 1))
+    return image.crop((left, top, left + width, top + height))
 
 
-def _overlaid(picture: Image.Image) -> Image.Image:
+def _overlaid(image: Image.Image) -> Image.Image:
     """A line of text at the lower edge."""
-    picture = picture.copy()
-    place = (8, picture.height - 24)
-    ImageDraw.Draw(picture).text(place, "www.example.org", fill=(200, 30, 30))
-    return picture
+    image = image.copy()
+    place = (8, image.height - 24)
+    ImageDraw.Draw(image).text(place, "www.example.org", fill=(200, 30, 30))
+    return image
 
 
 CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "recompressed (JPEG, quality 30)": lambda picture: decode(encode(picture, "jpeg", 30)),
-    "half as large": lambda picture: picture.reduce(2),
+    "recompressed (JPEG, quality 30)": lambda image: decode(encode(image, "jpeg", 30)),
+    "half as large": lambda image: image.reduce(2),
     "a text over it": _overlaid,
     "mirrored": ImageOps.mirror,
-    "a crop of 70 % of its area": lambda picture: _crop(picture, 0.7),
-    "a crop of 80 % of its area": lambda picture: _crop(picture, 0.8),
-    "a crop of 70 %, mirrored": lambda picture: ImageOps.mirror(_crop(picture, 0.7)),
+    "a crop of 70 % of its area": lambda image: _crop(image, 0.7),
+    "a crop of 80 % of its area": lambda image: _crop(image, 0.8),
+    "a crop of 70 %, mirrored": lambda image: ImageOps.mirror(_crop(image, 0.7)),
 }
 
 
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--others", type=int, default=1000)
     parser.add_argument("--crops", type=int, nargs="+", default=[0, 5, 7, 9])
     options = parser.parse_args()
@@ -65,7 +65,7 @@ def main() -> None:
         kind="scenes",
         objects=24,
         pixels=192,
-        splits={"train": options.others, "test": options.pictures},
+        splits={"train": options.others, "test": options.images},
     )
     records = list(scenes.records(config, 1))
     tests = [record for record in records if record.split == "test"]
@@ -79,16 +79,16 @@ def main() -> None:
         others = [record for record in records if record.split == "train"]
         found[crops]["another scene"] = _found(others, known, rules)
     print(
-        f"{options.pictures} evaluation pictures, scenes of 192 x 192 pixels, and "
+        f"{options.images} evaluation images, scenes of 192 x 192 pixels, and "
         f"{options.others} other scenes; near_distance {DISTANCE}\n\n"
-        f"| a training picture is | {' | '.join(f'`crops: {n}`' for n in found)} |\n"
+        f"| a training image is | {' | '.join(f'`crops: {n}`' for n in found)} |\n"
         f"|---|{'---|' * len(found)}"
     )
     for name in (*CHANGES, "another scene"):
         shares = (f"{100 * of[name]:.1f} %" for of in found.values())
         print(f"| {name} | {' | '.join(shares)} |")
     wrong = {n: of["another scene"] * options.others for n, of in found.items()}
-    right = {n: sum(of[c] for c in CHANGES) * options.pictures for n, of in found.items()}
+    right = {n: sum(of[c] for c in CHANGES) * options.images for n, of in found.items()}
     shares = (f"{100 * right[n] / (right[n] + wrong[n]):.1f} %" for n in found)
     print(f"| precision of all | {' | '.join(shares)} |")
 
@@ -116,7 +116,7 @@ def _heldout(tests: list[Record], rules: Rules) -> pa.Table:
 
 
 def _found(records: list[Record], known: pa.Table, rules: Rules) -> float:
-    """The share of training pictures that are held to be evaluated on."""
+    """The share of training images that are held to be evaluated on."""
     with tempfile.TemporaryDirectory() as folder:
         blocks = Blocks(Path(folder))
         rows = _rows(records, rules)

@@ -1,6 +1,6 @@
-"""How fast pictures become shards, what a hundredth more takes, and memory by number of rows.
+"""How fast images become shards, what a hundredth more takes, and memory by number of rows.
 
-python -m benchmarks.ingest [--pictures N] [--grown N] [--rows N ...] [--rounds N]
+python -m benchmarks.ingest [--images N] [--grown N] [--rows N ...] [--rounds N]
 python -m benchmarks.ingest --engines N [--rounds N]     # on a node of the cluster RAY_ADDRESS
 """
 
@@ -51,7 +51,7 @@ FOLDER = {
     "data_seed": 1, "seed": 1, "paths": {"root": "products", "models": "models"},
     "ingest": LIMITS, "runtime": {"workers": 0, "scratch": "scratch"},
     "datasets": {"grown": {
-        "sources": {"all": {"kind": "folder", "path": "pictures", "split": "train"}},
+        "sources": {"all": {"kind": "folder", "path": "images", "split": "train"}},
         "longest_side": 256, "shard_mb": 8,
     }},
 }  # fmt: skip
@@ -62,22 +62,22 @@ MIB = 2**20
 def main() -> None:
     """Print three tables, or that of the engines."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--grown", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, nargs="+", default=[60_000, 120_000, 240_000])
-    parser.add_argument("--engines", type=int, help="pictures that each engine prepares")
+    parser.add_argument("--engines", type=int, help="images that each engine prepares")
     options = parser.parse_args()
     print(machine(), "\n")
     if options.engines:
         _engines(options.engines, options.rounds)
         return
-    _speed(options.pictures, options.rounds)
+    _speed(options.images, options.rounds)
     _growth(options.grown, options.rounds)
     _memory(options.rows)
 
 
-def _speed(pictures: int, rounds: int) -> None:
+def _speed(images: int, rounds: int) -> None:
     photos = [
         bytes(simplejpeg.encode_jpeg(photo(np.random.default_rng(seed)), 90)) for seed in range(64)
     ]
@@ -85,7 +85,7 @@ def _speed(pictures: int, rounds: int) -> None:
     rules = Rules(validate(IngestConfig, LIMITS, where="benchmark"), 256)
 
     def rows() -> Iterator[NumberedRow]:
-        for i, image in zip(range(pictures), itertools.cycle(photos), strict=False):
+        for i, image in zip(range(images), itertools.cycle(photos), strict=False):
             yield i, Record(f"{i:07d}", image, ("a caption of a photograph",), i, "train", "a")
 
     shares, walls = [], []
@@ -93,10 +93,10 @@ def _speed(pictures: int, rounds: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             before, start = time.process_time(), time.perf_counter()
             _ingest(Path(folder), rows(), rules)
-            shares.append(pictures / (time.process_time() - before))
-            walls.append(pictures / (time.perf_counter() - start))
+            shares.append(images / (time.process_time() - before))
+            walls.append(images / (time.perf_counter() - start))
     print(
-        f"{pictures} JPEGs of 640 x 480 pixels, {size:.0f} KiB in the mean, to shards of 256 px, "
+        f"{images} JPEGs of 640 x 480 pixels, {size:.0f} KiB in the mean, to shards of 256 px, "
         f"in one process; medians of {rounds}\n\n"
         "| images/s of processor time | images/s of the clock |\n|---|---|\n"
         f"| {spread(shares, 0)} | {spread(walls, 0)} |\n"
@@ -119,17 +119,17 @@ def _fill(blocks: Blocks, rows: Iterator[Prepared | Rejection]) -> None:
 def _compare(blocks: Blocks) -> None:
     for _ in duplicates.repeated_keys(blocks):
         pass
-    pictures = duplicates.read_fingerprints(blocks)
-    for _ in duplicates.contaminated(pictures, duplicates.HELDOUT.empty_table(), 4):
+    images = duplicates.read_fingerprints(blocks)
+    for _ in duplicates.contaminated(images, duplicates.HELDOUT.empty_table(), 4):
         pass
-    duplicates.repeated_images(pictures, set(), 4)
+    duplicates.repeated_images(images, set(), 4)
 
 
 def _shards(folder: Path, blocks: Blocks) -> None:
     shard_writer.write(folder, "data", blocks.records(), shard_mb=8, licences=[], sources=[])
 
 
-def _growth(pictures: int, rounds: int) -> None:
+def _growth(images: int, rounds: int) -> None:
     """The stage over a folder, and over the same with a hundredth more."""
     add = _add_photographs()
 
@@ -138,30 +138,30 @@ def _growth(pictures: int, rounds: int) -> None:
         ingest.run(Stage("ingest", "grown"))
         return time.process_time() - before, time.perf_counter() - start
 
-    names = [hashlib.sha256(b"%d" % i).hexdigest() for i in range(pictures + pictures // 100)]
+    names = [hashlib.sha256(b"%d" % i).hexdigest() for i in range(images + images // 100)]
     more = {
         "none": [],
-        "1 %, behind the others": [f"x{i:07d}" for i in range(pictures // 100)],
-        "1 %, amid the others": names[pictures:],
+        "1 %, after the others": [f"x{i:07d}" for i in range(images // 100)],
+        "1 %, in between": names[images:],
     }
     shares: dict[str, list[tuple[float, float]]] = {kind: [] for kind in more}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             Path("params.yaml").write_text(json.dumps(FOLDER))
-            add(names[:pictures])
+            add(names[:images])
             whole = run()
             for kind, new in more.items():
                 add(new)
                 grown = run()
                 shares[kind].append((100 * grown[0] / whole[0], 100 * grown[1] / whole[1]))
     print(
-        f"`ingest@NAME` over {pictures} such JPEGs that differ, a text beside each, as shares of "
+        f"`ingest@NAME` over {images} such JPEGs that differ, a text beside each, as shares of "
         f"what it takes from nothing; medians of {rounds}\n\n"
-        "| new pictures | processor time | clock |\n|---|---|---|"
+        "| new images | processor time | clock |\n|---|---|---|"
     )
     for kind, of in shares.items():
-        told = (spread(each, 1, " %") for each in zip(*of, strict=True))
-        print(f"| {kind} | {' | '.join(told)} |")
+        parts = (spread(each, 1, " %") for each in zip(*of, strict=True))
+        print(f"| {kind} | {' | '.join(parts)} |")
     print()
 
 
@@ -180,15 +180,15 @@ def _add_photographs() -> Callable[[Iterable[str]], None]:
         return bytes(simplejpeg.encode_jpeg(pixels, 90))
 
     def add(names: Iterable[str]) -> None:
-        Path("pictures").mkdir(exist_ok=True)
+        Path("images").mkdir(exist_ok=True)
         for name in names:
-            Path("pictures", f"{name}.jpg").write_bytes(cut())
-            Path("pictures", f"{name}.txt").write_text(f"the photograph {name}")
+            Path("images", f"{name}.jpg").write_bytes(cut())
+            Path("images", f"{name}.txt").write_text(f"the photograph {name}")
 
     return add
 
 
-def _engines(pictures: int, rounds: int) -> None:
+def _engines(images: int, rounds: int) -> None:
     """The stage over a folder by processes of this machine and by a cluster."""
     workers = os.cpu_count() or 1
     kinds = {
@@ -200,7 +200,7 @@ def _engines(pictures: int, rounds: int) -> None:
     digests = set()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         Path("params.yaml").write_text(json.dumps(FOLDER))
-        _add_photographs()(f"{i:07d}" for i in range(pictures))
+        _add_photographs()(f"{i:07d}" for i in range(images))
         for _, (kind, values) in itertools.product(range(rounds), kinds.items()):
             shutil.rmtree("scratch", ignore_errors=True)
             named = {f"{ENVIRONMENT}{name}": value for name, value in values.items()}
@@ -211,14 +211,14 @@ def _engines(pictures: int, rounds: int) -> None:
             seconds[kind].append(time.perf_counter() - start)
             digests.add(file_digest(Path("products/data/grown/index.parquet")))
     assert len(digests) == 1
-    print(f"{pictures} such JPEGs to shards by `ingest@NAME`, a process of its own; equal bytes\n")
+    print(f"{images} such JPEGs to shards by `ingest@NAME`, a process of its own; equal bytes\n")
     print("| engine | s |\n|---|---|")
     for kind, taken in seconds.items():
         print(f"| {kind} | {spread(taken, 1)} |")
 
 
 def _memory(counts: list[int]) -> None:
-    """Each number of rows in a process of its own; a picture has 600 bytes, so that rows count."""
+    """Each number of rows in a process of its own; an image has 600 bytes, so that rows count."""
     print(
         "| rows | MiB while a list is read | rows are prepared | compared | written | s |\n"
         "|---|---|---|---|---|---|"
@@ -233,9 +233,9 @@ def _memory(counts: list[int]) -> None:
         np.polyfit(counts, [peak[step] for peak in peaks], 1)[0] if len(counts) > 1 else 0.0
         for step in range(4)
     ]
-    told = ", ".join(f"{slope:.0f}" for slope in slopes)
+    parts = ", ".join(f"{slope:.0f}" for slope in slopes)
     most = max(peaks[-1]) + max(slopes) * (10_000_000 - counts[-1])
-    print(f"\nbytes a row: {told}; ten million rows would take {most / 2**30:.2f} GiB")
+    print(f"\nbytes a row: {parts}; ten million rows would take {most / 2**30:.2f} GiB")
 
 
 def _peaks(count: int) -> tuple[list[int], float]:
@@ -248,7 +248,7 @@ def _peaks(count: int) -> tuple[list[int], float]:
 
     def rows() -> Iterator[Prepared]:
         for i in range(count):
-            record = Record(f"{i:08d}", jpeg, (f"a caption of picture {i}",), i, "train", "a")
+            record = Record(f"{i:08d}", jpeg, (f"a caption of image {i}",), i, "train", "a")
             own = Fingerprint(hashlib.sha256(b"%d" % i).digest()[:16], int(looks[i]))
             yield Prepared(record, i + 1, f"{i}.jpg", (own,))
 
@@ -260,7 +260,7 @@ def _peaks(count: int) -> tuple[list[int], float]:
         def listed() -> None:
             path = folder / "list.tsv"
             with path.open("w") as file:
-                rows = (f"a caption of picture {i}\thttps://a.test/{i}\n" for i in range(count))
+                rows = (f"a caption of image {i}\thttps://a.test/{i}\n" for i in range(count))
                 file.writelines(rows)
             header = ["caption", "url"]
             assert sum(1 for _ in tables.read(path, "tsv", header, header)) == count

@@ -1,4 +1,4 @@
-"""The language of docs and docstrings: standard terms, short sentences, good openings."""
+"""The language of the project: standard terms, short sentences, good openings."""
 
 import ast
 import re
@@ -7,9 +7,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CODE = [path for top in ("albef", "pipelines", "flows") for path in (ROOT / top).rglob("*.py")]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+PAGES = [*ROOT.glob("*.md"), ROOT / "benchmarks/README.md", *(ROOT / "docs").rglob("*.md")]
 HOME_MADE = re.compile(
-    r"\b(twin|set aside|at hand|told|goes on|is no|are no|of its own|rung|data set|whatever)\b",
+    r"\b(twins?|set aside|at hand|told|goes on|(?<!there )(is|are) no|of its own|rung|data sets?|"
+    r"whatever)\b",
     re.I,
 )
 """Terms for which the field has others: momentum model, rejected, local, reported, resumes, ..."""
@@ -35,15 +36,28 @@ def texts() -> Iterator[tuple[str, str]]:
             yield f"{path.relative_to(ROOT)}:{line}", text
 
 
+def other_texts() -> Iterator[tuple[str, str]]:
+    """Place and text of configuration, templates and web pages, and the names of tests."""
+    suffixes = {".yaml", ".toml", ".json", ".j2", ".html", ".js", ".css", ".conf", ".Dockerfile"}
+    files = [ROOT / "Makefile", *ROOT.glob("*.yaml"), *ROOT.glob("*.yml"), *ROOT.glob("*.toml")]
+    for top in ("ablations", "albef", "behaviour", "deploy", "docs", "presets"):
+        files += [path for path in (ROOT / top).rglob("*") if path.suffix in suffixes]
+    for path in files:
+        yield str(path.relative_to(ROOT)), path.read_text()
+    for path in (ROOT / "tests").rglob("*.py"):
+        names = re.findall(r"def (test_\w+)", path.read_text())
+        yield str(path.relative_to(ROOT)), "\n".join(names).replace("_", " ")
+
+
 def sentences(text: str) -> list[str]:
     text = re.sub(r"`+[^`]*`+", "CODE", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text))
     return re.split(r"(?<=[.!?:;])\s+|\n\s*\n|\n\s*[-*\d]+\.?\s", text)
 
 
-def test_docs_and_docstrings_use_the_terms_of_the_field() -> None:
+def test_all_texts_use_the_terms_of_the_field() -> None:
     found = [
         (place, match[0])
-        for place, text in texts()
+        for place, text in (*texts(), *other_texts())
         for match in HOME_MADE.finditer(re.sub(r"`+[^`]*`+", "", text))
     ]
     assert not found

@@ -53,7 +53,7 @@ def shown(image: bytes) -> Image.Image:
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("row", ROWS.values(), ids=list(ROWS))
-def test_each_bad_row_is_repaired_or_set_aside(row: BadRow) -> None:
+def test_each_bad_row_is_repaired_or_rejected(row: BadRow) -> None:
     for longest_side in (None, 24):
         check_outcome(row, longest_side)
 

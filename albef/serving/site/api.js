@@ -1,4 +1,4 @@
-// Calls of the server, answered in the browser; the page uses this file instead of its own api.js.
+// Calls of the server, answered in the browser. In a static site, this file replaces the page's api.js.
 
 import { Model, softmax } from "./model.js";
 
