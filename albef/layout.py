@@ -193,3 +193,13 @@ class Layout:
     def record(self, stage: str) -> Path:
         """Return the run record of a stage, ``NAME`` or ``NAME@KEY``."""
         return self.root / "runs" / f"{stage}.json"
+
+
+def layout_of(params: Mapping[str, object], where: str, root: Path = Path()) -> Layout:
+    """Return the layout that the values of a params file define, below a project's root.
+
+    Raises:
+        ParamsError: the values, which are in the file ``where``, do not name the folders.
+    """
+    paths = validate(Paths, params.get("paths"), where=where, key="paths")
+    return Layout(Paths(root=str(root / paths.root), models=str(root / paths.models)))

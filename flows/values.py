@@ -15,9 +15,9 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from albef.config import ParamsError, did_you_mean, read_preset, read_yaml, validate
+from albef.config import ParamsError, did_you_mean, read_preset, read_yaml
 from albef.io import dying_with_parent
-from albef.layout import PARAMS, Layout, Paths, runtime
+from albef.layout import PARAMS, Layout, layout_of, runtime
 
 PRESETS = Path("presets")
 CHANGED = Path(".params.changed.yaml")
@@ -64,22 +64,17 @@ def check(path: Path) -> None:
     Raises:
         ParamsError: there are wrong values; one error message for each.
     """
-    _check_file(path)
+    if not is_checked(path):
+        digest = _digest(path)
+        check_files([path], str(path), str(PARAMS))
+        CHECKED.parent.mkdir(parents=True, exist_ok=True)
+        CHECKED.write_text(digest)
     runtime(read_yaml(path).get("runtime"))
 
 
 def is_checked(path: Path) -> bool:
     """Return whether a params file passed the last check with the same code."""
     return CHECKED.exists() and CHECKED.read_text() == _digest(path)
-
-
-def _check_file(path: Path) -> None:
-    if is_checked(path):
-        return
-    digest = _digest(path)
-    check_files([path], str(path), str(PARAMS))
-    CHECKED.parent.mkdir(parents=True, exist_ok=True)
-    CHECKED.write_text(digest)
 
 
 def check_files(files: Sequence[Path], path: str, shown: str) -> None:
@@ -109,8 +104,7 @@ def _digest(path: Path) -> str:
 
 def layout(file: Path = PARAMS) -> Layout:
     """Return the locations of the artifacts of a params file."""
-    paths = read_yaml(file).get("paths")
-    return Layout(validate(Paths, paths, where=str(PARAMS), key="paths"))
+    return layout_of(read_yaml(file), str(PARAMS))
 
 
 def find_yaml(folder: Path, name: str, kind: str) -> Path:

@@ -280,26 +280,20 @@ def lock_of(folder: Path) -> Path:
 def _remove_forgotten(root: Path) -> None:
     """Remove work in progress that no stage has resumed for a month."""
     for folder in root.iterdir():
-        if folder.is_dir() and _idle_s(folder) > FORGOTTEN_S and not _is_locked(folder):
+        if folder.is_dir() and _is_forgotten(folder):
             log.info("removed %s: nothing was written there for a month", folder)
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _idle_s(folder: Path) -> float:
-    """Return the seconds since anything in the folder was written; 0 if it changes meanwhile."""
+def _is_forgotten(folder: Path) -> bool:
+    """Return whether nothing in a folder was written for a month and no process locks any of it."""
     try:
-        return time.time() - max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
-    except FileNotFoundError:
-        return 0.0
-
-
-def _is_locked(folder: Path) -> bool:
-    """Return whether a process holds a lock in a folder, no matter how old its files are."""
-    try:
-        files = (path for path in folder.rglob("*") if path.is_file())
-        return any(map(holder_of, (lock_of(folder), *files)))
-    except OSError:  # The state is unknown.
-        return True
+        paths = [folder, *folder.rglob("*")]
+        idle_s = time.time() - max(path.stat().st_mtime for path in paths)
+        files = [lock_of(folder), *filter(Path.is_file, paths)]
+        return idle_s > FORGOTTEN_S and not any(map(holder_of, files))
+    except OSError:  # It changes meanwhile, or its state is unknown.
+        return False
 
 
 def _seed(params: Mapping[str, Any], name: str) -> int:

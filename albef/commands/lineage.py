@@ -6,9 +6,8 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from albef.commands.command import find_root
-from albef.commands.project import layout_of
 from albef.config import read_preset
-from albef.layout import PARAMS, Layout
+from albef.layout import PARAMS, Layout, layout_of
 from albef.lineage import DIGITS, Project, Step, lineage, render_facts
 
 
@@ -74,4 +73,4 @@ def _holds(layout: Layout, path: Path) -> bool:
 def _projects(root: Path) -> Iterator[Project]:
     for file in (root / PARAMS, *sorted((root / "presets").glob("*.yaml"))):
         params = read_preset(file)
-        yield Project(root, layout_of(params, root, file), tuple(params.get("tasks") or ()))
+        yield Project(root, layout_of(params, str(file), root), tuple(params.get("tasks") or ()))

@@ -1,24 +1,13 @@
 """Access of commands to a project's params.yaml and to its runs."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from albef.config import ParamsError, did_you_mean, read_yaml, validate
-from albef.layout import PARAMS, Layout, Paths, runtime
+from albef.config import ParamsError, did_you_mean, read_yaml
+from albef.layout import PARAMS, layout_of, runtime
 
 if TYPE_CHECKING:
     from albef.data.shards import Shards
-
-
-def layout_of(params: Mapping[str, Any], root: Path, where: Path) -> Layout:
-    """Return the layout of artifacts that the values of a params file or preset define.
-
-    Raises:
-        ParamsError: the values, which are in the file ``where``, do not name the folders.
-    """
-    paths = validate(Paths, params.get("paths"), where=str(where), key="paths")
-    return Layout(Paths(root=str(root / paths.root), models=str(root / paths.models)))
 
 
 class Project:
@@ -31,7 +20,7 @@ class Project:
     def __init__(self, root: Path = Path()) -> None:
         self._file = root / PARAMS
         self._params = read_yaml(self._file)
-        self.layout = layout_of(self._params, root, self._file)
+        self.layout = layout_of(self._params, str(self._file), root)
 
     def section(self, run: str) -> dict[str, Any]:
         """Return the values of a run; raise ParamsError if it does not exist."""

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from albef.config import Section
+from albef.io import first_line
 from albef.models.albef import ALBEF
 from albef.models.original import original_name, read_original
 from albef.models.text import MLMHead
@@ -138,7 +139,7 @@ def _vit(source: str) -> dict[str, Tensor]:
         vit = timm.create_model(source, pretrained=True, num_classes=0)
     except Exception as error:  # hub, network and registry raise many types
         raise CheckpointError(
-            f"weights of {source} cannot be downloaded ({_first_line(error)}); {REMEDY}"
+            f"weights of {source} cannot be downloaded ({first_line(error)}); {REMEDY}"
         ) from None
     state: dict[str, Tensor] = vit.state_dict()
     return state
@@ -168,7 +169,7 @@ def _fetched(source: str) -> Path:
         try:
             return Path(cached_file(source, name))
         except OSError as error:
-            reason = _first_line(error)
+            reason = first_line(error)
     raise CheckpointError(f"weights of {source} cannot be downloaded ({reason}); {REMEDY}")
 
 
@@ -178,13 +179,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except Exception as error:  # safetensors raises several types
-        raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from None
+        raise CheckpointError(f"{path} is damaged: {first_line(error)}") from None
     check_weights(tensors, where=f"{path}")
     return tensors
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -4,7 +4,6 @@ import contextlib
 import fnmatch
 import logging
 import pickle
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -19,7 +18,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from albef.distributed import world
-from albef.io import LockedError, file_digest, lock, sync
+from albef.io import LockedError, file_digest, first_line, lock, sync
 from albef.training.mirror import PENDING, Mirror
 
 log = logging.getLogger(__name__)
@@ -152,7 +151,7 @@ class TrainingState:
         except (OSError, RuntimeError, SafetensorError) as error:  # two wrap the system's error
             part.unlink(missing_ok=True)
             raise OSError(
-                f"cannot write {noun} to {self.folder} ({_first_line(error)}); free disk space or "
+                f"cannot write {noun} to {self.folder} ({first_line(error)}); free disk space or "
                 "set runtime.scratch, then run again. The last training checkpoint is kept"
             ) from error
         return path
@@ -184,7 +183,7 @@ class TrainingState:
             if value is None and not isinstance(error, pickle.UnpicklingError):
                 raise _unreadable(path, error) from error  # the file is intact
             raise CheckpointMismatchError(
-                f"{path} is of another model ({_first_line(error)}), because the code has changed; "
+                f"{path} is of another model ({first_line(error)}), because the code has changed; "
                 f"delete {self.folder} to train from the start"
             ) from error
 
@@ -267,8 +266,4 @@ def _is_intact(path: Path) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> OSError:
-    return OSError(f"cannot read {path} ({_first_line(error)})")
-
-
-def _first_line(error: Exception) -> str:
-    return re.split(r"[\n.]", str(error))[0] or type(error).__name__
+    return OSError(f"cannot read {path} ({first_line(error)})")

@@ -16,8 +16,8 @@ from dvc.repo import Repo
 from dvc.scm import SCMError, resolve_rev
 from dvc_data.index import DataIndexDirError
 
-from albef.config import ParamsError, nearest, read_yaml, validate
-from albef.layout import PARAMS, Layout, Paths
+from albef.config import ParamsError, nearest, read_yaml
+from albef.layout import PARAMS, layout_of
 from flows.git import try_git
 from flows.graph import one_line
 
@@ -55,8 +55,7 @@ class Revision:
         if not self.fetch(PARAMS):
             raise ParamsError(f"{name} has no {PARAMS}; give a revision of this project")
         self.params = read_yaml(folder / PARAMS)
-        paths = validate(Paths, self.params.get("paths"), where=f"{PARAMS} of {name}", key="paths")
-        self.layout = Layout(paths)
+        self.layout = layout_of(self.params, f"{PARAMS} of {name}")
         seed = int(self.params.get("seed", 0))
         self.seeds = tuple(int(self.params.get(key, seed)) for key in SEEDS)
 

@@ -114,7 +114,7 @@ def test_a_wrong_override_of_runtime_is_refused_and_names_the_variable(
 ) -> None:
     monkeypatch.undo()
     monkeypatch.chdir(project)
-    monkeypatch.setattr(values, "_check_file", lambda path: None)
+    monkeypatch.setattr(values, "is_checked", lambda path: True)
     for name, value, says in (
         ("THREADS", "x", "ALBEF_RUNTIME__NAME: runtime.threads: "),
         ("THREDS", "1", "ALBEF_RUNTIME__NAME: runtime.threds .* did you mean runtime.threads"),

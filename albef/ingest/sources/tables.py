@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from albef.config import ParamsError, nearest
 from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest.sources.rows import Files, OneSplit, Row, expand
+from albef.io import first_line
 
 _MAX_LINE_BYTES = 2**20
 _MAX_LINES = 20  # that a quoted field of a CSV file may span
@@ -225,7 +226,7 @@ def _parquet(file: Path, columns: Sequence[str], batch: int) -> Iterator[Row | R
                         line += 1
                         yield row(values)
             except (pa.ArrowException, OSError) as error:
-                damage = RowError(damage.reason, f"{damage}: {_first_line(error)}")
+                damage = RowError(damage.reason, f"{damage}: {first_line(error)}")
             except RowError as error:
                 damage = error
             while line < until:
@@ -292,7 +293,7 @@ def _opened(file: Path, columns: Sequence[str]) -> Any:
     except FileNotFoundError as error:
         raise ParamsError(f"{file} cannot be read: {error.strerror or error}") from None
     except (pa.ArrowException, OSError) as error:  # A damaged footer raises an OSError.
-        raise ParamsError(f"{file} cannot be read as Parquet: {_first_line(error)}") from None
+        raise ParamsError(f"{file} cannot be read as Parquet: {first_line(error)}") from None
 
 
 def _values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any] | RowError]:
@@ -309,7 +310,7 @@ def _values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any] | RowE
         except RowError as error:
             yield error
         except Exception as error:  # Such values are invalid strings and dates out of range.
-            yield _malformed(f"a value cannot be read: {_first_line(error)}")
+            yield _malformed(f"a value cannot be read: {first_line(error)}")
 
 
 def _check_list(items: Any) -> None:
@@ -325,7 +326,3 @@ def _check_list(items: Any) -> None:
 
 def _malformed(detail: str) -> RowError:
     return RowError(Reason.MALFORMED_ROW, detail)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
