@@ -194,7 +194,8 @@ def keeping(keep_mask: NDArray[np.bool_]) -> Edit:
     """
 
     def edit(batch: pa.RecordBatch, offset: int) -> tuple[pa.RecordBatch, int]:
-        stays = ~_is_scored(batch)
+        is_train = pc.equal(batch["split"], SPLIT).to_numpy(zero_copy_only=False)
+        stays = np.repeat(~is_train, _counts(batch))
         scored = int((~stays).sum())
         stays[~stays] = keep_mask[offset : offset + scored]
         return _with_captions(batch, stays), scored
@@ -223,12 +224,6 @@ def adding(texts: Sequence[str]) -> Edit:
         return batch, len(rows)
 
     return edit
-
-
-def _is_scored(batch: pa.RecordBatch) -> NDArray[np.bool_]:
-    """Return the mask of captions, in a part of an index, that belong to the scored split."""
-    is_train: NDArray[np.bool_] = pc.equal(batch["split"], SPLIT).to_numpy(zero_copy_only=False)
-    return np.repeat(is_train, _counts(batch))
 
 
 def _counts(batch: pa.RecordBatch) -> NDArray[np.int32]:

@@ -254,15 +254,11 @@ def code_edits(stage: Any, producers: Collection[str]) -> dict[Any, list[Edit]]:
     record = read_record() if any(edits.values()) else None
     if record is None or not record.code_digest or record.code_digest != code_digest(stage.name):
         return edits
+    ran = {path: md5 for path, md5 in record.code.items() if path.endswith(".py")}
     return {
-        dep: [edit._replace(in_comments=_is_listed_in(record, edit)) for edit in found]
+        dep: [it._replace(in_comments=ran.get(it.path, "") == it.before) for it in found]
         for dep, found in edits.items()
     }
-
-
-def _is_listed_in(record: run_record.RunRecord, edit: Edit) -> bool:
-    """Return whether an edit is of a module that the run record lists with the same hash."""
-    return edit.path.endswith(".py") and record.code.get(edit.path, "") == edit.before
 
 
 def code_digest(stage: str) -> str:

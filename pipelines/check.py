@@ -115,12 +115,33 @@ def check(source: str, options: Options = Options(), cwd: Path = Path()) -> dict
         if suggested is None:
             raise ParamsError(f"--write: {source} is a dataset of {PARAMS}; give a path")
         _check_preset(stage.key)
-    rows = options.rows or _rows_of(config, options.write)
+    is_local = all(not isinstance(it, urls.Config) for it in config.sources.values())
+    rows = options.rows or (_PRESET_ROWS if options.write and is_local else _ROWS)
     if options.write:
         intake, limits = IngestConfig(heldout=[stage.key]), ValidateConfig()
     else:
         intake = stage.section("ingest", IngestConfig)
         limits = stage.section("validate", ValidateConfig)
+    result = _try(source, stage, config, intake, limits, rows)
+    if suggested:
+        (section,) = suggested.values()
+        splits = result.get("splits", [])
+        missing = {name: share for name, share in _SPLIT_OFF.items() if name not in splits}
+        if "train" in splits and missing:
+            section["split_off"] = missing
+        result["suggested"] = suggested
+    return result
+
+
+def _try(
+    source: str,
+    stage: Stage,
+    config: RowsConfig,
+    intake: IngestConfig,
+    limits: ValidateConfig,
+    rows: int,
+) -> dict[str, Any]:
+    """Run ingest and validation on the first rows, in a temporary folder."""
     heldout = [stage.layout.heldout(name) for name in intake.heldout] if config.screened else []
     existing = [path for path in heldout if path.is_file()]
     with tempfile.TemporaryDirectory(prefix="albef-check-") as name:
@@ -132,7 +153,7 @@ def check(source: str, options: Options = Options(), cwd: Path = Path()) -> dict
         references = read_heldout(existing)
         dropped, repeated = compare(blocks, config, intake.near_distance, references)
         rejected = write_quarantine(folder, blocks, dropped, repeated, references, intake).total()
-        result = {
+        result: dict[str, Any] = {
             "source": source,
             "rows": count,
             "rows_asked": rows,
@@ -150,13 +171,6 @@ def check(source: str, options: Options = Options(), cwd: Path = Path()) -> dict
         }
         if rejected < count:
             result |= _validate(folder / "data", blocks, dropped, stage, limits)
-    if suggested:
-        (section,) = suggested.values()
-        splits: Any = result.get("splits", [])
-        missing = {name: share for name, share in _SPLIT_OFF.items() if name not in splits}
-        if "train" in splits and missing:
-            section["split_off"] = missing
-        result["suggested"] = suggested
     return result
 
 
@@ -299,12 +313,6 @@ def _name_of(path: Path) -> str:
     """Return a name for the dataset at a path: its name in plain letters, or ``mine``."""
     plain = unicodedata.normalize("NFKD", path.stem.lower()).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "_", plain)[:40].strip("_") or "mine"
-
-
-def _rows_of(config: RowsConfig, is_preset: bool) -> int:
-    """Return how many rows to read of each source."""
-    is_local = all(not isinstance(source, urls.Config) for source in config.sources.values())
-    return _PRESET_ROWS if is_preset and is_local else _ROWS
 
 
 def _path(source: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 from PIL import Image, ImageChops
 
@@ -31,16 +32,8 @@ def _color(rng: random.Random, low: int = 0, high: int = 255) -> Color:
     return rng.randint(low, high), rng.randint(low, high), rng.randint(low, high)
 
 
-def _light(pixels: int, rng: random.Random) -> Image.Image:
-    return Image.new("RGB", (pixels, pixels), _color(rng, 200))
-
-
-def _dark(pixels: int, rng: random.Random) -> Image.Image:
-    return Image.new("RGB", (pixels, pixels), _color(rng, 0, 70))
-
-
-def _colored(pixels: int, rng: random.Random) -> Image.Image:
-    return Image.new("RGB", (pixels, pixels), _color(rng))
+def _plain(pixels: int, rng: random.Random, low: int = 0, high: int = 255) -> Image.Image:
+    return Image.new("RGB", (pixels, pixels), _color(rng, low, high))
 
 
 def _graded(pixels: int, rng: random.Random) -> Image.Image:
@@ -83,8 +76,8 @@ def _enlarged(colors: list[Color], cells: int, pixels: int, how: Image.Resamplin
 
 
 KINDS: dict[str, Callable[[int, random.Random], Image.Image]] = {
-    "light": _light, "dark": _dark, "colored": _colored, "graded": _graded,
-    "clouded": _clouded, "chequered": _chequered, "striped": _striped,
+    "light": partial(_plain, low=200), "dark": partial(_plain, high=70), "colored": _plain,
+    "graded": _graded, "clouded": _clouded, "chequered": _chequered, "striped": _striped,
 }  # fmt: skip
 """Function that draws each kind of background."""
 VARIED = tuple(kind for kind in KINDS if kind not in ("light", HELD_OUT))

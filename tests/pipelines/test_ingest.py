@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -404,27 +403,3 @@ def test_only_what_is_new_is_prepared(here: Path, prepared: list[str]) -> None:
     assert run(moved) == len(moved)
     assert contents(DATA) | contents(ASIDE) == grown
     assert run(moved, quality=50) == len(moved), "other rules prepare all anew"
-
-
-@pytest.mark.slow
-def test_kill_9_at_any_moment_ends_in_the_same_bytes(here: Path) -> None:
-    toy_params(here, rough(6000), workers=2, duplicates="drop_exact", store="store")
-    command = [sys.executable, "-m", "pipelines.ingest", "toy"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    expected = contents(DATA) | contents(ASIDE)
-    for folder in (DATA, ASIDE, here / "scratch"):
-        shutil.rmtree(folder)
-    rng = random.Random(1)
-    kills = 0
-    while not DATA.exists():
-        target = len(list((here / "scratch").rglob("*"))) + rng.randint(0, 5)
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(list((here / "scratch").rglob("*"))) < target:
-            pass
-        if kills < 12:
-            kills += process.poll() is None
-            process.kill()
-        process.wait()
-    assert kills > 3
-    assert contents(DATA) | contents(ASIDE) == expected
