@@ -171,16 +171,19 @@ def die_with_parent() -> None:
 
     A parent that is killed cannot stop its children, which would keep the locks that they inherit.
     """
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
+    if parent := multiprocessing.parent_process():
+        call_after(lambda: os.getppid() == parent.pid, lambda: os._exit(1))
+
+
+def call_after(lasts: Callable[[], bool], call: Callable[[], object]) -> None:
+    """Call a function in a thread soon after ``lasts`` returns false for the first time."""
 
     def watch() -> None:
-        while os.getppid() == parent.pid:
+        while lasts():
             time.sleep(0.5)
-        os._exit(1)
+        call()
 
-    threading.Thread(target=watch, daemon=True, name="die-with-parent").start()
+    threading.Thread(target=watch, daemon=True, name="call-after").start()
 
 
 def dying_with_parent(command: Sequence[str], signal: str = "KILL") -> list[str]:

@@ -11,11 +11,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from albef.io import call_after
 from flows.run_lock import INHERITED
 
 GRACE_S = 20.0
@@ -123,13 +123,7 @@ def run_in_session(module: str, *args: str, keep: int, output: int | None = None
 
 def exit_with_parent(parent: int) -> None:
     """Kill this process's group as soon as its parent ends; ``parent`` is the parent's id."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True, name="die-with-parent").start()
+    call_after(lambda: os.getppid() == parent, lambda: os.killpg(os.getpgrp(), signal.SIGKILL))
 
 
 def _reproduce(

@@ -16,7 +16,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +29,7 @@ import psutil
 from albef.config import ParamsError, Section, read_yaml, validate
 from albef.data.cache import ShardCache
 from albef.data.shards import describe
-from albef.io import file_digest, holder_of, lock
+from albef.io import call_after, file_digest, holder_of, lock
 from albef.io import read_json as read_json
 from albef.io import write_json as write_json
 from albef.layout import PARAMS as PARAMS
@@ -324,14 +323,12 @@ def die_with_dvc(context: Context) -> None:
     if not by_dvc or context.launched_on != platform.node():
         dvc = os.getppid()  # Without DVC on this machine, the launcher is watched.
 
-    def watch() -> None:
-        while dvc in {process.pid for process in psutil.Process().parents()}:
-            time.sleep(0.5)
+    def end() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(GRACE_S)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=watch, daemon=True, name="die-with-dvc").start()
+    call_after(lambda: dvc in {process.pid for process in psutil.Process().parents()}, end)
 
 
 @contextlib.contextmanager

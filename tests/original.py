@@ -56,6 +56,12 @@ def names(module: nn.Module, kind: str, text_layers: int = TEXT_LAYERS) -> dict[
     return {original_name(name, kind, text_layers): name for name in module.state_dict()}
 
 
+def expect(given: Mapping[str, Tensor], name: str, actual: Tensor, **tolerance: float) -> None:
+    """Compare a tensor with that of a name in a fixture."""
+    expected = given[name].to(actual.dtype)
+    torch.testing.assert_close(actual, expected, **(TOLERANCE | tolerance), msg=name)
+
+
 def compare_gradients(task: nn.Module, kind: str, given: Mapping[str, Tensor], prefix: str) -> None:
     """Norms of the gradients, against those in a fixture under a prefix; keys' biases have none."""
     parameters, ours = dict(task.named_parameters()), names(task, kind)

@@ -82,7 +82,9 @@ def main(export: Path, card: Path, out: Path, licence: str, datasets: list[str])
         raise ValueError(f"{out} exists; remove it or choose another folder")
     page = _read_card(card, manifest.run, licence, datasets)
     # The first example of the card loads the export.
-    usage = _format_usage(manifest, precisions[0])
+    usage = _ONNX_RUNTIME.format(encoder=f"vision_model{SUFFIXES[precisions[0]]}")
+    if manifest.model.itc_temperature is not None:
+        usage = f"{_TRANSFORMERS_JS.format(dtype=_DTYPES[precisions[0]])}\n\n{usage}"
     page.text = re.sub(r"```.*?```", lambda _: usage, page.text, count=1, flags=re.DOTALL)
     facts = manifest.model
     tokenizer = read_tokenizer(export / TOKENIZER, manifest.preprocessing.text)
@@ -116,14 +118,6 @@ def _read_card(path: Path, run: str, licence: str, datasets: list[str]) -> Model
     if data.eval_results:
         data.metrics = sorted({result.metric_type for result in data.eval_results})
     return card
-
-
-def _format_usage(manifest: Manifest, precision: str) -> str:
-    """Return the part of the card that shows how to use a precision of the model."""
-    usage = _ONNX_RUNTIME.format(encoder=f"vision_model{SUFFIXES[precision]}")
-    if manifest.model.itc_temperature is not None:
-        usage = f"{_TRANSFORMERS_JS.format(dtype=_DTYPES[precision])}\n\n{usage}"
-    return usage
 
 
 def _write_graphs(export: Path, folder: Path, manifest: Manifest, precision: str) -> None:

@@ -8,12 +8,10 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-import albef
 from albef.commands.importing import import_original, write
-from albef.data.shards import Shards
 from albef.models.matching import chance_recalls
 from albef.models.weights import load_checkpoint
-from pipelines import evaluate, export
+from pipelines import evaluate
 from pipelines.params import load
 from pipelines.stage import Stage
 from tests.commands.test_importing import HEADS, original
@@ -38,7 +36,6 @@ def brought(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     source["splits"] = {"test": 24}  # nothing to train on
     params["pretrain"]["dataset"] = "scenes"
     del params["pretrain"]["source_weights"]  # of the sources of web
-    params["export"]["runs"]["retrieval"]["precisions"] = {"float32": 100.0}
     work(folder, params)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -59,16 +56,6 @@ def test_it_is_evaluated_without_training(brought: Path) -> None:
     for name in ("model.fusion_encoder.layer.1.output.dense.weight", "itm_head.weight"):
         assert torch.equal(run.tensors[name], source.tensors[name])
     assert not (brought / "products/models/pretrained").exists()
-
-
-@pytest.mark.slow
-def test_its_export_computes_what_it_does(brought: Path) -> None:
-    export.run(Stage("export", "retrieval"))
-    images = [Shards(brought / "products/data/scenes", "test")[i].image for i in range(3)]
-    texts = ["w9", "w10 w11", "w12"]
-    ours = albef.load(brought / "products/models/retrieval").match_logits(images, texts)
-    onnx = albef.runtime.load(brought / "products/exports/retrieval").match_logits(images, texts)
-    assert abs(ours - onnx).max() < 1e-4
 
 
 def test_a_result_that_is_not_as_reported_fails_after_it_is_written(brought: Path) -> None:

@@ -1,19 +1,22 @@
 """Our pre-training step against numbers of the original code, on its weights."""
 
+from functools import partial
+
 import pytest
-import torch
 from torch import Tensor
 
 from albef.config import validate
-from albef.losses import itm
 from albef.losses.mlm import IGNORED
 from albef.models.original import original_name
 from albef.tasks.pretraining import Config, Task
 from albef.training.optim import adamw
 from tests import original as originals
-from tests.original import TEXT_LAYERS, TOLERANCE, vocabulary
+from tests.original import TEXT_LAYERS, vocabulary
+from tests.tasks import argmax_draws as argmax_draws
 
 FIXTURE = originals.fixture("pretrain")
+expect = partial(originals.expect, FIXTURE)
+pytestmark = pytest.mark.usefixtures("argmax_draws")
 
 
 def config(alpha: float) -> Config:
@@ -53,17 +56,6 @@ def batch(suffix: str = "") -> dict[str, Tensor]:
         "mlm_positions": positions,
         "mlm_labels": labels.gather(1, positions),
     }
-
-
-@pytest.fixture(autouse=True)
-def _argmax_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fixtures were made with the most likely negative instead of a drawn one."""
-    monkeypatch.setattr(itm, "draw", lambda weights, generator: weights.argmax(1))
-
-
-def expect(name: str, actual: Tensor, **tolerance: float) -> None:
-    expected = FIXTURE[name].to(actual.dtype)
-    torch.testing.assert_close(actual, expected, **(TOLERANCE | tolerance), msg=name)
 
 
 def original(name: str) -> str:

@@ -1,5 +1,6 @@
 """Our retrieval step and re-ranking against numbers of the original code, on its weights."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,6 @@ import torch
 from torch import Tensor
 
 from albef.config import validate
-from albef.losses import itm
 from albef.losses.itc import same_image_targets
 from albef.models.matching import (
     NOT_RANKED,
@@ -23,10 +23,13 @@ from albef.tasks import matching
 from albef.tasks.retrieval import Config, Task
 from tests import original
 from tests.conftest import tiny_config
-from tests.original import TEXT_LAYERS, TOLERANCE, vocabulary
+from tests.original import TEXT_LAYERS, vocabulary
+from tests.tasks import argmax_draws as argmax_draws
 from tests.tasks import results
 
 FIXTURE = original.fixture("retrieval")
+expect = partial(original.expect, FIXTURE)
+pytestmark = pytest.mark.usefixtures("argmax_draws")
 ORIGINAL = original.weights(FIXTURE)
 
 
@@ -48,17 +51,6 @@ def batch(ids: str) -> dict[str, Tensor]:
         "text_mask": FIXTURE["inputs/attention_mask"],
         "image_id": FIXTURE[f"inputs/idx_{ids}"],
     }
-
-
-@pytest.fixture(autouse=True)
-def _argmax_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fixtures were made with the most likely negative instead of a drawn one."""
-    monkeypatch.setattr(itm, "draw", lambda weights, generator: weights.argmax(1))
-
-
-def expect(name: str, actual: Tensor, **tolerance: float) -> None:
-    expected = FIXTURE[name].to(actual.dtype)
-    torch.testing.assert_close(actual, expected, **(TOLERANCE | tolerance), msg=name)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ from torch import Tensor
 
 from albef.config import validate
 from albef.data.record import Record
-from albef.losses import itm
 from albef.tasks.classification import RecordError
 from albef.tasks.text_assignment import CLASSES, Config, Task, draw_pairs
 from tests import original
 from tests.data import toy
 from tests.original import TOLERANCE
+from tests.tasks import argmax_draws as argmax_draws
 
 FIXTURE = original.fixture("text_assignment")
 
@@ -35,8 +35,8 @@ def drawn(sequence: list[float]) -> tuple[Tensor, Tensor]:
     return neither, side
 
 
+@pytest.mark.usefixtures("argmax_draws")
 def test_loss_and_gradients_equal_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(itm, "draw", lambda weights, generator: weights.argmax(1))
     draws = torch.stack(drawn(FIXTURE["inputs/rand_sequence"].tolist()))
     monkeypatch.setattr(torch, "rand", lambda *shape, **options: draws)
     task = original_task()

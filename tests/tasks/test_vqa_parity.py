@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from tests.original import FIXTURES, TOLERANCE, vocabulary
 from tests.tasks.test_pretraining_parity import config as pretraining_config
 
 FIXTURE = original.fixture("vqa")
+OUTPUTS = {name.removeprefix("outputs/"): tensor for name, tensor in FIXTURE.items()}
+expect = partial(original.expect, OUTPUTS)
 START: dict[str, str] = json.loads((FIXTURES / "vqa_start.json").read_text())
 
 
@@ -58,10 +61,6 @@ def fused_by(model: ALBEF) -> Tensor:
     """The fused states of the fixture's questions."""
     given = batch()
     return fuse(model, model.encode_image(given["image"]), given["ids"], given["text_mask"])
-
-
-def expect(name: str, actual: Tensor, **tolerance: float) -> None:
-    torch.testing.assert_close(actual, FIXTURE[f"outputs/{name}"], **(TOLERANCE | tolerance))
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.4])
