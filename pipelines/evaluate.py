@@ -104,8 +104,6 @@ def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torc
     path.parent.mkdir(parents=True, exist_ok=True)
     for section, values in sections.items():
         metrics.setdefault(section, {}).update(values)
-    if BEHAVIOUR in metrics:
-        headline[BEHAVIOUR] = OVERALL
     pq.write_table(cases, stage.layout.behaviour(stage.key))
     write_json(stage.layout.metrics(stage.key), metrics)
     source = {
@@ -163,6 +161,7 @@ def run_behaviour_tests(
     log.info("behavior tests: %.1f %% of %d cases pass", rates[OVERALL], len(tests.cases))
     return {
         BEHAVIOUR: dict(rates),
+        HEADLINE: {BEHAVIOUR: OVERALL},
         "chance": {BEHAVIOUR: judging.chances(tables[0])},
         "random_weights": {BEHAVIOUR: random_weights},
     }, pa.table(tables[0], schema=judging.SCHEMA)

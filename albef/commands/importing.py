@@ -76,8 +76,7 @@ def import_original(
     if kind not in KINDS:
         raise CheckpointError(f"the original code has no kind {kind!r}{did_you_mean(kind, KINDS)}")
     sizes = sizes_of(original, kind, where=where, heads=heads)
-    if image_size is None:
-        image_size = sizes.image.image_size
+    image_size = sizes.image.image_size if image_size is None else image_size
     if not 0 < image_size <= MAX_IMAGE_SIZE:
         raise ValueError(f"--image-size is {image_size}; it must be 1 to {MAX_IMAGE_SIZE} pixels")
     if "temp" in original and not original["temp"].gt(0).all():

@@ -150,11 +150,7 @@ def kind_of(tensors: Mapping[str, Tensor], *, where: str) -> str:
 
 
 def sizes_of(
-    tensors: Mapping[str, Tensor],
-    kind: str,
-    *,
-    where: str,
-    heads: tuple[int, int] | None,
+    tensors: Mapping[str, Tensor], kind: str, *, where: str, heads: tuple[int, int] | None
 ) -> ModelConfig:
     """Return the sizes of the model, from the shapes of the original's tensors.
 

@@ -9,7 +9,6 @@ from albef.layout import BEHAVIOUR
 from albef.report.comparison import (
     Comparison,
     Metric,
-    Paired,
     Split,
     format_interval,
     format_p,
@@ -117,23 +116,13 @@ def _metric_rows(comparison: Comparison, split: Split, metric: Metric) -> Iterat
     for after in order:
         before = comparison.sides[after].against
         names = f"{comparison.sides[before].name} -> {comparison.sides[after].name}"
-        values = [_number(metric.values[index]) for index in (before, after)]
+        values = (metric.values[index] for index in (before, after))
+        numbers = ("-" if value is None else f"{value:.2f}" for value in values)
         change = (format_difference(differences[after]), "", "")
-        if after in tests:
-            change = _change(tests[after])
-        yield (split.run, name, names, *values, *change)
-
-
-def _change(test: Paired) -> tuple[str, str, str]:
-    return (
-        format_interval(test.difference, test.interval),
-        f"+{test.gained} −{test.lost}, p {format_p(test.p)}",
-        test.verdict,
-    )
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+        if test := tests.get(after):
+            flips = f"+{test.gained} −{test.lost}, p {format_p(test.p)}"
+            change = (format_interval(test.difference, test.interval), flips, test.verdict)
+        yield (split.run, name, names, *numbers, *change)
 
 
 def _seeds(comparison: Comparison) -> str:
