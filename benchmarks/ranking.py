@@ -116,6 +116,35 @@ def _drawn(
 
 
 @torch.no_grad()
+def _rank_plainly(
+    decoder: AnswerDecoder,
+    fused_states: Tensor,
+    question_mask: Tensor,
+    ids: Tensor,
+    mask: Tensor,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`albef.models.decoder.rank`, with the question's states ``k`` times."""
+    count, k = len(fused_states), min(k, len(ids))
+    start = ids[:1, :1].repeat(count, 1)
+    question = decoder.question_key_values(fused_states)
+    first = decoder(start, torch.ones_like(start), question, question_mask)[:, 0].float()
+    log_first, chosen = first.softmax(dim=1)[:, ids[:, 1]].log().topk(k, dim=1)
+    answers, answer_mask = ids[chosen.flatten()], mask[chosen.flatten()]
+    repeated = fused_states.repeat_interleave(k, dim=0)
+    logits = decoder(
+        answers,
+        answer_mask,
+        decoder.question_key_values(repeated),
+        question_mask.repeat_interleave(k, dim=0),
+    )
+    told = logits[:, :-1].float().log_softmax(dim=2).gather(2, answers[:, 1:, None]).squeeze(2)
+    likelihood = (told * answer_mask[:, 1:]).sum(dim=1).view(count, k)
+    places = (log_first + likelihood).softmax(dim=1).topk(k, dim=1)
+    return chosen.gather(1, places.indices), places.values
+
+
+@torch.no_grad()
 def _answers(sizes: ModelConfig) -> dict[str, Callable[[], object]]:
     decoder = AnswerDecoder(sizes.text, VOCABULARY, sizes.text.width).eval()
     lengths = torch.tensor(
@@ -134,7 +163,7 @@ def _answers(sizes: ModelConfig) -> dict[str, Callable[[], object]]:
         mask,
         BEST,
     )
-    return {"plain": lambda: plain.rank_answers(*given), "ours": lambda: rank(*given)}
+    return {"plain": lambda: _rank_plainly(*given), "ours": lambda: rank(*given)}
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Re-ranking of pairs and ranking of answers (ALBEF, section 5), query by query."""
+"""Re-ranking of pairs (ALBEF, section 5), query by query."""
 
 import torch
 from torch import Tensor, nn
 
 from albef.models.albef import ALBEF
-from albef.models.decoder import AnswerDecoder
 from albef.models.matching import NOT_RANKED
 from tests.reference import fused
 
@@ -61,32 +60,3 @@ def images_of_texts(
         states = fused(model, repeated, mask, image_states[images])
         result[row, images] = itm_head(states[:, 0])[:, 1].float()
     return result
-
-
-@torch.no_grad()
-def rank_answers(
-    decoder: AnswerDecoder,
-    fused_states: Tensor,
-    question_mask: Tensor,
-    ids: Tensor,
-    mask: Tensor,
-    k: int,
-) -> tuple[Tensor, Tensor]:
-    """As :func:`albef.models.decoder.rank`, with the question's states ``k`` times."""
-    count, k = len(fused_states), min(k, len(ids))
-    start = ids[:1, :1].repeat(count, 1)
-    question = decoder.question_key_values(fused_states)
-    first = decoder(start, torch.ones_like(start), question, question_mask)[:, 0].float()
-    log_first, chosen = first.softmax(dim=1)[:, ids[:, 1]].log().topk(k, dim=1)
-    answers, answer_mask = ids[chosen.flatten()], mask[chosen.flatten()]
-    repeated = fused_states.repeat_interleave(k, dim=0)
-    logits = decoder(
-        answers,
-        answer_mask,
-        decoder.question_key_values(repeated),
-        question_mask.repeat_interleave(k, dim=0),
-    )
-    told = logits[:, :-1].float().log_softmax(dim=2).gather(2, answers[:, 1:, None]).squeeze(2)
-    likelihood = (told * answer_mask[:, 1:]).sum(dim=1).view(count, k)
-    places = (log_first + likelihood).softmax(dim=1).topk(k, dim=1)
-    return chosen.gather(1, places.indices), places.values
