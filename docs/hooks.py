@@ -149,19 +149,23 @@ def commands_page() -> str:
         (pair for group in groups for pair in _commands(group, "albef")), key=lambda pair: pair[1]
     ):
         parts.append(f"## `{path}`")
-        parts.append(
-            re.sub(r"(?m)^(\s*)(albef .*)$", r"\1`\2`", inspect.cleandoc(command.help or ""))
-        )
         usage = [p.metavar or p.name.upper() for p in command.params if _is_argument(p)]
         usage = [
             f"[{w}]" if not p.required else w
             for w, p in zip(usage, filter(_is_argument, command.params), strict=True)
         ]
         parts.append(f"```\n{' '.join([path, *usage, '[OPTIONS]'])}\n```")
+        parts.append(
+            re.sub(r"(?s)Example: (albef .*)", _example, inspect.cleandoc(command.help or ""))
+        )
         rows = [_parameter(p) for p in command.params if p.name != "help"]
         if rows:
             parts.append("\n".join(["| | meaning | default |", "|---|---|---|", *rows]))
     return "\n\n".join(parts)
+
+
+def _example(match: re.Match[str]) -> str:
+    return f"Example:\n\n```\n{' '.join(match[1].split())}\n```"
 
 
 def _is_argument(param: Any) -> bool:

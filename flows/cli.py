@@ -76,7 +76,10 @@ def run(
 
 @command(app, "status", at_root=True)
 def status(strict: Strict = False) -> None:
-    """Show which stages are fresh, stale (and why) or running."""
+    """Show which stages are fresh, stale (and why) or running.
+
+    Example: albef status --strict
+    """
     from flows.results import check_fresh
     from flows.status import report
 
@@ -90,7 +93,7 @@ def params(
     section: Annotated[str, Argument(help="Key of a section or value; default: all.")] = "",
     preset: Preset = None,
 ) -> None:
-    """Print all values with their descriptions and origins, defaults included.
+    """Print all values, with their descriptions and origins.
 
     Example: albef params tasks.retrieval
     """
@@ -102,10 +105,14 @@ def params(
 
 @command(app, "compare", code=1, at_root=True)
 def compare(
-    revisions: Annotated[list[str], Argument(metavar="REVISION")],
+    revisions: Annotated[
+        list[str], Argument(metavar="REVISION", help="Revisions; the first is the baseline.")
+    ],
     curve: Annotated[File, Option(parser=from_root, help="Reference curves to plot.")] = None,
-    save_curve: Annotated[File, Option(parser=from_root, help="Write the first's curves.")] = None,
-    out: Annotated[File, Option(parser=from_root, help="The page.")] = None,
+    save_curve: Annotated[
+        File, Option(parser=from_root, help="Write the baseline's curves.")
+    ] = None,
+    out: Annotated[File, Option(parser=from_root, help="HTML file to write.")] = None,
     examples: Annotated[int, Option(help="Changed answers to show in each direction.")] = 6,
     stepwise: Annotated[bool, Option("--stepwise", help="Compare neighboring groups.")] = False,
 ) -> int:
@@ -113,7 +120,7 @@ def compare(
 
     A revision is an experiment, a branch, a tag, a commit or `workspace`. Each is compared with the
     first, or with --stepwise, each group of seeds with the previous group. The page shows values,
-    data, metrics, curves and changed answers; its default is in .albef/compare/. No stage runs.
+    data, metrics, curves and changed answers; by default, it is in .albef/compare/. No stage runs.
 
     Example: albef compare HEAD workspace
     """
@@ -132,7 +139,7 @@ def ablate(
     jobs: Annotated[int | None, Option(min=1, help="Trainings at a time.")] = None,
     show: Annotated[bool, Option("--show", help="Show existing results; train nothing.")] = False,
 ) -> None:
-    """Train the steps of an ablation with several noise levels and seeds, and compare them.
+    """Train and compare the steps of an ablation, with several seeds.
 
     Each training is recorded as an experiment, and recorded trainings are not repeated. As many run
     at a time as the CPU cores allow, unless --jobs is given. The comparison equals `albef compare
@@ -147,8 +154,12 @@ def ablate(
 
 
 @command(app, "accept", at_root=True)
-def accept(files: Annotated[list[Path], Argument(parser=from_root, metavar="FILE")]) -> int:
-    """Accept edits of code files, or folders, that you know change no artifact.
+def accept(
+    files: Annotated[
+        list[Path], Argument(parser=from_root, metavar="FILE", help="Edited files or folders.")
+    ],
+) -> int:
+    """Accept edits of code that you know change no artifact.
 
     Stages that depend on the files stay fresh if nothing else differs. The exit code is 1 if a
     stage refused, 2 if there was nothing to accept.
@@ -176,7 +187,7 @@ def release(
         Option(envvar="ALBEF_SIGNING_KEY", parser=from_root, help="Private key, a PEM file."),
     ] = None,
 ) -> None:
-    """Release an evaluated export if it passes the gate, or go back to the previous version.
+    """Release an export that passes the gate, or go back one version.
 
     The export is compared with the released one; the limits are in `release` of params.yaml.
     Without --approve nothing changes, and the exit code is 0 if the export would be released, 1 if
@@ -194,13 +205,16 @@ def release(
 
 @command(app, "fetch", at_root=True, interrupted=RESUMES)
 def fetch(
-    released: Annotated[list[str], Argument(metavar="RUN#STAGE")],
+    released: Annotated[
+        list[str], Argument(metavar="RUN#STAGE", help="Runs and stages, such as retrieval#prod.")
+    ],
     key: Annotated[File, Option(parser=from_root, help="Public key that must match.")] = None,
 ) -> None:
-    """Download the released exports that hold stages of the registry, and print a link to each.
+    """Download released exports, such as retrieval#prod.
 
-    A link changes to a new version when that version is completely downloaded. With --key, versions
-    that the key's owner did not sign are refused.
+    RUN#STAGE is the version that holds this stage of the registry. The command prints a link to it.
+    The link changes to a new version when that version is completely downloaded. With --key,
+    versions that the key's owner did not sign are refused.
 
     Example: albef fetch retrieval#prod --key albef.pub
     """
@@ -220,7 +234,7 @@ def verify(
     seed: Annotated[int, Option(help="Seed for choosing the stage.")] = 0,
     tolerance: Annotated[float, Option(min=0, help="Accepted relative difference.")] = 0.05,
 ) -> None:
-    """Verify that an export is what was released, and that it can be reproduced.
+    """Verify that an export is the released one and reproducible.
 
     All its files, its lineage and its software list must match their signatures. The exit code is 1
     if one does not; the error message names it. `--replay any` chooses the stage to run again. On
@@ -283,7 +297,12 @@ def accept_data(name: Annotated[str, Argument(help="The dataset.")]) -> None:
 
 @command(data, "data page", at_root=True)
 def page(name: Annotated[str, Argument(help="The dataset.")]) -> None:
-    """Write a page about a dataset (samples, rejected rows, validation) and print its path."""
+    """Write a page about a dataset and print its path.
+
+    It shows samples, rejected rows and the result of validation.
+
+    Example: albef data page web
+    """
     from pipelines.report import data_page
 
     print(data_page(name))
