@@ -5,7 +5,7 @@ import { Model, softmax } from "./model.js";
 const KEPT = 256; // images whose states stay in memory
 
 /** Error of a call; its message is for people. */
-export class Problem extends Error {
+export class ApiError extends Error {
   constructor(status, message) {
     super(message);
     this.status = status;
@@ -81,7 +81,7 @@ export class Api {
   }
 
   async _zero_shot(model, { image, label: labels, template }) {
-    if (!/^[^{}]*\{\}[^{}]*$/.test(template)) throw new Problem(422, "The prompt template needs {} once, in place of the name.");
+    if (!/^[^{}]*\{\}[^{}]*$/.test(template)) throw new ApiError(422, "The prompt template needs {} once, in place of the name.");
     const { image_feat } = await model.image(image);
     const logits = [];
     for (const label of labels) {
@@ -106,6 +106,6 @@ export class Api {
 
 async function file(path, kind) {
   const response = await fetch(path).catch(() => null);
-  if (!response?.ok) throw new Problem(0, `Cannot read ${path}.`);
+  if (!response?.ok) throw new ApiError(0, `Cannot read ${path}.`);
   return response[kind]();
 }

@@ -1,7 +1,7 @@
 // Add images to an index.
 
 import { count } from "./dom.js";
-import { Problem } from "./api.js";
+import { ApiError } from "./api.js";
 import { Panel } from "./panel.js";
 import { ImageFile, pick } from "./image.js";
 
@@ -90,7 +90,7 @@ async function patiently(request, signal) {
     try {
       return await request();
     } catch (error) {
-      const isBusy = error instanceof Problem && [429, 503].includes(error.status);
+      const isBusy = error instanceof ApiError && [429, 503].includes(error.status);
       if (!isBusy || tried === TRIES) throw error;
       await new Promise((done) => setTimeout(done, 1000 * (error.retryAfter ?? 1)));
       signal.throwIfAborted();

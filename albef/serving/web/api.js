@@ -3,7 +3,7 @@
 const KEY = "albef-token"; // in sessionStorage: gone with the tab
 
 /** Error of a request; its message is for people. */
-export class Problem extends Error {
+export class ApiError extends Error {
   constructor(status, message, retryAfter = null) {
     super(sentenceOf(message));
     this.status = status;
@@ -57,7 +57,7 @@ export class Api {
     // If the server refuses a body early, a browser may never show its answer, so check here.
     const most = this.model?.limits.body_bytes ?? Infinity;
     if (size > most) {
-      throw new Problem(413, `the files have ${mib(size)}; the server accepts ${mib(most)} per request`);
+      throw new ApiError(413, `the files have ${mib(size)}; the server accepts ${mib(most)} per request`);
     }
     const start = performance.now();
     const answer = await this.#json(path, { method: "POST", body, signal });
@@ -76,7 +76,7 @@ export class Api {
       response = await fetch(path, { ...options, headers, cache: "no-store" });
     } catch (error) {
       if (options.signal?.aborted) throw error;
-      throw new Problem(0, "cannot reach the server");
+      throw new ApiError(0, "cannot reach the server");
     }
     if (response.ok) return response;
     if (response.status === 401) {
@@ -85,7 +85,7 @@ export class Api {
     }
     const body = await response.json().catch(() => null);
     const retry = Number.parseInt(response.headers.get("retry-after"), 10);
-    throw new Problem(
+    throw new ApiError(
       response.status,
       body?.error?.message ?? `the server answered with status ${response.status}`,
       Number.isNaN(retry) ? null : retry,

@@ -1,6 +1,6 @@
 // Location of an expression in an image.
 
-import { Problem } from "./api.js";
+import { ApiError } from "./api.js";
 import { el, percent } from "./dom.js";
 import { heatMap } from "./heat.js";
 import { Panel } from "./panel.js";
@@ -149,7 +149,7 @@ function boxesOf(text) {
     .map((part) => {
       const box = part.trim().split(/[\s,]+/).map(Number);
       if (box.length !== 4 || !box.every(Number.isFinite)) {
-        throw new Problem(-1, "a box needs four numbers: left, top, width, height");
+        throw new ApiError(-1, "a box needs four numbers: left, top, width, height");
       }
       return box;
     });

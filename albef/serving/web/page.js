@@ -1,7 +1,7 @@
 // The page: its sections, navigation and keyboard shortcuts.
 
 import { Adding } from "./adding.js";
-import { Api, Problem } from "./api.js";
+import { Api, ApiError } from "./api.js";
 import { button, el } from "./dom.js";
 import { Examples } from "./examples.js";
 import { Grounding } from "./grounding.js";
@@ -40,7 +40,7 @@ async function start() {
   try {
     await api.load();
   } catch (error) {
-    if (!(error instanceof Problem)) throw error;
+    if (!(error instanceof ApiError)) throw error;
     place.replaceChildren(
       el("p", { className: "problem" }, error.message, " ", button("Try again", start, { className: "quiet" })),
     );
@@ -266,7 +266,7 @@ function askToken(wasWrong) {
         const token = $("input", dialog).value.trim();
         $("input", dialog).value = "";
         if (dialog.returnValue === "given" && token) given(token);
-        else failed(new Problem(401, "the server requires a token"));
+        else failed(new ApiError(401, "the server requires a token"));
       },
       { once: true },
     );

@@ -1,7 +1,7 @@
 // A section of the page: one piece of work at a time, with its progress and errors.
 
 import { button, el } from "./dom.js";
-import { Problem } from "./api.js";
+import { ApiError } from "./api.js";
 
 export class Panel {
   #problem = el("div", { className: "problem", role: "alert", hidden: true });
@@ -55,9 +55,9 @@ export class Panel {
 
   /** Show an error. */
   fail(error, again = null) {
-    if (!(error instanceof Problem)) {
+    if (!(error instanceof ApiError)) {
       console.error(error);
-      error = new Problem(0, `error in the page: ${error.message}`);
+      error = new ApiError(0, `error in the page: ${error.message}`);
     }
     const isTemporary = [0, 429, 503, 504].includes(error.status);
     const retry = again && isTemporary ? button("Try again", again, { className: "quiet" }) : null;
@@ -70,7 +70,7 @@ export class Panel {
 
   /** Show that a slot needs an image. */
   requireImage(slot) {
-    this.fail(new Problem(-1, slot.missing));
+    this.fail(new ApiError(-1, slot.missing));
     slot.input.focus();
   }
 
