@@ -100,11 +100,11 @@ def _describe(models: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
         "limits": {
             "body_bytes": limits.body,
             "pixels": limits.pixels,
-            "pictures": IMAGES,
+            "images": IMAGES,
             "text": TEXT,
             "best": BEST,
         },
-        "pictures": names,
+        "images": names,
     }
 
 
@@ -129,7 +129,7 @@ def _write_images(model: Any, gallery: Path, part: Path) -> list[str]:
     """
     names: list[str] = []
     features, side = [], (model.facts.image_size,) * 2
-    for folder in ("pictures", "squares"):
+    for folder in ("images", "squares"):
         (part / folder).mkdir()
     for name, path in list_images(gallery):
         try:
@@ -141,7 +141,7 @@ def _write_images(model: Any, gallery: Path, part: Path) -> list[str]:
         square.save(part / f"squares/{len(names)}.png")
         features.append(model.embed_image([square])[0])
         image.thumbnail((THUMBNAIL, THUMBNAIL))
-        image.save(part / f"pictures/{len(names)}.jpg", quality=85)
+        image.save(part / f"images/{len(names)}.jpg", quality=85)
         names.append(name)
     if not names:
         raise ValueError(f"{gallery} has no image that can be read")

@@ -282,7 +282,7 @@ class Engine:
         except ImageError as error:
             if error.reason == Reason.TOO_MANY_PIXELS:
                 raise ApiError(413, str(error), code="too_many_pixels") from None
-            raise ApiError(422, str(error), code="bad_picture") from None
+            raise ApiError(422, str(error), code="bad_image") from None
 
     async def stored(self, call: Callable[..., T], *arguments: Any) -> T:
         """Return the result of a call on an index, computed in a thread.

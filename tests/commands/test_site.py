@@ -167,7 +167,7 @@ def test_searches_matches_and_answers_as_the_runtime_does(
     assert [each["precision"] for each in models] == ["int8", "int8"]
     matching = albef.runtime.load(exports["retrieval"], precision="int8")
     asking = albef.runtime.load(exports["vqa"], precision="int8")
-    names = json.loads((site / "site.json").read_text())["pictures"]
+    names = json.loads((site / "site.json").read_text())["images"]
     images = [gallery / name for name in names]
     features = np.concatenate([matching.embed_image([image]) for image in images])
     square = (site / "squares/0.png").read_bytes()

@@ -203,7 +203,7 @@ def test_an_index_is_made_filled_searched_and_deleted(
     names = [f"p{i}.png" for i in range(6)]
     files = parts("image", pictures)
     added = client.post("/v1/indexes/zoo/images", files=files, data={"id": names}).json()
-    assert (added["ids"], added["pictures"]) == (names, 6)
+    assert (added["ids"], added["images"]) == (names, 6)
     model = albef.runtime.load(tiny_export)
     feats, text = model.embed_image(pictures), "two apples above a squid"
     sims = feats @ model.embed_text([text])[0]
@@ -235,12 +235,12 @@ def test_an_index_is_made_filled_searched_and_deleted(
     assert error(client.get("/v1/indexes/zoo/images/p9.png")) == (404, "no_such_image")
     replaced = {"image": ("a.png", pictures[0])}
     answer = client.post("/v1/indexes/zoo/images", files=replaced, data={"id": "p1.png"})
-    assert answer.json()["pictures"] == 6
+    assert answer.json()["images"] == 6
     hits = client.post(search, files=parts("image", [pictures[0]]), data={"k": "2"}).json()
     assert {hit["id"] for hit in hits["results"]} == {"p0.png", "p1.png"}
 
     assert client.delete("/v1/indexes/zoo/images/p1.png").status_code == 204
-    assert client.get("/v1/indexes/zoo").json()["pictures"] == 5
+    assert client.get("/v1/indexes/zoo").json()["images"] == 5
     assert client.delete("/v1/indexes/zoo").status_code == 204
     assert error(client.get("/v1/indexes/zoo")) == (404, "no_such_index")
 
@@ -254,7 +254,7 @@ def test_what_an_index_is_sent_must_go_together(everything: Running, pictures: l
     assert error(both) == (422, "invalid")
     files = parts("image", pictures[:2])
     for _ in range(2):  # called by their digest, so that adding them again changes nothing
-        assert client.post(images, files=files).json()["pictures"] == 2
+        assert client.post(images, files=files).json()["images"] == 2
     assert error(client.post(images, files=files, data={"id": "one"})) == (422, "invalid")
     client.delete("/v1/indexes/any")
 

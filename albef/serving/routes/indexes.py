@@ -34,7 +34,7 @@ class IndexInfo(Body):
 
     name: str
     """Name of the index."""
-    pictures: int
+    images: int
     """Number of its images."""
     run: str
     """The run whose model made its features."""
@@ -66,7 +66,7 @@ class Added(ResponseBody):
 
     ids: list[str]
     """Ids of the added images, in order."""
-    pictures: int
+    images: int
     """Number of images in the index."""
 
 
@@ -142,7 +142,7 @@ async def _info(index: Index) -> IndexInfo:
     is_read = await current().indexes.is_up_to_date(index)
     return IndexInfo(
         name=index.about.name,
-        pictures=await current().stored(len, index),
+        images=await current().stored(len, index),
         run=_reader().run if is_read else index.about.run,
         usable=is_read,
         read_only=index.about.name == current().store.read_only,
@@ -211,7 +211,7 @@ async def add_images(index: Usable, form: Annotated[AddForm, FORM]) -> Added:
         raise ApiError(409, text, code="full")
     images = await read_files(form.image)
     ids = await engine.indexes.add(index, images, form.id or [None] * len(images))
-    return Added(model=_reader().name, ids=ids, pictures=await engine.stored(len, index))
+    return Added(model=_reader().name, ids=ids, images=await engine.stored(len, index))
 
 
 @router.post("/{name}/search", responses=describe_errors(404, 409, 429, *BODY))

@@ -94,7 +94,7 @@ async def model() -> Server:
         limits={
             "body_bytes": limits.body,
             "pixels": limits.pixels,
-            "pictures": IMAGES,
+            "images": IMAGES,
             "text": TEXT,
             "boxes": BOXES,
             "best": BEST,

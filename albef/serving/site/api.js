@@ -24,19 +24,19 @@ export class Api {
   #states = new Map();
 
   async load() {
-    const { pictures, ...model } = await file("site.json", "json");
-    this.pictures = pictures;
+    const { images, ...model } = await file("site.json", "json");
+    this.images = images;
     this.features = new Float32Array(await file("features.bin", "arrayBuffer"));
     return (this.model = model);
   }
 
   async get() {
-    return { indexes: [{ name: "gallery", pictures: this.pictures.length, read_only: true, usable: true }] };
+    return { indexes: [{ name: "gallery", images: this.images.length, read_only: true, usable: true }] };
   }
 
   blob(path) {
     const name = decodeURIComponent(path.split("/").at(-1));
-    return file(`pictures/${this.pictures.indexOf(name)}.jpg`, "blob");
+    return file(`images/${this.images.indexOf(name)}.jpg`, "blob");
   }
 
   async post(path, fields, signal) {
@@ -57,7 +57,7 @@ export class Api {
   async _search(model, { text, image, k, rerank = 0 }, signal) {
     const read = image ? null : await model.text(text);
     const feat = (image ? (await model.image(image)).image_feat : read.text_feat).data;
-    const found = this.pictures.map((id, number) => {
+    const found = this.images.map((id, number) => {
       const row = this.features.subarray(number * feat.length, (number + 1) * feat.length);
       return { id, number, similarity: dot(row, feat), probability: null };
     });

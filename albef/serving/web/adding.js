@@ -44,7 +44,7 @@ export class Adding {
         answer = await patiently(() => api.post(`v1/indexes/${name}/images`, fields, signal), signal);
         added += part.length;
       }
-      this.panel.report(`Added ${count(added, "image")}; “${name}” now has ${answer.pictures}.`, answer);
+      this.panel.report(`Added ${count(added, "image")}; “${name}” now has ${answer.images}.`, answer);
       await this.search.changed(name);
     });
   }
@@ -61,10 +61,10 @@ export class Adding {
 }
 
 /** Files in parts that the server accepts in one request. */
-function* parts(files, { body_bytes: most, pictures }) {
+function* parts(files, { body_bytes: most, images }) {
   let [part, size] = [[], 0];
   for (const file of files) {
-    if (part.length && (part.length >= Math.min(AT_ONCE, pictures) || size + file.size > most / 2)) {
+    if (part.length && (part.length >= Math.min(AT_ONCE, images) || size + file.size > most / 2)) {
       yield part;
       [part, size] = [[], 0];
     }

@@ -129,13 +129,13 @@ async function begin() {
   await search.find("");
   const look = async () => {
     if (search.panel.busy) return void setTimeout(look, GROWING);
-    const before = search.index?.pictures ?? 0;
+    const before = search.index?.images ?? 0;
     try {
       await search.refresh();
     } catch {
       return; // the next request shows the error
     }
-    const after = search.index?.pictures ?? 0;
+    const after = search.index?.images ?? 0;
     if (before === after) return;
     if (!search.input.value && search.alike.hidden) await search.find("");
     setTimeout(look, GROWING);

@@ -58,11 +58,11 @@ export class Search extends EventTarget {
     this.indexes = (await this.api.get("v1/indexes")).indexes;
     const usable = this.indexes.filter((index) => index.usable);
     this.choice.replaceChildren(
-      ...this.indexes.map(({ name, usable, pictures }) =>
+      ...this.indexes.map(({ name, usable, images }) =>
         el(
           "option",
           { value: name, disabled: !usable },
-          `${name} (${usable ? pictures.toLocaleString("en") : "of another model"})`,
+          `${name} (${usable ? images.toLocaleString("en") : "of another model"})`,
         ),
       ),
     );
@@ -147,7 +147,7 @@ export class Search extends EventTarget {
   }
 
   #report(answer) {
-    const { name, pictures } = this.index;
+    const { name, images } = this.index;
     if (!answer.results.length) return this.panel.report(`“${name}” has no images yet.`);
     const read = answer.results.filter((hit) => hit.probability !== null).length;
     this.legend.hidden = false;
@@ -159,19 +159,19 @@ export class Search extends EventTarget {
       ? `; ${read} read together with the text, the best with ${percent(answer.results[0].probability)}.`
       : ", by similarity.";
     this.panel.report(
-      `The best ${answer.results.length} of ${count(pictures, "image")}${how}`,
+      `The best ${answer.results.length} of ${count(images, "image")}${how}`,
       answer,
     );
   }
 
   /** Show some images if there is no query. */
   async #some(signal) {
-    const { name, pictures } = this.index;
+    const { name, images } = this.index;
     const answer = await this.#ask({ text: ANY }, signal);
     for (const tile of this.#tiles.values()) tile.show(null);
-    const some = answer.results.length < pictures ? "Some of the" : "The";
+    const some = answer.results.length < images ? "Some of the" : "The";
     this.panel.report(
-      pictures ? `${some} ${count(pictures, "image")} in “${name}”.` : `“${name}” has no images yet.`,
+      images ? `${some} ${count(images, "image")} in “${name}”.` : `“${name}” has no images yet.`,
     );
   }
 

@@ -16,7 +16,7 @@ SEARCH = "/v1/indexes/gallery/search"
 
 def count(client: httpx.Client) -> int | None:
     answer: dict[str, int] = client.get("/v1/indexes/gallery").json()
-    return answer.get("pictures")
+    return answer.get("images")
 
 
 def test_a_gallery_follows_its_folder(
