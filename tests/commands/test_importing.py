@@ -142,10 +142,10 @@ def test_position_embeddings_of_model_and_momentum_model_are_resized(
     taken = import_original(save(state), tokenizer=vocabulary, heads=HEADS, image_size=48)
     expected = originals.fixture("retrieval")["pos_embed/outputs/32to48"]
     assert taken.model.image.image_size == 48
-    for twin in ("model.", "model_m.model."):
-        resized = taken.tensors[twin + POSITIONS]
+    for prefix in ("model.", "model_m.model."):
+        resized = taken.tensors[prefix + POSITIONS]
         assert resized.shape == expected.shape
-        mine = state["visual_encoder_m.pos_embed" if "_m" in twin else "visual_encoder.pos_embed"]
+        mine = state["visual_encoder_m.pos_embed" if "_m" in prefix else "visual_encoder.pos_embed"]
         assert torch.equal(resized[:, 0], mine[:, 0])  # [CLS] is kept apart
 
 

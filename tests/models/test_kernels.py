@@ -167,7 +167,7 @@ def test_compiled_encoders_give_the_same_under_the_same_names() -> None:
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_step_compiled_to_kernels_equals_the_plain_one() -> None:
-    """Two lengths, with the twin's passes and recomputed activations."""
+    """Two lengths, with the momentum model's passes and recomputed activations."""
     tasks: list[Task] = []
     for compiled in (False, True):
         torch.manual_seed(0)

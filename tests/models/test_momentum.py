@@ -1,4 +1,4 @@
-"""The twin and the queue."""
+"""The momentum model and the queue."""
 
 import torch
 from hypothesis import given

@@ -18,19 +18,19 @@ Negatives = tuple[list[int], list[int]]
 
 @torch.no_grad()
 def begin_step(task: Task) -> None:
-    """Clamp the temperature and update the twins, tensor by tensor."""
+    """Clamp the temperature and update the momentum models, tensor by tensor."""
     task.temperature.clamp_(*TEMPERATURE_BOUNDS)
     momentum = task.config.momentum
-    for student, twin in ((task.model, task.model_m), (task.mlm_head, task.mlm_head_m)):
-        for mine, theirs in zip(twin.model.parameters(), student.parameters(), strict=True):
+    for student, ema in ((task.model, task.model_m), (task.mlm_head, task.mlm_head_m)):
+        for mine, theirs in zip(ema.model.parameters(), student.parameters(), strict=True):
             mine.data = mine.data * momentum + theirs.data * (1 - momentum)
 
 
 def losses(
     task: Task, batch: Batch, epoch: float, negatives: Negatives | None = None
 ) -> dict[str, Tensor]:
-    """The three losses and the twin's features of B pairs; ``negatives`` are drawn if not given."""
-    config, model, twin = task.config, task.model, task.model_m.model
+    """The three losses and momentum features of B pairs; ``negatives`` are drawn by default."""
+    config, model, ema = task.config, task.model, task.model_m.model
     mask = batch["text_mask"]
     size = len(mask)
 
@@ -38,9 +38,9 @@ def losses(
     text_states = model.encode_text(batch["ids"], mask)
     image_feat, text_feat = model.image_feat(image_states), model.text_feat(text_states)
     with torch.no_grad():
-        image_states_m = twin.encode_image(batch["image"])
-        image_feat_m = twin.image_feat(image_states_m)
-        text_feat_m = twin.text_feat(twin.encode_text(batch["ids"], mask))
+        image_states_m = ema.encode_image(batch["image"])
+        image_feat_m = ema.image_feat(image_states_m)
+        text_feat_m = ema.text_feat(ema.encode_text(batch["ids"], mask))
         images = torch.cat([image_feat_m.t(), task.queue.image.clone().t()], dim=1)
         texts = torch.cat([text_feat_m.t(), task.queue.text.clone().t()], dim=1)
 
@@ -74,9 +74,9 @@ def losses(
     labels[:size] = 1
     itm = F.cross_entropy(task.itm_head(torch.cat([positive, negative])).float(), labels)
 
-    logits = _masked_logits(task, batch, image_states, twin=False)
+    logits = _masked_logits(task, batch, image_states, ema=False)
     with torch.no_grad():
-        logits_m = _masked_logits(task, batch, image_states_m, twin=True)
+        logits_m = _masked_logits(task, batch, image_states_m, ema=True)
     labels = torch.full_like(batch["ids"], IGNORED)  # a place that is only padding is [CLS]'s
     labels = labels.scatter(1, batch["mlm_positions"], batch["mlm_labels"])
     alpha = config.alpha_mlm * ramp(epoch)
@@ -118,10 +118,10 @@ def _drawn(sim: Tensor) -> list[int]:
     return [int(torch.multinomial(row, 1).item()) for row in weights]
 
 
-def _masked_logits(task: Task, batch: Batch, image_states: Tensor, *, twin: bool) -> Tensor:
+def _masked_logits(task: Task, batch: Batch, image_states: Tensor, *, ema: bool) -> Tensor:
     """Logits (B, L, V) at every position of the masked texts."""
-    model = task.model_m.model if twin else task.model
-    head = task.mlm_head_m.model if twin else task.mlm_head
+    model = task.model_m.model if ema else task.model
+    head = task.mlm_head_m.model if ema else task.mlm_head
     states = model.encode_text(batch["masked_ids"], batch["text_mask"])
     states = fused(model, states, batch["text_mask"], image_states)
     table = model.text_encoder.embeddings.word_embeddings.weight

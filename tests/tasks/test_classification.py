@@ -106,7 +106,7 @@ def test_nlvr2_starts_from_text_assignment_with_its_own_head() -> None:
     for name, tensor in assigned.state_dict().items():
         assert name.startswith("head.") or torch.equal(state[name], tensor), name
     assert task.head[-1].out_features == 2
-    # A departure: the original copies the student to the twin before it loads the weights.
+    # A departure: the original copies the model to the momentum model before it loads the weights.
     for mine, theirs in zip(task.model.parameters(), task.model_m.parameters(), strict=True):
         assert torch.equal(mine, theirs)
 

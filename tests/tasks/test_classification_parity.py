@@ -60,7 +60,7 @@ def test_logits_of_model_and_momentum_model_equal_the_original(kind: str) -> Non
     given = batch(task, fixture)
     logits = class_logits(task.model, task.head, given)
     torch.testing.assert_close(logits, fixture["logits"], **TOLERANCE)
-    task.begin_step()  # the original's twin is updated before it is used
+    task.begin_step()  # the original's momentum model is updated before it is used
     logits_m = class_logits(task.model_m.model, task.head_m.model, given)
     torch.testing.assert_close(logits_m, fixture["distill_alpha0.4/prediction_m"], **TOLERANCE)
 

@@ -46,7 +46,7 @@ def stepped(
 
 
 def test_fast_and_plain_step_are_equal(drawn: list[Negatives]) -> None:
-    """Losses, gradients, twin and queue in float32, at three steps of a training."""
+    """Losses, gradients, momentum model and queue in float32, at three steps of a training."""
     fast, slow = tasks()
     optimizer = adamw(fast, 1e-3, 0.0)
     for _ in range(3):

@@ -166,7 +166,8 @@ def test_every_weight_starts_where_the_originals_does() -> None:
     torch.manual_seed(1)
     before = pretraining.Task(validate(pretraining.Config, values, where="test"), vocabulary())
     with torch.no_grad():
-        for parameter in before.parameters():  # no two tensors are equal, twin and student apart
+        # Make all tensors differ, also those of the model and the momentum model.
+        for parameter in before.parameters():
             parameter.normal_()
     init = Checkpoint(Path("x"), "pretraining", model, {}, before.state_dict(), vocabulary())
     task = Task.start(vqa_config(image_size=48), init)
@@ -174,8 +175,8 @@ def test_every_weight_starts_where_the_originals_does() -> None:
     ours = original.names(task, "vqa", 6)
     theirs = original.names(before, "pretraining", 6)
     for target, source in START.items():
-        for twin in ("", "_m"):
-            to, origin = (re.sub(r"^(\w+?)\.", rf"\1{twin}.", name) for name in (target, source))
+        for suffix in ("", "_m"):
+            to, origin = (re.sub(r"^(\w+?)\.", rf"\1{suffix}.", name) for name in (target, source))
             if "pos_embed" not in to:  # resized, which has a test of its own
                 tensor = init.tensors[theirs[origin]]
                 assert torch.equal(mine[ours[to]], tensor), f"{to} is not {origin}"

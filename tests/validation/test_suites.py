@@ -176,10 +176,10 @@ def test_a_good_dataset_passes(good: tuple[Result, dict[str, Any]]) -> None:
 
 
 def test_a_repeated_image_of_the_same_image_id_is_allowed(tmp_path: Path) -> None:
-    def twin(record: Record) -> Record:
+    def duplicate(record: Record) -> Record:
         return dataclasses.replace(record, image=picture(3), image_id=3)
 
-    assert failed_suites(one_changed(tmp_path, twin)) == []
+    assert failed_suites(one_changed(tmp_path, duplicate)) == []
 
 
 def reindexed(folder: Path, rows: list[dict[str, Any]]) -> Path:
