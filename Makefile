@@ -13,7 +13,7 @@ WHEELS := dist
 RUNS := $(VENV)/.runs
 TESTS := $(VENV)/.tests
 
-.PHONY: setup setup-tests run run-all run-longer test test-slow test-chaos check docs bench bench-data bench-memory bench-serve wheel lock clean
+.PHONY: setup setup-tests run run-all run-longer test test-slow test-chaos check docs gpu bench bench-data bench-memory bench-serve wheel lock clean
 
 setup: $(RUNS)
 
@@ -70,6 +70,10 @@ bench: setup
 	$(BIN)/python -m benchmarks.step --size paper --rounds 3
 	$(BIN)/python -m benchmarks.ranking --rounds 3
 	$(BIN)/python -m benchmarks.loader
+
+# On a machine with a GPU: checks and measures what only a GPU can show.
+gpu: setup-tests
+	$(BIN)/python -m benchmarks.gpu
 
 bench-data: setup
 	$(BIN)/python -m benchmarks.ingest

@@ -21,7 +21,7 @@ from albef.serving.serve import serve
 
 OptionalPath = Path | None
 Model = Annotated[str, Option(help="Checkpoint folder, or its name in paths.models.")]
-PIPELINE = "run, status, params, compare, ablate, accept, release, fetch, verify, data"
+PIPELINE = "run, status, params, plan, compare, ablate, accept, release, fetch, verify, data"
 """Names of the commands in a project's ``flows/cli.py``, for the help outside a project."""
 app = Typer(
     add_completion=False,

@@ -33,6 +33,7 @@ from albef.export.torch_model import model_of
 from albef.models.albef import ModelConfig
 from albef.models.weights import load_checkpoint
 from albef.runtime.loading import load
+from albef.runtime.manifest import Precision
 from albef.runtime.sketch import Sketch
 from albef.tasks.retrieval import Config, Task
 from benchmarks.load import Request, apply, run
@@ -75,7 +76,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for size in options.size or SIZES:
             folder = Path(name) / size
-            config, vocab = _write(folder, size)
+            config, vocab = write_export(folder, size)
             widths = f"image width {config.image.width}, text width {config.text.width}"
             print(f"## {size}: {config.image.image_size} px, {widths}\n")
             export, requests = folder / "export", {"texts": _texts(vocab), "pictures": _pictures()}
@@ -92,7 +93,9 @@ def main() -> None:
                 print()
 
 
-def _write(folder: Path, size: str) -> tuple[ModelConfig, int]:
+def write_export(
+    folder: Path, size: str, precisions: Sequence[Precision] = ("float32", "int8")
+) -> tuple[ModelConfig, int]:
     """A retrieval checkpoint with random weights, and its export."""
     path, run, changed = SIZES[size]
     values = read_preset(path)
@@ -114,7 +117,7 @@ def _write(folder: Path, size: str) -> tuple[ModelConfig, int]:
         run=f"random-{size}",
         opset=values["export"].get("opset", 23),
         tolerance=1e-2,
-        precisions=("float32", "int8"),
+        precisions=precisions,
         calibrate=_calibrate,
     )
     return task.sizes, vocab

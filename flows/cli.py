@@ -103,6 +103,28 @@ def params(
     print(explain(file_of(preset), section))
 
 
+@command(app, "plan", at_root=True)
+def plan(
+    preset: Annotated[str | None, Argument(help="A preset; default: params.yaml.")] = None,
+    gpu: Annotated[float, Option(min=1, help="Memory of each GPU, in GiB.")] = 24.0,
+    gpus: Annotated[int, Option(min=1, help="Number of GPUs.")] = 1,
+    tflops: Annotated[float, Option(min=0.1, help="Peak of a GPU, in TFLOP/s.")] = 125.0,
+    utilisation: Annotated[float, Option(min=1, max=100, help="Percent of it in training.")] = 40.0,
+    rows: Annotated[Names, Option(metavar="NAME=COUNT", help="Rows of a dataset.")] = None,
+) -> int:
+    """Estimate memory, largest micro_batch_size and time of trainings on GPUs, without a GPU.
+
+    Texts count as 30 words. Times are of training steps, without evaluation. The default peak is
+    that of an NVIDIA A10 in bfloat16. The exit code is 1 if a training does not fit.
+
+    Example: albef plan single-gpu --gpu 24 --rows web=1300000
+    """
+    from flows.values import file_of
+    from pipelines.plan import Gpus, main
+
+    return main(file_of(preset), Gpus(gpus, gpu, tflops * utilisation * 1e10), rows or ())
+
+
 @command(app, "compare", code=1, at_root=True)
 def compare(
     revisions: Annotated[

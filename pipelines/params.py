@@ -85,8 +85,10 @@ class Params(Section):
         return dataset
 
 
-def load(path: Path) -> Params:
+def load(path: Path, *, related: bool = True) -> Params:
     """Read and check a whole params file, or a preset with its base.
+
+    ``related`` also checks relations, such as that an imported checkpoint exists.
 
     Raises:
         ParamsError: there are wrong values; one error message for each, on separate lines.
@@ -105,7 +107,7 @@ def load(path: Path) -> Params:
             errors.append(str(error))
     try:
         params = validate(Params, values, where=where).model_copy(update={"tasks": tasks})
-        if not errors:
+        if related and not errors:
             errors += [f"{where}: {message}" for message in _conflicts(params)]
     except ParamsError as error:
         errors.insert(0, str(error))

@@ -1,9 +1,6 @@
-"""A GPU without memory or values, on any machine: a pytest plugin for a process of its own.
+"""What a step on a GPU must not do, found on a fake one: a pytest plugin for a process of its own.
 
-Torch's CPU build can neither index nor differentiate tensors on ``cuda``, for which it has no
-device guard. The backend named here has one, but no rules of autocast. Its tensors are fake: they
-have a shape, a type and a device. An operation on two devices raises an error, and so does one
-that reads a value.
+An operation on two devices raises an error, and so does one that reads a value.
 """
 
 import re
@@ -11,22 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.backend_registration import (
-    _DummyBackendModule,
-    _setup_privateuseone_for_python_backend,
-)
 
-
-class _Backend(_DummyBackendModule):
-    def get_amp_supported_dtype(self) -> list[torch.dtype]:
-        return [torch.bfloat16, torch.float16]
-
-
-_setup_privateuseone_for_python_backend("fakegpu", backend_module=_Backend())
-DEVICE = torch.device("fakegpu:0")
 REFUSED = re.compile(
     r"(avg_pool3d|adaptive_avg_pool[23]d|adaptive_max_pool2d|fractional_max_pool|upsample_\w*linear\w*"
     r"|upsample_bicubic\w*|reflection_pad|ctc_loss|embedding_bag|grid_sampler)\w*_backward"
@@ -38,29 +22,6 @@ SLOWER = re.compile(
     r"|convolution_backward|index_put"
 )
 """Operations for which it chooses another, slower algorithm."""
-
-
-def on_gpu(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
-    """A fake tensor like this one, on a GPU."""
-    return FakeTensor(mode, tensor.detach().to("meta"), DEVICE)
-
-
-def move(mode: FakeTensorMode, module: nn.Module) -> None:
-    """Put a module on a GPU; parameters that are shared stay so."""
-    moved: dict[Tensor, Tensor] = {}
-
-    def to_gpu(tensor: Tensor) -> Tensor:
-        if tensor not in moved:
-            fake = on_gpu(mode, tensor)
-            is_parameter = isinstance(tensor, nn.Parameter)
-            moved[tensor] = nn.Parameter(fake, tensor.requires_grad) if is_parameter else fake
-        return moved[tensor]
-
-    for part in module.modules():
-        for tensors in (part._parameters, part._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None:
-                    tensors[name] = to_gpu(tensor)  # type: ignore[assignment]
 
 
 class Operations(TorchDispatchMode):

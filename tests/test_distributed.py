@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import distributed
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from albef.distributed import joined
+from albef.distributed import joined, world
 from albef.loading.reading import Part
 from tests.conftest import CAPTIONS, KINDS, free_port, tiny_task
 from tests.data import toy
 from tests.tasks.test_predict_exported import records_of
+from tests.tasks.test_pretraining import batch
 from tests.training import toy_training
 from tests.training.test_loop import curves
 
@@ -157,3 +161,54 @@ def test_any_number_of_processes_and_workers_evaluate_to_the_same_bytes(
     assert len(alone) == 3 * len(KINDS) + 2
     for found in (*together(2, pictures, workers=2), *together(3, pictures)):
         assert found == alone
+
+
+class Gathered(TorchDispatchMode):
+    """Bytes that a process gives to an all-gather."""
+
+    bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func._schema.name == "c10d::allgather_":
+            self.bytes += sum(tensor.nbytes for tensor in args[1])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.filterwarnings("ignore:`broadcast_buffers`")  # to be kept for now, it says
+@pytest.mark.parametrize("size", [8, 256])
+def test_many_processes_exchange_gradients_and_features_alone(size: int) -> None:
+    """On a group whose other processes do not exist; docs/how-to/train-on-several-gpus.md has the
+    bytes at the paper's size."""
+    distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=size)
+    try:
+        task: Any = toy_training.task_of("pretraining").train()
+        model: Any = world().parallel(task)
+        reduced = []
+
+        def reduce(
+            state: None, bucket: distributed.GradBucket
+        ) -> torch.futures.Future[torch.Tensor]:
+            reduced.append(bucket.buffer().nbytes)
+            done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+            done.set_result(bucket.buffer())
+            return done
+
+        model.register_comm_hook(None, reduce)  # this group's own has no result
+        task.begin_step()
+        outputs = model(batch(4, 48, 12, 211, 3), 1.0)
+        outputs["loss"].backward()
+        with Gathered() as exchanged:
+            gathered = world().all_gather([{n: t.detach() for n, t in outputs.items()}])
+        task.end_step(gathered)
+    finally:
+        distributed.destroy_process_group()
+    assert len(gathered) == size
+    assert {name: tensor.shape for name, tensor in gathered[-1].items()} == {
+        name: tensor.shape for name, tensor in outputs.items() if tensor.ndim
+    }
+    assert int(task.queue.pointer) == size * 4 % task.config.queue_size
+    learning = sum(p.nbytes for p in task.parameters() if p.requires_grad)
+    assert sum(reduced) == learning
+    assert exchanged.bytes == 2 * 4 * task.sizes.embed_dim * 4  # two features of four pairs

@@ -164,6 +164,25 @@ def test_compiled_encoders_give_the_same_under_the_same_names() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_changing_lengths_compile_a_block_at_most_twice() -> None:
+    """Whole blocks (fullgraph): for the first length, and for any other."""
+    torch.manual_seed(0)
+    task = Task(config(0.4), vocabulary()).train()
+    torch._dynamo.utils.counters.clear()
+    compile_blocks(task, backend="eager", fullgraph=True)
+    graphs: list[int] = []
+    for length in (12, 9, 10, 7, 11, 8, 12):
+        task.zero_grad()
+        task(batch(4, 48, length, 211, 3), 1.0)["loss"].backward()
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert graphs[0] < graphs[1] <= 2 * graphs[0], "the image encoder has one length"
+    assert set(graphs[2:]) == {graphs[1]}
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_step_compiled_to_kernels_equals_the_plain_one() -> None:

@@ -18,8 +18,9 @@ from albef.export.onnx import example
 from albef.loading.reading import to_device
 from albef.models.weights import load_checkpoint
 from albef.training.optim import Muon, adamw
+from pipelines.fake_gpu import DEVICE, move, on_gpu
 from tests.conftest import save_task
-from tests.fake_gpu import DEVICE, SLOWER, Operations, move, named, on_gpu
+from tests.fake_gpu import SLOWER, Operations, named
 from tests.tasks.test_contract import RUNS, collated, folder, pretrained, start, stepped
 
 __all__ = ["folder"]  # a fixture
@@ -44,7 +45,8 @@ def test_a_step_stays_on_its_device(run: str, folder: Path) -> None:
         assert {tensor.device for tensor in batch.values()} == {DEVICE}
         adam, muon = adamw(task, 1e-3, 0.02), Muon(task, 1e-3, 0.02)  # in 16 bits where they pay
         for optimizer, dtypes in ((adam, ()), (muon, (torch.bfloat16,))):
-            with Operations(*dtypes) as operations:
+            autocast = torch.autocast(DEVICE.type, torch.bfloat16, enabled=bool(dtypes))
+            with autocast, Operations(*dtypes) as operations:
                 outputs = stepped(task, optimizer, batch)
             assert outputs["loss"].device == DEVICE
             # docs/explanation/determinism.md lists what `deterministic` slows down.

@@ -26,6 +26,10 @@ from tests.conftest import tiny_task
 from tests.original import vocabulary
 from tests.tasks.test_pretraining_parity import config
 
+DEVICE = torch.device(os.environ.get("ALBEF_TEST_DEVICE", "cpu"))
+"""Device of the trainings, which `make gpu` sets."""
+if DEVICE.type != "cpu":
+    torch.use_deterministic_algorithms(True)
 AUGMENT = {"flip": True, "crop": [0.5, 1.0], "randaugment": 5}
 SIZES = {"epochs": 2, "global_batch_size": 8, "micro_batch_size": 2, "lr": 1e-3, "warmup_steps": 2}
 KINDS = ("retrieval", "pretraining", "without_itc")
@@ -86,7 +90,7 @@ def train_toy(
 ) -> dict[str, torch.Tensor]:
     """Train to the end, unless ``progress`` raises; the weights. ``facts`` are added to."""
     runtime = Runtime(checkpoint_every=every, checkpoint_every_s=every_s)
-    setup = Setup(scratch, torch.device("cpu"), runtime, mirror, code)
+    setup = Setup(scratch, DEVICE, runtime, mirror, code)
     result = Trainer(task, loader_of(task, data, workers), setup, validate, progress).train()
     if facts is not None:
         facts |= result

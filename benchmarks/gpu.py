@@ -1,0 +1,268 @@
+"""What only a GPU can show, checked and measured once: ``make gpu``.
+
+It ends with a table for benchmarks/README.md. The exit code is 1 if something is off, 2 without a
+GPU. ``--device cpu --size tiny`` tries the parts themselves on any machine.
+"""
+
+import argparse
+import copy
+import json
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+from albef.layout import Runtime
+from albef.models.kernels import compile_blocks, evaluating
+from albef.runtime.manifest import graph_file
+from albef.runtime.sessions import CPU, CUDA
+from albef.training.speed import product_peak
+from benchmarks import serving
+from benchmarks.servers import serve
+from benchmarks.timing import alternate, flops, machine
+from pipelines.params import load
+from pipelines.plan import Training, Trainings
+
+SIZES = {"paper": ("paper-4m", 32, "base"), "tiny": ("smoke", 4, "built-in")}
+"""Preset whose pre-training is taken, its micro-batch, and the size of the export."""
+TESTS = (
+    "tests/losses/test_losses.py",
+    "tests/runtime/test_sessions.py",
+    "tests/tasks/test_contract.py",
+    "tests/tasks/test_determinism.py",
+    "tests/tasks/test_retrieval.py",
+    "tests/training/test_loop.py",
+)
+NAMED = "cuda or gpu or killed_and_goes_on or float16"
+"""Tests of a GPU, and those that train twice and resume, for equal bytes."""
+LEAST_OF_TIMM = 0.7
+"""Least share of the utilization of timm's ViT that a training step must reach."""
+
+
+@dataclass
+class Check:
+    """A run of the parts: its device and size, the rows of its table, and what is off."""
+
+    device: torch.device
+    size: str
+    rounds: int
+    folder: Path
+    rows: list[tuple[str, str]] = field(default_factory=list)
+    off: list[str] = field(default_factory=list)
+
+    def expect(self, right: bool, message: str) -> None:
+        """Note what is off unless it is right."""
+        if not right:
+            self.off.append(message)
+
+    @property
+    def on_gpu(self) -> bool:
+        """True if speed and memory are those of a GPU."""
+        return self.device.type == "cuda"
+
+    @cached_property
+    def trainings(self) -> Trainings:
+        """The trainings of the preset."""
+        return Trainings(load(Path(f"presets/{SIZES[self.size][0]}.yaml"), related=False), gpus=1)
+
+    def training(self, *, compiled: bool) -> Training:
+        """A real pre-training on the device."""
+        torch.manual_seed(0)
+        task = self.trainings.task("pretrained")
+        if compiled:  # kernels for a CPU take minutes to compile
+            compile_blocks(task, backend="inductor" if self.on_gpu else "eager")
+        records = self.trainings.records("retrieval")
+        return Training(task, Runtime(), records, None, self.device)
+
+
+def tests(check: Check) -> None:
+    """The tests of a GPU; a training that runs twice, and one that resumes, with equal bytes."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", NAMED]
+    device = {"ALBEF_TEST_DEVICE": check.device.type, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    done = subprocess.run(
+        [*command, *TESTS], env=os.environ | device, capture_output=True, text=True
+    )
+    lines = done.stdout.strip().splitlines() or [done.stderr]
+    check.rows.append(("tests; a training twice, and resumed", lines[-1].strip("= ")))
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    check.expect(done.returncode == 0, "; ".join(failed) or lines[-1])
+
+
+def step(check: Check) -> None:
+    """Memory of a step beside its estimate; its time eager, compiled, and of timm's ViT alone."""
+    size = SIZES[check.size][1]
+    need = check.trainings.need("pretrained", size)
+    eager = check.training(compiled=False)
+    _memory(check, eager, size, need.peak)
+    images = eager.batch(size)["image"].to(check.device).float()
+    calls: dict[str, Callable[[], object]] = {}
+    ways: dict[str, tuple[Callable[[], object], int]] = {
+        "step": (partial(eager.step, size), need.flops),
+        "step, compiled": (partial(check.training(compiled=True).step, size), need.flops),
+        "timm's ViT": _timm(eager, images),
+    }
+    for name, (call, _) in ways.items():
+        calls[name] = partial(_waited, check, call)
+    times = alternate(calls, check.rounds)
+    peak, shares = product_peak(check.device, torch.bfloat16), dict[str, float]()
+    for name, seconds in times.items():
+        rate = ways[name][1] / statistics.median(seconds)
+        shares[name] = rate / peak
+        text = f"{1000 * statistics.median(seconds):.1f} ms, {rate / 1e12:.3g} TFLOP/s"
+        check.rows.append((f"{name}, {size} images", f"{text}, {100 * rate / peak:.0f} % of peak"))
+    if check.on_gpu:
+        share = max(shares["step"], shares["step, compiled"]) / shares["timm's ViT"]
+        message = f"a step reaches {share:.2f} of timm's utilization, less than {LEAST_OF_TIMM}"
+        check.expect(share >= LEAST_OF_TIMM, f"{message}; see where it waits with torch.profiler")
+
+
+def _memory(check: Check, training: Training, size: int, estimate: int) -> None:
+    text = f"estimated {estimate / 2**20:.0f} MiB"
+    if check.on_gpu:
+        torch.cuda.reset_peak_memory_stats(check.device)
+        training.step(size)
+        real = torch.cuda.max_memory_allocated(check.device)
+        text = f"{real / 2**20:.0f} MiB, {text}"
+        check.expect(
+            abs(real / estimate - 1) < 0.15, f"memory of a step: {text}; `albef plan` is wrong here"
+        )
+    check.rows.append((f"memory of a step, {size} images", text))
+
+
+def _waited(check: Check, call: Callable[[], object]) -> None:
+    call()
+    if check.on_gpu:
+        torch.cuda.synchronize(check.device)
+
+
+def _timm(training: Training, images: torch.Tensor) -> tuple[Callable[[], object], int]:
+    """A step of timm's image encoder of the same sizes, and its operations."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    sizes, device = training.task.sizes.image, images.device
+    vit = VisionTransformer(
+        img_size=sizes.image_size, patch_size=sizes.patch_size, embed_dim=sizes.width,
+        depth=sizes.depth, num_heads=sizes.heads, num_classes=0,
+    ).to(device)  # fmt: skip
+    optimizer = torch.optim.AdamW(vit.parameters(), fused=True)
+
+    def call() -> None:
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = vit(images).float().square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return call, flops(call)
+
+
+def evaluation(check: Check) -> None:
+    """Features of the device beside those of the CPU, and images per second."""
+    training, size = check.training(compiled=False), SIZES[check.size][1]
+    model: Any = training.task.eval()
+    images = torch.randn(size, 3, *[training.task.image_size] * 2)
+    reference = copy.deepcopy(model).cpu()
+
+    @torch.no_grad()
+    def features(task: Any, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = task.model.image_feat(task.model.encode_image(images))
+        return found
+
+    with evaluating("float32", check.device):
+        here = features(model, images.to(check.device)).cpu()
+    difference = float((here - features(reference, images)).abs().max())
+    check.rows.append(("features, beside the CPU's", f"differ by at most {difference:.1e}"))
+    check.expect(difference < 1e-3, f"features differ from the CPU's by {difference:.1e}")
+    given = images.to(check.device)
+    with evaluating("bfloat16", check.device):
+        call = partial(_waited, check, partial(features, model, given))
+        seconds = statistics.median(alternate({"images": call}, check.rounds)["images"])
+    check.rows.append(("images encoded", f"{size / seconds:.0f} per second"))
+
+
+def export(check: Check) -> None:
+    """The float16 export on its provider, attention included, and its server."""
+    logging.disable(logging.INFO)  # the exporter logs each node that it folds
+    serving.write_export(check.folder, SIZES[check.size][2], ("float32", "float16"))
+    provider = CUDA if check.on_gpu else CPU
+    placed = _placed(check.folder / "export" / graph_file("float16", "image_encoder"), provider)
+    wrong = {name: where for name, where in placed.items() if where != provider}
+    attention = [name for name in placed if "ttention" in name or "oftmax" in name]
+    check.rows.append(
+        ("float16 export", f"{len(placed) - len(wrong)} of {len(placed)} operators on {provider}")
+    )
+    check.expect(bool(attention), "float16 export: no attention in the profile")
+    for name in attention:
+        check.expect(name not in wrong, f"float16 export: {name} is on {placed[name]}")
+    with serve(check.folder / "export") as served:
+        check.rows.append(("server", f"first answer after {served.first:.1f} s"))
+
+
+def _placed(graph: Path, provider: str) -> dict[str, str]:
+    """The provider of each kind of operator that a graph runs."""
+    onnxruntime.preload_dlls()
+    options = onnxruntime.SessionOptions()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(graph.with_suffix(""))
+    session = onnxruntime.InferenceSession(str(graph), options, providers=[provider, CPU])
+    (given,) = session.get_inputs()
+    side = [n if isinstance(n, int) else 2 for n in given.shape]
+    kind = np.float16 if "float16" in given.type else np.float32
+    session.run(None, {given.name: np.zeros(side, kind)})
+    events = json.loads(Path(session.end_profiling()).read_text())
+    nodes = [event["args"] for event in events if "provider" in event.get("args", {})]
+    return {node["op_name"]: node["provider"] for node in nodes}
+
+
+PARTS = {"tests": tests, "step": step, "evaluation": evaluation, "export": export}
+
+
+def main() -> None:
+    """Run the parts, print the table, and exit with 1 if something is off."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.gpu")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--size", choices=SIZES, default="paper")
+    parser.add_argument("--part", choices=PARTS, action="append", help="all unless named")
+    parser.add_argument("--rounds", type=int, default=7, help="counted rounds, after one warm-up")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"
+        print(
+            f"no GPU: torch {torch.__version__} is {built} and finds none. Install a CUDA build of "
+            "torch on a machine with an NVIDIA GPU, or try the parts with --device cpu --size tiny",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+    with tempfile.TemporaryDirectory() as folder:
+        check = Check(device, options.size, options.rounds, Path(folder))
+        for name in options.part or PARTS:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            try:
+                PARTS[name](check)
+            except Exception as error:  # The other parts run, and the exit code is 1.
+                traceback.print_exc()
+                check.off.append(f"{name}: {type(error).__name__}: {error}")
+    gpu = f"{torch.cuda.get_device_name(device)}, " if check.on_gpu else ""
+    print(f"{gpu}{machine()}; medians of {options.rounds}\n\n| | |\n|---|---|")
+    for label, value in check.rows:
+        print(f"| {label} | {value} |")
+    for message in check.off:
+        print(f"off: {message}", file=sys.stderr)
+    raise SystemExit(1 if check.off else 0)
+
+
+if __name__ == "__main__":
+    main()

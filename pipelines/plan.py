@@ -1,0 +1,333 @@
+"""Estimate of what the trainings of a preset need on GPUs: memory, operations and time.
+
+A step of each training runs on a fake GPU, without memory or values. No data is read.
+"""
+
+import contextlib
+import functools
+import importlib
+import itertools
+import weakref
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from albef.config import ParamsError, did_you_mean, ranges, read_preset, validate
+from albef.data.record import Record
+from albef.data.shards import ShardError, describe
+from albef.ingest.config import RowsConfig
+from albef.ingest.sources import kind_of
+from albef.layout import Layout, Runtime
+from albef.loading.reading import Batch
+from albef.models.kernels import recompute
+from albef.models.weights import Checkpoint
+from albef.preprocessing.text import TextTokenizer
+from albef.tasks import pretraining
+from albef.tasks.task import MAX_WORDS, Task, TrainingConfig
+from albef.training.loop import Setup, Trainer
+from pipelines.fake_gpu import DEVICE, move, on_gpu
+from pipelines.params import Params, load
+
+EXAMPLES = Path("presets/smoke.yaml")
+"""Preset with a run of most kinds. Its records, which are drawn, stand in for real ones."""
+FEW = 8
+"""Number of records that are drawn; a larger micro-batch repeats them."""
+RESERVED_GIB = 1.0
+"""Memory for CUDA's context and workspaces and for fragmentation, an assumption."""
+_CPU = torch.device("cpu")
+
+
+class Live(TorchDispatchMode):
+    """Bytes of the tensors on a device that are alive, and their maximum."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._device, self._sizes = device, dict[int, int]()
+        self.now = self.peak = 0
+
+    def add(self, tensor: Tensor) -> None:
+        """Count the memory of a tensor until it is freed."""
+        storage = tensor.untyped_storage()
+        if tensor.device == self._device and storage._cdata not in self._sizes:
+            self._sizes[storage._cdata] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._remove, storage._cdata)
+
+    def _remove(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self.add(tensor)
+        return result
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a step of a training needs on each GPU."""
+
+    state: int
+    """Bytes that are always used: weights, momentum model, queue, optimizer."""
+    peak: int
+    """Maximum of the bytes used."""
+    flops: int
+    """Operations of matrix products and attention in a micro-batch."""
+
+
+class Training:
+    """A training whose step runs with micro-batches of any size.
+
+    Args:
+        task: task to train.
+        runtime: decides whether activations are recomputed.
+        records: records that a micro-batch repeats.
+        mode: mode of the fake GPU; None computes real steps on ``device``.
+        device: device of real steps.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        runtime: Runtime,
+        records: Sequence[Record],
+        mode: FakeTensorMode | None,
+        device: torch.device = _CPU,
+    ) -> None:
+        self._records, self._mode = records, mode
+        self._fake = mode or contextlib.nullcontext()
+        recompute(task, runtime.recompute)
+        if mode:
+            move(mode, task)
+            task.to = lambda device: task  # type: ignore[method-assign, assignment]
+        numbers: Any = SimpleNamespace(
+            numbers=lambda step: [0], draw_seed=lambda number: 0, steps_per_epoch=1
+        )
+        setup = Setup(Path(), device, runtime)
+        with self._fake:
+            trainer = Trainer(task.train(), numbers, setup, lambda epoch: {}, lambda *step: None)
+        trainer.model, trainer.setup = task, replace(setup, device=DEVICE if mode else device)
+        trainer.speed = SimpleNamespace(counted=contextlib.nullcontext)  # type: ignore[assignment]
+        trainer.done = 1  # the second epoch begins, and with it the queue and distillation
+        self.trainer, self.task = trainer, task
+        self.step(2)
+
+    def batch(self, size: int) -> Batch:
+        """Return a micro-batch of ``size`` records, with blank images."""
+        side = self.task.image_size
+
+        def blank(image: bytes, rng: np.random.Generator, key: str) -> NDArray[np.uint8]:
+            return np.zeros((3, side, side), np.uint8)
+
+        records = list(itertools.islice(itertools.cycle(self._records), size))
+        made = self.task.collate(blank)(records, np.random.default_rng(0))  # type: ignore[arg-type]
+        mode = self._mode
+        return {name: on_gpu(mode, t) for name, t in made.items()} if mode else dict(made)
+
+    def step(self, size: int) -> None:
+        """Take a step with a micro-batch of ``size`` records."""
+        batch, self.trainer.done = self.batch(size), 1
+        with self._fake:
+            self.trainer.step([batch])
+
+    def need(self, size: int, *, keep_gradients: bool) -> Need:
+        """Return what a step with micro-batches of ``size`` records needs.
+
+        ``keep_gradients`` counts the gradients of an earlier micro-batch, or of another process.
+        """
+        trainer, live = self.trainer, Live(self.trainer.setup.device)
+        gradients = {p: p.grad for p in self.task.parameters() if p.grad is not None}
+        trainer.optimizer.zero_grad()
+        held = itertools.chain(self.task.parameters(), self.task.buffers())
+        for tensor in (*held, *tree_leaves(dict(trainer.optimizer.state))):
+            if isinstance(tensor, Tensor):
+                live.add(tensor)
+        state = live.now
+        if keep_gradients:
+            for parameter, gradient in gradients.items():
+                parameter.grad = gradient
+                live.add(gradient)
+            trainer.optimizer.zero_grad = lambda: None  # type: ignore[method-assign, assignment, misc]
+        del gradients
+        with live, FlopCounterMode(display=False) as counter:
+            self.step(size)
+        trainer.optimizer.__dict__.pop("zero_grad", None)
+        return Need(state, live.peak, counter.get_total_flops())
+
+
+class Trainings:
+    """The trainings of a preset that run, on fake GPUs.
+
+    Args:
+        params: all values.
+        gpus: number of processes, each on its GPU.
+    """
+
+    def __init__(self, params: Params, gpus: int) -> None:
+        self.params, self.gpus = params, gpus
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self._examples = read_preset(EXAMPLES)
+        starts = {run.init.partition("/")[0] for run in params.tasks.values()}
+        pretrained = {"pretrained": params.pretrain} if "pretrained" in starts else {}
+        trained = {**pretrained, **params.tasks}
+        self.configs: dict[str, TrainingConfig] = {n: c for n, c in trained.items() if c.epochs}
+        self.need = functools.cache(self._need)
+        self._training = functools.cache(self._made)
+
+    def sizes(self, name: str) -> list[int]:
+        """Return the values that ``micro_batch_size`` of a training may have, in order."""
+        total = self.configs[name].global_batch_size
+        return [n for n in range(2, total + 1) if not total % (n * self.gpus)]
+
+    def largest(self, name: str, limit: int) -> int | None:
+        """Return the largest micro-batch that needs at most ``limit`` bytes; None if none does."""
+        sizes = self.sizes(name)
+        fitting = bisect_right(sizes, limit, key=lambda size: self.need(name, size).peak)
+        return sizes[fitting - 1] if fitting else None
+
+    def _need(self, name: str, size: int) -> Need:
+        accumulates = size < self.configs[name].global_batch_size  # over micro-batches or GPUs
+        return self._training(name).need(size, keep_gradients=accumulates)
+
+    def _made(self, name: str) -> Training:
+        kind = getattr(self.configs[name], "kind", "retrieval")
+        with torch.device("meta"):
+            task = self.task(name)
+        return Training(task, self.params.runtime, self.records(kind), self._mode)
+
+    def task(self, name: str) -> Task:
+        """Return the task of a training at its start, on the default device."""
+        config = self.params.tasks.get(name)
+        if config is None:  # pre-training, or an imported checkpoint of its sizes
+            config = _without_ranges(self.params.pretrain)
+            return pretraining.Task(config, self._tokenizer(config.tokenizer.vocab_size))
+        init = config.init.partition("/")[0]
+        before = self.task(init)
+        kind, tensors = getattr(before.config, "kind", "pretraining"), before.state_dict()
+        start = Checkpoint(Path(init), kind, before.sizes, {}, tensors, before.tokenizer)
+        task: type[Any] = importlib.import_module(f"albef.tasks.{config.kind}").Task
+        made: Task = task.start(_without_ranges(config), start)
+        return made
+
+    def records(self, kind: str) -> list[Record]:
+        """Draw records for a kind, with texts of the maximum length."""
+        runs = {run["kind"]: run["dataset"] for run in self._examples["tasks"].values()}
+        dataset = runs.get(kind, runs["retrieval"])
+        values = self._examples["datasets"][dataset]
+        source = [*validate(RowsConfig, values, where=str(EXAMPLES)).sources.values()][-1]
+        drawn = (r for r in kind_of(source).records(source, 1) if isinstance(r, Record))
+        caption = " ".join(["w"] * MAX_WORDS)
+        return [
+            replace(record, captions=(caption,) * len(record.captions))
+            for record in itertools.islice((r for r in drawn if r.split == "train"), FEW)
+        ]
+
+    def _tokenizer(self, size: int) -> TextTokenizer:
+        """Return a tokenizer of ``size`` tokens, among them the words that values name."""
+        groups = [self.params.pretrain.masked_groups]
+        groups += [getattr(run, "exchanged", ()) for run in self.params.tasks.values()]
+        named = [word for group in itertools.chain(*groups) for word in group]
+        tokenizer = TextTokenizer.train(["w"], 0)
+        words = dict.fromkeys([*named, *(f"w{i}" for i in range(size))])
+        tokenizer.tokenizer.add_tokens([*words][: max(0, size - tokenizer.vocab_size)])
+        return tokenizer
+
+
+def _without_ranges(config: Any) -> Any:
+    """Return a training with the start of each range, in 16 bits if it may choose them."""
+    starts: dict[str, Any] = {name: value.start for name, value in ranges(config).items()}
+    if config.precision in ("auto", "float16"):  # the same bytes, and no scaler to look at values
+        starts["precision"] = "bfloat16"
+    return config.model_copy(update=starts)
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """The GPUs of a plan: their number, memory in GiB, and speed in FLOP/s."""
+
+    number: int
+    gib: float
+    flops: float
+
+    @property
+    def limit(self) -> int:
+        """Bytes of a GPU that a step may use."""
+        return int((self.gib - RESERVED_GIB) * 2**30)
+
+
+def plan(params: Params, gpus: Gpus, rows: Mapping[str, int]) -> Iterator[tuple[str, bool]]:
+    """Yield the lines of a table, and whether the training of each line fits.
+
+    Args:
+        params: all values.
+        gpus: GPUs to train on.
+        rows: number of rows of datasets that are not available.
+    """
+    yield (
+        "| training | micro_batch_size | largest | GiB, always | at most | fits | TFLOP per step "
+        "| hours per million rows | days |",
+        True,
+    )
+    yield "|---" * 9 + "|", True
+    trainings = Trainings(params, gpus.number)
+    for name, config in trainings.configs.items():
+        need, micros = trainings.need(name, config.micro_batch_size), config.global_batch_size
+        micros //= config.micro_batch_size
+        largest = trainings.largest(name, gpus.limit)
+        seconds = need.flops * micros / config.global_batch_size / gpus.flops
+        count = rows.get(config.dataset) or _rows(params, config.dataset)
+        days = f"{seconds * count * config.epochs / 86400:.2g}" if count else "?"
+        cells = (
+            *(name, config.micro_batch_size, largest or "none"),
+            *(f"{size / 2**30 + RESERVED_GIB:.1f}" for size in (need.state, need.peak)),
+            *("yes" if need.peak <= gpus.limit else "no", f"{need.flops * micros / 1e12:.3g}"),
+            *(f"{seconds * 1e6 / 3600:.2g}", days),
+        )
+        yield f"| {' | '.join(map(str, cells))} |", need.peak <= gpus.limit
+
+
+def _rows(params: Params, dataset: str) -> int:
+    """Return the rows of a dataset's train split; 0 if it is not available."""
+    try:
+        return int(describe(Layout(params.paths).data(dataset))["splits"]["train"])
+    except (ShardError, KeyError):
+        return 0
+
+
+def main(path: Path, gpus: Gpus, rows: Sequence[str]) -> int:
+    """Print the plan of a params file or preset; return 1 if a training does not fit.
+
+    Raises:
+        ParamsError: the file is invalid, or an item of ``rows`` is not NAME=COUNT.
+    """
+    params, counts = load(path, related=False), {}
+    for item in rows:
+        name, _, count = item.partition("=")
+        if not count.isdecimal():
+            raise ParamsError(f"--rows {item}: must be NAME=COUNT")
+        if name not in params.datasets:
+            raise ParamsError(
+                f"--rows {item}: no dataset {name}{did_you_mean(name, params.datasets)}"
+            )
+        counts[name] = int(count)
+    fitting = []
+    for line, fits in plan(params, gpus, counts):
+        print(line, flush=True)
+        fitting.append(fits)
+    return 0 if all(fitting) else 1

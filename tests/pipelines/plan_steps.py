@@ -1,0 +1,79 @@
+"""The plan of a preset; test_plan.py runs this file in a process of its own."""
+
+from pathlib import Path
+
+import pytest
+
+from albef.config import ParamsError
+from pipelines.params import Params, load
+from pipelines.plan import Gpus, Trainings, main
+
+PRESETS = Path("presets")
+
+
+def smoke(**changes: object) -> Params:
+    """The smallest preset with pre-training and retrieval alone."""
+    params = load(PRESETS / "smoke.yaml")
+    pretrain = params.pretrain.model_copy(update={"optimizer": "adamw", **changes})
+    tasks = {"retrieval": params.tasks["retrieval"]}
+    return params.model_copy(update={"pretrain": pretrain, "tasks": tasks})
+
+
+def test_a_step_needs_its_state_its_gradients_and_its_activations() -> None:
+    params = smoke(precision="float32")
+    trainings = Trainings(params, gpus=1)
+    small, half = (trainings.need("pretrained", size) for size in (8, 16))
+    task = trainings.task("pretrained")
+    learning = sum(p.nbytes for p in task.parameters() if p.requires_grad)
+    held = sum(tensor.nbytes for tensor in task.state_dict().values())
+    assert small.state == half.state
+    assert held + 2 * learning <= small.state <= 1.01 * (held + 2 * learning)  # AdamW's two
+    assert half.flops == pytest.approx(2 * small.flops, rel=0.1)
+    assert 2 * (half.peak - small.peak) == pytest.approx(half.peak - half.state, rel=0.3)
+    # A micro-batch that is the whole batch meets no gradients of an earlier one.
+    alone = Trainings(smoke(precision="float32", global_batch_size=16), gpus=1)
+    less = half.peak - alone.need("pretrained", 16).peak
+    assert 0.5 * learning < less <= learning
+
+    lower = Trainings(smoke(), gpus=1).need("pretrained", 16)  # `auto`: in 16 bits on a GPU
+    assert lower.peak < half.peak
+    runtime = params.runtime.model_copy(update={"recompute": True})
+    again = Trainings(params.model_copy(update={"runtime": runtime}), gpus=1)
+    recomputed = again.need("pretrained", 16)
+    assert recomputed.peak < half.peak
+    assert recomputed.flops > 1.1 * half.flops
+
+
+def test_the_largest_micro_batch_fits_and_divides_the_batch() -> None:
+    trainings = Trainings(smoke(), gpus=2)
+    assert trainings.sizes("retrieval") == [2, 4, 8, 16]
+    limit = trainings.need("retrieval", 8).peak
+    assert trainings.largest("retrieval", limit) == 8
+    assert trainings.largest("retrieval", trainings.need("retrieval", 2).peak - 1) is None
+
+
+def test_the_plan_is_a_table_that_says_what_fits(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.plan.load", lambda path, related: smoke())
+    assert main(Path(), Gpus(1, 2.0, 1e12), ["scenes=1000"]) == 0
+    found = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [cells[0] for cells in found] == ["pretrained", "retrieval"]
+    assert [cells[5] for cells in found] == ["yes", "yes"]
+    assert [cells[8] == "?" for cells in found] == [True, False], "the rows of web are unknown"
+    hours, epochs = float(found[1][7]), smoke().tasks["retrieval"].epochs
+    assert float(found[1][8]) == pytest.approx(hours / 24 * 1000 / 1e6 * epochs, rel=0.1)
+
+    assert main(Path(), Gpus(1, 1.0, 1e12), []) == 1
+    assert "| none |" in capsys.readouterr().out
+    for item, problem in (("web", "NAME=COUNT"), ("wob=3", "web")):
+        with pytest.raises(ParamsError, match=problem):
+            main(Path(), Gpus(1, 1.0, 1e12), [item])
+
+
+def test_presets_can_be_planned_without_what_they_read() -> None:
+    found = {
+        name: tuple(Trainings(load(PRESETS / f"{name}.yaml", related=False), gpus=1).configs)
+        for name in ("bring-your-own", "single-gpu")
+    }
+    assert found == {"bring-your-own": ("flickr",), "single-gpu": ("pretrained", "coco")}
