@@ -1,4 +1,4 @@
-"""A GPU without memory or values, in any build of torch, for a process of its own.
+"""A GPU without memory or values, in any build of torch, for a separate process.
 
 Its tensors are fake: they have a shape, a type and a device. The CPU build of torch can neither
 index nor differentiate tensors on ``cuda``, for which it has no device guard. The backend here has
@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.backend_registration import (
@@ -27,40 +26,20 @@ _setup_privateuseone_for_python_backend("fakegpu", backend_module=_Backend())
 DEVICE = torch.device("fakegpu:0")
 _aten = torch.ops.aten
 _AUTOCAST = torch._C.DispatchKeySet(torch._C._dispatch_key_parse("AutocastPrivateUse1"))
-_LOWER = (
-    _aten.addmm.default,
-    _aten.baddbmm.default,
-    _aten.bmm.default,
-    _aten.conv2d.default,
-    _aten.linear.default,
-    _aten.matmul.default,
-    _aten.mm.default,
-    _aten.scaled_dot_product_attention.default,
-)
+_LOWER = "addmm baddbmm bmm conv2d linear matmul mm scaled_dot_product_attention"
 """Operations that autocast computes in 16 bits on CUDA, of those that occur in a model."""
 _FLOAT32 = (
-    _aten.binary_cross_entropy_with_logits.default,
-    _aten.cumsum.default,
-    _aten.exp.default,
-    _aten.layer_norm.default,
-    _aten.linalg_vector_norm.default,
-    _aten.log.default,
-    _aten.log_softmax.int,
-    _aten.logsumexp.default,
-    _aten.nll_loss.default,
-    _aten.pow.Tensor_Scalar,
-    _aten.reciprocal.default,
-    _aten.rsqrt.default,
-    _aten.softmax.int,
-    _aten.sum.default,
-    _aten.sum.dim_IntList,
+    "binary_cross_entropy_with_logits cumsum exp layer_norm linalg_vector_norm log log_softmax.int "
+    "logsumexp nll_loss pow.Tensor_Scalar reciprocal rsqrt softmax.int sum sum.dim_IntList"
 )
 """Operations that it computes in float32."""
 _any_library, _library = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
 
 
-def _cast(operation: OpOverload, dtype: torch.dtype | None) -> None:
+def _cast(name: str, dtype: torch.dtype | None) -> None:
     """Let autocast compute an operation in a type; None is the type of the context."""
+    packet, _, overload = name.partition(".")
+    operation = getattr(getattr(_aten, packet), overload or "default")
 
     def run(*args: Any, **kwargs: Any) -> Any:
         to = dtype or torch.get_autocast_dtype(DEVICE.type)
@@ -96,9 +75,9 @@ def _attention(
 
 
 _any_library.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
-for _operations, _dtype in ((_LOWER, None), (_FLOAT32, torch.float32)):
-    for _operation in _operations:
-        _cast(_operation, _dtype)
+for _names, _dtype in ((_LOWER, None), (_FLOAT32, torch.float32)):
+    for _name in _names.split():
+        _cast(_name, _dtype)
 _library.impl(_aten.scaled_dot_product_attention.default, _attention, "AutogradPrivateUse1")
 
 

@@ -9,7 +9,7 @@ import importlib
 import itertools
 import weakref
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,6 +47,8 @@ FEW = 8
 RESERVED_GIB = 1.0
 """Memory for CUDA's context and workspaces and for fragmentation, an assumption."""
 _CPU = torch.device("cpu")
+_COLUMNS = ("training", "micro_batch_size", "largest", "GiB, always", "at most", "fits",
+            "TFLOP per step", "hours per million rows", "days")  # fmt: skip
 
 
 class Live(TorchDispatchMode):
@@ -81,7 +83,7 @@ class Live(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Need:
-    """What a step of a training needs on each GPU."""
+    """Needs of a training step on each GPU."""
 
     state: int
     """Bytes that are always used: weights, momentum model, queue, optimizer."""
@@ -188,7 +190,7 @@ class Trainings:
         trained = {**pretrained, **params.tasks}
         self.configs: dict[str, TrainingConfig] = {n: c for n, c in trained.items() if c.epochs}
         self.need = functools.cache(self._need)
-        self._training = functools.cache(self._made)
+        self.training = functools.cache(self._training)
 
     def sizes(self, name: str) -> list[int]:
         """Return the values that ``micro_batch_size`` of a training may have, in order."""
@@ -203,9 +205,9 @@ class Trainings:
 
     def _need(self, name: str, size: int) -> Need:
         accumulates = size < self.configs[name].global_batch_size  # over micro-batches or GPUs
-        return self._training(name).need(size, keep_gradients=accumulates)
+        return self.training(name).need(size, keep_gradients=accumulates)
 
-    def _made(self, name: str) -> Training:
+    def _training(self, name: str) -> Training:
         kind = getattr(self.configs[name], "kind", "retrieval")
         with torch.device("meta"):
             task = self.task(name)
@@ -271,35 +273,42 @@ class Gpus:
         return int((self.gib - RESERVED_GIB) * 2**30)
 
 
-def plan(params: Params, gpus: Gpus, rows: Mapping[str, int]) -> Iterator[tuple[str, bool]]:
-    """Yield the lines of a table, and whether the training of each line fits.
+def main(path: Path, gpus: Gpus, rows: Sequence[str]) -> int:
+    """Print the plan of a params file or preset; return 1 if a training does not fit.
 
-    Args:
-        params: all values.
-        gpus: GPUs to train on.
-        rows: number of rows of datasets that are not available.
+    Raises:
+        ParamsError: the file is invalid, or an item of ``rows`` is not NAME=COUNT.
     """
-    yield (
-        "| training | micro_batch_size | largest | GiB, always | at most | fits | TFLOP per step "
-        "| hours per million rows | days |",
-        True,
-    )
-    yield "|---" * 9 + "|", True
+    params = load(path, related=False)
+    counts, all_fit = dict(_count(params, item) for item in rows), True
     trainings = Trainings(params, gpus.number)
+    print(f"| {' | '.join(_COLUMNS)} |\n{'|---' * len(_COLUMNS)}|")
     for name, config in trainings.configs.items():
-        need, micros = trainings.need(name, config.micro_batch_size), config.global_batch_size
-        micros //= config.micro_batch_size
-        largest = trainings.largest(name, gpus.limit)
-        seconds = need.flops * micros / config.global_batch_size / gpus.flops
-        count = rows.get(config.dataset) or _rows(params, config.dataset)
-        days = f"{seconds * count * config.epochs / 86400:.2g}" if count else "?"
+        need = trainings.need(name, config.micro_batch_size)
+        fits, largest = need.peak <= gpus.limit, trainings.largest(name, gpus.limit)
+        flops = need.flops / config.micro_batch_size
+        count = counts.get(config.dataset) or _rows(params, config.dataset)
+        days = flops * count * config.epochs / gpus.flops / 86400
         cells = (
             *(name, config.micro_batch_size, largest or "none"),
             *(f"{size / 2**30 + RESERVED_GIB:.1f}" for size in (need.state, need.peak)),
-            *("yes" if need.peak <= gpus.limit else "no", f"{need.flops * micros / 1e12:.3g}"),
-            *(f"{seconds * 1e6 / 3600:.2g}", days),
+            *("yes" if fits else "no", f"{flops * config.global_batch_size / 1e12:.3g}"),
+            *(f"{flops * 1e6 / gpus.flops / 3600:.2g}", f"{days:.2g}" if count else "?"),
         )
-        yield f"| {' | '.join(map(str, cells))} |", need.peak <= gpus.limit
+        print(f"| {' | '.join(map(str, cells))} |", flush=True)
+        all_fit &= fits
+    return 0 if all_fit else 1
+
+
+def _count(params: Params, item: str) -> tuple[str, int]:
+    """Return the name and the number of rows of NAME=COUNT."""
+    name, _, count = item.partition("=")
+    datasets = {**params.datasets, **params.curate}
+    if not count.isdecimal():
+        raise ParamsError(f"--rows {item}: must be NAME=COUNT")
+    if name not in datasets:
+        raise ParamsError(f"--rows {item}: no dataset {name}{did_you_mean(name, datasets)}")
+    return name, int(count)
 
 
 def _rows(params: Params, dataset: str) -> int:
@@ -308,26 +317,3 @@ def _rows(params: Params, dataset: str) -> int:
         return int(describe(Layout(params.paths).data(dataset))["splits"]["train"])
     except (ShardError, KeyError):
         return 0
-
-
-def main(path: Path, gpus: Gpus, rows: Sequence[str]) -> int:
-    """Print the plan of a params file or preset; return 1 if a training does not fit.
-
-    Raises:
-        ParamsError: the file is invalid, or an item of ``rows`` is not NAME=COUNT.
-    """
-    params, counts = load(path, related=False), {}
-    for item in rows:
-        name, _, count = item.partition("=")
-        if not count.isdecimal():
-            raise ParamsError(f"--rows {item}: must be NAME=COUNT")
-        if name not in params.datasets:
-            raise ParamsError(
-                f"--rows {item}: no dataset {name}{did_you_mean(name, params.datasets)}"
-            )
-        counts[name] = int(count)
-    fitting = []
-    for line, fits in plan(params, gpus, counts):
-        print(line, flush=True)
-        fitting.append(fits)
-    return 0 if all(fitting) else 1

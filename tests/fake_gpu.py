@@ -1,4 +1,4 @@
-"""What a step on a GPU must not do, found on a fake one: a pytest plugin for a process of its own.
+"""What a step on a GPU must not do, found on a fake one.
 
 An operation on two devices raises an error, and so does one that reads a value.
 """

@@ -35,7 +35,6 @@ def test_the_parts_end_with_a_table() -> None:
         "step, compiled, 4 images",
         "timm's ViT, 4 images",
         "features, beside the CPU's",
-        "images encoded",
         "float16 export",
         "server",
     ]
