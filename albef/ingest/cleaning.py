@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 
 import ftfy
+from ftfy.fixes import unescape_html
 
 from albef.data.rejection import Reason, RowError
 
@@ -26,7 +27,8 @@ _SPACES = re.compile(r"\s+")
 _INVISIBLE = re.compile(
     "[\u00ad\u115f\u1160\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\u3164\ufeff\uffa0]"
 )
-_RULES = ftfy.TextFixerConfig(explain=False, uncurl_quotes=False)
+_RULES = ftfy.TextFixerConfig(explain=False, uncurl_quotes=False, unescape_html=False)
+_MAX_LEVELS = 16  # of HTML entities, as &amp;amp;lt; has three
 
 
 def clean(text: str) -> str:
@@ -39,7 +41,7 @@ def clean(text: str) -> str:
         return _SPACES.sub(" ", text) if "  " in text else text
     text = _GAPS.sub(" ", text)
     text = _TAG.sub(" ", _DROPPED.sub(" ", text))
-    text = ftfy.fix_text(text, _RULES)
+    text = _fixed(text)
     text = _TAG.sub(" ", _DROPPED.sub(" ", text))  # Tags may have been written as &lt;b&gt;.
     text = _SPACES.sub(" ", _INVISIBLE.sub("", text)).strip()
     if "\ufffd" in text:
@@ -47,6 +49,24 @@ def clean(text: str) -> str:
             Reason.MALFORMED_ROW, f"a wrong encoding lost letters of caption {_quoted(text)}"
         )
     return text
+
+
+def _fixed(text: str) -> str:
+    """Return ``ftfy.fix_text(text)``, but with at most so many levels of HTML entities unescaped.
+
+    ftfy unescapes one level in each round until none is left, which takes quadratic time.
+    """
+    fixed, levels = "", _MAX_LEVELS
+    for line in re.findall(r"[^\n]*\n|[^\n]+", text):
+        if "<" in line:  # As in ftfy, entities stay from the first line with a tag.
+            levels = 1
+        for _ in range(levels):
+            before = line
+            line = ftfy.fix_text_segment(unescape_html(line) if levels > 1 else line, _RULES)
+            if line == before:
+                break
+        fixed += line
+    return fixed
 
 
 def clean_captions(captions: Iterable[str], max_chars: int) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import sys
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from albef.builtin import scenes
 from albef.config import validate
 from albef.data.image_decoding import decode
 from albef.data.record import Record
-from albef.data.rejection import Reason, Rejection
+from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest import cleaning
 from albef.ingest.cleaning import clean
 from albef.ingest.config import IngestConfig
@@ -175,6 +177,31 @@ def test_what_no_shard_can_hold_is_rejected(
 @pytest.mark.parametrize("tag", ["<script", "<style ", "<!doctype", "</script "])
 def test_a_text_is_gone_through_once_however_many_tags_it_begins(tag: str) -> None:
     assert cleaning._TAG.sub(" ", cleaning._DROPPED.sub(" ", tag * 100_000))
+
+
+def characters(text: str) -> int:
+    """Count the characters that the Python functions called by ``clean`` take."""
+    count = 0
+
+    def add(frame: FrameType, event: str, _: object) -> None:
+        nonlocal count
+        if event == "call":
+            count += len(frame.f_locals.get("text", ""))
+
+    sys.setprofile(add)
+    try:
+        cleaning.clean(text)
+    except RowError:
+        pass
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("part", ["amp;", "#38;", "ａｍｐ；", "&lt;b&gt;", "Ãƒ", "<b", "\x1b["])
+def test_a_text_of_twice_the_length_takes_twice_the_work(part: str) -> None:
+    once, twice = (characters("&" + part * count) for count in (400, 800))
+    assert 0 < twice <= 2.2 * once
 
 
 @pytest.mark.filterwarnings("ignore")
