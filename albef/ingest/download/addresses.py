@@ -18,6 +18,27 @@ AddrInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
 
 MAX_URL_CHARS = 8000
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# Ranges that IANA lists as not globally reachable, all of 2001::/23, and multicast, because
+# `ipaddress` has other lists in other versions. Sources, as of September 2026:
+# https://www.iana.org/assignments/iana-ipv4-special-registry and .../iana-ipv6-special-registry
+_SPECIAL = (
+    "0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 "
+    "192.0.2.0/24 192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 "
+    "224.0.0.0/4 240.0.0.0/4 ::/96 ::ffff:0:0/96 64:ff9b:1::/48 100::/64 100:0:0:1::/64 2001::/23 "
+    "2001:db8::/32 2002::/16 3fff::/20 5f00::/16 fc00::/7 fe80::/10 fec0::/10 ff00::/8"
+)
+METADATA = {
+    "AWS, Google, Azure, OpenStack": "169.254.169.254",
+    "AWS containers": "169.254.170.2",
+    "AWS, IPv6": "fd00:ec2::254",
+    "Google, IPv6": "fd20:ce::254",
+    "Alibaba": "100.100.100.200",
+    "Azure WireServer": "168.63.129.16",
+    "Oracle": "192.0.0.192",
+    "Scaleway": "169.254.42.42",
+}
+"""Addresses at which clouds give a machine its credentials. One of them is a public address."""
+_REFUSED = [ipaddress.ip_network(text) for text in (*_SPECIAL.split(), *METADATA.values())]
 
 
 def parse(url: str) -> URL:
@@ -78,7 +99,7 @@ def is_public(text: str) -> bool:
         or address.is_reserved
         or address.is_link_local
         or address.is_unspecified
-        or (isinstance(address, ipaddress.IPv6Address) and address.is_site_local)
+        or any(address in network for network in _REFUSED)
     )
 
 
