@@ -9,10 +9,10 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from albef.data.rejection import Reason
 from albef.ingest.download.addresses import host_of
 from albef.ingest.download.client import Client, Response
 from albef.ingest.download.limits import Limits
@@ -34,9 +34,10 @@ class _Host:
     def __init__(self, per_host: int) -> None:
         self.turns = asyncio.Semaphore(per_host)
         self.rows = 0  # waiting or being requested
-        self.unanswered = 0  # consecutive attempts without a response
+        self.failures = 0  # consecutive attempts that failed for a while
+        self.paused = 0.0  # seconds that the host has requested during them
         self.pauses_until = 0.0  # in the time of the event loop
-        self.refusal: Response | None = None  # asks for a longer pause than the limit
+        self.refusal: Response | None = None  # what its other rows get instead of a request
 
     async def pause(self) -> None:
         """Wait until the pause that the host has requested is over."""
@@ -45,13 +46,23 @@ class _Host:
             await asyncio.sleep(seconds)
 
     def update(self, response: Response, limits: Limits, now: float) -> None:
-        """Take account of a response of the host."""
-        self.unanswered = 0 if response.responded else self.unanswered + 1
-        if response.is_temporary and response.wait:
-            if response.wait > limits.max_wait_s:
-                self.refusal = response
-            else:
-                self.pauses_until = max(self.pauses_until, now + response.wait)
+        """Take account of a response of the host: only an image, or a final error, resets it."""
+        if not response.is_temporary:
+            self.failures, self.paused = 0, 0.0
+            return
+        self.failures += 1
+        problem = ""
+        if response.wait:
+            until = max(self.pauses_until, now + response.wait)
+            self.paused += until - max(self.pauses_until, now)
+            self.pauses_until = until
+            if self.paused > limits.max_wait_s:
+                limit = f"max_wait_s is {limits.max_wait_s:g}"
+                problem = f"the host asks for pauses of {self.paused:.0f} s in a row, {limit}"
+        if 0 < limits.give_up_after <= self.failures:
+            problem = f"attempts at its host failed {self.failures} times in a row"
+        if problem and not self.refusal:
+            self.refusal = replace(response, detail=f"{response.detail}; {problem}")
 
 
 class Downloads:
@@ -168,10 +179,8 @@ class Downloads:
                 async with self._connections:
                     if host.refusal:
                         response, wait = host.refusal, None
-                    elif 0 < limits.give_up_after <= host.unanswered:
-                        detail = f"no response from its host {limits.give_up_after} times in a row"
-                        response = Response(Reason.UNREACHABLE, detail, is_temporary=True)
-                        attempts, wait = limits.attempts, None
+                        if not response.responded:  # A later run does not try a dead host again.
+                            attempts = limits.attempts
                     else:
                         attempts, self._requests = attempts + 1, self._requests + 1
                         fetch = self._fetches[self._requests % len(self._fetches)]
@@ -182,7 +191,7 @@ class Downloads:
         outcome = Outcome(url, attempts, limits.max_bytes, reason, detail, response.is_temporary)
         outcome = self.store.add(outcome, response.body)
         host.rows -= 1
-        is_remembered = host.refusal or host.unanswered
+        is_remembered = host.refusal or host.failures
         if not host.rows and (not is_remembered or len(self._hosts) > _MAX_REMEMBERED):
             del self._hosts[name]
         return outcome

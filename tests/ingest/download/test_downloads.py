@@ -48,9 +48,25 @@ def test_a_server_that_asks_for_a_long_rest_is_left_alone(server: Server, tmp_pa
     addresses = [server.url(f"asks/3600/{i}") for i in range(20)]
     ended, outcomes = download(tmp_path, addresses, bounds)
     assert set(ended.values()) == {Reason.HTTP_ERROR}
-    assert all("pause of 3600 s, max_wait_s is 60" in each.detail for each in outcomes.values())
+    assert all(
+        "pauses of 3600 s in a row, max_wait_s is 60" in each.detail for each in outcomes.values()
+    )
     assert sum(server.asked.values()) <= 2
     assert not any(outcome.is_final(bounds) for outcome in outcomes.values()), "later runs retry"
+
+
+def test_a_host_has_a_budget_of_attempts_and_of_seconds(server: Server, tmp_path: Path) -> None:
+    addresses = [server.url(f"status/429/{i}") for i in range(64)] + [server.url("status/404")]
+    ended, outcomes = download(tmp_path / "rows", addresses, limits(give_up_after=9, per_host=4))
+    assert set(ended.values()) == {Reason.HTTP_ERROR}
+    assert sum(server.asked.values()) <= 9 + 4
+    assert "429 Too Many Requests; attempts at its host failed 9 times" in outcomes[63].detail
+    assert not outcomes[63].is_final(limits()), "later runs retry"
+    server.asked.clear()
+    addresses = [server.url(f"asks/1/{i}") for i in range(64)]
+    _, outcomes = download(tmp_path / "pauses", addresses, limits(max_wait_s=2.5, per_host=1))
+    assert sum(server.asked.values()) == 3
+    assert "pauses of 3 s in a row, max_wait_s is 2.5" in outcomes[63].detail
 
 
 def test_progress_names_the_hosts_that_asked_for_a_pause(
@@ -96,7 +112,7 @@ def test_a_host_without_an_answer_is_given_up(server: Server, tmp_path: Path) ->
     ended, outcomes = download(tmp_path, [*dead, server.url("ok/1")], bounds)
     assert ended[50] == toy.picture(1)
     assert {ended[i] for i in range(50)} == {Reason.UNREACHABLE}
-    assert sum("5 times in a row" in outcomes[i].detail for i in range(50)) >= 45
+    assert sum("failed 5 times in a row" in outcomes[i].detail for i in range(50)) >= 45
     assert all(outcome.is_final(bounds) for outcome in outcomes.values())
     assert not outcomes[49].is_final(limits(attempts=3))
 
