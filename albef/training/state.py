@@ -23,6 +23,7 @@ from albef.training.mirror import PENDING, Mirror
 
 log = logging.getLogger(__name__)
 KEPT = 2
+_STATE = re.compile(r"state-[0-9]{9,}-[0-9a-f]{16}\.pt")
 STATES, EPOCHS, DAMAGED = "state-*.pt", "epoch-*.safetensors", "*.torn"
 
 
@@ -188,6 +189,11 @@ class TrainingState:
             ) from error
 
     def _newest(self) -> str | None:
+        for path in self.files():  # A dangling link would be skipped, and a pipe would block.
+            if not _STATE.fullmatch(path.name) or not path.is_file():
+                raise CheckpointMismatchError(
+                    f"{path} is named like a training checkpoint but is not one; remove it"
+                )
         mirrored = self.mirror.names(STATES) if self.mirror else []
         for name in sorted({*mirrored, *(path.name for path in self.files())}, reverse=True):
             if self._has_intact(name, name in mirrored):

@@ -40,6 +40,24 @@ def damage(path: Path) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.parametrize("odd", ["link", "folder", "pipe", "other name"])
+def test_what_is_only_named_like_a_state_stops_the_run(tmp_path: Path, odd: str) -> None:
+    state = saved(tmp_path, 1)
+    path = tmp_path / f"state-000000002-{'0' * 16}.pt"
+    match odd:
+        case "link":
+            path.symlink_to("gone")
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case _:
+            path = tmp_path / "state-best.pt"
+            path.write_bytes(b"")
+    with pytest.raises(CheckpointMismatchError, match=f"{path} is named like .* remove it"):
+        state.restore(*parts())
+
+
 @pytest.fixture
 def mirror(tmp_path: Path) -> Mirror:
     return Mirror(str(tmp_path / "mirror"), "a")
