@@ -4,8 +4,8 @@ No torch.
 """
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,7 @@ from albef.config import ParamsError, Section, validate
 from albef.io import file_digest
 from albef.preprocessing.transforms import MEAN, STD
 from albef.runtime.cleaning import CAPTION, QUESTION, Cleaning, cleaning_of
+from albef.runtime.external_data import has_external_data
 
 FORMAT = 5
 """Version of the export format. It increases when an older runtime cannot read the folder."""
@@ -23,8 +24,6 @@ NAME = "manifest.json"
 TOKENIZER = "tokenizer.json"
 ANSWERS = "answers.json"
 """The list that answers are ranked from, in the export of a VQA run."""
-# In an ONNX file, this key precedes the name of a file with a tensor's external data.
-_EXTERNAL_DATA = b"\n\x08location"
 Precision = Literal["float32", "float16", "int8", "int8_weights"]
 """Type of an export's weights. The inputs and outputs of its graphs are float32, except for states
 that one graph passes to another."""
@@ -211,11 +210,21 @@ def read(folder: Path) -> Manifest:
 def check(folder: Path, manifest: Manifest, precision: str) -> None:
     """Check that all needed files exist, are unchanged, and contain their own weights.
 
+    Hidden files are ignored. All others must be in the manifest.
+
     A deployed folder may lack the files of other precisions.
 
     Raises:
-        ExportError: a file is missing, was changed, or refers to weights in another file.
+        ExportError: a file is missing, was changed, or refers to weights in another file; or the
+            folder has a file that the manifest does not list.
     """
+    listed = {NAME, *manifest.files}
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in files:
+            path = Path(place, file)
+            if not file.startswith(".") and path.relative_to(folder).as_posix() not in listed:
+                raise ExportError(f"{path} is not listed in {NAME}; remove it")
     names = needed_files(manifest, precision)
     for name in names:
         if name not in manifest.files:
@@ -230,12 +239,17 @@ def check(folder: Path, manifest: Manifest, precision: str) -> None:
                 f"{folder / name} was changed: its SHA-256 is not the one in {NAME}; "
                 f"{_remedy(folder)}"
             )
-        with (folder / name).open("rb") as file:
-            if mmap(file.fileno(), 0, access=ACCESS_READ).find(_EXTERNAL_DATA) >= 0:
-                raise ExportError(
-                    f"{folder / name} has weights in another file, which {NAME} does not list; "
-                    f"{_remedy(folder)}"
-                )
+    for graph in manifest.graphs:
+        path = folder / graph_file(precision, graph)
+        try:
+            is_whole = not has_external_data(path.read_bytes())
+        except ValueError as error:
+            raise ExportError(f"{path} is not an ONNX file ({error}); {_remedy(folder)}") from None
+        if not is_whole:
+            raise ExportError(
+                f"{path} has weights in another file, which {NAME} does not cover; "
+                f"{_remedy(folder)}"
+            )
 
 
 def needed_files(manifest: Manifest, precision: str) -> list[str]:

@@ -15,6 +15,7 @@ from albef.io import file_digest
 from albef.preprocessing.text import clean_caption
 from albef.preprocessing.transforms import STD
 from albef.runtime import manifest
+from albef.runtime.external_data import has_external_data
 from albef.runtime.manifest import ExportError
 from tests.conftest import CAPTIONS
 from tests.data.toy import flip
@@ -106,6 +107,34 @@ def test_the_format_before_is_read_though_it_has_no_temperatures(copy: Path) -> 
     assert old.calls == {"embed_image", "embed_text", "match"}
     with pytest.raises(ValueError, match="export the run again"):
         old.zero_shot([], ["a dog"])
+
+
+def test_a_file_that_the_manifest_does_not_list_is_refused(copy: Path) -> None:
+    (copy / ".DS_Store").touch()
+    albef.runtime.load(copy)
+    (copy / "float32/matcher/1/weights.bin").touch()
+    with pytest.raises(ExportError, match=r"weights\.bin is not listed in manifest\.json; remove"):
+        albef.runtime.load(copy)
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A field of bytes; its length takes five bytes, which is longer than needed."""
+    size = [len(content) >> shift & 0x7F | 0x80 for shift in (0, 7, 14, 21)]
+    return bytes([number << 3 | 2, *size, 0]) + content
+
+
+def test_weights_elsewhere_are_found_however_they_are_encoded(copy: Path) -> None:
+    path = copy / manifest.graph_file("float32", "matcher")
+    entry = field(13, field(1, b"location") + field(2, b"../../../weights"))
+    tensor = field(5, b"\x08\x01" + entry + b"\x70\x01")
+    node = field(1, field(5, field(6, tensor)))
+    for graph in (tensor, node, field(15, field(1, entry))):
+        whole = path.read_bytes() + field(7, graph)
+        assert has_external_data(whole)
+        assert b"\n\x08location" not in whole
+    assert not has_external_data(path.read_bytes())
+    with pytest.raises(ValueError, match="parsing"):
+        has_external_data(b"\xff" * 9)
 
 
 def test_a_graph_whose_weights_lie_elsewhere_is_refused(copy: Path) -> None:
