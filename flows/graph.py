@@ -19,6 +19,7 @@ from dvc.exceptions import DvcException
 from dvc.fs import LocalFileSystem
 from dvc.repo import Repo
 from dvc.utils.serialize import ParseError, load_yaml
+from dvc.utils.strictyaml import YAMLValidationError
 from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.tree import Tree
 
@@ -119,16 +120,20 @@ def read(params: Path = PARAMS) -> dict[str, Node]:
             return _nodes(repo, params)
     except DvcException as error:
         raise ParamsError(one_line(error)) from None
+    except (AttributeError, KeyError, TypeError) as error:  # DVC checks only a part of the file.
+        raise ParamsError(f"{LOCK} is damaged; run `git checkout {LOCK}`") from error
 
 
 def one_line(error: BaseException) -> str:
     """Return DVC's message of an error without line breaks."""
     text = " ".join(str(error.__cause__ or error).split())
-    if not isinstance(error, ParseError):
+    if not isinstance(error, ParseError | YAMLValidationError):
         return text
-    path = Path(error.path)
-    is_conflict = path.is_file() and "<<<<<<< " in path.read_text()
-    return f"{path} is not valid: {text}" + "; resolve its git conflict" * is_conflict
+    path = Path(os.path.relpath(error.path))
+    remedy = f"; if it was cut off, run `git checkout {path}`"
+    if path.is_file() and "<<<<<<< " in path.read_text():
+        remedy = "; resolve its git conflict"
+    return f"{path} is not valid: {text}{remedy}"
 
 
 def _nodes(repo: Any, params: Path) -> dict[str, Node]:
@@ -189,7 +194,12 @@ def _initial_checkpoints(params: Path) -> set[str]:
 
 def locked() -> dict[str, Any]:
     """Return the entries of dvc.lock by stage; empty before the first run."""
-    return dict(load_yaml(LOCK).get("stages", {})) if LOCK.exists() else {}
+    try:
+        return dict(load_yaml(LOCK).get("stages", {})) if LOCK.exists() else {}
+    except DvcException as error:
+        raise ParamsError(one_line(error)) from None
+    except (AttributeError, TypeError, ValueError):
+        raise ParamsError(f"{LOCK} is damaged; run `git checkout {LOCK}`") from None
 
 
 def _writing(tmp: Path, root: Path) -> dict[str, int]:

@@ -90,7 +90,10 @@ def check_files(files: Sequence[Path], path: str, shown: str) -> None:
     if completed.returncode == 2:
         raise ParamsError(message)
     if completed.returncode:
-        raise RuntimeError(f"the check of the values failed:\n{message}")
+        cause = (
+            "was killed; is memory short?" if completed.returncode < 0 else f"failed:\n{message}"
+        )
+        raise ChildProcessError(f"the check of {shown} (pipelines.params) {cause}")
 
 
 def _digest(path: Path) -> str:
@@ -150,13 +153,20 @@ def _preset(name: str) -> str:
     text = compose(file_of(name))
     now = PARAMS.read_text() if PARAMS.exists() else ""
     committed = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, text=True)
-    saved = itertools.chain([text, committed.stdout], map(compose, sorted(PRESETS.glob("*.yaml"))))
+    saved = itertools.chain([text, committed.stdout], _composed_presets())
     if now.strip() and now not in saved:
         raise ParamsError(
             f"preset {name} would overwrite changes in {PARAMS}; commit them, save the file as "
             f"{PRESETS}/NAME.yaml, or undo them with `git checkout {PARAMS}`"
         )
     return text
+
+
+def _composed_presets() -> Iterator[str]:
+    """Yield the text of each preset that is valid; others do not matter here."""
+    for preset in sorted(PRESETS.glob("*.yaml")):
+        with contextlib.suppress(ParamsError):
+            yield compose(preset)
 
 
 def override(path: Path, overrides: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +30,7 @@ import psutil
 from albef.config import ParamsError, Section, read_yaml, validate
 from albef.data.cache import ShardCache
 from albef.data.shards import describe
-from albef.io import call_after, file_digest, holder_of, lock
+from albef.io import call_after, file_digest, holder_of, lock, printable_output
 from albef.io import read_json as read_json
 from albef.io import write_json as write_json
 from albef.layout import PARAMS as PARAMS
@@ -342,10 +343,11 @@ def _full_disk_named(stage: Stage) -> Iterator[None]:
         layout = stage.layout.paths
         folders = {"paths.root": Path(layout.root), "paths.models": Path(layout.models)}
         folders["runtime.scratch"] = stage.runtime.scratch_root
+        folders["TMPDIR"] = Path(tempfile.gettempdir())
         free = (
-            f"{name} ({folder}) has {psutil.disk_usage(str(folder)).free / 2**20:,.0f} MiB"
+            f"{name} ({folder}) has {psutil.disk_usage(str(path)).free / 2**20:,.0f} MiB"
             for name, folder in folders.items()
-            if folder.exists()
+            for path in (next(filter(Path.exists, (folder, *folder.absolute().parents))),)
         )
         raise ValueError(
             f"the disk is full: {', '.join(free)} free. Free space, or set one of them to a folder "
@@ -353,6 +355,7 @@ def _full_disk_named(stage: Stage) -> Iterator[None]:
         ) from error
 
 
+@printable_output()
 def main(
     run: Callable[[Stage], None], launch: Callable[[Stage], bool] = lambda stage: False
 ) -> None:
@@ -373,11 +376,13 @@ def main(
     die_with_dvc(context)
     try:
         stage = Stage(name, key, context)
-        stage.record_code()
-        if launch(stage):
-            return  # The first of its processes writes the record.
         with _full_disk_named(stage):
+            stage.record_code()
+            if launch(stage):
+                return  # The first of its processes writes the record.
             run(stage)
+            if context.first:
+                stage.write_record(started)
     except (ValueError, OSError, KeyboardInterrupt) as error:
         if os.environ.get("ALBEF_DEBUG"):
             raise
@@ -387,5 +392,3 @@ def main(
             raise
         traceback.print_exc()
         context.exit(1)
-    if context.first:
-        stage.write_record(started)

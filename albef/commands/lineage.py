@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from albef.commands.command import find_root
-from albef.config import read_preset
+from albef.config import ParamsError, read_preset
 from albef.layout import PARAMS, Layout, layout_of
 from albef.lineage import DIGITS, Project, Step, lineage, render_facts
 
@@ -72,5 +72,11 @@ def _holds(layout: Layout, path: Path) -> bool:
 
 def _projects(root: Path) -> Iterator[Project]:
     for file in (root / PARAMS, *sorted((root / "presets").glob("*.yaml"))):
-        params = read_preset(file)
-        yield Project(root, layout_of(params, str(file), root), tuple(params.get("tasks") or ()))
+        try:
+            params = read_preset(file)
+            layout = layout_of(params, str(file), root)
+        except ParamsError:
+            if file.name == PARAMS.name:
+                raise
+            continue  # A broken preset stops only its own runs.
+        yield Project(root, layout, tuple(params.get("tasks") or ()))

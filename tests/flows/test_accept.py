@@ -1,5 +1,6 @@
 """`albef accept` takes an edit and changes nothing else; `albef data accept` makes a suite."""
 
+import contextlib
 import difflib
 import hashlib
 import re
@@ -205,6 +206,19 @@ def test_an_empty_params_file_is_named() -> None:
     Path("params.yaml").write_text("")
     with pytest.raises(ParamsError, match=r"^params\.yaml must be a mapping"):
         accept_files([Path("code/train.py")])
+
+
+@pytest.mark.usefixtures("project")
+def test_a_lock_that_was_cut_off_is_named_wherever_it_ends() -> None:
+    whole = Path("dvc.lock").read_bytes()
+    for end in [*range(1, 200, 33), *range(200, len(whole), len(whole) // 8)]:
+        Path("dvc.lock").write_bytes(whole[:end])
+        for read in (graph.read, graph.locked):
+            with contextlib.suppress(ParamsError):
+                read()
+    Path("dvc.lock").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ParamsError, match=r"^dvc\.lock is .* run `git checkout dvc\.lock`"):
+        graph.read()
 
 
 def write(caption: str) -> None:

@@ -82,6 +82,28 @@ def test_a_preset_replaces_what_git_or_a_preset_holds_and_nothing_else(project: 
         values.prepare("smok", [])
 
 
+def test_a_broken_preset_stops_itself_only(project: Path) -> None:
+    (project / "presets/broken.yaml").write_text("a: [")
+    values.prepare("built-in", ["seed=5"])
+    with pytest.raises(ParamsError, match=r"overwrite changes in params\.yaml"):
+        values.prepare("smoke", [])
+    with pytest.raises(ParamsError, match=r"presets/broken\.yaml is not valid YAML"):
+        values.prepare("broken", [])
+
+
+@pytest.mark.parametrize(
+    ("code", "says"), [("os._exit(3)", "failed"), ("os.kill(os.getpid(), 9)", "was killed")]
+)
+def test_a_check_that_dies_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, says: str
+) -> None:
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines/params.py").write_text(f"import os; {code}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ChildProcessError, match=rf"the check of params\.yaml {says}"):
+        values.check_files([Path("x")], "x", "params.yaml")
+
+
 def test_the_text_of_a_preset_holds_its_values_and_says_what_it_is(tmp_path: Path) -> None:
     for preset in (ROOT / "presets").glob("*.yaml"):
         text = values.compose(preset)
