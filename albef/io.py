@@ -5,17 +5,63 @@ machine's role, as for any S3 client.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a full disk, which name no file."""
+# Characters that control a terminal or reorder a line, and halves of characters.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return a text from outside, safe to print on one line: control characters are escaped.
+
+    Args:
+        text: the text.
+        keep: control characters that stay.
+    """
+    return _UNPRINTABLE.sub(
+        lambda found: found[0] if found[0] in keep else f"\\u{ord(found[0]):04x}", text
+    )
+
+
+class _Printable:
+    """Standard stream on which no text can control the terminal.
+
+    Rich, which does control it, writes to ``rich_proxied_file``.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.rich_proxied_file = stream
+
+    def write(self, text: str) -> int:
+        """Write a text; only line breaks and tabs stay of its control characters."""
+        self.rich_proxied_file.write(printable(text, keep="\n\t"))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rich_proxied_file, name)
+
+
+@contextlib.contextmanager
+def printable_output() -> Iterator[None]:
+    """Escape control characters in everything that this process prints or logs meanwhile."""
+    output, errors = _Printable(sys.stdout), _Printable(sys.stderr)
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):  # type: ignore[type-var]
+        yield
 
 
 def file_digest(path: Path) -> str:
@@ -52,6 +98,10 @@ def atomic(path: Path) -> Iterator[Path]:
         if part.is_file():
             sync(part)
         part.replace(path)
+    except OSError as error:
+        if error.errno in _FULL and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
 

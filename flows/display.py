@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, Task, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
 
+from albef.io import printable
 from flows import results, values
 from flows.estimates import time_left
 from flows.graph import Node
@@ -47,7 +48,7 @@ def displayed(
     def read() -> None:
         with open(source, errors="replace") as output:
             for line in output:
-                text = "".join(c if c.isprintable() else " " for c in line.rstrip())
+                text = printable(line.rstrip())
                 try:
                     display.line(text)
                 except Exception:  # The flow blocks if nobody reads its output.

@@ -30,6 +30,7 @@ from albef.ingest.pool import prepare_rows
 from albef.ingest.prepare import Rules
 from albef.ingest.quarantine import SUMMARY, write_quarantine
 from albef.ingest.sources import read_rows, urls
+from albef.io import printable
 from albef.validation.checking import check_dataset
 from albef.validation.config import ValidateConfig
 from albef.validation.image_stats import read_image_stats
@@ -389,4 +390,4 @@ def _percent(count: int, total: int) -> str:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    return printable(text if len(text) <= 200 else f"{text[:197]}...")

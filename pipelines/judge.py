@@ -15,6 +15,7 @@ import onnxruntime as ort
 
 from albef.data.shards import Shards, describe
 from albef.evaluation.behaviour.judging import prepare
+from albef.io import printable_output
 from albef.loading.reading import Part
 from albef.models.weights import load_checkpoint
 from albef.release.canary import probe
@@ -145,6 +146,7 @@ def _previous(kind: str, facts: Mapping[str, Any]) -> tuple[list[Path], str]:
     return [released], f"This and {replaces} were measured in one process on the same records."
 
 
+@printable_output()
 def main() -> None:
     """Compare for `albef release`; on failure print an error message and exit with code 2."""
     facts, out = map(Path, sys.argv[1:])

@@ -1,14 +1,26 @@
 """Files that are written whole or not at all, and locks that die with their holder."""
 
 import errno
+import logging
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
-from albef.io import LockedError, atomic, dying_with_parent, holder_of, lock, write_atomic
+from albef.io import (
+    LockedError,
+    atomic,
+    dying_with_parent,
+    holder_of,
+    lock,
+    printable,
+    printable_output,
+    write_atomic,
+)
 
 HOLD = """
 import sys
@@ -18,6 +30,28 @@ with lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
+
+
+def test_text_from_outside_is_printed_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "a\x1b[2K\r\nb\x9b\u202e\udc80\u2028\té犬"
+    assert printable(text) == r"a\u001b[2K\u000d\u000ab\u009b\u202e\udc80\u2028\u0009é犬"
+    with printable_output():
+        print("a\x1b[31m\n\tb")
+        log = logging.Logger("tests")
+        log.addHandler(logging.StreamHandler())
+        log.error("c\x1b[31m")
+        Console(force_terminal=True).print("[bold]d", end="")
+    assert capsys.readouterr() == ("a\\u001b[31m\n\tb\n\x1b[1md\x1b[0m", "c\\u001b[31m\n")
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(OSError, match=f"File too large: '{tmp_path}/a.json'"):
+            write_atomic(tmp_path / "a.json", "x" * 99)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from albef.config import ParamsError
 from albef.export.torch_model import load
+from albef.io import printable
 from albef.runtime.answering import Answering
 
 
@@ -28,4 +29,4 @@ def main(checkpoint: Path, image: Path, question: str, k: int) -> None:
     (best,) = model.ask([image], [question], k)
     width = max(len(answer.text) for answer in best)
     for answer in best:
-        print(f"{answer.text:{width}}  {answer.probability:6.1%}")
+        print(f"{printable(answer.text):{width}}  {answer.probability:6.1%}")

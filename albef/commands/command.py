@@ -9,6 +9,8 @@ from typing import ParamSpec
 
 from typer import Typer
 
+from albef.io import printable_output
+
 P = ParamSpec("P")
 INTERRUPTED = 130
 
@@ -35,6 +37,7 @@ def command(
 
     def add(function: Callable[P, int | None]) -> Callable[P, int | None]:
         @functools.wraps(function)
+        @printable_output()
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
             try:
                 if at_root:

@@ -14,7 +14,7 @@ from albef.commands.panels import Panel, draw_panels, fit
 from albef.config import ParamsError
 from albef.data.image_decoding import decode
 from albef.data.shards import Shards
-from albef.io import atomic
+from albef.io import atomic, printable
 from albef.runtime import load
 from albef.runtime.matching import Matching, as_matching
 from albef.runtime.model import Floats, batches, softmax
@@ -50,7 +50,7 @@ def main(
     width = max(len(hit.key) for hit in hits)
     panels = []
     for key, probability, caption, image in hits:
-        print(f"{key:{width}}  {probability:6.1%}  {caption}")
+        print(f"{key:{width}}  {probability:6.1%}  {printable(caption)}")
         panels.append(Panel(fit(decode(image, key)), caption, f"{probability:.1%} · {key}"))
     page = folder / "found.png"
     draw_panels(text, panels).save(page)

@@ -19,7 +19,7 @@ import onnxruntime
 from PIL import Image
 
 from albef.data.image_decoding import ImageError, decode
-from albef.io import atomic
+from albef.io import atomic, printable
 from albef.runtime import load
 from albef.runtime import manifest as manifests
 from albef.runtime.matching import as_matching
@@ -135,7 +135,7 @@ def _write_images(model: Any, gallery: Path, part: Path) -> list[str]:
         try:
             image = decode(path.read_bytes(), str(path))
         except (ImageError, OSError) as error:
-            print(f"{path} is skipped: {error}", file=sys.stderr)
+            print(f"{printable(str(path))} is skipped: {error}", file=sys.stderr)
             continue
         square = image if image.size == side else image.resize(side, Image.Resampling.BICUBIC)
         square.save(part / f"squares/{len(names)}.png")

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from albef.config import validate
+from albef.io import printable
 from albef.models.albef import ModelConfig
 from albef.models.momentum import EMPTY
-from albef.models.weights import CheckpointError, check_weights, grid_side, listed, printable
+from albef.models.weights import CheckpointError, check_weights, grid_side, listed
 
 HEAD_WIDTH = 64
 """Width of an attention head, in each published model."""
@@ -123,7 +124,9 @@ def _check_archive(path: Path) -> None:
         damaged = packed[0] if packed else archive.testzip()
     if damaged:
         problem = "is compressed, which torch cannot read" if packed else "is damaged"
-        raise CheckpointError(f"{path}: {printable(damaged)} {problem}; download the file again")
+        raise CheckpointError(
+            f"{path}: {printable(damaged[:200])} {problem}; download the file again"
+        )
 
 
 def kind_of(tensors: Mapping[str, Tensor], *, where: str) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from albef.config import validate
-from albef.io import file_digest
+from albef.io import file_digest, printable
 from albef.models.albef import ModelConfig
 from albef.preprocessing.text import TextTokenizer
 
@@ -155,7 +155,7 @@ def check_weights(tensors: Mapping[str, Tensor], *, where: str) -> None:
     """
     for name, tensor in tensors.items():
         if problem := _problem_of(name, tensor):
-            raise CheckpointError(f"{where}: tensor {printable(name)} {problem}")
+            raise CheckpointError(f"{where}: tensor {printable(name[:200])} {problem}")
 
 
 def _problem_of(name: str, tensor: Tensor) -> str:
@@ -171,16 +171,10 @@ def _problem_of(name: str, tensor: Tensor) -> str:
     return ""
 
 
-def printable(name: str) -> str:
-    """Return a name from a file, safe to print: cut, and without control characters."""
-    short = name if len(name) <= 200 else f"{name[:200]}..."
-    return short if short.isprintable() else ascii(short)
-
-
 def listed(names: Sequence[str]) -> str:
     """Return the first few names, and the number of the others."""
     rest = f" and {len(names) - 5} more" if names[5:] else ""
-    return ", ".join(map(printable, names[:5])) + rest
+    return ", ".join(printable(name[:200]) for name in names[:5]) + rest
 
 
 def _fit(name: str, tensor: Tensor, target: Tensor) -> Tensor:

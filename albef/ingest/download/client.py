@@ -16,6 +16,7 @@ from yarl import URL
 from albef.data.rejection import Reason, RowError
 from albef.ingest.download.addresses import PrivateAddressError, parse, public_sockets
 from albef.ingest.download.limits import Limits
+from albef.io import printable
 
 OPT_OUTS = ("noai", "noimageai", "noindex", "noimageindex")
 """Directives of X-Robots-Tag that opt out, addressed to all clients or to this one."""
@@ -129,16 +130,15 @@ async def _read(response: aiohttp.ClientResponse, limits: Limits) -> Response:
             return Response(Reason.NOT_FOUND, detail)
         is_temporary = status in TEMPORARY or status >= 500
         wait = retry_after(headers)
-        if is_temporary and wait and wait > limits.max_wait_s:
-            limit = f"max_wait_s is {limits.max_wait_s:g}"
-            detail = f"{detail}; the host asks for a pause of {wait:g} s, {limit}"
         return Response(Reason.HTTP_ERROR, detail, is_temporary=is_temporary, wait=wait)
     kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind and not kind.startswith("image/") and kind not in _BINARY:
-        return Response(Reason.NO_IMAGE, f"the server sent {_printable(kind)}, not an image")
+        return Response(Reason.NO_IMAGE, f"the server sent {printable(kind[:60])}, not an image")
     encoding = headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
-        detail = f"the server compressed the response without being asked ({_printable(encoding)})"
+        detail = (
+            f"the server compressed the response without being asked ({printable(encoding[:60])})"
+        )
         return Response(Reason.HTTP_ERROR, detail)
     body = bytearray()
     if (response.content_length or 0) <= limits.max_bytes:
@@ -215,8 +215,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         yield error
         inner = getattr(error, "os_error", None)
         error = inner if isinstance(inner, BaseException) else error.__cause__
-
-
-def _printable(text: str) -> str:
-    """Return a string from a server, shortened and in printable ASCII."""
-    return re.sub(r"[^\x21-\x7e]", "", text)[:60]
