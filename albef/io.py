@@ -60,7 +60,7 @@ class _Printable:
 def printable_output() -> Iterator[None]:
     """Escape control characters in everything that this process prints or logs meanwhile."""
     output, errors = _Printable(sys.stdout), _Printable(sys.stderr)
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):  # type: ignore[type-var]
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         yield
 
 
