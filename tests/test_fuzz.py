@@ -257,7 +257,7 @@ DEEP = [b"[" * 10**5, b'{"a":' * 10**5, b"[1e999999]", b"[" + b"9" * 5000]
 TARGETS = {
     "image": Target(image, IMAGES, [row.image for row in ROWS.values()]),
     "tar": Target(tar, [shard(), shard(caption=["a", "b"])], [b"", bytes(2**20)]),
-    "table": Target(table, [text_table(","), text_table("\t")], [b"", b'"' * 10**6, b"," * 10**6]),
+    "table": Target(table, [text_table(","), text_table("\t")], [b"", b'"' * 10**5, b"," * 10**5]),
     "parquet": Target(parquet, [parquet_table()], [b"", b"PAR1" * 3]),
     "json": Target(
         json_file, [*ANNOTATED, json.dumps({"images": [KARPATHY]}).encode()], [b"", *DEEP]
@@ -273,7 +273,7 @@ TARGETS = {
         [b"a: " + b"[" * 10**4, b"\xff", b"a: &a [*a]", b"a: &a {b: 1}\n<<: *a" * 9],
     ),
     "protobuf": Target(
-        protobuf, [b"\x3a\x10\x2a\x0e" + ENTRY], [b"", b"\x3a\xff\xff\xff\xff\x0f", b"\x0b" * 10**6]
+        protobuf, [b"\x3a\x10\x2a\x0e" + ENTRY], [b"", b"\x3a\xff\xff\xff\xff\x0f", b"\x0b" * 10**5]
     ),
     "index": Target(index_file, [index()], [b"", b"SQLite format 3\0" + bytes(2**16)]),
 }

@@ -4,6 +4,7 @@ import contextlib
 import fnmatch
 import logging
 import pickle
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
