@@ -172,7 +172,7 @@ def write_features(
         def write(kind: str, rows: list[Row], computed: Iterator[Floats], count: int) -> None:
             parts = list(batches(count))
             done = zip(parts, computed, strict=True)
-            with typer.progressbar(done, len(parts), f"{kind}s", file=sys.stderr) as shown:
+            with typer.progressbar(done, len(parts), f"{kind}s", file=sys.__stderr__) as shown:
                 for part, feats in shown:
                     keys, image_ids, captions = map(list, zip(*rows[part], strict=True))
                     flat = pa.array(feats.ravel(), pa.float32())
