@@ -98,6 +98,7 @@ def test_a_check_that_dies_names_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, says: str
 ) -> None:
     (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines/__init__.py").touch()
     (tmp_path / "pipelines/params.py").write_text(f"import os; {code}")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ChildProcessError, match=rf"the check of params\.yaml {says}"):
