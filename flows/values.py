@@ -83,6 +83,7 @@ def check_files(files: Sequence[Path], path: str, shown: str) -> None:
     Raises:
         ParamsError: there are wrong values; one error message for each, with ``path`` replaced by
             ``shown``.
+        ChildProcessError: the check itself failed or was killed.
     """
     command = [sys.executable, "-m", "pipelines.params", *map(str, files)]
     completed = subprocess.run(dying_with_parent(command), capture_output=True, text=True)
@@ -90,10 +91,10 @@ def check_files(files: Sequence[Path], path: str, shown: str) -> None:
     if completed.returncode == 2:
         raise ParamsError(message)
     if completed.returncode:
-        cause = (
-            "was killed; is memory short?" if completed.returncode < 0 else f"failed:\n{message}"
-        )
-        raise ChildProcessError(f"the check of {shown} (pipelines.params) {cause}")
+        cause = f"failed:\n{message}"
+        if completed.returncode < 0:
+            cause = "was killed; if memory is short, end other programs, then run again"
+        raise ChildProcessError(f"the check of {shown} {cause}")
 
 
 def _digest(path: Path) -> str:
