@@ -77,12 +77,19 @@ def used_by(params: Mapping[str, Any]) -> dict[str, list[str]]:
 
     Users are pre-training, runs and filtered datasets. A filtered dataset counts as a dataset too.
     """
-    filtered = params.get("curate", {})
-    users: dict[str, list[str]] = {name: [] for name in [*params.get("datasets", {}), *filtered]}
+
+    def entries(values: object) -> dict[str, Any]:
+        """Return the mappings in a section, which nothing has checked yet."""
+        section = values if isinstance(values, Mapping) else {}
+        return {name: value for name, value in section.items() if isinstance(value, Mapping)}
+
+    filtered = entries(params.get("curate"))
+    datasets = [*entries(params.get("datasets")), *filtered]
+    users: dict[str, list[str]] = {name: [] for name in datasets}
     for name, values in filtered.items():
         users.setdefault(values.get("dataset", ""), []).append(f"filtered dataset {name}")
-    trainings = {"pre-training": params.get("pretrain", {}), **params.get("tasks", {})}
-    for user, values in trainings.items():
+    trainings = {"pre-training": params.get("pretrain"), **entries(params.get("tasks"))}
+    for user, values in entries(trainings).items():
         if dataset := values.get("dataset"):
             users.setdefault(dataset, []).append(user)
     return users

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 from albef.lineage import Step
-from albef.report.page import Report, render
+from albef.report.page import Report, render, used_by
 from albef.report.sections.datasets import Dataset, Validation
 from albef.report.sections.examples import Answer, Candidate, Group, Located, Outcome, Query
 from albef.report.sections.provenance import Costs, Export, Model
@@ -231,3 +231,12 @@ def test_curves_that_say_less_are_folded() -> None:
     names = ("train/loss", "lr", "val/accuracy", "val/map_iou")
     html = render(Report(1, trainings={"a": dict.fromkeys(names, POINTS)}))
     assert "<summary>Learning rate, Mean IoU of the box around the hottest region</summary>" in html
+
+
+def test_sections_of_an_unchecked_file_may_have_any_form() -> None:
+    params = {
+        "datasets": {"web": {}},
+        "curate": 3,
+        "tasks": {"odd": None, "mine": {"dataset": "web"}},
+    }
+    assert used_by(params) == {"web": ["mine"]}
