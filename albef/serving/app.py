@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute, APIRouter
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartParser
 from starlette.middleware import Middleware
 
 from albef.serving.engine import Engine, Resources
@@ -51,6 +52,8 @@ def create_app(options: Options, state: State) -> FastAPI:
         ExportError: a folder is not an export, was changed, or cannot run with these options.
         ValueError: a gallery is set, but no export embeds images.
     """
+    # A form stays in memory, which is limited; a thread would write each of its pieces to disk.
+    MultiPartParser.spool_max_size = options.limits.body
     metrics = Metrics()
     engine = Engine(Resources(options, metrics))
     if options.gallery and "embed_image" not in engine.calls:
@@ -113,6 +116,7 @@ def _middleware(
     open_paths = frozenset(
         {"/openapi.json", *(each.path for router in public for each in router.routes)}  # type: ignore[attr-defined]
     )
+    clients = len(options.tokens) or 1
     # A page can read an error response only with these headers, so CORS is outermost.
     cors = Middleware(Cors, **_CORS, allow_origins=options.origins)
     return [
@@ -121,7 +125,7 @@ def _middleware(
         Middleware(Tokens, options.tokens, exempt=open_paths)
         if options.tokens
         else Middleware(Hosts, options.hosts, options.origins, exempt=PROBES),
-        Middleware(Admission, options.limits, metrics, exempt=open_paths | {METRICS}),
+        Middleware(Admission, options.limits, metrics, clients, exempt=open_paths | {METRICS}),
         Middleware(Current, follower),
     ]
 

@@ -23,7 +23,7 @@ class Limits:
 
     body: int = 16 * MIB  # bytes of a body
     json: int = MIB  # bytes of a JSON body; parsing takes many times as much memory
-    all_bodies: int = 256 * MIB  # bytes of all bodies held at the same time
+    all_bodies: int = 256 * MIB  # bytes of all bodies announced or held at the same time
     pixels: int = 2**24  # pixels of an image, as its header gives them
     requests: int = 128  # concurrent requests
     connections: int = 1000  # open connections
@@ -31,6 +31,7 @@ class Limits:
     batch: int = 8  # items computed together
     wait: float = 0.004  # time that an item waits for a fuller batch, under load
     body_seconds: float = 30  # time for a request's body to arrive
+    piece_seconds: float = 5  # time for each 16 KiB of a body to arrive
     seconds: float = 30  # time for the answer, from the arrival of the body
     grace: float = 30  # time to finish accepted requests after a stop signal
     cache: int = 256 * MIB  # bytes of image states cached for re-ranking

@@ -35,7 +35,7 @@ class Metrics:
         self.open_requests = self.held_bytes = 0
         open_requests = gauge("albef_open_requests", "Requests in progress")
         open_requests.set_function(lambda: self.open_requests)
-        held_bytes = gauge("albef_held_bytes", "Bytes of request bodies in memory")
+        held_bytes = gauge("albef_held_bytes", "Bytes of request bodies, announced or in memory")
         held_bytes.set_function(lambda: self.held_bytes)
         self.items = items("albef_batch_items", "Items per batch", step)
         self.computing = seconds("albef_batch_seconds", "Computation of a batch", step)

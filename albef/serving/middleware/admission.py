@@ -1,10 +1,9 @@
 """Limits of the number, size and duration of requests."""
 
 import asyncio
-import contextlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -19,56 +18,69 @@ from albef.serving.middleware.exchange import (
     exchange_of,
 )
 
+_PIECE = 16 * 1024  # Bytes of a body that must arrive in time, and are parsed in one step.
+
 
 @dataclass(eq=False)
 class Admission(HttpMiddleware):
     """Middleware that limits the number, size and duration of requests.
 
-    Before it reads a body, it refuses requests above the concurrency limit (503), and above the
-    client's limit (429). It then reads the whole body and checks its size (413), its time (408) and
-    the bytes of all bodies (503) before any parser runs. A request takes no concurrency slot until
-    its body has arrived. Finally, it cancels an answer that takes too long (504), or whose client
-    has gone.
+    A request takes a slot before its body is read, or is refused: above the limit of all clients
+    (503), or of its client (429). The announced bytes of its body are limited in the same way. The
+    body must then arrive fast enough (408) and within its size (413), before any parser runs.
+    Finally, an answer is cancelled if it takes too long (504), or if its client has gone. Of
+    several ``clients``, none can take more than half of the slots and bytes.
     """
 
     limits: Limits
     metrics: Metrics
-    _working: Counter[str] = field(default_factory=Counter)
+    clients: int = 1
+    _slots: Counter[str] = field(default_factory=Counter)
+    _bytes: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        share = 1 if self.clients == 1 else 2
+        self._requests = max(1, self.limits.requests // share)
+        self._held = max(self.limits.body, self.limits.all_bodies // share)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
-        self._check_slot(exchange.client)
+        name = exchange.client.name
+        self._take_slot(exchange.client)
         try:
             body = await self._read(exchange, receive)
-            with self._slot(exchange.client):
-                await self._answer(scope, exchange, body, receive, send)
+            await self._answer(scope, exchange, body, receive, send)
         finally:
-            self.metrics.held_bytes -= exchange.received
+            self._slots[name] -= 1
+            self._bytes[name] -= exchange.held
+            self.metrics.held_bytes -= exchange.held
+            if not self._slots[name]:
+                del self._slots[name], self._bytes[name]
 
-    def _check_slot(self, client: Client) -> None:
-        if self._working.total() >= self.limits.requests:
-            self.metrics.refused.labels("requests").inc()
-            raise ApiError(503, "the server is at capacity; retry after 1 s", 1)
-        if client.max_requests and self._working[client.name] >= client.max_requests:
-            self.metrics.refused.labels("client").inc()
-            raise ApiError(
-                429,
-                f"the token allows {client.max_requests} requests at a time; retry after 1 s",
-                1,
-            )
+    def _take_slot(self, client: Client) -> None:
+        if self._slots.total() >= self.limits.requests:
+            self._refuse("requests", 503, "the server is at capacity")
+        most = client.max_requests or self._requests
+        if self._slots[client.name] >= most:
+            self._refuse("client", 429, f"the token allows {most} requests at a time")
+        self._slots[client.name] += 1
 
-    @contextlib.contextmanager
-    def _slot(self, client: Client) -> Iterator[None]:
-        self._check_slot(client)
-        self._working[client.name] += 1
-        try:
-            yield
-        finally:
-            self._working[client.name] -= 1
-            if not self._working[client.name]:
-                del self._working[client.name]
+    def _hold(self, exchange: Exchange, count: int) -> None:
+        """Count bytes of a body, which are announced or have arrived."""
+        name = exchange.client.name
+        if self.metrics.held_bytes + count > self.limits.all_bodies:
+            self._refuse("bytes", 503, "the server holds too many bodies")
+        if self._bytes[name] + count > self._held:
+            self._refuse("bytes", 429, f"the token has more than {self._held} bytes in progress")
+        exchange.held += count
+        self._bytes[name] += count
+        self.metrics.held_bytes += count
 
-    async def _read(self, exchange: Exchange, receive: Receive) -> bytes:
+    def _refuse(self, reason: str, status: int, text: str) -> NoReturn:
+        self.metrics.refused.labels(reason).inc()
+        raise ApiError(status, f"{text}; retry after 1 s", 1)
+
+    async def _read(self, exchange: Exchange, receive: Receive) -> bytearray:
         """Return the whole body.
 
         The limit is lower for a JSON body, because parsing takes many times its memory.
@@ -76,38 +88,49 @@ class Admission(HttpMiddleware):
         is_form = exchange.headers.get("content-type", "").startswith("multipart/form-data")
         max_bytes = self.limits.body if is_form else min(self.limits.json, self.limits.body)
         length = exchange.headers.get("content-length", "")
-        if length.isdigit() and int(length[:20]) > max_bytes:
+        announced = int(length[:20]) if length.isdecimal() else 0
+        if announced > max_bytes:
             raise _too_large(max_bytes)
-        parts, more = [], True
+        self._hold(exchange, announced)
+        body, more, due = bytearray(), True, 0
+        clock, limits = asyncio.get_running_loop().time, self.limits
+        end = clock() + limits.body_seconds
         try:
-            async with asyncio.timeout(self.limits.body_seconds):
+            async with asyncio.timeout(None) as deadline:
                 while more:
+                    if len(body) >= due:
+                        due = len(body) + _PIECE
+                        deadline.reschedule(min(end, clock() + limits.piece_seconds))
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise ClientGoneError
-                    parts.append(message.get("body", b""))
+                    body += message.get("body", b"")
                     more = message.get("more_body", False)
-                    exchange.received += len(parts[-1])
-                    self.metrics.held_bytes += len(parts[-1])
+                    exchange.received = len(body)
                     if exchange.received > max_bytes:
                         raise _too_large(max_bytes)
-                    if self.metrics.held_bytes > self.limits.all_bodies:
-                        self.metrics.refused.labels("bytes").inc()
-                        raise ApiError(503, "the server holds too many bodies; retry after 1 s", 1)
+                    self._hold(exchange, max(0, exchange.received - exchange.held))
         except TimeoutError:
-            raise ApiError(
-                408, f"the body did not arrive within {self.limits.body_seconds:g} s"
-            ) from None
-        return b"".join(parts)
+            times = (
+                f"{limits.body_seconds:g} s, and {_PIECE} bytes every {limits.piece_seconds:g} s"
+            )
+            raise ApiError(408, f"the body must arrive within {times}") from None
+        return body
 
     async def _answer(
-        self, scope: Scope, exchange: Exchange, body: bytes, receive: Receive, send: Send
+        self, scope: Scope, exchange: Exchange, body: bytearray, receive: Receive, send: Send
     ) -> None:
         """Let the application answer until the time limit, or until the client is gone."""
-        messages = [{"type": "http.request", "body": body, "more_body": False}]
+        more = True
 
         async def replay() -> Message:
-            return messages.pop() if messages else await receive()
+            nonlocal more
+            if not more:
+                return await receive()
+            await asyncio.sleep(0)  # Others are served between two pieces.
+            piece, body[:_PIECE] = bytes(body[:_PIECE]), b""
+            more = bool(body)
+            return {"type": "http.request", "body": piece, "more_body": more}
 
         async def leave() -> None:
             while (await receive())["type"] != "http.disconnect":

@@ -46,6 +46,7 @@ class Exchange:
     address: str
     client: Client
     received: int = 0
+    held: int = 0  # bytes of its body that count against its client, announced ones included
     sent: int = 0
     status: int = 0
     done: bool = False  # the whole answer was sent
