@@ -21,6 +21,7 @@ from albef.serving.serve import JsonLines
 TOKEN, OTHER = "first-token-of-many", "second-token-of-many"
 FORM = {"content-type": "multipart/form-data; boundary=x"}
 SMALL = Limits(body=200, json=20, all_bodies=300, body_seconds=0.01)
+HELD = Limits(body=200, all_bodies=600, requests=4)
 OPEN = frozenset({"/", "/healthz"})
 
 
@@ -108,6 +109,9 @@ def test_large_bodies_are_refused_whether_they_say_so_or_not() -> None:
 
 def test_a_slow_body_is_not_waited_for() -> None:
     assert refused(Admission(never, SMALL, Metrics()), b"x", whole=False) == 408
+    rate = Limits(piece_seconds=0.01)  # of which all but the last byte arrives
+    body = b"x" * 2**20
+    assert refused(Admission(never, rate, Metrics()), body, whole=False, headers=FORM) == 408
 
 
 def test_bodies_are_read_whole_and_bounded_at_once() -> None:
@@ -115,7 +119,8 @@ def test_bodies_are_read_whole_and_bounded_at_once() -> None:
     bodies = Admission(never, SMALL, metrics)
 
     async def one_after_the_other() -> None:
-        first = asyncio.create_task(ask(bodies, b"x" * 200, headers=FORM))
+        announced = FORM | {"content-length": "200"}
+        first = asyncio.create_task(ask(bodies, b"x", whole=False, headers=announced))
         await asyncio.sleep(0)
         with pytest.raises(ApiError, match="too many bodies") as problem:
             await ask(bodies, b"x" * 101, headers=FORM)
@@ -168,17 +173,59 @@ def test_one_client_takes_no_more_places_than_its_token_has() -> None:
     asyncio.run(two_of_each())
 
 
-def test_a_body_that_is_slow_to_come_takes_no_place() -> None:
-    admission = Admission(count, Limits(requests=1), Metrics())
+@pytest.mark.parametrize("length", [{"content-length": "200"}, {}])
+def test_bodies_of_one_client_leave_room_for_another(length: dict[str, str]) -> None:
+    tokens = Tokens(Admission(count, HELD, Metrics(), clients=2), [TOKEN, OTHER])
+    mine, others = ({"authorization": f"Bearer {token}"} | FORM for token in (TOKEN, OTHER))
+
+    async def all_but_the_last_byte() -> None:
+        slow = [
+            asyncio.create_task(ask(tokens, b"x" * 199, whole=False, headers=mine | length))
+            for _ in range(8)
+        ]
+        await asyncio.sleep(0.01)
+        problems = [each.exception() for each in slow if each.done()]
+        assert len(slow) - len(problems) == 1, "300 bytes of 600 hold one body of 200"
+        assert {error.status for error in problems if isinstance(error, ApiError)} == {429}
+        assert (await ask(tokens, b"x" * 200, headers=others)).body == b"200"
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+        assert (await ask(tokens, b"x" * 200, headers=mine)).body == b"200"
+
+    asyncio.run(all_but_the_last_byte())
+
+
+def test_a_request_takes_its_slot_before_its_body_is_read() -> None:
+    tokens = Tokens(Admission(count, HELD, Metrics(), clients=2), [TOKEN, OTHER])
+    mine, others = ({"authorization": f"Bearer {token}"} for token in (TOKEN, OTHER))
 
     async def slow_and_quick() -> None:
-        slow = asyncio.create_task(ask(admission, b"x", whole=False))
+        slow = [asyncio.create_task(ask(tokens, whole=False, headers=mine)) for _ in range(2)]
         await asyncio.sleep(0)
-        assert (await ask(admission, b"xy")).body == b"2"
-        slow.cancel()
-        await asyncio.gather(slow, return_exceptions=True)
+        with pytest.raises(ApiError, match="allows 2 requests") as problem:
+            await ask(tokens, headers=mine)
+        assert problem.value.status == 429
+        assert (await ask(tokens, b"xy", headers=others)).body == b"2"
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
 
     asyncio.run(slow_and_quick())
+
+
+def test_a_refused_body_without_a_small_end_closes_the_connection() -> None:
+    app = Requests(Admission(never, HELD, Metrics()), Metrics(), State())
+    endless = {"transfer-encoding": "chunked"}
+    for headers, closes in (
+        (FORM | {"content-length": "201"}, False),  # the client sends it and reads the refusal
+        (FORM | {"content-length": "9" * 9}, True),
+        (FORM | endless, True),
+        (FORM | endless | {"content-length": "1"}, True),
+    ):
+        answer = asyncio.run(ask(app, b"x" * 201, headers=headers))
+        assert answer.status == (400 if {*endless, "content-length"} <= {*headers} else 413)
+        assert (answer.headers.get("connection") == "close") is closes, headers
 
 
 def test_a_token_allows_what_its_scopes_say() -> None:

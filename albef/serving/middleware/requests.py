@@ -29,6 +29,7 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Format of the W3C header traceparent.
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_REST_DIGITS = 8  # Digits of the bytes of an unread body after which a connection stays open.
 _LEFT = 499  # Logged status of a client that left before the answer.
 _NO_STORE = (b"cache-control", b"no-store")
 _SAFE = [
@@ -62,6 +63,7 @@ class Requests(HttpMiddleware):
         name = headers.get("x-request-id", "")
         if not _REQUEST_ID.fullmatch(name):
             name = os.urandom(16).hex()
+        is_chunked, length = "transfer-encoding" in headers, headers.get("content-length", "")
         address = (scope.get("client") or ("",))[0]
         exchange = Exchange(name, headers, address, Client(address))
         method = scope["method"] if scope["method"] in _METHODS else "other"
@@ -73,7 +75,10 @@ class Requests(HttpMiddleware):
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                message["headers"] = self._finish(message["headers"], name)
+                # A short rest of a body is read, so that the client can read the refusal.
+                rests = exchange.status >= 400 or not exchange.received
+                closes = rests and (is_chunked or len(length) > _REST_DIGITS)
+                message["headers"] = self._finish(message["headers"], name, closes)
             else:
                 exchange.sent += len(message.get("body", b""))
                 exchange.done = not message.get("more_body", False)
@@ -81,6 +86,8 @@ class Requests(HttpMiddleware):
 
         self.metrics.open_requests += 1
         try:
+            if is_chunked and length:  # Proxies do not agree on which one counts.
+                raise ApiError(400, "send either Content-Length or Transfer-Encoding, not both")
             await self.app(scope, receive, answer)
         except ClientGoneError:
             exchange.status = _LEFT
@@ -103,12 +110,14 @@ class Requests(HttpMiddleware):
         known = (each for each in self.state.routes if isinstance(each, Route))
         return next((each.path for each in known if each.path_regex.match(path)), "other")
 
-    def _finish(self, headers: list[tuple[bytes, bytes]], name: str) -> list[tuple[bytes, bytes]]:
+    def _finish(
+        self, headers: list[tuple[bytes, bytes]], name: str, closes: bool
+    ) -> list[tuple[bytes, bytes]]:
         """Return the headers of an answer, with those that every answer has."""
         every = [*headers, *_SAFE, (b"x-request-id", name.encode())]
         if not any(each[0] == b"cache-control" for each in headers):
             every.append(_NO_STORE)
-        if self.state.stopping:
+        if closes or self.state.stopping:
             every.append((b"connection", b"close"))
         return every
 
