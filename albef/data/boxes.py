@@ -1,6 +1,7 @@
 """Boxes ``(x, y, width, height)`` in pixels: overlap, and the box that a heat map points to."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -105,6 +106,7 @@ def hottest(
     return best if scores[best] > 0 else None
 
 
+@lru_cache(2)  # The rows and columns of an image, which all its texts share.
 def _sums(old: int, new: int) -> NDArray[np.float64]:
     """Return the (new + 1, old) weights of each old cell in the first new cells together.
 

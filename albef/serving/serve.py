@@ -5,6 +5,7 @@ Large packages are imported after the options are parsed, so ``--help`` answers 
 
 import dataclasses
 import errno
+import gc
 import json
 import logging
 import re
@@ -155,6 +156,8 @@ def _run(options: Options, fetch: list[str], host: str, port: int, drain: float)
     _start_log()
     state = State()
     server = Server(create_app(options, state), state, options.limits, host, port, drain)
+    gc.freeze()  # A collection of all modules and models takes longer than most answers.
+    sys.setswitchinterval(0.0005)  # Threads that compute let the event loop run.
     server.run()
     return 0 if server.started else 1
 

@@ -95,6 +95,7 @@ def test_hostile_json(retrieval: Running) -> None:
         (b'{"texts": ["\\ud800"]}', 422),
         (b'{"texts": ["a"], "\\ud800": 1}', 422),
         (b'{"texts": ["\xff"]}', 400),
+        (json.dumps({f"{i}": i for i in range(101)}).encode(), 422),
         (json.dumps({"texts": ["word " * 20_000]}).encode(), 422),
         (json.dumps({"texts": ["a"] * 33}).encode(), 422),
         (json.dumps({"texts": []}).encode(), 422),

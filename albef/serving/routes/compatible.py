@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from fastapi import Depends, Path
 from fastapi.routing import APIRouter
-from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter
+from pydantic import BeforeValidator, FailFast, Field, PlainValidator, TypeAdapter
 from pydantic_core import PydanticCustomError
 
 from albef.runtime.model import batches
@@ -66,6 +66,7 @@ class EmbeddingsRequest(Body):
 
     input: Annotated[
         list[Item],
+        FailFast(),
         Field(min_length=1, max_length=INPUTS),
         BeforeValidator(_as_list, json_schema_input_type=_Sent | list[_Sent]),
     ]
