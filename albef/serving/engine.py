@@ -288,12 +288,15 @@ class Engine:
         """Return the result of a call on an index, computed in a thread.
 
         Raises:
-            ApiError: 503, the index's file cannot be read or written now.
+            ApiError: 503, the index's file is damaged, or cannot be read or written now.
         """
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self.resources.reading, call, *arguments)
         except (sqlite3.Error, OSError) as error:
-            log.error("cannot read or write an index: %s", error)
+            path = getattr(getattr(call, "__self__", None), "path", "an index")
+            log.error("cannot read or write %s: %s", path, error)
+            if type(error) is sqlite3.DatabaseError:
+                raise ApiError(503, "the index is damaged; see the log", code="damaged") from None
             text = "the index cannot be read or written; retry after 5 s"
             raise ApiError(503, text, 5, code="storage") from None

@@ -2,6 +2,7 @@ import io
 import json
 import logging
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,11 @@ def test_what_an_index_is_sent_must_go_together(everything: Running, pictures: l
     client.delete("/v1/indexes/any")
 
 
+def listed(server: Running) -> list[dict[str, object]]:
+    indexes: list[dict[str, object]] = server.client.get("/v1/indexes").json()["indexes"]
+    return indexes
+
+
 def test_an_index_with_a_damaged_file_is_a_conflict(tiny_export: Path, tmp_path: Path) -> None:
     with running([tiny_export], indexes=tmp_path) as server:
         server.client.put("/v1/indexes/zoo").raise_for_status()
@@ -267,6 +273,23 @@ def test_an_index_with_a_damaged_file_is_a_conflict(tiny_export: Path, tmp_path:
         file.write_bytes(b"no database" * 100)
         for _ in range(2):
             assert error(server.client.put("/v1/indexes/zoo")) == (409, "damaged")
+        server.client.put("/v1/indexes/other").raise_for_status()
+        assert [each["name"] for each in listed(server)] == ["other"]
+
+
+def test_an_index_whose_features_are_damaged_says_so(
+    tiny_export: Path, tmp_path: Path, pictures: list[bytes]
+) -> None:
+    with running([tiny_export], indexes=tmp_path) as server:
+        server.client.put("/v1/indexes/zoo").raise_for_status()
+        server.client.post("/v1/indexes/zoo/images", files=parts("image", pictures[:2]))
+    (file,) = tmp_path.glob("*.sqlite")
+    with sqlite3.connect(file) as damaged:
+        damaged.execute("UPDATE features SET feat = x'00'")
+    damaged.close()
+    with running([tiny_export], indexes=tmp_path) as server:
+        found = server.client.post("/v1/indexes/zoo/search", files={"text": (None, "a dog")})
+        assert error(found) == (503, "damaged")
 
 
 def test_an_index_outlives_the_server_and_its_model(

@@ -80,7 +80,7 @@ class Index:
     """
 
     def __init__(self, path: Path | None, new: About | None = None) -> None:
-        self._lock = threading.RLock()
+        self._lock, self.path = threading.RLock(), path
         self.serial = next(_SERIALS)
         # The timeout is for another process, which locks the file during one change.
         self._file = sqlite3.connect(
@@ -92,6 +92,9 @@ class Index:
             ((version, *about),) = self._rows("SELECT format, name, space, run, width FROM about")
             if version != FORMAT:
                 raise ValueError(f"it has format {version}, this version reads {FORMAT}")
+            if list(map(type, about)) != [str, str, str, int]:
+                raise ValueError(f"it describes itself as {about}")
+            self._rows("SELECT 1 FROM features, pictures, removed LIMIT 0")
         except (sqlite3.DatabaseError, ValueError) as error:
             self._file.close()
             raise ValueError(f"{path} is not an image index ({error}); delete the file") from None
@@ -259,8 +262,10 @@ class Index:
         while rows := added.fetchmany(_PART):
             features.highest = rows[-1][0]
             numbers.append(np.array([picture for _, picture, _ in rows], np.int64))
+            if {len(feat) for *_, feat in rows} != {4 * width}:
+                raise sqlite3.DatabaseError(f"a feature does not have {width} numbers")
             part = np.frombuffer(b"".join(feat for *_, feat in rows), "<f4")
-            feats.append(part.reshape(len(rows), -1))
+            feats.append(part.reshape(len(rows), width))
         if len(numbers) > 1:
             features.numbers, features.feats = np.concatenate(numbers), np.concatenate(feats)
         return features

@@ -42,7 +42,8 @@ class Store:
     def all(self) -> list[Index]:
         """Return every index, sorted by name."""
         files = [path.name for path in self.folder.glob("*.sqlite")] if self.folder else self._open
-        indexes = filter(None, map(self._index_at, list(files)))
+        # An index without images is false, so None is compared.
+        indexes = [index for index in map(self._index_at, [*files]) if index is not None]
         return sorted(indexes, key=lambda index: index.about.name)
 
     def create(self, about: About) -> Index:
