@@ -91,11 +91,12 @@ class TextTokenizer:
         return cls(_wordpiece(draft.get_vocab()))
 
     @classmethod
-    def load(cls, source: str | Path) -> Self:
+    def load(cls, source: str | Path, *, patterns: bool = False) -> Self:
         """Load a tokenizer.
 
         The source is a ``tokenizer.json`` or ``vocab.txt``, a folder with one of them, or the name
-        of a BERT model on Hugging Face.
+        of a BERT model on Hugging Face. With ``patterns``, it may contain any, which the caller
+        removes; see :func:`check_patterns`.
         """
         path = Path(source)
         for name in ("tokenizer.json", "vocab.txt"):
@@ -105,7 +106,8 @@ class TextTokenizer:
             return cls(_from_vocabulary(path))
         if path.is_file():
             try:
-                return cls(Tokenizer.from_file(str(path)))
+                tokenizer = Tokenizer.from_file(str(path))
+                return cls(tokenizer if patterns else check_patterns(tokenizer))
             except Exception as error:  # tokenizers raises bare Exception
                 raise ValueError(f"{path} is not a tokenizer: {error}") from None
         if path.suffix in (".txt", ".json") or len(path.parts) > 2 or path.is_absolute():
@@ -150,6 +152,17 @@ class TextTokenizer:
         tokens = (self.tokenizer.id_to_token(number) for number in ids)
         words = (token for token in tokens if token is not None and token not in SPECIAL)
         return " ".join(words).replace(" ##", "")
+
+
+def check_patterns(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a tokenizer; raise ValueError if it splits or replaces by a pattern.
+
+    A pattern can take any time or memory, and the library panics where it stops one.
+    """
+    for part in (tokenizer.normalizer, tokenizer.pre_tokenizer):
+        if part is not None and b'"pattern"' in part.__getstate__():
+            raise ValueError("it splits or replaces by a pattern; use a tokenizer of BERT")
+    return tokenizer
 
 
 def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:

@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer
 from tokenizers.normalizers import Lowercase, Replace, Sequence
 
 from albef.config import Section
-from albef.preprocessing.text import BREAKS, DELETED, RUNS, TextTokenizer
+from albef.preprocessing.text import BREAKS, DELETED, RUNS, TextTokenizer, check_patterns
 
 # Python writes a capital sigma at the end of a word as ς, tokenizers as σ.
 _FINAL_SIGMA = r"(?<=\p{Cased}\p{Case_Ignorable}*)Σ(?!\p{Case_Ignorable}*\p{Cased})"
@@ -72,10 +72,13 @@ def write_tokenizer(
 
 def read_tokenizer(path: Path, cleaning: Cleaning | None) -> TextTokenizer:
     """Read a ``tokenizer.json`` without the ``cleaning`` that it was written with."""
-    tokenizer = TextTokenizer.load(path)
+    tokenizer = TextTokenizer.load(path, patterns=cleaning is not None)
     if cleaning is None:
         return tokenizer
     state = json.loads(tokenizer.tokenizer.to_str())
-    # write_tokenizer adds one entry for each replacement and three of its own.
-    del state["normalizer"]["normalizers"][: len(cleaning.replace) + 3]
-    return TextTokenizer(Tokenizer.from_str(json.dumps(state)))
+    try:
+        # write_tokenizer adds one entry for each replacement and three of its own.
+        del state["normalizer"]["normalizers"][: len(cleaning.replace) + 3]
+        return TextTokenizer(check_patterns(Tokenizer.from_str(json.dumps(state))))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

@@ -62,3 +62,21 @@ def test_it_is_read_without_the_cleaning(tokenizers: list[tuple[TextTokenizer, P
             "type": "Sequence",
             "normalizers": [plain],
         }
+
+
+@pytest.mark.parametrize("pattern", [{"Regex": "(a+)+$"}, {"String": "a"}])
+def test_a_pattern_of_another_is_refused(
+    tokenizers: list[tuple[TextTokenizer, Path]], tmp_path: Path, pattern: dict[str, str]
+) -> None:
+    (_, path), *_ = tokenizers
+    split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+    replace = {"type": "Replace", "pattern": pattern, "content": "aa"}
+    for name, part, cleaning in (
+        ("pre_tokenizer", split, CAPTION),
+        ("normalizer", {"type": "Sequence", "normalizers": [replace] * 40}, CAPTION),
+        ("normalizer", replace, None),
+    ):
+        changed = tmp_path / "tokenizer.json"
+        changed.write_text(json.dumps({**json.loads(path.read_text()), name: part}))
+        with pytest.raises(ValueError, match=r"tokenizer.json.*by a pattern"):
+            read_tokenizer(changed, cleaning)
