@@ -64,6 +64,7 @@ def run(
     clients: int = 0,
     rate: float = 0,
     at_random: bool = False,
+    token: str = "",
 ) -> Load:
     """Clients that each send as soon as they are answered, or arrivals that wait for nobody."""
     times: list[float] = []
@@ -71,7 +72,7 @@ def run(
     idle: list[_Connection] = []
     requests = [
         f"POST {request.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {request.kind}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n".encode()
+        f"Authorization: Bearer {token}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         + body
         for body in request.bodies
     ]

@@ -32,20 +32,20 @@ class Served(NamedTuple):
 
 
 @contextlib.contextmanager
-def serve(export: Path, *arguments: str) -> Iterator[Served]:
+def serve(export: Path, *arguments: str, token: str = "") -> Iterator[Served]:
     """`albef serve` of an export with a text encoder."""
     start = time.monotonic()
     with subprocess.Popen(
         [sys.executable, "-m", "albef.cli", "serve", str(export), "--port", "0", *arguments],
         stderr=subprocess.PIPE,
-        env={**os.environ, "ALBEF_TOKENS": ""},
+        env=os.environ if token else {**os.environ, "ALBEF_TOKENS": ""},
         text=True,
     ) as process:
         assert process.stderr is not None
         try:
             port = int(json.loads(process.stderr.readline())["message"].rsplit(":", 1)[1])
             request = Request("/v1/embed/texts", "application/json", [b'{"texts": ["w7"]}'])
-            assert not run(port, request, 0, clients=1).failed
+            assert not run(port, request, 0, clients=1, token=token).failed
             first = time.monotonic() - start
             threading.Thread(target=process.stderr.read, daemon=True).start()  # its log, unread
             yield Served(port, process.pid, first)
