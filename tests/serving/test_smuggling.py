@@ -118,8 +118,9 @@ def server(tiny_export: Path) -> Iterator[Running]:
 def proxy(tiny_export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     if shutil.which("nginx") is None:
         pytest.skip("needs nginx")
-    timeout = {"client_body_timeout": "1s", "client_header_timeout": "1s"}
-    with proxied(tiny_export, tmp_path_factory.mktemp("nginx"), **timeout) as port:
+    names = ("client_body_timeout", "client_header_timeout", "keepalive_timeout")
+    waits = dict.fromkeys(names, "1s")  # for requests whose end nginx reads elsewhere
+    with proxied(tiny_export, tmp_path_factory.mktemp("nginx"), **waits) as port:
         yield port
 
 
