@@ -55,7 +55,8 @@ def main() -> None:
         for name, attacks in (("quiet", []), ("attacked", options.only), ("after", [])):
             before = sum(process.cpu_times()[:4])
             with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-                attacking = pool.submit(attack, port, attacks, options.seconds + 2)
+                loads = [load for kind in attacks for load in _requests().get(kind, [])]
+                attacking = pool.submit(attack, port, loads, 3 in attacks, options.seconds + 2)
                 time.sleep(2 * bool(attacks))
                 client = pool.submit(_ask, port, options.seconds).result()
                 counts = attacking.result() if attacks else Counter()
@@ -70,9 +71,10 @@ def _ask(port: int, seconds: float) -> Load:
     return run(port, request, seconds, clients=1, token=TOKENS[0])
 
 
-def attack(port: int, attacks: list[int], seconds: float) -> "Counter[str]":
-    """Attack a server; return the counts of the statuses of its answers."""
-    os.nice(10)  # An attacker computes elsewhere.
+def attack(
+    port: int, loads: list[tuple[bytes, int]], connects: bool, seconds: float
+) -> "Counter[str]":
+    """Attack a server with requests of clients each; return the counts of its statuses."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     answers: Counter[str] = Counter()
@@ -107,18 +109,21 @@ def attack(port: int, attacks: list[int], seconds: float) -> "Counter[str]":
         await asyncio.gather(*idle)
 
     async def all_at_once() -> None:
-        kinds = {
-            1: [(_ground(_gray(4000)), 4)],
-            2: [(_form(b"x" * (2**24 - 300))[:-1], 16)],
-            4: [(_form(*[image] * 32), 2) for image in (_bmp(), _gif())],
-            5: [(_ground(_chunks()), 2)],
-            6: [(_smuggling(), 2), (_bytewise(), 2)],
-        }
-        loads = [repeat(*each) for kind in attacks for each in kinds.get(kind, [])]
-        await asyncio.gather(*loads, *([connect()] if 3 in attacks else []))
+        await asyncio.gather(*(repeat(*load) for load in loads), *([connect()] if connects else []))
 
     asyncio.run(all_at_once())
     return answers
+
+
+def _requests() -> dict[int, list[tuple[bytes, int]]]:
+    """Return the requests of each attack, with the number of its clients."""
+    return {
+        1: [(_ground(_gray(4000)), 4)],
+        2: [(_form(b"x" * (2**24 - 300))[:-1], 16)],
+        4: [(_form(*[image] * 32), 2) for image in (_bmp(), _gif())],
+        5: [(_ground(_chunks()), 2)],
+        6: [(_smuggling(), 2), (_bytewise(), 2)],
+    }
 
 
 def _request(path: str, body: bytes, headers: str) -> bytes:
