@@ -1,7 +1,7 @@
 """Decoding of images from any origin to RGB: opened, checked against limits and normalized.
 
-The header is read and checked before anything is unpacked. This is the only module that opens an
-image of unknown origin: training, evaluation, serving and ingest all use it.
+The header and the parts of the file are counted before anything is unpacked. This is the only
+module that opens an image of unknown origin: training, evaluation, serving and ingest all use it.
 """
 
 import contextlib
@@ -11,6 +11,8 @@ import itertools
 import math
 import os
 import re
+import struct
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,6 +21,8 @@ from PIL import Image, UnidentifiedImageError
 
 from albef.data.rejection import Reason, RowError
 
+# It warns once for each of the 65,535 tags that damaged EXIF may have.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 _HAS_HEIC = importlib.util.find_spec("pillow_heif") is not None
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", *["HEIF"] * _HAS_HEIC)
 """Formats that are opened, recognized by their bytes; other decoders are never reached. HEIC needs
@@ -36,6 +40,12 @@ MAX_SCANS, MAX_SCANNED = 100, 2**30
 again, and may take only a dozen bytes. A progressive JPEG from an encoder has about ten scans."""
 _FEW_SCANS = MAX_SCANNED // MAX_PIXELS  # scans that any image may have
 _MAX_SEGMENTS = 2000  # segments of a JPEG
+# Pillow reads the following with Python code, at about a million steps per second.
+_MAX_PARTS = 10_000  # chunks of a PNG beside one per KiB, blocks of a GIF before its image
+_MAX_SKIPPED = 2**20  # bytes of a JPEG before its image that belong to no segment
+_MAX_STEPS = 2**22  # pixels and bytes of a BMP with run lengths
+_MAX_TAGS, _MAX_STRIPS = 1000, 2**18  # tags of a TIFF, strips or tiles
+_PROFILE = 1000  # chunks that a color profile counts as; it unpacks to up to 1 MiB
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"
 # This matches the markers before a segment, and the end marker.
 _MARKER = re.compile(rb"\xff+[^\x00\xff\x01\xd0-\xd8]")
@@ -61,24 +71,32 @@ class ImageError(RowError):
 
 
 @contextlib.contextmanager
-def opened(image: bytes, key: str = "", max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """Open an image with its header read and its size checked against the limit.
+def opened(
+    image: bytes, key: str = "", max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = FORMATS
+) -> Iterator[Image.Image]:
+    """Open an image of some formats with its header read and its size checked against the limit.
 
     Raises:
-        ImageError: the image is damaged, its format is not supported, or its header claims too many
-            pixels or scans. Decoder errors within the ``with`` block raise it too.
+        ImageError: the image is damaged, its format is not supported, its header claims too many
+            pixels or scans, or it has too many parts. Decoder errors within the ``with`` block
+            raise it too.
     """
     name = f"the image of {key or '?'}"
     most = f"at most {max_pixels / 2**20:g} megapixels are decoded"
     try:
         scans = _scans(image)
-        with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
+        _check_parts(image)
+        with Image.open(io.BytesIO(image), formats=formats) as picture:
             size, pixels = f"{picture.width} x {picture.height}", picture.width * picture.height
             if pixels > max_pixels:  # The header is checked before anything is unpacked.
                 raise ImageError(f"{name} has {size} pixels; {most}", Reason.TOO_MANY_PIXELS)
             limit = min(MAX_SCANS, MAX_SCANNED // max(pixels, 1))
             if scans > limit:
                 detail = f"{name} has {scans} scans of {size} pixels; at most {limit} are decoded"
+                raise ImageError(detail, Reason.TOO_MANY_PIXELS)
+            is_runs = picture.format == "BMP" and picture.tile[0].codec_name == "bmp_rle"
+            if is_runs and pixels + len(image) > _MAX_STEPS:
+                detail = f"{name} has {size} pixels in run lengths; store it without"
                 raise ImageError(detail, Reason.TOO_MANY_PIXELS)
             yield picture
     except RowError:
@@ -90,7 +108,7 @@ def opened(image: bytes, key: str = "", max_pixels: int = MAX_PIXELS) -> Iterato
         start = f"it starts with {image[:16]!r}" if image else "the file is empty"
         if image[4:8] == b"ftyp" and not _HAS_HEIC:
             start += "; HEIC needs `pip install albef-pipeline[heic]`"
-        detail = f"{name} cannot be decoded: {start}; supported: {', '.join(FORMATS)}"
+        detail = f"{name} cannot be decoded: {start}; supported: {', '.join(formats)}"
         raise ImageError(detail, Reason.NO_IMAGE) from None
     except Exception as error:  # Pillow's decoders raise many kinds of errors on damaged bytes.
         message = str(error) or type(error).__name__
@@ -220,10 +238,14 @@ def _scans(image: bytes) -> int:
         ValueError: the image has more segments than any image needs.
     """
     is_jpeg, has_many = image.startswith(b"\xff\xd8"), image.count(_SCAN) > _FEW_SCANS
-    scans, at = 0, 2
+    scans, skipped, at = 0, 0, 2
     for segment in itertools.count() if is_jpeg else ():
         marker = _MARKER.search(image, at)
         kind = marker[0][-2:] if marker else _END
+        if not scans:
+            skipped += (marker.end() if marker else len(image)) - at
+        if skipped > _MAX_SKIPPED:
+            raise ValueError(f"the JPEG has more than {_MAX_SKIPPED} bytes outside its segments")
         if marker is None or kind == _END or (kind == _SCAN and not has_many):
             break
         if segment == _MAX_SEGMENTS:
@@ -231,3 +253,61 @@ def _scans(image: bytes) -> int:
         scans += kind == _SCAN
         at = marker.end() + max(2, int.from_bytes(image[marker.end() : marker.end() + 2], "big"))
     return scans
+
+
+def _check_parts(image: bytes) -> None:
+    """Check that a PNG, GIF or TIFF has no more parts than any image needs.
+
+    Raises:
+        ValueError: it has more.
+    """
+    most = _MAX_PARTS
+    if image.startswith(b"\x89PNG"):
+        most += len(image) // 1024  # chunks with pixels
+        parts = _chunks(image)
+    elif image.startswith(b"GIF8"):
+        parts = _blocks(image)
+    elif image[:2] in (b"II", b"MM"):
+        with contextlib.suppress(struct.error):  # Pillow reports a directory that is truncated.
+            _check_tags(image)
+        return
+    else:
+        return
+    if sum(itertools.islice(parts, most + 1)) > most:
+        raise ValueError(f"it has more than {most} chunks or blocks")
+
+
+def _chunks(png: bytes) -> Iterator[int]:
+    """Yield the weight of each chunk of a PNG."""
+    at, kind = 8, b""
+    while at < len(png) and kind != b"IEND":
+        kind = png[at + 4 : at + 8]
+        yield _PROFILE if kind == b"iCCP" else 1
+        at += 12 + int.from_bytes(png[at : at + 4], "big")
+
+
+def _blocks(gif: bytes) -> Iterator[int]:
+    """Yield 1 for each block of a GIF before its first image, and for each byte between them."""
+    at = 13 + (6 << (gif[10] & 7) if gif[10:11] >= b"\x80" else 0)
+    while at < len(gif) and gif[at] not in b",;":
+        if gif[at] == 0x21:  # an extension: its label, then blocks up to an empty one
+            at += 2
+            while at < len(gif) and gif[at]:
+                yield 1
+                at += 1 + gif[at]
+        yield 1
+        at += 1
+
+
+def _check_tags(tiff: bytes) -> None:
+    order, is_big = "<>"[tiff.startswith(b"M")], tiff[2:4] in (b"+\0", b"\0+")
+    of_count, of_tag = ("Q", "HHQ8x") if is_big else ("H", "HHL4x")
+    (start,) = struct.unpack_from(f"{order}Q" if is_big else f"{order}L", tiff, 8 if is_big else 4)
+    (count,) = struct.unpack_from(order + of_count, tiff, start)
+    if count > _MAX_TAGS:
+        raise ValueError(f"the TIFF has {count} tags; at most {_MAX_TAGS} are read")
+    for i in range(count):
+        at = start + struct.calcsize(order + of_count) + i * struct.calcsize(order + of_tag)
+        tag, _, values = struct.unpack_from(order + of_tag, tiff, at)
+        if tag in (273, 324) and values > _MAX_STRIPS:  # offsets of strips and tiles
+            raise ValueError(f"the TIFF has {values} strips; at most {_MAX_STRIPS} are read")

@@ -33,6 +33,7 @@ class Reason(StrEnum):
     NO_IMAGE = "no_image", "not an image of a supported format"
     TOO_MANY_PIXELS = "too_many_pixels", "too many pixels"
     UNDECODABLE = "undecodable", "truncated or damaged"
+    KILLED = "killed", "its process was ended"
     TOO_SMALL = "too_small", "the image is too small"
     TOO_ELONGATED = "too_elongated", "the image is too elongated"
     LOW_SCORE = "low_score", "its score is too low"
@@ -67,8 +68,11 @@ class RowError(ValueError):
     """Error for a row that is rejected; its message is the detail."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
+        # Its arguments stay those of the subclass, so that processes can exchange it.
+        self.reason, self._detail = reason, detail
+
+    def __str__(self) -> str:
+        return self._detail
 
     @classmethod
     def by(cls, error: Exception) -> "RowError":

@@ -10,7 +10,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection
 from albef.ingest.prepare import Prepared, Rules, prepare
-from albef.io import die_with_parent
+from albef.io import KilledError, Worker, die_with_parent, limit_processor
 from albef.layout import Engine
 
 NumberedRow = tuple[int, Record | Rejection]
@@ -19,6 +19,8 @@ Result = Prepared | Rejection
 
 _ROWS, _BYTES = 16, 2**22  # rows, or bytes of images, that a process receives at once
 _AHEAD = 3  # such portions that wait for each process
+_SECONDS = 60.0  # of processor time for a row; far more than any image within the bounds takes
+_ATTEMPTS = 2  # alone, for a row whose process was ended, such as by the kernel to free memory
 
 
 def prepare_rows(
@@ -26,8 +28,8 @@ def prepare_rows(
 ) -> Iterator[Result]:
     """Yield the result of each row, in order, for any number of processes.
 
-    With 0 processes, this process does the work. The engine ``ray`` uses all processors of its
-    cluster. A row whose image crashes its decoder is rejected.
+    With 0 processes, this process does the work, and no row is stopped. The engine ``ray`` uses all
+    processors of its cluster. A row that ends its process is rejected.
     """
     if not processes and engine == "local":
         for portion in portions(rows, _ROWS, _BYTES):
@@ -69,22 +71,32 @@ class _Pool:
 
     def submit(self, portion: list[NumberedRow]) -> "Future[list[Result]]":
         try:
-            return self._executor.submit(_prepare, portion, self._rules)
+            return self._executor.submit(_prepare, portion, self._rules, _SECONDS)
         except BrokenExecutor:
             self._start()
-            return self._executor.submit(_prepare, portion, self._rules)
+            return self._executor.submit(_prepare, portion, self._rules, _SECONDS)
 
     def result(self, portion: list[NumberedRow], future: "Future[list[Result]]") -> list[Result]:
         with contextlib.suppress(BrokenExecutor):
             return future.result()
-        results: list[Result] = []  # This portion or another one crashed the process.
-        for line, row in portion:
+        # This portion or another one ended a process, and so all of them. Each row is tried alone.
+        worker = Worker(_SECONDS)
+        try:
+            return [self._alone(worker, line, row) for line, row in portion]
+        finally:
+            worker.close()
+
+    def _alone(self, worker: Worker, line: int, row: Record | Rejection) -> Result:
+        attempts = _ATTEMPTS
+        while True:
             try:
-                results += self.submit([(line, row)]).result()
-            except BrokenExecutor:
-                detail = "decoding the image crashed its process"
-                results.append(Rejection(row.source, line, row.key, Reason.UNDECODABLE, detail))
-        return results
+                [result] = worker.run(_prepare, [(line, row)], self._rules, _SECONDS)
+                return result
+            except KilledError as error:
+                attempts -= 1
+                if error.too_long or not attempts:
+                    detail = f"the process that decoded the image {error}"
+                    return Rejection(row.source, line, row.key, Reason.KILLED, detail)
 
     def close(self) -> None:
         self._executor.shutdown(cancel_futures=True)
@@ -106,7 +118,12 @@ def portions(
         yield portion
 
 
-def _prepare(rows: Sequence[NumberedRow], rules: Rules) -> list[Result]:
+def _prepare(rows: Sequence[NumberedRow], rules: Rules, seconds: float = 0) -> list[Result]:
+    results = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about many damaged files.
-        return [prepare(line, row, rules) for line, row in rows]
+        for line, row in rows:
+            limit_processor(seconds)
+            results.append(prepare(line, row, rules))
+    limit_processor(0)
+    return results

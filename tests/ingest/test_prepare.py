@@ -2,7 +2,10 @@
 
 import dataclasses
 import io
+import os
+import signal
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -209,6 +212,40 @@ def test_several_processes_give_the_same_rows_in_order() -> None:
     given = [(i, record(row.image, row.caption)) for i, row in enumerate(ROWS.values(), 1)]
     given.insert(5, (6, Rejection("toy", 6, "x", Reason.TIMED_OUT, "too late")))  # type: ignore[arg-type]
     assert list(prepare_rows(given, rules(24), 2)) == list(prepare_rows(given, rules(24), 0))
+
+
+class Deadly(bytes):
+    """An image that kills the processes that receive it, as the kernel does without memory."""
+
+    times: tuple[Path, int]
+
+    def __reduce__(self) -> Any:
+        return _die, (*self.times, bytes(self))
+
+
+def _die(file: Path, times: int, image: bytes) -> bytes:
+    died = file.stat().st_size if file.exists() else 0
+    if died < times:
+        file.write_bytes(bytes(died + 1))
+        os.kill(os.getpid(), signal.SIGKILL)
+    return image
+
+
+@pytest.mark.parametrize("times", [2, 99])
+def test_an_image_whose_process_is_killed_is_tried_again_alone(tmp_path: Path, times: int) -> None:
+    given = [(i, record(encoded(gradient(seed=i), "PNG"))) for i in range(1, 4)]
+    image = Deadly(given[1][1].image)
+    image.times = (tmp_path / "died", times)
+    killed = [given[0], (2, record(image)), given[2]]
+    made, good = list(prepare_rows(killed, rules(), 1)), list(prepare_rows(given, rules(), 0))
+    if times == 2:
+        assert made == good
+    else:
+        assert [made[0], made[2]] == [good[0], good[2]]
+        assert isinstance(made[1], Rejection)
+        assert (made[1].line, made[1].reason) == (2, Reason.KILLED)
+        assert "crashed (exit code -9)" in made[1].detail
+        assert (tmp_path / "died").stat().st_size == 3
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,10 @@
 
 import csv
 import json
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import IO, Any, Literal, Self
 
@@ -13,14 +14,18 @@ from pydantic import Field, model_validator
 from albef.config import ParamsError, nearest
 from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest.sources.rows import Files, OneSplit, Row, expand
-from albef.io import first_line
+from albef.io import KilledError, Worker, first_line
 
 _MAX_LINE_BYTES = 2**20
 _MAX_LINES = 20  # that a quoted field of a CSV file may span
 csv.field_size_limit(_MAX_LINE_BYTES * _MAX_LINES)  # Lines have a separate limit.
 _MAX_LIST = 10_000  # values of a list in a Parquet row
-_MAX_BYTES = 2**28  # of Parquet rows that are read together
-_MAX_RATIO = 100  # of compression, and of rows to the bytes of a file
+_MAX_RATIO = 100  # of rows of a Parquet file to its bytes
+# A few bytes may decompress to gigabytes, and many rows may refer to one value. pyarrow has no
+# limit, so the process that reads Parquet has one.
+_MEMORY, _SECONDS = 2**30, 60.0
+_TOGETHER = 4  # rows that this process sends together
+_IDLE: list[Worker] = []  # such processes
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -199,73 +204,87 @@ def _csv(text: str, ahead: deque[Line], lines: Iterator[Line]) -> list[str] | Ro
 
 
 def _parquet(file: Path, columns: Sequence[str], batch: int) -> Iterator[Row | Rejection]:
+    """Yield the rows of a file, which another process reads with limits on memory and time."""
+    worker = _IDLE.pop() if _IDLE else Worker(_SECONDS, _MEMORY)
+    line = group = 0
+    try:
+        [ends] = worker.run(_ends, file, columns)
+        while group < len(ends):
+            try:
+                for rows in worker.run(_rows, file, columns, batch, group):
+                    for values in rows:
+                        line += 1
+                        yield _row(file, line, values)
+                return
+            except (KilledError, MemoryError) as error:
+                detail = f"the reader of the row group {str(error) or 'needs too much memory'}"
+                damage = RowError(Reason.TOO_MANY_BYTES, detail)
+            group = bisect_right(ends, line)
+            while line < ends[group]:
+                line += 1
+                yield _row(file, line, damage)
+            group += 1
+    except KilledError as error:
+        raise ParamsError(f"{file} cannot be read as Parquet: the reader {error}") from None
+    finally:
+        _IDLE.append(worker)
+
+
+def _row(file: Path, line: int, values: dict[str, Any] | RowError) -> Row | Rejection:
+    key = f"{file.name}:{line}"
+    if isinstance(values, RowError):
+        return Row(file, line, {}, key).rejection(values)
+    return Row(file, line, values, key)
+
+
+def _ends(file: Path, columns: Sequence[str]) -> list[list[int]]:
+    """Return the number of the last row of each row group, as a list of one."""
+    with _opened(file, columns) as opened:
+        _check_columns(file, opened.schema_arrow.names, columns)
+        groups = map(opened.metadata.row_group, range(opened.num_row_groups))
+        return [list(accumulate(group.num_rows for group in groups))]
+
+
+def _rows(
+    file: Path, columns: Sequence[str], batch: int, group: int
+) -> Iterator[list[dict[str, Any] | RowError]]:
+    """Yield the values of the rows from a row group on, a few rows at a time."""
+    with _opened(file, columns) as opened:
+        groups = range(group, opened.num_row_groups)
+        rows = chain.from_iterable(_group(opened, each, columns, batch) for each in groups)
+        while some := list(islice(rows, _TOGETHER)):
+            yield some
+
+
+def _group(
+    opened: Any, group: int, columns: Sequence[str], batch: int
+) -> Iterator[dict[str, Any] | RowError]:
+    """Yield the values of each row of a row group, or why it cannot be read."""
     import pyarrow as pa
 
-    line = 0
-
-    def row(values: dict[str, Any] | RowError) -> Row | Rejection:
-        key = f"{file.name}:{line}"
-        if isinstance(values, RowError):
-            return Row(file, line, {}, key).rejection(values)
-        return Row(file, line, values, key)
-
-    with file.open("rb") as raw, _opened(file, columns) as opened:
-        _check_columns(file, opened.schema_arrow.names, columns)
-        leaves = _leaves(opened.schema, columns)
-        for group in range(opened.num_row_groups):
-            metadata = opened.metadata.row_group(group)
-            until = line + metadata.num_rows
-            damage = RowError(Reason.DAMAGED_MEMBER, "the row group is damaged")
-            try:
-                pages = [_page_bytes(raw, metadata.column(leaf)) for leaf in leaves]
-                rows_at_once = max(1, min(batch, _MAX_BYTES // max(pages, default=1)))
-                for rows in opened.iter_batches(
-                    rows_at_once, row_groups=[group], columns=list(columns)
-                ):
-                    for values in _values(rows, columns):
-                        line += 1
-                        yield row(values)
-            except (pa.ArrowException, OSError) as error:
-                damage = RowError(damage.reason, f"{damage}: {first_line(error)}")
-            except RowError as error:
-                damage = error
-            while line < until:
-                line += 1
-                yield row(damage)
+    done, count = 0, opened.metadata.row_group(group).num_rows
+    damage = RowError(Reason.DAMAGED_MEMBER, "the row group is damaged")
+    for size in (batch, 1):  # one row at a time if there is not enough memory for a batch
+        try:
+            batches = opened.iter_batches(size, [group], list(columns), use_threads=False)
+            rows = chain.from_iterable(_values(each, columns) for each in batches)
+            for values in islice(rows, done, None):
+                yield values
+                done += 1
+            break
+        except MemoryError:
+            most = f"{_MEMORY >> 20} MiB"
+            damage = RowError(Reason.TOO_MANY_BYTES, f"the row group takes more than {most}")
+        except (pa.ArrowException, OSError) as error:
+            damage = RowError(damage.reason, f"{damage}: {first_line(error)}")
+            break
+    yield from [damage] * (count - done)
 
 
 def _leaves(schema: Any, columns: Sequence[str]) -> list[int]:
     """Return the positions of the leaf columns; a structure or list has leaves below it."""
     starts = tuple(f"{column}." for column in columns)
     return [i for i in range(len(schema)) if f"{schema.column(i).path}.".startswith(starts)]
-
-
-def _page_bytes(file: IO[bytes], column: Any) -> int:
-    """Return the bytes of the largest page of a column, by the headers of its first pages.
-
-    A few bytes may decompress to gigabytes, and many rows may refer to one value of a dictionary.
-    pyarrow has no limit for this, but its decoder keeps to the size in a page's header.
-
-    Raises:
-        RowError: the bytes are too many.
-    """
-    packed, unpacked = column.total_compressed_size, column.total_uncompressed_size
-    largest = 1
-    for offset in (column.dictionary_page_offset, column.data_page_offset):
-        if offset is None:
-            continue
-        file.seek(offset)
-        head, size = file.read(8), 0
-        if head[::2][:2] == b"\x15\x15":  # Thrift: field 1 is the type, field 2 the bytes
-            for position, digit in enumerate(head[3:]):
-                size |= (digit & 0x7F) << 7 * position
-                if digit < 0x80:
-                    break
-        largest = max(largest, size >> 1)
-    if largest > _MAX_BYTES or (unpacked > _MAX_BYTES and unpacked > _MAX_RATIO * packed):
-        sizes = f"{packed} bytes that decompress to {max(largest, unpacked)}"
-        raise RowError(Reason.TOO_MANY_BYTES, f"the row group has {sizes}")
-    return largest
 
 
 def _opened(file: Path, columns: Sequence[str]) -> Any:
@@ -278,7 +297,8 @@ def _opened(file: Path, columns: Sequence[str]) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        opened = pq.ParquetFile(file)
+        options: dict[str, Any] = {"buffer_size": 2**20}  # Only a page at a time is in memory.
+        opened = pq.ParquetFile(file, **options)
         size, schema = file.stat().st_size, opened.schema
         if opened.metadata.num_rows > _MAX_RATIO * size:
             claim = f"its footer claims {opened.metadata.num_rows} rows in {size} bytes"
@@ -289,10 +309,10 @@ def _opened(file: Path, columns: Sequence[str]) -> Any:
             if schema.column(leaf).max_repetition_level
             and schema.column(leaf).physical_type == "BYTE_ARRAY"
         ]
-        return pq.ParquetFile(file, read_dictionary=lists) if lists else opened
+        return pq.ParquetFile(file, read_dictionary=lists, **options) if lists else opened
     except FileNotFoundError as error:
         raise ParamsError(f"{file} cannot be read: {error.strerror or error}") from None
-    except (pa.ArrowException, OSError) as error:  # A damaged footer raises an OSError.
+    except (pa.ArrowException, OSError, MemoryError) as error:
         raise ParamsError(f"{file} cannot be read as Parquet: {first_line(error)}") from None
 
 
@@ -300,28 +320,39 @@ def _values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any] | RowE
     import pyarrow as pa
 
     of_column = {column: rows.column(column) for column in columns}
-    is_list = (pa.types.is_list, pa.types.is_large_list)
-    lists = [values for values in of_column.values() if any(of(values.type) for of in is_list)]
+    nested = [values for values in of_column.values() if pa.types.is_nested(values.type)]
     for i in range(rows.num_rows):
         try:
-            for values in lists:
-                _check_list(values[i].values)
+            for values in nested:
+                _check_size(values.slice(i, 1))
             yield {column: values[i].as_py() for column, values in of_column.items()}
         except RowError as error:
             yield error
+        except MemoryError:
+            raise
         except Exception as error:  # Such values are invalid strings and dates out of range.
             yield _malformed(f"a value cannot be read: {first_line(error)}")
 
 
-def _check_list(items: Any) -> None:
-    """Reject a list with too many values or bytes, before it becomes a Python list."""
+def _check_size(values: Any) -> None:
+    """Reject lists with too many values or bytes, before they become Python objects."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     size = 0
-    if hasattr(items, "dictionary"):
-        size = pc.sum(pc.binary_length(items.dictionary).take(items.indices)).as_py() or 0
-    if items is not None and (len(items) > _MAX_LIST or size > _MAX_LINE_BYTES):
-        raise _malformed(f"a list has {len(items)} values of {size} bytes, which is too much")
+    texts = pa.string(), pa.binary(), pa.large_string(), pa.large_binary()
+    if pa.types.is_dictionary(values.type) and values.type.value_type in texts:
+        size = pc.sum(pc.binary_length(values.dictionary).take(values.indices)).as_py() or 0
+    if len(values) > _MAX_LIST or size > _MAX_LINE_BYTES:
+        raise _malformed(f"a list has {len(values)} values of {size} bytes, which is too much")
+    inner: Any = []
+    if pa.types.is_map(values.type):  # Its parts are those of all rows, not only of these.
+        start, end = values.offsets[0].as_py(), values.offsets[-1].as_py()
+        inner = [each.slice(start, end - start) for each in (values.keys, values.items)]
+    elif pa.types.is_nested(values.type):
+        inner = values.flatten()
+    for each in inner if isinstance(inner, list) else [inner]:
+        _check_size(each)
 
 
 def _malformed(detail: str) -> RowError:

@@ -9,7 +9,8 @@ import pytest
 
 from albef.config import ParamsError
 from albef.data.rejection import Reason, Rejection
-from albef.ingest.sources import parquet, tables
+from albef.ingest.sources import tables
+from albef.io import Worker
 from tests.data import toy
 from tests.ingest.sources.reading import Rows, bad, good, reasons
 from tests.ingest.sources.reading import read as read_source
@@ -84,42 +85,68 @@ def test_a_damaged_row_group_costs_its_own_rows(tmp_path: Path) -> None:
     ]
 
 
-def repeated(count: int, size: int) -> pa.DictionaryArray:
-    """A text again and again, which takes a few bytes of a file."""
-    return pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), ["x" * size])
+def write(file: Path, captions: Any, **options: Any) -> None:
+    table = pa.table({"image": [toy.picture(1)] * len(captions), "caption": captions})
+    pq.write_table(table, file, compression="zstd", dictionary_pagesize_limit=2**30, **options)
 
 
-def test_a_few_bytes_that_stand_for_gigabytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_list_of_a_few_bytes_that_stand_for_gigabytes(tmp_path: Path) -> None:
+    """Each would be 5 GB of Python strings."""
+    file, index = tmp_path / "a.parquet", pa.array([0] * 5000, pa.int32())
+    texts, ends = pa.DictionaryArray.from_arrays(index, ["x" * 2**20]), pa.array([0, 5000])
+    inner = pa.ListArray.from_arrays(ends.cast(pa.int32()), texts)
+    for captions in (
+        inner,
+        pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), inner),
+        pa.StructArray.from_arrays([inner], ["a"]),
+        pa.MapArray.from_arrays(ends.cast(pa.int32()), pa.array(range(5000)), texts),
+        pa.LargeListArray.from_arrays(ends, texts),
+        pa.FixedSizeListArray.from_arrays(texts, 5000),
+    ):
+        write(file, captions)
+        [rejection] = bad(read(file))
+        assert rejection.reason == Reason.MALFORMED_ROW
+        assert "5000 values of 5242880000 bytes" in rejection.detail, captions.type
+
+
+def test_memory_of_the_reader_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.parquet"
-
-    def write(captions: Any, **options: Any) -> None:
-        table = pa.table({"image": [toy.picture(1)] * len(captions), "caption": captions})
-        pq.write_table(table, file, compression="zstd", dictionary_pagesize_limit=2**30, **options)
-
-    monkeypatch.setattr(tables, "_MAX_BYTES", 2**24)
-    write(repeated(64, 2**21))  # eight times that if all rows are read together
-    config = parquet.Config(
-        kind="parquet", files={"train": [str(file)]}, image="image", captions=["caption"]
-    )
-    for row in parquet.records(config, 0):
-        assert isinstance(row, Rejection)
-        assert row.reason == Reason.CAPTION_TOO_LONG
-        assert pa.total_allocated_bytes() < 2**26
-    write(pa.ListArray.from_arrays(pa.array([0, 200], pa.int32()), repeated(200, 2**16)))
-    [rejection] = bad(read(file))
-    assert rejection.reason == Reason.MALFORMED_ROW
-    assert "200 values of 13107200 bytes" in rejection.detail
-    monkeypatch.setattr(tables, "_MAX_BYTES", 2**20)
-    write(["x" * 2**22, "y"], use_dictionary=False)
-    assert {row.reason for row in bad(read(file))} == {Reason.TOO_MANY_BYTES}
-    write(["x" * 2**19] * 9, use_dictionary=False, data_page_size=1)
-    assert [row.reason for row in bad(read(file))] == [Reason.TOO_MANY_BYTES] * 9
+    monkeypatch.setattr(tables, "_IDLE", [])
+    monkeypatch.setattr(tables, "_MEMORY", 2**29)
+    write(file, pa.DictionaryArray.from_arrays(pa.array([0] * 40, pa.int32()), ["x" * 2**24]))
+    rows = tables.read(file, "parquet", None, ["image", "caption"], 40)
+    # Together they do not fit, so they are read one by one.
+    assert sum(not isinstance(row, Rejection) for row in rows) == 40
+    write(file, ["x" * 2**28, "y"], use_dictionary=False)
+    assert [row.reason for row in bad(read(file))] == [Reason.TOO_MANY_BYTES] * 2
     nothing = pa.nulls(2_000_000, pa.string())
     pq.write_table(pa.table({"image": nothing, "caption": nothing}), file)
     with pytest.raises(ParamsError, match="claims 2000000 rows"):
         read(file)
+    tables._IDLE[0].close()
+
+
+def test_a_reader_that_ends_costs_its_row_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, image = tmp_path / "a.parquet", bytes(2**17)
+    table = pa.table({"image": [image] * 90, "caption": ["a"] * 90})
+    pq.write_table(table, file, row_group_size=30, compression="none", use_dictionary=False)
+    worker = Worker(60)
+    monkeypatch.setattr(tables, "_IDLE", [worker])
+    rows = tables.read(file, "parquet", None, ["image", "caption"], 4)
+    made = [next(rows)]
+    worker._process.kill()  # It waits until more rows are taken.
+    made += rows
+    assert [row.line for row in made] == [*range(1, 91)]
+    lost = [row for row in made if isinstance(row, Rejection)]
+    assert {row.reason for row in lost} == {Reason.TOO_MANY_BYTES}
+    assert 0 < len(lost) < 30
+    assert {row.line for row in lost} == {*range(31 - len(lost), 31)}
+    worker.close()
+    monkeypatch.setattr(tables, "_IDLE", [Worker(1e-6)])
+    with pytest.raises(ParamsError, match="cannot be read as Parquet: the reader took more than"):
+        next(tables.read(file, "parquet", None, ["image"]))
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
