@@ -4,10 +4,11 @@ The module needs numpy and Pillow. The faster path of training imports torch whe
 randomness comes from the generator that is passed.
 """
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Protocol, Self
+from typing import Annotated, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,16 @@ from PIL import Image, ImageEnhance, ImageOps
 from pydantic import Field, model_validator
 
 from albef.config import Section
-from albef.data.image_decoding import decode, flat, opened, unpacked
+from albef.data.image_decoding import (
+    ImageError,
+    decode,
+    flat,
+    opened,
+    orientation,
+    turned,
+    unpacked,
+)
+from albef.data.rejection import Reason
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 """CLIP's mean of each channel, for values from 0 to 1."""
@@ -117,7 +127,53 @@ class Evaluate:
         return _square(picture, self.image_size, (0, 0, *picture.size))
 
 
-def normalised(picture: Image.Image) -> NDArray[np.float32]:
+class Bounds(NamedTuple):
+    """Limits of an encoded image: pixels, pixels of its longest side, and formats."""
+
+    pixels: int
+    side: int
+    formats: tuple[str, ...]
+
+
+class Square(NamedTuple):
+    """An image at a model's input size, for which :class:`Evaluate` returns the same as for it."""
+
+    pixels: NDArray[np.uint8]
+    """RGB (S, S, 3)."""
+    size: tuple[int, int]
+    """Width and height of the encoded image."""
+    thumbnail: bytes
+    """Small JPEG for display, if it was requested."""
+
+
+def squares(image: bytes, key: str, bounds: Bounds, side: int, thumbnail: int) -> list[Square]:
+    """Return an encoded image at a model's input size, as a list of one.
+
+    Args:
+        image: encoded image.
+        key: name of the record in errors.
+        bounds: limits of the image.
+        side: side S of the result.
+        thumbnail: longest side of the thumbnail; 0 for none.
+
+    Raises:
+        ImageError: the image cannot be decoded, or exceeds its bounds.
+    """
+    with opened(image, key, bounds.pixels, bounds.formats) as picture:
+        size = picture.size
+        if max(size) > bounds.side:  # The memory of resizing grows with the longest side.
+            text = f"the image of {key} has a side of {max(size)} pixels, above {bounds.side}"
+            raise ImageError(text, Reason.TOO_MANY_PIXELS)
+        upright = turned(flat(picture), orientation(picture))
+        square = np.asarray(_square(upright, side, (0, 0, *upright.size)))
+        small = io.BytesIO()
+        if thumbnail:
+            upright.thumbnail((thumbnail, thumbnail))
+            upright.save(small, "JPEG", quality=85)
+        return [Square(square, size, small.getvalue())]
+
+
+def normalised(picture: Image.Image | NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return an RGB image as (3, H, W), normalised with CLIP's mean and standard deviation."""
     values = np.asarray(picture).transpose(2, 0, 1).astype(np.float32, order="C")
     values *= SCALE

@@ -205,6 +205,7 @@ class Grounding(Matching):
         images: Sequence[ImageInput],
         expressions: Sequence[str],
         boxes: Sequence[Sequence[Box]] | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
     ) -> list[Grounded]:
         """Find expression i, such as "the key beside an apple", in image i.
 
@@ -212,23 +213,30 @@ class Grounding(Matching):
             images: n images.
             expressions: n expressions.
             boxes: for each image, boxes to choose from, in pixels of the image.
+            sizes: width and height of each image; required only if the images were resized.
         """
         boxes = boxes if boxes is not None else [()] * len(images)
-        check_aligned(images=images, expressions=expressions, boxes=boxes)
+        if sizes is None:
+            sizes = [_size(image) for image in images]
+        check_aligned(images=images, expressions=expressions, boxes=boxes, sizes=sizes)
         grounded = []
         for part in batches(len(images)):
             out = self._judge_pairs(images[part], expressions[part], part.start)
             chances = softmax(out["logits"])[:, 1]
-            rows = zip(images[part], boxes[part], out["heat"], chances, strict=True)
+            rows = zip(sizes[part], boxes[part], out["heat"], chances, strict=True)
             grounded += [self._locate(*row) for row in rows]
         return grounded
 
     def _locate(
-        self, image: ImageInput, boxes: Sequence[Box], heat: Floats, chance: float
+        self, size: tuple[int, int], boxes: Sequence[Box], heat: Floats, chance: float
     ) -> Grounded:
-        with opened(image_bytes(image)) as header:
-            width, height = header.size
+        width, height = size
         assert self.facts.threshold is not None
         box = in_pixels(around(enlarged(heat, GRID, GRID), self.facts.threshold), width, height)
         best = hottest(heat, boxes, (height, width))
         return Grounded(float(chance), heat.astype(np.float32), box, best)
+
+
+def _size(image: ImageInput) -> tuple[int, int]:
+    with opened(image_bytes(image)) as header:
+        return header.size

@@ -3,17 +3,23 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from albef.data.boxes import Box
-from albef.data.image_decoding import ImageError, opened
+from albef.data.image_decoding import ImageError
 from albef.data.rejection import Reason
+from albef.io import KilledError, Worker
+from albef.preprocessing.transforms import Bounds, Square, squares
 from albef.preprocessing.zero_shot import prompts
 from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
@@ -34,12 +40,16 @@ from albef.serving.model_queues import (
 )
 
 T = TypeVar("T")
-_DECODERS = 2  # Threads that decode; one more than computes keeps a batch ready.
+_DECODERS = 2  # Processes that decode; one more than computes keeps a batch ready.
+# Processor time for an image, several times what the slowest format takes.
+_SECONDS, _PIXELS_PER_SECOND = 1, 2**22
 _READERS = 2  # Threads that read and write the indexes.
 
 log = logging.getLogger("albef")
 ENGINE: ContextVar["Engine"] = ContextVar("engine")
 """The engine of the current request. A request keeps the engine that it started with."""
+CLIENT: ContextVar[str] = ContextVar("client", default="")
+"""The client of the current request; empty for the server's own work."""
 
 
 def current() -> "Engine":
@@ -48,12 +58,27 @@ def current() -> "Engine":
 
 
 class Decoders:
-    """Threads that decode images. An image whose client has gone is skipped."""
+    """Processes that decode images. An image whose client has gone is skipped.
 
-    def __init__(self, threads: int, limits: Limits, metrics: Metrics) -> None:
-        self.pool = ThreadPoolExecutor(threads, "decode")
+    An image that ends its process costs no other image. Clients take turns, so the images of one
+    wait behind its own.
+    """
+
+    def __init__(self, processes: int, limits: Limits, metrics: Metrics) -> None:
+        self._threads = ThreadPoolExecutor(processes, "decode")  # Each of them waits for a process.
+        self._idle: SimpleQueue[Worker] = SimpleQueue()
+        for _ in range(processes):
+            self._idle.put(Worker(_SECONDS + limits.pixels / _PIXELS_PER_SECOND))
+        self._lines: dict[str, deque[tuple[Future[Any], Callable[[Worker], Any]]]] = {}
+        self._lock = threading.Lock()
         self._waiting, self._limits, self._metrics = 0, limits, metrics
         metrics.waiting.labels("", "decode").set_function(lambda: self._waiting)
+
+    def close(self) -> None:
+        """End the processes after their current images."""
+        self._threads.shutdown(cancel_futures=True)
+        while not self._idle.empty():
+            self._idle.get().close()
 
     def check_room(self, count: int) -> None:
         """Raise ApiError 429 if the queue has no room for ``count`` images."""
@@ -61,17 +86,47 @@ class Decoders:
             self._metrics.refused.labels("queue").inc()
             raise ApiError(429, f"{self._waiting} images wait for a decoder; retry after 1 s", 1)
 
-    async def __call__(self, call: Callable[[], T]) -> T:
-        """Run a call in a thread and return its result."""
+    async def __call__(self, call: Callable[..., Iterable[T]], *args: object) -> T:
+        """Run a call with one result in a process and return the result.
+
+        Raises:
+            KilledError: the process ended.
+        """
+        future: Future[T] = Future()
+
+        def run(worker: Worker) -> T:
+            [result] = worker.run(call, *args)
+            return result
+
+        with self._lock:
+            self._lines.setdefault(CLIENT.get(), deque()).append((future, run))
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.pool, call)
+            self._threads.submit(self._run_next)
+            return await asyncio.wrap_future(future)
         finally:
             self._waiting -= 1
 
+    def _run_next(self) -> None:
+        """Run a call of the client whose turn it is."""
+        with self._lock:
+            client = next(iter(self._lines))
+            line = self._lines.pop(client)
+            future, run = line.popleft()
+            if line:
+                self._lines[client] = line  # at the end
+        if future.set_running_or_notify_cancel():
+            worker = self._idle.get()
+            try:
+                future.set_result(run(worker))
+            except Exception as error:
+                future.set_exception(error)
+            finally:
+                self._idle.put(worker)
+
 
 class Resources:
-    """Threads, indexes and metrics that a server's models share with those that replace them."""
+    """Decoders, indexes and metrics that a server's models share with those that replace them."""
 
     def __init__(self, options: Options, metrics: Metrics) -> None:
         self.options, self.metrics = options, metrics
@@ -80,9 +135,9 @@ class Resources:
         self.reading = ThreadPoolExecutor(_READERS, "index")
 
     async def close(self) -> None:
-        """Close threads and indexes."""
-        for pool in (self.decoders.pool, self.reading):
-            await asyncio.to_thread(pool.shutdown, cancel_futures=True)
+        """Close decoders, threads and indexes."""
+        await asyncio.to_thread(self.decoders.close)
+        await asyncio.to_thread(self.reading.shutdown, cancel_futures=True)
         self.store.close()
 
 
@@ -214,9 +269,9 @@ class Engine:
         queues = self.calls[call]
         queues.by_call[call].check_room(len(texts))
         self.decoders.check_room(len(images))
-        square = partial(queues.square, counted=True)
-        squares = [await self.decode(square, image, i) for i, image in enumerate(images)]
-        answers = await queues.by_call[call]([(*squares, text) for text in texts])
+        decoded = [await self.decode(queues, image, i) for i, image in enumerate(images)]
+        inputs = [Image.fromarray(each.pixels) for each in decoded]
+        answers = await queues.by_call[call]([(*inputs, text) for text in texts])
         queues.count(texts, answers)
         return answers
 
@@ -228,16 +283,11 @@ class Engine:
         batcher = queues.by_call["ground"]
         batcher.check_room(len(expressions))
         self.decoders.check_room(1)
-
-        def checked_size(image: bytes, number: int) -> tuple[int, int]:
-            queues.square(image, number, counted=True)
-            with opened(image, f"file {number}") as header:
-                return header.size
-
-        size = await self.decode(checked_size, image, 0)
-        grounded = await batcher([(image, text, boxes) for text in expressions])
+        square = await self.decode(queues, image, 0)
+        picture = Image.fromarray(square.pixels)
+        grounded = await batcher([(picture, text, boxes, square.size) for text in expressions])
         queues.count(expressions, grounded)
-        return size, grounded
+        return square.size, grounded
 
     async def encode_images(
         self, queues: ModelQueues, images: Sequence[bytes], *, keep: bool, counted: bool = True
@@ -246,15 +296,15 @@ class Engine:
         self.decoders.check_room(len(images))
         queues.images.check_room(len(images))
         decoding = [
-            asyncio.ensure_future(self.decode(partial(queues.pixels, counted=counted), image, i))
+            asyncio.ensure_future(self.decode(queues, image, i, counted=counted))
             for i, image in enumerate(images)
         ]
         try:
-            pixels = await asyncio.gather(*decoding)
+            decoded = await asyncio.gather(*decoding)
         finally:  # If one image fails, the others are cancelled.
             for task in decoding:
                 task.cancel()
-        return await queues.images([Pixels(each, keep) for each in pixels])
+        return await queues.images([Pixels(each.pixels, keep) for each in decoded])
 
     async def encode_texts(
         self, queues: ModelQueues, texts: Sequence[str], *, counted: bool = True
@@ -262,27 +312,31 @@ class Engine:
         """Encode texts to states and features."""
         return await queues.texts([queues.ids(text, counted=counted) for text in texts])
 
-    async def decode(self, call: Callable[[bytes, int], T], image: bytes, number: int) -> T:
-        """Return the result of a call on an encoded image, computed in a thread.
+    async def decode(
+        self, queues: ModelQueues, image: bytes, number: int, counted: bool = True, small: int = 0
+    ) -> Square:
+        """Return an encoded image at the model's input size, decoded in a process.
+
+        If ``counted``, the model's sketch counts it. A thumbnail has a longest side ``small``.
 
         Raises:
             ApiError: 413 or 422, the image is invalid; the message has the reason.
         """
-
-        def decoded() -> T:
-            with opened(image, f"file {number}", self.limits.pixels) as header:
-                longest = max(header.size)
-            if longest > SIDE:  # The memory of resizing and heat maps grows with the longest side.
-                text = f"the image of file {number} has a side of {longest} pixels, above {SIDE}"
-                raise ImageError(text, Reason.TOO_MANY_PIXELS)
-            return call(image, number)
-
+        bounds = Bounds(self.limits.pixels, SIDE, self.limits.formats)
         try:
-            return await self.decoders(decoded)
+            side = queues.model.facts.image_size
+            square = await self.decoders(squares, image, f"file {number}", bounds, side, small)
+        except KilledError as error:
+            text = f"the decoder of the image of file {number} {error}"
+            raise ApiError(422, text, code="bad_image") from None
         except ImageError as error:
             if error.reason == Reason.TOO_MANY_PIXELS:
                 raise ApiError(413, str(error), code="too_many_pixels") from None
             raise ApiError(422, str(error), code="bad_image") from None
+        if counted:
+            (width, height), brightness = square.size, float(square.pixels.mean())
+            queues.sketch.count(width=width, height=height, brightness=brightness)
+        return square
 
     async def stored(self, call: Callable[..., T], *arguments: Any) -> T:
         """Return the result of a call on an index, computed in a thread.

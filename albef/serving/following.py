@@ -12,9 +12,9 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from albef.io import dying_with_parent
-from albef.serving.engine import ENGINE, Engine
+from albef.serving.engine import CLIENT, ENGINE, Engine
 from albef.serving.indexes.gallery import follow
-from albef.serving.middleware.exchange import HttpMiddleware
+from albef.serving.middleware.exchange import HttpMiddleware, exchange_of
 
 log = logging.getLogger("albef")
 _IDLE = 0.1  # Seconds between two checks whether all requests are answered.
@@ -127,12 +127,13 @@ class Follower:
 
 @dataclass(eq=False)
 class Current(HttpMiddleware):
-    """Middleware that gives a request the follower's current engine."""
+    """Middleware that gives a request the follower's current engine, and its client."""
 
     follower: Follower
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         ENGINE.set(self.follower.engine)
+        CLIENT.set(exchange_of(scope).client.name)
         await self.app(scope, receive, send)
 
 

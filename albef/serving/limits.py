@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from albef.data.image_decoding import FORMATS
+
 MIB = 2**20
 # Maximum numbers in a request, unless stated otherwise:
 IMAGES = 32  # images, texts or pairs
@@ -15,6 +17,7 @@ BOXES = 100  # proposed boxes for an image
 SIDE = 65_535  # pixels of an image's longest side, as in a JPEG
 BEST = 100  # results of a search, and images that it re-ranks
 INDEXES = 100  # indexes of a server
+RARE = ("BMP", "TIFF")  # formats of images that are decoded only if --format names them
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Limits:
     json: int = MIB  # bytes of a JSON body; parsing takes many times as much memory
     all_bodies: int = 256 * MIB  # bytes of all bodies announced or held at the same time
     pixels: int = 2**24  # pixels of an image, as its header gives them
+    formats: tuple[str, ...] = tuple(name for name in FORMATS if name not in RARE)
     requests: int = 128  # concurrent requests
     connections: int = 1000  # open connections
     queue: int = 256  # items that wait for one kind of computation

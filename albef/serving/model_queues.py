@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 
 from albef import runtime
-from albef.data.image_decoding import decode
+from albef.preprocessing.transforms import normalised
 from albef.runtime import manifest as manifests
 from albef.runtime.matching import Grounded
 from albef.runtime.model import Array, Floats, ImageStates, Ints
-from albef.runtime.sketch import Sketch, brightness, read_counts
+from albef.runtime.sketch import Sketch, read_counts
 from albef.serving.batching import Batcher
 from albef.serving.canary import check_answers
 from albef.serving.limits import BEST, Options
@@ -42,9 +42,9 @@ class EncodedText(NamedTuple):
 
 
 class Pixels(NamedTuple):
-    """An image (3, S, S) to encode, and whether to keep its states."""
+    """An image (S, S, 3) to encode, as 8-bit RGB, and whether to keep its states."""
 
-    pixels: Floats
+    pixels: NDArray[np.uint8]
     keep: bool
 
 
@@ -105,27 +105,6 @@ class ModelQueues:
             self.sketch.text(text, ids, self.model)
         return ids
 
-    def pixels(self, image: bytes, number: int, *, counted: bool = False) -> Floats:
-        """Return an encoded image as (3, S, S); ``number`` identifies it in errors."""
-        pixels = np.asarray(self.model.pixels([image], number)[0])
-        if counted:
-            self.sketch.image(image, brightness(pixels))
-        return pixels
-
-    def square(self, image: bytes, number: int, *, counted: bool = False) -> Image.Image:
-        """Return an encoded image at the model's input size, as 8-bit RGB (S, S).
-
-        If ``counted``, the image is added to the sketch. For the result, losslessly encoded,
-        :meth:`pixels` returns the same as for ``image``.
-        """
-        square = decode(image, f"file {number}")
-        side = (self.model.facts.image_size,) * 2
-        if square.size != side:
-            square = square.resize(side, Image.Resampling.BICUBIC)
-        if counted:
-            self.sketch.image(image, float(np.asarray(square).mean()))
-        return square
-
     def count(self, texts: Sequence[str], answers: Sequence[Any]) -> None:
         """Count texts of requests, and the model's answers to them."""
         for text, answer in zip(texts, answers, strict=True):
@@ -140,7 +119,8 @@ class ModelQueues:
 
     def _encode_images(self, items: Sequence[Pixels]) -> list[EncodedImage]:
         """Encode images. Results are copies, so keeping one does not keep its batch in memory."""
-        states: ImageStates = self.model.encode_image(np.stack([item.pixels for item in items]))
+        pixels = np.stack([normalised(item.pixels) for item in items])
+        states: ImageStates = self.model.encode_image(pixels)
         assert states.feat is not None
         return [
             EncodedImage(states.feat[i].copy(), states.take([i]) if item.keep else None)

@@ -20,7 +20,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from albef.io import dying_with_parent
-from albef.serving.limits import MIB, Limits, Options
+from albef.serving.limits import MIB, RARE, Limits, Options
 
 _RELEASED = re.compile(r"[A-Za-z0-9][\w-]*#[A-Za-z0-9][\w-]*")  # Argument that `albef fetch` takes.
 _FOLLOW_SECONDS = 60.0  # Interval between two checks of the registry.
@@ -71,6 +71,9 @@ def serve(
     seconds: Annotated[float, Option(min=0.001, help="Time limit of an answer.")] = 30,
     body_mib: Annotated[float, Option(min=0.001, help="Largest request body in MiB.")] = 16,
     megapixels: Annotated[float, Option(min=0.001, help="Largest image in megapixels.")] = 16,
+    image_format: Annotated[
+        Names, Option("--format", metavar="FORMAT", help="Also decode BMP or TIFF; repeatable.")
+    ] = None,
     drain: Annotated[float, Option(min=0, help="Seconds not ready before stopping.")] = 0,
     grace: Annotated[float, Option(min=1, help="Seconds to finish accepted requests.")] = 30,
 ) -> int:
@@ -89,10 +92,13 @@ def serve(
             f"--key {key}: {others[0]} is a folder, and only RUN#STAGE has a signature; use "
             "`albef verify` and --expect for a folder"
         )
+    if wrong := set(image_format or ()).difference(RARE):
+        raise ValueError(f"--format {min(wrong)}: choose {' or '.join(RARE)}")
     fetch = _fetch_command(export, key)
     limits = Limits(
         body=round(body_mib * MIB),
         pixels=round(megapixels * 2**20),  # as ingest counts megapixels
+        formats=(*Limits().formats, *(image_format or ())),
         requests=requests,
         queue=queue,
         batch=batch,

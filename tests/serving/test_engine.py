@@ -1,37 +1,48 @@
 import asyncio
-import threading
+import os
+from pathlib import Path
 
 import pytest
 
-from albef.serving.engine import Decoders
+from albef.io import KilledError
+from albef.serving.engine import CLIENT, Decoders
 from albef.serving.errors import ApiError
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
 
 
-def test_images_that_find_no_room_are_refused_and_those_nobody_waits_for_left_out() -> None:
-    held, let_go = threading.Event(), threading.Event()
+def test_pictures_wait_in_turns_of_clients_and_find_room_or_are_refused(tmp_path: Path) -> None:
+    """The calls give one item each: the letter that is read from a pipe, or that is passed."""
+    os.mkfifo(tmp_path / "pipe")
     done: list[str] = []
 
-    def hold() -> None:
-        held.set()
-        let_go.wait()
-
     async def inside() -> None:
-        decoders = Decoders(1, Limits(queue=3), Metrics())
-        first = asyncio.create_task(decoders(hold))
-        gone = asyncio.create_task(decoders(lambda: done.append("gone")))
-        stays = asyncio.create_task(decoders(lambda: done.append("stays")))
-        await asyncio.to_thread(held.wait)
-        with pytest.raises(ApiError, match="3 images wait") as refused:
+        decoders = Decoders(1, Limits(queue=6), Metrics())
+
+        async def decode(client: str, *call: object) -> None:
+            CLIENT.set(client)
+            done.append(await decoders(*call))  # type: ignore[arg-type]
+
+        held = asyncio.create_task(decode("a", Path.read_text, tmp_path / "pipe"))
+        pipe = await asyncio.to_thread((tmp_path / "pipe").open, "w")  # when the process reads
+        gone, *rest = (
+            asyncio.create_task(decode(client, list, letter))
+            for client, letter in (("a", "0"), ("a", "1"), ("a", "2"), ("a", "3"), ("b", "4"))
+        )
+        await asyncio.sleep(0)
+        with pytest.raises(ApiError, match="6 images wait") as refused:
             decoders.check_room(1)
         assert refused.value.status == 429
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)
-        let_go.set()
-        await asyncio.gather(first, stays)
-        decoders.check_room(3)
-        decoders.pool.shutdown()
+        pipe.write("h")
+        pipe.close()
+        await asyncio.gather(held, *rest)
+        decoders.check_room(6)
+        with pytest.raises(KilledError):
+            await decoders(os._exit, 1)
+        await decode("a", list, "5")
+        decoders.close()
 
     asyncio.run(inside())
-    assert done == ["stays"]
+    assert done == ["h", "4", "1", "2", "3", "5"]

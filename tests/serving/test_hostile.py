@@ -58,6 +58,7 @@ HOSTILE = {
     "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///a'/></svg>", 422),
     "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n", 422),
     "TIFF": (b"II*\x00" + b"\0" * 100, 422),
+    "BMP, which --format would allow": (photo("BMP"), 422),
     "truncated JPEG": (photo("JPEG")[:2000], 422),
     "truncated PNG": (photo("PNG")[:2000], 422),
     "truncated WebP": (photo("WEBP")[:2000], 422),

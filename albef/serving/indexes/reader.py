@@ -6,12 +6,13 @@ import io
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
-from albef.data.image_decoding import decode, opened
+from albef.data.image_decoding import opened
+from albef.preprocessing.transforms import Square
 from albef.runtime.model import Floats, ImageStates
 from albef.serving.errors import ApiError
 from albef.serving.indexes.index import Entry, Hit, Index
@@ -99,7 +100,12 @@ class IndexReader:
         queues = self._queues
         encoded = await self._engine.encode_images(queues, images, keep=False)
         entries = [
-            await self._engine.decode(partial(_entry, queues, each.feat, name), image, i)
+            _entry(
+                image,
+                name,
+                each.feat,
+                await self._engine.decode(queues, image, i, counted=False, small=THUMBNAIL),
+            )
             for i, (image, each, name) in enumerate(zip(images, encoded, ids, strict=True))
         ]
         await self._stored(index.add, queues.space, entries)
@@ -174,11 +180,8 @@ class StatesCache:
             self._free += evicted.keys.nbytes + evicted.values.nbytes
 
 
-def _entry(queues: ModelQueues, feat: Floats, name: str | None, image: bytes, number: int) -> Entry:
+def _entry(image: bytes, name: str | None, feat: Floats, square: Square) -> Entry:
     digest = hashlib.sha256(image).hexdigest()
-    small = decode(image, f"file {number}")
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
-    thumbnail, square = io.BytesIO(), io.BytesIO()
-    small.save(thumbnail, "JPEG", quality=85)
-    queues.square(image, number).save(square, "PNG", compress_level=3)
-    return Entry(name or digest[:32], digest, feat, thumbnail.getvalue(), square.getvalue())
+    png = io.BytesIO()
+    Image.fromarray(square.pixels).save(png, "PNG", compress_level=3)
+    return Entry(name or digest[:32], digest, feat, square.thumbnail, png.getvalue())
