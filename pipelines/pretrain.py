@@ -33,9 +33,12 @@ def run(stage: Stage) -> None:
 def _tokenizer(stage: Stage, config: Config) -> TextTokenizer:
     if config.tokenizer.source != "corpus":
         return TextTokenizer.load(config.tokenizer.source)
-    lists = Shards(stage.layout.data(config.dataset), "train").captions
-    texts = {clean_caption(text.as_py(), MAX_WORDS) for captions in lists for text in captions}
-    return TextTokenizer.train(texts, config.tokenizer.vocab_size)
+    shards = Shards(stage.layout.data(config.dataset), "train")
+    texts = {text.as_py() for captions in shards.captions for text in captions}
+    if config.itm_captions:
+        texts.update(*(shards.meta(i).get("itm_captions") or () for i in range(len(shards))))
+    corpus = {clean_caption(text, MAX_WORDS) for text in texts}
+    return TextTokenizer.train(corpus, config.tokenizer.vocab_size)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,8 @@ _SIDES: dict[Relation, tuple[str, str]] = {
     "left": ("on the left", "on the right"), "right": ("on the right", "on the left"),
     "above": ("at the top", "at the bottom"), "below": ("at the bottom", "at the top"),
 }  # fmt: skip
+# As often as "left" and "right", "above" and "below" must be in captions to be learned as well.
+_SIMPLE_SIDES = _SIDES | {"above": ("above", "below"), "below": ("below", "above")}
 Frames = Mapping[int, Sequence[str]]
 """Frames of captions, by number of groups."""
 # {where} is the position of {a} relative to {b}; {side} and {other} are the sides with {a} and {b}.
@@ -114,11 +116,11 @@ FRAMES: Frames = {
     2: (
         "{a} {where} {b}",
         "{a} {side} and {b} {other}",
-        "{where} {b} {is} {a}",
         "there {is} {a} {where} {b}",
+        "{where} {b} {is} {a}",
         "{a} {is} {where} {b}",
-        "a picture of {a} {where} {b}",
         "{side} {a}, {other} {b}",
+        "a picture of {a} {where} {b}",
         "we see {a} {where} {b}",
         "this shows {a} {where} {b}",
         "here {is} {a} {where} {b}",
@@ -138,7 +140,8 @@ HELD_OUT_FRAMES: Frames = {
     ),
 }
 """Frames of captions that no training caption has."""
-_SHORT = ("{a}", "a picture of {a}")
+_SHORT = ("{a}", "a picture of {a}", "there {is} {a}")
+_REWORDED = 6  # captions drawn with any of FRAMES
 _DIGITS, _ONE = 0.1, 0.1  # shares of counts that are written as digits, and of "one" for "a"
 
 
@@ -160,16 +163,24 @@ def caption(
     parts = dict(zip("ab", words, strict=False)) | {"is": _is(side.groups[0])}
     if side.relation:
         parts["where"] = _choice(_WHERE[side.relation], 0.0 if is_simple else which)
-        parts["side"], parts["other"] = _SIDES[side.relation]
+        sides = _SIMPLE_SIDES if is_simple else _SIDES
+        parts["side"], parts["other"] = sides[side.relation]
     text = _choice(frames[len(side.groups)], frame).format(**parts)
     return text, Claim(side.groups, side.relation, only=side.relation is None)
 
 
-def short_captions(scene: Scene, names: Mapping[str, Thing]) -> Iterator[tuple[str, Claim]]:
-    """Yield captions of a single group of ``scene``, which may also be true of other scenes."""
+def short_captions(group: Group, names: Mapping[str, Thing]) -> Iterator[str]:
+    """Yield captions of a single group, which may be true of many scenes."""
+    for frame in _SHORT:
+        yield frame.format(a=phrase(group, names), **{"is": _is(group)})
+
+
+def itm_captions(scene: Scene, names: Mapping[str, Thing], rng: random.Random) -> Iterator[str]:
+    """Yield captions of a single group of ``scene``, and of all of it in many words."""
     for group in scene.groups:
-        for frame in _SHORT:
-            yield frame.format(a=phrase(group, names)), Claim((group,))
+        yield from short_captions(group, names)
+    for _ in range(_REWORDED):
+        yield caption(scene, names, rng, FRAMES)[0]
 
 
 def phrase(group: Group, names: Mapping[str, Thing], rng: random.Random | None = None) -> str:

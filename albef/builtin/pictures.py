@@ -66,8 +66,7 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
             if split == "train" and rng.random() < config.caption_noise:
                 meta["noise"] = rng.choice(["wrong", "generic"])
                 named = rng.choice([other for other in names if other != name])
-            scene = Scene((Group(named, 1),))
-            captions = tuple(text for text, _ in short_captions(scene, studio.names))
+            captions = tuple(short_captions(Group(named, 1), studio.names))
             if meta.get("noise") == "generic":
                 captions = (rng.choice(GENERIC),)
 

@@ -40,10 +40,9 @@ class Config(view.DrawnConfig):
     Evaluation scenes have one caption."""
     varied: Share = 0.0
     """Share of training scenes with other backgrounds, colors and outlines."""
-    reworded: Share = 0.0
-    """Share of the captions of a whole scene that have one of many forms instead of two."""
-    parts: bool = False
-    """If true, captions of one group of a training scene are added to those of the whole scene."""
+    itm_captions: bool = False
+    """If true, training scenes also have captions that only ITM reads: their content in many
+    words, and that of a single group."""
     caption_noise: Share = 0.0
     """Share of training scenes whose captions are wrong or have no content."""
     unseen: Share = 0.2
@@ -97,9 +96,7 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
                 captions, noise = _training_captions(studio, scene, config, rng)
             else:  # the two captions of a pair have the same wording
                 alike = random.Random(f"{seed} captions {split} {extra.get('pair', number)}")
-                frames = _frames(config, alike)
-                if split == "wordings":
-                    frames = describe.HELD_OUT_FRAMES
+                frames = describe.HELD_OUT_FRAMES if split == "wordings" else describe.SIMPLE
                 captions = (describe.caption(scene, studio.names | studio.novel, alike, frames)[0],)
             ground = grounds.HELD_OUT if split == "grounds" else "light"
             if split == "train":
@@ -107,11 +104,6 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
             canvas = studio.draw(scene, rng, ground=ground)
             meta = {**scene.meta(), "objects": canvas.objects, **noise, **extra}
             yield view.Row(split, [canvas.png()], captions, meta)
-
-
-def _frames(config: Config, rng: random.Random) -> describe.Frames:
-    """Draw the frames of a caption."""
-    return describe.FRAMES if rng.random() < config.reworded else describe.SIMPLE
 
 
 def _training(studio: Studio, count: int, rng: random.Random) -> Plan:
@@ -173,15 +165,17 @@ def _pairs(studio: Studio, split: str, count: int, share_unseen: float, rng: ran
 def _training_captions(
     studio: Studio, scene: Scene, config: Config, rng: random.Random
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Return the captions of a training scene, and what to add to its meta."""
     noise: dict[str, Any] = {}
     if rng.random() < config.caption_noise:
         noise = {"noise": rng.choice(["wrong", "generic"])}
         if noise["noise"] == "generic":
             return (rng.choice(GENERIC),), noise
         scene = studio.other(scene, rng)
-    whole = [
-        describe.caption(scene, studio.names, rng, _frames(config, rng))[0]
+    captions = dict.fromkeys(
+        describe.caption(scene, studio.names, rng, describe.SIMPLE)[0]
         for _ in range(config.captions)
-    ]
-    parts = describe.short_captions(scene, studio.names) if config.parts else ()
-    return tuple(dict.fromkeys([*(text for text, _ in parts), *whole])), noise
+    )
+    if config.itm_captions:
+        noise["itm_captions"] = list(dict.fromkeys(describe.itm_captions(scene, studio.names, rng)))
+    return tuple(captions), noise

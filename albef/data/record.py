@@ -26,7 +26,8 @@ class Record:
         image_id: equal for records that show the same image.
         split: ``train``, ``val``, ``test`` or another split of the dataset.
         source: name of the source within the dataset.
-        meta: other values of the source: objects and boxes of a scene, pair, noise, label.
+        meta: other values of the source: objects and boxes of a scene, pair, noise, label,
+            ``itm_captions``.
         more: the encoded images after the first.
     """
 
@@ -43,3 +44,8 @@ class Record:
     def images(self) -> tuple[bytes, ...]:
         """Return all images, in order."""
         return (self.image, *self.more)
+
+    @property
+    def itm_captions(self) -> tuple[str, ...]:
+        """Return further captions that only ITM reads, since they may describe other images too."""
+        return tuple(self.meta.get("itm_captions") or ())

@@ -104,6 +104,8 @@ def _prepared(line: int, name: str, record: Record, rules: Rules) -> Prepared:
         _check_score(score, record.meta.get(score), min_score)
     captions = clean_captions(record.captions, rules.limits.max_caption_chars)
     meta = _json_meta(record.meta)
+    if meta.get("itm_captions") is not None:
+        meta["itm_captions"] = _itm_captions(meta["itm_captions"], rules.limits.max_caption_chars)
     located = boxes.of_meta(meta)
     # Boxes are in pixels of the image as its file holds it, so the image must not be rotated.
     stored = [_image(image, name, rules, not located) for image in record.images]
@@ -116,6 +118,13 @@ def _prepared(line: int, name: str, record: Record, rules: Rules) -> Prepared:
         record, image=first, captions=captions, meta=meta, more=tuple(image for image, *_ in more)
     )
     return Prepared(stored_record, line, name, tuple(one for *_, ones in stored for one in ones))
+
+
+def _itm_captions(value: object, max_chars: int) -> list[str]:
+    """Clean the captions that only ITM reads."""
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise RowError(Reason.MALFORMED_ROW, "itm_captions must be a list of texts")
+    return list(clean_captions(value, max_chars))
 
 
 def _check_score(name: str, value: object, min_score: float) -> None:

@@ -204,8 +204,8 @@ def mask_tokens(
     """Mask tokens for MLM (ALBEF, section 3.2).
 
     [PAD] and [CLS] are never chosen. Of the chosen tokens, 80 % become [MASK], 10 % a random id,
-    and 10 % stay. For half of the texts with ids of ``groups``, one of their groups is drawn at
-    random. The ids of that group are chosen instead.
+    and 10 % stay. For three quarters of the texts with ids of ``groups``, one of their groups is
+    drawn at random. The ids of that group are chosen instead.
 
     Args:
         ids: (B, L).
@@ -223,7 +223,7 @@ def mask_tokens(
         in_group = np.stack([np.isin(ids, group) for group in groups])
         has_group = in_group.any(axis=2)
         group_index = (rng.random(has_group.shape) * has_group).argmax(axis=0)
-        by_group = has_group.any(axis=0) & (rng.random(len(ids)) < 0.5)
+        by_group = has_group.any(axis=0) & (rng.random(len(ids)) < 0.75)
         chosen = np.where(by_group[:, None], in_group[group_index, np.arange(len(ids))], chosen)
     kind = rng.random(ids.shape)
     random_ids = rng.integers(0, tokenizer.vocab_size, ids.shape)

@@ -10,10 +10,10 @@ from typing import Annotated, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from albef.config import CountOrZero, Section, fixed
+from albef.config import CountOrZero, Section, Share, fixed
 from albef.data.record import Record
 from albef.loading.reading import Batch
 from albef.losses.distill import ramp
@@ -54,10 +54,20 @@ class MatchingConfig(Section):
     Each word must be a token of the vocabulary. In half of the texts with such words, the negative
     text of ITM is the text itself with the words of one group exchanged, instead of a drawn text.
     The paper has no groups."""
+    itm_captions: Share = 0.0
+    """Share of ITM's texts that are drawn from an image's ``itm_captions`` in its meta: texts that
+    may be true of many other images, such as "two frogs". ITC and MLM do not read them. It needs
+    ``equal_texts``. The paper has no such captions."""
     wpa: float = 0.0
     """Weight of word-patch alignment, a loss that aligns words with the image patches they
     describe. The paper does not have it. If weights start at random, this loss teaches which of two
     objects is on the left."""
+
+    @model_validator(mode="after")
+    def _check_itm_captions(self) -> Self:
+        if self.itm_captions and not self.equal_texts:
+            raise ValueError("itm_captions needs equal_texts: true")
+        return self
 
 
 KNOWN_TEXTS = 16
@@ -70,7 +80,8 @@ class Collate:
 
     One caption is drawn per record. ``end`` closes each caption with [SEP], for a model that
     generates text. With ``equal_texts`` the batch also has ``text_ids`` (B, 17): the id of the
-    caption, and those of the record's captions.
+    caption, and those of the record's captions. With ``itm_captions``, the share of ITM's texts
+    that are drawn from these, it also has ``itm_ids``, ``itm_mask`` (B, M), ``itm_text_id`` (B,).
     """
 
     tokenizer: TextTokenizer
@@ -78,12 +89,12 @@ class Collate:
     max_tokens: int
     end: bool = False
     equal_texts: bool = False
+    itm_captions: float = 0.0
 
     def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
         """Stack the records."""
         image = np.stack([self.transform(record.image, rng, record.key) for record in records])
-        captions = [record.captions[rng.integers(len(record.captions))] for record in records]
-        texts = [clean_caption(text, MAX_WORDS) for text in captions]
+        texts = [_drawn(record.captions, rng) for record in records]
         ids, mask = self.tokenizer.encode(texts, self.max_tokens, end=self.end)
         batch = {
             "image": torch.from_numpy(image),
@@ -95,12 +106,25 @@ class Collate:
             batch["text_ids"] = torch.tensor(
                 [_text_ids(text, record) for text, record in zip(texts, records, strict=True)]
             )
+        if self.itm_captions:
+            for row, record in enumerate(records):
+                if record.itm_captions and rng.random() < self.itm_captions:
+                    texts[row] = _drawn(record.itm_captions, rng)
+            ids, mask = self.tokenizer.encode(texts, self.max_tokens, end=self.end)
+            batch["itm_ids"], batch["itm_mask"] = torch.from_numpy(ids), torch.from_numpy(mask)
+            batch["itm_text_id"] = torch.tensor([text_id(text) for text in texts])
         return batch
+
+
+def _drawn(texts: Sequence[str], rng: np.random.Generator) -> str:
+    """Draw one of the texts and clean it."""
+    return clean_caption(texts[int(rng.integers(len(texts)))], MAX_WORDS)
 
 
 def _text_ids(text: str, record: Record) -> list[int]:
     """Return the id of a record's drawn caption, and those of all, filled with the first."""
-    known = [text_id(clean_caption(other, MAX_WORDS)) for other in record.captions[:KNOWN_TEXTS]]
+    true_texts = (*record.captions, *record.itm_captions)
+    known = [text_id(clean_caption(other, MAX_WORDS)) for other in true_texts[:KNOWN_TEXTS]]
     own = text_id(text)
     return [own, *known, *[own] * (KNOWN_TEXTS - len(known))]
 
@@ -140,6 +164,8 @@ class EncodedPairs(NamedTuple):
     positive."""
     text_ids: Tensor | None = None
     """(B, 1 + KNOWN_TEXTS): ids of each text, and of the texts that are true of its image."""
+    itm: tuple[Tensor, Tensor, Tensor] | None = None
+    """Ids (B, M), mask (B, M) and text ids (B,) of ITM's texts, if they differ from the others."""
 
 
 def _ids_of(pairs: EncodedPairs) -> Tensor | None:
@@ -150,6 +176,13 @@ def _ids_of(pairs: EncodedPairs) -> Tensor | None:
     if first is None:  # Nothing compares this column then.
         first = torch.zeros_like(pairs.text_ids[:, 0])
     return torch.cat([first[:, None], pairs.text_ids], dim=1)
+
+
+def itm_texts(batch: Batch) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return ids, mask and text ids of ITM's own texts, if the batch has them."""
+    if "itm_ids" not in batch:
+        return None
+    return batch["itm_ids"], batch["itm_mask"], batch["itm_text_id"]
 
 
 class Matched(NamedTuple):
@@ -289,10 +322,15 @@ class MatchingTask(Task):
         self, pairs: EncodedPairs, image: list[KeyValue], itc: Contrast, positives: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return ITM's loss with negatives drawn by ITC's similarities, and its values to log."""
-        states, mask, size = pairs.text_states, pairs.text_mask, len(pairs.ids)
+        states, ids, mask, size = pairs.text_states, pairs.ids, pairs.text_mask, len(pairs.ids)
+        if pairs.itm is not None:
+            assert pairs.text_ids is not None  # itm_captions needs equal_texts
+            ids, mask, text_ids = pairs.itm
+            states = self.model.encode_text(ids, mask)
+            positives = positives | describes(text_ids, pairs.text_ids)
         is_false, outputs = None, {}
         if self.config.exchanged:
-            other, exchanged = self.exchange(pairs.ids)
+            other, exchanged = self.exchange(ids)
             is_false = exchanged & (torch.rand(size, device=mask.device) < 0.5)
             states = torch.cat([states, self.model.encode_text(other, mask)])
             mask = mask.repeat(2, 1)
@@ -345,8 +383,14 @@ class PairTask(MatchingTask, RunTask):
 
     def collate(self, transform: Transform) -> Collate:
         """Return the collate of training batches."""
-        tokens, equal_texts = self.config.max_tokens, self.config.equal_texts
-        return Collate(self.tokenizer, transform, tokens, equal_texts=equal_texts)
+        config = self.config
+        return Collate(
+            self.tokenizer,
+            transform,
+            config.max_tokens,
+            equal_texts=config.equal_texts,
+            itm_captions=config.itm_captions,
+        )
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """Return the two losses of a micro-batch of B pairs, and the momentum features."""
@@ -358,6 +402,7 @@ class PairTask(MatchingTask, RunTask):
             image_feat_m = model_m.image_feat(self.encode_image_m(batch["image"], image_states))
             text_feat_m = model_m.text_feat(model_m.encode_text(batch["ids"], mask))
         feats = image_states, text_states, image_feat_m, text_feat_m
-        pairs = EncodedPairs(batch["ids"], mask, *feats, batch["image_id"], batch.get("text_ids"))
+        texts = batch.get("text_ids"), itm_texts(batch)
+        pairs = EncodedPairs(batch["ids"], mask, *feats, batch["image_id"], *texts)
         matched = self.match(pairs, fixed(self.config.alpha) * ramp(epoch))
         return {"loss": matched.loss, **matched.outputs}

@@ -21,7 +21,7 @@ from albef.models.text import MLMHead
 from albef.preprocessing.text import TextTokenizer, mask_tokens
 from albef.preprocessing.transforms import Transform
 from albef.tasks.matching import Collate as CaptionCollate
-from albef.tasks.matching import EncodedPairs, MatchingConfig, group_ids
+from albef.tasks.matching import EncodedPairs, MatchingConfig, group_ids, itm_texts
 from albef.tasks.ranking import RankingTask
 from albef.tasks.task import TrainingConfig
 
@@ -52,8 +52,8 @@ class Config(MatchingConfig, TrainingConfig):
     mlm_probability: Share = 0.15
     """Share of tokens that MLM masks."""
     masked_groups: tuple[tuple[str, ...], ...] = ()
-    """Groups of words, each a token of the vocabulary. In half of the captions with such words,
-    only the words of one group are masked. The paper has no groups."""
+    """Groups of words, each a token of the vocabulary. In three quarters of the captions with
+    such words, only the words of one group are masked. The paper has no groups."""
     queue_from: Annotated[float, Field(ge=0)] = 0.0
     """Number of epochs before the queue's entries count as ITC candidates. If weights start at
     random, early queue entries differ from the batch only by their age, which teaches nothing. The
@@ -138,6 +138,7 @@ class Task(RankingTask):
             transform,
             config.max_tokens,
             equal_texts=config.equal_texts,
+            itm_captions=config.itm_captions,
             mlm_probability=config.mlm_probability,
             masked_groups=group_ids(config.masked_groups, self.tokenizer, "masked_groups"),
         )
@@ -163,7 +164,8 @@ class Task(RankingTask):
             text_states_m, masked_states_m = model_m.encode_text(both_ids, both_mask).split(size)
             feats_m = model_m.image_feat(image_states_m), model_m.text_feat(text_states_m)
         states = image_states, text_states, *feats_m
-        pairs = EncodedPairs(batch["ids"], mask, *states, None, batch.get("text_ids"))
+        texts = batch.get("text_ids"), itm_texts(batch)
+        pairs = EncodedPairs(batch["ids"], mask, *states, None, *texts)
         queued = config.queue_size if epoch >= config.queue_from else 0
         matched = self.match(pairs, config.alpha_itc * ramp(epoch), queued)
 

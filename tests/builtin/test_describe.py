@@ -58,7 +58,7 @@ def scenes(draw: st.DrawFn) -> Scene:
 def test_a_caption_is_true_of_its_scene_and_of_no_other(
     scene: Scene, other: Scene, rng: random.Random
 ) -> None:
-    for frames in (describe.FRAMES, describe.HELD_OUT_FRAMES):
+    for frames in (describe.SIMPLE, describe.FRAMES, describe.HELD_OUT_FRAMES):
         text, claim = describe.caption(scene, THINGS, rng, frames)
         read = parse(text)
         assert read.only == claim.only
@@ -70,10 +70,18 @@ def test_a_caption_is_true_of_its_scene_and_of_no_other(
 
 @given(scenes(), scenes())
 def test_a_short_caption_is_true_of_what_shows_the_group(scene: Scene, other: Scene) -> None:
-    for text, claim in describe.short_captions(scene, THINGS):
-        assert parse(text) == claim
-        assert true_of(claim, scene)
-        assert true_of(claim, other) == (claim.groups[0] in other.groups)
+    for group in scene.groups:
+        for text in describe.short_captions(group, THINGS):
+            claim = parse(text)
+            assert claim == Claim((group,))
+            assert true_of(claim, other) == (group in other.groups)
+
+
+@given(scenes(), st.randoms(use_true_random=False))
+def test_what_only_itm_reads_is_true_of_its_scene(scene: Scene, rng: random.Random) -> None:
+    texts = list(describe.itm_captions(scene, THINGS, rng))
+    assert all(true_of(parse(text), scene) for text in texts)
+    assert {len(parse(text).groups) for text in texts} == {1, len(scene.groups)}
 
 
 def test_captions_have_many_forms_and_held_out_ones_are_others() -> None:

@@ -66,7 +66,7 @@ def test_what_is_not_a_vocabulary_is_named(content: bytes, tmp_path: Path) -> No
         TextTokenizer.load(path)
 
 
-def test_words_of_a_group_are_masked_alone_in_half_of_the_texts_that_have_any(
+def test_words_of_a_group_are_masked_alone_in_most_of_the_texts_that_have_any(
     vocabulary: Path,
 ) -> None:
     tokenizer = TextTokenizer.load(vocabulary)
@@ -85,7 +85,7 @@ def test_words_of_a_group_are_masked_alone_in_half_of_the_texts_that_have_any(
     assert others == {"00000"}
     assert counts.keys() == {"00000", "01000", "00010"}
     assert min(counts.values()) > 30
-    assert 70 < counts["00000"] < 130
+    assert 30 < counts["00000"] < 70
     counts, others = chosen(1.0, [[first, second]])
     assert others == {"01111"}
     assert counts.keys() == {"01111", "01010"}

@@ -1,6 +1,7 @@
 """Retrieval without one of its parts, as the rungs of an ablation have it."""
 
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,31 @@ def test_the_texts_of_a_record_are_known_to_its_batch() -> None:
     assert known[:2] == [text_id("a frog"), text_id("two frogs")]
     assert own in known
     assert set(known[2:]) == {own}
+
+
+def test_captions_of_itm_are_read_by_itm_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = tiny_task(equal_texts=True, itm_captions=0.5).train()
+    image, more = draw("pictures")[0].image, {"itm_captions": ["two frogs", "a squid"]}
+    records = [
+        Record(str(i), image, ("a dog left of an apple",), i, "train", "s", more) for i in range(40)
+    ]
+    made = task.collate(Train(AugmentConfig(), 16))(records, np.random.default_rng(0))
+    made["image"] = made["image"].float()
+    drawn = Counter(made["itm_text_id"].tolist())
+    ids = [text_id(text) for text in ("a dog left of an apple", "two frogs", "a squid")]
+    assert set(drawn) == set(ids)
+    assert 10 < drawn[ids[0]] < 30
+    assert set(made["text_ids"][:, 0].tolist()) == set(ids[:1])
+    negatives = results(monkeypatch, matching, "hard_negative_indices")
+    out, other = (
+        task(made | changed, 0.0)
+        for changed in ({}, {"itm_ids": made["ids"], "itm_mask": made["text_mask"]})
+    )
+    assert out["itc"] == other["itc"]
+    assert out["itm"] != other["itm"]
+    assert not negatives[0].has_image.any()  # every text is true of every image
+    with pytest.raises(ValueError, match="itm_captions needs equal_texts"):
+        tiny_task(itm_captions=0.5)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])

@@ -51,7 +51,10 @@ REWORDED: tuple[tuple[str, list[str]], ...] = (
         "two apples left of a key",
         ["two apples to the left of a key", "two apples on the left and a key on the right"],
     ),
-    ("a fox at the top and a bus at the bottom", ["a fox above a bus", "a fox over a bus"]),
+    (
+        "a fox at the top and a bus at the bottom",
+        ["a fox above a bus", "a fox above and a bus below", "a fox over a bus"],
+    ),
     ("only three frogs", ["three frogs and nothing else"]),
     ("a kid on an airplane", ["a kid on a plane", "a child on an airplane"]),
     ("A couch.", ["A sofa."]),
