@@ -38,7 +38,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def measure(command: list[str]) -> Any:
         with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", command[2:])
+            patch.setattr(sys, "argv", command[-3:])  # module, facts, result
             judge.main()
         return mock.Mock(returncode=0)
 
