@@ -108,48 +108,61 @@ _SIDES: dict[Relation, tuple[str, str]] = {
 }  # fmt: skip
 # As often as "left" and "right", "above" and "below" must be in captions to be learned as well.
 _SIMPLE_SIDES = _SIDES | {"above": ("above", "below"), "below": ("below", "above")}
-Frames = Mapping[int, Sequence[str]]
-"""Frames of captions, by number of groups."""
-# {where} is the position of {a} relative to {b}; {side} and {other} are the sides with {a} and {b}.
-FRAMES: Frames = {
-    1: ("only {a}", "{a} and nothing else", "nothing but {a}", "{a} alone"),
-    2: (
-        "{a} {where} {b}",
-        "{a} {side} and {b} {other}",
-        "there {is} {a} {where} {b}",
-        "{where} {b} {is} {a}",
-        "{a} {is} {where} {b}",
-        "{side} {a}, {other} {b}",
-        "a picture of {a} {where} {b}",
-        "we see {a} {where} {b}",
-        "this shows {a} {where} {b}",
-        "here {is} {a} {where} {b}",
-        "you can find {a} {where} {b}",
-    ),
-}
-SIMPLE: Frames = {groups: frames[:2] for groups, frames in FRAMES.items()}
-"""The first frames, which can be part of a sentence. With them, :func:`caption` uses one word for
-each position and each count."""
-HELD_OUT_FRAMES: Frames = {
-    1: ("just {a}",),
-    2: (
-        "{where} {b} you see {a}",
-        "{b} with {a} {side}",
-        "{side} there {is} {a} and {other} {b}",
-        "we can find {a} {where} {b} in this picture",
-    ),
-}
-"""Frames of captions that no training caption has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """The words of captions.
+
+    Attributes:
+        frames: frames of captions, by number of groups. ``{where}`` is the position of ``{a}``
+            relative to ``{b}``; ``{side}`` and ``{other}`` are the sides with ``{a}`` and ``{b}``.
+        is_varied: whether there are several words for each position and each count.
+    """
+
+    frames: Mapping[int, Sequence[str]]
+    is_varied: bool = True
+
+
+FREE = Wording(
+    {
+        1: ("only {a}", "{a} and nothing else", "nothing but {a}", "{a} alone"),
+        2: (
+            "{a} {where} {b}",
+            "{a} {side} and {b} {other}",
+            "there {is} {a} {where} {b}",
+            "{where} {b} {is} {a}",
+            "{a} {is} {where} {b}",
+            "{side} {a}, {other} {b}",
+            "a picture of {a} {where} {b}",
+            "we see {a} {where} {b}",
+            "this shows {a} {where} {b}",
+            "here {is} {a} {where} {b}",
+            "you can find {a} {where} {b}",
+        ),
+    }
+)
+SIMPLE = Wording({groups: frames[:2] for groups, frames in FREE.frames.items()}, is_varied=False)
+"""The first two frames of FREE. Their captions can be part of a sentence."""
+HELD_OUT_WORDING = Wording(
+    {
+        1: ("just {a}",),
+        2: (
+            "{where} {b} you see {a}",
+            "{b} with {a} {side}",
+            "{side} there {is} {a} and {other} {b}",
+            "we can find {a} {where} {b} in this picture",
+        ),
+    }
+)
+"""Frames that no training caption has."""
 _SHORT = ("{a}", "a picture of {a}", "there {is} {a}")
-_REWORDED = 6  # captions drawn with any of FRAMES
+_REWORDED = 6  # captions with the wording FREE
 _DIGITS, _ONE = 0.1, 0.1  # shares of counts that are written as digits, and of "one" for "a"
 
 
 def caption(
-    scene: Scene,
-    names: Mapping[str, Thing],
-    rng: random.Random,
-    frames: Frames,
+    scene: Scene, names: Mapping[str, Thing], rng: random.Random, wording: Wording
 ) -> tuple[str, Claim]:
     """Return a random caption that is true of ``scene`` and of no scene that shows more.
 
@@ -158,14 +171,13 @@ def caption(
     # Squares make the first frames and words the most frequent.
     frame, which, turned = rng.random() ** 2, rng.random() ** 2, rng.random()
     side = scene.turned() if scene.relation and turned < 0.5 else scene
-    is_simple = frames is SIMPLE
-    words = [phrase(group, names, None if is_simple else rng) for group in side.groups]
+    words = [phrase(group, names, rng if wording.is_varied else None) for group in side.groups]
     parts = dict(zip("ab", words, strict=False)) | {"is": _is(side.groups[0])}
     if side.relation:
-        parts["where"] = _choice(_WHERE[side.relation], 0.0 if is_simple else which)
-        sides = _SIMPLE_SIDES if is_simple else _SIDES
+        parts["where"] = _choice(_WHERE[side.relation], which if wording.is_varied else 0.0)
+        sides = _SIDES if wording.is_varied else _SIMPLE_SIDES
         parts["side"], parts["other"] = sides[side.relation]
-    text = _choice(frames[len(side.groups)], frame).format(**parts)
+    text = _choice(wording.frames[len(side.groups)], frame).format(**parts)
     return text, Claim(side.groups, side.relation, only=side.relation is None)
 
 
@@ -180,7 +192,7 @@ def itm_captions(scene: Scene, names: Mapping[str, Thing], rng: random.Random) -
     for group in scene.groups:
         yield from short_captions(group, names)
     for _ in range(_REWORDED):
-        yield caption(scene, names, rng, FRAMES)[0]
+        yield caption(scene, names, rng, FREE)[0]
 
 
 def phrase(group: Group, names: Mapping[str, Thing], rng: random.Random | None = None) -> str:

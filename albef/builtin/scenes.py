@@ -96,8 +96,9 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
                 captions, noise = _training_captions(studio, scene, config, rng)
             else:  # the two captions of a pair have the same wording
                 alike = random.Random(f"{seed} captions {split} {extra.get('pair', number)}")
-                frames = describe.HELD_OUT_FRAMES if split == "wordings" else describe.SIMPLE
-                captions = (describe.caption(scene, studio.names | studio.novel, alike, frames)[0],)
+                of_split = describe.HELD_OUT_WORDING if split == "wordings" else describe.SIMPLE
+                names = studio.names | studio.novel
+                captions = (describe.caption(scene, names, alike, of_split)[0],)
             ground = grounds.HELD_OUT if split == "grounds" else "light"
             if split == "train":
                 ground = grounds.trained(rng, config.varied)

@@ -58,8 +58,8 @@ def scenes(draw: st.DrawFn) -> Scene:
 def test_a_caption_is_true_of_its_scene_and_of_no_other(
     scene: Scene, other: Scene, rng: random.Random
 ) -> None:
-    for frames in (describe.SIMPLE, describe.FRAMES, describe.HELD_OUT_FRAMES):
-        text, claim = describe.caption(scene, THINGS, rng, frames)
+    for wording in (describe.SIMPLE, describe.FREE, describe.HELD_OUT_WORDING):
+        text, claim = describe.caption(scene, THINGS, rng, wording)
         read = parse(text)
         assert read.only == claim.only
         assert read.groups == Scene(claim.groups, claim.relation).canonical().groups
@@ -88,8 +88,8 @@ def test_captions_have_many_forms_and_held_out_ones_are_others() -> None:
     scene = Scene((Group("squid", 1), Group("apple", 2)), "left")
     rng = random.Random(1)
     forms = [
-        {describe.caption(scene, THINGS, rng, frames)[0] for _ in range(500)}
-        for frames in (describe.FRAMES, describe.HELD_OUT_FRAMES)
+        {describe.caption(scene, THINGS, rng, wording)[0] for _ in range(500)}
+        for wording in (describe.FREE, describe.HELD_OUT_WORDING)
     ]
     assert len(forms[0]) > 100
     assert not forms[0] & forms[1]
@@ -124,7 +124,7 @@ def test_a_changed_scene_differs_in_that_one_thing(scene: Scene, change: str) ->
             assert (names[0] == names[1]) == (change == "count")
             assert scene.relation == other.relation
             assert sum(a != b for a, b in zip(scene.groups, other.groups, strict=True)) == 1
-        _, claim = describe.caption(other, THINGS, random.Random(1), describe.FRAMES)
+        _, claim = describe.caption(other, THINGS, random.Random(1), describe.FREE)
         assert not true_of(claim, scene)
 
 
