@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from albef.loading.reading import Batch
+from albef.losses.mlm import IGNORED
 from albef.models import kernels, vision
 from albef.models.albef import ALBEF
 from albef.models.bert import attention_bias
@@ -24,7 +26,6 @@ from albef.tasks.pretraining import Task
 from albef.training.speed import Speed
 from tests.conftest import tiny_model
 from tests.original import vocabulary
-from tests.tasks.test_pretraining import batch
 from tests.tasks.test_pretraining_parity import config
 
 
@@ -78,6 +79,25 @@ def test_recomputed_blocks_take_the_same_kernel_as_before(monkeypatch: pytest.Mo
         states = encoder(torch.randn(2, 3, 16, 16))
     states.float().square().sum().backward()  # torch compares what is computed again
     assert all(p.grad is not None for p in encoder.parameters())
+
+
+def batch(size: int, side: int, length: int, vocab: int, masked: int) -> Batch:
+    """Texts of several lengths with at most ``masked`` masked tokens."""
+    ids = torch.randint(5, vocab, (size, length))
+    mask = torch.ones_like(ids)
+    for row in range(size):
+        mask[row, length - row % 3 :] = 0
+    positions = torch.stack([torch.randperm(length - 3)[:masked] + 1 for _ in range(size)])
+    labels = ids.gather(1, positions)
+    labels[0, 1:] = IGNORED
+    return {
+        "image": torch.randn(size, 3, side, side),
+        "ids": ids * mask,
+        "text_mask": mask,
+        "masked_ids": ids.scatter(1, positions, 4) * mask,
+        "mlm_positions": positions,
+        "mlm_labels": labels,
+    }
 
 
 def test_selecting_keys_and_values_is_exact_with_gradient_and_without() -> None:
