@@ -271,7 +271,7 @@ def test_unusual_tensors_are_named(save: Save, vocabulary: Path) -> None:
         ({"visual_encoder_m.pos_embed": torch.zeros(1, 7, 48)}, "of another shape: model_m"),
         ({"idx_queue": torch.zeros((), dtype=torch.int64)}, "of another shape: queue.ids"),
         ({"image_queue": torch.zeros(16)}, "of another shape: queue.image"),
-        ({"\x1b[31mred": torch.zeros(1)}, r"left over: '\\x1b\[31mred'"),
+        ({"\x1b[31mred": torch.zeros(1)}, r"left over: \\u001b\[31mred"),
     ):
         with pytest.raises(CheckpointError, match=message):
             import_original(save(state | change), tokenizer=vocabulary, heads=HEADS)

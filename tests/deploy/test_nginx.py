@@ -31,7 +31,7 @@ def proxied(export: Path, folder: Path, **changed: str) -> Iterator[int]:
         text = re.sub("127.0.0.1:808[12]", f"127.0.0.1:{server.port}", CONFIG)
         text = text.replace("127.0.0.1:8080", f"127.0.0.1:{port}")
         for directive, value in changed.items():
-            text, count = re.subn(rf"({directive}) [^;]*;", rf"\1 {value};", text)
+            text, count = re.subn(rf"(?m)^( *{directive}) [^;]*;", rf"\1 {value};", text)
             assert count == 1
         (folder / "nginx.conf").write_text(text)
         command = ["nginx", "-c", f"{folder / 'nginx.conf'}", "-p", f"{folder}", "-e", "stderr"]
