@@ -18,8 +18,8 @@ from albef.distributed import joined, world
 from albef.loading.reading import Part
 from tests.conftest import CAPTIONS, KINDS, free_port, tiny_task
 from tests.data import toy
+from tests.tasks import random_batch
 from tests.tasks.test_predict_exported import records_of
-from tests.tasks.test_pretraining import batch
 from tests.training import toy_training
 from tests.training.test_loop import curves
 
@@ -197,7 +197,7 @@ def test_many_processes_exchange_gradients_and_features_alone(size: int) -> None
 
         model.register_comm_hook(None, reduce)  # this group's own has no result
         task.begin_step()
-        outputs = model(batch(4, 48, 12, 211, 3), 1.0)
+        outputs = model(random_batch(4, 48, 12, 211, 3), 1.0)
         outputs["loss"].backward()
         with Gathered() as exchanged:
             gathered = world().all_gather([{n: t.detach() for n, t in outputs.items()}])

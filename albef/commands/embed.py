@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 import typer
 
 from albef import runtime
-from albef.data.image_decoding import IMAGE_SUFFIXES, ImageError, decode, is_image_name
+from albef.data.image_decoding import ImageError, decode
+from albef.data.image_formats import IMAGE_SUFFIXES, is_image_name
 from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.io import atomic

@@ -5,11 +5,9 @@ module that opens an image of unknown origin: training, evaluation, serving and 
 """
 
 import contextlib
-import importlib.util
 import io
 import itertools
 import math
-import os
 import re
 import struct
 import warnings
@@ -19,17 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from albef.data.image_formats import FORMATS, HAS_HEIC
 from albef.data.rejection import Reason, RowError
 
 # It warns once for each of the 65,535 tags that damaged EXIF may have.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-_HAS_HEIC = importlib.util.find_spec("pillow_heif") is not None
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", *["HEIF"] * _HAS_HEIC)
-"""Formats that are opened, recognized by their bytes; other decoders are never reached. HEIC needs
-the extra ``heic``."""
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif")
-"""Suffixes of images; if a sample has several images, the first suffix in this order is used."""
-if _HAS_HEIC:
+if HAS_HEIC:
     import pillow_heif
 
     pillow_heif.register_heif_opener()
@@ -106,18 +99,13 @@ def opened(
         raise ImageError(f"{name} is too large; {most}", Reason.TOO_MANY_PIXELS) from None
     except UnidentifiedImageError:
         start = f"it starts with {image[:16]!r}" if image else "the file is empty"
-        if image[4:8] == b"ftyp" and not _HAS_HEIC:
+        if image[4:8] == b"ftyp" and not HAS_HEIC:
             start += "; HEIC needs `pip install albef-pipeline[heic]`"
         detail = f"{name} cannot be decoded: {start}; supported: {', '.join(formats)}"
         raise ImageError(detail, Reason.NO_IMAGE) from None
     except Exception as error:  # Pillow's decoders raise many kinds of errors on damaged bytes.
         message = str(error) or type(error).__name__
         raise ImageError(f"{name} cannot be decoded: {message}") from None
-
-
-def is_image_name(name: str) -> bool:
-    """Return whether a file is an image by its suffix."""
-    return os.path.splitext(name)[1].lower().removeprefix(".") in IMAGE_SUFFIXES
 
 
 def decode(image: bytes, key: str = "") -> Image.Image:

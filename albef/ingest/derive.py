@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from albef.config import ParamsError
-from albef.data.image_decoding import is_image_name
+from albef.data.image_formats import is_image_name
 from albef.data.tar import Member, members
 from albef.ingest.sources import karpathy, tables, webdataset
 from albef.ingest.sources.folder import text_beside

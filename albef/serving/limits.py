@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from albef.data.image_decoding import FORMATS
+from albef.data.image_formats import FORMATS
 
 MIB = 2**20
 # Maximum numbers in a request, unless stated otherwise:

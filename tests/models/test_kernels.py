@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from albef.loading.reading import Batch
-from albef.losses.mlm import IGNORED
 from albef.models import kernels, vision
 from albef.models.albef import ALBEF
 from albef.models.bert import attention_bias
@@ -26,6 +24,7 @@ from albef.tasks.pretraining import Task
 from albef.training.speed import Speed
 from tests.conftest import tiny_model
 from tests.original import vocabulary
+from tests.tasks import random_batch
 from tests.tasks.test_pretraining_parity import config
 
 
@@ -81,25 +80,6 @@ def test_recomputed_blocks_take_the_same_kernel_as_before(monkeypatch: pytest.Mo
     assert all(p.grad is not None for p in encoder.parameters())
 
 
-def batch(size: int, side: int, length: int, vocab: int, masked: int) -> Batch:
-    """Texts of several lengths with at most ``masked`` masked tokens."""
-    ids = torch.randint(5, vocab, (size, length))
-    mask = torch.ones_like(ids)
-    for row in range(size):
-        mask[row, length - row % 3 :] = 0
-    positions = torch.stack([torch.randperm(length - 3)[:masked] + 1 for _ in range(size)])
-    labels = ids.gather(1, positions)
-    labels[0, 1:] = IGNORED
-    return {
-        "image": torch.randn(size, 3, side, side),
-        "ids": ids * mask,
-        "text_mask": mask,
-        "masked_ids": ids.scatter(1, positions, 4) * mask,
-        "mlm_positions": positions,
-        "mlm_labels": labels,
-    }
-
-
 def test_selecting_keys_and_values_is_exact_with_gradient_and_without() -> None:
     key, value = heads(4, 2, 5, 3), heads(4, 2, 5, 3)
     index = torch.tensor([2, 0, 2, 3, 1, 1])
@@ -119,7 +99,7 @@ def test_losses_and_gradients_are_the_same_and_less_is_kept() -> None:
     model = values.model.model_copy(update={"text": text})
     torch.manual_seed(0)
     task = Task(values.model_copy(update={"model": model}), vocabulary()).train()
-    given = batch(4, 48, 12, 211, 3)
+    given = random_batch(4, 48, 12, 211, 3)
     found: list[Any] = []
     kept: list[int] = []
     for on in (False, True):
@@ -193,7 +173,7 @@ def test_changing_lengths_compile_a_block_at_most_twice() -> None:
     graphs: list[int] = []
     for length in (12, 9, 10, 7, 11, 8, 12):
         task.zero_grad()
-        task(batch(4, 48, length, 211, 3), 1.0)["loss"].backward()
+        task(random_batch(4, 48, length, 211, 3), 1.0)["loss"].backward()
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert graphs[0] < graphs[1] <= 2 * graphs[0], "the image encoder has one length"
     assert set(graphs[2:]) == {graphs[1]}
@@ -216,7 +196,7 @@ def test_a_step_compiled_to_kernels_equals_the_plain_one() -> None:
             compile_blocks(task, fullgraph=True)
         tasks.append(task)
     for length in (12, 9):
-        given = batch(4, 48, length, 211, 3)
+        given = random_batch(4, 48, length, 211, 3)
         found: list[Any] = []
         for task in tasks:
             torch.manual_seed(1)

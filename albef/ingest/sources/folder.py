@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from albef.config import ParamsError
-from albef.data.image_decoding import IMAGE_SUFFIXES, is_image_name
+from albef.data.image_formats import IMAGE_SUFFIXES, is_image_name
 from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest.sources.rows import (

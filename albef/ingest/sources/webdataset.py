@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from albef.config import ParamsError
-from albef.data.image_decoding import IMAGE_SUFFIXES
+from albef.data.image_formats import IMAGE_SUFFIXES
 from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection, RowError
 from albef.data.tar import Damage, Member, members

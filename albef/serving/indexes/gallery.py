@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from albef.data.image_decoding import is_image_name
+from albef.data.image_formats import is_image_name
 from albef.serving.engine import Engine
 from albef.serving.errors import ApiError
 from albef.serving.indexes.index import About, Index
