@@ -14,8 +14,8 @@ from albef.cli import main
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "prefect", "dvc", "timm", "numpy", "pandas", "rich", "fastapi")
 COMMANDS = {
-    "": "run status params compare ablate accept release fetch verify data find ask explain embed "
-    "submit import hub lineage serve site",
+    "": "run status params plan compare ablate accept release fetch verify data find ask explain "
+    "embed submit import hub lineage serve site",
     "data": "check accept page",
 }
 """Commands by what stands before them."""

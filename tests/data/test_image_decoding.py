@@ -72,7 +72,7 @@ def test_formats_of_scanners_and_phones(form: str) -> None:
 
 
 def test_heic_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_decoding, "_HAS_HEIC", False)
+    monkeypatch.setattr(image_decoding, "HAS_HEIC", False)
     with pytest.raises(ImageError, match=r"albef-pipeline\[heic\]"):
         decode(b"\0\0\0\x20ftypheic" + bytes(64))
 
