@@ -114,8 +114,9 @@ def plan(
 ) -> int:
     """Estimate memory, largest micro_batch_size and time of trainings on GPUs, without a GPU.
 
-    Texts count as 30 words. Times are of training steps, without evaluation. The default peak is
-    that of an NVIDIA A10 in bfloat16. The exit code is 1 if a training does not fit.
+    Texts count as 30 words. Times are of training steps on all GPUs, without evaluation. The
+    default peak is that of an NVIDIA A10 in bfloat16. The exit code is 1 if a training does not
+    fit.
 
     Example: albef plan single-gpu --gpu 24 --rows web=1300000
     """

@@ -59,14 +59,17 @@ class Live(TorchDispatchMode):
         self._device, self._sizes = device, dict[int, int]()
         self.now = self.peak = 0
 
-    def add(self, tensor: Tensor) -> None:
-        """Count the memory of a tensor until it is freed."""
-        storage = tensor.untyped_storage()
-        if tensor.device == self._device and storage._cdata not in self._sizes:
-            self._sizes[storage._cdata] = storage.nbytes()
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._remove, storage._cdata)
+    def add(self, tree: Any) -> None:
+        """Count the memory of each tensor in nested containers until it is freed."""
+        for tensor in tree_leaves(tree):
+            if not isinstance(tensor, Tensor) or tensor.device != self._device:
+                continue
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self._sizes:
+                self._sizes[storage._cdata] = storage.nbytes()
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._remove, storage._cdata)
 
     def _remove(self, key: int) -> None:
         self.now -= self._sizes.pop(key)
@@ -75,9 +78,7 @@ class Live(TorchDispatchMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self.add(tensor)
+        self.add(result)
         return result
 
 
@@ -153,23 +154,16 @@ class Training:
 
         ``keep_gradients`` counts the gradients of an earlier micro-batch, or of another process.
         """
-        trainer, live = self.trainer, Live(self.trainer.setup.device)
-        gradients = {p: p.grad for p in self.task.parameters() if p.grad is not None}
-        trainer.optimizer.zero_grad()
-        held = itertools.chain(self.task.parameters(), self.task.buffers())
-        for tensor in (*held, *tree_leaves(dict(trainer.optimizer.state))):
-            if isinstance(tensor, Tensor):
-                live.add(tensor)
+        optimizer, live = self.trainer.optimizer, Live(self.trainer.setup.device)
+        parameters = [*self.task.parameters()]
+        live.add([parameters, [*self.task.buffers()], dict(optimizer.state)])
         state = live.now
         if keep_gradients:
-            for parameter, gradient in gradients.items():
-                parameter.grad = gradient
-                live.add(gradient)
-            trainer.optimizer.zero_grad = lambda: None  # type: ignore[method-assign, assignment, misc]
-        del gradients
+            live.add([parameter.grad for parameter in parameters])
+            optimizer.zero_grad = lambda: None  # type: ignore[method-assign, assignment, misc]
         with live, FlopCounterMode(display=False) as counter:
             self.step(size)
-        trainer.optimizer.__dict__.pop("zero_grad", None)
+        optimizer.__dict__.pop("zero_grad", None)
         return Need(state, live.peak, counter.get_total_flops())
 
 
@@ -199,8 +193,11 @@ class Trainings:
 
     def largest(self, name: str, limit: int) -> int | None:
         """Return the largest micro-batch that needs at most ``limit`` bytes; None if none does."""
-        sizes = self.sizes(name)
-        fitting = bisect_right(sizes, limit, key=lambda size: self.need(name, size).peak)
+        sizes, own = self.sizes(name), self.configs[name].micro_batch_size
+        at = bisect_right(sizes, own)
+        fits = self.need(name, own).peak <= limit  # known already: it halves the search
+        bounds = (at, len(sizes)) if fits else (0, at)
+        fitting = bisect_right(sizes, limit, *bounds, key=lambda size: self.need(name, size).peak)
         return sizes[fitting - 1] if fitting else None
 
     def _need(self, name: str, size: int) -> Need:
@@ -261,7 +258,7 @@ def _without_ranges(config: Any) -> Any:
 
 @dataclass(frozen=True)
 class Gpus:
-    """The GPUs of a plan: their number, memory in GiB, and speed in FLOP/s."""
+    """The GPUs of a plan: their number, and the memory in GiB and speed in FLOP/s of each."""
 
     number: int
     gib: float
@@ -284,16 +281,17 @@ def main(path: Path, gpus: Gpus, rows: Sequence[str]) -> int:
     trainings = Trainings(params, gpus.number)
     print(f"| {' | '.join(_COLUMNS)} |\n{'|---' * len(_COLUMNS)}|")
     for name, config in trainings.configs.items():
-        need = trainings.need(name, config.micro_batch_size)
-        fits, largest = need.peak <= gpus.limit, trainings.largest(name, gpus.limit)
-        flops = need.flops / config.micro_batch_size
+        size = config.micro_batch_size
+        need, largest = trainings.need(name, size), trainings.largest(name, gpus.limit)
+        fits = need.peak <= gpus.limit and config.global_batch_size % (size * gpus.number) == 0
+        flops, speed = need.flops / size, gpus.number * gpus.flops
         count = counts.get(config.dataset) or _rows(params, config.dataset)
-        days = flops * count * config.epochs / gpus.flops / 86400
+        days = flops * count * config.epochs / speed / 86400
         cells = (
-            *(name, config.micro_batch_size, largest or "none"),
-            *(f"{size / 2**30 + RESERVED_GIB:.1f}" for size in (need.state, need.peak)),
+            *(name, size, largest or "none"),
+            *(f"{used / 2**30 + RESERVED_GIB:.1f}" for used in (need.state, need.peak)),
             *("yes" if fits else "no", f"{flops * config.global_batch_size / 1e12:.3g}"),
-            *(f"{flops * 1e6 / gpus.flops / 3600:.2g}", f"{days:.2g}" if count else "?"),
+            *(f"{flops * 1e6 / speed / 3600:.2g}", f"{days:.2g}" if count else "?"),
         )
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
         all_fit &= fits

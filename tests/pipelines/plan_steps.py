@@ -66,6 +66,7 @@ def test_the_plan_is_a_table_that_says_what_fits(
 
     assert main(Path(), Gpus(1, 1.0, 1e12), []) == 1
     assert "| none |" in capsys.readouterr().out
+    assert main(Path(), Gpus(3, 99.0, 1e12), []) == 1, "the batch is not for three GPUs"
     for item, problem in (("web", "NAME=COUNT"), ("wob=3", "web")):
         with pytest.raises(ParamsError, match=problem):
             main(Path(), Gpus(1, 1.0, 1e12), [item])
