@@ -90,7 +90,7 @@ class Check:
 
 def tests(check: Check) -> None:
     """The tests of a GPU; a training that runs twice, and one that resumes, with equal bytes."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", NAMED]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", NAMED]
     device = {"ALBEF_TEST_DEVICE": check.device.type, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     done = subprocess.run(
         [*command, *TESTS], env=os.environ | device, capture_output=True, text=True
