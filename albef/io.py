@@ -12,18 +12,13 @@ import json
 import multiprocessing
 import os
 import re
-import resource
 import shutil
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar
-
-Item = TypeVar("Item")
+from typing import IO, Any
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a full disk, which name no file."""
@@ -239,93 +234,6 @@ def call_after(lasts: Callable[[], bool], call: Callable[[], object]) -> None:
         call()
 
     threading.Thread(target=watch, daemon=True, name="call-after").start()
-
-
-class KilledError(Exception):
-    """Error for a call whose process ended; ``too_long`` if it took too much processor time."""
-
-    def __init__(self, code: int | None, seconds: float) -> None:
-        self.too_long = code == -signal.SIGPROF
-        end = f"took more than {seconds:g} s of processor time" if self.too_long else "crashed"
-        super().__init__(f"{end} (exit code {code})")
-
-
-class Worker:
-    """Process for calls on bytes from outside. If it ends, the next call starts another one.
-
-    Args:
-        seconds: processor time for each item of a call. The kernel counts it, so other load of the
-            machine does not matter.
-        memory: bytes that a call may allocate before it raises MemoryError; None sets no limit.
-    """
-
-    def __init__(self, seconds: float, memory: int | None = None) -> None:
-        self._seconds, self._memory = seconds, memory
-        self._start()
-
-    def _start(self) -> None:
-        spawn = multiprocessing.get_context("spawn")  # A fork is not safe beside threads.
-        self._pipe, other = spawn.Pipe()
-        limits = self._seconds, self._memory
-        self._process = spawn.Process(target=_work, args=(other, *limits), daemon=True)
-        self._process.start()
-        other.close()  # If the process ends, so does the pipe.
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.join()
-        self._pipe.close()
-
-    def run(self, call: Callable[..., Iterable[Item]], *args: object) -> Iterator[Item]:
-        """Yield the items of ``call(*args)``, which the process computes.
-
-        Raises:
-            KilledError: the process ended.
-            Exception: the call raised it.
-        """
-        if self._pipe.closed:
-            self._start()
-        result: Any = ()
-        try:
-            self._pipe.send((call, args))
-            while isinstance(result := self._pipe.recv(), tuple):
-                yield result[0]
-        except (EOFError, OSError):  # It may end within an item.
-            self._process.join()
-            raise KilledError(self._process.exitcode, self._seconds) from None
-        finally:
-            if isinstance(result, tuple):  # The call has not ended.
-                self.close()
-        if result is not None:
-            raise result
-
-
-def _work(pipe: Connection, seconds: float, memory: int | None) -> None:
-    """Send the items of each call as tuples, then None or the error that ended the call."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent decides.
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            call, args = pipe.recv()
-            if memory is not None:
-                _, hard = resource.getrlimit(resource.RLIMIT_AS)
-                used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-                resource.setrlimit(resource.RLIMIT_AS, (used + memory, hard))
-            result: Exception | None = None
-            try:
-                limit_processor(seconds)
-                for item in call(*args):
-                    pipe.send((item,))
-                    limit_processor(seconds)
-            except Exception as error:
-                result = error
-            limit_processor(0)
-            pipe.send(result)
-
-
-def limit_processor(seconds: float) -> None:
-    """End this process after some seconds of processor time from now; 0 removes the limit."""
-    signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def dying_with_parent(command: Sequence[str], signal: str = "KILL") -> list[str]:

@@ -48,6 +48,7 @@ def main() -> None:
     os.environ["ALBEF_TOKENS"] = ",".join(TOKENS)
     more = [*map(str, options.exports[1:]), "--threads", "1"]
     more += ["--port", "8081"] if options.proxy else []
+    requests = _requests()
     with serve(options.exports[0], *more, token=TOKENS[0]) as server:
         port, process = options.proxy or server.port, psutil.Process(server.pid)
         print("| load | answers/s | median ms | p99 ms | failed | CPU s of the server | MiB |")
@@ -55,7 +56,7 @@ def main() -> None:
         for name, attacks in (("quiet", []), ("attacked", options.only), ("after", [])):
             before = sum(process.cpu_times()[:4])
             with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-                loads = [load for kind in attacks for load in _requests().get(kind, [])]
+                loads = [load for kind in attacks for load in requests.get(kind, [])]
                 attacking = pool.submit(attack, port, loads, 3 in attacks, options.seconds + 2)
                 time.sleep(2 * bool(attacks))
                 client = pool.submit(_ask, port, options.seconds).result()

@@ -165,7 +165,7 @@ def test_the_gate_of_a_release_leaves_every_stage_fresh() -> None:
 
 
 FLOORS = (
-    "config", "io", "layout", "cluster", "run_record",
+    "config", "io", "worker", "layout", "cluster", "run_record",
     "data", "preprocessing", "builtin", "ingest", "validation",
     "distributed", "losses", "models", "loading", "tasks", "training", "search", "evaluation",
     "runtime", "export", "curation", "serving", "lineage", "release", "report", "commands", "cli",

@@ -1,9 +1,7 @@
 """Files that are written whole or not at all, and locks that die with their holder."""
 
 import errno
-import itertools
 import logging
-import os
 import resource
 import subprocess
 import sys
@@ -14,9 +12,7 @@ import pytest
 from rich.console import Console
 
 from albef.io import (
-    KilledError,
     LockedError,
-    Worker,
     atomic,
     dying_with_parent,
     holder_of,
@@ -136,27 +132,3 @@ def test_a_file_system_without_locks_is_named(
     for call in (lambda: lock(path).__enter__(), lambda: holder_of(path)):
         with pytest.raises(OSError, match=rf"cannot lock {path}: No locks .* file system with"):
             call()
-
-
-def test_a_process_for_hostile_bytes_ends_alone_and_is_replaced() -> None:
-    worker = Worker(60, memory=2**28)
-    try:
-        assert list(worker.run(range, 9)) == [*range(9)]
-        with pytest.raises(ValueError, match="invalid literal"):
-            list(worker.run(int, "a"))
-        with pytest.raises(MemoryError):
-            list(worker.run(bytearray, 2**30))
-        with pytest.raises(KilledError, match="exit code 3"):
-            list(worker.run(os._exit, 3))
-        assert next(worker.run(range, 9)) == 0
-        assert list(worker.run(range, 2)) == [0, 1]
-    finally:
-        worker.close()
-
-
-def test_processor_time_of_a_call_is_bounded() -> None:
-    worker = Worker(0.01)
-    with pytest.raises(KilledError, match=r"more than 0\.01 s of processor") as caught:
-        list(worker.run(filter, None, itertools.repeat(0)))
-    assert caught.value.too_long
-    worker.close()

@@ -10,8 +10,9 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection
 from albef.ingest.prepare import Prepared, Rules, prepare
-from albef.io import KilledError, Worker, die_with_parent, limit_processor
+from albef.io import die_with_parent
 from albef.layout import Engine
+from albef.worker import KilledError, Worker, limit_processor
 
 NumberedRow = tuple[int, Record | Rejection]
 """Row with its position in its source."""

@@ -116,7 +116,6 @@ def _middleware(
     open_paths = frozenset(
         {"/openapi.json", *(each.path for router in public for each in router.routes)}  # type: ignore[attr-defined]
     )
-    clients = len(options.tokens) or 1
     # A page can read an error response only with these headers, so CORS is outermost.
     cors = Middleware(Cors, **_CORS, allow_origins=options.origins)
     return [
@@ -125,7 +124,7 @@ def _middleware(
         Middleware(Tokens, options.tokens, exempt=open_paths)
         if options.tokens
         else Middleware(Hosts, options.hosts, options.origins, exempt=PROBES),
-        Middleware(Admission, options.limits, metrics, clients, exempt=open_paths | {METRICS}),
+        Middleware(Admission, options.limits, metrics, exempt=open_paths | {METRICS}),
         Middleware(Current, follower),
     ]
 

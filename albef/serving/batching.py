@@ -4,15 +4,18 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from albef.serving.errors import ApiError
-from albef.serving.limits import Limits
+from albef.serving.limits import BEST, Limits
 from albef.serving.metrics import Metrics
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+CLIENT: ContextVar[str] = ContextVar("client", default="")
+"""The client of the current request; empty for the server's own work."""
 _PADDING = 1.5  # Maximum ratio of a batch's tokens with padding to its tokens without.
 _RECENT = 0.2  # Weight of the last batch in the running mean of seconds per item.
 
@@ -25,6 +28,7 @@ class _Waiting(Generic[Item, Result]):
     length: int
     since: float
     result: "asyncio.Future[Result]"
+    client: str
 
 
 class Batcher(Generic[Item, Result]):
@@ -76,9 +80,10 @@ class Batcher(Generic[Item, Result]):
 
     def check_room(self, count: int) -> None:
         """Raise ApiError 429 if the queue has no room for ``count`` items, or no time."""
-        waiting = len(self._queue)
-        delay = waiting * self._pace
-        if waiting + count > self._limits.queue or delay > self._limits.seconds:
+        client, most = CLIENT.get(), self._limits.share(self._limits.queue, BEST)
+        waiting, own = len(self._queue), sum(entry.client == client for entry in self._queue)
+        delay, is_full = waiting * self._pace, waiting + count > self._limits.queue
+        if is_full or own + count > most or delay > self._limits.seconds:
             self._metrics.refused.labels("queue").inc()
             raise ApiError(429, f"{waiting} items wait for step {self._step!r}; retry later", delay)
 
@@ -89,9 +94,9 @@ class Batcher(Generic[Item, Result]):
         """
         self.check_room(len(items))
         loop = asyncio.get_running_loop()
-        now = loop.time()
+        now, client = loop.time(), CLIENT.get()
         waiting: list[_Waiting[Item, Result]] = [
-            _Waiting(item, self._length(item), now, loop.create_future()) for item in items
+            _Waiting(item, self._length(item), now, loop.create_future(), client) for item in items
         ]
         self._set_queue(self._queue + waiting)
         try:

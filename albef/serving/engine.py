@@ -18,17 +18,17 @@ from PIL import Image
 from albef.data.boxes import Box
 from albef.data.image_decoding import ImageError
 from albef.data.rejection import Reason
-from albef.io import KilledError, Worker
 from albef.preprocessing.transforms import Bounds, Square, squares
 from albef.preprocessing.zero_shot import prompts
 from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
 from albef.runtime.matching import Grounded
 from albef.runtime.model import Floats, batches
+from albef.serving.batching import CLIENT
 from albef.serving.errors import ApiError
 from albef.serving.indexes.reader import IndexReader
 from albef.serving.indexes.store import GALLERY, Store
-from albef.serving.limits import SIDE, Limits, Options
+from albef.serving.limits import BEST, SIDE, Limits, Options
 from albef.serving.metrics import Metrics
 from albef.serving.model_queues import (
     EncodedImage,
@@ -38,6 +38,7 @@ from albef.serving.model_queues import (
     Pixels,
     probability,
 )
+from albef.worker import KilledError, Worker
 
 T = TypeVar("T")
 _DECODERS = 2  # Processes that decode; one more than computes keeps a batch ready.
@@ -48,8 +49,6 @@ _READERS = 2  # Threads that read and write the indexes.
 log = logging.getLogger("albef")
 ENGINE: ContextVar["Engine"] = ContextVar("engine")
 """The engine of the current request. A request keeps the engine that it started with."""
-CLIENT: ContextVar[str] = ContextVar("client", default="")
-"""The client of the current request; empty for the server's own work."""
 
 
 def current() -> "Engine":
@@ -82,7 +81,10 @@ class Decoders:
 
     def check_room(self, count: int) -> None:
         """Raise ApiError 429 if the queue has no room for ``count`` images."""
-        if self._waiting + count > self._limits.queue:
+        most = self._limits.share(self._limits.queue, BEST)
+        with self._lock:
+            own = len(self._lines.get(CLIENT.get(), ()))
+        if self._waiting + count > self._limits.queue or own + count > most:
             self._metrics.refused.labels("queue").inc()
             raise ApiError(429, f"{self._waiting} images wait for a decoder; retry after 1 s", 1)
 
@@ -324,10 +326,10 @@ class Engine:
         """
         bounds = Bounds(self.limits.pixels, SIDE, self.limits.formats)
         try:
-            side = queues.model.facts.image_size
-            square = await self.decoders(squares, image, f"file {number}", bounds, side, small)
+            side, name = queues.model.facts.image_size, f"file {number}"
+            square = await self.decoders(squares, image, name, bounds, side, small)
         except KilledError as error:
-            text = f"the decoder of the image of file {number} {error}"
+            text = f"the decoder of the image of {name} {error}"
             raise ApiError(422, text, code="bad_image") from None
         except ImageError as error:
             if error.reason == Reason.TOO_MANY_PIXELS:

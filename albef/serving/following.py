@@ -12,7 +12,8 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from albef.io import dying_with_parent
-from albef.serving.engine import CLIENT, ENGINE, Engine
+from albef.serving.batching import CLIENT
+from albef.serving.engine import ENGINE, Engine
 from albef.serving.indexes.gallery import follow
 from albef.serving.middleware.exchange import HttpMiddleware, exchange_of
 

@@ -18,6 +18,7 @@ SIDE = 65_535  # pixels of an image's longest side, as in a JPEG
 BEST = 100  # results of a search, and images that it re-ranks
 INDEXES = 100  # indexes of a server
 RARE = ("BMP", "TIFF")  # formats of images that are decoded only if --format names them
+COMMAS = 2**15  # of a JSON body, which bound its values; parsing holds up other requests
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Limits:
     pixels: int = 2**24  # pixels of an image, as its header gives them
     formats: tuple[str, ...] = tuple(name for name in FORMATS if name not in RARE)
     requests: int = 128  # concurrent requests
+    clients: int = 1  # tokens
     connections: int = 1000  # open connections
     queue: int = 256  # items that wait for one kind of computation
     batch: int = 8  # items computed together
@@ -40,6 +42,10 @@ class Limits:
     grace: float = 30  # time to finish accepted requests after a stop signal
     cache: int = 256 * MIB  # bytes of image states cached for re-ranking
     indexes: int = 512 * MIB  # bytes of indexes in memory; above it, clients cannot add images
+
+    def share(self, total: int, least: int = 1) -> int:
+        """Return how much of a limit one client can take: half of it, if there are several."""
+        return total if self.clients == 1 else max(least, total // 2)
 
 
 @dataclass(frozen=True)

@@ -94,12 +94,13 @@ def serve(
         )
     if wrong := set(image_format or ()).difference(RARE):
         raise ValueError(f"--format {min(wrong)}: choose {' or '.join(RARE)}")
-    fetch = _fetch_command(export, key)
+    fetch, tokens = _fetch_command(export, key), read_tokens()
     limits = Limits(
         body=round(body_mib * MIB),
         pixels=round(megapixels * 2**20),  # as ingest counts megapixels
         formats=(*Limits().formats, *(image_format or ())),
         requests=requests,
+        clients=len(tokens) or 1,
         queue=queue,
         batch=batch,
         wait=wait_ms / 1000,
@@ -109,7 +110,7 @@ def serve(
     options = Options(
         export,
         limits,
-        tokens=read_tokens(),
+        tokens=tokens,
         hosts=host_name or (),
         origins=origin or (),
         indexes=indexes,

@@ -35,6 +35,7 @@ def proxied(export: Path, folder: Path, **changed: str) -> Iterator[int]:
             assert count == 1
         (folder / "nginx.conf").write_text(text)
         command = ["nginx", "-c", f"{folder / 'nginx.conf'}", "-p", f"{folder}", "-e", "stderr"]
+        command += ["-g", "master_process off;"]  # Its workers would outlive a killed master.
         checked = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
         assert checked.returncode == 0, checked.stderr
         with process(command):

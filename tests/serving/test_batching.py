@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from albef.serving.batching import Batcher
+from albef.serving.batching import CLIENT, Batcher
 from albef.serving.errors import ApiError
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
@@ -157,3 +157,17 @@ def test_after_a_batch_of_several_the_next_waits_for_a_fuller_batch_but_not_for_
 
     assert run(go, busy=False, wait=10_000)[1] == ["d", "e", "f", "g"]
     assert run(alone, busy=False, wait=0.01) == [["b", "c"], ["d"]]
+
+
+def test_items_of_one_client_leave_room_for_another() -> None:
+    async def go(batcher: Asked, compute: Upper) -> None:
+        (rest,) = await batcher.ask("b" * 102)
+        with pytest.raises(ApiError, match="102 items wait"):
+            batcher.check_room(1)
+        CLIENT.set("other")
+        batcher.check_room(102)
+        rest.cancel()
+        await asyncio.gather(rest, return_exceptions=True)
+        compute.let.release()
+
+    run(go, queue=204, clients=2)

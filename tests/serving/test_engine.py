@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from albef.io import KilledError
-from albef.serving.engine import CLIENT, Decoders
+from albef.serving.batching import CLIENT
+from albef.serving.engine import Decoders
 from albef.serving.errors import ApiError
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
+from albef.worker import KilledError
 
 
 def test_pictures_wait_in_turns_of_clients_and_find_room_or_are_refused(tmp_path: Path) -> None:

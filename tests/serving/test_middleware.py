@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from albef.serving.errors import ApiError
-from albef.serving.limits import Limits
+from albef.serving.limits import COMMAS, Limits
 from albef.serving.metrics import Metrics
 from albef.serving.middleware.access import Hosts, Tokens, parse_token
 from albef.serving.middleware.admission import Admission
@@ -21,7 +21,7 @@ from albef.serving.serve import JsonLines
 TOKEN, OTHER = "first-token-of-many", "second-token-of-many"
 FORM = {"content-type": "multipart/form-data; boundary=x"}
 SMALL = Limits(body=200, json=20, all_bodies=300, body_seconds=0.01)
-HELD = Limits(body=200, all_bodies=600, requests=4)
+HELD = Limits(body=200, all_bodies=600, requests=4, clients=2)
 OPEN = frozenset({"/", "/healthz"})
 
 
@@ -105,6 +105,7 @@ def test_large_bodies_are_refused_whether_they_say_so_or_not() -> None:
         metrics = Metrics()
         assert refused(Admission(never, SMALL, metrics), *body, headers=headers) == 413
         assert metrics.registry.get_sample_value("albef_held_bytes") == 0
+    assert refused(Admission(never, Limits(), Metrics()), b"[]," * (COMMAS + 1)) == 413
 
 
 def test_a_slow_body_is_not_waited_for() -> None:
@@ -175,7 +176,7 @@ def test_one_client_takes_no_more_places_than_its_token_has() -> None:
 
 @pytest.mark.parametrize("length", [{"content-length": "200"}, {}])
 def test_bodies_of_one_client_leave_room_for_another(length: dict[str, str]) -> None:
-    tokens = Tokens(Admission(count, HELD, Metrics(), clients=2), [TOKEN, OTHER])
+    tokens = Tokens(Admission(count, HELD, Metrics()), [TOKEN, OTHER])
     mine, others = ({"authorization": f"Bearer {token}"} | FORM for token in (TOKEN, OTHER))
 
     async def all_but_the_last_byte() -> None:
@@ -197,7 +198,7 @@ def test_bodies_of_one_client_leave_room_for_another(length: dict[str, str]) -> 
 
 
 def test_a_request_takes_its_slot_before_its_body_is_read() -> None:
-    tokens = Tokens(Admission(count, HELD, Metrics(), clients=2), [TOKEN, OTHER])
+    tokens = Tokens(Admission(count, HELD, Metrics()), [TOKEN, OTHER])
     mine, others = ({"authorization": f"Bearer {token}"} for token in (TOKEN, OTHER))
 
     async def slow_and_quick() -> None:

@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 from albef.config import ParamsError, nearest
 from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest.sources.rows import Files, OneSplit, Row, expand
-from albef.io import KilledError, Worker, first_line
+from albef.io import first_line
+from albef.worker import KilledError, Worker
 
 _MAX_LINE_BYTES = 2**20
 _MAX_LINES = 20  # that a quoted field of a CSV file may span
@@ -217,12 +218,15 @@ def _parquet(file: Path, columns: Sequence[str], batch: int) -> Iterator[Row | R
                         yield _row(file, line, values)
                 return
             except (KilledError, MemoryError) as error:
-                detail = f"the reader of the row group {str(error) or 'needs too much memory'}"
-                damage = RowError(Reason.TOO_MANY_BYTES, detail)
+                is_killed = isinstance(error, KilledError)
+                reason = Reason.KILLED if is_killed else Reason.TOO_MANY_BYTES
+                does = error if is_killed else "needs too much memory"
+                damage = RowError(reason, f"the reader of the row group {does}")
             group = bisect_right(ends, line)
-            while line < ends[group]:
-                line += 1
-                yield _row(file, line, damage)
+            for end in ends[group : group + 1]:  # none after the last row
+                while line < end:
+                    line += 1
+                    yield _row(file, line, damage)
             group += 1
     except KilledError as error:
         raise ParamsError(f"{file} cannot be read as Parquet: the reader {error}") from None

@@ -99,15 +99,10 @@ class IndexReader:
         """
         queues = self._queues
         encoded = await self._engine.encode_images(queues, images, keep=False)
-        entries = [
-            _entry(
-                image,
-                name,
-                each.feat,
-                await self._engine.decode(queues, image, i, counted=False, small=THUMBNAIL),
-            )
-            for i, (image, each, name) in enumerate(zip(images, encoded, ids, strict=True))
-        ]
+        entries = []
+        for i, (image, each, name) in enumerate(zip(images, encoded, ids, strict=True)):
+            square = await self._engine.decode(queues, image, i, counted=False, small=THUMBNAIL)
+            entries.append(await asyncio.to_thread(_entry, image, name, each.feat, square))
         await self._stored(index.add, queues.space, entries)
         if self.successor is not None:  # The successor may have read the other images already.
             await self.successor.add(index, images, ids)

@@ -8,7 +8,7 @@ from typing import NoReturn
 from starlette.types import Message, Receive, Scope, Send
 
 from albef.serving.errors import ApiError
-from albef.serving.limits import Limits
+from albef.serving.limits import COMMAS, Limits
 from albef.serving.metrics import Metrics
 from albef.serving.middleware.exchange import (
     Client,
@@ -29,19 +29,13 @@ class Admission(HttpMiddleware):
     (503), or of its client (429). The announced bytes of its body are limited in the same way. The
     body must then arrive fast enough (408) and within its size (413), before any parser runs.
     Finally, an answer is cancelled if it takes too long (504), or if its client has gone. Of
-    several ``clients``, none can take more than half of the slots and bytes.
+    several clients, none can take more than half of the slots and bytes.
     """
 
     limits: Limits
     metrics: Metrics
-    clients: int = 1
     _slots: Counter[str] = field(default_factory=Counter)
     _bytes: Counter[str] = field(default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        share = 1 if self.clients == 1 else 2
-        self._requests = max(1, self.limits.requests // share)
-        self._held = max(self.limits.body, self.limits.all_bodies // share)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
@@ -60,18 +54,20 @@ class Admission(HttpMiddleware):
     def _take_slot(self, client: Client) -> None:
         if self._slots.total() >= self.limits.requests:
             self._refuse("requests", 503, "the server is at capacity")
-        most = client.max_requests or self._requests
+        most = self.limits.share(self.limits.requests)
+        most = min(client.max_requests or most, most)
         if self._slots[client.name] >= most:
             self._refuse("client", 429, f"the token allows {most} requests at a time")
         self._slots[client.name] += 1
 
     def _hold(self, exchange: Exchange, count: int) -> None:
         """Count bytes of a body, which are announced or have arrived."""
-        name = exchange.client.name
-        if self.metrics.held_bytes + count > self.limits.all_bodies:
+        name, limits = exchange.client.name, self.limits
+        most = limits.share(limits.all_bodies, limits.body)
+        if self.metrics.held_bytes + count > limits.all_bodies:
             self._refuse("bytes", 503, "the server holds too many bodies")
-        if self._bytes[name] + count > self._held:
-            self._refuse("bytes", 429, f"the token has more than {self._held} bytes in progress")
+        if self._bytes[name] + count > most:
+            self._refuse("bytes", 429, f"the token has more than {most} bytes in progress")
         exchange.held += count
         self._bytes[name] += count
         self.metrics.held_bytes += count
@@ -115,6 +111,8 @@ class Admission(HttpMiddleware):
                 f"{limits.body_seconds:g} s, and {_PIECE} bytes every {limits.piece_seconds:g} s"
             )
             raise ApiError(408, f"the body must arrive within {times}") from None
+        if not is_form and body.count(b",") > COMMAS:
+            raise ApiError(413, f"the body has more than {COMMAS} commas; send fewer values")
         return body
 
     async def _answer(

@@ -10,7 +10,7 @@ import pytest
 from albef.config import ParamsError
 from albef.data.rejection import Reason, Rejection
 from albef.ingest.sources import tables
-from albef.io import Worker
+from albef.worker import Worker
 from tests.data import toy
 from tests.ingest.sources.reading import Rows, bad, good, reasons
 from tests.ingest.sources.reading import read as read_source
@@ -140,7 +140,7 @@ def test_a_reader_that_ends_costs_its_row_group(
     made += rows
     assert [row.line for row in made] == [*range(1, 91)]
     lost = [row for row in made if isinstance(row, Rejection)]
-    assert {row.reason for row in lost} == {Reason.TOO_MANY_BYTES}
+    assert {row.reason for row in lost} == {Reason.KILLED}
     assert 0 < len(lost) < 30
     assert {row.line for row in lost} == {*range(31 - len(lost), 31)}
     worker.close()
