@@ -52,7 +52,7 @@ def clean(text: str) -> str:
 
 
 def _fixed(text: str) -> str:
-    """Return ``ftfy.fix_text(text)``, but with at most so many levels of HTML entities unescaped.
+    """Return ``ftfy.fix_text(text)`` with at most ``_MAX_LEVELS`` of HTML entities unescaped.
 
     ftfy unescapes one level in each round until none is left, which takes quadratic time.
     """

@@ -6,6 +6,7 @@ No torch.
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -210,14 +211,19 @@ def read(folder: Path) -> Manifest:
 def check(folder: Path, manifest: Manifest, precision: str) -> None:
     """Check that all needed files exist, are unchanged, and contain their own weights.
 
-    Hidden files are ignored. All others must be in the manifest.
-
-    A deployed folder may lack the files of other precisions.
+    Hidden files are ignored. All others must be in the manifest. A deployed folder may lack the
+    files of other precisions.
 
     Raises:
         ExportError: a file is missing, was changed, or refers to weights in another file; or the
             folder has a file that the manifest does not list.
     """
+    names = needed_files(manifest, precision)
+    for name in names:
+        if name not in manifest.files:
+            raise ExportError(f"{folder / NAME} does not list {name}; {_remedy(folder)}")
+        if not (folder / name).is_file():
+            raise ExportError(f"{folder / name} is missing; {_remedy(folder)}")
     listed = {NAME, *manifest.files}
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -225,12 +231,6 @@ def check(folder: Path, manifest: Manifest, precision: str) -> None:
             path = Path(place, file)
             if not file.startswith(".") and path.relative_to(folder).as_posix() not in listed:
                 raise ExportError(f"{path} is not listed in {NAME}; remove it")
-    names = needed_files(manifest, precision)
-    for name in names:
-        if name not in manifest.files:
-            raise ExportError(f"{folder / NAME} does not list {name}; {_remedy(folder)}")
-        if not (folder / name).is_file():
-            raise ExportError(f"{folder / name} is missing; {_remedy(folder)}")
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(file_digest, [folder / name for name in names]))
     for name, actual in zip(names, digests, strict=True):
@@ -242,7 +242,8 @@ def check(folder: Path, manifest: Manifest, precision: str) -> None:
     for graph in manifest.graphs:
         path = folder / graph_file(precision, graph)
         try:
-            is_whole = not has_external_data(path.read_bytes())
+            with path.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as data:
+                is_whole = not has_external_data(data)
         except ValueError as error:
             raise ExportError(f"{path} is not an ONNX file ({error}); {_remedy(folder)}") from None
         if not is_whole:
