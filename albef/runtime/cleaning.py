@@ -62,7 +62,7 @@ def write_tokenizer(
             Replace(Regex(_FINAL_SIGMA), "ς"),
             Lowercase(),
             *(Replace(Regex(pattern), content) for pattern, content in replaced),
-            result.normalizer,
+            result.normalizer or Sequence([]),
         ]
     )
     result.enable_truncation(max_tokens)

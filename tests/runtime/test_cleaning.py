@@ -64,6 +64,15 @@ def test_it_is_read_without_the_cleaning(tokenizers: list[tuple[TextTokenizer, P
         }
 
 
+def test_a_tokenizer_without_a_normalizer_is_written(tmp_path: Path) -> None:
+    own = TextTokenizer.train(CAPTIONS, 200)
+    own.tokenizer.normalizer = None
+    write_tokenizer(tmp_path / "tokenizer.json", own, CAPTION, WORDS, 12)
+    read = read_tokenizer(tmp_path / "tokenizer.json", CAPTION)
+    for ours, its in zip(own.encode(CAPTIONS, 12), read.encode(CAPTIONS, 12), strict=True):
+        assert np.array_equal(ours, its)
+
+
 @pytest.mark.parametrize("pattern", [{"Regex": "(a+)+$"}, {"String": "a"}])
 def test_a_pattern_of_another_is_refused(
     tokenizers: list[tuple[TextTokenizer, Path]], tmp_path: Path, pattern: dict[str, str]
