@@ -117,7 +117,7 @@ class Wording:
     Attributes:
         frames: frames of captions, by number of groups. ``{where}`` is the position of ``{a}``
             relative to ``{b}``; ``{side}`` and ``{other}`` are the sides with ``{a}`` and ``{b}``.
-        is_varied: whether there are several words for each position and each count.
+        is_varied: true if there are several words for each position and each count.
     """
 
     frames: Mapping[int, Sequence[str]]
@@ -142,9 +142,10 @@ FREE = Wording(
         ),
     }
 )
+"""Many ways to say it, for captions that only ITM reads."""
 SIMPLE = Wording({groups: frames[:2] for groups, frames in FREE.frames.items()}, is_varied=False)
 """The first two frames of FREE. Their captions can be part of a sentence."""
-HELD_OUT_WORDING = Wording(
+UNSEEN = Wording(
     {
         1: ("just {a}",),
         2: (

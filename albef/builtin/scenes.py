@@ -96,7 +96,7 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
                 captions, noise = _training_captions(studio, scene, config, rng)
             else:  # the two captions of a pair have the same wording
                 alike = random.Random(f"{seed} captions {split} {extra.get('pair', number)}")
-                of_split = describe.HELD_OUT_WORDING if split == "wordings" else describe.SIMPLE
+                of_split = describe.UNSEEN if split == "wordings" else describe.SIMPLE
                 names = studio.names | studio.novel
                 captions = (describe.caption(scene, names, alike, of_split)[0],)
             ground = grounds.HELD_OUT if split == "grounds" else "light"

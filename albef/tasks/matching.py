@@ -164,7 +164,7 @@ class EncodedPairs(NamedTuple):
     positive."""
     text_ids: Tensor | None = None
     """(B, 1 + KNOWN_TEXTS): ids of each text, and of the texts that are true of its image."""
-    itm: tuple[Tensor, Tensor, Tensor] | None = None
+    itm_texts: tuple[Tensor, Tensor, Tensor] | None = None
     """Ids (B, M), mask (B, M) and text ids (B,) of ITM's texts, if they differ from the others."""
 
 
@@ -323,9 +323,9 @@ class MatchingTask(Task):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return ITM's loss with negatives drawn by ITC's similarities, and its values to log."""
         states, ids, mask, size = pairs.text_states, pairs.ids, pairs.text_mask, len(pairs.ids)
-        if pairs.itm is not None:
+        if pairs.itm_texts is not None:
             assert pairs.text_ids is not None  # itm_captions needs equal_texts
-            ids, mask, text_ids = pairs.itm
+            ids, mask, text_ids = pairs.itm_texts
             states = self.model.encode_text(ids, mask)
             positives = positives | describes(text_ids, pairs.text_ids)
         is_false, outputs = None, {}

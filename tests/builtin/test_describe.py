@@ -58,7 +58,7 @@ def scenes(draw: st.DrawFn) -> Scene:
 def test_a_caption_is_true_of_its_scene_and_of_no_other(
     scene: Scene, other: Scene, rng: random.Random
 ) -> None:
-    for wording in (describe.SIMPLE, describe.FREE, describe.HELD_OUT_WORDING):
+    for wording in (describe.SIMPLE, describe.FREE, describe.UNSEEN):
         text, claim = describe.caption(scene, THINGS, rng, wording)
         read = parse(text)
         assert read.only == claim.only
@@ -89,7 +89,7 @@ def test_captions_have_many_forms_and_held_out_ones_are_others() -> None:
     rng = random.Random(1)
     forms = [
         {describe.caption(scene, THINGS, rng, wording)[0] for _ in range(500)}
-        for wording in (describe.FREE, describe.HELD_OUT_WORDING)
+        for wording in (describe.FREE, describe.UNSEEN)
     ]
     assert len(forms[0]) > 100
     assert not forms[0] & forms[1]
