@@ -48,7 +48,7 @@ class _Printable:
         self.rich_proxied_file = stream
 
     def write(self, text: str) -> int:
-        """Write a text; only line breaks and tabs stay of its control characters."""
+        """Write a text; control characters other than line breaks and tabs are escaped."""
         self.rich_proxied_file.write(printable(text, keep="\n\t"))
         return len(text)
 

@@ -138,7 +138,7 @@ class Display(Progress):
 
     def _print_found(self, predictions: Path) -> None:
         """Print the images that an evaluated run finds for the first text."""
-        # Slow imports that most of a run needs none of.
+        # Slow imports that most of a run does not need.
         import pyarrow.parquet as pq
 
         from albef.report.thumbnails import SplitRecords

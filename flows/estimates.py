@@ -27,7 +27,7 @@ START_S = 3.0
 
 
 def estimate(names: Iterable[str], params: Path = PARAMS) -> dict[str, float | None]:
-    """Return the estimated seconds of stages: those of the last run; None is unknown.
+    """Return the estimated seconds of stages: those of the last run, or None.
 
     If a stage has no run record and the values of the built-in run, its seconds are of that run,
     scaled by the speed of this machine.

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import itertools
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ CHANGED = Path(".params.changed.yaml")
 """File that holds new values until the whole file is checked."""
 CHECKED = Path(".dvc/tmp/albef-checked")
 """File with the digest of the params file and the code that passed the last check."""
+APPLIED = Path(".dvc/tmp/albef-preset.yaml")
+"""File with the values that the last applied preset gave, which an edited preset may replace."""
 
 
 def prepare(preset: str | None, overrides: Sequence[str]) -> None:
@@ -34,6 +37,9 @@ def prepare(preset: str | None, overrides: Sequence[str]) -> None:
             else.
     """
     with changed(preset, overrides) as path:
+        if preset is not None and not overrides:
+            APPLIED.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, APPLIED)
         if path.read_bytes() != PARAMS.read_bytes():
             path.replace(PARAMS)
 
@@ -154,7 +160,8 @@ def _preset(name: str) -> str:
     text = compose(file_of(name))
     now = PARAMS.read_text() if PARAMS.exists() else ""
     committed = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, text=True)
-    saved = itertools.chain([text, committed.stdout], _composed_presets())
+    applied = APPLIED.read_text() if APPLIED.exists() else ""
+    saved = itertools.chain([text, committed.stdout, applied], _composed_presets())
     if now.strip() and now not in saved:
         raise ParamsError(
             f"preset {name} would overwrite changes in {PARAMS}; commit them, save the file as "

@@ -61,7 +61,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Compute attention by the kernel that CUDA uses, of which none keeps the weights."""
+    """Compute attention like the fused kernels of CUDA, which do not store its weights."""
     given = query, key, value
     if attn_mask is None and query.dtype != torch.float32:
         flash = _aten._scaled_dot_product_flash_attention

@@ -72,3 +72,8 @@ def test_docstrings_say_what_is_done_not_what_it_is_about() -> None:
     opens = re.compile(r"\s*(What|Whether|Where|How)\b")
     found = [(path, line) for path in CODE for line, text in docstrings(path) if opens.match(text)]
     assert not [(str(path.relative_to(ROOT)), line) for path, line in found]
+
+
+def test_rows_of_tables_are_on_one_line() -> None:
+    lines = [(page.name, line) for page in PAGES for line in page.read_text().splitlines()]
+    assert not [each for each in lines if each[1][:1] == "|" != each[1][-1:]]

@@ -59,8 +59,8 @@ def current() -> "Engine":
 class Decoders:
     """Processes that decode images. An image whose client has gone is skipped.
 
-    An image that ends its process costs no other image. Clients take turns, so the images of one
-    wait behind its own.
+    If an image crashes its process, other images are not affected. Clients take turns, so the
+    images of one wait behind its own.
     """
 
     def __init__(self, processes: int, limits: Limits, metrics: Metrics) -> None:

@@ -73,6 +73,10 @@ def test_a_wrong_override_is_one_sentence_and_writes_nothing(
 def test_a_preset_replaces_what_git_or_a_preset_holds_and_nothing_else(project: Path) -> None:
     values.prepare("smoke", [])
     assert read_yaml(project / "params.yaml") == read_preset(project / "presets/smoke.yaml")
+    edited = (project / "presets/smoke.yaml").read_text() + "seed: 4\n"
+    (project / "presets/smoke.yaml").write_text(edited)
+    values.prepare("smoke", [])
+    assert read_yaml(project / "params.yaml")["seed"] == 4
     values.prepare("built-in", [])
     values.prepare("smoke", ["seed=5"])
     with pytest.raises(ParamsError, match="would overwrite changes in"):
