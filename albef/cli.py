@@ -135,10 +135,29 @@ def embed(
     Example: albef embed photos --model products/exports/retrieval
     """
     from albef.commands.embed import main
-    from albef.runtime.manifest import NAME
 
-    is_export = (Path(model) / NAME).is_file()
-    main(folder, split, Path(model) if is_export else _checkpoint(model), device, out, engine)
+    main(folder, split, _export_or_checkpoint(model), device, out, engine)
+
+
+@command(app, "benchmark", code=1)
+def benchmark(
+    name: Annotated[str, Argument(help="Benchmark, such as winoground or sugarcrepe.")],
+    model: Annotated[str, Argument(help="Checkpoint or export; or a name in paths.models.")],
+    data: Annotated[Path, Option(help="Folder of the benchmark's files.")],
+    images: Annotated[OptionalPath, Option(help="Folder of its images; default: images.")] = None,
+    out: Annotated[Path, Option(help="JSON file that gets a row.")] = Path("benchmarks.json"),
+    device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Score a model on a public benchmark, as its authors do, beside the models before.
+
+    Benchmarks: winoground, aro-relation, aro-attribution, coco-order, flickr-order, sugarcrepe,
+    vl-checklist, and zero-shot (any set of CLIP-benchmark).
+
+    Example: albef benchmark winoground products/exports/retrieval --data data/winoground
+    """
+    from albef.commands.benchmark import main
+
+    main(name, _export_or_checkpoint(model), data, images or data / "images", out, device)
 
 
 @command(app, "submit", code=1, at_root=True)
@@ -242,6 +261,12 @@ def site(
     from albef.commands.site import main
 
     main(export, gallery, out, questions, precision, package)
+
+
+def _export_or_checkpoint(model: str) -> Path:
+    from albef.runtime.manifest import NAME
+
+    return Path(model) if (Path(model) / NAME).is_file() else _checkpoint(model)
 
 
 def _checkpoint(model: str) -> Path:

@@ -168,7 +168,8 @@ FLOORS = (
     "config", "io", "worker", "layout", "cluster", "run_record",
     "data", "preprocessing", "builtin", "ingest", "validation",
     "distributed", "losses", "models", "loading", "tasks", "training", "search", "evaluation",
-    "runtime", "export", "curation", "serving", "lineage", "release", "report", "commands", "cli",
+    "runtime", "export", "curation", "serving", "lineage", "release", "report", "benchmarks",
+    "commands", "cli",
 )  # fmt: skip
 
 """Parts of albef/, each of which may import those before it."""

@@ -102,13 +102,13 @@ def main(
     if not out.parent.is_dir():
         raise ValueError(f"cannot write {out}: folder {out.parent} does not exist")
     records = Shards(folder, split) if (folder / "dataset.json").is_file() else Folder(folder)
-    load = partial(_load, weights, device)
+    load = partial(load_model, weights, device)
     model = as_matching(load(), str(weights))
     compute: Compute = partial(map, partial(_embed, load))
     if engine == "ray":
         from albef.cluster import map_on_cluster  # Only this engine needs Ray.
 
-        load = partial(_load, weights.resolve(), device, threads=1)  # A worker has one core.
+        load = partial(load_model, weights.resolve(), device, threads=1)  # A worker has one core.
         compute = partial(map_on_cluster, partial(_embed, load), gpu=device not in ("auto", "cpu"))
     with atomic(out) as part:
         images, texts = write_features(model, records, part, compute)
@@ -117,7 +117,7 @@ def main(
 
 
 @cache
-def _load(weights: Path, device: str, threads: int = 0) -> Any:
+def load_model(weights: Path, device: str, threads: int = 0) -> Any:
     """Load a checkpoint or an export, once in a process."""
     if (weights / NAME).is_file():
         return runtime.load(weights, threads=threads)
