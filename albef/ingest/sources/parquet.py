@@ -4,8 +4,9 @@ An image is a structure with ``bytes`` and ``path``, plain bytes, or a list of t
 string or a list of strings. If a row group is damaged, only its rows are rejected.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -15,8 +16,8 @@ from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest.sources import tables
 from albef.ingest.sources.rows import (
     Files,
-    FilesBySplit,
     Row,
+    Source,
     SplitFiles,
     attempt,
     captions_of,
@@ -27,11 +28,9 @@ from albef.ingest.sources.rows import (
 _BATCH = 64  # rows that are in memory together with their images
 
 
-class Config(SplitFiles):
-    """Parquet files with images."""
+class Columns(Source):
+    """Columns of Parquet files with images."""
 
-    files: FilesBySplit
-    """Files by split, as paths or patterns."""
     image: str
     """Column of the images."""
     images: Literal["first", "each"] = "first"
@@ -43,11 +42,20 @@ class Config(SplitFiles):
     """Columns to keep in meta."""
 
 
+class Config(Columns, SplitFiles):
+    """Parquet files with images."""
+
+
 def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
     """Yield the rows of all files, in order."""
+    return read(config, expand_splits(config.files))
+
+
+def read(config: Columns, files: Iterable[tuple[str, Path]]) -> Iterator[Record | Rejection]:
+    """Yield the rows of some files, each with its split, in order."""
     number = 0
     columns = list(dict.fromkeys([config.image, *config.captions, *config.keep]))
-    for split, file in expand_splits(config.files):
+    for split, file in files:
         for table_row in tables.read(file, "parquet", None, columns, _BATCH):
             for row in _split_images(table_row, config):
                 result = attempt(row, _record, config, split, number)
@@ -55,7 +63,7 @@ def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
                 yield result
 
 
-def _split_images(row: Row | Rejection, config: Config) -> Iterator[Row | Rejection]:
+def _split_images(row: Row | Rejection, config: Columns) -> Iterator[Row | Rejection]:
     """Yield the row with its one image, or a row for each image of a list in turn."""
     if isinstance(row, Rejection) or not isinstance(row.values[config.image], list):
         yield row
@@ -66,7 +74,7 @@ def _split_images(row: Row | Rejection, config: Config) -> Iterator[Row | Reject
         yield replace(row, values={**row.values, config.image: image}, key=key)
 
 
-def _record(row: Row, config: Config, split: str, number: int) -> Record:
+def _record(row: Row, config: Columns, split: str, number: int) -> Record:
     value = row.values[config.image]
     image = value.get("bytes") if isinstance(value, Mapping) else value
     if not isinstance(image, bytes):
@@ -75,4 +83,4 @@ def _record(row: Row, config: Config, split: str, number: int) -> Record:
         raise RowError(Reason.MISSING_FIELD, f"{config.image!r} has no bytes{only}")
     captions = captions_of(row.values[column] for column in config.captions)
     meta = {**{name: to_json(row.values[name]) for name in config.keep}, "path": row.key}
-    return Record(f"{split}-{number:08d}", image, captions, number, split, "parquet", meta)
+    return Record(f"{split}-{number:08d}", image, captions, number, split, config.kind, meta)

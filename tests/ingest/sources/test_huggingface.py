@@ -1,0 +1,240 @@
+"""Datasets in the Hub's layout, local and from a server that speaks the Hub's protocol."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from albef.config import ParamsError
+from tests.data import toy
+from tests.ingest.sources.reading import config_of, good, read
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+README = """---
+license: cc-by-4.0
+configs:
+- config_name: plain
+  data_files: "plain/*.parquet"
+- config_name: pairs
+  default: true
+  data_files:
+  - {split: train, path: data/train-*}
+  - split: validation
+    path: [data/val-a.parquet, data/val-b.parquet]
+---
+# A dataset
+"""
+CHILD = """
+import json, sys
+from albef.config import ParamsError
+from albef.ingest.sources import kind_of
+from tests.ingest.sources.reading import config_of, good
+for values in json.loads(sys.argv[1]):
+    try:
+        source = config_of("huggingface", image="image", captions=["caption"], **values)
+        rows = [row.captions[0] for row in good(kind_of(source).records(source, 0))]
+        print(json.dumps({"rows": rows, "inputs": sorted(source.inputs())}))
+    except ParamsError as error:
+        print(json.dumps({"error": str(error)}))
+"""
+
+
+def table(path: Path, *captions: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = [{"bytes": toy.picture(len(text)), "path": "a.png"} for text in captions]
+    pq.write_table(pa.table({"image": images, "caption": captions}), path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A dataset as a clone of it."""
+    root = tmp_path / "hub"
+    table(root / "data/train-00000-of-00002.parquet", "one", "three")
+    table(root / "data/train-00001-of-00002.parquet", "five")
+    table(root / "data/val-a.parquet", "a")
+    table(root / "data/val-b.parquet", "b")
+    table(root / "plain/0.parquet", "plain")
+    (root / "data/train-x.tar").write_bytes(b"not Parquet")
+    (root / "README.md").write_text(README)
+    return root
+
+
+def captions(folder: Path, splits: dict[str, str], **values: Any) -> list[tuple[str, str]]:
+    rows = read(
+        "huggingface", dataset=str(folder), splits=splits, image="image", captions=["caption"],
+        **values,
+    )  # fmt: skip
+    return [(row.split, row.captions[0]) for row in good(rows)]
+
+
+def test_the_readme_names_the_files_of_a_split(folder: Path) -> None:
+    splits = {"train": "train", "val": "validation"}
+    both = [("train", text) for text in ("one", "three", "five")] + [("val", "a"), ("val", "b")]
+    assert captions(folder, splits) == both
+    assert captions(folder, {"test": "train"}, config="plain") == [("test", "plain")]
+    source = config_of(
+        "huggingface", dataset=str(folder), splits=splits, image="image", captions=["caption"]
+    )
+    assert len(source.inputs()) == 4
+    assert source.evaluated().splits == {"val": "validation"}
+    assert source.model_copy(update={"splits": {"train": "train"}}).evaluated() is None
+
+
+@pytest.mark.parametrize(
+    "place", ["data/test-0.parquet", "default/test/0000.parquet", "test/0.parquet"]
+)
+def test_without_a_readme_the_names_of_files_tell_the_split(tmp_path: Path, place: str) -> None:
+    table(tmp_path / place, "x")
+    table(tmp_path / "data/latest-0.parquet", "of another split")
+    assert captions(tmp_path, {"test": "test"}) == [("test", "x")]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"splits": {"val": "valid"}}, "no split valid; did you mean validation"),
+        ({"config": "pair"}, "no config pair; did you mean pairs"),
+        ({"config": "plain", "splits": {"test": "test"}}, "no split test; known: train"),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_right_one(
+    folder: Path, values: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ParamsError, match=said):
+        captions(folder, **{"splits": {"train": "train"}, **values})
+
+
+def test_a_dataset_that_cannot_be_read_says_what_to_do(folder: Path, tmp_path: Path) -> None:
+    (folder / "data/train-00001-of-00002.parquet").unlink()
+    with pytest.raises(ParamsError, match=r"has 1 of 00002 files data/train-\*-of-00002\.parquet"):
+        captions(folder, {"train": "train"})
+    (folder / "data/val-a.parquet").rename(folder / "data/val-a.csv")
+    (folder / "data/val-b.parquet").unlink()
+    with pytest.raises(ParamsError, match="revision: refs/convert/parquet"):
+        captions(folder, {"val": "validation"})
+    for damage in ("configs: [3]", "configs: [{config_name: a, data_files: [{path: x}]}]", "a: ["):
+        (folder / "README.md").write_text(f"---\n{damage}\n---\n")
+        with pytest.raises(ParamsError, match="does not describe configs and data_files"):
+            captions(folder, {"train": "train"})
+
+
+@pytest.fixture
+def hub(folder: Path) -> Iterator[str]:
+    """A server with the dataset ``a/open``, and ``a/gated`` for those with a token."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def answer(self, body: bytes, **headers: str) -> None:
+            self.send_response(200)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def refuse(self, status: int, code: str) -> None:
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            path, _, _ = self.path.partition("?")
+            parts = path.strip("/").split("/")
+            files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+            names = {p.relative_to(folder).as_posix(): p for p in files}
+            if parts == [""]:
+                self.answer(b"")
+            elif f"{'/'.join(parts[-4:-2])}" not in ("a/open", "a/gated") and parts[0] == "api":
+                self.refuse(404, "RepoNotFound")
+            elif parts[-2:-1] == ["revision"] and parts[-1] not in ("main", "v1", COMMIT):
+                self.refuse(404, "RevisionNotFound")
+            elif parts[-2:-1] == ["revision"]:
+                siblings = [{"rfilename": name} for name in names]
+                self.answer(
+                    json.dumps({"id": "a/open", "sha": COMMIT, "siblings": siblings}).encode()
+                )
+            elif parts[-2:-1] == ["tree"]:
+                tree = [
+                    {"type": "file", "path": n, "size": p.stat().st_size, "oid": n}
+                    for n, p in names.items()
+                ]
+                self.answer(json.dumps(tree).encode())
+            elif parts[2] == "gated" and self.headers["Authorization"] != "Bearer secret":
+                self.refuse(403, "GatedRepo")
+            else:
+                content = names["/".join(parts[5:])].read_bytes()
+                etag = hashlib.sha256(content).hexdigest()
+                self.answer(content, ETag=f'"{etag}"', X_Repo_Commit=COMMIT)
+
+        do_HEAD = do_GET
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def outcomes(home: Path, values: list[dict[str, Any]], **environment: str) -> list[dict[str, Any]]:
+    """What the library of the Hub makes of some sources, in a process of its own."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, json.dumps(values)],
+        env={**clean, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", **environment},
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_the_hub_is_read_by_its_protocol_and_then_from_the_cache(hub: str, tmp_path: Path) -> None:
+    train = {"dataset": "a/open", "splits": {"train": "train"}}
+    val = {**train, "splits": {"val": "validation"}}
+    sources = [
+        {**train, "revision": "v1"},
+        {**train, "revision": "v2"},
+        {**train, "dataset": "a/none"},
+        {**train, "dataset": "a/gated"},
+        {**train, "dataset": "no such folder"},
+    ]
+    found, revision, name, gated, folder = outcomes(tmp_path / "home", sources, HF_ENDPOINT=hub)
+    files = [f"data/train-0000{i}-of-00002.parquet" for i in range(2)]
+    assert found == {
+        "rows": ["one", "three", "five"],
+        "inputs": [f"a/open@{COMMIT}/{file}" for file in files],
+    }
+    assert "has no revision v2" in revision["error"]
+    assert f"is not at {hub}/datasets/a/none; correct its name" in name["error"]
+    assert f"accept its terms at {hub}/datasets/a/gated, then set HF_TOKEN" in gated["error"]
+    assert "neither a folder nor a name OWNER/NAME" in folder["error"]
+    cached = list((tmp_path / "home").rglob("*.tar"))
+    assert not cached, "only Parquet is downloaded"
+
+    pinned = {**train, "revision": COMMIT}
+    offline = outcomes(tmp_path / "home", [sources[0], pinned, val], HF_HUB_OFFLINE="1")
+    assert offline[:2] == [found, found]
+    assert "run ingest once with a network" in offline[2]["error"]
+
+
+def test_a_gated_dataset_is_read_with_the_token_of_the_environment(
+    hub: str, tmp_path: Path
+) -> None:
+    source = {"dataset": "a/gated", "splits": {"train": "train"}}
+    [found] = outcomes(tmp_path / "home", [source], HF_ENDPOINT=hub, HF_TOKEN="secret")
+    assert found["rows"] == ["one", "three", "five"]
