@@ -20,7 +20,7 @@ from albef.models.fusion import FusionEncoder, PairFusionEncoder
 from albef.models.kernels import KeyValue
 from albef.models.weights import Checkpoint, CheckpointError, load_strict
 
-TRAINING_ONLY = ("model_m.", "mlm_head.", "mlm_head_m.", "queue.", "temperature")
+TRAINING_ONLY = ("model_m.", "mlm_head.", "mlm_head_m.", "queue.", "temperature", "itc_bias")
 """Prefixes of checkpoint tensors that only training needs."""
 
 

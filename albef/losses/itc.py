@@ -1,11 +1,16 @@
-"""Image-text contrastive loss with momentum targets (ALBEF, sections 3.2 and 3.3)."""
+"""Image-text contrastive loss with momentum targets (ALBEF, sections 3.2 and 3.3).
+
+It is a softmax over candidates as in the paper, or a sigmoid of each pair as in SigLIP (Zhai et
+al., 2023).
+"""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from albef.losses.distill import soft_targets
+from albef.losses.distill import soft_labels, soft_targets
 
 
 class Contrast(NamedTuple):
@@ -18,9 +23,9 @@ class Contrast(NamedTuple):
     sim_t2i: Tensor
     """(B, C) student text features against momentum image features, over temperature."""
     targets_i2t: Tensor
-    """(B, C) target distributions."""
+    """(B, C) target distributions, or with a bias the probability of each pair."""
     targets_t2i: Tensor
-    """(B, C) target distributions."""
+    """(B, C) as ``targets_i2t``."""
 
 
 def similarities(feat: Tensor, batch_feat_m: Tensor, queue_feat: Tensor, scale: Tensor) -> Tensor:
@@ -46,6 +51,11 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return -(torch.log_softmax(logits, dim=1) * targets).sum(dim=1).mean()
 
 
+def sigmoid_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean over rows of the summed binary cross-entropies; (B, C), (B, C) -> scalar."""
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(logits)
+
+
 def contrast(
     image_feat: Tensor,
     text_feat: Tensor,
@@ -57,10 +67,13 @@ def contrast(
     hard: Tensor,
     alpha: float,
     ignored: tuple[Tensor, Tensor] | None = None,
+    bias: Tensor | None = None,
 ) -> Contrast:
     """Return the mean of the image-to-text and text-to-image losses over batch and queue.
 
-    Both losses are cross-entropies.
+    Both losses are cross-entropies over the candidates of a row, or with ``bias`` sums of the
+    binary cross-entropy of each pair. Distillation then mixes the label of a pair, 0 or 1, with the
+    momentum model's probability of the pair.
 
     Args:
         image_feat: (B, E) unit vectors of the student.
@@ -71,29 +84,40 @@ def contrast(
         queue_text: (Q, E) text features of earlier batches.
         temperature: learned scalar; divides all similarities, those of the momentum model too.
         hard: (B, C) target distributions before distillation.
-        alpha: weight of the momentum model's softmax in the targets; 0 skips the momentum model.
+        alpha: weight of the momentum model's output in the targets; 0 skips the momentum model.
         ignored: (B, C) bool each, of the images and of the texts: candidates that are neither
             positives nor negatives. They have no weight in ``hard``.
+        bias: learned scalar that is added to the similarities of the sigmoid loss, in which every
+            candidate with weight in ``hard`` is a positive. None selects the softmax.
     """
     scale = 1 / temperature
     sim_i2t = similarities(image_feat, text_feat_m, queue_text, scale)
     sim_t2i = similarities(text_feat, image_feat_m, queue_image, scale)
-    targets_i2t = targets_t2i = hard
+    targets_i2t = targets_t2i = hard if bias is None else (hard > 0).to(hard.dtype)
     of_images, of_texts = ignored or (None, None)
     sim_i2t, sim_t2i = _without(sim_i2t, of_images), _without(sim_t2i, of_texts)
+    loss_of, soften = soft_cross_entropy, soft_targets
+    if bias is not None:
+        loss_of, soften = sigmoid_loss, soft_labels
     if alpha > 0:
         with torch.no_grad():
             sim_i2t_m = similarities(image_feat_m, text_feat_m, queue_text, scale)
             sim_t2i_m = similarities(text_feat_m, image_feat_m, queue_image, scale)
-            targets_i2t = soft_targets(hard, _without(sim_i2t_m, of_images), alpha)
-            targets_t2i = soft_targets(hard, _without(sim_t2i_m, of_texts), alpha)
-    loss = (soft_cross_entropy(sim_i2t, targets_i2t) + soft_cross_entropy(sim_t2i, targets_t2i)) / 2
-    return Contrast(loss, sim_i2t, sim_t2i, targets_i2t, targets_t2i)
+            logits_i2t_m = _plus(_without(sim_i2t_m, of_images), bias)
+            logits_t2i_m = _plus(_without(sim_t2i_m, of_texts), bias)
+            targets_i2t = soften(targets_i2t, logits_i2t_m, alpha)
+            targets_t2i = soften(targets_t2i, logits_t2i_m, alpha)
+    loss = loss_of(_plus(sim_i2t, bias), targets_i2t) + loss_of(_plus(sim_t2i, bias), targets_t2i)
+    return Contrast(loss / 2, sim_i2t, sim_t2i, targets_i2t, targets_t2i)
 
 
 def _without(sim: Tensor, ignored: Tensor | None) -> Tensor:
-    """Return similarities (B, C) whose ignored entries have no weight in a softmax."""
+    """Return similarities (B, C) whose ignored entries have no weight in either loss."""
     return sim if ignored is None else sim.masked_fill(ignored, -1e4)
+
+
+def _plus(sim: Tensor, bias: Tensor | None) -> Tensor:
+    return sim if bias is None else sim + bias
 
 
 def one_hot_targets(batch: int, candidates: int, device: torch.device) -> Tensor:

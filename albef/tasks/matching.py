@@ -6,14 +6,14 @@ Retrieval and grounding train on pairs.
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from albef.config import CountOrZero, Section, Share, fixed
+from albef.config import CountOrZero, Section, Share, fixed, opt_in
 from albef.data.record import Record
 from albef.loading.reading import Batch
 from albef.losses.distill import ramp
@@ -42,6 +42,10 @@ class MatchingConfig(Section):
 
     queue_size: CountOrZero = 65536
     """Number of pairs in the feature queue; 0 uses the batch as the only candidates."""
+    contrast: Literal["softmax", "sigmoid"] = opt_in("softmax")
+    """Form of ITC. ``softmax`` is the paper's: each image chooses among texts, and each text among
+    images. ``sigmoid`` is SigLIP's: each pair is true or false on its own, with a learned bias.
+    """
     hard_negatives: bool = True
     """If true, draw the negatives of ITM by similarity, as in the paper. If false, draw them
     uniformly. Set false if one text is true of many images ("the key"): the most similar images are
@@ -70,6 +74,8 @@ class MatchingConfig(Section):
         return self
 
 
+START_BIAS = -10.0
+"""Initial bias of ``contrast: sigmoid``, as in SigLIP: at first almost all pairs are false."""
 KNOWN_TEXTS = 16
 """Maximum number of an image's captions that ``equal_texts`` compares."""
 
@@ -205,6 +211,8 @@ class MatchingTask(Task):
     """
 
     capability: ClassVar[str] = "matching"
+    itc_bias: nn.Parameter | None
+    """Scalar of ``contrast: sigmoid``."""
     exchanges: Tensor
     """(K, V): the token that replaces each token, for each of K ways to exchange words."""
     itc: bool = True
@@ -220,6 +228,8 @@ class MatchingTask(Task):
     def add_momentum_model(self, temperature: float) -> None:
         """Add what only training needs: temperature, momentum model and queue."""
         self.temperature = nn.Parameter(torch.tensor(temperature))
+        is_pairwise = self.config.contrast == "sigmoid"
+        self.itc_bias = nn.Parameter(torch.tensor(START_BIAS)) if is_pairwise else None
         self.model_m = MomentumModel(self.model)
         ids = 2 + KNOWN_TEXTS if self.config.equal_texts else 1  # Columns of _ids_of.
         self.queue = FeatureQueue(self.config.queue_size, self.sizes.embed_dim, ids)
@@ -243,7 +253,9 @@ class MatchingTask(Task):
         self.itc = trained
         if not trained:
             self.model.freeze_projections()
-            self.temperature.requires_grad_(False)
+            for scalar in (self.temperature, self.itc_bias):
+                if scalar is not None:
+                    scalar.requires_grad_(False)
 
     def encode_image_m(self, images: Tensor, image_states: Tensor) -> Tensor:
         """Return the momentum model's states of images (B, 3, H, W).
@@ -274,6 +286,7 @@ class MatchingTask(Task):
             targets,
             alpha,
             ignored,
+            self.itc_bias,
         )
         image = model.fusion_encoder.image_key_values(pairs.image_states)
         itm, outputs = self._itm(pairs, image, itc, positives)
@@ -376,8 +389,8 @@ class PairTask(MatchingTask, RunTask):
         tensors = dict(init.tensors)
         if tensors["queue.ids"].shape != task.queue.ids.shape:
             tensors = {name: t for name, t in tensors.items() if not name.startswith("queue.")}
-        heads = ("mlm_head.", "mlm_head_m.")
-        load_strict(task, tensors, where=str(init.folder), fresh=("queue.",), dropped=heads)
+        fresh, dropped = ("queue.", "itc_bias"), ("mlm_head.", "mlm_head_m.", "itc_bias")
+        load_strict(task, tensors, where=str(init.folder), fresh=fresh, dropped=dropped)
         task.queue.ids.fill_(EMPTY)
         return task
 

@@ -152,7 +152,7 @@ class Task(RunTask):
             fits = init.model.image.width == init.model.text.width
             tensors |= decoder_start(tensors, fits=fits)
         fresh = ("answer_decoder.", "answer_decoder_m.")
-        unused = ("itm_head.", "temperature", "queue.", "mlm_head.", "mlm_head_m.")
+        unused = ("itm_head.", "temperature", "itc_bias", "queue.", "mlm_head.", "mlm_head_m.")
         load_strict(task, tensors, where=str(init.folder), fresh=fresh, dropped=unused)
         names = (f"answer_decoder.{name}" for name in task.answer_decoder.state_dict())
         if any(name not in tensors for name in names):

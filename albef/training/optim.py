@@ -33,7 +33,7 @@ def _parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramete
     As in the original, only biases and one-dimensional tensors have no decay.
     """
     learning = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    plain = {name: p for name, p in learning.items() if p.ndim == 1 or name.endswith(".bias")}
+    plain = {name: p for name, p in learning.items() if p.ndim == 1 or name.endswith("bias")}
     return [p for name, p in learning.items() if name not in plain], [*plain.values()]
 
 

@@ -1,6 +1,8 @@
 """The losses on hand-written cases."""
 
+import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from albef.losses.itc import (
     describes,
     one_hot_targets,
     same_image_targets,
+    sigmoid_loss,
     similarities,
     soft_cross_entropy,
 )
@@ -74,6 +77,75 @@ def test_contrast_without_queue_is_clips_loss() -> None:
     result = contrast(feat, feat, feat, feat, none, none, temperature, hard, 0.0)
     expected = torch.nn.functional.cross_entropy(feat @ feat.t() / 0.5, torch.arange(4))
     torch.testing.assert_close(result.loss, expected)
+
+
+def test_the_sigmoid_loss_of_a_hand_written_matrix() -> None:
+    logits, labels = (
+        torch.tensor([[0.0, math.log(3)], [-9.0, 0.0]]),
+        torch.tensor([[1.0, 0.0], [0, 1]]),
+    )
+    by_hand = [
+        -math.log(1 / 2),
+        -math.log(1 / 4),
+        -math.log(1 - 1 / (1 + math.exp(9))),
+        math.log(2),
+    ]
+    assert float(sigmoid_loss(logits, labels)) == pytest.approx(sum(by_hand) / 2)
+
+
+def test_contrast_with_a_bias_and_without_queue_is_siglips_loss() -> None:
+    """Against the loss of a tiny SigLIP with random weights, and its gradients."""
+    from transformers import SiglipConfig, SiglipModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2}
+    vision = sizes | {"image_size": 8, "patch_size": 4}
+    text = sizes | {"vocab_size": 16, "max_position_embeddings": 4, "projection_size": 8}
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
+    model.logit_scale.data.fill_(math.log(10))
+    model.logit_bias.data.fill_(-2.0)
+    theirs = model(
+        input_ids=torch.randint(16, (4, 4)), pixel_values=torch.randn(4, 3, 8, 8), return_loss=True
+    )
+    image, words = theirs.image_embeds.detach(), theirs.text_embeds.detach()
+    temperature, bias = (torch.tensor(value, requires_grad=True) for value in (0.1, -2.0))
+    given = image, words, image, words, *[torch.zeros(0, 8)] * 2, temperature
+    ours = contrast(*given, torch.eye(4), 0.0, bias=bias)
+    torch.testing.assert_close(ours.loss, theirs.loss)
+    theirs.loss.backward()
+    ours.loss.backward()
+    torch.testing.assert_close(bias.grad, model.logit_bias.grad[0])
+    # The scale is exp(logit_scale) there and 1 / temperature here.
+    torch.testing.assert_close(-0.1 * temperature.grad, model.logit_scale.grad[0])
+
+
+def test_sigmoid_contrast_labels_equal_ids_in_the_queue_and_mixes_in_the_momentum_model() -> None:
+    """Two images against two texts of the batch and two of the queue, pair by pair."""
+    torch.manual_seed(0)
+    feats = [torch.nn.functional.normalize(torch.randn(2, 4), dim=1) for _ in range(4)]
+    queues = [torch.nn.functional.normalize(torch.randn(2, 4), dim=1) for _ in range(2)]
+    hard = same_image_targets(torch.tensor([7, 8]), torch.tensor([7, -100]))
+    ignored = torch.tensor([[False, True, False, False], [False] * 4])
+    options: tuple[Any, ...] = torch.tensor(0.2), hard, 0.3, (ignored, ignored), torch.tensor(-3.0)
+    result = contrast(*feats, *queues, *options)
+    total = 0.0
+    for own, own_m, other_m, queue in (
+        (feats[0], feats[2], feats[3], queues[1]),
+        (feats[1], feats[3], feats[2], queues[0]),
+    ):
+        candidates = torch.cat([other_m, queue])
+        for row, column in itertools.product(range(2), range(4)):
+            if not ignored[row, column]:
+                label = float((row, column) in {(0, 0), (0, 2), (1, 1)})
+                chance, chance_m = (
+                    float(torch.sigmoid(feat[row] @ candidates[column] / 0.2 - 3))
+                    for feat in (own, own_m)
+                )
+                target = 0.7 * label + 0.3 * chance_m
+                total -= target * math.log(chance) + (1 - target) * math.log(1 - chance)
+    assert float(result.loss) == pytest.approx(total / 4)
+    torch.testing.assert_close(result.targets_i2t[0, 1], torch.tensor(0.0))
 
 
 @given(size=st.integers(2, 8), seed=st.integers(0, 1000))

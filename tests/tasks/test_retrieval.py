@@ -11,13 +11,17 @@ from torch import Tensor
 
 import albef
 from albef.data.record import Record
+from albef.export.graphs import parts
 from albef.losses import itm
+from albef.models.weights import load_checkpoint
 from albef.preprocessing.text import text_id
 from albef.preprocessing.transforms import AugmentConfig, Train
 from albef.tasks import matching
+from albef.tasks.matching import START_BIAS
 from albef.tasks.ranking import ranked
+from albef.training.optim import adamw
 from tests.builtin.drawn import draw
-from tests.conftest import CAPTIONS, NEEDS_CUDA, tiny_task
+from tests.conftest import CAPTIONS, NEEDS_CUDA, save_task, tiny_config, tiny_task
 from tests.tasks import results
 
 
@@ -37,6 +41,28 @@ def test_without_itc_the_loss_is_that_of_matching_and_features_learn_nothing() -
     assert task.model.image_proj.weight.grad is None
     assert task.temperature.grad is None
     assert task.itm_head.weight.grad is not None
+
+
+def test_a_run_of_either_contrast_starts_from_the_other_and_the_bias_learns(tmp_path: Path) -> None:
+    softmax = load_checkpoint(save_task(tiny_task(), tmp_path / "softmax"))
+    config = tiny_config(contrast="sigmoid")
+    task = type(tiny_task()).start(config, softmax).train()
+    assert task.itc_bias.item() == START_BIAS
+    optimizer = adamw(task, 1e-3, 0.02)
+    assert any(p is task.itc_bias for p in optimizer.param_groups[1]["params"])  # no decay
+    out = task(batch(task), 0.0)
+    out["loss"].backward()
+    assert task.itc_bias.grad != 0
+    optimizer.step()
+    sigmoid = load_checkpoint(save_task(task, tmp_path / "sigmoid"))
+    assert torch.equal(type(task).start(config, sigmoid).itc_bias, task.itc_bias)
+    assert type(task).start(tiny_config(), sigmoid).itc_bias is None
+    vqa = type(tiny_task("vqa"))
+    vqa.start(tiny_config("vqa"), sigmoid)
+    facts = parts(sigmoid).facts  # Probabilities of classes are a softmax, which a bias leaves.
+    assert facts.itc_temperature == task.temperature.item()
+    frozen = tiny_task(contrast="sigmoid", itc=False)
+    assert not frozen.itc_bias.requires_grad
 
 
 def test_word_patch_alignment_counts_by_its_weight_and_equal_images_as_one() -> None:
