@@ -104,8 +104,14 @@ def fixed(value: float | Range) -> float:
 
 
 def ranges(section: Section) -> dict[str, Range]:
-    """Return the fields of ``section`` that are ranges, by name."""
-    return {name: value for name, value in section if isinstance(value, Range)}
+    """Return the fields of ``section`` that are ranges, by name; ``lora.rank`` is one of a part."""
+    found: dict[str, Range] = {}
+    for name, value in section:
+        if isinstance(value, Range):
+            found[name] = value
+        elif isinstance(value, Section):
+            found |= {f"{name}.{inner}": range_ for inner, range_ in ranges(value).items()}
+    return found
 
 
 def choose(section: S, choice: Mapping[str, float]) -> S:
@@ -115,7 +121,21 @@ def choose(section: S, choice: Mapping[str, float]) -> S:
             f"the search chose {sorted(choice)}, but the ranges are {sorted(ranges(section))}; "
             "run the search again"
         )
-    return section.model_copy(update=dict(choice))
+    return replaced(section, choice)
+
+
+def replaced(section: S, values: Mapping[str, Any]) -> S:
+    """Return ``section`` with other values, by name; ``lora.rank`` is a field of a part."""
+    parts: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        part, _, inner = name.partition(".")
+        parts.setdefault(part, {})[inner] = value
+    return section.model_copy(
+        update={
+            part: inner[""] if "" in inner else replaced(getattr(section, part), inner)
+            for part, inner in parts.items()
+        }
+    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from albef.config import ParamsError, did_you_mean, ranges, read_preset, validate
+from albef.config import ParamsError, did_you_mean, ranges, read_preset, replaced, validate
 from albef.data.record import Record
 from albef.data.shards import ShardError, describe
 from albef.ingest.config import RowsConfig
@@ -37,6 +37,7 @@ from albef.preprocessing.text import TextTokenizer
 from albef.tasks import pretraining
 from albef.tasks.task import MAX_WORDS, Task, TrainingConfig
 from albef.training.loop import Setup, Trainer
+from albef.training.lora import adapt
 from pipelines.fake_gpu import DEVICE, move, on_gpu
 from pipelines.params import Params, load
 
@@ -117,6 +118,8 @@ class Training:
         self._fake = mode or contextlib.nullcontext()
         recompute(task, runtime.recompute)
         if mode:
+            if task.config.lora is not None:  # peft cannot add adapters to fake layers
+                adapt(task, task.config.lora)
             move(mode, task)
             task.to = lambda device: task  # type: ignore[method-assign, assignment]
         numbers: Any = SimpleNamespace(
@@ -253,7 +256,7 @@ def _without_ranges(config: Any) -> Any:
     starts: dict[str, Any] = {name: value.start for name, value in ranges(config).items()}
     if config.precision in ("auto", "float16"):  # the same bytes, and no scaler to look at values
         starts["precision"] = "bfloat16"
-    return config.model_copy(update=starts)
+    return replaced(config, starts)
 
 
 @dataclass(frozen=True)

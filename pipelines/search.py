@@ -31,8 +31,13 @@ def launch(stage: Stage) -> bool:
 
 def _has_ranges(stage: Stage) -> bool:
     """Return whether a value of the run is a range. Fine-tuning validates the section."""
-    section = (stage.params.get("tasks") or {}).get(stage.key) or {}
-    return any(isinstance(value, Mapping) and "low" in value for value in section.values())
+    return _has_range((stage.params.get("tasks") or {}).get(stage.key))
+
+
+def _has_range(value: object) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    return {"low", "high"} <= value.keys() or any(map(_has_range, value.values()))
 
 
 def write_choice(stage: Stage, choice: Mapping[str, float], trials: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ from albef.models.weights import CONFIG, WEIGHTS, Checkpoint, save_checkpoint
 from albef.preprocessing.transforms import Train
 from albef.tasks.task import RunConfig, RunTask, Table, Task, TrainingConfig
 from albef.training.loop import LOG, Setup, Trainer
+from albef.training.lora import merged
 from albef.training.mirror import Mirror
 from albef.training.state import kept
 from albef.training.tracking import progress
@@ -224,15 +225,16 @@ def publish(
     )
     provenance = {**provenance, **origin_of(stage, provenance["dataset"], init)}
     model, curves = stage.layout.model(name), stage.layout.curves(name)
-    tensors = task.state_dict()
+    tensors = merged(task)
     if best := stage.record.get("best_epoch"):
         (path,) = kept(folder, [best]).values()
-        tensors, provenance["epoch"] = load_file(path), best
+        tensors, provenance["epoch"] = merged(task, load_file(path)), best
     save(model, tensors=tensors, provenance=provenance)
     stage.made(model / WEIGHTS, model / CONFIG)
     for epoch, path in kept(folder, task.config.keep_epochs).items():
         epochs = model / "epochs" / str(epoch)
-        save(epochs, tensors=load_file(path), provenance={**provenance, "epoch": epoch})
+        tensors = merged(task, load_file(path))
+        save(epochs, tensors=tensors, provenance={**provenance, "epoch": epoch})
     shutil.rmtree(curves, ignore_errors=True)
     curves.mkdir(parents=True)
     if (folder / "curves").is_dir():

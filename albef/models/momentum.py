@@ -1,6 +1,7 @@
 """The momentum model, and the queue of its features (ALBEF, section 3.3)."""
 
 import copy
+from collections.abc import Iterable
 from typing import Generic, Self, TypeVar
 
 import torch
@@ -15,14 +16,16 @@ EMPTY = -100
 class MomentumModel(nn.Module, Generic[M]):
     """Exponential moving average of a module's parameters, without gradient.
 
-    It stays in eval mode, so its dropout is never on. This differs from the original code.
+    It stays in eval mode, so its dropout is never on. This differs from the original code. It
+    shares the parameters in ``shared`` with the student, instead of averaging a copy of them.
     """
 
     model: M
 
-    def __init__(self, student: M) -> None:
+    def __init__(self, student: M, shared: Iterable[nn.Parameter] = ()) -> None:
         super().__init__()
-        self.model = copy.deepcopy(student).requires_grad_(False)
+        alike = {id(parameter): parameter for parameter in shared}
+        self.model = copy.deepcopy(student, alike).requires_grad_(False)
         self.model.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -33,11 +36,9 @@ class MomentumModel(nn.Module, Generic[M]):
     @torch.no_grad()
     def update(self, student: M, momentum: float) -> None:
         """Update each tensor to ``momentum * mine + (1 - momentum) * student``, all in one call."""
-        torch._foreach_lerp_(
-            list(self.model.parameters()),
-            [parameter.detach() for parameter in student.parameters()],
-            1 - momentum,
-        )
+        pairs = zip(self.model.parameters(), student.parameters(), strict=True)
+        mine, theirs = zip(*((m, s.detach()) for m, s in pairs if m is not s), strict=True)
+        torch._foreach_lerp_(mine, theirs, 1 - momentum)
 
     @torch.no_grad()
     def copy_from(self, student: M) -> None:

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from albef.config import Count, CountOrZero, Section, Share, Tunable, opt_in
+from albef.config import Count, CountOrZero, Range, Section, Share, Tunable, opt_in
 from albef.data.record import Record
 from albef.distributed import world
 from albef.loading.reading import (
@@ -44,6 +44,29 @@ MAX_WORDS = 30
 """Maximum number of words kept of a caption, as in the original."""
 WARMUP_BLOCK = 100
 """Steps between two values in the warm-up of the ``original`` schedule."""
+
+
+class LoraConfig(Section):
+    """Values of LoRA."""
+
+    rank: Tunable = 8.0
+    """Rank of the matrix that an adapter adds to a layer's weight. A rank from a range is
+    rounded."""
+    alpha: Count = 16
+    """Scale: what an adapter adds is multiplied by ``alpha / rank``."""
+    dropout: Share = 0.0
+    """Dropout of the input of adapters."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Linear layers that get adapters, by the ends of their names, such as ``query`` or
+    ``crossattention.self.value``. If unset, the layers of attention's queries and values. Layers of
+    an encoder in ``freeze`` get none."""
+
+    @model_validator(mode="after")
+    def _check_rank(self) -> Self:
+        lowest = self.rank.low if isinstance(self.rank, Range) else self.rank
+        if lowest < 1 or (self.rank == lowest and lowest % 1):
+            raise ValueError(f"rank must be a whole number of at least 1, got {lowest:g}")
+        return self
 
 
 class TrainingConfig(Section):
@@ -79,6 +102,9 @@ class TrainingConfig(Section):
     freeze: tuple[Literal["image_encoder", "text_encoder"], ...] = opt_in(())
     """Encoders whose initial weights stay fixed. The layers above them still learn. Freezing saves
     memory and time, and a small dataset then overwrites less of the public weights."""
+    lora: LoraConfig | None = opt_in(None)
+    """LoRA: the encoders keep their weights, and small matrices (adapters) beside their layers
+    learn. The published weights contain them. If unset, all weights learn."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Maximum Euclidean norm of the gradient of a step; larger gradients are scaled down. null, as
     in the paper, disables clipping."""
@@ -183,6 +209,8 @@ class Task(nn.Module, ABC):
     """Capability of an exported model: a name in :data:`albef.runtime.loading.CAPABILITIES`, whose
     graphs are in :mod:`albef.export.graphs`. A kind with "" has no capability and is not exported.
     """
+    base: Mapping[str, nn.Parameter] = {}
+    """Frozen weights by name that :meth:`state_dict` leaves out, because LoRA adapts them."""
     workers: int = 0
     """Number of processes that read and decode images ahead in :meth:`read`; 0 uses this
     process."""

@@ -23,6 +23,7 @@ from albef.loading.loader import Loader
 from albef.loading.reading import Batch, to_device
 from albef.models.kernels import product_type
 from albef.tasks.task import Task, TrainingConfig
+from albef.training.lora import adapt
 from albef.training.mirror import Mirror
 from albef.training.optim import OPTIMIZERS, rate
 from albef.training.speed import Speed
@@ -108,6 +109,8 @@ class Trainer:
         task.to(device)
         for part in config.freeze:
             task.get_submodule(f"model.{part}").requires_grad_(False)
+        if config.lora is not None and not task.base:
+            adapt(task, config.lora)
         self.task, self.config, self.loader, self.setup = task, config, loader, setup
         self.validate, self.progress = validate, progress
         self.dtype = product_type(config.precision, device)  # None is float32

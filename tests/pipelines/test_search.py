@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from albef.config import validate
 from albef.data.shards import ShardError
 from albef.io import file_digest
+from albef.models.weights import load_checkpoint
 from albef.tasks import retrieval
 from pipelines import finetune, trials
 from pipelines.stage import Stage
@@ -166,6 +168,32 @@ def test_what_ends_a_search_is_one_error_and_fails_no_trial_once_it_is_mended(
     shard.write_bytes(content)
     step("search", "retrieval")
     assert found()["evidence"]["trials"] == {"complete": 2, "pruned": 0, "fail": 0}
+
+
+def test_the_rank_of_lora_is_searched_and_adapters_are_published_in_the_weights(
+    here: Path,
+) -> None:
+    params = searched()
+    params["search"] |= {"sampler": {"kind": "random"}, "epochs": 1}
+    rank = {"low": 1, "high": 4, "log": False, "start": 2}
+    run = {"lr": 1e-3, "alpha": 0.4, "epochs": 1, "publish": "best", "lora": {"rank": rank}}
+    params["tasks"]["retrieval"] |= run
+    work(here, params)
+    step("search", "retrieval")
+    assert [trial["state"] for trial in found()["trials"]] == ["complete"] * 2
+    (name,) = json.loads(Path("products/search/retrieval/choice.json").read_text())
+    assert name == "lora.rank"
+    step("finetune", "retrieval")
+    for folder in ("retrieval", "retrieval/epochs/1"):
+        checkpoint = load_checkpoint(Path("products/models") / folder)
+        config = validate(retrieval.Config, checkpoint.config["values"], where="checkpoint")
+        assert isinstance(config.lora.rank, float)
+        state = retrieval.Task.restore(config, checkpoint).state_dict()
+        before = load_checkpoint(Path("products/models/pretrained")).tensors
+        for layer, learns in (("attention.self.query", True), ("intermediate.dense", False)):
+            name = f"model.fusion_encoder.layer.0.{layer}.weight"
+            assert torch.equal(state[name], before[name]) is not learns
+    step("evaluate", "retrieval")
 
 
 def test_a_run_without_ranges_needs_neither_torch_nor_optuna(

@@ -17,6 +17,8 @@ from albef.export.graphs import parts
 from albef.export.onnx import example
 from albef.loading.reading import to_device
 from albef.models.weights import load_checkpoint
+from albef.tasks.task import LoraConfig
+from albef.training.lora import adapt
 from albef.training.optim import Muon, adamw
 from pipelines.fake_gpu import DEVICE, move, on_gpu
 from tests.conftest import save_task
@@ -29,7 +31,9 @@ SIZES = {"batch": 2, "texts": 3, "length": 7, "nodes": 5}
 
 def on_device(folder: Path, run: str) -> tuple[FakeTensorMode, Any, dict[str, Tensor]]:
     """The mode in which all is fake, a task on a GPU, and a batch there."""
-    task: Any = pretrained() if run == "pretraining" else start(folder, run)
+    task: Any = pretrained() if run in ("pretraining", "lora") else start(folder, run)
+    if run == "lora":
+        adapt(task, LoraConfig())
     batch = collated(folder, task)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     move(mode, task.train())
@@ -38,7 +42,7 @@ def on_device(folder: Path, run: str) -> tuple[FakeTensorMode, Any, dict[str, Te
         return mode, task, to_device(fake, DEVICE)
 
 
-@pytest.mark.parametrize("run", ["pretraining", *RUNS])
+@pytest.mark.parametrize("run", ["pretraining", *RUNS, "lora"])
 def test_a_step_stays_on_its_device(run: str, folder: Path) -> None:
     mode, task, batch = on_device(folder, run)
     with mode:

@@ -18,7 +18,7 @@ from albef.loading.loader import Loader
 from albef.loading.reading import to_device
 from albef.preprocessing.transforms import AugmentConfig, Train
 from albef.tasks import pretraining
-from albef.tasks.task import Task
+from albef.tasks.task import LoraConfig, Task
 from albef.training.loop import Setup, Trainer
 from albef.training.mirror import Mirror
 from albef.training.tracking import Progress
@@ -32,15 +32,16 @@ if DEVICE.type != "cpu":
     torch.use_deterministic_algorithms(True)
 AUGMENT = {"flip": True, "crop": [0.5, 1.0], "randaugment": 5}
 SIZES = {"epochs": 2, "global_batch_size": 8, "micro_batch_size": 2, "lr": 1e-3, "warmup_steps": 2}
-KINDS = ("retrieval", "pretraining", "without_itc")
+KINDS = ("retrieval", "pretraining", "without_itc", "sigmoid_lora")
 
 
 def task_of(kind: str) -> Task:
     """A task; pre-training with dropout, and where it is without ITC, projections do not learn."""
     torch.manual_seed(3)
-    if kind == "retrieval":
-        task: Any = tiny_task()
-        task.config = task.config.model_copy(update=SIZES)
+    if kind in ("retrieval", "sigmoid_lora"):
+        contrast, lora = ("softmax", None) if kind == "retrieval" else ("sigmoid", LoraConfig())
+        task: Any = tiny_task(contrast=contrast)
+        task.config = task.config.model_copy(update=SIZES | {"lora": lora})
         return task
     values = config(0.4).model_copy(update=SIZES | {"itc": kind == "pretraining", "queue_size": 12})
     text = values.model.text.model_copy(update={"dropout": 0.1})

@@ -1,0 +1,134 @@
+"""LoRA: what learns, what is saved, and what is published."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from albef.config import ParamsError, Range, choose, ranges
+from albef.loading.reading import to_device
+from albef.models.weights import load_strict
+from albef.tasks.task import LoraConfig
+from albef.training.lora import adapt, merged
+from albef.training.optim import adamw
+from albef.training.state import kept
+from tests.conftest import CAPTIONS, tiny_config, tiny_task
+from tests.tasks.test_contract import SMOKE, collated, pretrained, start, stepped
+from tests.tasks.test_contract import folder as folder
+from tests.training.test_loop import Killed, dying
+from tests.training.test_loop import data as data
+from tests.training.toy_training import train_toy
+
+LORA = LoraConfig(rank=2, dropout=0.1)
+
+
+def tiny(**values: object) -> Any:
+    torch.manual_seed(3)
+    task = tiny_task()
+    task.config = task.config.model_copy(update={"epochs": 2, "lora": LORA, **values})
+    return task
+
+
+@pytest.mark.parametrize("run", ["pretraining", *SMOKE["tasks"]])
+def test_a_step_of_every_kind_moves_adapters_and_what_is_not_an_encoder(
+    run: str, folder: Path
+) -> None:
+    task: Any = pretrained() if run == "pretraining" else start(folder, run)
+    batch = to_device(collated(folder, task), torch.device("cpu"))
+    before = {name: tensor.clone() for name, tensor in task.state_dict().items()}
+    adapt(task.train(), LORA)
+    alike = {name for name in before if not name.startswith("model_m.")}
+    assert all(torch.equal(merged(task)[name], before[name]) for name in alike)
+    for _ in range(
+        2
+    ):  # the second matrix of an adapter starts at 0, and stops the first's gradient
+        stepped(task, adamw(task, 1e-3, 0.0), batch)
+    after = merged(task)
+    moved = {name for name in alike if not torch.equal(after[name], before[name])}
+    encoders = {name for name in moved if "_encoder." in name}
+    assert encoders
+    assert all(name.endswith(("qkv.weight", "query.weight", "value.weight")) for name in encoders)
+    assert moved - encoders >= {name for name in alike if "head." in name and "_m." not in name}
+    for name in before.keys() - alike:  # the momentum model is a step behind
+        same = torch.equal(after[name], after[name.replace("model_m.model.", "model.")])
+        assert same is (name.replace("model_m.model.", "model.") not in moved)
+    fresh: Any = pretrained() if run == "pretraining" else start(folder, run)
+    load_strict(fresh, after, where="merged")
+
+
+def test_merged_weights_compute_what_adapters_do() -> None:
+    plain, task = tiny().eval(), tiny()
+    adapt(task, LORA)
+    task.eval()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in task.parameters():
+        if parameter.requires_grad:
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+    plain.load_state_dict(merged(task))
+    texts = plain.texts(CAPTIONS)
+    for encode in ("encode_text", "encode_image"):
+        given = texts if encode == "encode_text" else (torch.randn(4, 3, 16, 16),)
+        ours, theirs = (getattr(each.model, encode)(*given) for each in (plain, task))
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_training_checkpoints_hold_what_learns_and_a_killed_run_ends_with_the_same_bytes(
+    data: Path, tmp_path: Path
+) -> None:
+    whole = tiny(keep_epochs=(1,))
+    train_toy(whole, data, tmp_path / "whole", every=3)
+    task = tiny(keep_epochs=(1,))
+    with pytest.raises(Killed):
+        train_toy(task, data, tmp_path / "cut", dying(4), every=3)
+    saved = torch.load(max((tmp_path / "cut").glob("state-*.pt")), weights_only=True)["task"]
+    assert not any("_encoder." in name and ".lora_" not in name for name in saved)
+    assert saved.keys() == task.state_dict().keys()
+    resumed = tiny(keep_epochs=(1,))
+    train_toy(resumed, data, tmp_path / "cut", every=3)
+    ended = merged(whole), merged(resumed)
+    assert ended[0].keys() == ended[1].keys() == tiny_task().state_dict().keys()
+    assert all(torch.equal(ended[0][name], ended[1][name]) for name in ended[0])
+    (epoch,) = kept(tmp_path / "whole", [1]).values()
+    name = "model.text_encoder.layer.0.attention.self.query.weight"
+    from safetensors.torch import load_file
+
+    assert not torch.equal(merged(whole, load_file(epoch))[name], ended[0][name])
+
+
+def test_adapters_are_of_the_named_layers_of_encoders_that_learn() -> None:
+    def adapted(task: Any, *targets: str) -> set[str]:
+        adapt(task, LoraConfig(targets=targets or None))
+        return {name.split(".lora_")[0] for name in task.state_dict() if name.startswith("model.")}
+
+    cross = adapted(tiny(), "crossattention.self.key", "fc1")
+    assert {name.rpartition(".")[2] for name in cross} >= {"key", "fc1"}
+    assert not any(".attention." in name for name in cross)
+    task = tiny()
+    task.model.image_encoder.requires_grad_(False)
+    assert not any("image_encoder" in name for name in adapted(task))
+
+
+def test_wrong_values_are_refused_with_the_nearest_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ParamsError, match=r"lora\.targets: .*'qvk'; did you mean qkv\?"):
+        adapt(tiny(), LoraConfig(targets=("query", "qvk")))
+    task = tiny()
+    task.model.requires_grad_(False)
+    with pytest.raises(ParamsError, match=r"lora\.targets.*freeze"):
+        adapt(task, LORA)
+    for rank in (0.5, 2.5, {"low": 0.0, "high": 8.0, "log": False, "start": 4.0}):
+        with pytest.raises(ParamsError, match=r"lora: rank must be a whole number of at least 1"):
+            tiny_config(lora={"rank": rank})
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ParamsError, match=r"pip install '\.\[lora\]'"):
+        adapt(tiny(), LORA)
+
+
+def test_a_rank_can_be_searched_and_is_rounded() -> None:
+    config = tiny_config(lora={"rank": {"low": 1, "high": 8, "log": True, "start": 4}})
+    assert ranges(config) == {"lora.rank": Range(low=1, high=8, log=True, start=4)}
+    task = tiny()
+    adapt(task, choose(config, {"lora.rank": 2.7}).lora)
+    shapes = {t.shape[0] for n, t in task.state_dict().items() if "lora_A" in n}
+    assert shapes == {3}
