@@ -6,6 +6,7 @@ import resource
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +42,7 @@ class Worker:
         self._process = spawn.Process(target=_work, args=(other, *limits), daemon=True)
         self._process.start()
         other.close()  # If the process ends, so does the pipe.
+        Finalize(self, self._process.kill, exitpriority=0)  # Signals do not end it.
 
     def close(self) -> None:
         """End the process."""
@@ -74,7 +76,8 @@ class Worker:
 
 def _work(pipe: Connection, seconds: float, memory: int | None) -> None:
     """Send the items of each call as tuples, then None or the error that ended the call."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent decides.
+    for number in (signal.SIGINT, signal.SIGTERM):  # The parent, which has them too, decides.
+        signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(EOFError, OSError):
         while True:
             call, args = pipe.recv()

@@ -1,5 +1,8 @@
 import itertools
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -28,3 +31,14 @@ def test_processor_time_of_a_call_is_bounded() -> None:
         list(worker.run(filter, None, itertools.repeat(0)))
     assert caught.value.too_long
     worker.close()
+
+
+def test_signals_to_all_processes_end_it_only_with_its_parent() -> None:
+    worker = Worker(60)
+    assert list(worker.run(range, 1)) == [0]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker._process.pid, number)
+    assert list(worker.run(range, 2)) == [0, 1]
+    worker.close()
+    code = "from albef.worker import Worker; worker = Worker(60); print(*worker.run(range, 3))"
+    assert subprocess.check_output([sys.executable, "-c", code]) == b"0 1 2\n"
