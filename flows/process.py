@@ -13,7 +13,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from albef.io import call_after
 from flows.run_lock import INHERITED
@@ -146,6 +148,7 @@ def _reproduce(
     from dvc.stage.exceptions import StageCmdFailedError
 
     logging.getLogger("dvc").setLevel(logging.WARNING)
+    _record_inputs_first()
     try:
         if pull:
             from flows.remote import fetch_artifacts
@@ -165,6 +168,26 @@ def _reproduce(
         print(f"{', '.join(names)}: {one_line(error)}", file=sys.stderr)
         return DVC_FAILED
     return 0
+
+
+def _record_inputs_first() -> None:
+    """Let DVC record the inputs of a stage as they are before it runs.
+
+    By default, it records them afterwards. An edit or a deletion during a run would then count as
+    what the stage has read, or discard what it has made.
+    """
+    from dvc.stage import run
+
+    run_command = run.cmd_run
+
+    def record_and_run(stage: Any, **options: Any) -> None:
+        stage.save_deps()
+        run_command(stage, **options)
+        stage.save_deps = lambda **_: None
+        for dep in stage.deps:
+            dep.get_hash = partial(getattr, dep, "hash_info")
+
+    run.cmd_run = record_and_run
 
 
 def _main() -> int:

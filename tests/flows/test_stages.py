@@ -1,16 +1,23 @@
 """What is tried again, what is said of a failure, and how a child is ended."""
 
 import contextlib
+import hashlib
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
+import pytest
+from dvc.repo import Repo
+from dvc.stage import run
 from prefect.states import Failed
 
+from albef.config import read_yaml
 from flows import stages
 from flows.graph import Node
+from flows.process import _reproduce
 
 
 def test_only_ingest_is_tried_again_and_not_when_the_values_are_wrong() -> None:
@@ -53,3 +60,21 @@ def test_nothing_of_a_session_is_left_when_its_leader_ends(tmp_path: Path) -> No
     with contextlib.suppress(psutil.NoSuchProcess):
         left = psutil.Process(int((tmp_path / "pid").read_text()))
         assert left.status() == psutil.STATUS_ZOMBIE or left.wait(timeout=120) is None
+
+
+def test_what_changes_while_a_stage_runs_is_recorded_as_it_was_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "cmd_run", run.cmd_run)  # is restored after the test
+    command = "cp params.yaml made && echo 'a: 2' > params.yaml && rm code"
+    stage = {"cmd": command, "params": ["a"], "deps": ["code"], "outs": ["made"]}
+    Path("dvc.yaml").write_text(json.dumps({"stages": {"one": stage}}))
+    Path("params.yaml").write_text("a: 1\n")
+    Path("code").write_text("old")
+    Repo.init(".", no_scm=True).close()
+    assert _reproduce(["one"], alone=True, force=True) == 0
+    locked = read_yaml(Path("dvc.lock"))["stages"]["one"]
+    assert locked["params"] == {"params.yaml": {"a": 1}}
+    assert locked["deps"][0]["md5"] == hashlib.md5(b"old", usedforsecurity=False).hexdigest()
+    assert Path("made").read_text() == "a: 1\n"
