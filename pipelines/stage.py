@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -30,7 +31,7 @@ import psutil
 from albef.config import ParamsError, Section, read_yaml, validate
 from albef.data.cache import ShardCache
 from albef.data.shards import describe
-from albef.io import call_after, file_digest, holder_of, lock, printable_output
+from albef.io import call_after, file_digest, first_line, holder_of, lock, printable_output
 from albef.io import read_json as read_json
 from albef.io import write_json as write_json
 from albef.layout import PARAMS as PARAMS
@@ -62,6 +63,7 @@ _TALLY = "spent.json"
 """File in a stage's scratch folder with the cost of its interrupted processes."""
 RANKS, LAUNCHED_ON = "ALBEF_RANKS", "ALBEF_LAUNCHED_ON"
 """Environment variables of a stage's processes: the folder for end files, the launching machine."""
+_NO_MEMORY = re.compile("(?i)allocate memory|out of memory|bad_alloc|new thread|map segment")
 log = logging.getLogger("albef")
 
 
@@ -333,11 +335,16 @@ def die_with_dvc(context: Context) -> None:
 
 
 @contextlib.contextmanager
-def _full_disk_named(stage: Stage) -> Iterator[None]:
-    """Turn an error of a full disk, which no retry helps, into one that names the folders."""
+def _shortage_named(stage: Stage) -> Iterator[None]:
+    """Turn an error of full memory or a full disk, which no retry helps, into one with a remedy."""
     try:
         yield
     except Exception as error:  # Libraries wrap the system's error in errors of many types.
+        if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+            raise ValueError(
+                f"out of memory ({first_line(error)}). Lower micro_batch_size or "
+                "runtime.workers, or free memory"
+            ) from error
         if not any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT)):
             raise
         layout = stage.layout.paths
@@ -376,7 +383,7 @@ def main(
     die_with_dvc(context)
     try:
         stage = Stage(name, key, context)
-        with _full_disk_named(stage):
+        with _shortage_named(stage):
             stage.record_code()
             if launch(stage):
                 return  # The first of its processes writes the record.

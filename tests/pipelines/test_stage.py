@@ -1,5 +1,6 @@
 """The frame of every stage: its scratch, and how its process ends."""
 
+import errno
 import logging
 import os
 import re
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from albef.io import lock
-from pipelines.stage import FORGOTTEN_S, RANKS, Stage, lock_of
+from pipelines.stage import FORGOTTEN_S, RANKS, Stage, _shortage_named, lock_of
 from tests.pipelines.test_training import ROOT, values, work
 
 
@@ -107,6 +108,21 @@ def test_a_full_disk_is_named_and_not_retried(tmp_path: Path) -> None:
         assert ended.returncode == 2, ended.stderr
         assert re.search(r"disk is full: paths.root \(products\) has [0-9]+ MiB", ended.stderr)
         assert "Errno" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        RuntimeError("can't start new thread"),
+    ],
+)
+def test_too_little_memory_has_a_remedy(error: Exception) -> None:
+    message = r"out of memory \(.+\)\. Lower micro_batch_size"
+    with pytest.raises(ValueError, match=message), _shortage_named(Stage("ingest", "web")):
+        raise error
 
 
 def test_a_process_of_several_that_fails_ends_at_once(tmp_path: Path) -> None:
