@@ -93,13 +93,11 @@ def public_sockets(allow_loopback: bool) -> Callable[[AddrInfo], socket.socket]:
 def is_public(text: str) -> bool:
     """Return whether a text is an address that is public and belongs to one machine."""
     address = _unwrapped(text)
-    return address is not None and not (
-        not address.is_global
-        or address.is_multicast
-        or address.is_reserved
-        or address.is_link_local
-        or address.is_unspecified
-        or any(address in network for network in _REFUSED)
+    return (
+        address is not None
+        and address.is_global
+        and not address.is_reserved
+        and not any(address in network for network in _REFUSED)
     )
 
 
