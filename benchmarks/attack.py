@@ -19,9 +19,12 @@ import json
 import os
 import resource
 import struct
+import subprocess
+import tempfile
 import time
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -42,15 +45,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("exports", nargs="+", type=Path, help="embeds texts; grounds expressions")
     parser.add_argument("--seconds", type=float, default=30)
-    parser.add_argument("--proxy", type=int, default=0, help="port of nginx before port 8081")
+    parser.add_argument("--nginx", action="store_true", help="behind nginx with deploy/nginx.conf")
     parser.add_argument("--only", type=int, nargs="*", default=range(1, 7), help="attacks")
     options = parser.parse_args()
     os.environ["ALBEF_TOKENS"] = ",".join(TOKENS)
     more = [*map(str, options.exports[1:]), "--threads", "1"]
-    more += ["--port", "8081"] if options.proxy else []
+    more += ["--port", "8081"] if options.nginx else []  # as in the configuration
     requests = _requests()
-    with serve(options.exports[0], *more, token=TOKENS[0]) as server:
-        port, process = options.proxy or server.port, psutil.Process(server.pid)
+    with (
+        nginx() if options.nginx else contextlib.nullcontext() as proxy,
+        serve(options.exports[0], *more, token=TOKENS[0]) as server,
+    ):
+        port, process = proxy or server.port, psutil.Process(server.pid)
         print("| load | answers/s | median ms | p99 ms | failed | CPU s of the server | MiB |")
         print("|---|---|---|---|---|---|---|")
         for name, attacks in (("quiet", []), ("attacked", options.only), ("after", [])):
@@ -65,6 +71,20 @@ def main() -> None:
             print(f"| {name} | {client.cells()} | {spent:.1f} | {peak:.0f} |", flush=True)
             if counts:
                 print(f"\nAnswers to the attacker: {dict(sorted(counts.items()))}\n")
+
+
+@contextlib.contextmanager
+def nginx() -> Iterator[int]:
+    """Run nginx as shipped; yield its port."""
+    configuration = Path(__file__).parents[1] / "deploy/nginx.conf"
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["nginx", "-c", str(configuration), "-p", folder, "-e", "stderr"]
+        command += ["-g", "master_process off;"]  # Other users cannot write to the folder.
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            try:
+                yield 8080
+            finally:
+                process.terminate()
 
 
 def _ask(port: int, seconds: float) -> Load:
