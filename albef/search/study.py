@@ -5,6 +5,7 @@ which several machines share.
 """
 
 import contextlib
+import errno
 import logging
 import math
 import os
@@ -233,6 +234,9 @@ def _storage_errors(file: Path | None = None) -> Iterator[None]:
         yield
     except (SQLAlchemyError, OptunaError) as error:
         cause = str(error.__cause__ or error).split("\n")[0]
+        if "disk is full" in cause:  # SQLite's words; the study is whole.
+            where = str(file or "the study in scratch")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), where) from None
         if DATABASE not in os.environ:
             raise StudyError(
                 f"cannot use the study {file or 'in scratch'} ({cause}); delete its folder to "

@@ -16,9 +16,17 @@ import optuna
 import pytest
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import create_engine, text
 
 from albef.search import study
-from albef.search.study import DATABASE, Report, StudyError, TrialFailedError, TrialRequest
+from albef.search.study import (
+    DATABASE,
+    Report,
+    StudyError,
+    TrialFailedError,
+    TrialRequest,
+    _storage_errors,
+)
 from tests.conftest import free_port
 from tests.search import toy_search
 from tests.search.toy_search import SHARED, hasten, opened, search, train, worth
@@ -183,6 +191,18 @@ def test_a_machine_that_seemed_dead_continues_with_another_trial(
     assert len(search(one, train=lose)) == 8
     assert asked == [0, *range(8)]
     assert "another machine runs trial 1" in caplog.text
+
+
+def test_a_full_disk_is_not_taken_for_a_damaged_study(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path}/study.db")
+    with (
+        pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/study.db'"),
+        _storage_errors(tmp_path / "study.db"),
+        engine.begin() as connection,
+    ):
+        connection.execute(text("PRAGMA max_page_count = 2"))
+        connection.execute(text("CREATE TABLE a AS SELECT zeroblob(100000)"))
+    engine.dispose()
 
 
 @REFUSED_LEAVES_A_SOCKET
