@@ -195,13 +195,14 @@ def test_a_machine_that_seemed_dead_continues_with_another_trial(
 
 def test_a_full_disk_is_not_taken_for_a_damaged_study(tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{tmp_path}/study.db")
-    with (
-        pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/study.db'"),
-        _storage_errors(tmp_path / "study.db"),
-        engine.begin() as connection,
-    ):
-        connection.execute(text("PRAGMA max_page_count = 2"))
-        connection.execute(text("CREATE TABLE a AS SELECT zeroblob(100000)"))
+
+    def write() -> None:
+        with _storage_errors(tmp_path / "study.db"), engine.begin() as connection:
+            connection.execute(text("PRAGMA max_page_count = 2"))
+            connection.execute(text("CREATE TABLE a AS SELECT zeroblob(100000)"))
+
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/study.db'"):
+        write()
     engine.dispose()
 
 
