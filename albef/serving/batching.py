@@ -1,7 +1,7 @@
 """Micro-batching: items of concurrent requests are computed together."""
 
 import asyncio
-import time
+import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextvars import ContextVar
@@ -35,9 +35,11 @@ class Batcher(Generic[Item, Result]):
     """Bounded queue of items, and the task that computes them in batches in a thread.
 
     If nothing is being computed, an arriving item starts at once. Items that arrive in the meantime
-    form the next batch. A batch waits up to ``limits.wait`` for more items only if the last batch
-    had several, so a single client never waits. The oldest item is always in the batch. The others
-    are those with the most similar lengths. An item whose client has gone is not computed.
+    form the next batch. After a batch, the next one waits until the clients that were just answered
+    can have sent their next item, but no longer than the share ``limits.stragglers`` of the time
+    that the batch took. Without this wait, clients that each wait for their answer form two groups
+    that are computed in turn. The oldest item is always in the batch. The others are those with the
+    most similar lengths. An item whose client has gone is not computed.
 
     Args:
         run: name of the export, for metrics.
@@ -64,10 +66,12 @@ class Batcher(Generic[Item, Result]):
         self._length, self._metrics = length, metrics
         self._queue: list[_Waiting[Item, Result]] = []
         self._arrived = asyncio.Event()
-        self._several = False
+        self._expected = 0  # Items of the next batch, if each answered client sends another.
+        self._deadline = 0.0  # End of the wait for them, on the loop's clock.
         self._pace = 0.0  # Running mean of seconds per item.
         self._items = metrics.items.labels(run, step)
         self._seconds = metrics.computing.labels(run, step)
+        self._waited = metrics.waited.labels(run, step)
         self._waiting = metrics.waiting.labels(run, step)
         self._dropped = metrics.dropped.labels(run, step)
 
@@ -113,23 +117,16 @@ class Batcher(Generic[Item, Result]):
         """Compute arriving items until cancelled."""
         while True:
             await self._arrived.wait()
-            if self._several and self._limits.wait:
-                await self._wait_for_more()
+            await self._wait_for_stragglers()
             if self._queue:
                 await self._answer(self._take_batch())
 
-    async def _wait_for_more(self) -> None:
-        """Wait until the batch is full or its oldest item has waited ``limits.wait``."""
+    async def _wait_for_stragglers(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._queue and len(self._queue) < self._limits.batch:
-            remaining = self._queue[0].since + self._limits.wait - loop.time()
-            if remaining <= 0:
-                return
+        while 0 < len(self._queue) < self._expected and loop.time() < self._deadline:
             self._arrived.clear()
-            try:
-                await asyncio.wait_for(self._arrived.wait(), remaining)
-            except TimeoutError:
-                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._arrived.wait(), self._deadline - loop.time())
 
     def _take_batch(self) -> list[_Waiting[Item, Result]]:
         """Remove a batch from the queue and return it."""
@@ -147,11 +144,12 @@ class Batcher(Generic[Item, Result]):
 
     async def _answer(self, batch: list[_Waiting[Item, Result]]) -> None:
         items = [entry.item for entry in batch]
-        start = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        for entry in batch:
+            self._waited.observe(start - entry.since)
         try:
-            results = await asyncio.get_running_loop().run_in_executor(
-                self._executor, self._compute, items
-            )
+            results = await loop.run_in_executor(self._executor, self._compute, items)
         except Exception as error:
             # Compute each item alone, because only the faulty one must get the error.
             if len(batch) > 1:
@@ -161,9 +159,11 @@ class Batcher(Generic[Item, Result]):
             elif not batch[0].result.done():
                 batch[0].result.set_exception(error)
             return
-        seconds = time.perf_counter() - start
+        end = loop.time()
+        seconds = end - start
         self._pace += _RECENT * (seconds / len(batch) - self._pace)
-        self._several = len(batch) > 1
+        self._expected = min(self._limits.batch, len(batch) + len(self._queue))
+        self._deadline = end + self._limits.stragglers * seconds
         self._items.observe(len(batch))
         self._seconds.observe(seconds)
         for entry, result in zip(batch, results, strict=True):

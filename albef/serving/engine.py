@@ -202,9 +202,11 @@ class Engine:
         """Report these models in the server's metrics."""
         self.metrics.model.clear()
         self.metrics.drift.clear()
+        self.metrics.written.clear()
         for queues in self.models:
             facts = queues.run, queues.model.facts.kind, queues.model.digest
             self.metrics.model.labels(*facts).set(1)
+            self.metrics.written.labels(queues.run).set(queues.written)
             for quantity, reference in queues.profile.items():
                 divergence = partial(queues.sketch.divergence, quantity, reference)
                 self.metrics.drift.labels(queues.run, quantity).set_function(divergence)

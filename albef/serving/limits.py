@@ -35,7 +35,7 @@ class Limits:
     connections: int = 1000  # open connections
     queue: int = 256  # items that wait for one kind of computation
     batch: int = 8  # items computed together
-    wait: float = 0.004  # time that an item waits for a fuller batch, under load
+    stragglers: float = 0.1  # share of a batch's time that the next one waits for a fuller batch
     body_seconds: float = 30  # time for a request's body to arrive
     piece_seconds: float = 5  # time for each 16 KiB of a body to arrive
     seconds: float = 30  # time for the answer, from the arrival of the body

@@ -39,6 +39,7 @@ class Metrics:
         held_bytes.set_function(lambda: self.held_bytes)
         self.items = items("albef_batch_items", "Items per batch", step)
         self.computing = seconds("albef_batch_seconds", "Computation of a batch", step)
+        self.waited = seconds("albef_wait_seconds", "Time of an item in the queue", step)
         self.waiting = gauge("albef_waiting_items", "Items waiting for a step", step)
         self.refused = counter("albef_refused", "Requests refused because of load", ["reason"])
         self.dropped = counter("albef_dropped_items", "Items whose client left", step)
@@ -53,6 +54,8 @@ class Metrics:
         drift = "Divergence of requests from validation data, in nats"
         self.drift = gauge("albef_drift", drift, ["run", "what"])
         self.model = gauge("albef_model_info", "Served exports", ["run", "kind", "digest"])
+        written = "Unix time at which the served export's manifest was written"
+        self.written = gauge("albef_model_written_timestamp_seconds", written, ["run"])
 
     def page(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""

@@ -60,7 +60,8 @@ class ModelQueues:
 
     Answers carry its ``name``: the run and the beginning of the digest. Its ``space`` identifies
     the feature space; features of another space cannot be compared with its own. ``sketch`` counts
-    the requests, ``profile`` has the counts of validation data.
+    the requests, ``profile`` has the counts of validation data. ``written`` is the Unix time of the
+    manifest.
 
     Raises:
         ExportError: the folder is not an export, was changed, cannot run with these options, or
@@ -80,6 +81,7 @@ class ModelQueues:
         self.run, self.precision = manifest.run, options.precision or manifest.precisions[0]
         self.name = f"{self.run}@{self.model.digest[:12]}"
         self.space = f"{self.model.digest}/{self.precision}"
+        self.written = (folder / manifests.NAME).stat().st_mtime
         self.sketch, self.profile = Sketch(), read_counts(folder)
         # Exports share no threads, so that a slow call of one does not hold up another.
         self.threads = ThreadPoolExecutor(options.workers, "compute")

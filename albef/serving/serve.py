@@ -65,7 +65,6 @@ def serve(
     threads: Annotated[int, Option(min=0, help="Threads per computation; 0: all cores.")] = 0,
     workers: Annotated[int, Option(min=1, help="Concurrent computations per export.")] = 1,
     batch: Annotated[int, Option(min=1, help="Items computed together at most.")] = 8,
-    wait_ms: Annotated[float, Option(min=0, help="Longest wait for a fuller batch.")] = 4,
     queue: Annotated[int, Option(min=32, help="Items waiting for one computation at most.")] = 256,
     requests: Annotated[int, Option(min=1, help="Concurrent requests at most.")] = 128,
     seconds: Annotated[float, Option(min=0.001, help="Time limit of an answer.")] = 30,
@@ -103,7 +102,6 @@ def serve(
         clients=len(tokens) or 1,
         queue=queue,
         batch=batch,
-        wait=wait_ms / 1000,
         seconds=seconds,
         grace=grace,
     )

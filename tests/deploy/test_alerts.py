@@ -1,5 +1,6 @@
-"""The rules of alarms are of numbers that the server has, and fire when they should."""
+"""Alert rules and the dashboard use metrics that a server has, and alerts fire when they should."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -13,7 +14,8 @@ from albef.config import read_yaml
 from albef.serving.metrics import Metrics
 from tests.serving.running import running
 
-RULES = Path(__file__).parents[2] / "deploy" / "alerts.yaml"
+DEPLOY = Path(__file__).parents[2] / "deploy"
+RULES = DEPLOY / "alerts.yaml"
 NEEDS_PROMTOOL = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="Prometheus's own tool reads its rules"
 )
@@ -24,13 +26,39 @@ def rules() -> list[dict[str, Any]]:
     return list(group["rules"])
 
 
-def test_rules_are_of_numbers_that_a_server_has() -> None:
+def panels() -> list[dict[str, Any]]:
+    return list(json.loads((DEPLOY / "dashboard.json").read_text())["panels"])
+
+
+def expressions() -> list[str]:
+    """Expressions of the dashboard, with the variables that Grafana fills in."""
+    texts = [target["expr"] for panel in panels() for target in panel["targets"]]
+    return [re.sub(r"\$__\w+", "5m", text) for text in texts]
+
+
+def test_rules_the_dashboard_and_the_adapter_use_metrics_that_a_server_has() -> None:
     page = Metrics().page().decode()
-    names = {name for rule in rules() for name in re.findall(r"albef_\w+", rule["expr"])}
-    assert names == {"albef_drift", "albef_looks_total"}
-    for name in names:
-        assert f"# TYPE {name.removesuffix('_total')}" in page
+    known = set(re.findall(r"^# TYPE (\w+)", page, re.MULTILINE))
+    known |= {f"{name}_{part}" for name in known for part in ("bucket", "sum", "count")}
+    (adapter,) = read_yaml(DEPLOY / "prometheus-adapter.yaml")["rules"]
+    texts = [rule["expr"] for rule in rules()] + expressions() + [adapter["metricsQuery"]]
+    for text in texts:
+        names = re.findall(r"\b(?:albef|process)_\w+", text)
+        assert names, text
+        assert set(names) <= known, text
     assert 'albef_looks_total{outcome="failed"} 0.0' in page, "the first failure is an increase"
+
+
+def test_panels_of_the_dashboard_do_not_overlap() -> None:
+    cells = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in panels())
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) == 23
+    assert [panel["id"] for panel in panels()] == list(range(1, len(panels()) + 1))
 
 
 def promtool(*arguments: object, told: bytes = b"") -> None:
@@ -46,43 +74,73 @@ def test_prometheus_reads_what_a_server_tells(tiny_export: Path) -> None:
         promtool("check", "metrics", told=server.client.get("/metrics").content)
 
 
+SERIES = {
+    'albef_request_seconds_bucket{route="/v1/ask",le="2"}': "0+90x90",
+    'albef_request_seconds_bucket{route="/v1/ask",le="5"}': "0+100x90",
+    'albef_request_seconds_bucket{route="/v1/ask",le="+Inf"}': "0+100x90",
+    'albef_requests_total{route="/v1/ask",status="200"}': "0+90x90",
+    'albef_requests_total{route="/v1/ask",status="500"}': "0x30 6+6x60",
+    'albef_requests_total{route="/v1/ask",status="429"}': "0x30 10+10x60",
+    'albef_requests_total{route="/readyz",status="503"}': "0+30x90",  # not a refusal
+    'albef_drift{run="retrieval",what="words"}': "0.1x9 0.6x90",
+    'albef_drift{run="retrieval",what="width"}': "NaN 0.4x90",
+    'albef_looks_total{outcome="failed",instance="a:8080"}': "0x60 1x30",
+    'albef_model_written_timestamp_seconds{run="retrieval"}': "-7774200x90",  # 89 days, 23.5 hours
+}
+"""Series for each alert, one value a minute."""
+FIRES = {  # first minute at which an alert fires, its labels, and its summary
+    "AlbefIsSlow": (
+        12,
+        {"route": "/v1/ask"},
+        "99 % of the requests to /v1/ask take up to 4.7 s",
+    ),
+    "AlbefFails": (38, {"route": "/v1/ask"}, "5.66% of the requests to /v1/ask fail"),
+    "AlbefRefuses": (46, {}, "9.434% of the requests are refused because of load"),
+    "AlbefTrafficDrifts": (
+        41,
+        {"run": "retrieval", "what": "words"},
+        "words of requests to retrieval diverges by 0.6 nats from validation data",
+    ),
+    "AlbefCannotFollow": (
+        62,
+        {"outcome": "failed", "instance": "a:8080"},
+        "a:8080 cannot load the new export and keeps serving the old one",
+    ),
+    "AlbefReleaseIsOld": (
+        31,
+        {"run": "retrieval"},
+        "the served export of retrieval is 90d 0h 1m 0s old",
+    ),
+}
+
+
 @NEEDS_PROMTOOL
-def test_alarms_fire_of_what_lasts_and_of_a_failure(tmp_path: Path) -> None:
-    labels = 'run="retrieval",what="words"'
-    series = {
-        f"albef_drift{{{labels}}}": "0.1x9 0.6x60",
-        f"albef_drift{{{labels.replace('words', 'width')}}}": "NaN 0.4x60",
-        'albef_looks_total{outcome="failed",instance="a:8080"}': "0x60 1x9",
-    }
-    summary = "words of requests to retrieval diverges by 0.6 nats from validation data"
-    alarm = {
-        "exp_labels": {"run": "retrieval", "what": "words"},
-        "exp_annotations": {"summary": summary},
-    }
-    failed = {
-        "exp_labels": {"outcome": "failed", "instance": "a:8080"},
-        "exp_annotations": {
-            "summary": "a:8080 cannot load the new export and keeps serving the old one"
-        },
-    }
-    drifts, follows = (rule["alert"] for rule in rules())
-    expected = [
-        {"eval_time": "39m", "alertname": drifts},
-        {"eval_time": "41m", "alertname": drifts, "exp_alerts": [alarm]},
-        {"eval_time": "60m", "alertname": follows},
-        {"eval_time": "62m", "alertname": follows, "exp_alerts": [failed]},
-    ]
+def test_each_alert_fires_when_it_should_and_not_before(tmp_path: Path) -> None:
+    assert [rule["alert"] for rule in rules()] == list(FIRES)
+    cases = []
+    for alert, (minute, labels, summary) in FIRES.items():
+        fires = {"exp_labels": labels, "exp_annotations": {"summary": summary}}
+        cases.append({"eval_time": f"{minute - 5}m", "alertname": alert})
+        cases.append({"eval_time": f"{minute}m", "alertname": alert, "exp_alerts": [fires]})
     tests = {
         "rule_files": [str(RULES)],
         "evaluation_interval": "1m",
         "tests": [
             {
                 "interval": "1m",
-                "input_series": [{"series": k, "values": v} for k, v in series.items()],
-                "alert_rule_test": expected,
+                "input_series": [{"series": k, "values": v} for k, v in SERIES.items()],
+                "alert_rule_test": cases,
             }
         ],
     }
     YAML(typ="safe").dump(tests, file := tmp_path / "tests.yaml")
     promtool("check", "rules", RULES)
     promtool("test", "rules", file)
+
+
+@NEEDS_PROMTOOL
+def test_prometheus_reads_the_expressions_of_the_dashboard(tmp_path: Path) -> None:
+    records = [{"record": f"panel:{i}", "expr": text} for i, text in enumerate(expressions())]
+    groups = {"groups": [{"name": "dashboard", "rules": records}]}
+    YAML(typ="safe").dump(groups, file := tmp_path / "dashboard.yaml")
+    promtool("check", "rules", file)

@@ -20,7 +20,8 @@ def test_a_server_answers_the_probes_as_it_is_started_there(
 ) -> None:
     dockerfile = (DEPLOY / "serve.Dockerfile").read_text()
     (entry,) = re.findall(r"^ENTRYPOINT (.*)$", dockerfile, re.MULTILINE)
-    deployment, service, _ = YAML(typ="safe").load_all(DEPLOY / "kubernetes.yaml")
+    objects = YAML(typ="safe").load_all(DEPLOY / "kubernetes.yaml")
+    _, service, deployment = filter(None, objects)
     pod = deployment["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     command = [*json.loads(entry), *container["args"]]
