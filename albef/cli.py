@@ -225,6 +225,22 @@ def hub(
     main(export, card, out, licence, dataset or [])
 
 
+@command(app, "triton")
+def triton(
+    export: Annotated[Path, Argument(help="Export folder.")],
+    out: Annotated[Path, Argument(help="Folder to write.")],
+    precision: Annotated[str | None, Option(help="Weights; default: the export's first.")] = None,
+    batch: Annotated[int, Option(min=1, help="Items computed together at most.")] = 8,
+) -> None:
+    """Write an export as a model repository for Triton Inference Server.
+
+    Example: albef triton EXPORT triton/retrieval
+    """
+    from albef.commands.triton import main
+
+    main(export, out, precision, batch)
+
+
 @command(app, "lineage")
 def lineage(
     path: Annotated[Path, Argument(help="Export or other artifact.")],

@@ -351,6 +351,18 @@ def node(
     return run
 
 
+@pytest.fixture(scope="session")
+def triton_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python of an environment with Triton's client, which needs an older protobuf than ours."""
+
+    def make(folder: Path) -> None:
+        subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True)
+        command = [folder / "env/bin/pip", "install", "-q", "tritonclient[http,grpc]>=2.60,<3"]
+        subprocess.run(command, check=True, capture_output=True)
+
+    return made_once(tmp_path_factory, "triton", make) / "env/bin/python"
+
+
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """A folder for all workers of a run, which the first that needs it makes."""
     root = factory.getbasetemp()

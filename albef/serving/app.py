@@ -23,7 +23,7 @@ from albef.serving.middleware.access import Cors, Hosts, Tokens
 from albef.serving.middleware.admission import Admission
 from albef.serving.middleware.exchange import METRICS, PROBES, State
 from albef.serving.middleware.requests import Requests
-from albef.serving.routes import calls, compatible, indexes, server
+from albef.serving.routes import calls, compatible, indexes, kserve, server
 from albef.serving.routes.calls import Needs
 
 _CORS: dict[str, Any] = {
@@ -37,6 +37,7 @@ _PROTECTED = (
     indexes.router,
     compatible.router,
     compatible.models_router,
+    kserve.router,
 )
 """Routers that need a token, if the server has tokens."""
 

@@ -7,7 +7,7 @@ from starlette.datastructures import Headers
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-PROBES = frozenset({"/healthz", "/readyz"})
+PROBES = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 METRICS = "/metrics"
 SCOPES = ("read", "write", "metrics")
 """Scopes of a token: ``read`` for calls and searches, ``write`` for changes of indexes, ``metrics``

@@ -1,0 +1,203 @@
+"""Endpoints of KServe's Open Inference Protocol, version 2 (REST with JSON tensors).
+
+A model is a call of this server, such as ``embed_text``. Texts, and images as data URIs, are
+``BYTES`` tensors of one axis.
+"""
+
+import importlib.metadata
+from collections.abc import Callable, Coroutine, Sequence
+from math import prod
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute, APIRouter
+from pydantic import Field
+
+from albef.serving.engine import current
+from albef.serving.errors import BODY, ApiError, describe_errors, invalid
+from albef.serving.limits import IMAGES
+from albef.serving.model_queues import ModelQueues
+from albef.serving.routes.bodies import Body
+from albef.serving.routes.compatible import Item
+
+
+class _Route(APIRoute):
+    """Route whose errors have the protocol's form, in which ``error`` is a text."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the function that handles a request."""
+        handle = super().get_route_handler()
+
+        async def handle_or_refuse(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except ApiError as caught:
+                error = caught
+            except RequestValidationError as caught:
+                first = caught.errors()[0]
+                error = invalid({**first, "loc": first["loc"][1:]})
+            return JSONResponse({"error": error.message}, error.status, error.headers)
+
+        return handle_or_refuse
+
+
+# Triton's client sends no Content-Type.
+router = APIRouter(tags=["compatible"], route_class=_Route, strict_content_type=False)
+_ERRORS = describe_errors(404, *BODY, 429)
+Json = dict[str, Any]
+Name = Annotated[str, Path(max_length=80)]
+_TEXT: dict[str, type] = {"text": str}
+_IMAGE: dict[str, type] = {"image": bytes}
+_INPUTS = {
+    "embed_text": _TEXT,
+    "embed_image": _IMAGE,
+    **dict.fromkeys(("match", "ask", "entail", "compare", "classify"), _IMAGE | _TEXT),
+}
+"""Type of the elements of each input, by call."""
+_LABEL = {"label": "BYTES", "probability": "FP32"}
+_OUTPUTS = {
+    "embed_text": {"embedding": "FP32"},
+    "embed_image": {"embedding": "FP32"},
+    "match": {"probability": "FP32"},
+    **dict.fromkeys(("ask", "entail", "compare", "classify"), _LABEL),
+}
+"""Datatype of each output, by call. Label and probability are those of the best answer."""
+
+
+class Tensor(Body):
+    """An input tensor."""
+
+    name: str
+    """Name of the input."""
+    shape: list[int] = Field(max_length=2)
+    """Number of elements."""
+    datatype: Literal["BYTES"]
+    """Texts and data URIs are ``BYTES``."""
+    data: list[Item] = Field(min_length=1, max_length=IMAGES)
+    """Texts, or images as data URIs."""
+    parameters: Json | None = None
+    """Ignored."""
+
+
+class RequestedOutput(Body):
+    """An output to return."""
+
+    name: str
+    """Name of the output."""
+    parameters: Json | None = None
+    """Ignored."""
+
+
+class InferenceRequest(Body):
+    """Input tensors of a call."""
+
+    inputs: list[Tensor] = Field(min_length=1, max_length=2)
+    """The input tensors."""
+    outputs: list[RequestedOutput] | None = Field(None, max_length=2)
+    """The outputs to return; null returns all."""
+    id: str | None = Field(None, max_length=200)
+    """Returned with the response."""
+    parameters: Json | None = None
+    """Ignored."""
+
+
+def _find(name: str) -> ModelQueues:
+    """Return the export that answers a call; raise ApiError 404 if none does."""
+    available = sorted(_INPUTS.keys() & current().calls)
+    if name not in available:
+        text = f"unknown model; this server has {', '.join(available)}"
+        raise ApiError(404, text, code="model_not_found")
+    return current().calls[name]
+
+
+@router.get("/v2", responses=describe_errors())
+async def describe_server() -> Json:
+    """Describe the server."""
+    version = importlib.metadata.version("albef-pipeline")
+    return {"name": "albef", "version": version, "extensions": []}
+
+
+@router.get("/v2/models/{name}", responses=describe_errors(404, 422))
+async def describe_call(name: Name) -> Json:
+    """Describe a call: its inputs and outputs."""
+    queues = _find(name)
+    width = [queues.model.embed_dim] if name.startswith("embed") else []
+    return {
+        "name": name,
+        "versions": [queues.name],
+        "platform": "albef",
+        "inputs": [_meta(each, "BYTES", []) for each in _INPUTS[name]],
+        "outputs": [_meta(each, kind, width) for each, kind in _OUTPUTS[name].items()],
+    }
+
+
+def _meta(name: str, datatype: str, width: list[int]) -> Json:
+    return {"name": name, "datatype": datatype, "shape": [-1, *width]}
+
+
+@router.get("/v2/models/{name}/ready", responses=describe_errors(404, 422))
+async def call_ready(name: Name) -> Json:
+    """Return 200 if an export has the call."""
+    return {"name": name, "ready": bool(_find(name))}
+
+
+@router.post("/v2/models/{name}/infer", responses=_ERRORS)
+async def infer(name: Name, body: InferenceRequest) -> Json:
+    """Compute a call."""
+    queues, kinds = _find(name), _OUTPUTS[name]
+    asked = [each.name for each in body.outputs or ()] or list(kinds)
+    if unknown := set(asked) - set(kinds):
+        raise ApiError(422, f"outputs: {name} has no {min(unknown)!r}", param="outputs")
+    results = await _compute(name, _elements(name, body.inputs))
+    outputs = [_tensor(each, kinds[each], results[each]) for each in asked]
+    answer = {"model_name": name, "model_version": queues.name, "outputs": outputs}
+    return answer if body.id is None else answer | {"id": body.id}
+
+
+def _elements(name: str, tensors: Sequence[Tensor]) -> dict[str, list[Any]]:
+    """Return the elements of each input; raise ApiError 422 if they do not fit the call."""
+    types, given = _INPUTS[name], {each.name: each for each in tensors}
+    if given.keys() != types.keys() or len(given) < len(tensors):
+        raise ApiError(422, f"inputs: {name} has {' and '.join(types)}, once each", param="inputs")
+    for each, tensor in given.items():
+        if prod(tensor.shape) != len(tensor.data):
+            text = f"inputs: {each} has {len(tensor.data)} elements, not shape {tensor.shape}"
+            raise ApiError(422, text, param="inputs")
+        if not all(isinstance(element, types[each]) for element in tensor.data):
+            text = f"inputs: {each} must hold {'data URIs' if each == 'image' else 'texts'}"
+            raise ApiError(422, text, param="inputs")
+    return {each: tensor.data for each, tensor in given.items()}
+
+
+async def _compute(name: str, given: dict[str, list[Any]]) -> dict[str, Any]:
+    """Return the values of all outputs of a call."""
+    engine = current()
+    if name == "embed_text":
+        return {"embedding": await engine.embed_texts(given["text"])}
+    if name == "embed_image":
+        return {"embedding": await engine.embed_images(given["image"])}
+    images, texts = given["image"], given["text"]
+    if name == "match":
+        if len(images) != len(texts) and 1 not in (len(images), len(texts)):
+            raise ApiError(422, "send as many images as texts, or one of either", param="inputs")
+        return {"probability": await engine.match(images, texts)}
+    if len(images) != (wanted := {"compare": 2}.get(name, 1)) and name != "classify":
+        raise ApiError(422, f"inputs: {name} reads {wanted} images, not {len(images)}")
+    best = [_best(answer) for answer in await engine.ask(name, images, texts)]
+    return {"label": [label for label, _ in best], "probability": [share for _, share in best]}
+
+
+def _best(answer: Any) -> tuple[str, float]:
+    """Return the best answer or class and its probability; ``""`` and 0 if there is none."""
+    pairs = answer.items() if isinstance(answer, dict) else answer
+    return max(pairs, key=lambda pair: pair[1], default=("", 0.0))
+
+
+def _tensor(name: str, datatype: str, values: Any) -> Json:
+    """Return an output tensor, with its values in one list."""
+    array = np.asarray(values)
+    data = array.ravel().tolist()
+    return {"name": name, "datatype": datatype, "shape": list(array.shape), "data": data}
