@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "prefect", "dvc", "timm", "numpy", "pandas", "rich", "fastapi")
 COMMANDS = {
     "": "run status params plan compare ablate accept release fetch verify data find ask explain "
-    "embed benchmark submit import hub lineage serve site",
+    "embed benchmark submit import hub triton lineage serve site",
     "data": "check accept page",
 }
 """Commands by what stands before them."""
