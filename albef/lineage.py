@@ -222,7 +222,7 @@ class Lineage:
             local = index_digest(folder)
             digest = digest or described["digest"]
         # Signed releases contain this type, so it keeps its spelling.
-        step = _compared("data set", name, digest, folder, local)
+        step = _compared("dataset", name, digest, folder, local)
         about = (described if step.state == "verified" else about) or {}
         facts = {key: about[key] for key in ("splits", "captions", "licences") if key in about}
         if view := about.get("curated"):
@@ -312,7 +312,7 @@ def _render_own_facts(what: str, facts: Facts) -> Iterator[str]:
         case "search":
             if "choice" in facts:
                 yield f"chosen: {_pairs(facts['choice'])}" if facts["choice"] else "no ranges"
-        case "data set":
+        case "dataset":
             if "splits" in facts:
                 splits = ", ".join(f"{count:,} {name}" for name, count in facts["splits"].items())
                 yield f"{splits}; {facts.get('captions', 0):,} captions"

@@ -109,6 +109,10 @@ class _OtherValues(LocalFileSystem):  # type: ignore[misc]
         return super().open(str(self._file) if is_params else path, mode, **options)
 
 
+# DVC checks only a part of dvc.lock.
+_UNREADABLE = DvcException, AttributeError, KeyError, TypeError
+
+
 def read(params: Path = PARAMS) -> dict[str, Node]:
     """Return all stages by name in the order of the graph, compared with the values of a file.
 
@@ -116,11 +120,15 @@ def read(params: Path = PARAMS) -> dict[str, Node]:
         ParamsError: dvc.yaml, dvc.lock or params.yaml cannot be read.
     """
     try:
-        with Repo(".", fs=_OtherValues(params)) as repo:
-            return _nodes(repo, params)
+        with Repo(".", fs=_OtherValues(params), _wait_for_lock=True) as repo:
+            try:
+                return _nodes(repo, params)
+            except (*_UNREADABLE, ParamsError):  # DVC may be writing dvc.lock, under its lock.
+                with repo.lock, Repo(".", fs=repo.fs) as again:
+                    return _nodes(again, params)
     except DvcException as error:
         raise ParamsError(one_line(error)) from None
-    except (AttributeError, KeyError, TypeError) as error:  # DVC checks only a part of the file.
+    except _UNREADABLE as error:
         raise ParamsError(f"{LOCK} is damaged; run `git checkout {LOCK}`") from error
 
 
@@ -342,7 +350,7 @@ def _value_reasons(dep: Any) -> Iterator[str]:
     for key in dep.params:
         before, after = _leaves(key, old), _leaves(key, new)
         for leaf in before | after:
-            was, now = before.get(leaf, "nothing"), after.get(leaf, "nothing")
+            was, now = before.get(leaf, "unset"), after.get(leaf, "unset")
             if was != now:
                 yield f"{leaf} {was} -> {now}"
 

@@ -145,12 +145,15 @@ def save_experiment(name: str) -> str | None:
     ``dvc exp save`` commits the artifacts of its targets to dvc.lock as they are. A stale stage
     would become fresh by that, and a missing artifact is an error, so only fresh stages are given.
     """
-    fresh = [stage for stage, node in graph.read().items() if node.needed and not node.stale]
+    nodes = graph.read()
+    fresh = [stage for stage, node in nodes.items() if node.needed and not node.stale]
     if not fresh:
         return f"experiment {name} was not recorded: no stage is up to date"
     lines: list[str] = []
     options = ("--name", name, "--force", *untracked(values.layout()))
-    if Child("exp", "save", *options, *fresh).follow(lines.append):
+    # For each target, DVC reads the whole graph again.
+    targets = fresh if len(fresh) < len(nodes) else [str(graph.DVC)]
+    if Child("exp", "save", *options, *targets).follow(lines.append):
         reason = next((line for line in lines if line.startswith("ERROR")), " ".join(lines))
         return f"experiment {name} was not recorded: {reason}"
     print(f"\nrecorded as experiment {name}; `dvc exp show` lists all experiments")

@@ -45,10 +45,10 @@ def test_an_export_leads_back_to_the_files_of_its_sources(project: Path) -> None
         ("checkpoint", "retrieval", "verified"),
         ("search", "retrieval", "verified"),
         ("checkpoint", "pretrained", "verified"),
-        ("data set", "web", "verified"),
+        ("dataset", "web", "verified"),
         ("source", "rows", ""),
         ("file", "web.json", "verified"),
-        ("data set", "scenes", "verified"),
+        ("dataset", "scenes", "verified"),
         ("source", "rows", ""),
         ("file", "scenes.json", "verified"),
     ]
@@ -88,7 +88,7 @@ def test_a_checkpoint_that_is_another_by_now_is_reported_and_the_chain_continues
     shutil.copy("products/models/retrieval/model.safetensors", WEIGHTS)
     chain = states(lineage(EXPORT))
     assert ("checkpoint", "pretrained", "changed") in chain
-    assert ("data set", "web", "verified") in chain, "by what its child was told"
+    assert ("dataset", "web", "verified") in chain, "by what its child was told"
     assert command.main(EXPORT, False) == 1
     text = capsys.readouterr().out
     assert f"changed: the local one is {file_digest(WEIGHTS)[:12]}" in text
@@ -100,7 +100,7 @@ def test_an_export_alone_tells_what_its_manifest_knows_and_needs_no_more_than_se
 ) -> None:
     shutil.copytree(EXPORT, tmp_path / "got")
     chain = lineage(tmp_path / "got")
-    assert {s.state for s in chain.walk() if s.what in ("checkpoint", "data set")} == {"missing"}
+    assert {s.state for s in chain.walk() if s.what in ("checkpoint", "dataset")} == {"missing"}
     assert not [step for step in chain.walk() if step.record]
     heavy = ("torch", "pyarrow", "dvc", "prefect", "pandas")
     code = (
@@ -117,7 +117,7 @@ def test_an_export_alone_tells_what_its_manifest_knows_and_needs_no_more_than_se
         text=True,
     )
     assert ended.returncode == 0, ended.stderr
-    for part in ("export retrieval", "checkpoint pretrained", "data set web", "licence of pictures",
+    for part in ("export retrieval", "checkpoint pretrained", "dataset web", "licence of pictures",
                  "kind pairs", "missing locally", "4 train"):  # fmt: skip
         assert part in ended.stdout, part
 
@@ -138,8 +138,8 @@ def test_a_file_of_an_export_that_was_changed_or_left_out_is_named(
 
 def test_every_artifact_has_a_chain(project: Path) -> None:
     for path, first, origins in (
-        ("models/retrieval/config.json", "checkpoint", ["search", "checkpoint", "data set"]),
-        ("data/web/index.parquet", "data set", ["source"]),
+        ("models/retrieval/config.json", "checkpoint", ["search", "checkpoint", "dataset"]),
+        ("data/web/index.parquet", "dataset", ["source"]),
         ("search/retrieval/choice.json", "search", []),
     ):
         chain = lineage(Path("products") / path)
@@ -151,7 +151,7 @@ def test_data_that_changed_are_reported(project: Path) -> None:
     shutil.copy("products/data/scenes/index.parquet", "products/data/web/index.parquet")
     Path("scenes.json").write_text("[1]")
     changed = {(what, name) for what, name, state in states(lineage(EXPORT)) if state == "changed"}
-    assert changed == {("data set", "web"), ("file", "scenes.json")}
+    assert changed == {("dataset", "web"), ("file", "scenes.json")}
 
 
 def test_without_a_record_of_it_an_artifact_is_not_verified(project: Path) -> None:
@@ -174,7 +174,7 @@ def test_what_was_made_by_an_earlier_version_has_what_it_tells(project: Path) ->
     absent = dict.fromkeys(("code", "described", "choice", "parent_provenance"))
     change("products/models/retrieval/config.json", "provenance", **absent)
     chain = states(lineage("products/models/retrieval"))
-    assert {("checkpoint", "pretrained", "verified"), ("data set", "scenes", "verified")} < {*chain}
+    assert {("checkpoint", "pretrained", "verified"), ("dataset", "scenes", "verified")} < {*chain}
 
 
 def test_artifacts_of_a_preset_are_its_own(project: Path) -> None:
@@ -185,7 +185,7 @@ def test_artifacts_of_a_preset_are_its_own(project: Path) -> None:
     chain = lineage("products/small/models/pretrained")
     assert states(chain)[:2] == [
         ("checkpoint", "pretrained", ""),  # no record there names it
-        ("data set", "web", "verified"),
+        ("dataset", "web", "verified"),
     ]
 
 

@@ -5,11 +5,13 @@ import difflib
 import hashlib
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
+from dvc.repo import Repo
 
 from albef.config import ParamsError, read_yaml
 from albef.data.shards import ShardError
@@ -219,6 +221,19 @@ def test_a_lock_that_was_cut_off_is_named_wherever_it_ends() -> None:
     Path("dvc.lock").write_bytes(whole[: whole.rindex(b"md5:") + 2])  # within a key
     with pytest.raises(ParamsError, match=r"^dvc\.lock is .* run `git checkout dvc\.lock`"):
         graph.read()
+
+
+@pytest.mark.usefixtures("project")
+def test_a_lock_that_dvc_is_writing_is_read_when_it_is_whole() -> None:
+    whole = Path("dvc.lock").read_bytes()
+    with Repo(".") as repo, ThreadPoolExecutor() as pool:
+        with repo.lock:
+            Path("dvc.lock").write_bytes(whole[: whole.rindex(b"md5:") + 2])
+            nodes = pool.submit(graph.read)
+            with pytest.raises(TimeoutError):
+                nodes.exception(timeout=1)
+            Path("dvc.lock").write_bytes(whole)
+        assert not any(node.stale for node in nodes.result().values())
 
 
 def write(caption: str) -> None:

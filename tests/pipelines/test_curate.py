@@ -204,8 +204,8 @@ def test_pre_training_reads_a_view_and_tells_what_it_is(here: Path) -> None:
     (view,) = chain.origins
     data, judge = view.origins
     assert [(it.what, it.name, it.state) for it in (view, data, judge)] == [
-        ("data set", "clean", "verified"),
-        ("data set", "web", "verified"),
+        ("dataset", "clean", "verified"),
+        ("dataset", "web", "verified"),
         ("checkpoint", "earlier/pretrained", "verified"),
     ]
     assert "It is filtered from web, whose validation applies." in data_page("clean").read_text()

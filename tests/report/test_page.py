@@ -137,7 +137,7 @@ def full(text: str, url: str = "https://a.test") -> Report:
     )
     curves = ("train/itc", "train/itm", "train/loss", "lr", "val/r_mean", "val/itc_r_mean")
     scores = {"torch": {text: 61.0}, text: {text: 60.5}}
-    origins = (Step("data set", text, state="missing"), Step("file", text, state="verified"))
+    origins = (Step("dataset", text, state="missing"), Step("file", text, state="verified"))
     made = {"code": text, "record": record}
     return Report(
         seed=1,
