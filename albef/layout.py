@@ -68,6 +68,9 @@ class Runtime(Section):
     recompute: bool = False
     """If true, the backward pass recomputes activations instead of storing them. Larger
     micro-batches then fit on a GPU, at the cost of one more forward pass."""
+    trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = Field([])
+    """Tools that also record each training: its values, curves, final metrics and links. Each needs
+    the extra with its name. A tool that cannot be reached is reported, and training continues."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 1000
     """Number of steps between two training checkpoints."""
     checkpoint_every_s: Annotated[float, Field(gt=0)] = 1800.0

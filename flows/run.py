@@ -9,6 +9,7 @@ from pathlib import Path
 from albef.config import ParamsError
 from albef.layout import PARAMS, Layout
 from albef.report.wording import format_duration
+from albef.trackers import EXPERIMENT
 from flows import git, graph, remote, results, run_lock, server, values
 from flows.accept import accept_comments
 from flows.display import displayed
@@ -35,6 +36,7 @@ def run(
         RunInProgressError: another run is in progress in this clone.
     """
     if name:
+        os.environ[EXPERIMENT] = name
         check_git()
     if dry:
         with values.changed(preset, overrides) as file:

@@ -20,8 +20,9 @@ from albef.loading.reading import Part
 from albef.models.kernels import evaluating
 from albef.models.weights import load_checkpoint
 from albef.tasks.task import RunConfig, RunTask, Table
+from albef.trackers import Trackers, check_installed, training
 from pipelines.launch import launch, sharing
-from pipelines.stage import Stage, main, run_of, write_json
+from pipelines.stage import Stage, main, read_json, run_of, write_json
 
 log = logging.getLogger("albef")
 
@@ -66,6 +67,7 @@ def run(stage: Stage) -> None:
 
 def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torch.device) -> None:
     settings = stage.section("evaluate", EvaluateConfig)
+    check_installed(stage.runtime.trackers)
     checkpoint = load_checkpoint(stage.layout.model(stage.key))
     torch.manual_seed(stage.seed)
     trained = kind.restore(config, checkpoint).to(device).eval()
@@ -116,12 +118,29 @@ def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torc
     }
     pq.write_table(predictions_table(kind, tables, source), path)
     stage.made(stage.layout.metrics(stage.key), path, stage.layout.behaviour(stage.key))
+    _track(stage, config, metrics)
     main_split = metrics[splits[0]]
     if kind.primary in main_split:
         stage.record["metrics"] = {kind.primary: main_split[kind.primary]}
     reference = (settings.reference or {}).get(stage.key, {})
     if found := list(deviations(main_split, reference)):
         raise ValueError(f"metrics deviate from evaluate.reference: {'; '.join(found)}")
+
+
+def _track(stage: Stage, config: RunConfig, metrics: Mapping[str, Mapping[str, object]]) -> None:
+    """Add the metrics to the trackers of the run's training."""
+    if not (names := stage.runtime.trackers):
+        return
+    address = f"finetune@{stage.key}"
+    record = read_json(stage.layout.record(address)) or {}
+    final = {
+        f"{split}/{name}": float(value)
+        for split in metrics[HEADLINE]
+        for name, value in metrics[split].items()
+        if isinstance(value, int | float)
+    }
+    run = training(stage.layout, address, stage.seed, config.model_dump())
+    Trackers(names, run, record.get("trackers", {})).finish(final)
 
 
 def predictions_table(

@@ -22,12 +22,13 @@ from albef.models.kernels import compile_blocks, evaluating, recompute
 from albef.models.weights import CONFIG, WEIGHTS, Checkpoint, save_checkpoint
 from albef.preprocessing.transforms import Train
 from albef.tasks.task import RunConfig, RunTask, Table, Task, TrainingConfig
+from albef.trackers import IDS, Trackers, check_installed, training
 from albef.training.loop import LOG, Setup, Trainer
 from albef.training.lora import merged
 from albef.training.mirror import Mirror
 from albef.training.state import kept
 from albef.training.tracking import progress
-from pipelines.stage import Stage, verified_digest
+from pipelines.stage import Stage, read_json, verified_digest, write_json
 
 TRIAL = "trial.json"
 """File in the scratch folder of a training that a search trial finished: the trial, and how."""
@@ -134,14 +135,29 @@ def fit(
             raise EndedEarlyError
         return metrics
 
-    setup = Setup(folder, device, stage.runtime, mirror_of(stage, folder), stage.code)
+    trackers = _trackers(stage, config, folder) if not on_epoch else None  # no trials of a search
+    setup = Setup(folder, device, stage.runtime, mirror_of(stage, folder), stage.code, trackers)
     try:
         facts = Trainer(task, loader, setup, validate, progress(label)).train()
+        tracked = {"trackers": trackers.finish({})} if trackers else {}
         for index in folder.glob("*.arrow") if processes.first else ():
             index.unlink()  # other processes may still map it
-        return {**facts, "damaged": loader.damage.counts()}
+        return {**facts, **tracked, "damaged": loader.damage.counts()}
     finally:
         stage.tally()
+
+
+def _trackers(stage: Stage, config: TrainingConfig, folder: Path) -> Trackers | None:
+    """Start the trackers of a training, or continue those of its killed process."""
+    names = stage.runtime.trackers
+    check_installed(names)
+    if not names or not world().first:
+        return None
+    ids = read_json(folder / IDS) or {}
+    run = training(stage.layout, stage.address, stage.seed, config.model_dump())
+    trackers = Trackers(names, run, ids)
+    write_json(folder / IDS, {**ids, **trackers.ids})
+    return trackers
 
 
 def _prepare(stage: Stage, task: Task, shards: Shards) -> Loader:

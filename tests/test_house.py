@@ -165,7 +165,7 @@ def test_the_gate_of_a_release_leaves_every_stage_fresh() -> None:
 
 
 FLOORS = (
-    "config", "io", "worker", "layout", "cluster", "run_record",
+    "config", "io", "worker", "layout", "trackers", "cluster", "run_record",
     "data", "preprocessing", "builtin", "ingest", "validation",
     "distributed", "losses", "models", "loading", "tasks", "training", "search", "evaluation",
     "runtime", "export", "curation", "serving", "lineage", "release", "report", "benchmarks",
@@ -185,6 +185,8 @@ OF_FLOWS = {
     "albef.report",
     "albef.run_record",
     "albef.runtime.manifest",
+    "albef.trackers",
+    "albef.trackers.mlflow",
     "albef.validation.drift",
 }
 """What flows may import of albef/; pipelines may import all of it."""

@@ -23,6 +23,7 @@ from albef.loading.loader import Loader
 from albef.loading.reading import Batch, to_device
 from albef.models.kernels import product_type
 from albef.tasks.task import Task, TrainingConfig
+from albef.trackers import Trackers
 from albef.training.lora import adapt
 from albef.training.mirror import Mirror
 from albef.training.optim import OPTIMIZERS, rate
@@ -78,6 +79,8 @@ class Setup:
     """Destination of copies of the training checkpoints; None makes no copies."""
     code: str = ""
     """Digest of the training code. Resuming a training checkpoint of other code logs a warning."""
+    trackers: Trackers | None = None
+    """Tools that get the points of the curves, in the first process."""
 
 
 class Trainer:
@@ -195,7 +198,8 @@ class Trainer:
             kept(folder, [*due, int(self.best["epoch"])] if self.best else due)
         self.model = self.processes.parallel(self.task, self.setup.runtime.compress)
         if self.processes.first:
-            self.tracker = Tracker(folder / "curves", extra.get("curves", {}))
+            curves = extra.get("curves", {})
+            self.tracker = Tracker(folder / "curves", curves, self.setup.trackers)
 
     def step(self, micros: Sequence[Batch]) -> list[dict[str, Tensor]]:
         """Take an optimizer step; gradients stay until the next step.

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from dvclive import Live
 
+from albef.trackers import Trackers
+
 LINE_EVERY = 10.0
 """Seconds between two lines of progress."""
 log = logging.getLogger(__name__)
@@ -23,8 +25,14 @@ Progress = Callable[[int, int, Mapping[str, float]], None]
 class Tracker:
     """Writer of ``plots/metrics/**.tsv`` (step, value) and ``metrics.json`` in a folder."""
 
-    def __init__(self, folder: Path, files: Mapping[str, str]) -> None:
-        """Continue the files of a training checkpoint; later points are removed."""
+    def __init__(
+        self, folder: Path, files: Mapping[str, str], trackers: Trackers | None = None
+    ) -> None:
+        """Continue the files of a training checkpoint; later points are removed.
+
+        ``trackers`` get the same points.
+        """
+        self._trackers = trackers
         shutil.rmtree(folder, ignore_errors=True)
         for name, text in files.items():
             path = folder / name
@@ -48,6 +56,8 @@ class Tracker:
         for name, value in values.items():
             self._live.log_metric(name, value)
         self._live.make_summary()
+        if self._trackers:
+            self._trackers.log(step, values)
 
     def close(self) -> None:
         """Finish the files."""

@@ -14,8 +14,8 @@ from dvc.utils.serialize import parse_yaml
 from gto.exceptions import GTOException
 
 from albef.config import ParamsError, did_you_mean, read_yaml, validate
-from albef.io import dying_with_parent, write_json
-from albef.layout import PARAMS, Layout
+from albef.io import dying_with_parent, first_line, read_json, write_json
+from albef.layout import PARAMS, Layout, runtime
 from albef.release.attestation import CARD, FIGURES, LINEAGE, SBOM, SEAL, SIGNED, check_key, write
 from albef.release.gate import ReleaseConfig
 from albef.runtime.manifest import digest
@@ -235,6 +235,8 @@ def _publish(candidate: Candidate, judgement: Mapping[str, Any], key: Path | Non
             tags.append(candidate.registry.register(version))
         tags.append(Registry(run).assign(version, stage))
     _emit("released", run, version=version, stage=stage, replaces=candidate.holder)
+    verdict = {"gate": "passed", "note": judgement["note"], "export": digest(candidate.export)}
+    _register(candidate.layout, run, version, stage, verdict)
     print(
         f"\nreleased: {', '.join(tags)}{_pushed()}\n"
         f"model card: {folder / CARD}\n"
@@ -243,6 +245,19 @@ def _publish(candidate: Candidate, judgement: Mapping[str, Any], key: Path | Non
     )
     if is_new and not key:
         print("not signed: set --key or ALBEF_SIGNING_KEY to sign")
+
+
+def _register(layout: Layout, run: str, version: str, stage: str, tags: Mapping[str, str]) -> None:
+    """Register a version in MLflow's registry too, if MLflow is among the trackers."""
+    if "mlflow" not in runtime(read_yaml(PARAMS).get("runtime")).trackers:
+        return
+    record = read_json(layout.record(f"finetune@{run}")) or {}
+    try:
+        from albef.trackers.mlflow import register
+
+        register(run, version, stage, tags, record.get("trackers", {}).get("mlflow"))
+    except Exception as error:  # The release is complete without it.
+        print(f"warning: not registered in MLflow: {first_line(error)}", file=sys.stderr)
 
 
 def _write(candidate: Candidate, judgement: Mapping[str, Any], key: Path | None) -> None:
@@ -278,6 +293,7 @@ def go_back(run: str, stage: str, approve: bool) -> None:
     with git.transaction(run, ()):
         tag = registry.assign(before, stage)
     _emit("released", run, version=before, stage=stage, replaces=holder)
+    _register(values.layout(), run, before, stage, {})
     print(f"{step}: {tag}")
 
 

@@ -19,6 +19,7 @@ from albef.loading.reading import to_device
 from albef.preprocessing.transforms import AugmentConfig, Train
 from albef.tasks import pretraining
 from albef.tasks.task import LoraConfig, Task
+from albef.trackers import Trackers
 from albef.training.loop import Setup, Trainer
 from albef.training.mirror import Mirror
 from albef.training.tracking import Progress
@@ -88,10 +89,11 @@ def train_toy(
     code: str = "",
     validate: Callable[[int], dict[str, float]] = lambda epoch: {"r_mean": float(epoch)},
     facts: dict[str, Any] | None = None,
+    trackers: Trackers | None = None,
 ) -> dict[str, torch.Tensor]:
     """Train to the end, unless ``progress`` raises; the weights. ``facts`` are added to."""
     runtime = Runtime(checkpoint_every=every, checkpoint_every_s=every_s)
-    setup = Setup(scratch, DEVICE, runtime, mirror, code)
+    setup = Setup(scratch, DEVICE, runtime, mirror, code, trackers)
     result = Trainer(task, loader_of(task, data, workers), setup, validate, progress).train()
     if facts is not None:
         facts |= result
