@@ -30,6 +30,7 @@ from albef.serving.indexes.reader import IndexReader
 from albef.serving.indexes.store import GALLERY, Store
 from albef.serving.limits import BEST, SIDE, Limits, Options
 from albef.serving.metrics import Metrics
+from albef.serving.middleware.exchange import Rate
 from albef.serving.model_queues import (
     EncodedImage,
     EncodedText,
@@ -49,6 +50,14 @@ _READERS = 2  # Threads that read and write the indexes.
 log = logging.getLogger("albef")
 ENGINE: ContextVar["Engine"] = ContextVar("engine")
 """The engine of the current request. A request keeps the engine that it started with."""
+TEXT_RATE: ContextVar[Rate | None] = ContextVar("text_rate", default=None)
+"""Limit of texts per second of the current request's token."""
+
+
+def _take_texts(count: int) -> None:
+    """Count texts against the token's limit; raise ApiError 429 above it."""
+    if rate := TEXT_RATE.get():
+        rate.take(count)
 
 
 def current() -> "Engine":
@@ -271,6 +280,7 @@ class Engine:
     async def ask(self, call: str, images: Sequence[bytes], texts: Sequence[str]) -> list[Any]:
         """Return the model's answer to each text about the same image or images."""
         queues = self.calls[call]
+        _take_texts(len(texts))
         queues.by_call[call].check_room(len(texts))
         self.decoders.check_room(len(images))
         decoded = [await self.decode(queues, image, i) for i, image in enumerate(images)]
@@ -285,6 +295,7 @@ class Engine:
         """Return the image's size, and the location of each expression in it."""
         queues = self.calls["ground"]
         batcher = queues.by_call["ground"]
+        _take_texts(len(expressions))
         batcher.check_room(len(expressions))
         self.decoders.check_room(1)
         square = await self.decode(queues, image, 0)
@@ -314,7 +325,8 @@ class Engine:
         self, queues: ModelQueues, texts: Sequence[str], *, counted: bool = True
     ) -> list[EncodedText]:
         """Encode texts to states and features."""
-        return await queues.texts([queues.ids(text, counted=counted) for text in texts])
+        _take_texts(len(texts))
+        return await queues.encode_texts([queues.ids(text, counted=counted) for text in texts])
 
     async def decode(
         self, queues: ModelQueues, image: bytes, number: int, counted: bool = True, small: int = 0

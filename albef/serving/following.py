@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from albef.io import dying_with_parent
 from albef.serving.batching import CLIENT
-from albef.serving.engine import ENGINE, Engine
+from albef.serving.engine import ENGINE, TEXT_RATE, Engine
 from albef.serving.indexes.gallery import follow
 from albef.serving.middleware.exchange import HttpMiddleware, exchange_of
 
@@ -134,7 +134,9 @@ class Current(HttpMiddleware):
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         ENGINE.set(self.follower.engine)
-        CLIENT.set(exchange_of(scope).client.name)
+        client = exchange_of(scope).client
+        CLIENT.set(client.name)
+        TEXT_RATE.set(client.text_rate)
         await self.app(scope, receive, send)
 
 

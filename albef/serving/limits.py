@@ -41,6 +41,7 @@ class Limits:
     seconds: float = 30  # time for the answer, from the arrival of the body
     grace: float = 30  # time to finish accepted requests after a stop signal
     cache: int = 256 * MIB  # bytes of image states cached for re-ranking
+    cached_texts: int = 0  # encoded texts that each export keeps
     indexes: int = 512 * MIB  # bytes of indexes in memory; above it, clients cannot add images
 
     def share(self, total: int, least: int = 1) -> int:

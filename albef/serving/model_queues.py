@@ -96,6 +96,8 @@ class ModelQueues:
             "pairs", self._match, length=lambda pair: len(pair.text.states)
         )
         whole = self.model.calls - _IN_STEPS
+        self._recent: dict[bytes, EncodedText] = {}
+        self._cached_texts = options.limits.cached_texts
         self.by_call = {call: batcher(call, partial(self._ask, call)) for call in whole}
         self.batchers: list[Batcher[Any, Any]]
         self.batchers = [self.images, self.texts, self.pairs, *self.by_call.values()]
@@ -118,6 +120,21 @@ class ModelQueues:
                 self.sketch.count(confidence=max(answer.values()))
             elif isinstance(answer, list) and answer:
                 self.sketch.count(confidence=answer[0].probability)
+
+    async def encode_texts(self, texts: Sequence[Ints]) -> list[EncodedText]:
+        """Encode texts, given as token ids (L,) each; recent ones are taken from the cache."""
+        if not self._cached_texts:
+            return await self.texts(texts)
+        keys = [ids.tobytes() for ids in texts]
+        found = {key: self._recent[key] for key in keys if key in self._recent}
+        new = {key: ids for key, ids in zip(keys, texts, strict=True) if key not in found}
+        found |= zip(new, await self.texts([*new.values()]), strict=True)
+        for key in found:
+            self._recent.pop(key, None)
+        self._recent |= found  # The most recent are last.
+        for key in [*self._recent][: -self._cached_texts]:
+            del self._recent[key]
+        return [found[key] for key in keys]
 
     def _encode_images(self, items: Sequence[Pixels]) -> list[EncodedImage]:
         """Encode images. Results are copies, so keeping one does not keep its batch in memory."""

@@ -68,6 +68,7 @@ def serve(
     queue: Annotated[int, Option(min=32, help="Items waiting for one computation at most.")] = 256,
     requests: Annotated[int, Option(min=1, help="Concurrent requests at most.")] = 128,
     seconds: Annotated[float, Option(min=0.001, help="Time limit of an answer.")] = 30,
+    cached_texts: Annotated[int, Option(min=0, help="Encoded texts to keep, per export.")] = 0,
     body_mib: Annotated[float, Option(min=0.001, help="Largest request body in MiB.")] = 16,
     megapixels: Annotated[float, Option(min=0.001, help="Largest image in megapixels.")] = 16,
     image_format: Annotated[
@@ -104,6 +105,7 @@ def serve(
         batch=batch,
         seconds=seconds,
         grace=grace,
+        cached_texts=cached_texts,
     )
     options = Options(
         export,

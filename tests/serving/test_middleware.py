@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from albef.serving.errors import ApiError
 from albef.serving.limits import COMMAS, Limits
 from albef.serving.metrics import Metrics
+from albef.serving.middleware import exchange
 from albef.serving.middleware.access import Hosts, Tokens, parse_token
 from albef.serving.middleware.admission import Admission
 from albef.serving.middleware.exchange import Client, ClientGoneError, Exchange, State
@@ -174,6 +175,29 @@ def test_one_client_takes_no_more_places_than_its_token_has() -> None:
     asyncio.run(two_of_each())
 
 
+def test_a_token_has_limits_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(exchange.time, "monotonic", lambda: now)
+    tokens = Tokens(Admission(count, Limits(), Metrics()), [f"{TOKEN}::/2/100", OTHER])
+    mine, others = ({"authorization": f"Bearer {token}"} for token in (TOKEN, OTHER))
+    for _ in range(2):
+        assert asyncio.run(ask(tokens, headers=mine)).status == 200
+    assert refused(tokens, headers=mine) == 429
+    assert asyncio.run(ask(tokens, headers=others)).status == 200
+    now = 0.5
+    assert asyncio.run(ask(tokens, headers=mine)).status == 200
+
+    rate = parse_token(f"{TOKEN}:read:8/2/100:shop", 1).text_rate
+    assert rate is not None
+    rate.take(350)  # as much as a request has, at the price of a longer wait
+    now = 2.9
+    with pytest.raises(ApiError, match="100 texts per second") as problem:
+        rate.take()
+    assert problem.value.headers["retry-after"] == "1"
+    now = 3.2
+    rate.take()
+
+
 @pytest.mark.parametrize("length", [{"content-length": "200"}, {}])
 def test_bodies_of_one_client_leave_room_for_another(length: dict[str, str]) -> None:
     tokens = Tokens(Admission(count, HELD, Metrics()), [TOKEN, OTHER])
@@ -247,7 +271,16 @@ def test_a_token_allows_what_its_scopes_say() -> None:
                 assert asyncio.run(ask(tokens, **how)).status == 200
             else:
                 assert refused(tokens, **how) == 403
-    for wrong in ("short", "all", "read:many", "read:0", "read:-1", "read:1:a b", "read:1:a:b"):
+    for wrong in (
+        "short",
+        "all",
+        "read:many",
+        "read:0",
+        "read:-1",
+        "read:1:a b",
+        "read:1:a:b",
+        "read:1/0",
+    ):
         with pytest.raises(ValueError, match="ALBEF_TOKENS: token 3 must have") as problem:
             parse_token(wrong if wrong == "short" else f"{TOKEN}:{wrong}", 3)
         assert TOKEN not in f"{problem.value}"

@@ -20,6 +20,7 @@ from albef.serving.middleware.exchange import (
     Client,
     ClientGoneError,
     HttpMiddleware,
+    Rate,
     exchange_of,
     path_of,
 )
@@ -30,7 +31,8 @@ TOKENS = "ALBEF_TOKENS"
 the suffix ``_FILE`` has the path of a file with more tokens."""
 MIN_LENGTH = 16  # Minimum number of characters in a token
 _TOKEN = re.compile(
-    r"(?P<token>[^:]+)(:(?P<scopes>[a-z+]*)(:(?P<requests>[1-9]\d*)?(:(?P<name>[\w.-]+))?)?)?"
+    r"(?P<token>[^:]+)(:(?P<scopes>[a-z+]*)(:(?P<concurrent>[1-9]\d*)?"
+    r"(/(?P<requests>[1-9]\d*)?(/(?P<texts>[1-9]\d*))?)?(:(?P<name>[\w.-]+))?)?)?"
 )
 
 
@@ -81,8 +83,9 @@ def read_tokens() -> list[str]:
 def parse_token(text: str, number: int) -> Client:
     """Return the client of ``TOKEN[:SCOPES[:REQUESTS[:NAME]]]``.
 
-    Scopes are joined by ``+``. An empty part has its default: all scopes, any number of concurrent
-    requests, and ``token NUMBER`` as the name.
+    Scopes are joined by ``+``. REQUESTS is the number of concurrent requests, or
+    ``CONCURRENT/PER_SECOND/TEXTS_PER_SECOND``. An empty part has its default: all scopes, no limit,
+    and ``token NUMBER`` as the name.
 
     Raises:
         ValueError: the token is too short to be a secret, or another part is invalid.
@@ -93,12 +96,16 @@ def parse_token(text: str, number: int) -> Client:
         raise ValueError(
             f"{TOKENS}: token {number} must have the form TOKEN:SCOPES:REQUESTS:NAME, such as "
             f"TOKEN:read+metrics:8:search; scopes are {', '.join(SCOPES)}, and REQUESTS is at "
-            "least 1"
+            "least 1, or CONCURRENT/PER_SECOND/TEXTS_PER_SECOND"
         )
     if len(parts["token"]) < MIN_LENGTH:
         raise ValueError(f"{TOKENS}: token {number} must have at least {MIN_LENGTH} characters")
     name = parts["name"] or f"token {number}"
-    return Client(name, parts["token"].encode(), scopes, int(parts["requests"] or 0))
+    requests, texts = (
+        Rate(int(parts[unit]), unit) if parts[unit] else None for unit in ("requests", "texts")
+    )
+    most = int(parts["concurrent"] or 0)
+    return Client(name, parts["token"].encode(), scopes, most, requests, texts)
 
 
 def _needed_scope(scope: Scope) -> str:

@@ -58,6 +58,8 @@ class Admission(HttpMiddleware):
         most = min(client.max_requests or most, most)
         if self._slots[client.name] >= most:
             self._refuse("client", 429, f"the token allows {most} requests at a time")
+        if client.request_rate:
+            client.request_rate.take()
         self._slots[client.name] += 1
 
     def _hold(self, exchange: Exchange, count: int) -> None:

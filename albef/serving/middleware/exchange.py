@@ -1,11 +1,14 @@
 """A request and its answer as middlewares see them, and the base class of middlewares."""
 
+import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from starlette.datastructures import Headers
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from albef.serving.errors import ApiError
 
 PROBES = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 METRICS = "/metrics"
@@ -28,6 +31,28 @@ class ClientGoneError(Exception):
     """Error for a client that left before its answer was ready."""
 
 
+class Rate:
+    """Limit of units per second, with a reserve of one second.
+
+    A request is admitted while the reserve lasts. If it takes more than is left, the next one has
+    to wait.
+    """
+
+    def __init__(self, per_second: int, unit: str) -> None:
+        self._limit, self._unit = per_second, unit
+        self._left, self._time = float(per_second), time.monotonic()
+
+    def take(self, count: int = 1) -> None:
+        """Take units; raise ApiError 429 if the reserve is used up."""
+        now = time.monotonic()
+        self._left = min(self._limit, self._left + (now - self._time) * self._limit)
+        self._time = now
+        if self._left <= 0:
+            text = f"the token allows {self._limit} {self._unit} per second; retry later"
+            raise ApiError(429, text, -self._left / self._limit, code="rate_limit")
+        self._left -= count
+
+
 class Client(NamedTuple):
     """Sender of a request."""
 
@@ -35,6 +60,8 @@ class Client(NamedTuple):
     token: bytes = b""
     scopes: frozenset[str] = frozenset(SCOPES)
     max_requests: int = 0  # concurrent requests; 0 sets no limit for this client
+    request_rate: Rate | None = None
+    text_rate: Rate | None = None
 
 
 @dataclass(slots=True)
