@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from albef.builtin import describe, grounds, openmoji, view
+from albef.builtin import describe, german, grounds, openmoji, view
 from albef.builtin.describe import Group, Scene, unseen
 from albef.builtin.openmoji import Thing
 from albef.builtin.pictures import GENERIC
 from albef.builtin.studio import NOVEL, Studio
-from albef.config import Share
+from albef.config import Share, opt_in
 
 PAIRED, SINGLE = ("pairs", "wordings"), ("things", "grounds", "novel")
 """Splits of scenes in pairs, and of single objects."""
@@ -45,6 +45,8 @@ class Config(view.DrawnConfig):
     words, and that of a single group."""
     caption_noise: Share = 0.0
     """Share of training scenes whose captions are wrong or have no content."""
+    language: Literal["en", "de"] = opt_in("en")
+    """Language of the captions; it is also in the meta of records in German."""
     unseen: Share = 0.2
     """Share of evaluation scenes whose objects appear together in no training scene."""
 
@@ -55,6 +57,14 @@ class Config(view.DrawnConfig):
             if splits.get(split, 0) % 2:
                 raise ValueError(f"{split} must be an even number, got {splits[split]}")
         return splits
+
+    @model_validator(mode="after")
+    def _in_german(self) -> Self:
+        if self.language == "de" and (self.caption_noise or self.itm_captions):
+            raise ValueError("language: de has no caption_noise and no itm_captions; remove them")
+        if self.language == "de" and self.splits.get("wordings"):
+            raise ValueError("language: de has no split wordings; remove it")
+        return self
 
     @model_validator(mode="after")
     def _novel(self) -> Self:
@@ -91,13 +101,18 @@ def records(config: Config, seed: int) -> Iterator[view.Row]:
             plan = _evaluation(studio, split, count, config.unseen, rng)
         for number, (scene, extra) in enumerate(plan):
             rng = random.Random(f"{seed} scenes {split} {number}")
+            # The two captions of a pair have the same wording.
+            alike = random.Random(f"{seed} captions {split} {extra.get('pair', number)}")
+            names = studio.names | studio.novel
             noise: dict[str, Any] = {}
-            if split == "train":
+            if config.language == "de":
+                drawn = config.captions if split == "train" else 1
+                texts = (german.caption(scene, names, alike) for _ in range(drawn))
+                captions, noise = tuple(dict.fromkeys(texts)), {"language": "de"}
+            elif split == "train":
                 captions, noise = _training_captions(studio, scene, config, rng)
-            else:  # the two captions of a pair have the same wording
-                alike = random.Random(f"{seed} captions {split} {extra.get('pair', number)}")
+            else:
                 of_split = describe.UNSEEN if split == "wordings" else describe.SIMPLE
-                names = studio.names | studio.novel
                 captions = (describe.caption(scene, names, alike, of_split)[0],)
             ground = grounds.HELD_OUT if split == "grounds" else "light"
             if split == "train":

@@ -76,7 +76,11 @@ def prepare(
     if not config.cases or not kind.judges:
         return None
     rows = [replace(records[i], image=b"", more=()) for i in range(len(records))]
-    claims = [kind.claims(row) for row in rows]
+    languages = [row.meta.get("language", suite.language) for row in rows]
+    claims = [
+        kind.claims(row) if language == suite.language else ()
+        for row, language in zip(rows, languages, strict=True)
+    ]
     cases = make_cases(suite, rows, claims, dataset, config.cases, config.tests)
     return Behaviour(rows[0].split, cases, config.threshold) if cases else None
 

@@ -99,6 +99,9 @@ class Suite(Section):
 
     source: str
     """Origin of the words in the tests."""
+    language: str | None = None
+    """Language of the words, as ``de``. Records with another ``language`` in their meta are left
+    out."""
     common: tuple[Phrase, ...]
     """Words that unrelated captions share."""
     tests: Annotated[dict[str, Rule], Field(min_length=1)]
