@@ -92,7 +92,7 @@ def opened(
                 detail = f"{name} has {size} pixels in run lengths; store it without"
                 raise ImageError(detail, Reason.TOO_MANY_PIXELS)
             yield picture
-    except RowError:
+    except (RowError, MemoryError):  # It is not the image's fault if memory is short.
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         # Pillow's message names a limit of its own.

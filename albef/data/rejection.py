@@ -76,7 +76,9 @@ class RowError(ValueError):
 
     @classmethod
     def by(cls, error: Exception) -> "RowError":
-        """Return the rejection of a row that led to an error of any type."""
+        """Return the rejection of a row that led to an error of any type but MemoryError."""
+        if isinstance(error, MemoryError):
+            raise error
         if isinstance(error, RowError):
             return error
         detail = f"the row cannot be read ({type(error).__name__}: {str(error)[:200]})"

@@ -78,7 +78,7 @@ class _Pool:
             return self._executor.submit(_prepare, portion, self._rules, _SECONDS)
 
     def result(self, portion: list[NumberedRow], future: "Future[list[Result]]") -> list[Result]:
-        with contextlib.suppress(BrokenExecutor):
+        with contextlib.suppress(BrokenExecutor, MemoryError):
             return future.result()
         # This portion or another one ended a process, and so all of them. Each row is tried alone.
         worker = Worker(_SECONDS)
@@ -93,10 +93,11 @@ class _Pool:
             try:
                 [result] = worker.run(_prepare, [(line, row)], self._rules, _SECONDS)
                 return result
-            except KilledError as error:
+            except (KilledError, MemoryError) as error:
                 attempts -= 1
-                if error.too_long or not attempts:
-                    detail = f"the process that decoded the image {error}"
+                if not attempts or getattr(error, "too_long", False):
+                    end = error if isinstance(error, KilledError) else "lacked memory"
+                    detail = f"the process that decoded the image {end}"
                     return Rejection(row.source, line, row.key, Reason.KILLED, detail)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -229,6 +230,31 @@ def _die(file: Path, times: int, image: bytes) -> bytes:
         file.write_bytes(bytes(died + 1))
         os.kill(os.getpid(), signal.SIGKILL)
     return image
+
+
+class Starved(Deadly):
+    """An image whose first process has no memory left to decode it."""
+
+    def __reduce__(self) -> Any:
+        return _starve, (self.times[0], bytes(self))
+
+
+def _starve(file: Path, image: bytes) -> bytes:
+    if not file.exists():
+        file.touch()
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+    return image
+
+
+def test_an_image_is_tried_again_alone_if_memory_is_short(tmp_path: Path) -> None:
+    image = Starved(encoded(gradient(1000, 1000), "JPEG"))
+    image.times = (tmp_path / "starved", 1)
+    made = list(prepare_rows([(1, record(image))], rules(), 1))
+    assert made == list(prepare_rows([(1, record(bytes(image)))], rules(), 0))
+    assert (tmp_path / "starved").exists()
+    assert isinstance(made[0], Prepared)
 
 
 @pytest.mark.parametrize("times", [2, 99])

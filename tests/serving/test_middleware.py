@@ -342,6 +342,15 @@ def test_a_failure_has_the_same_shape_and_no_details(caplog: pytest.LogCaptureFi
     assert "request mine failed" in caplog.text
 
 
+def test_too_little_memory_is_named() -> None:
+    async def fail(scope: Scope, receive: Receive, send: Send) -> None:
+        raise MemoryError
+
+    answer = asyncio.run(ask(Requests(fail, Metrics(), State())))
+    assert answer.status == 503
+    assert "short of memory; retry after 5 s" in answer.body.decode()
+
+
 def test_answers_carry_safe_headers_and_the_end_of_the_connection() -> None:
     state = State()
     headers = asyncio.run(ask(Requests(count, Metrics(), state))).headers

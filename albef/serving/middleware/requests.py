@@ -92,6 +92,8 @@ class Requests(HttpMiddleware):
         except ClientGoneError:
             exchange.status = _LEFT
         except Exception as error:
+            if isinstance(error, MemoryError):
+                error = ApiError(503, "the server is short of memory; retry after 5 s", 5)
             if not isinstance(error, ApiError):
                 log.exception("request %s failed", name)
                 error = ApiError(500, f"internal error; the log has details under request {name}")
