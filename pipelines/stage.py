@@ -340,11 +340,15 @@ def _shortage_named(stage: Stage) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Libraries wrap the system's error in errors of many types.
-        if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
-            raise ValueError(
-                f"out of memory ({first_line(error)}). Lower micro_batch_size or "
-                "runtime.workers, or free memory"
-            ) from error
+        causes: list[Any] = [error]
+        while causes[-1].__context__:
+            causes.append(causes[-1].__context__)
+        for cause in reversed(causes):
+            if isinstance(cause, MemoryError) or _NO_MEMORY.search(str(cause)):
+                raise ValueError(
+                    f"out of memory ({first_line(cause)}). Lower micro_batch_size or "
+                    "runtime.workers, or free memory"
+                ) from error
         if not any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT)):
             raise
         layout = stage.layout.paths
