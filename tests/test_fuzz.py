@@ -30,7 +30,6 @@ from albef.ingest.cleaning import clean
 from albef.ingest.derive import derive
 from albef.ingest.prepare import Prepared, prepare
 from albef.runtime import manifest
-from albef.runtime.external_data import has_external_data
 from albef.runtime.manifest import ExportError
 from albef.serving.indexes.index import About, Index
 from tests.data import toy
@@ -208,11 +207,6 @@ def export_manifest(held: bytes, _: Choose) -> None:
             manifest.check(Path(name), manifest.read(Path(name)), "float32")
 
 
-def protobuf(held: bytes, _: Choose) -> None:
-    with contextlib.suppress(ValueError):
-        has_external_data(held)
-
-
 def index_file(held: bytes, _: Choose) -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name, "a.sqlite")
@@ -251,7 +245,6 @@ def index() -> bytes:
         return path.read_bytes()
 
 
-ENTRY = b"\x6a\x0c\x0a\x08location\x12\x00"
 ANNOTATED = [json.dumps([row] * 2).encode() for row in ANNOTATIONS.values()]
 DEEP = [b"[" * 10**5, b'{"a":' * 10**5, b"[1e999999]", b"[" + b"9" * 5000]
 TARGETS = {
@@ -271,9 +264,6 @@ TARGETS = {
         yaml_file,
         [Path(__file__).parents[1].joinpath("presets/smoke.yaml").read_bytes()],
         [b"a: " + b"[" * 10**4, b"\xff", b"a: &a [*a]", b"a: &a {b: 1}\n<<: *a" * 9],
-    ),
-    "protobuf": Target(
-        protobuf, [b"\x3a\x10\x2a\x0e" + ENTRY], [b"", b"\x3a\xff\xff\xff\xff\x0f", b"\x0b" * 10**5]
     ),
     "index": Target(index_file, [index()], [b"", b"SQLite format 3\0" + bytes(2**16)]),
 }

@@ -15,7 +15,6 @@ from albef.io import file_digest
 from albef.preprocessing.text import clean_caption
 from albef.preprocessing.transforms import STD
 from albef.runtime import manifest
-from albef.runtime.external_data import has_external_data
 from albef.runtime.manifest import ExportError
 from tests.conftest import CAPTIONS
 from tests.data.toy import flip
@@ -128,16 +127,15 @@ def test_weights_elsewhere_are_found_however_they_are_encoded(copy: Path) -> Non
     entry = field(13, field(1, b"location") + field(2, b"../../../weights"))
     tensor = field(5, b"\x08\x01" + entry + b"\x70\x01")
     node = field(1, field(5, field(6, tensor)))
-    for graph in (tensor, node, field(15, field(1, entry))):
-        whole = path.read_bytes() + field(7, graph)
-        assert has_external_data(whole)
-        assert b"\n\x08location" not in whole
-    assert not has_external_data(path.read_bytes())
+    whole = path.read_bytes()
     high_bits = field(7, tensor).replace(b"\x3a", b"\xba\x80\x80\x80\x10", 1)
-    assert has_external_data(high_bits)
-    for damaged in (b"\xff" * 9, field(7, tensor)[:-1], field(7, b"\x0a\x05")):
-        with pytest.raises(ValueError, match=r"byte [0-9]"):
-            has_external_data(damaged)
+    functions = field(7, field(15, field(1, entry)))
+    for graph in (field(7, tensor), field(7, node), functions, high_bits):
+        path.write_bytes(whole + graph)
+        digests = {str(path.relative_to(copy)): file_digest(path)}
+        change(copy, lambda m, digests=digests: m["files"].update(digests))
+        with pytest.raises(ExportError, match=r"matcher/1/model\.onnx has weights in another file"):
+            albef.runtime.load(copy)
 
 
 def test_a_graph_whose_weights_lie_elsewhere_is_refused(copy: Path) -> None:
