@@ -65,6 +65,15 @@ def test_classifies_as_the_runtime_does(
     np.testing.assert_allclose(found, right, atol=1e-4)
 
 
+def test_below_the_least_probability_an_image_has_no_label(
+    tiny_export: Path, pictures: list[bytes]
+) -> None:
+    with running([tiny_export], min_probability=0.99) as server:
+        files, labels = parts("image", pictures[:1]), {"label": ["a dog", "an apple"]}
+        answer = server.client.post("/v1/zero-shot", files=files, data=labels).json()
+    assert answer["results"] == [{"label": None, "probabilities": {}}]
+
+
 def test_wrong_fields_are_refused(everything: Running, pictures: list[bytes]) -> None:
     wrong: list[tuple[str, dict[str, Any], str]] = [
         ("zero-shot", {}, "label: Field required"),

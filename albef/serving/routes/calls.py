@@ -169,8 +169,9 @@ async def zero_shot(form: Annotated[ZeroShotForm, FORM]) -> Judgements:
         raise ApiError(422, text, param="template")
     images = await read_files(form.image)
     chances = await current().zero_shot(images, form.label, form.template)
-    rows = (dict(zip(form.label, row, strict=True)) for row in chances.tolist())
-    return _judgements("zero_shot", rows)
+    least = current().calls["zero_shot"].model.min_probability
+    confident = (row if max(row) >= least else () for row in chances.tolist())
+    return _judgements("zero_shot", (dict(zip(form.label, row, strict=False)) for row in confident))
 
 
 class AskForm(Body):
