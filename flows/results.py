@@ -107,5 +107,3 @@ def show_progress() -> None:
     log.addHandler(logging.StreamHandler())
     log.setLevel(logging.INFO)
     log.propagate = False
-    # Otherwise, the release gate prints a line for each of its requests.
-    logging.getLogger("httpx").setLevel(logging.WARNING)

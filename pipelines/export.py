@@ -67,8 +67,6 @@ def run(stage: Stage) -> None:
 
 def _export(stage: Stage) -> None:
     settings = stage.section(f"export.runs.{stage.key}", RunExport)
-    for name in ("onnxscript", "onnx_ir"):  # These packages log every node that they fold.
-        logging.getLogger(name).setLevel(logging.WARNING)
     if threads := stage.runtime.threads:
         torch.set_num_threads(threads)
     checkpoint = load_checkpoint(stage.layout.model(stage.key))

@@ -150,7 +150,8 @@ def _previous(kind: str, facts: Mapping[str, Any]) -> tuple[list[Path], str]:
 def main() -> None:
     """Compare for `albef release`; on failure print an error message and exit with code 2."""
     facts, out = map(Path, sys.argv[1:])
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("albef").setLevel(logging.INFO)
     try:
         write_json(out, compare(read_json(facts)))
     except (ValueError, OSError, KeyboardInterrupt) as error:

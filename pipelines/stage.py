@@ -381,7 +381,7 @@ def main(
     key = "".join(sys.argv[1:2])  # Name of a dataset or run.
     logging.addLevelName(logging.INFO, "")
     logging.addLevelName(logging.WARNING, "warning: ")
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(levelname)s%(message)s", stream=sys.stderr)
     logging.getLogger("albef").setLevel(logging.INFO if context.first else logging.WARNING)
     started = psutil.Process().create_time()  # Imports take a part of the time.
     die_with_dvc(context)

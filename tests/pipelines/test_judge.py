@@ -1,6 +1,7 @@
 """The process behind `albef release`: exports measured, judged and described."""
 
 import json
+import logging
 import re
 import shutil
 import sys
@@ -115,10 +116,12 @@ def test_what_cannot_be_compared_is_a_sentence(
     shutil.rmtree("products/exports")
     write_json(Path("facts.json"), FACTS | {"released": None})
     monkeypatch.setattr(sys, "argv", ["judge", "facts.json", "out.json"])
+    monkeypatch.setattr(logging.root, "handlers", [])  # or else, the command sets no level
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("albef release: products/exports/retrieval is not an export")
     assert said.count("\n") == 1
+    assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)  # no line for each request
     assert not Path("out.json").exists()

@@ -132,6 +132,20 @@ def test_too_little_memory_has_a_remedy(error: Exception) -> None:
         fail()
 
 
+def test_a_stage_prints_its_own_messages_and_not_those_of_libraries(tmp_path: Path) -> None:
+    script = (
+        "import logging\nfrom pipelines.stage import main\n"
+        "def run(stage):\n    for name in ('albef', 'botocore'):\n"
+        "        logging.getLogger(name).info('from ' + name)\n"
+        "main(run)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert "from albef" in ended.stderr
+    assert "from botocore" not in ended.stderr
+
+
 def test_a_process_of_several_that_fails_ends_at_once(tmp_path: Path) -> None:
     """Its exit handlers may wait for the others, whom the launcher ends when it has ended."""
     for error, code in (("OSError", os.EX_IOERR), ("RuntimeError", 1)):
