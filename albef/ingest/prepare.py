@@ -133,7 +133,8 @@ def _check_score(name: str, value: object, min_score: float) -> None:
     except ValueError:
         score = math.nan
     if not score >= min_score:
-        raise RowError(Reason.LOW_SCORE, f"{name} is {value}; at least {min_score:g} is required")
+        found = "missing; list its column in `keep` of the source" if value is None else value
+        raise RowError(Reason.LOW_SCORE, f"{name} is {found}; at least {min_score:g} is required")
 
 
 def _image(
