@@ -80,7 +80,9 @@ def _not_negative(value: float | Range) -> float | Range:
     return value
 
 
-_TAGS = {"range", "value", "[key]"}
+OWN, OTHER = "[own]", "[other]"
+"""Tags of a section that is one of two classes."""
+_TAGS = {"range", "value", "[key]", OWN, OTHER}
 """Parts of an error's location that are not keys."""
 Tunable = Annotated[
     Annotated[float, Tag("value")] | Annotated[Range, Tag("range")],
@@ -274,7 +276,8 @@ def _messages(
                 if last in _RENAMED:
                     yield f"{where}: {dotted} is now called {section}{_RENAMED[last]}; rename it"
                 else:
-                    hint = did_you_mean(last, _fields(cls, parts[:-1]), section)
+                    which = -1 if OTHER in item["loc"] else 0
+                    hint = did_you_mean(last, _fields(cls, parts[:-1], which), section)
                     yield f"{where}: {dotted} is not a known key{hint or '; remove it'}"
             case "missing":
                 yield f"{where}: {dotted} is missing"
@@ -286,14 +289,17 @@ def _messages(
                 yield f"{where}: {dotted}: {message[:1].lower()}{message[1:]}{suffix}"
 
 
-def _fields(cls: type[BaseModel], parts: list[str]) -> list[str]:
-    """Return the field names of the section at ``parts`` below ``cls``; empty if unknown."""
+def _fields(cls: type[BaseModel], parts: list[str], which: int) -> list[str]:
+    """Return the field names of the section at ``parts`` below ``cls``; empty if unknown.
+
+    ``which`` is the index of a class, where a section may be one of several.
+    """
     for part in parts:
         if part in cls.model_fields:  # Other parts are keys of a mapping, such as dataset names.
-            section = next(_classes(cls.model_fields[part].annotation), None)
-            if section is None:
+            sections = [*_classes(cls.model_fields[part].annotation)]
+            if not sections:
                 return []
-            cls = section
+            cls = sections[which]
     return list(cls.model_fields)
 
 

@@ -31,7 +31,7 @@ GRID, SIDE = 8, 3  # tokens of a side of the picture, and of a thing
 CLS, MASK, FIRST = 2, 4, 5
 RELATIONS = FIRST + THINGS  # left, right, above, below
 PRESET = read_preset(Path("params.yaml"))["pretrain"]
-SIZES = validate(Config, PRESET, where="params.yaml").model.text
+SIZES = validate(Config, PRESET, where="params.yaml").model.fused
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,8 @@ def _timm(training: Training, images: torch.Tensor) -> tuple[Callable[[], object
     """A step of timm's image encoder of the same sizes, and its operations."""
     from timm.models.vision_transformer import VisionTransformer
 
-    sizes, device = training.task.sizes.image, images.device
+    sizes: Any = training.task.sizes.image
+    device = images.device
     vit = VisionTransformer(
         img_size=sizes.image_size, patch_size=sizes.patch_size, embed_dim=sizes.width,
         depth=sizes.depth, num_heads=sizes.heads, num_classes=0,

@@ -107,9 +107,9 @@ def _drawn(
     lengths = torch.randint(least, most + 1, (captions, 1))
     return (
         model,
-        nn.Linear(sizes.text.width, 2),
+        nn.Linear(sizes.fused.width, 2),
         torch.randn(count, 3, SIDE, SIDE),
-        torch.randn(captions, most, sizes.text.width),
+        torch.randn(captions, most, sizes.fused.width),
         (torch.arange(most)[None] < lengths).long(),
         torch.randn(count, captions),
     )
@@ -146,7 +146,7 @@ def _rank_plainly(
 
 @torch.no_grad()
 def _answers(sizes: ModelConfig) -> dict[str, Callable[[], object]]:
-    decoder = AnswerDecoder(sizes.text, VOCABULARY, sizes.text.width).eval()
+    decoder = AnswerDecoder(sizes.fused, VOCABULARY, sizes.fused.width).eval()
     lengths = torch.tensor(
         [n for n, share in ANSWER_TOKENS for _ in range(round(share * ANSWERS))][:ANSWERS]
     )
@@ -157,7 +157,7 @@ def _answers(sizes: ModelConfig) -> dict[str, Callable[[], object]]:
     ids.scatter_(1, lengths[:, None] - 1, 102)
     given = (
         decoder,
-        torch.randn(QUESTIONS, QUESTION_TOKENS, sizes.text.width),
+        torch.randn(QUESTIONS, QUESTION_TOKENS, sizes.fused.width),
         torch.ones(QUESTIONS, QUESTION_TOKENS, dtype=torch.long),
         ids * mask,
         mask,

@@ -77,7 +77,7 @@ def main() -> None:
         for size in options.size or SIZES:
             folder = Path(name) / size
             config, vocab = write_export(folder, size)
-            widths = f"image width {config.image.width}, text width {config.text.width}"
+            widths = f"width {config.fused.width}"
             print(f"## {size}: {config.image.image_size} px, {widths}\n")
             export, requests = folder / "export", {"texts": _texts(vocab), "pictures": _pictures()}
             parts: dict[str, Callable[[], None]] = {

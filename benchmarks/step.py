@@ -67,8 +67,8 @@ def main() -> None:
     print(f"{machine()}; medians of {options.rounds}\n")
     image = config.model.image
     print(
-        f"A step of {size} pairs at {image.image_size} px, width {image.width}, {length} tokens, "
-        f"queue {config.queue_size}\n"
+        f"A step of {size} pairs at {image.image_size} px, width {config.model.fused.width}, "
+        f"{length} tokens, queue {config.queue_size}\n"
     )
     print("| step | s | pairs/s | GFLOP | GFLOP/s | of the product's peak |")
     print("|---|---|---|---|---|---|")

@@ -16,6 +16,7 @@ from albef.config import did_you_mean
 from albef.export.graphs import config_of
 from albef.io import atomic, dying_with_parent, file_digest
 from albef.models.albef import resized
+from albef.models.encoders import TimmConfig, TransformersConfig
 from albef.models.original import kind_of, read_original, sizes_of, to_original, to_ours
 from albef.models.weights import (
     Checkpoint,
@@ -92,11 +93,11 @@ def import_original(
     if "image_queue" in original:
         values["queue_size"] = original["image_queue"].shape[-1]
     if kind == "grounding":  # The third of six fusion layers.
-        values["layer"] = (sizes.text.fusion_depth - 1) // 2
+        values["layer"] = (sizes.fused.fusion_depth - 1) // 2
     facts = {"answers": answer_list(f"{answers}", "", None)} if answers else {}
     draft = Checkpoint(path, kind, sizes, {"values": values, "facts": facts}, {}, vocab)
     expected = _build_meta_task(draft).state_dict()
-    text_layers = sizes.text.depth - sizes.text.fusion_depth
+    text_layers = sizes.fused.depth - sizes.fused.fusion_depth
     tensors = to_ours(original, expected, kind, text_layers, where=where)
     draft = dataclasses.replace(draft, model=resized(sizes, image_size))
     task = _build_meta_task(draft).to_empty(device="cpu")
@@ -116,7 +117,9 @@ def _build_meta_task(checkpoint: Checkpoint) -> torch.nn.Module:
 def export_original(folder: Path, target: Path) -> None:
     """Write a checkpoint folder of ours to a file that the original code loads."""
     checkpoint = load_checkpoint(folder)
-    text = checkpoint.model.text
+    text, image = checkpoint.model.text, checkpoint.model.image
+    if isinstance(text, TransformersConfig) or isinstance(image, TimmConfig):
+        raise CheckpointError(f"{folder} has an encoder that the original code lacks")
     state = to_original(checkpoint.tensors, checkpoint.kind, text.depth - text.fusion_depth)
     with atomic(target) as part:
         torch.save({"model": {name: t.clone() for name, t in state.items()}}, part)

@@ -20,7 +20,7 @@ from albef.export.modules import (
     TextsMatcher,
     TreeDecoder,
 )
-from albef.models.albef import ALBEF
+from albef.models.albef import ALBEF, ModelConfig
 from albef.models.weights import Checkpoint, CheckpointError
 from albef.runtime.classifying import PREFIXES
 from albef.runtime.manifest import Answering, Facts
@@ -93,7 +93,7 @@ def _matching(checkpoint: Checkpoint) -> Parts:
         "text_mask": Input("mask", ("batch", "length")),
     }
     states = {
-        "text_states": Input("floats", ("batch", "texts", "length", sizes.text.width)),
+        "text_states": Input("floats", ("batch", "texts", "length", sizes.fused.width)),
         "text_mask": _TEXTS["text_mask"],
     }
     layer, of_cls = attention(checkpoint)
@@ -102,7 +102,7 @@ def _matching(checkpoint: Checkpoint) -> Parts:
     graphs = {
         "image_encoder": _image_encoder(matcher.model, checkpoint, feat=True),
         "text_encoder": Graph(TextEncoder(matcher.model), text, ("text_states", "text_feat")),
-        "matcher": Graph(texts_matcher, states | _states(checkpoint, "image"), outputs),
+        "matcher": Graph(texts_matcher, states | _states(matcher.model, sizes, "image"), outputs),
     }
     facts = facts_of(
         checkpoint,
@@ -121,19 +121,19 @@ def attention(checkpoint: Checkpoint) -> tuple[int, bool]:
     """
     values = checkpoint.config.get("values", {})
     gradcam = values.get("gradcam", "itc")
-    middle = (checkpoint.model.text.fusion_depth - 1) // 2
+    middle = (checkpoint.model.fused.fusion_depth - 1) // 2
     return (middle if gradcam == "itc" else int(values["layer"])), gradcam is None
 
 
 def _answering(checkpoint: Checkpoint) -> Parts:
     task = _kind(checkpoint).Task.restore(config_of(checkpoint), checkpoint)
-    text = checkpoint.model.text
+    text = checkpoint.model.fused
     question = ("batch", text.fusion_depth, text.heads, "length", text.width // text.heads)
     graphs = {
         "image_encoder": _image_encoder(task.model, checkpoint, feat=False),
         "question_encoder": Graph(
             QuestionEncoder(task.model, task.answer_decoder),
-            _TEXTS | _states(checkpoint, "image"),
+            _TEXTS | _states(task.model, checkpoint.model, "image"),
             ("question_keys", "question_values"),
         ),
         "answer_decoder": Graph(
@@ -161,7 +161,7 @@ def _classifying(checkpoint: Checkpoint) -> Parts:
     task = _kind(checkpoint).Task.restore(config_of(checkpoint), checkpoint)
     inputs = dict(_TEXTS)
     for prefix in PREFIXES[: task.images]:
-        inputs |= _states(checkpoint, prefix)
+        inputs |= _states(task.model, checkpoint.model, prefix)
     graphs = {
         "image_encoder": _image_encoder(task.model, checkpoint, feat=False),
         "classifier": Graph(Classifier(task.model, task.head), inputs, ("logits",)),
@@ -191,11 +191,10 @@ def _image_encoder(model: ALBEF, checkpoint: Checkpoint, *, feat: bool) -> Graph
     return Graph(ImageEncoder(model, feat=feat), image, outputs)
 
 
-def _states(checkpoint: Checkpoint, prefix: str) -> dict[str, Input]:
+def _states(model: ALBEF, sizes: ModelConfig, prefix: str) -> dict[str, Input]:
     """Return the keys and values of an image, as inputs."""
-    image, text = checkpoint.model.image, checkpoint.model.text
-    tokens = 1 + (image.image_size // image.patch_size) ** 2
-    dims = ("batch", text.fusion_depth, text.heads, tokens, text.width // text.heads)
+    fused, tokens = sizes.fused, 1 + model.image_encoder.grid**2
+    dims = ("batch", fused.fusion_depth, fused.heads, tokens, fused.width // fused.heads)
     return {f"{prefix}_{role}": Input("floats", dims) for role in ("keys", "values")}
 
 
@@ -205,7 +204,7 @@ def facts_of(checkpoint: Checkpoint, **kind_facts: Any) -> Facts:
     Raises:
         CheckpointError: its longest text does not fit the model.
     """
-    positions = checkpoint.model.text.max_positions
+    positions = checkpoint.model.fused.max_positions
     longest = kind_facts.get("max_tokens", checkpoint.config.get("values", {}).get("max_tokens"))
     if not isinstance(longest, int) or not 0 < longest <= positions:
         raise CheckpointError(

@@ -35,7 +35,7 @@ class Matcher(nn.Module):
                 "matching; use a checkpoint of pre-training or of a retrieval run"
             )
         self.model = ALBEF(checkpoint.model, checkpoint.tokenizer.vocab_size)
-        self.itm_head = nn.Linear(checkpoint.model.text.width, 2)
+        self.itm_head = nn.Linear(checkpoint.model.fused.width, 2)
         load_strict(self, checkpoint.tensors, where=str(checkpoint.folder), dropped=TRAINING_ONLY)
         self.eval()
         self.requires_grad_(False)
@@ -74,7 +74,7 @@ class TextEncoder(nn.Module):
 
     def forward(self, ids: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the text encoder's states and features of texts."""
-        states = self.model.text_encoder(ids, _full_bias(text_mask))
+        states = self.model.text_states(ids, _full_bias(text_mask))
         return states, self.model.text_feat(states)
 
 
@@ -135,7 +135,7 @@ class QuestionEncoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the input of the decoder from questions, computed once for every answer."""
         mask = text_mask.flatten(0, 1)
-        states = self.model.text_encoder(ids.flatten(0, 1), _full_bias(mask))
+        states = self.model.text_states(ids.flatten(0, 1), _full_bias(mask))
         image = _unstack(image_keys, image_values)
         fused = _fuse(self.model.fusion_encoder, states, mask, image, None)
         keys, values = _stack(self.decoder.question_key_values(fused))
@@ -183,7 +183,7 @@ class Classifier(nn.Module):
     ) -> Tensor:
         """Return the logits of each statement."""
         mask = text_mask.flatten(0, 1)
-        states = self.model.text_encoder(ids.flatten(0, 1), _full_bias(mask))
+        states = self.model.text_states(ids.flatten(0, 1), _full_bias(mask))
         image = _unstack(image_keys, image_values)
         # The fusion layers read the two images in turn.
         if second_keys is not None and second_values is not None:

@@ -1,31 +1,113 @@
 """ALBEF's three encoders and the projections into the shared space (ALBEF, section 3.1)."""
 
+from typing import Annotated, Any, Self
+
+from pydantic import Discriminator, Tag, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from albef.config import Count, Section
+from albef.config import OTHER, OWN, Count, Section, opt_in
+from albef.models import encoders
 from albef.models.bert import attention_bias
+from albef.models.encoders import FusionConfig, TimmConfig, TransformersConfig
 from albef.models.fusion import FusionEncoder, PairFusionEncoder
 from albef.models.kernels import KeyValue
 from albef.models.text import TextConfig, TextEncoder
 from albef.models.vision import ImageConfig, ImageEncoder
 
 
-class ModelConfig(Section):
-    """Sizes of the model."""
+def _library(key: str, other: type[Section]) -> Discriminator:
+    """Return what decides that a section names an encoder of a library."""
 
-    image: ImageConfig
-    """Sizes of the image encoder."""
-    text: TextConfig
-    """Sizes of the text encoder and the fusion encoder."""
+    def tag(value: object) -> str:
+        named = isinstance(value, dict) and key in value
+        return OTHER if named or isinstance(value, other) else OWN
+
+    return Discriminator(tag)
+
+
+class ModelConfig(Section):
+    """Encoders of the model and their sizes."""
+
+    image: Annotated[
+        Annotated[ImageConfig, Tag(OWN)] | Annotated[TimmConfig, Tag(OTHER)],
+        _library("timm", TimmConfig),
+    ]
+    """Sizes of the image encoder, or an encoder of timm."""
+    text: Annotated[
+        Annotated[TextConfig, Tag(OWN)] | Annotated[TransformersConfig, Tag(OTHER)],
+        _library("transformers", TransformersConfig),
+    ]
+    """Sizes of the text encoder and the fusion encoder, or a text encoder of transformers."""
+    fusion: FusionConfig | None = opt_in(None)
+    """Sizes of the fusion encoder if the text encoder is one of transformers."""
     embed_dim: Count
     """Width of the shared space of ``image_feat`` and ``text_feat``."""
+
+    @model_validator(mode="after")
+    def _check_fusion(self) -> Self:
+        if self.fusion and isinstance(self.text, TextConfig):
+            raise ValueError("fusion needs text.transformers; set text.fusion_depth instead")
+        return self
+
+    @property
+    def fused(self) -> TextConfig:
+        """Sizes of the fusion encoder, as those of a BERT."""
+        if isinstance(self.text, TextConfig):
+            return self.text
+        fusion = self.fusion or FusionConfig()
+        return TextConfig(
+            width=fusion.width,
+            depth=fusion.depth,
+            fusion_depth=fusion.depth,
+            heads=fusion.heads,
+            intermediate=fusion.intermediate or 4 * fusion.width,
+            max_positions=self.text.max_positions,
+            dropout=fusion.dropout,
+        )
+
+
+def settled(config: ModelConfig) -> ModelConfig:
+    """Return the values with the sizes that follow from the names of encoders.
+
+    Raises:
+        ValueError: an encoder is unknown, or not available locally or at its hub.
+    """
+    changed: dict[str, Any] = {}
+    if isinstance(config.image, TimmConfig):
+        from albef.models.encoders.timm_encoder import settled_image
+
+        changed["image"] = settled_image(config.image)
+    if isinstance(config.text, TransformersConfig):
+        from albef.models.encoders.transformers_encoder import settled_text
+
+        changed |= settled_text(config.text, config.fusion or FusionConfig())
+    return config.model_copy(update=changed)
 
 
 def resized(config: ModelConfig, image_size: int) -> ModelConfig:
     """Return the sizes of the same model for images of another size."""
     image = config.image.model_copy(update={"image_size": image_size})
     return config.model_copy(update={"image": image})
+
+
+def build_image_encoder(config: ModelConfig) -> encoders.ImageEncoder:
+    """Return the image encoder of settled values, with random weights."""
+    if isinstance(config.image, ImageConfig):
+        return ImageEncoder(config.image)
+    # The imports of timm and of transformers take seconds.
+    from albef.models.encoders.timm_encoder import TimmEncoder
+
+    return TimmEncoder(config.image)
+
+
+def build_text_encoder(config: ModelConfig, vocab_size: int) -> encoders.TextEncoder:
+    """Return the text encoder of settled values, with random weights."""
+    if isinstance(config.text, TextConfig):
+        return TextEncoder(config.text, vocab_size)
+    from albef.models.encoders.transformers_encoder import TransformersEncoder
+
+    return TransformersEncoder(config.text, config.fusion or FusionConfig(), vocab_size)
 
 
 class ALBEF(nn.Module):
@@ -37,11 +119,14 @@ class ALBEF(nn.Module):
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
-        self.image_encoder = ImageEncoder(config.image)
-        self.text_encoder = TextEncoder(config.text, vocab_size)
-        self.fusion_encoder = FusionEncoder(config.text, config.image.width)
-        self.image_proj = nn.Linear(config.image.width, config.embed_dim)
-        self.text_proj = nn.Linear(config.text.width, config.embed_dim)
+        self.image_encoder = build_image_encoder(config)
+        self.text_encoder = build_text_encoder(config, vocab_size)
+        width, image_width = config.fused.width, self.image_encoder.width
+        self.fusion_encoder = FusionEncoder(config.fused, image_width)
+        self.image_proj = nn.Linear(image_width, config.embed_dim)
+        self.text_proj = nn.Linear(width, config.embed_dim)
+        is_equal = self.text_encoder.width == width
+        self.text_adapter = nn.Identity() if is_equal else nn.Linear(self.text_encoder.width, width)
 
     def freeze_projections(self) -> None:
         """Freeze the projections if no loss reads them.
@@ -58,7 +143,11 @@ class ALBEF(nn.Module):
 
     def encode_text(self, ids: Tensor, text_mask: Tensor) -> Tensor:
         """Encode ids and mask (B, L) to ``text_states`` (B, L, D)."""
-        states: Tensor = self.text_encoder(ids, attention_bias(text_mask))
+        return self.text_states(ids, attention_bias(text_mask))
+
+    def text_states(self, ids: Tensor, bias: Tensor) -> Tensor:
+        """Encode ids (B, L) and additive bias to ``text_states`` (B, L, D)."""
+        states: Tensor = self.text_adapter(self.text_encoder(ids, bias))
         return states
 
     def image_feat(self, image_states: Tensor) -> Tensor:
@@ -92,4 +181,4 @@ class PairALBEF(ALBEF):
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__(config, vocab_size)
-        self.fusion_encoder = PairFusionEncoder(config.text, config.image.width)
+        self.fusion_encoder = PairFusionEncoder(config.fused, self.image_encoder.width)

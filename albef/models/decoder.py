@@ -29,9 +29,11 @@ class AnswerDecoder(nn.Module):
     of them for each question.
     """
 
-    def __init__(self, config: TextConfig, vocab_size: int, attended_width: int) -> None:
+    def __init__(
+        self, config: TextConfig, vocab_size: int, attended_width: int, pad_id: int = 0
+    ) -> None:
         super().__init__()
-        self.embeddings = Embeddings(config, vocab_size)
+        self.embeddings = Embeddings(config, vocab_size, pad_id)
         self.layer = nn.ModuleList(
             BertLayer(
                 config.width, config.heads, config.intermediate, config.dropout, attended_width

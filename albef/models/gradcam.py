@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from albef.models.albef import ALBEF
 from albef.models.bert import BertLayer, attention_bias
+from albef.models.encoders import AttentionSite
 from albef.models.kernels import KeyValue
-from albef.models.vision import Attention
 
 
 class CrossAttention(NamedTuple):
@@ -98,31 +98,32 @@ def itc_maps(
     Images are (B, 3, H, W), texts (B, E). The temperature only scales the maps. Blocks are counted
     from 0.
     """
-    module = cast(Attention, model.image_encoder.vit.blocks[block].attn)
-    with torch.enable_grad(), _weights_of(module) as weights:
+    patches = model.image_encoder.grid**2
+    with torch.enable_grad(), _weights_of(model.image_encoder.attentions()[block]) as weights:
         image_feat = model.image_feat(model.encode_image(images))
         similarity = (image_feat * text_feat).sum() / temperature
         (gradient,) = torch.autograd.grad(similarity, weights)
-    heat = weights[0].detach()[:, :, 0, 1:] * gradient[:, :, 0, 1:].clamp(min=0)
+    heat = (weights[0].detach() * gradient.clamp(min=0))[:, :, 0, -patches:]
     return _square(heat.mean(1))
 
 
 @contextmanager
-def _weights_of(attention: Attention) -> Iterator[list[Tensor]]:
-    """Yield a list that a pass of ``attention`` fills with its weights (B, H, N, N)."""
+def _weights_of(site: AttentionSite) -> Iterator[list[Tensor]]:
+    """Yield a list that a pass of a block fills with its attention weights (B, H, T, T)."""
     captured: list[Tensor] = []
 
     def capture(_module: nn.Module, _inputs: tuple[Tensor, ...], weights: Tensor) -> Tensor:
         captured.append(weights.detach().requires_grad_())
         return captured[-1]
 
-    fused, attention.fused = attention.fused, False
-    hook = attention.weights.register_forward_hook(capture)
+    fused = getattr(site.module, site.fused)
+    setattr(site.module, site.fused, False)
+    hook = site.weights.register_forward_hook(capture)
     try:
         yield captured
     finally:
         hook.remove()
-        attention.fused = fused
+        setattr(site.module, site.fused, fused)
 
 
 def _square(heat: Tensor) -> Tensor:

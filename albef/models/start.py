@@ -2,12 +2,13 @@
 
 BERT's first layers become the text encoder, the others the fusion encoder, whose cross-attention is
 new. Every tensor is used or known to be unneeded; any other missing or unused tensor is an error.
+Encoders that are of timm or transformers themselves take the weights of their name.
 """
 
 import hashlib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 
 from albef.config import Section
 from albef.io import first_line
-from albef.models.albef import ALBEF
+from albef.models.albef import ALBEF, ModelConfig
+from albef.models.encoders import TimmConfig, TransformersConfig
 from albef.models.original import original_name, read_original
-from albef.models.text import MLMHead
+from albef.models.text import MLMHead, TextEncoder
 from albef.models.weights import CheckpointError, check_weights, load_strict
 from albef.preprocessing.hub import REMEDY, prepare_hub
 
@@ -28,6 +30,7 @@ _SCALED = {"ls1.gamma": "attn.proj", "ls2.gamma": "mlp.fc2"}
 _BERT_UNUSED = re.compile(
     r"bert\.pooler\.|cls\.seq_relationship\.|cls\.predictions\.decoder\.|.+\.position_ids$"
 )
+_LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
 log = logging.getLogger(__name__)
 
 
@@ -77,6 +80,59 @@ def start_image(model: ALBEF, source: str) -> str:
     return _digest(used)
 
 
+def start_encoders(model: ALBEF, config: ModelConfig) -> dict[str, str]:
+    """Load the public weights of encoders of timm and transformers, if the values ask for them.
+
+    Args:
+        model: model with these encoders.
+        config: settled values of the model.
+
+    Returns:
+        The digests of the loaded tensors, by encoder.
+
+    Raises:
+        CheckpointError: the weights are missing or do not fit.
+    """
+    digests, image, text = {}, config.image, config.text
+    if isinstance(image, TimmConfig) and image.pretrained:
+        from albef.models.encoders.timm_encoder import image_weights
+
+        own = _read(Path(image.pretrained)) if isinstance(image.pretrained, str) else None
+        tensors = _fetched_as(image.timm, "image", lambda: image_weights(image, own))
+        load_strict(model.image_encoder.get_submodule("model"), tensors, where=image.timm)
+        digests["image"] = _digest(tensors)
+    if isinstance(text, TransformersConfig) and text.pretrained:
+        from albef.models.encoders.transformers_encoder import text_weights
+
+        name, encoder = text.transformers, model.text_encoder.get_submodule("model")
+        tensors = _fetched_as(name, "text", lambda: text_weights(text))
+        digests["text"] = _digest(tensors)
+        if config.fusion and config.fusion.start == "text":
+            layers = {key: match for key in tensors if (match := _LAYER.fullmatch(key))}
+            first = 1 + max(int(match[1]) for match in layers.values()) - config.fusion.depth
+            fused = {
+                f"layer.{int(match[1]) - first}.{match[2]}": tensors.pop(key)
+                for key, match in layers.items()
+                if int(match[1]) >= first
+            }
+            fresh = [key for key in model.fusion_encoder.state_dict() if ".crossattention." in key]
+            load_strict(model.fusion_encoder, fused, where=name, fresh=fresh)
+        load_strict(encoder, tensors, where=name)
+    return digests
+
+
+def _fetched_as(name: str, key: str, read: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return weights of a library's encoder; raise CheckpointError if they are unavailable."""
+    prepare_hub()
+    try:
+        return read()
+    except Exception as error:  # hub, network and registry raise many types
+        raise CheckpointError(
+            f"weights of {name} are not available ({first_line(error)}); set "
+            f"model.{key}.pretrained to a local copy, or {REMEDY}"
+        ) from None
+
+
 def start_text(model: ALBEF, mlm_head: MLMHead, source: str) -> str:
     """Load the weights of a BERT into text encoder, fusion encoder and MLM head.
 
@@ -93,10 +149,12 @@ def start_text(model: ALBEF, mlm_head: MLMHead, source: str) -> str:
     Raises:
         CheckpointError: the weights are missing or do not fit.
     """
-    weights, layers = _bert(source), len(model.text_encoder.layer)
+    encoder = model.text_encoder
+    assert isinstance(encoder, TextEncoder)  # pre-training checks it
+    weights, layers = _bert(source), len(encoder.layer)
     parts = nn.ModuleDict(
         {
-            "text_encoder": model.text_encoder,
+            "text_encoder": encoder,
             "fusion_encoder": model.fusion_encoder,
             "mlm_head": mlm_head,
         }
@@ -104,7 +162,7 @@ def start_text(model: ALBEF, mlm_head: MLMHead, source: str) -> str:
     ours = {_bert_name(name, layers): name for name in parts.state_dict()}
     tensors = {ours.get(n, n): t for n, t in weights.items() if not _BERT_UNUSED.match(n)}
     words = tensors.get("text_encoder.embeddings.word_embeddings.weight")
-    vocab_size = model.text_encoder.embeddings.word_embeddings.num_embeddings
+    vocab_size = len(encoder.words)
     if words is not None and len(words) != vocab_size:
         raise CheckpointError(
             f"{source} embeds {len(words)} tokens, but the tokenizer has {vocab_size}; set "

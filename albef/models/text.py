@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from albef.config import Count, CountOrZero, Section, Share
+from albef.models import encoders
 from albef.models.bert import BertLayer, init_bert_weights
 
 
@@ -33,9 +34,9 @@ class TextConfig(Section):
 class Embeddings(nn.Module):
     """Word, position and (single) type embeddings, with BERT's names."""
 
-    def __init__(self, config: TextConfig, vocab_size: int) -> None:
+    def __init__(self, config: TextConfig, vocab_size: int, pad_id: int = 0) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(vocab_size, config.width, padding_idx=0)
+        self.word_embeddings = nn.Embedding(vocab_size, config.width, padding_idx=pad_id)
         self.position_embeddings = nn.Embedding(config.max_positions, config.width)
         self.token_type_embeddings = nn.Embedding(2, config.width)
         self.LayerNorm = nn.LayerNorm(config.width, eps=1e-12)
@@ -54,11 +55,12 @@ class Embeddings(nn.Module):
         return result
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(encoders.TextEncoder):
     """Embeddings and the layers before fusion, bidirectional."""
 
     def __init__(self, config: TextConfig, vocab_size: int) -> None:
         super().__init__()
+        self.width = config.width
         self.embeddings = Embeddings(config, vocab_size)
         self.layer = nn.ModuleList(
             BertLayer(config.width, config.heads, config.intermediate, config.dropout, None)
@@ -93,6 +95,11 @@ class TextEncoder(nn.Module):
         projections.value.weight.copy_(torch.eye(width))
         attention.output.dense.weight.copy_(torch.eye(width) / 2)
 
+    @property
+    def words(self) -> Tensor:
+        """Return the word embeddings (V, D)."""
+        return self.embeddings.word_embeddings.weight
+
     def forward(self, ids: Tensor, bias: Tensor) -> Tensor:
         """Encode token ids (B, L) and additive bias to ``text_states`` (B, L, D)."""
         states: Tensor = self.embeddings(ids)
@@ -102,15 +109,19 @@ class TextEncoder(nn.Module):
 
 
 class MLMHead(nn.Module):
-    """Dense, GELU, LayerNorm, then the word embeddings transposed, plus a bias."""
+    """Dense, GELU, LayerNorm, then the word embeddings transposed, plus a bias.
 
-    def __init__(self, width: int, vocab_size: int) -> None:
+    ``words`` is the width of the word embeddings, if it is not that of the states.
+    """
+
+    def __init__(self, width: int, vocab_size: int, words: int | None = None) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, width)
-        self.LayerNorm = nn.LayerNorm(width, eps=1e-12)
+        words = words or width
+        self.dense = nn.Linear(width, words)
+        self.LayerNorm = nn.LayerNorm(words, eps=1e-12)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         init_bert_weights(self, width)
 
     def forward(self, states: Tensor, word_embeddings: Tensor) -> Tensor:
-        """Map states (..., D) and the tied table (V, D) to logits (..., V)."""
+        """Map states (..., D) and the tied table (V, W) to logits (..., V)."""
         return F.linear(self.LayerNorm(F.gelu(self.dense(states))), word_embeddings, self.bias)

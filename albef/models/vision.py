@@ -1,13 +1,16 @@
 """The image encoder: a Vision Transformer with timm's parameter names, so that its weights load."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from albef.config import Count, Section
+from albef.models import encoders
 from albef.models.bert import width_scale
+from albef.models.encoders import AttentionSite
 from albef.models.kernels import UNFUSED_TOKENS, Layer, products_pay, rows
 
 
@@ -26,8 +29,10 @@ class ImageConfig(Section):
     """Number of attention heads of a block."""
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(encoders.ImageEncoder):
     """A ViT with [CLS] and final norm (LayerNorm eps 1e-6, exact GELU)."""
+
+    positions = "vit.pos_embed"
 
     def __init__(self, config: ImageConfig) -> None:
         super().__init__()
@@ -37,6 +42,8 @@ class ImageEncoder(nn.Module):
                 f"{config.patch_size}"
             )
         self.vit = ViT(config)
+        self.width = config.width
+        self.grid = grid = config.image_size // config.patch_size
         with torch.no_grad():
             for submodule in self.vit.blocks.modules():
                 if isinstance(submodule, nn.Linear):
@@ -51,17 +58,21 @@ class ImageEncoder(nn.Module):
             alike[0, 0] = 0
             for block in self.vit.blocks:
                 block.attn.qkv.weight[: 2 * config.width] = alike.repeat(2, 1)  # type: ignore[union-attr, operator]
-            grid = config.image_size // config.patch_size
             self.vit.pos_embed[0, 0] = 0
             self.vit.pos_embed[0, 0, 0] = 4 * math.ceil(math.sqrt(config.width / 2))
             self.vit.pos_embed[0, 1:] = 4 * sine_positions(grid, config.width)
+
+    def attentions(self) -> list[AttentionSite]:
+        """Return the blocks' attention."""
+        modules: list[Any] = [block.attn for block in self.vit.blocks]
+        return [AttentionSite(module, "fused", module.weights) for module in modules]
 
     def drop_patches(self, share: float) -> None:
         """Drop a random share of the patches, only in train mode."""
         self.vit.dropped_patches = share
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode normalized images (B, 3, H, W) to ``image_states`` (B, N, D), [CLS] first.
+        """Encode images (B, 3, S, S) to ``image_states`` (B, N, D), [CLS] first.
 
         In training N is reduced by the patches of :meth:`drop_patches`.
         """

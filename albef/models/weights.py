@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from albef.config import validate
 from albef.io import file_digest, printable
 from albef.models.albef import ModelConfig
+from albef.models.encoders import ImageEncoder
 from albef.preprocessing.text import TextTokenizer
 
 FORMAT = 1
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
-_POSITIONS = "image_encoder.vit.pos_embed"
 _INTEGERS = ("idx_queue", "queue_ptr", "position_ids")
 """Tensors of the original code and of BERT that hold integers."""
 
@@ -132,7 +132,12 @@ def load_strict(
     state = module.state_dict()
     missing = [n for n in state if n not in tensors and not n.startswith(tuple(fresh))]
     extra = [n for n in tensors if n not in state and not n.startswith(tuple(dropped))]
-    fitted = {n: _fit(n, t, state[n]) for n, t in tensors.items() if n in state}
+    grids = {
+        f"{name}.{part.positions}": part.grid
+        for name, part in module.named_modules()
+        if isinstance(part, ImageEncoder) and part.positions
+    }
+    fitted = {n: _fit(t, state[n], grids.get(n)) for n, t in tensors.items() if n in state}
     shapes = [
         f"{n} {tuple(t.shape)}, expected {tuple(state[n].shape)}"
         for n, t in fitted.items()
@@ -177,28 +182,31 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(printable(name[:200]) for name in names[:5]) + rest
 
 
-def _fit(name: str, tensor: Tensor, target: Tensor) -> Tensor:
-    fits = tensor.dim() == 3 and tensor.shape[::2] == target.shape[::2]
-    if name.endswith(_POSITIONS) and fits and grid_side(tensor.shape[1]):
-        return resize_position_embedding(tensor, target.shape[1])
-    return tensor
+def _fit(tensor: Tensor, target: Tensor, grid: int | None) -> Tensor:
+    """Resize a tensor of position embeddings, whose ``grid`` is not None, to its target."""
+    if grid is None or tensor.dim() != 3 or tensor.shape[::2] != target.shape[::2]:
+        return tensor
+    prefix = target.shape[1] - grid * grid
+    if not grid_side(tensor.shape[1], prefix):
+        return tensor
+    return resize_position_embedding(tensor, target.shape[1], prefix)
 
 
-def grid_side(tokens: int) -> int:
-    """Return n for 1 + n*n tokens, [CLS] and a square grid; 0 for any other number."""
-    side = math.isqrt(max(tokens - 1, 0))
-    return side if 1 + side * side == tokens else 0
+def grid_side(tokens: int, prefix: int = 1) -> int:
+    """Return n for P + n*n tokens, a prefix and a square grid; 0 for any other number."""
+    side = math.isqrt(max(tokens - prefix, 0))
+    return side if prefix + side * side == tokens else 0
 
 
-def resize_position_embedding(embedding: Tensor, tokens: int) -> Tensor:
-    """Resize position embeddings (1, 1 + n*n, D) to another square grid: (1, tokens, D).
+def resize_position_embedding(embedding: Tensor, tokens: int, prefix: int = 1) -> Tensor:
+    """Resize position embeddings (1, P + n*n, D) to another square grid: (1, tokens, D).
 
-    Bicubic, corners not aligned, [CLS] kept separate, as in the original.
+    Bicubic, corners not aligned, the prefix kept separate, as in the original, where it is [CLS].
     """
-    old, new = grid_side(embedding.shape[1]), grid_side(tokens)
+    old, new = grid_side(embedding.shape[1], prefix), grid_side(tokens, prefix)
     if old == new:
         return embedding
-    cls, grid = embedding[:, :1], embedding[:, 1:]
+    cls, grid = embedding[:, :prefix], embedding[:, prefix:]
     grid = grid.reshape(1, old, old, -1).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
     return torch.cat([cls, grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from albef.loading.reading import Batch, Records
 from albef.losses.answers import answer_losses
-from albef.models.albef import ModelConfig, resized
+from albef.models.albef import ModelConfig, build_image_encoder, resized
 from albef.models.decoder import AnswerDecoder, decoder_start, generate, log_likelihood
 from albef.models.kernels import select
-from albef.models.vision import ImageEncoder
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer, clean_caption
 from albef.preprocessing.transforms import Transform
@@ -51,8 +50,9 @@ class Task(RunTask):
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
-        self.image_encoder = ImageEncoder(model.image)
-        self.answer_decoder = AnswerDecoder(model.text, tokenizer.vocab_size, model.image.width)
+        self.image_encoder = build_image_encoder(model)
+        sizes = model.fused, tokenizer.vocab_size, self.image_encoder.width
+        self.answer_decoder = AnswerDecoder(*sizes, tokenizer.pad_id)
 
     @classmethod
     def start(cls, config: Config, init: Checkpoint) -> Self:

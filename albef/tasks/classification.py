@@ -90,7 +90,7 @@ class ClassTask(RunTask):
         super().__init__(config, model, tokenizer)
         self.model = self.backbone(model, tokenizer.vocab_size)
         self.model.freeze_projections()
-        self.head = self.new_head(model.text.width)
+        self.head = self.new_head(model.fused.width)
 
     def new_head(self, width: int) -> nn.Module:
         """Return the head, which maps states (B, D) to logits (B, C)."""
@@ -104,7 +104,7 @@ class ClassTask(RunTask):
         used = prefixes if init.kind == config.kind else cls.starts_from
         tensors = {n: t for n, t in init.tensors.items() if n.startswith(used)}
         if cls.backbone is PairALBEF:
-            tensors = doubled(tensors, init.model.text)
+            tensors = doubled(tensors, init.model.fused)
         new_prefixes = set(prefixes).difference(used)
         load_strict(task, tensors, where=str(init.folder), fresh=new_prefixes)
         return task

@@ -66,7 +66,13 @@ class Task(PairTask):
         super().__init__(config, model, tokenizer)
         self.gradient = "gradcam" if config.gradcam else ""
         is_itc = config.gradcam == "itc"
-        depth = model.image.depth if is_itc else model.text.fusion_depth
+        blocks = len(self.model.image_encoder.attentions())
+        if is_itc and not blocks:
+            raise ValueError(
+                "gradcam: itc needs an image encoder whose first token pools, such as a ViT with "
+                "[CLS]; set gradcam to itm"
+            )
+        depth = blocks if is_itc else model.fused.fusion_depth
         if config.layer >= depth:
             noun = "blocks of the image encoder" if is_itc else "fusion layers"
             raise ValueError(

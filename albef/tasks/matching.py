@@ -221,7 +221,7 @@ class MatchingTask(Task):
     def __init__(self, config: object, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
         self.model = ALBEF(model, tokenizer.vocab_size)
-        self.itm_head = nn.Linear(model.text.width, 2)
+        self.itm_head = nn.Linear(model.fused.width, 2)
         nn.init.normal_(self.itm_head.weight, std=0.02)
         nn.init.zeros_(self.itm_head.bias)
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from albef.config import Count, Section, Share
@@ -14,10 +14,11 @@ from albef.data.record import Record
 from albef.loading.reading import Batch
 from albef.losses.distill import ramp
 from albef.losses.mlm import IGNORED, mlm_loss
-from albef.models.albef import ModelConfig
+from albef.models.albef import ModelConfig, settled
 from albef.models.momentum import MomentumModel
-from albef.models.start import StartConfig, start_image, start_text
-from albef.models.text import MLMHead
+from albef.models.start import StartConfig, start_encoders, start_image, start_text
+from albef.models.text import MLMHead, TextConfig
+from albef.models.vision import ImageConfig
 from albef.preprocessing.text import TextTokenizer, mask_tokens
 from albef.preprocessing.transforms import Transform
 from albef.tasks.matching import Collate as CaptionCollate
@@ -75,6 +76,14 @@ class Config(MatchingConfig, TrainingConfig):
     start: StartConfig | None = None
     """Public weights that the encoders start from; null uses random weights."""
 
+    @model_validator(mode="after")
+    def _check_start(self) -> Self:
+        for name, own in (("image", ImageConfig), ("text", TextConfig)):
+            is_own = isinstance(getattr(self.model, name), own)
+            if self.start and getattr(self.start, name) and not is_own:
+                raise ValueError(f"start.{name}: set model.{name}.pretrained instead")
+        return self
+
 
 @dataclass(frozen=True)
 class Collate(CaptionCollate):
@@ -107,8 +116,10 @@ class Task(RankingTask):
     config: Config
 
     def __init__(self, config: Config, tokenizer: TextTokenizer) -> None:
-        super().__init__(config, config.model, tokenizer)
-        self.mlm_head = MLMHead(config.model.text.width, tokenizer.vocab_size)
+        model = settled(config.model)
+        super().__init__(config.model_copy(update={"model": model}), model, tokenizer)
+        words = self.model.text_encoder.words
+        self.mlm_head = MLMHead(model.fused.width, *words.shape)
         if config.patch_dropout:
             self.model.image_encoder.drop_patches(config.patch_dropout)
         self.add_momentum_model(config.temperature)
@@ -126,6 +137,7 @@ class Task(RankingTask):
             digests["image"] = start_image(self.model, start.image)
         if start and start.text:
             digests["text"] = start_text(self.model, self.mlm_head, start.text)
+        digests |= start_encoders(self.model, self.sizes)
         self.model_m.copy_from(self.model)
         self.mlm_head_m.copy_from(self.mlm_head)
         return digests
@@ -172,13 +184,13 @@ class Task(RankingTask):
         labels = batch["mlm_labels"].flatten()
         positions = batch["mlm_positions"]
         fused = model.fuse(masked_states, mask, matched.image, positions)
-        logits = self.mlm_head(fused, model.text_encoder.embeddings.word_embeddings.weight)
+        logits = self.mlm_head(fused, model.text_encoder.words)
         logits_m = None
         if alpha_mlm > 0:
             with torch.no_grad():
                 image_m = model_m.fusion_encoder.image_key_values(image_states_m)
                 fused_m = model_m.fuse(masked_states_m, mask, image_m, positions)
-                table_m = model_m.text_encoder.embeddings.word_embeddings.weight
+                table_m = model_m.text_encoder.words
                 logits_m = self.mlm_head_m(fused_m, table_m).flatten(0, 1)
         mlm = mlm_loss(logits.flatten(0, 1), labels, logits_m, alpha_mlm)
         return {"loss": matched.loss + mlm, **matched.outputs, "mlm": mlm.detach()}

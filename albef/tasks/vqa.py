@@ -129,14 +129,15 @@ class Task(RunTask):
         self.answers: list[str] = []
         self.model = ALBEF(model, tokenizer.vocab_size)
         self.model.freeze_projections()
-        self.answer_decoder = AnswerDecoder(model.text, tokenizer.vocab_size, model.text.width)
+        sizes = model.fused, tokenizer.vocab_size, model.fused.width
+        self.answer_decoder = AnswerDecoder(*sizes, tokenizer.pad_id)
         self.model_m = MomentumModel(self.model)
         self.answer_decoder_m = MomentumModel(self.answer_decoder)
 
     @property
     def written_tokens(self) -> int:
         """Maximum number of tokens of a generated answer."""
-        return min(WRITTEN_TOKENS, self.sizes.text.max_positions)
+        return min(WRITTEN_TOKENS, self.sizes.fused.max_positions)
 
     @classmethod
     def start(cls, config: Config, init: Checkpoint) -> Self:
@@ -149,7 +150,7 @@ class Task(RunTask):
         task = cls(config, resized(init.model, config.image_size), init.tokenizer)
         tensors = dict(init.tensors)
         if not any(name.startswith("answer_decoder.") for name in tensors):
-            fits = init.model.image.width == init.model.text.width
+            fits = task.model.image_encoder.width == init.model.fused.width
             tensors |= decoder_start(tensors, fits=fits)
         fresh = ("answer_decoder.", "answer_decoder_m.")
         unused = ("itm_head.", "temperature", "itc_bias", "queue.", "mlm_head.", "mlm_head_m.")
@@ -179,7 +180,7 @@ class Task(RunTask):
     def prepare(self, train: Shards | None) -> None:
         """Set the list of answers; see :func:`albef.tasks.answer_list.answer_list`."""
         listed = answer_list(self.config.answer_list, self.config.dataset, train)
-        ids, _ = self.tokenizer.encode(listed, self.sizes.text.max_positions, end=True)
+        ids, _ = self.tokenizer.encode(listed, self.sizes.fused.max_positions, end=True)
         # Answers with equal tokens, such as "Yes" and "yes", count as one: the first is kept.
         first_by_tokens = dict(zip(map(tuple, ids.tolist()[::-1]), listed[::-1], strict=True))
         canonical = set(first_by_tokens.values())
@@ -193,7 +194,7 @@ class Task(RunTask):
 
     def collate(self, transform: Transform) -> Collate:
         """Return the collate of training batches."""
-        lengths = self.config.max_tokens, self.sizes.text.max_positions
+        lengths = self.config.max_tokens, self.sizes.fused.max_positions
         return Collate(self.tokenizer, transform, *lengths)
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
@@ -225,7 +226,7 @@ class Task(RunTask):
 
         ``which`` (B,) is the index of each question's image in ``images`` (I, 3, H, W).
         """
-        config, tokenizer, longest = self.config, self.tokenizer, self.sizes.text.max_positions
+        config, tokenizer, longest = self.config, self.tokenizer, self.sizes.fused.max_positions
         cleaned = [clean_question(question, ASKED_WORDS) for question in questions]
         ids, mask = self.encode(cleaned, longest)
         fused = fuse(self.model, self.model.encode_image(images)[which], ids, mask)

@@ -1,0 +1,134 @@
+"""The interface of encoders, and the values that choose one of a library.
+
+Other code reads the states, and never asks for the class. The pooled state comes first:
+
+- ``image_states`` (B, 1 + n * n, D) are the pooled state and a grid of n rows of n states.
+- ``text_states`` (B, L, D) are a state for each token; the first token pools.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from albef.config import Count, CountOrZero, Section, Share, opt_in
+
+_BLOCK = re.compile(r"(.*\b(?:blocks|layers?|stages)\.\d+)\.")
+
+
+class TimmConfig(Section):
+    """An image encoder of timm: a ViT of any kind, or a network with a map of features."""
+
+    timm: str
+    """Name of the model, such as ``vit_small_patch14_dinov2.lvd142m``."""
+    pretrained: bool | str = True
+    """Public weights: true for those that timm has under this name, false for random ones, or the
+    path of a file with weights of this model."""
+    image_size: CountOrZero = 0
+    """Side of the square image in pixels; 0 is that of the public weights."""
+    arguments: dict[str, Any] = opt_in({})
+    """Further arguments of ``timm.create_model``, such as ``{depth: 6}``."""
+
+
+class TransformersConfig(Section):
+    """A text encoder of transformers, of the shape of BERT."""
+
+    transformers: str
+    """Name at Hugging Face, such as ``FacebookAI/xlm-roberta-base``, or a folder. Unless you set
+    ``pretrain.tokenizer``, its tokenizer is used."""
+    pretrained: bool | str = True
+    """Public weights: true for those of the name or folder, false for random ones, or the path of
+    a folder with weights."""
+    max_positions: Count = 512
+    """Maximum length of a text, in tokens."""
+    config: dict[str, Any] | None = opt_in(None)
+    """Configuration of the architecture, as in ``config.json``; null reads that of the name."""
+
+
+class FusionConfig(Section):
+    """Sizes of the fusion encoder of a text encoder of transformers."""
+
+    depth: Count = 6
+    """Number of layers."""
+    width: CountOrZero = 0
+    """Width of the fused states; 0 is that of the text encoder."""
+    heads: CountOrZero = 0
+    """Number of attention heads of a layer; 0 is that of the text encoder."""
+    intermediate: CountOrZero = 0
+    """Hidden width of the feed-forward network; 0 is four times the width."""
+    dropout: Share = 0.1
+    """Dropout of states and attention."""
+    start: Literal["random", "text"] = "random"
+    """Initial layers: random ones, or, as in the paper, the last ``depth`` layers of the text
+    encoder, which then lacks them. Cross-attention always starts at random."""
+
+
+class AttentionSite(NamedTuple):
+    """Place where a block's attention weights (B, H, T, T) can be read."""
+
+    module: nn.Module
+    fused: str
+    """Name of the module's flag that selects a kernel without weights."""
+    weights: nn.Module
+    """Module that the weights pass through if the flag is false."""
+
+
+class Encoder(nn.Module):
+    """An encoder of either kind."""
+
+    width: int
+    """Width of its states."""
+
+    def depths(self) -> dict[str, int]:
+        """Return the depth of each parameter by name.
+
+        Parameters before the first block have 0, those of the blocks 1 and so on, and those after
+        the last block the number of blocks plus 1.
+        """
+        blocks: dict[str, int] = {}
+        result = {}
+        for name, _ in self.named_parameters():
+            if match := _BLOCK.match(name):
+                result[name] = blocks.setdefault(match[1], len(blocks) + 1)
+            else:
+                result[name] = len(blocks) + bool(blocks)
+        return result
+
+
+class ImageEncoder(Encoder):
+    """An encoder of images."""
+
+    grid: int
+    """n: rows and columns of the grid of states."""
+    positions: ClassVar[str] = ""
+    """Name of its position embeddings (1, P + n * n, D), which a checkpoint of another image size
+    has in another number; "" if it has none."""
+
+    def attentions(self) -> Sequence[AttentionSite]:
+        """Return the blocks' attention; the first row of the weights is that of the pooled state.
+
+        It is empty if no token pools, as in a convolutional network.
+        """
+        return ()
+
+    def drop_patches(self, share: float) -> None:
+        """Drop a random share of the patches, only in train mode."""
+        raise ValueError("patch_dropout needs a Vision Transformer as image encoder; set it to 0")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode images (B, 3, S, S), normalized by CLIP's mean and deviation, to states."""
+        raise NotImplementedError
+
+
+class TextEncoder(Encoder):
+    """An encoder of texts."""
+
+    @property
+    def words(self) -> Tensor:
+        """Return the word embeddings (V, W), which the MLM head shares."""
+        raise NotImplementedError
+
+    def forward(self, ids: Tensor, bias: Tensor) -> Tensor:
+        """Encode token ids (B, L) and additive bias (B, 1, 1 or L, L) to states (B, L, D)."""
+        raise NotImplementedError

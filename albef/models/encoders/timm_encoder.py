@@ -1,0 +1,123 @@
+"""Image encoders of timm: networks with tokens or with a map of features."""
+
+import math
+from typing import Any
+
+import timm
+import torch
+from timm.layers import PatchDropout
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from albef.config import did_you_mean
+from albef.io import first_line
+from albef.models.encoders import AttentionSite, ImageEncoder, TimmConfig
+from albef.preprocessing.transforms import MEAN, STD
+
+
+def settled_image(config: TimmConfig) -> TimmConfig:
+    """Return the values with the image size of the public weights, if they have none.
+
+    Raises:
+        ValueError: timm has no such model.
+    """
+    side = config.image_size or _weights_config(config.timm)["input_size"][1]
+    return config.model_copy(update={"image_size": side})
+
+
+def _weights_config(name: str) -> dict[str, Any]:
+    """Return what timm knows of the public weights of a name, without a network."""
+    base, _, tag = name.partition(".")
+    if not timm.is_model(base):
+        hint = did_you_mean(base, timm.list_models())
+        raise ValueError(f"image.timm: timm has no model {base}{hint}")
+    tags = [each.partition(".")[2] for each in timm.list_pretrained(base)]
+    if tag and tag not in tags:
+        raise ValueError(f"image.timm: {base} has no weights {tag}{did_you_mean(tag, tags)}")
+    weights = timm.get_pretrained_cfg(name)
+    assert weights is not None
+    values: dict[str, Any] = weights.to_dict()
+    return values
+
+
+def _create(config: TimmConfig, **weights: Any) -> Any:
+    """Return the network without a classifier, built for the image size."""
+    has_size = _weights_config(config.timm).get("fixed_input_size")
+    size = {"img_size": config.image_size} if has_size else {}
+    return timm.create_model(config.timm, num_classes=0, **size, **config.arguments, **weights)
+
+
+def image_weights(config: TimmConfig, own: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    """Return public weights for the image size, or those of a file; timm resizes positions."""
+    overlay = None if own is None else {"state_dict": own}
+    loaded = _create(config, pretrained=True, pretrained_cfg_overlay=overlay)
+    tensors: dict[str, Tensor] = loaded.state_dict()
+    return tensors
+
+
+class TimmEncoder(ImageEncoder):
+    """A network of timm with random weights, whose pooled state is put before its grid of states.
+
+    Class and register tokens are not part of the states, except for a class token that pools.
+    Images are converted from CLIP's normalization to that of the weights, so that all encoders
+    have the same input.
+    """
+
+    positions = "model.pos_embed"
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, config: TimmConfig) -> None:
+        super().__init__()
+        weights = _weights_config(config.timm)
+        try:
+            self.model = _create(config)
+        except (AssertionError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"image.timm: {config.timm} cannot be built for image_size {config.image_size} and "
+                f"arguments {config.arguments}: {first_line(error)}"
+            ) from None
+        if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.model.modules()):
+            raise ValueError(
+                f"image.timm: {config.timm} has batch normalization, which depends on the other "
+                "images of a batch; choose a ViT, ConvNeXt or Swin"
+            )
+        self.width = self.model.num_features
+        reduction = self.model.feature_info[-1]["reduction"]
+        self.grid = math.ceil(config.image_size / reduction)
+        self._prefix = getattr(self.model, "num_prefix_tokens", 0)
+        mean, std = (_by_channel(weights[key]) for key in ("mean", "std"))
+        self.register_buffer("scale", _by_channel(STD) / std, persistent=False)
+        self.register_buffer("shift", (_by_channel(MEAN) - mean) / std, persistent=False)
+
+    def attentions(self) -> list[AttentionSite]:
+        """Return the blocks' attention if the network is a ViT whose class token pools."""
+        if getattr(self.model, "global_pool", "") != "token" or not self._prefix:
+            return []
+        modules = [block.attn for block in self.model.blocks]
+        return [AttentionSite(module, "fused_attn", module.attn_drop) for module in modules]
+
+    def drop_patches(self, share: float) -> None:
+        """Drop a random share of the patches, only in train mode."""
+        if not isinstance(self.model, VisionTransformer):
+            super().drop_patches(share)
+        self.model.patch_drop = PatchDropout(share, num_prefix_tokens=self._prefix)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode images (B, 3, S, S), normalized by CLIP's mean and deviation, to states."""
+        features: Tensor = self.model.forward_features(images * self.scale + self.shift)
+        pooled: Tensor = self.model.forward_head(features, pre_logits=True)
+        if features.ndim == 4:
+            if getattr(self.model, "output_fmt", "NCHW") == "NCHW":
+                features = features.permute(0, 2, 3, 1)
+            # A map is read before the norm of its head, so its scale is arbitrary.
+            states = F.layer_norm(features.flatten(1, 2), (self.width,))
+        else:
+            states = features[:, self._prefix :]
+        return torch.cat([pooled[:, None], states], dim=1)
+
+
+def _by_channel(values: Any) -> Tensor:
+    """Return a value per channel as (3, 1, 1)."""
+    return torch.tensor(values)[:, None, None]

@@ -1,0 +1,155 @@
+"""Text encoders of transformers: BERT and its descendants."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModel
+
+from albef.config import did_you_mean
+from albef.io import first_line
+from albef.models.encoders import FusionConfig, TextEncoder, TransformersConfig
+from albef.preprocessing.hub import REMEDY, prepare_hub
+
+TYPES = ("bert", "camembert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta")
+"""Types of models that are tested, as ``model_type`` in config.json."""
+_LAYERED = ("bert", "camembert", "roberta", "xlm-roberta")
+"""Types whose layers are those of the fusion encoder."""
+_KNOWN = (
+    "google-bert/bert-base-uncased",
+    "google-bert/bert-base-multilingual-cased",
+    "distilbert/distilbert-base-uncased",
+    "FacebookAI/roberta-base",
+    "FacebookAI/xlm-roberta-base",
+    "answerdotai/ModernBERT-base",
+    "sentence-transformers/all-MiniLM-L6-v2",
+)
+_UNUSED = ("transformers_version", "architectures", "dtype", "_name_or_path")
+
+
+def settled_text(config: TransformersConfig, fusion: FusionConfig) -> dict[str, Any]:
+    """Return the sections ``text``, with its architecture, and ``fusion``, with its sizes.
+
+    Raises:
+        ValueError: the text encoder is unavailable or of another type, or ``fusion.start: text``
+            does not fit it.
+    """
+    settings, source = _architecture(config), config.transformers
+    width, heads = settings.hidden_size, settings.num_attention_heads
+    inner = settings.intermediate_size if settings.model_type in _LAYERED else 0
+    sizes = {"width": width, "heads": heads, "intermediate": inner or 4 * width}
+    chosen = {name: getattr(fusion, name) or size for name, size in sizes.items()}
+    if fusion.start == "text":
+        if settings.model_type not in _LAYERED:
+            raise ValueError(
+                f"fusion.start: text needs layers of BERT ({', '.join(_LAYERED)}), but {source} is "
+                f"of type {settings.model_type}; set fusion.start to random"
+            )
+        if chosen != sizes or fusion.depth >= settings.num_hidden_layers:
+            raise ValueError(
+                f"fusion.start: text takes the last layers of {source}, of {sizes}; "
+                f"remove these sizes, and set fusion.depth below {settings.num_hidden_layers}"
+            )
+    kept = {k: v for k, v in settings.to_diff_dict().items() if k not in _UNUSED}
+    kept["model_type"] = settings.model_type
+    text = config.model_copy(update={"config": kept})
+    return {"text": text, "fusion": fusion.model_copy(update=chosen)}
+
+
+def _architecture(config: TransformersConfig) -> Any:
+    """Return the architecture of a text encoder, as the class of its type."""
+    source, values = config.transformers, config.config
+    if values is None:
+        if not Path(source).is_dir():
+            prepare_hub()
+        try:
+            values = AutoConfig.from_pretrained(source).to_dict()
+        except Exception as error:  # hub, network and registry raise many types
+            hint = did_you_mean(source, _KNOWN)
+            raise ValueError(
+                f"text.transformers: {source} is neither a folder with config.json nor available "
+                f"at Hugging Face ({first_line(error)}){hint}; {REMEDY}"
+            ) from None
+    kind = str(values.get("model_type"))
+    if kind not in TYPES:
+        raise ValueError(
+            f"text.transformers: {source} is of type {kind}, which is not a tested text encoder"
+            f"{did_you_mean(kind, TYPES)}"
+        )
+    return AutoConfig.for_model(**values)
+
+
+def text_weights(config: TransformersConfig) -> dict[str, Tensor]:
+    """Return the public weights of all layers, without the pooler.
+
+    Raises:
+        ValueError: weights are missing.
+    """
+    source = config.pretrained if isinstance(config.pretrained, str) else config.transformers
+    loaded, about = AutoModel.from_pretrained(
+        source, config=_architecture(config), output_loading_info=True
+    )
+    loaded.pooler = None
+    if missing := about["missing_keys"] & loaded.state_dict().keys():
+        raise ValueError(f"they lack {len(missing)} tensors, such as {min(missing)}")
+    tensors: dict[str, Tensor] = loaded.state_dict()
+    return tensors
+
+
+class TransformersEncoder(TextEncoder):
+    """A text encoder of transformers with random weights, without its pooler.
+
+    If the fusion encoder starts from its last layers, it lacks these.
+    """
+
+    def __init__(self, config: TransformersConfig, fusion: FusionConfig, vocab_size: int) -> None:
+        super().__init__()
+        settings = _architecture(config)
+        if fusion.start == "text":
+            settings.num_hidden_layers -= fusion.depth
+        self.model: Any = AutoModel.from_config(settings, attn_implementation="sdpa")
+        self.model.pooler = None
+        self.width = settings.hidden_size
+        embeddings = self.model.embeddings
+        # These types number positions after the id of padding.
+        is_shifted = hasattr(embeddings, "create_position_ids_from_input_ids")
+        self._first = settings.pad_token_id + 1 if is_shifted else 0
+        self._window = getattr(settings, "local_attention", None)
+        accepted = inspect.signature(self.model.forward).parameters
+        self._has_types = "token_type_ids" in accepted
+        if vocab_size > settings.vocab_size:
+            raise ValueError(
+                f"text.transformers: {config.transformers} embeds {settings.vocab_size} tokens, "
+                f"but the tokenizer has {vocab_size}; remove pretrain.tokenizer to use its own"
+            )
+        longest = settings.max_position_embeddings - self._first
+        if config.max_positions > longest:
+            raise ValueError(
+                f"text.max_positions is {config.max_positions}, but {config.transformers} has "
+                f"{longest} positions"
+            )
+
+    @property
+    def words(self) -> Tensor:
+        """Return the word embeddings (V, W)."""
+        table: Tensor = self.model.get_input_embeddings().weight
+        return table
+
+    def forward(self, ids: Tensor, bias: Tensor) -> Tensor:
+        """Encode token ids (B, L) and additive bias (B, 1, 1 or L, L) to states (B, L, D)."""
+        count, length = ids.shape
+        positions = torch.arange(self._first, self._first + length, device=ids.device)
+        # A mask of four dimensions is used as it is. It is expanded because some kernels need it.
+        mask: Any = bias.expand(-1, -1, length, -1).to(self.words.dtype)
+        if self._window:
+            token = torch.arange(length, device=ids.device)
+            is_far = (token[:, None] - token).abs() > self._window // 2
+            mask = {"full_attention": mask, "sliding_attention": mask - 1e4 * is_far}
+        types = {"token_type_ids": torch.zeros_like(ids)} if self._has_types else {}
+        output = self.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions.expand(count, -1), **types
+        )
+        states: Tensor = output.last_hidden_state
+        return states
