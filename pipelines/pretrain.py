@@ -5,6 +5,7 @@ import contextlib
 import torch
 
 from albef.data.shards import Shards
+from albef.models.encoders import TransformersConfig
 from albef.preprocessing.text import TextTokenizer, clean_caption
 from albef.tasks.pretraining import Config, Task
 from albef.tasks.task import MAX_WORDS
@@ -31,8 +32,11 @@ def run(stage: Stage) -> None:
 
 
 def _tokenizer(stage: Stage, config: Config) -> TextTokenizer:
-    if config.tokenizer.source != "corpus":
-        return TextTokenizer.load(config.tokenizer.source)
+    text, source = config.model.text, config.tokenizer.source
+    if isinstance(text, TransformersConfig) and "tokenizer" not in config.model_fields_set:
+        source = text.transformers
+    if source != "corpus":
+        return TextTokenizer.load(source)
     shards = Shards(stage.layout.data(config.dataset), "train")
     texts = {text.as_py() for captions in shards.captions for text in captions}
     if config.itm_captions:

@@ -105,6 +105,10 @@ def recompute(module: nn.Module, on: bool) -> None:
     for submodule in module.modules():
         if isinstance(submodule, Layer):
             submodule.recompute = on
+        elif hasattr(submodule, "set_grad_checkpointing"):  # a network of timm
+            submodule.set_grad_checkpointing(on)
+        elif on and hasattr(submodule, "gradient_checkpointing_enable"):  # one of transformers
+            submodule.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def compile_blocks(module: nn.Module, **options: object) -> None:

@@ -18,6 +18,13 @@ from tokenizers.trainers import WordPieceTrainer
 from albef.preprocessing.hub import REMEDY, prepare_hub
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_OTHERS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
+"""Names of the special tokens in vocabularies of RoBERTa and its descendants."""
+_HARMLESS = tuple(
+    f'{{"type":"Replace","pattern":{{"Regex":" {{2,}}"}},"content":"{space}"}}'.encode()
+    for space in " \u2581"
+)
+"""Replacements of XLM-R's tokenizer, the only ones by a pattern that are accepted."""
 DELETED, BREAKS = r"""[,.'!?"()*#:;~]""", "[-/]"
 """Patterns of the characters that cleaning deletes, and of those that it replaces with a space."""
 _SPACES = r"\t-\r\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -51,21 +58,25 @@ def text_id(text: str) -> int:
 
 
 class TextTokenizer:
-    """WordPiece tokenizer that writes ``[CLS] words`` without [SEP], as in the original code.
+    """Tokenizer that writes ``[CLS] words`` without [SEP], as in the original code.
 
-    Only a generated text, such as an answer, has a [SEP], which marks its end.
+    Only a generated text, such as an answer, has a [SEP], which marks its end. A vocabulary may
+    call these tokens ``<s>`` and ``</s>``, as RoBERTa does.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        ids = {token: tokenizer.token_to_id(token) for token in SPECIAL}
-        special_ids = {token: number for token, number in ids.items() if number is not None}
-        if missing := [token for token in SPECIAL if token not in special_ids]:
+        ids, names = {}, dict(zip(SPECIAL, _OTHERS, strict=True))
+        for token, other in names.items():
+            ids[token] = tokenizer.token_to_id(token)
+            if ids[token] is None:
+                ids[token] = tokenizer.token_to_id(other)
+        if missing := [f"{token} or {names[token]}" for token in SPECIAL if ids[token] is None]:
             raise ValueError(f"the tokenizer has no {', '.join(missing)}; use one of BERT")
         self.tokenizer = tokenizer
-        self.pad_id, self.cls_id = special_ids["[PAD]"], special_ids["[CLS]"]
-        self.mask_id, self.sep_id = special_ids["[MASK]"], special_ids["[SEP]"]
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids.values()
+        start = tokenizer.id_to_token(self.cls_id)
         tokenizer.post_processor = TemplateProcessing(
-            single="[CLS] $A", special_tokens=[("[CLS]", self.cls_id)]
+            single=f"{start} $A", special_tokens=[(start, self.cls_id)]
         )
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -149,9 +160,17 @@ class TextTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids, without special tokens."""
-        tokens = (self.tokenizer.id_to_token(number) for number in ids)
-        words = (token for token in tokens if token is not None and token not in SPECIAL)
-        return " ".join(words).replace(" ##", "")
+        special = {self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id}
+        kept = [number for number in ids if number not in special]
+        if not isinstance(self.tokenizer.model, WordPiece):
+            return str(self.tokenizer.decode(kept)).strip()
+        tokens = (self.tokenizer.id_to_token(number) for number in kept)
+        return " ".join(token for token in tokens if token is not None).replace(" ##", "")
+
+    def token_of(self, word: str) -> int | None:
+        """Return the id of the token that is a whole word, or None."""
+        ids = self.tokenizer.encode(f" {word}", add_special_tokens=False).ids
+        return ids[0] if len(ids) == 1 and ids[0] != self.unk_id else None
 
 
 def check_patterns(tokenizer: Tokenizer) -> Tokenizer:
@@ -160,7 +179,10 @@ def check_patterns(tokenizer: Tokenizer) -> Tokenizer:
     A pattern can take any time or memory, and the library panics where it stops one.
     """
     for part in (tokenizer.normalizer, tokenizer.pre_tokenizer):
-        if part is not None and b'"pattern"' in part.__getstate__():
+        state = b"" if part is None else part.__getstate__()
+        for known in _HARMLESS:
+            state = state.replace(known, b"")
+        if b'"pattern"' in state:
             raise ValueError("it splits or replaces by a pattern; use a tokenizer of BERT")
     return tokenizer
 

@@ -53,7 +53,10 @@ def write_tokenizer(
 ) -> None:
     """Write a ``tokenizer.json`` that itself cleans, cuts and pads texts, for other libraries."""
     state = json.loads(tokenizer.tokenizer.to_str())
-    state["added_tokens"] = []  # Special tokens that occur in a text are words, as after cleaning.
+    # Special tokens that occur in a text are words, as after cleaning. A vocabulary may lack them.
+    added, state["added_tokens"] = state["added_tokens"], []
+    plain = Tokenizer.from_str(json.dumps(state))
+    state["added_tokens"] = [it for it in added if plain.token_to_id(it["content"]) is None]
     result = Tokenizer.from_str(json.dumps(state))
     after_the_last_word = rf"(?<= (?:[^ ]* ){{{max_words - 1}}})[\s\S]+"
     replaced = [*cleaning.replace, (after_the_last_word, "")]
@@ -66,7 +69,8 @@ def write_tokenizer(
         ]
     )
     result.enable_truncation(max_tokens)
-    result.enable_padding(pad_id=tokenizer.pad_id, pad_token="[PAD]")
+    padding = tokenizer.tokenizer.id_to_token(tokenizer.pad_id)
+    result.enable_padding(pad_id=tokenizer.pad_id, pad_token=padding)
     result.save(str(path))
 
 

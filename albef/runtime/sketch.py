@@ -58,7 +58,7 @@ class Sketch:
 
     def text(self, text: str, ids: Ints, model: Model) -> None:
         """Count a text that a model reads as ids (L,), the first of which is [CLS]."""
-        unknown = ids[1:] == model.tokenizer.tokenizer.token_to_id("[UNK]")
+        unknown = ids[1:] == model.tokenizer.unk_id
         self.count(words=len(text.split()), unknown=float(unknown.mean()) if len(unknown) else 0.0)
 
     def divergence(self, quantity: str, reference: Counts) -> float:

@@ -3,7 +3,6 @@
 Retrieval and grounding train on pairs.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
@@ -143,11 +142,14 @@ def group_ids(
     Raises:
         ValueError: a word is not a token.
     """
-    token_ids = tokenizer.tokenizer.get_vocab()
-    for word in itertools.chain(*groups):
-        if word not in token_ids:
-            raise ValueError(f"{name}: {word!r} is not a token of the vocabulary; remove it")
-    return [[token_ids[word] for word in group] for group in groups]
+    result: list[list[int]] = []
+    for group in groups:
+        result.append([])
+        for word in group:
+            if (token := tokenizer.token_of(word)) is None:
+                raise ValueError(f"{name}: {word!r} is not a token of the vocabulary; remove it")
+            result[-1].append(token)
+    return result
 
 
 class EncodedPairs(NamedTuple):

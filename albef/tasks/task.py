@@ -12,10 +12,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
-from albef.config import Count, CountOrZero, Range, Section, Share, Tunable, opt_in
+from albef.config import (
+    Count,
+    CountOrZero,
+    Range,
+    Section,
+    Share,
+    Tunable,
+    did_you_mean,
+    opt_in,
+)
 from albef.data.record import Record
 from albef.distributed import world
 from albef.loading.reading import (
@@ -30,6 +39,7 @@ from albef.loading.reading import (
 )
 from albef.loading.workers import ahead
 from albef.models.albef import ModelConfig
+from albef.models.encoders import PART
 from albef.models.kernels import Precision
 from albef.models.momentum import MomentumModel
 from albef.models.weights import Checkpoint, load_strict
@@ -44,6 +54,15 @@ MAX_WORDS = 30
 """Maximum number of words kept of a caption, as in the original."""
 WARMUP_BLOCK = 100
 """Steps between two values in the warm-up of the ``original`` schedule."""
+
+
+def _check_part(name: str) -> str:
+    """Return the name of a part of an encoder; raise ValueError if it has another form."""
+    if not PART.fullmatch(name):
+        example = "image_encoder.blocks.0-7"
+        known = ("image_encoder", "text_encoder", "text_encoder.embeddings", example)
+        raise ValueError(f"there is no part {name}{did_you_mean(name, known)}")
+    return name
 
 
 class LoraConfig(Section):
@@ -99,9 +118,14 @@ class TrainingConfig(Section):
     """Optimizer steps of linear warm-up, starting from ``min_lr``."""
     weight_decay: Tunable = 0.02
     """Weight decay of AdamW, applied to tensors with two or more dimensions."""
-    freeze: tuple[Literal["image_encoder", "text_encoder"], ...] = opt_in(())
-    """Encoders whose initial weights stay fixed. The layers above them still learn. Freezing saves
-    memory and time, and a small dataset then overwrites less of the public weights."""
+    freeze: tuple[Annotated[str, AfterValidator(_check_part)], ...] = opt_in(())
+    """Encoders whose initial weights stay fixed, or parts of them, such as
+    ``image_encoder.blocks.0-7`` or ``text_encoder.embeddings``. The layers above them still learn.
+    Freezing saves memory and time, and a small dataset then overwrites less of the public weights.
+    """
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = opt_in(1.0)
+    """Factor of the learning rate between a block of an encoder and the block above it. The lowest
+    layers of public weights then change least. It needs ``optimizer: adamw``."""
     lora: LoraConfig | None = opt_in(None)
     """LoRA: the encoders keep their weights, and small matrices (adapters) beside their layers
     learn. The published weights contain them. If unset, all weights learn."""
@@ -137,6 +161,8 @@ class TrainingConfig(Section):
                 f"global_batch_size {self.global_batch_size} is not a multiple of "
                 f"micro_batch_size {self.micro_batch_size}"
             )
+        if self.layer_decay < 1 and self.optimizer != "adamw":
+            raise ValueError(f"layer_decay {self.layer_decay:g} needs optimizer: adamw")
         if self.schedule == "original" and self.warmup_steps % WARMUP_BLOCK:
             raise ValueError(
                 f"warmup_steps {self.warmup_steps} is not a multiple of {WARMUP_BLOCK}, as "

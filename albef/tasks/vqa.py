@@ -185,7 +185,7 @@ class Task(RunTask):
         first_by_tokens = dict(zip(map(tuple, ids.tolist()[::-1]), listed[::-1], strict=True))
         canonical = set(first_by_tokens.values())
         self.answers = [text for text in listed if text in canonical][: self.config.max_answers]
-        unknown = self.tokenizer.tokenizer.token_to_id("[UNK]")
+        unknown = self.tokenizer.unk_id
         if strange := [text for text, row in zip(listed, ids, strict=True) if unknown in row]:
             log.warning(
                 "%d of %d answers contain tokens that the vocabulary lacks, such as %r",

@@ -26,7 +26,7 @@ from albef.tasks.task import Task, TrainingConfig
 from albef.trackers import Trackers
 from albef.training.lora import adapt
 from albef.training.mirror import Mirror
-from albef.training.optim import OPTIMIZERS, rate
+from albef.training.optim import OPTIMIZERS, freeze, rate, scale_layers
 from albef.training.speed import Speed
 from albef.training.state import KEPT, TrainingState, kept
 from albef.training.tracking import Progress, Tracker, append_log
@@ -110,8 +110,7 @@ class Trainer:
         config: TrainingConfig = task.config
         device = setup.device
         task.to(device)
-        for part in config.freeze:
-            task.get_submodule(f"model.{part}").requires_grad_(False)
+        freeze(task, config.freeze)
         if config.lora is not None and not task.base:
             adapt(task, config.lora)
         self.task, self.config, self.loader, self.setup = task, config, loader, setup
@@ -119,6 +118,8 @@ class Trainer:
         self.dtype = product_type(config.precision, device)  # None is float32
         lr, weight_decay = fixed(config.lr), fixed(config.weight_decay)
         self.optimizer = OPTIMIZERS[config.optimizer](task, lr, weight_decay)
+        if config.layer_decay < 1:
+            scale_layers(self.optimizer, task, config.layer_decay)
         # Scaling keeps gradients of float16 from underflow; a step with overflow is skipped.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.processes = world()
@@ -212,7 +213,7 @@ class Trainer:
         self.optimizer.zero_grad()
         self.lr = rate(self.config, self.done, self.loader.steps_per_epoch)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = self.lr * group.get("scale", 1.0)
         task.begin_step()
         outputs: list[dict[str, Tensor]] = []
         for micro, number in zip(micros, self.loader.numbers(self.done), strict=True):

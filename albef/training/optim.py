@@ -2,13 +2,15 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from albef.config import fixed
+from albef.models.encoders import Encoder
 from albef.models.kernels import Layer, has_bfloat16
 from albef.tasks.task import WARMUP_BLOCK, TrainingConfig
 
@@ -35,6 +37,34 @@ def _parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramete
     learning = {name: p for name, p in module.named_parameters() if p.requires_grad}
     plain = {name: p for name, p in learning.items() if p.ndim == 1 or name.endswith("bias")}
     return [p for name, p in learning.items() if name not in plain], [*plain.values()]
+
+
+def freeze(task: nn.Module, parts: Sequence[str]) -> None:
+    """Exclude encoders of a task, or parts of them as in :data:`PART`, from its training."""
+    for part in parts:
+        name, _, inside = part.partition(".")
+        encoder: Any = getattr(task, "model", task).get_submodule(name)
+        for parameter in encoder.part(inside):
+            parameter.requires_grad_(False)
+
+
+def scale_layers(optimizer: Optimizer, task: nn.Module, decay: float) -> None:
+    """Split the groups of an optimizer by depth; ``scale`` of each is its share of the rate.
+
+    The rate of an encoder's block is ``decay`` times that of the block above it.
+    """
+    scales: dict[nn.Parameter, float] = {}
+    for encoder in task.modules():
+        if isinstance(encoder, Encoder):
+            depths, top = encoder.depths(), encoder.blocks + 1
+            scales |= {p: decay ** (top - depths[n]) for n, p in encoder.named_parameters()}
+    groups = []
+    for group in optimizer.param_groups:
+        by_scale: dict[float, list[nn.Parameter]] = defaultdict(list)
+        for parameter in group["params"]:
+            by_scale[scales.get(parameter, 1.0)].append(parameter)
+        groups += [{**group, "params": part, "scale": s} for s, part in sorted(by_scale.items())]
+    optimizer.param_groups[:] = groups
 
 
 class Muon(AdamW):

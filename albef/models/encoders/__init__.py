@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from albef.config import Count, CountOrZero, Section, Share, opt_in
 
+PART = re.compile(r"(image_encoder|text_encoder)(?:\.(embeddings|blocks\.\d+(?:-\d+)?))?")
+"""An encoder or a part of it: what comes before its blocks, or one or several blocks from 0."""
 _BLOCK = re.compile(r"(.*\b(?:blocks|layers?|stages)\.\d+)\.")
 
 
@@ -94,6 +96,27 @@ class Encoder(nn.Module):
             else:
                 result[name] = len(blocks) + bool(blocks)
         return result
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        found = (_BLOCK.match(name) for name, _ in self.named_parameters())
+        return len({match[1] for match in found if match})
+
+    def part(self, name: str) -> list[nn.Parameter]:
+        """Return the parameters of a part: ``""`` is all, others have the form :data:`PART`.
+
+        Raises:
+            ValueError: the encoder has no such block.
+        """
+        if not name:
+            return [*self.parameters()]
+        first, _, last = name.removeprefix("blocks.").partition("-")
+        chosen = range(1) if name == "embeddings" else range(int(first) + 1, int(last or first) + 2)
+        if chosen.stop > self.blocks + 1 or not chosen:
+            raise ValueError(f"freeze: there is no {name}; choose of blocks 0 to {self.blocks - 1}")
+        depths = self.depths()
+        return [p for key, p in self.named_parameters() if depths[key] in chosen]
 
 
 class ImageEncoder(Encoder):
