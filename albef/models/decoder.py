@@ -215,31 +215,35 @@ def generate(
     return ids, score
 
 
-def decoder_start(tensors: Mapping[str, Tensor], *, fits: bool) -> dict[str, Tensor]:
+def decoder_start(tensors: Mapping[str, Tensor], decoder: AnswerDecoder) -> dict[str, Tensor]:
     """Return initial tensors of a decoder: fusion layers, embeddings and the MLM head.
+
+    Tensors that do not fit it are left out, such as the keys and values of images of another width.
 
     Args:
         tensors: tensors by name of a checkpoint without a decoder. Some kinds have no MLM head.
-        fits: true if the decoder attends to states of the image's width. If false, the keys and
-            values of images are left out.
+        decoder: the decoder.
 
     Returns:
         Tensors by their names in ``answer_decoder``; those of the momentum model have names in
         ``answer_decoder_m``.
     """
     start_tensors: dict[str, Tensor] = {}
+    shapes = {name: tensor.shape for name, tensor in decoder.state_dict().items()}
     for ours, model, head in (
         ("answer_decoder.", "model.", "mlm_head."),
         ("answer_decoder_m.model.", "model_m.model.", "mlm_head_m.model."),
     ):
         parts = {
             f"{model}text_encoder.embeddings.": f"{ours}embeddings.",
+            f"{model}text_encoder.model.embeddings.": f"{ours}embeddings.",
             f"{model}fusion_encoder.layer.": f"{ours}layer.",
             head: f"{ours}head.",
         }
         for name, tensor in tensors.items():
-            of_image = ".crossattention.self.key." in name or ".crossattention.self.value." in name
-            for start, target in parts.items():
-                if name.startswith(start) and (fits or not of_image):
-                    start_tensors[target + name.removeprefix(start)] = tensor
+            for start, part in parts.items():
+                target = part + name.removeprefix(start)
+                shape = shapes.get(target.removeprefix(ours))
+                if name.startswith(start) and tensor.shape == shape:
+                    start_tensors[target] = tensor
     return start_tensors

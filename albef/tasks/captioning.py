@@ -59,15 +59,16 @@ class Task(RunTask):
         """Return a task that starts from another task's checkpoint.
 
         The decoder starts from the fusion layers, which already attend to the image, the embeddings
-        and the MLM head. If the checkpoint has no MLM head, the decoder's head is new.
+        and the MLM head. What the checkpoint lacks, or what does not fit, is new.
         """
         task = cls(config, resized(init.model, config.image_size), init.tokenizer)
         tensors = init.tensors
         if init.kind != "captioning":
             image = {n: t for n, t in tensors.items() if n.startswith("model.image_encoder.")}
-            decoder = decoder_start(tensors, fits=True)
+            decoder = decoder_start(tensors, task.answer_decoder)
             tensors = {n.removeprefix("model."): t for n, t in image.items()} | decoder
-        fresh, unused = ("answer_decoder.head.",), ("answer_decoder_m.",)
+        fresh = ("answer_decoder." if init.kind != "captioning" else "answer_decoder.head.",)
+        unused = ("answer_decoder_m.",)
         load_strict(task, tensors, where=str(init.folder), fresh=fresh, dropped=unused)
         return task
 

@@ -129,7 +129,7 @@ class Task(RunTask):
         self.answers: list[str] = []
         self.model = ALBEF(model, tokenizer.vocab_size)
         self.model.freeze_projections()
-        sizes = model.fused, tokenizer.vocab_size, model.fused.width
+        sizes = model.fused, len(self.model.text_encoder.words), model.fused.width
         self.answer_decoder = AnswerDecoder(*sizes, tokenizer.pad_id)
         self.model_m = MomentumModel(self.model)
         self.answer_decoder_m = MomentumModel(self.answer_decoder)
@@ -150,8 +150,7 @@ class Task(RunTask):
         task = cls(config, resized(init.model, config.image_size), init.tokenizer)
         tensors = dict(init.tensors)
         if not any(name.startswith("answer_decoder.") for name in tensors):
-            fits = task.model.image_encoder.width == init.model.fused.width
-            tensors |= decoder_start(tensors, fits=fits)
+            tensors |= decoder_start(tensors, task.answer_decoder)
         fresh = ("answer_decoder.", "answer_decoder_m.")
         unused = ("itm_head.", "temperature", "itc_bias", "queue.", "mlm_head.", "mlm_head_m.")
         load_strict(task, tensors, where=str(init.folder), fresh=fresh, dropped=unused)

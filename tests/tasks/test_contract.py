@@ -55,7 +55,11 @@ def kinds() -> list[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data sets as they are asked for, and models, which start with a pre-trained one."""
-    here, task = tmp_path_factory.mktemp("contract"), pretrained()
+    return saved(tmp_path_factory.mktemp("contract"), pretrained())
+
+
+def saved(here: Path, task: pretraining.Task) -> Path:
+    """A folder with the checkpoint ``pretrained``."""
     save_checkpoint(
         here / "pretrained",
         kind="pretraining",
@@ -68,9 +72,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
-def pretrained() -> pretraining.Task:
+def pretrained(**changed: Any) -> pretraining.Task:
     """Pre-training at its start."""
-    config = validate(pretraining.Config, SMOKE["pretrain"], where="smoke")
+    config = validate(pretraining.Config, SMOKE["pretrain"] | changed, where="smoke")
     words = ["a squid left of two apples", "three frogs above a key", "how many are there yes no"]
     torch.manual_seed(0)
     return pretraining.Task(config, TextTokenizer.train(words, 90))

@@ -1,6 +1,5 @@
 """Image encoders of timm: networks with tokens or with a map of features."""
 
-import math
 from typing import Any
 
 import timm
@@ -85,7 +84,12 @@ class TimmEncoder(ImageEncoder):
             )
         self.width = self.model.num_features
         reduction = self.model.feature_info[-1]["reduction"]
-        self.grid = math.ceil(config.image_size / reduction)
+        if config.image_size % reduction:
+            raise ValueError(
+                f"image_size {config.image_size} is not a multiple of {reduction}, the size of a "
+                f"patch of {config.timm}"
+            )
+        self.grid = config.image_size // reduction
         self._prefix = getattr(self.model, "num_prefix_tokens", 0)
         mean, std = (_by_channel(weights[key]) for key in ("mean", "std"))
         self.register_buffer("scale", _by_channel(STD) / std, persistent=False)
