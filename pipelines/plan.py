@@ -31,6 +31,8 @@ from albef.ingest.config import RowsConfig
 from albef.ingest.sources import kind_of
 from albef.layout import Layout, Runtime
 from albef.loading.reading import Batch
+from albef.models.albef import settled
+from albef.models.encoders import TransformersConfig
 from albef.models.kernels import recompute
 from albef.models.weights import Checkpoint
 from albef.preprocessing.text import TextTokenizer
@@ -218,7 +220,11 @@ class Trainings:
         config = self.params.tasks.get(name)
         if config is None:  # pre-training, or an imported checkpoint of its sizes
             config = _without_ranges(self.params.pretrain)
-            return pretraining.Task(config, self._tokenizer(config.tokenizer.vocab_size))
+            size, model = config.tokenizer.vocab_size, settled(config.model)
+            if isinstance(model.text, TransformersConfig) and model.text.config:
+                size = min(size, model.text.config["vocab_size"])
+            config = config.model_copy(update={"model": model})
+            return pretraining.Task(config, self._tokenizer(size))
         init = config.init.partition("/")[0]
         before = self.task(init)
         kind, tensors = getattr(before.config, "kind", "pretraining"), before.state_dict()

@@ -26,7 +26,10 @@ _KNOWN = (
     "answerdotai/ModernBERT-base",
     "sentence-transformers/all-MiniLM-L6-v2",
 )
-_UNUSED = ("transformers_version", "architectures", "dtype", "_name_or_path")
+_UNUSED = {"transformers_version", "architectures", "dtype", "_name_or_path"} | {
+    *("id2label", "label2id", "return_dict", "output_hidden_states", "output_attentions"),
+    "problem_type",
+}
 
 
 def settled_text(config: TransformersConfig, fusion: FusionConfig) -> dict[str, Any]:
@@ -52,8 +55,7 @@ def settled_text(config: TransformersConfig, fusion: FusionConfig) -> dict[str, 
                 f"fusion.start: text takes the last layers of {source}, of {sizes}; "
                 f"remove these sizes, and set fusion.depth below {settings.num_hidden_layers}"
             )
-    kept = {k: v for k, v in settings.to_diff_dict().items() if k not in _UNUSED}
-    kept["model_type"] = settings.model_type
+    kept = {k: v for k, v in settings.to_dict().items() if k not in _UNUSED and v is not None}
     text = config.model_copy(update={"config": kept})
     return {"text": text, "fusion": fusion.model_copy(update=chosen)}
 
