@@ -102,6 +102,7 @@ def recompute(module: nn.Module, on: bool) -> None:
     The encoders are the image, text and fusion encoders. Losses and gradients are the same, dropout
     included. A block keeps only its input.
     """
+    submodule: Any
     for submodule in module.modules():
         if isinstance(submodule, Layer):
             submodule.recompute = on

@@ -65,15 +65,15 @@ class TextTokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        ids, names = {}, dict(zip(SPECIAL, _OTHERS, strict=True))
-        for token, other in names.items():
-            ids[token] = tokenizer.token_to_id(token)
-            if ids[token] is None:
-                ids[token] = tokenizer.token_to_id(other)
-        if missing := [f"{token} or {names[token]}" for token in SPECIAL if ids[token] is None]:
-            raise ValueError(f"the tokenizer has no {', '.join(missing)}; use one of BERT")
+        ids: list[int] = []
+        for pair in zip(SPECIAL, _OTHERS, strict=True):
+            known = (tokenizer.token_to_id(token) for token in pair)
+            number = next((number for number in known if number is not None), None)
+            if number is None:
+                raise ValueError(f"the tokenizer has no {' or '.join(pair)}; use one of BERT")
+            ids.append(number)
         self.tokenizer = tokenizer
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids.values()
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
         start = tokenizer.id_to_token(self.cls_id)
         tokenizer.post_processor = TemplateProcessing(
             single=f"{start} $A", special_tokens=[(start, self.cls_id)]

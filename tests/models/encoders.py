@@ -57,7 +57,7 @@ def image(name: str, size: int = 32) -> dict[str, Any]:
 
 def text(kind: str, **changed: object) -> dict[str, Any]:
     """The section of a text encoder."""
-    config = {"model_type": kind, **TEXTS[kind], **changed}
+    config = {"model_type": kind, **TEXTS[kind]} | changed
     return {"transformers": kind, "pretrained": False, "max_positions": 16, "config": config}
 
 

@@ -1,5 +1,6 @@
 """Image encoders of timm: networks with tokens or with a map of features."""
 
+import sys
 from typing import Any
 
 import timm
@@ -40,19 +41,27 @@ def _weights_config(name: str) -> dict[str, Any]:
     return values
 
 
-def _create(config: TimmConfig, **weights: Any) -> Any:
+def _create(config: TimmConfig, pretrained: bool = False) -> Any:
     """Return the network without a classifier, built for the image size."""
     has_size = _weights_config(config.timm).get("fixed_input_size")
     size = {"img_size": config.image_size} if has_size else {}
-    return timm.create_model(config.timm, num_classes=0, **size, **config.arguments, **weights)
+    options = {"num_classes": 0, **size, **config.arguments}
+    return timm.create_model(config.timm, pretrained=pretrained, **options)
 
 
 def image_weights(config: TimmConfig, own: dict[str, Tensor] | None) -> dict[str, Tensor]:
-    """Return public weights for the image size, or those of a file; timm resizes positions."""
-    overlay = None if own is None else {"state_dict": own}
-    loaded = _create(config, pretrained=True, pretrained_cfg_overlay=overlay)
-    tensors: dict[str, Tensor] = loaded.state_dict()
-    return tensors
+    """Return the weights of the name, or ``own`` ones, with positions of the image size.
+
+    The classifier is left out.
+    """
+    if own is None:
+        tensors: dict[str, Tensor] = _create(config, pretrained=True).state_dict()
+        return tensors
+    network = _create(config)
+    module = sys.modules[type(network).__module__]
+    convert = getattr(module, "checkpoint_filter_fn", lambda tensors, network: tensors)
+    head = f"{_weights_config(config.timm).get('classifier')}."
+    return {k: v for k, v in convert(own, network).items() if not k.startswith(head)}
 
 
 class TimmEncoder(ImageEncoder):

@@ -1,0 +1,180 @@
+"""Encoders of timm and transformers: their states, depths and errors."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModel
+
+from albef.config import ParamsError, validate
+from albef.models.albef import ALBEF, ModelConfig, resized, settled
+from albef.models.gradcam import itc_maps
+from albef.models.start import start_encoders
+from albef.models.weights import CheckpointError, load_strict
+from albef.preprocessing.text import TextTokenizer
+from albef.preprocessing.transforms import MEAN, STD
+from albef.tasks import pretraining
+from albef.training.optim import adamw, freeze, scale_layers
+from tests.conftest import CAPTIONS
+from tests.models.encoders import IMAGES, OWN_IMAGE, TEXTS, image, sizes, text, write_xlm_roberta
+
+
+def albef(config: ModelConfig) -> ALBEF:
+    torch.manual_seed(0)
+    return ALBEF(config, 80).eval()
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_image_states_are_a_pooled_state_and_a_grid(name: str) -> None:
+    encoder: Any = albef(sizes(image(name))).image_encoder
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        states = encoder(images)
+        assert torch.allclose(encoder(images[1:2]), states[1:2], atol=1e-5), "batch-independent"
+    assert states.shape == (3, 1 + encoder.grid**2, encoder.width)
+    weights = encoder.model.pretrained_cfg
+    plain = images * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    mean, std = (torch.tensor(weights[key])[:, None, None] for key in ("mean", "std"))
+    with torch.no_grad():
+        theirs = encoder.model((plain - mean) / std)
+    assert torch.allclose(states[:, 0], theirs, atol=1e-4), "the library's pooling and input"
+    encoder(images).sum().backward()
+    assert all(p.grad is not None for p in encoder.parameters())
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_text_states_are_those_of_the_library(kind: str) -> None:
+    model = albef(sizes(text=text(kind), fusion={"depth": 1, "width": 24}))
+    encoder: Any = model.text_encoder
+    mask = torch.ones(3, 12, dtype=torch.long)
+    mask[1, 5:] = 0
+    ids = torch.where(mask == 1, torch.randint(2, 80, (3, 12)), TEXTS[kind].get("pad_token_id", 0))
+    with torch.no_grad():
+        states = model.encode_text(ids, mask)
+        alone = model.encode_text(ids[1:2, :5], mask[1:2, :5])
+        theirs = model.text_adapter(encoder.model(ids, mask).last_hidden_state)
+    assert states.shape == (3, 12, 24), "the width of fusion"
+    assert torch.allclose(alone, states[1:2, :5], atol=1e-5), "independent of padding"
+    assert torch.allclose(states[mask == 1], theirs[mask == 1], atol=1e-5)
+    assert encoder.words.shape == (80, 16)
+
+
+def test_position_embeddings_fit_another_image_size() -> None:
+    for name in ("vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2", "convnext_atto"):
+        config = sizes(image(name))
+        other = albef(resized(config, 64))
+        load_strict(other, albef(config).state_dict(), where=name)
+        assert other.encode_image(torch.zeros(1, 3, 64, 64)).isfinite().all()
+
+
+def test_itc_locates_with_the_token_that_pools() -> None:
+    model = albef(sizes(image("vit_small_patch14_reg4_dinov2")))
+    feat = torch.nn.functional.normalize(torch.randn(2, 8), dim=1)
+    maps = itc_maps(model, torch.randn(2, 3, 32, 32), feat, 0.1, 0)
+    assert maps.shape == (2, 4, 4)
+    assert maps.max() > 0
+    assert albef(sizes(image("convnext_atto"))).image_encoder.attentions() == []
+
+
+def test_parts_are_frozen_and_rates_fall_with_depth() -> None:
+    model = albef(sizes(image("vit_tiny_patch16_224")))
+    freeze(model, ["image_encoder.embeddings", "image_encoder.blocks.0", "text_encoder.blocks.0-1"])
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert "image_encoder.model.pos_embed" in frozen
+    assert any(name.startswith("text_encoder.layer.1.") for name in frozen)
+    assert not any(".blocks.1." in name or "embeddings" in name for name in frozen)
+    with pytest.raises(ValueError, match=r"no blocks\.2; choose of blocks 0 to 1"):
+        freeze(model, ["image_encoder.blocks.2"])
+
+    optimizer = adamw(model, 1e-3, 0.02)
+    before = sum(len(group["params"]) for group in optimizer.param_groups)
+    scale_layers(optimizer, model, 0.5)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == before
+    scale = {p: group["scale"] for group in optimizer.param_groups for p in group["params"]}
+    named = dict(model.named_parameters())
+    assert scale[named["image_encoder.model.blocks.1.attn.qkv.weight"]] == 0.5
+    assert scale[named["image_encoder.model.norm.weight"]] == 1
+    assert scale[named["text_encoder.embeddings.word_embeddings.weight"]] == 0.125
+    assert scale[named["fusion_encoder.layer.0.output.dense.weight"]] == 1
+
+
+def test_fusion_starts_from_the_last_layers_of_the_text_encoder(tmp_path: Path) -> None:
+    folder = write_xlm_roberta(tmp_path / "text", list(CAPTIONS))
+    whole = AutoModel.from_config(AutoConfig.from_pretrained(folder))
+    whole.save_pretrained(folder)
+    values = {"transformers": str(folder), "max_positions": 16}
+    config = sizes(text=values, fusion={"depth": 1, "start": "text"})
+    model = albef(config)
+    assert start_encoders(model, config).keys() == {"text"}
+    kept, last = whole.encoder.layer[1], whole.encoder.layer[2]
+    assert model.text_encoder.blocks == 2
+    mine: Any = model.text_encoder
+    assert torch.equal(mine.model.encoder.layer[1].output.dense.weight, kept.output.dense.weight)
+    fused: Any = model.fusion_encoder.layer[0]
+    assert torch.equal(fused.attention.self.key.weight, last.attention.self.key.weight)
+    assert TextTokenizer.load(folder).cls_id == 0
+    # What a checkpoint keeps is enough to build the model again, without the folder.
+    saved = validate(ModelConfig, json.loads(config.model_dump_json()), where="checkpoint")
+    assert saved == config
+    (folder / "config.json").unlink()
+    load_strict(albef(saved), model.state_dict(), where="checkpoint")
+
+
+def test_weights_of_a_file_are_loaded(tmp_path: Path) -> None:
+    name = "vit_tiny_patch16_224"
+    state = albef(sizes(image(name, 64))).image_encoder.state_dict()
+    tensors = {key.removeprefix("model."): tensor for key, tensor in state.items()}
+    save_file(tensors, tmp_path / "vit.safetensors")
+    config = sizes(image(name) | {"pretrained": str(tmp_path / "vit.safetensors")})
+    model = albef(config)
+    assert start_encoders(model, config).keys() == {"image"}  # another size: positions are resized
+    mine = model.image_encoder.get_submodule("model").state_dict()
+    assert torch.equal(mine["cls_token"], tensors["cls_token"])
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    other = sizes(image(name) | {"pretrained": str(tmp_path / "other.safetensors")})
+    with pytest.raises(CheckpointError, match=r"does not fit.*missing"):
+        start_encoders(albef(other), other)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"image": {"timm": "vit_tiny_patch16_24"}}, "no model.*did you mean vit_tiny_patch16_224"),
+    ({"image": {"timm": "convnext_atto.d2_in2k"}}, "no weights d2_in2k; did you mean d2_in1k"),
+    ({"image": image("convnext_atto", 48)}, "48 is not a multiple of 32"),
+    ({"image": {"timm": "resnet18", "image_size": 32}}, "batch normalization"),
+    ({"image": image("convnext_atto") | {"arguments": {"dim": 3}}}, "cannot be built.*dim"),
+    (
+        {"text": text("bert", model_type="bart")},
+        "not a tested text encoder; did you mean bert",
+    ),
+    ({"text": {"transformers": "roberta-bas"}}, "did you mean FacebookAI/roberta-base"),
+    ({"text": text("bert") | {"max_positions": 99}}, "max_positions is 99.* 40 positions"),
+    ({"text": text("bert", vocab_size=9)}, "embeds 9 tokens, but the tokenizer has 80"),
+    ({"text": text("modernbert"), "fusion": {"start": "text"}}, "set fusion.start to random"),
+    ({"text": text("bert"), "fusion": {"start": "text"}}, "set fusion.depth below 3"),
+    ({"image": OWN_IMAGE, "fusion": {}}, "set text.fusion_depth instead"),
+    ({"image": {"timm": "convnext_atto", "pretraine": False}}, "did you mean image.pretrained"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), WRONG)
+def test_a_wrong_value_names_what_is_right(
+    values: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises((ValueError, ParamsError), match=message):
+        albef(sizes(**values))
+
+
+def test_start_weights_of_our_encoders_are_not_for_others() -> None:
+    values = {"dataset": "x", "epochs": 1, "global_batch_size": 2, "lr": 1e-3, "warmup_steps": 0}
+    model = settled(sizes(image("convnext_atto"))).model_dump()
+    start = {"image": "deit", "text": None}
+    with pytest.raises(ParamsError, match=r"start\.image: set model\.image\.pretrained"):
+        validate(pretraining.Config, values | {"model": model, "start": start}, where="params.yaml")
+    with pytest.raises(ParamsError, match=r"no part image_encodr; did you mean image_encoder"):
+        validate(
+            pretraining.Config, values | {"model": model, "freeze": ["image_encodr"]}, where="p"
+        )
