@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from onnx.compose import add_prefix, merge_models
 
 from albef.io import atomic
+from albef.preprocessing.text import TextTokenizer
 from albef.runtime import manifest as manifests
 from albef.runtime.cleaning import cleaning_of, read_tokenizer, write_tokenizer
 from albef.runtime.manifest import ANSWERS, TOKENIZER, ExportError, Manifest, graph_file
@@ -97,7 +98,7 @@ def main(export: Path, card: Path, out: Path, licence: str, datasets: list[str])
         write_tokenizer(path, tokenizer, cleaning, facts.max_words, facts.max_tokens)
         if manifest.model.answering:
             shutil.copyfile(export / ANSWERS, part / ANSWERS)
-        for file, values in _configs(manifest).items():
+        for file, values in _configs(manifest, tokenizer).items():
             (part / file).write_text(json.dumps(values, indent=2) + "\n")
         page.save(part / "README.md")
 
@@ -176,11 +177,13 @@ def _rename_values(model: Any) -> Any:
     return model
 
 
-def _configs(manifest: Manifest) -> dict[str, dict[str, Any]]:
+def _configs(manifest: Manifest, tokenizer: TextTokenizer) -> dict[str, dict[str, Any]]:
     """Return the contents of the JSON files, by file name."""
     facts, pixels = manifest.model, manifest.preprocessing
     side = {"height": facts.image_size, "width": facts.image_size}
-    special = ("pad", "unk", "cls", "sep", "mask")
+    special = {
+        name: getattr(tokenizer, f"{name}_id") for name in ["pad", "unk", "cls", "sep", "mask"]
+    }
     return {
         "config.json": {
             "model_type": "albef",
@@ -193,7 +196,7 @@ def _configs(manifest: Manifest) -> dict[str, dict[str, Any]]:
             "model_max_length": facts.max_tokens,
             "model_input_names": ["input_ids", "attention_mask"],
             "clean_up_tokenization_spaces": False,
-            **{f"{name}_token": f"[{name.upper()}]" for name in special},
+            **{f"{k}_token": tokenizer.tokenizer.id_to_token(v) for k, v in special.items()},
         },
         "preprocessor_config.json": {
             "image_processor_type": "ViTImageProcessor",

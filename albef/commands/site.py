@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from PIL import Image
+from tokenizers import Tokenizer
 
 from albef.data.image_decoding import ImageError, decode
 from albef.io import atomic, printable
@@ -113,6 +114,10 @@ def _copy_export(export: Path, part: Path, precision: str | None) -> tuple[Any, 
     manifest = manifests.read(export)
     precision = precision or ("int8" if "int8" in manifest.precisions else manifest.precisions[0])
     model = load(export, [CPU], precision=precision)
+    if not _is_read_by_text_js(model.tokenizer.tokenizer):
+        raise ValueError(
+            f"{export}: a site reads texts with BERT's uncased tokenizer only; use albef serve"
+        )
     for name in [manifests.NAME, *manifests.needed_files(manifest, precision)]:
         target = part / manifest.run / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -120,6 +125,13 @@ def _copy_export(export: Path, part: Path, precision: str | None) -> tuple[Any, 
     facts = manifest.model.model_dump(mode="json")
     facts |= {"run": manifest.run, "digest": model.digest, "precision": precision}
     return model, facts | {"preprocessing": manifest.preprocessing.model_dump(mode="json")}
+
+
+def _is_read_by_text_js(tokenizer: Tokenizer) -> bool:
+    state = json.loads(tokenizer.to_str())
+    steps = state["normalizer"] or {}
+    lower = [step.get("lowercase") for step in steps.get("normalizers", [steps])]
+    return bool(state["model"]["type"] == "WordPiece" and lower[-1:] == [True])
 
 
 def _write_images(model: Any, gallery: Path, part: Path) -> list[str]:
