@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ RETRIED = {"ingest": (10.0, 60.0)}
 """Seconds before each retry, by stage module. Only downloads fail by chance."""
 TRANSIENT = "Lost"
 """Name of the state of a stage that lost a connection or a disk and may succeed when retried."""
+_CRASHES = {128 + it: it.name for it in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)}
 _children: set[Child] = set()
 _stopping = threading.Event()
 _cpu_slots = threading.BoundedSemaphore(os.cpu_count() or 1)
@@ -120,6 +122,8 @@ def _mtime_ns(record: Path) -> int:
 def failure_message(name: str, lines: list[str], code: int) -> str:
     """Return the error message of a failed stage: its own last message, else its last line."""
     own = [text for text in lines if text.startswith(f"{name}: ")] or lines or ["no output"]
+    if code in _CRASHES:
+        own = [f"its process was ended by {_CRASHES[code]}, as happens if memory is short"]
     return f"{name}: {own[-1].removeprefix(f'{name}: ')} (exit code {code})"
 
 

@@ -36,7 +36,9 @@ def test_only_ingest_is_tried_again_and_not_when_the_values_are_wrong() -> None:
 def test_a_failure_is_reported_in_one_line() -> None:
     lines = ["a@b: row 3 has no caption", "and more"]
     assert stages.failure_message("a@b", lines, 2) == "a@b: row 3 has no caption (exit code 2)"
-    assert stages.failure_message("a@b", [], 137) == "a@b: no output (exit code 137)"
+    assert stages.failure_message("a@b", [], 255) == "a@b: no output (exit code 255)"
+    killed = "a@b: its process was ended by SIGKILL, as happens if memory is short (exit code 137)"
+    assert stages.failure_message("a@b", ["9 rows, 3 per second"], 137) == killed
 
 
 def test_a_flow_imports_no_server_and_reads_no_tables() -> None:
