@@ -1,6 +1,6 @@
-"""Two clones with one scratch run the same stage in several processes: one is killed, interrupted
-or ends first, at a moment of its own, while the clock is a month ahead; the other ends with its
-products."""
+"""Two clones with one scratch run the same stage in several processes: one is killed, interrupted,
+paused or ends first, at a moment of its own, while the clock is a month ahead; the other ends with
+its products."""
 
 import contextlib
 import json
@@ -20,6 +20,7 @@ import pytest
 from albef.io import file_digest
 from pipelines.stage import FORGOTTEN_S
 from tests.chaos.conftest import SEED
+from tests.chaos.test_flow import family
 from tests.pipelines.conftest import pretrained as pretrained
 from tests.pipelines.conftest import validated as validated
 from tests.pipelines.states import saved
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.chaos
 WEIGHTS = Path("products/models/pretrained/model.safetensors")
 TRIALS = Path("products/search/retrieval/trials.json")
 FATES = {"killed": signal.SIGKILL, "orphaned": signal.SIGKILL, "interrupted": signal.SIGTERM}
-"""What befalls a clone: all of its processes, or the first alone; no signal is its own end."""
+"""What ends a clone: all of its processes, or the first alone."""
 
 
 @contextlib.contextmanager
@@ -111,7 +112,7 @@ def expected(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return file_digest(path / WEIGHTS)
 
 
-@pytest.mark.parametrize("fate", [*FATES, "finished"])
+@pytest.mark.parametrize("fate", [*FATES, "paused", "finished"])
 @pytest.mark.parametrize("stage", ["pretrain", "search"])
 def test_if_one_clone_fails_the_other_ends_with_its_artifacts(
     pretrained: Path, expected: str, tmp_path: Path, stage: str, fate: str
@@ -129,15 +130,19 @@ def test_if_one_clone_fails_the_other_ends_with_its_artifacts(
         hit = rng.randrange(2)
         if fate in FATES:
             time.sleep(rng.uniform(0, 15))
-            with contextlib.suppress(psutil.NoSuchProcess):
-                root = psutil.Process(processes[hit].pid)
-                family = [root, *(root.children(recursive=True) if fate == "killed" else [])]
-                for process in family:
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        process.send_signal(FATES[fate])
+            for process in family(processes[hit]) if fate == "killed" else [processes[hit]]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(FATES[fate])
             said = processes[hit].communicate(timeout=600)[1]
             assert "Traceback" not in said
             processes[hit] = processes[1 - hit]  # nobody is left to wait for
+        if fate == "paused":  # one after the other, while the others wait for it or go on
+            time.sleep(rng.uniform(0, 10))
+            for process in family(processes[hit]):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGSTOP)
+                    time.sleep(rng.uniform(0, 3))
+                    process.send_signal(signal.SIGCONT)
         whole = [1 - hit] if fate in FATES else [0, 1]
         for i in whole:
             end(paths[i], processes[i], processes[i - 1])

@@ -86,7 +86,7 @@ class Project:
         (self.path / "dvc.lock").unlink()
 
 
-def family(root: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+def family(root: "subprocess.Popen[Any]") -> list[psutil.Process]:
     try:
         process = psutil.Process(root.pid)
         return [process, *process.children(recursive=True)]
