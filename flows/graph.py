@@ -41,7 +41,7 @@ _STATES = {
     "not in cache": "is not in the cache",
     "added": "is new",
     "removed": "is gone",
-    "folder": "changed (which files is unknown, because the run record is missing)",
+    "folder": "changed (the run record does not list its files)",
 }
 """Descriptions of DVC's states of a dependency, and of those of a file in one."""
 

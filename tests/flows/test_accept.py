@@ -168,7 +168,7 @@ def test_of_a_folder_the_edited_files_are_named_and_taken(project: Toy) -> None:
     assert reasons() == ()
     edit("albef/tune/lr.py")
     Path("products/runs/finetune@retrieval.json").unlink()
-    unknown = "albef/tune changed (which files is unknown, because the run record is missing)"
+    unknown = "albef/tune changed (the run record does not list its files)"
     assert taken("albef/tune/lr.py") == {"finetune@retrieval": (unknown,)}
     assert taken("albef/tune") == {"finetune@retrieval": ()}
 
