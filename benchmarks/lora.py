@@ -20,7 +20,7 @@ from pipelines.params import load
 from pipelines.plan import RESERVED_GIB, Training, Trainings
 
 PRESET, RUN = Path("presets/paper-4m.yaml"), "coco"
-WAYS = {"all weights": None, "LoRA, rank 8": LoraConfig(), "LoRA, rank 64": LoraConfig(rank=64)}
+WAYS = {"all weights": None, "adapters of rank 8": LoraConfig()}
 
 
 def main() -> None:
