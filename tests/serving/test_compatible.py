@@ -61,6 +61,35 @@ def test_openai_embeds_texts_and_images_in_their_order(
     assert named.model.startswith("grounding@")
 
 
+def test_vectors_come_in_the_type_and_format_that_is_requested(
+    client: OpenAI, everything: Running, model: Matching, pictures: list[bytes]
+) -> None:
+    feats = model.embed_text(CAPTIONS[:2])
+    for dtype in ("int8", "ubinary"):
+        answer = client.embeddings.create(
+            model="retrieval",
+            input=CAPTIONS[:2],
+            encoding_format="float",
+            extra_body={"embedding_types": dtype},
+        )
+        found = np.array([each.embedding for each in answer.data])
+        if dtype == "int8":
+            assert np.abs(found).max(axis=1).tolist() == [127, 127]
+            scaled = found / np.linalg.norm(found, axis=1, keepdims=True)
+            np.testing.assert_allclose(scaled, feats, atol=0.01)
+        else:
+            assert np.array_equal(np.unpackbits(found.astype(np.uint8), axis=1), feats > 0)
+        options = {"embedding_types": dtype, "encoding_format": "base64"}
+        sent = everything.client.post("/v1/embed/texts", json={"texts": CAPTIONS[:2], **options})
+        kind = np.dtype(dtype.replace("ubinary", "uint8"))
+        decoded = [np.frombuffer(base64.b64decode(v), kind) for v in sent.json()["embeddings"]]
+        assert np.array_equal(decoded, found)
+    files = [("image", picture) for picture in pictures[:2]]
+    sent = everything.client.post("/v1/embed/images", files=files, data=options)
+    bits = [base64.b64decode(vector) for vector in sent.json()["embeddings"]]
+    assert bits == [row.tobytes() for row in np.packbits(model.embed_image(pictures[:2]) > 0, 1)]
+
+
 def test_more_inputs_than_the_queue_holds_are_embedded(tiny_export: Path, model: Matching) -> None:
     texts = [CAPTIONS[i % 4] for i in range(70)]
     with running([tiny_export], Limits(queue=32)) as server, openai(server) as client:

@@ -1,9 +1,12 @@
 """Common parts of request and response bodies. ``openapi.json`` is generated from the bodies."""
 
+import base64
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import Form, UploadFile
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -38,6 +41,30 @@ class ResponseBody(Body):
 
     model: str
     """Model that answered: its run and the beginning of its digest."""
+
+
+class VectorsBody(Body):
+    """Format of the vectors of a response."""
+
+    encoding_format: Literal["float", "base64"] = "float"
+    """Format of a vector: ``float`` for a list of numbers, ``base64`` for its bytes
+    (little-endian)."""
+    embedding_types: Literal["float", "int8", "ubinary"] = "float"
+    """Type of the numbers: ``float`` for float32; ``int8``, in which the largest of a vector is 127
+    or -127; ``ubinary`` for a bit per number, 1 if it is positive, eight to a byte."""
+
+    def encode(self, feats: NDArray[np.float32]) -> list[Any]:
+        """Return vectors (n, E) in the requested type and format."""
+        vectors: NDArray[Any] = feats.astype("<f4", copy=False)
+        if self.embedding_types == "int8":
+            # Cosine similarity does not depend on the scale of a vector.
+            largest = np.abs(feats).max(axis=1, keepdims=True)
+            vectors = np.rint(feats * (127 / largest)).astype(np.int8)
+        elif self.embedding_types == "ubinary":
+            vectors = np.packbits(feats > 0, axis=1)
+        if self.encoding_format == "base64":
+            return [base64.b64encode(vector.tobytes()).decode() for vector in vectors]
+        return list(vectors.tolist())
 
 
 async def read_files(images: Sequence[UploadFile]) -> list[bytes]:

@@ -20,6 +20,7 @@ from albef.serving.routes.bodies import (
     ResponseBody,
     Text,
     Texts,
+    VectorsBody,
     read_files,
 )
 
@@ -60,10 +61,13 @@ def _model(name: str) -> str:
 
 
 class Embeddings(ResponseBody):
-    """Unit vectors. The dot product of two vectors is their similarity."""
+    """Unit vectors. The dot product of two vectors is their similarity.
 
-    embeddings: list[list[float]]
-    """One vector for each image or text, in order."""
+    With ``embedding_types: int8`` they are no unit vectors: divide it by their lengths.
+    """
+
+    embeddings: list[list[float] | str]
+    """One vector for each image or text, in order, in the requested format."""
 
 
 class ImagesForm(Body):
@@ -73,14 +77,18 @@ class ImagesForm(Body):
     """Image files. Repeat the field for each image."""
 
 
+class EmbedImagesForm(ImagesForm, VectorsBody):
+    """Images to embed."""
+
+
 @call("embed_image", "/v1/embed/images")
-async def embed_images(form: Annotated[ImagesForm, FORM]) -> Embeddings:
+async def embed_images(form: Annotated[EmbedImagesForm, FORM]) -> Embeddings:
     """Embed images as unit vectors."""
     feats = await current().embed_images(await read_files(form.image))
-    return Embeddings(model=_model("embed_image"), embeddings=feats.tolist())
+    return Embeddings(model=_model("embed_image"), embeddings=form.encode(feats))
 
 
-class TextsBody(Body):
+class TextsBody(VectorsBody):
     """Texts to embed."""
 
     texts: Texts
@@ -91,7 +99,7 @@ class TextsBody(Body):
 async def embed_texts(body: TextsBody) -> Embeddings:
     """Embed texts as unit vectors."""
     feats = await current().embed_texts(body.texts)
-    return Embeddings(model=_model("embed_text"), embeddings=feats.tolist())
+    return Embeddings(model=_model("embed_text"), embeddings=body.encode(feats))
 
 
 class ImagesAndTexts(ImagesForm):

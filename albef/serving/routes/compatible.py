@@ -18,7 +18,7 @@ from albef.serving.engine import current
 from albef.serving.errors import BODY, ApiError, describe_errors
 from albef.serving.limits import BEST, INPUTS
 from albef.serving.model_queues import ModelQueues, probability
-from albef.serving.routes.bodies import Body, Text
+from albef.serving.routes.bodies import Body, Text, VectorsBody
 from albef.serving.routes.calls import Needs
 
 models_router = APIRouter(tags=["compatible"])
@@ -61,7 +61,7 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
-class EmbeddingsRequest(Body):
+class EmbeddingsRequest(VectorsBody):
     """Texts and images to embed."""
 
     input: Annotated[
@@ -73,9 +73,6 @@ class EmbeddingsRequest(Body):
     """One or more texts. A text that begins with ``data:image/`` is an image, as a data URI."""
     model: Name
     """A model of ``GET /v1/models``, or ``default/not-specified`` for the first one that fits."""
-    encoding_format: Literal["float", "base64"] = "float"
-    """Format of a vector: ``float`` for a list of numbers, ``base64`` for the bytes (float32,
-    little-endian)."""
     dimensions: int | None = None
     """Width of the vectors: the model's, 0 or null, because vectors cannot be shortened."""
     modality: Literal["text", "image"] = "text"
@@ -165,11 +162,9 @@ async def create_embeddings(body: EmbeddingsRequest) -> Json:
         for part in batches(len(positions)):
             items: list[Any] = [body.input[i] for i in positions[part]]
             feats[positions[part]] = await embed(items, queues)
-    vectors: Sequence[list[float] | str] = feats.tolist()
-    if body.encoding_format == "base64":
-        vectors = [base64.b64encode(feat.tobytes()).decode() for feat in feats]
     data = [
-        {"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(vectors)
+        {"object": "embedding", "index": i, "embedding": vector}
+        for i, vector in enumerate(body.encode(feats))
     ]
     usage = _usage(queues, body.input)
     return {"object": "list", "data": data, "model": queues.name, "usage": usage}
