@@ -63,7 +63,7 @@ def _model(name: str) -> str:
 class Embeddings(ResponseBody):
     """Unit vectors. The dot product of two vectors is their similarity.
 
-    With ``embedding_types: int8`` they are no unit vectors: divide it by their lengths.
+    Vectors in ``int8`` have other lengths. Divide the dot product by both.
     """
 
     embeddings: list[list[float] | str]
