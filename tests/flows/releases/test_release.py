@@ -17,13 +17,14 @@ import pytest
 import albef
 from albef.config import ParamsError
 from albef.io import file_digest
+from albef.layout import Layout, Paths
 from albef.release.gate import ReleaseConfig
 from albef.runtime.manifest import NAME
 from flows import git
 from flows.releases import release
 from flows.releases.registry import Registry, annotate, check_names
 from pipelines import judge
-from tests.conftest import CAPTIONS
+from tests.conftest import CAPTIONS, free_port
 from tests.flows.shop import JUDGED, another, build, set_params
 from tests.flows.toy import ROOT, Toy
 from tests.release.test_attestation import keys
@@ -452,3 +453,15 @@ def test_what_cannot_be_done_is_a_sentence(project: Toy) -> None:
     check_names("as_it_is", "prod")
     with pytest.raises(ParamsError, match="coco_ is not a valid name"):
         check_names("coco_", "prod")
+
+
+def test_a_registry_that_cannot_be_reached_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    layout = Layout(Paths(root="products", models="models"))
+    for trackers, warned in (("[tensorboard]", False), ("[mlflow]", True)):
+        Path("params.yaml").write_text(f"runtime: {{trackers: {trackers}}}\n")
+        release._register(layout, "retrieval", "v0.1.0", "prod", {"gate": "passed"})
+        assert ("warning: not registered in MLflow: " in capsys.readouterr().err) is warned
