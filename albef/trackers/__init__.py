@@ -123,7 +123,8 @@ def check_installed(names: Sequence[str]) -> None:
         ParamsError: a package is missing.
     """
     for name in names:
-        if find_spec(name) is None:
+        spec = find_spec(name)
+        if spec is None or spec.origin is None:  # A folder such as W&B's ./wandb has no origin.
             raise ParamsError(
                 f"runtime.trackers names {name}, which is not installed; in a clone, run "
                 f"`pip install '.[{name}]'`, or remove it"

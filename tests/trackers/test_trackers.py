@@ -73,8 +73,12 @@ def test_a_training_has_its_name_its_values_and_its_places(run: Run) -> None:
     }  # fmt: skip
 
 
-def test_a_missing_package_is_an_error_with_the_command() -> None:
+def test_a_missing_package_is_an_error_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     check_installed([])
+    (tmp_path / "none_such").mkdir()  # as W&B leaves a folder ./wandb
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ParamsError, match=r"names none_such.*pip install '\.\[none_such\]'"):
         check_installed(["none_such"])
 

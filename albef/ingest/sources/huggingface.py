@@ -154,7 +154,7 @@ def _download(dataset: str, revision: str | None, patterns: tuple[str, ...]) -> 
     except errors.RevisionNotFoundError:
         problem = f"has no revision {revision or 'main'}; see {page}/refs"
     except errors.RepositoryNotFoundError:
-        problem = f"is not at {page}; correct its name, or set HF_TOKEN if it is private"
+        problem = f"is neither a folder nor at {page}; correct it, or set HF_TOKEN if it is private"
     except errors.HFValidationError:
         problem = "is neither a folder nor a name OWNER/NAME"
     except errors.LocalEntryNotFoundError:

@@ -190,7 +190,7 @@ def hub(folder: Path) -> Iterator[str]:
 
 
 def outcomes(home: Path, values: list[dict[str, Any]], **environment: str) -> list[dict[str, Any]]:
-    """What the library of the Hub makes of some sources, in a process of its own."""
+    """What the library of the Hub makes of some sources, in another process."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     done = subprocess.run(
         [sys.executable, "-c", CHILD, json.dumps(values)],
@@ -220,7 +220,7 @@ def test_the_hub_is_read_by_its_protocol_and_then_from_the_cache(hub: str, tmp_p
         "inputs": [f"a/open@{COMMIT}/{file}" for file in files],
     }
     assert "has no revision v2" in revision["error"]
-    assert f"is not at {hub}/datasets/a/none; correct its name" in name["error"]
+    assert f"is neither a folder nor at {hub}/datasets/a/none; correct it" in name["error"]
     assert f"accept its terms at {hub}/datasets/a/gated, then set HF_TOKEN" in gated["error"]
     assert "neither a folder nor a name OWNER/NAME" in folder["error"]
     cached = list((tmp_path / "home").rglob("*.tar"))
