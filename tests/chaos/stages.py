@@ -5,6 +5,7 @@ import os
 import resource
 import runpy
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -105,6 +106,7 @@ def _run(folder: str, log: str, stage: str, memory: int) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * resource.getpagesize() + memory
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        signal.alarm(100)  # A thread that has no memory to begin may be waited for forever.
     runpy.run_module(f"pipelines.{name}", run_name="__main__", alter_sys=True)
     raise SystemExit
 

@@ -22,7 +22,8 @@ CHAIN = (
 TIMED = ("runs", "logs", "report")  # what tells times
 FAULTS = {"disk": 2, "memory": 2, "clock": 0}
 """How often each stage fails."""
-CRASHES = (-signal.SIGSEGV, -signal.SIGABRT)  # of a library; the flow says what it may be
+# Of a library; the flow says what it may be. The last one is that of a stage that hangs.
+CRASHES = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGALRM)
 MESSAGES = {"disk": "the disk is full: paths.root (products) has ", "memory": "out of memory ("}
 
 
