@@ -117,7 +117,7 @@ def test_aro_crops_the_image_and_averages_over_relations(model: Matching, data: 
     assert result.metrics["itc_accuracy_macro"] == result.metrics["itm_accuracy_macro"] == 50
     crop = (2, 3, 22, 13)
     row = captions.Row(data / "a.json", 1, rows[0])
-    case = captions._aro(row, data / "images", "relation_name")
+    case = captions._aro(row, data / "images", "", "relation_name")
     assert case.images[0].size == (crop[2] - crop[0], crop[3] - crop[1])  # type: ignore[union-attr]
 
 
@@ -150,14 +150,14 @@ def test_the_order_of_words_is_one_of_five(model: Matching, data: Path) -> None:
 
 def test_sugarcrepe_has_seven_categories(model: Matching, data: Path) -> None:
     row = {"filename": "ex_0.png", "caption": TEXTS[0], "negative_caption": TEXTS[2]}
-    for category in captions.SUGARCREPE[1:]:
+    for category in captions.CATEGORIES[1:]:
         write(data / f"{category}.json", {"0": row})
     with pytest.raises(ParamsError, match=r"add_att\.json"):
         run(model, "sugarcrepe", data)
     other = {**row, "caption": TEXTS[2], "negative_caption": TEXTS[0]}
     write(data / "add_att.json", {"0": other, "1": {**other, "filename": "torn.png"}, "7": row})
     result = run(model, "sugarcrepe", data)
-    assert sorted(result.groups) == list(captions.SUGARCREPE)
+    assert sorted(result.groups) == list(captions.CATEGORIES)
     assert result.groups["add_att"]["itm_accuracy"] == 50
     assert [rejection.key for rejection in result.rejected] == ["1"]
 
@@ -229,7 +229,7 @@ def test_a_row_of_each_model_is_collected(
     tiny_checkpoint: Path, tiny_export: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     row = {"filename": "ex_0.png", "caption": TEXTS[0], "negative_caption": TEXTS[2]}
-    for category in captions.SUGARCREPE:
+    for category in captions.CATEGORIES:
         write(data / f"{category}.json", {"0": row, "1": {**row, "filename": "torn.png"}})
     out = data / "table.json"
     for weights in (tiny_checkpoint, tiny_export, tiny_export):

@@ -5,7 +5,7 @@ Parquet. The files stay in the Hub's cache, which alone is used if the Hub canno
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -171,16 +171,13 @@ def _by_split(data_files: Any) -> dict[str, list[str]]:
     """Return the patterns by split in any form of ``data_files``; without splits, all are train."""
     match data_files:
         case str() | [str(), *_]:
-            return {"train": _list(data_files)}
-        case Mapping():
-            return {str(split): _list(path) for split, path in data_files.items()}
-        case _:
-            return {str(each["split"]): _list(each["path"]) for each in data_files}
-
-
-def _list(paths: Any) -> list[str]:
-    names = [paths] if isinstance(paths, str) else list(paths)
-    return [str(name) for name in names]
+            data_files = {"train": data_files}
+        case list():
+            data_files = {each["split"]: each["path"] for each in data_files}
+    return {
+        str(split): [path] if isinstance(path, str) else [*map(str, path)]
+        for split, path in data_files.items()
+    }
 
 
 def _parquet(pattern: str) -> str:

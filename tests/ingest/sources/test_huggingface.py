@@ -91,6 +91,15 @@ def test_the_readme_names_the_files_of_a_split(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "files", ["data/val-a.parquet", "[data/val-a.parquet]", "{train: [data/val-a.parquet]}"]
+)
+def test_a_readme_may_name_files_in_several_forms(folder: Path, files: str) -> None:
+    config = f"{{config_name: x, data_files: {files}}}"
+    (folder / "README.md").write_text(f"---\nconfigs: [{config}]\n---\n")
+    assert captions(folder, {"train": "train"}) == [("train", "a")]
+
+
+@pytest.mark.parametrize(
     "place", ["data/test-0.parquet", "default/test/0000.parquet", "test/0.parquet"]
 )
 def test_without_a_readme_the_names_of_files_tell_the_split(tmp_path: Path, place: str) -> None:
