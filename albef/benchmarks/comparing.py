@@ -4,7 +4,7 @@ Shapes: I images and T texts of a case.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,34 +63,40 @@ Judge = Callable[[Floats], Mapping[str, float]]
 
 
 def compare(model: Matching, rows: Iterable[Case | Rejection], judge: Judge) -> Result:
-    """Judge all cases by ITC and by ITM; rows that cannot be scored are rejected.
+    """Judge all cases by ITC and by ITM.
 
     ITC is the cosine similarity. ITM is the difference of its two logits, because probabilities
     close to 1 would be equal.
     """
+
+    def judged(case: Case) -> dict[str, float]:
+        return {
+            f"{name}_{metric}": float(value)
+            for name, score in _scores(model, case).items()
+            for metric, value in judge(score).items()
+        }
+
+    return judge_all(rows, judged)
+
+
+def judge_all(
+    rows: Iterable[Case | Rejection], judge: Callable[[Case], dict[str, float]]
+) -> Result:
+    """Judge all cases by a function that returns metrics from 0 to 1; reject damaged images."""
     rejected: list[Rejection] = []
     judged: dict[str, list[dict[str, float]]] = {}
-    for case in reported(rows):
+    for number, case in enumerate(rows, 1):
+        if number % _REPORT_EVERY == 0:
+            print(f"{number:,} cases", file=sys.stderr)
         if isinstance(case, Rejection):
             rejected.append(case)
             continue
         try:
-            scores = _scores(model, case)
+            judged.setdefault(case.group, []).append(judge(case))
         except ImageError as error:
             rejected.append(case.row.rejection(error))
-            continue
-        values = {
-            f"{name}_{metric}": float(value)
-            for name, score in scores.items()
-            for metric, value in judge(score).items()
-        }
-        judged.setdefault(case.group, []).append(values)
-    return result_of(judged, rejected)
-
-
-def result_of(judged: Mapping[str, list[dict[str, float]]], rejected: list[Rejection]) -> Result:
-    """Return the result of cases, given the metrics (0 to 1) of each by group."""
-    groups = {name: {**_means(judged[name]), "cases": len(judged[name])} for name in sorted(judged)}
+    judged = {name: judged[name] for name in sorted(judged) if judged[name]}
+    groups = {name: {**_means(values), "cases": len(values)} for name, values in judged.items()}
     every = [values for group in judged.values() for values in group]
     return Result(_means(every), groups, len(every), rejected)
 
@@ -112,14 +118,6 @@ def _means(values: list[dict[str, float]]) -> dict[str, float]:
     """Return the mean of each metric in percent."""
     names = values[0] if values else ()
     return {name: 100 * float(np.mean([each[name] for each in values])) for name in names}
-
-
-def reported(rows: Iterable[Case | Rejection]) -> Iterator[Case | Rejection]:
-    """Yield the rows, and print their number from time to time."""
-    for number, row in enumerate(rows, 1):
-        yield row
-        if number % _REPORT_EVERY == 0:
-            print(f"{number:,} cases", file=sys.stderr)
 
 
 def lines_of(path: Path) -> list[str]:

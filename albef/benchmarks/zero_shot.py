@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from albef.benchmarks.comparing import Benchmark, Case, Result, lines_of, reported, result_of
+from albef.benchmarks.comparing import Benchmark, Case, Result, judge_all, lines_of
 from albef.config import ParamsError
-from albef.data.image_decoding import ImageError
 from albef.data.image_formats import IMAGE_SUFFIXES
 from albef.data.rejection import Reason, Rejection, RowError
 from albef.data.tar import Damage, Member, members
@@ -43,24 +42,17 @@ def run(model: Matching, data: Path, images: Path) -> Result:
     ]
     if wrong := [text for text in templates if text.count("{}") != 1]:
         raise ParamsError(f"{file}: template {wrong[0]!r} must contain {{c}} once")
+    if not labels or not templates:
+        raise ParamsError(f"{data} has no class names or no templates")
     texts = model.embed_text(prompts(labels, templates))
-    rejected: list[Rejection] = []
-    judged: dict[str, list[dict[str, float]]] = {}
-    for case in reported(_cases(data / SPLIT, labels)):
-        if isinstance(case, Rejection):
-            rejected.append(case)
-            continue
-        try:
-            feat = model.embed_image(case.images)
-        except ImageError as error:
-            rejected.append(case.row.rejection(error))
-            continue
-        logits = class_logits(feat, texts, len(labels), 1.0)[0]
+
+    def judge(case: Case) -> dict[str, float]:
+        logits = class_logits(model.embed_image(case.images), texts, len(labels), 1.0)[0]
         first = np.argsort(-logits, kind="stable")[:5].tolist()
         label = int(case.texts[0])
-        right = {"itc_acc@1": float(first[0] == label), "itc_acc@5": float(label in first)}
-        judged.setdefault(case.group, []).append(right)
-    result = result_of(judged, rejected)
+        return {"itc_acc@1": float(first[0] == label), "itc_acc@5": float(label in first)}
+
+    result = judge_all(_cases(data / SPLIT, labels), judge)
     recalls = [group["itc_acc@1"] for group in result.groups.values()]
     per_class = {"itc_mean_per_class": float(np.mean(recalls))} if recalls else {}
     return replace(result, metrics={**result.metrics, **per_class})

@@ -210,6 +210,7 @@ def test_zero_shot_classifies_the_shards_of_clip_benchmark(model: Matching, data
     ("file", "content", "said"),
     [
         ("dataset_type.txt", "retrieval\n", "retrieval"),
+        ("classnames.txt", "", "no class names"),
         ("zeroshot_classification_templates.txt", "a photo\n", "'a photo' must contain {c} once"),
         ("test/nshards.txt", "many\n", "'many'"),
         ("test/nshards.txt", "3\n", "0.tar is missing"),
