@@ -114,7 +114,9 @@ class Encoder(nn.Module):
         first, _, last = name.removeprefix("blocks.").partition("-")
         chosen = range(1) if name == "embeddings" else range(int(first) + 1, int(last or first) + 2)
         if chosen.stop > self.blocks + 1 or not chosen:
-            raise ValueError(f"freeze: there is no {name}; choose of blocks 0 to {self.blocks - 1}")
+            raise ValueError(
+                f"freeze: there is no {name}; choose from blocks 0 to {self.blocks - 1}"
+            )
         depths = self.depths()
         return [p for key, p in self.named_parameters() if depths[key] in chosen]
 
