@@ -37,6 +37,10 @@ def adapt(task: Task, config: LoraConfig) -> None:
         target_modules=_targets(model, config),
     )
     peft.inject_adapter_in_model(settings, model)
+    layer: Any
+    for layer in model.modules():  # timm's EVA and BEiT would read the weight without its adapter
+        if hasattr(layer, "qkv_bias_separate"):
+            layer.qkv_bias_separate = True
     for parameter in trained:  # peft freezes all but its adapters
         parameter.requires_grad_(True)
     if hasattr(task, "model_m"):

@@ -10,11 +10,13 @@ import torch
 from albef.config import ParamsError, Range, choose, ranges
 from albef.loading.reading import to_device
 from albef.models.weights import load_strict
+from albef.tasks import retrieval
 from albef.tasks.task import LoraConfig
 from albef.training.lora import adapt, merged
 from albef.training.optim import adamw
 from albef.training.state import kept
 from tests.conftest import CAPTIONS, tiny_config, tiny_task
+from tests.models.encoders import IMAGES, image, sizes, text
 from tests.tasks.test_contract import SMOKE, collated, pretrained, start, stepped
 from tests.tasks.test_contract import folder as folder
 from tests.training.test_loop import Killed, dying
@@ -72,6 +74,33 @@ def test_merged_weights_compute_what_adapters_do() -> None:
         given = texts if encode == "encode_text" else (torch.randn(4, 3, 16, 16),)
         ours, theirs = (getattr(each.model, encode)(*given) for each in (plain, task))
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["eva02_tiny_patch14_224", "modernbert"])
+def test_adapters_of_other_encoders_learn(name: str) -> None:
+    given = {"image": image(name)} if name in IMAGES else {"text": text(name)}
+    config = sizes(fusion={"depth": 1, "width": 24}, **given) if "text" in given else sizes(**given)
+
+    def made() -> Any:
+        torch.manual_seed(0)
+        return retrieval.Task(tiny_config(), config, tiny().tokenizer).eval()
+
+    task, plain = made(), made()
+    adapt(task, LoraConfig(rank=2))
+    side = config.image.image_size
+    images, texts = torch.randn(2, 3, side, side), task.texts(CAPTIONS)
+    encoded = task.model.encode_image(images), task.model.encode_text(*texts)
+    sum(states.square().sum() for states in encoded).backward()
+    learning = {n: p for n, p in task.model.named_parameters() if ".lora_" in n}
+    assert any(name.startswith("image_encoder") for name in learning)
+    assert all(p.grad is not None for n, p in learning.items() if "fusion" not in n)
+    with torch.no_grad():
+        for parameter in learning.values():
+            parameter.add_(0.1)
+        plain.load_state_dict(merged(task.eval()))
+        for ours, theirs in ((task.model, plain.model), (task.model_m.model, plain.model_m.model)):
+            torch.testing.assert_close(ours.encode_image(images), theirs.encode_image(images))
+            torch.testing.assert_close(ours.encode_text(*texts), theirs.encode_text(*texts))
 
 
 def test_training_checkpoints_hold_what_learns_and_a_killed_run_ends_with_the_same_bytes(
