@@ -14,10 +14,12 @@ from PIL import Image
 
 import albef.runtime
 from albef.cli import main
+from albef.commands.site import _is_read_by_text_js
 from albef.preprocessing.text import TextTokenizer, clean_caption, clean_question
 from albef.preprocessing.transforms import MEAN, STD, Evaluate
 from albef.runtime.manifest import NAME
 from tests.conftest import CAPTIONS
+from tests.models.encoders import write_xlm_roberta
 
 SITE = Path(albef.__file__).parent / "serving/site"
 ODD = (
@@ -112,6 +114,12 @@ def test_images_become_the_pixels_that_the_runtime_makes_of_them(
                 step = 0 if picture.startswith(b"\x89PNG") else 4  # of a channel, between decoders
                 expected = Evaluate(side)(picture).ravel()
                 np.testing.assert_allclose(found, expected, atol=1e-6 + step / 255 / min(STD))
+
+
+def test_a_tokenizer_that_the_page_lacks_is_refused(tmp_path: Path) -> None:
+    assert _is_read_by_text_js(TextTokenizer.train(CAPTIONS, 80).tokenizer)
+    folder = write_xlm_roberta(tmp_path / "text", list(CAPTIONS))
+    assert not _is_read_by_text_js(TextTokenizer.load(folder).tokenizer)
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def test_text_states_are_those_of_the_library(kind: str) -> None:
 
 
 def test_position_embeddings_fit_another_image_size() -> None:
-    for name in ("vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2", "convnext_atto"):
+    for name in IMAGES:
         config = sizes(image(name))
         other = albef(resized(config, 64))
         load_strict(other, albef(config).state_dict(), where=name)

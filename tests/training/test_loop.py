@@ -114,6 +114,23 @@ def test_frozen_encoders_keep_their_weights_in_model_and_momentum_model(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_low_layers_move_least_under_layer_decay(data: Path, tmp_path: Path, whole: Whole) -> None:
+    before = tiny().state_dict()
+    decayed = run(data, tmp_path / "whole", layer_decay=0.1)
+    names = {
+        "model.image_encoder.vit.patch_embed.proj.weight": 1e-3,  # below two blocks and a norm
+        "model.text_encoder.embeddings.word_embeddings.weight": 1e-3,
+        "model.fusion_encoder.layer.0.output.dense.weight": 1.0,
+    }
+    for name, share in names.items():
+        moved = [(weights[name] - before[name]).norm() for weights in (decayed, whole[0])]
+        assert moved[0] / moved[1] == pytest.approx(share, rel=0.5), name
+    with pytest.raises(Killed):
+        run(data, tmp_path / "cut", kill_at=6, layer_decay=0.1)
+    resumed = run(data, tmp_path / "cut", layer_decay=0.1)
+    assert all(torch.equal(decayed[name], resumed[name]) for name in decayed)
+
+
 def test_the_loop_reads_no_value_between_two_points(data: Path, tmp_path: Path) -> None:
     """Losses are summed where they are; the device is waited for every ten steps alone."""
     done = [0]
