@@ -5,6 +5,7 @@ import contextlib
 import torch
 
 from albef.data.shards import Shards
+from albef.models.albef import settled
 from albef.models.encoders import TransformersConfig
 from albef.preprocessing.text import TextTokenizer, clean_caption
 from albef.tasks.pretraining import Config, Task
@@ -17,6 +18,7 @@ from pipelines.trainer import fit, provenance_of, publish
 def run(stage: Stage) -> None:
     """Pre-train ALBEF and write the checkpoint ``pretrained`` and its curves."""
     config = stage.section("pretrain", Config)
+    config = config.model_copy(update={"model": settled(config.model)})
     with contextlib.ExitStack() as alone:
         with sharing(stage) as device:
             torch.manual_seed(stage.seed)

@@ -31,10 +31,10 @@ def _weights_config(name: str) -> dict[str, Any]:
     base, _, tag = name.partition(".")
     if not timm.is_model(base):
         hint = did_you_mean(base, timm.list_models())
-        raise ValueError(f"image.timm: timm has no model {base}{hint}")
+        raise ValueError(f"model.image.timm: timm has no model {base}{hint}")
     tags = [each.partition(".")[2] for each in timm.list_pretrained(base)]
     if tag and tag not in tags:
-        raise ValueError(f"image.timm: {base} has no weights {tag}{did_you_mean(tag, tags)}")
+        raise ValueError(f"model.image.timm: {base} has no weights {tag}{did_you_mean(tag, tags)}")
     weights = timm.get_pretrained_cfg(name)
     assert weights is not None
     values: dict[str, Any] = weights.to_dict()
@@ -83,13 +83,13 @@ class TimmEncoder(ImageEncoder):
             self.model = _create(config)
         except (AssertionError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
-                f"image.timm: {config.timm} cannot be built for image_size {config.image_size} and "
-                f"arguments {config.arguments}: {first_line(error)}"
+                f"model.image.timm: {config.timm} cannot be built for image_size "
+                f"{config.image_size} and arguments {config.arguments}: {first_line(error)}"
             ) from None
         if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.model.modules()):
             raise ValueError(
-                f"image.timm: {config.timm} has batch normalization, which depends on the other "
-                "images of a batch; choose a ViT, ConvNeXt or Swin"
+                f"model.image.timm: {config.timm} has batch normalization, which depends on the "
+                "other images of a batch; choose a ViT, ConvNeXt or Swin"
             )
         self.width = self.model.num_features
         reduction = self.model.feature_info[-1]["reduction"]

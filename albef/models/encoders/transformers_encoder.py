@@ -71,14 +71,14 @@ def _architecture(config: TransformersConfig) -> Any:
         except Exception as error:  # hub, network and registry raise many types
             hint = did_you_mean(source, _KNOWN)
             raise ValueError(
-                f"text.transformers: {source} is neither a folder with config.json nor available "
-                f"at Hugging Face ({first_line(error)}){hint}; {REMEDY}"
+                f"model.text.transformers: {source} is neither a folder with config.json nor "
+                f"available at Hugging Face ({first_line(error)}); {REMEDY}{hint}"
             ) from None
     kind = str(values.get("model_type"))
     if kind not in TYPES:
         raise ValueError(
-            f"text.transformers: {source} is of type {kind}, which is not a tested text encoder"
-            f"{did_you_mean(kind, TYPES)}"
+            f"model.text.transformers: {source} is of type {kind}, which is not a tested text "
+            f"encoder{did_you_mean(kind, TYPES)}"
         )
     return AutoConfig.for_model(**values)
 
@@ -123,14 +123,14 @@ class TransformersEncoder(TextEncoder):
         self._has_types = "token_type_ids" in accepted
         if vocab_size > settings.vocab_size:
             raise ValueError(
-                f"text.transformers: {config.transformers} embeds {settings.vocab_size} tokens, "
-                f"but the tokenizer has {vocab_size}; remove pretrain.tokenizer to use its own"
+                f"model.text.transformers: {config.transformers} embeds {settings.vocab_size} "
+                f"tokens, but the tokenizer has {vocab_size}; remove pretrain.tokenizer"
             )
         longest = settings.max_position_embeddings - self._first
         if config.max_positions > longest:
             raise ValueError(
-                f"text.max_positions is {config.max_positions}, but {config.transformers} has "
-                f"{longest} positions"
+                f"model.text.max_positions is {config.max_positions}, but {config.transformers} "
+                f"has {longest} positions"
             )
 
     @property
