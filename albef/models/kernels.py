@@ -108,8 +108,8 @@ def recompute(module: nn.Module, on: bool) -> None:
             submodule.recompute = on
         elif hasattr(submodule, "set_grad_checkpointing"):  # a network of timm
             submodule.set_grad_checkpointing(on)
-        elif on and hasattr(submodule, "gradient_checkpointing_enable"):  # one of transformers
-            submodule.gradient_checkpointing_enable({"use_reentrant": False})
+        elif on and hasattr(submodule, "activation_checkpointing_enable"):  # one of transformers
+            submodule.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def compile_blocks(module: nn.Module, **options: object) -> None:

@@ -19,6 +19,7 @@ IMAGES: dict[str, dict[str, Any]] = {
     "vit_medium_patch16_gap_240": _VIT,  # no [CLS]
     "vit_small_patch14_reg4_dinov2": _VIT,
     "vit_base_patch16_siglip_224": _VIT,  # attention pooling
+    "vit_small_patch16_dinov3": _VIT,
     "eva02_tiny_patch14_224": _VIT,
     "swin_tiny_patch4_window7_224": {
         "window_size": 2, "embed_dim": 12, "depths": [1, 1], "num_heads": [1, 2]
@@ -34,6 +35,8 @@ TEXTS: dict[str, dict[str, Any]] = {
     "bert": _BERT,
     "roberta": _BERT,
     "xlm-roberta": _BERT,
+    "camembert": _BERT,
+    "electra": _BERT | {"embedding_size": 16},
     "distilbert": {
         "vocab_size": 80, "dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 32,
         "max_position_embeddings": 40,
