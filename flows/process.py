@@ -195,7 +195,6 @@ def _main() -> int:
     parent, *args = sys.argv[1:]
     exit_with_parent(int(parent))
     os.environ["ALBEF_DVC"] = str(os.getpid())  # The stage exits with this process.
-    logging.basicConfig(format="%(message)s")
     if args[0] == _REPRODUCE:
         return _reproduce(**json.loads(args[1]))
     from dvc.cli import main

@@ -33,6 +33,16 @@ def test_only_ingest_is_tried_again_and_not_when_the_values_are_wrong() -> None:
         assert worth(None, None, Failed(name=name)) == again  # type: ignore[arg-type]
 
 
+def test_a_warning_of_dvc_is_printed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(stages.__file__).parents[1]))
+    monkeypatch.chdir(tmp_path)
+    Repo.init(no_scm=True).close()
+    Path("dvc.yaml").write_text("stages: {a: {cmd: mkdir a, outs: [a]}}")
+    child = [sys.executable, "-m", "flows.process", str(os.getpid()), "reproduce"]
+    ended = subprocess.run([*child, '{"names": ["a"]}'], capture_output=True, text=True)
+    assert ended.stderr.count("'a' is empty") == 1, ended.stderr
+
+
 def test_a_failure_is_reported_in_one_line() -> None:
     lines = ["a@b: row 3 has no caption", "and more"]
     assert stages.failure_message("a@b", lines, 2) == "a@b: row 3 has no caption (exit code 2)"
