@@ -334,21 +334,26 @@ def die_with_dvc(context: Context) -> None:
     call_after(lambda: dvc in {process.pid for process in psutil.Process().parents()}, end)
 
 
+def memory_error(error: Exception) -> Exception | None:
+    """Return the first cause of an error if it is that memory is short, else None."""
+    causes: list[Any] = [error]
+    while causes[-1].__context__:
+        causes.append(causes[-1].__context__)
+    short = (it for it in causes if isinstance(it, MemoryError) or _NO_MEMORY.search(str(it)))
+    return max(short, key=causes.index, default=None)
+
+
 @contextlib.contextmanager
 def _shortage_named(stage: Stage) -> Iterator[None]:
     """Turn an error of full memory or a full disk, which no retry helps, into one with a remedy."""
     try:
         yield
     except Exception as error:  # Libraries wrap the system's error in errors of many types.
-        causes: list[Any] = [error]
-        while causes[-1].__context__:
-            causes.append(causes[-1].__context__)
-        for cause in reversed(causes):
-            if isinstance(cause, MemoryError) or _NO_MEMORY.search(str(cause)):
-                raise ValueError(
-                    f"out of memory ({first_line(cause)}). Lower micro_batch_size or "
-                    "runtime.workers, or free memory"
-                ) from error
+        if shortage := memory_error(error):
+            raise ValueError(
+                f"out of memory ({first_line(shortage)}). Lower micro_batch_size or "
+                "runtime.workers, or free memory"
+            ) from error
         if not any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT)):
             raise
         layout = stage.layout.paths

@@ -26,7 +26,7 @@ from albef.tasks.task import RunConfig, RunTask
 from albef.training.loop import NonFiniteError
 from albef.training.state import CheckpointLockedError, CheckpointMismatchError, TrainingState
 from pipelines.launch import sharing
-from pipelines.stage import Stage, lock_of, run_of, verified_digest, write_json
+from pipelines.stage import Stage, lock_of, memory_error, run_of, verified_digest, write_json
 from pipelines.trainer import (
     TRIAL,
     EndedEarlyError,
@@ -171,7 +171,8 @@ class _Trials:
         except (OSError, ShardError, CheckpointLockedError, CheckpointMismatchError, StudyError):
             raise  # not caused by the trial's values
         except Exception as error:
-            if world().size > 1:  # the other processes may have no error
+            # The other processes may have no error; and values are not to blame for short memory.
+            if world().size > 1 or memory_error(error):
                 raise
             text = str(error).replace(str(folder), folder.name)
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "

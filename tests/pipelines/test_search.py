@@ -154,11 +154,17 @@ def test_what_ends_a_search_is_one_error_and_fails_no_trial_once_it_is_mended(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(retrieval.Task, "start", raising(RuntimeError("out of memory")))
-        with pytest.raises(ValueError, match=r"2 failed .* RuntimeError: out of memory"):
+        patch.setattr(retrieval.Task, "start", raising(RuntimeError("no such operator")))
+        with pytest.raises(ValueError, match=r"2 failed .* RuntimeError: no such operator"):
             step("search", "retrieval")
     assert not Path("products/search/retrieval").exists()
     assert not list(Path("scratch/albef").iterdir()), "it starts anew"
+
+    short = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+    with monkeypatch.context() as patch:
+        patch.setattr(retrieval.Task, "start", raising(short))
+        with pytest.raises(RuntimeError, match="allocate memory"):
+            step("search", "retrieval")
 
     (shard,) = Path("products/data/scenes/shards").iterdir()
     content = shard.read_bytes()
