@@ -72,6 +72,16 @@ def test_position_embeddings_fit_another_image_size() -> None:
         assert other.encode_image(torch.zeros(1, 3, 64, 64)).isfinite().all()
 
 
+def test_patches_are_dropped_in_training_only() -> None:
+    encoder = albef(sizes(image("vit_small_patch14_reg4_dinov2"))).image_encoder
+    encoder.drop_patches(0.5)
+    images = torch.zeros(1, 3, 32, 32)
+    assert encoder(images).shape == (1, 17, 24)
+    assert encoder.train()(images).shape == (1, 9, 24)
+    with pytest.raises(ValueError, match="patch_dropout needs a Vision Transformer"):
+        albef(sizes(image("convnext_atto"))).image_encoder.drop_patches(0.5)
+
+
 def test_itc_locates_with_the_token_that_pools() -> None:
     model = albef(sizes(image("vit_small_patch14_reg4_dinov2")))
     feat = torch.nn.functional.normalize(torch.randn(2, 8), dim=1)

@@ -115,7 +115,8 @@ class TimmEncoder(ImageEncoder):
         """Drop a random share of the patches, only in train mode."""
         if not isinstance(self.model, VisionTransformer):
             super().drop_patches(share)
-        self.model.patch_drop = PatchDropout(share, num_prefix_tokens=self._prefix)
+        dropout = PatchDropout(share, num_prefix_tokens=self._prefix)
+        self.model.patch_drop = dropout.train(self.training)
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode images (B, 3, S, S), normalized by CLIP's mean and deviation, to states."""
