@@ -87,6 +87,9 @@ class Study:
             for trial in self._trials() if self.repeatable else ():
                 if trial.state == TrialState.RUNNING:
                     self._study.tell(trial.number, state=TrialState.FAIL)
+                elif trial.state != TrialState.FAIL or "error" in trial.user_attrs:
+                    continue
+                if not self._is_tried_again(trial):  # The disk or memory may have been full.
                     _try_again(self._study, trial)
 
     @property

@@ -113,6 +113,23 @@ def test_a_failed_trial_keeps_its_error_counts_and_is_not_tried_again(tmp_path: 
     assert len(ended) == 6
 
 
+def test_a_trial_that_could_not_be_enqueued_again_is_so_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lack(*_: object) -> None:
+        raise MemoryError
+
+    first = opened(tmp_path / "short")
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "_try_again", lack)
+        with pytest.raises(MemoryError):
+            search(first, train=lack)
+    first.close()
+    ended, usual = search(opened(tmp_path / "short")), search(opened(tmp_path / "usual"))
+    assert [trial.params for trial in ended] == [trial.params for trial in usual]
+    assert [trial.value for trial in ended] == [trial.value for trial in usual]
+
+
 # Several machines
 
 
