@@ -94,7 +94,10 @@ def main() -> None:
 
 
 def write_export(
-    folder: Path, size: str, precisions: Sequence[Precision] = ("float32", "int8")
+    folder: Path,
+    size: str,
+    precisions: Sequence[Precision] = ("float32", "int8"),
+    opset: int = 23,
 ) -> tuple[ModelConfig, int]:
     """A retrieval checkpoint with random weights, and its export."""
     path, run, changed = SIZES[size]
@@ -115,7 +118,7 @@ def write_export(
         load_checkpoint(folder / "checkpoint"),
         folder / "export",
         run=f"random-{size}",
-        opset=values["export"].get("opset", 23),
+        opset=opset,
         tolerance=1e-2,
         precisions=precisions,
         calibrate=_calibrate,

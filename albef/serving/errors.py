@@ -122,11 +122,11 @@ def invalid(error: Mapping[str, Any]) -> ApiError:
     return ApiError(422, f"{where}: {message_of(error)}", param=where)
 
 
-def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def describe_errors(*statuses: int, body: Any = ErrorBody) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI responses for these statuses and those that every call can return."""
     return {
         status: {
-            "model": ErrorBody,
+            "model": body,
             "description": CODES[status][1].capitalize(),
             **({"headers": _RETRY_AFTER} if status in (429, 503) else {}),
         }

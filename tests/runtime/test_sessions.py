@@ -51,7 +51,7 @@ def test_a_graph_that_cannot_be_read_is_named(tiny_export: Path, tmp_path: Path)
     found = manifest.read(tiny_export)
     files = {**found.files, name: file_digest(folder / name)}
     manifest.write(folder, found.model_copy(update={"files": files}))
-    with pytest.raises(ExportError, match=r"matcher/1/model\.onnx is not an ONNX file"):
+    with pytest.raises(ExportError, match=r"cannot load .*matcher/1/model\.onnx"):
         albef.runtime.load(folder)
 
 

@@ -27,7 +27,7 @@ def test_clients_at_once_get_what_each_gets_alone(
             calls.append((f"/v1/{path}", form))
     exports = [tiny_exports[kind] for kind in ("retrieval", "vqa", "entailment")]
     clients = 8
-    with running(exports, Limits(wait=0.05), precision="int8") as server:
+    with running(exports, Limits(stragglers=1), precision="int8") as server:
 
         def ask(client: httpx.Client, number: int) -> list[float]:
             path, form = calls[number % len(calls)]

@@ -6,6 +6,7 @@ A model is a call of this server, such as ``embed_text``. Texts, and images as d
 
 import importlib.metadata
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from math import prod
 from typing import Annotated, Any, Literal
 
@@ -14,10 +15,10 @@ from fastapi import Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute, APIRouter
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from albef.serving.engine import current
-from albef.serving.errors import BODY, ApiError, describe_errors, invalid
+from albef.serving.errors import BODY, ApiError, ErrorBody, describe_errors, invalid
 from albef.serving.limits import IMAGES
 from albef.serving.model_queues import ModelQueues
 from albef.serving.routes.bodies import Body
@@ -44,9 +45,16 @@ class _Route(APIRoute):
         return handle_or_refuse
 
 
+class TextError(BaseModel):
+    """Error in the protocol's form."""
+
+    error: str
+
+
+# Middlewares do not know the protocol, so their errors have the server's form.
+_describe = partial(describe_errors, body=ErrorBody | TextError)
 # Triton's client sends no Content-Type.
 router = APIRouter(tags=["compatible"], route_class=_Route, strict_content_type=False)
-_ERRORS = describe_errors(404, *BODY, 429)
 Json = dict[str, Any]
 Name = Annotated[str, Path(max_length=80)]
 _TEXT: dict[str, type] = {"text": str}
@@ -113,14 +121,14 @@ def _find(name: str) -> ModelQueues:
     return current().calls[name]
 
 
-@router.get("/v2", responses=describe_errors())
+@router.get("/v2", responses=_describe())
 async def describe_server() -> Json:
     """Describe the server."""
     version = importlib.metadata.version("albef-pipeline")
     return {"name": "albef", "version": version, "extensions": []}
 
 
-@router.get("/v2/models/{name}", responses=describe_errors(404, 422))
+@router.get("/v2/models/{name}", responses=_describe(404, 422))
 async def describe_call(name: Name) -> Json:
     """Describe a call: its inputs and outputs."""
     queues = _find(name)
@@ -138,13 +146,13 @@ def _meta(name: str, datatype: str, width: list[int]) -> Json:
     return {"name": name, "datatype": datatype, "shape": [-1, *width]}
 
 
-@router.get("/v2/models/{name}/ready", responses=describe_errors(404, 422))
+@router.get("/v2/models/{name}/ready", responses=_describe(404, 422))
 async def call_ready(name: Name) -> Json:
     """Return 200 if an export has the call."""
     return {"name": name, "ready": bool(_find(name))}
 
 
-@router.post("/v2/models/{name}/infer", responses=_ERRORS)
+@router.post("/v2/models/{name}/infer", responses=_describe(404, *BODY, 429))
 async def infer(name: Name, body: InferenceRequest) -> Json:
     """Compute a call."""
     queues, kinds = _find(name), _OUTPUTS[name]
