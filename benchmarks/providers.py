@@ -45,7 +45,7 @@ def main() -> None:
             loading[name] = time.perf_counter() - start
     buffer = io.BytesIO()
     Image.linear_gradient("L").save(buffer, "PNG")
-    inputs = {"image": [buffer.getvalue()], "text": [_TEXT]}
+    inputs: dict[str, list[Any]] = {"image": [buffer.getvalue()], "text": [_TEXT]}
     print(f"{machine()}, ONNX Runtime {onnxruntime.__version__}\n")
     print("| call | provider | load, s | ms | times the CPU's | difference |")
     print("|---|---|---|---|---|---|")
