@@ -126,10 +126,9 @@ def around(heat: Heat, share: float) -> Box | None:
     peak = float(heat.max())
     if not peak > 0:
         return None
-    hot = heat >= share * peak
-    connected = (_region(hot, (int(y), int(x))) for y, x in np.argwhere(hot))
-    best = max(filter(None, connected), key=lambda cells: sum(float(heat[cell]) for cell in cells))
-    rows, columns = zip(*best, strict=True)
+    labels = _regions(heat >= share * peak)
+    totals = np.bincount(labels.ravel(), heat.astype(np.float64).ravel())[: heat.size]
+    rows, columns = (axis.tolist() for axis in np.nonzero(labels == totals.argmax()))
     left, top = min(columns), min(rows)
     return (left, top, max(columns) + 1 - left, max(rows) + 1 - top)
 
@@ -142,17 +141,20 @@ def in_pixels(box: Box | None, width: int, height: int) -> Box | None:
     return box[0] * across, box[1] * down, box[2] * across, box[3] * down
 
 
-def _region(hot: NDArray[np.bool_], start: tuple[int, int]) -> list[tuple[int, int]]:
-    """Return the cells that are connected with ``start``, and clear them in ``hot``."""
-    cells: list[tuple[int, int]] = []
-    todo = [start]
-    while todo:
-        y, x = todo.pop()
-        if 0 <= y < hot.shape[0] and 0 <= x < hot.shape[1] and hot[y, x]:
-            hot[y, x] = False
-            cells.append((y, x))
-            todo += [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
-    return cells
+def _regions(hot: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return a label (H, W) of each cell: the first index of its region, or H * W if it is cold."""
+    labels = np.where(hot, np.arange(hot.size).reshape(hot.shape), hot.size)
+    while True:
+        least = labels.copy()
+        np.minimum(least[1:], labels[:-1], out=least[1:])
+        np.minimum(least[:-1], labels[1:], out=least[:-1])
+        np.minimum(least[:, 1:], labels[:, :-1], out=least[:, 1:])
+        np.minimum(least[:, :-1], labels[:, 1:], out=least[:, :-1])
+        # The label of a label is as low and in the same region, so long regions need few rounds.
+        least = np.where(hot, np.append(labels, hot.size)[least], hot.size)
+        if np.array_equal(least, labels):
+            return labels
+        labels = least
 
 
 def of_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
