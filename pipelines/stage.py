@@ -339,8 +339,8 @@ def memory_error(error: Exception) -> Exception | None:
     causes: list[Any] = [error]
     while causes[-1].__context__:
         causes.append(causes[-1].__context__)
-    short = (it for it in causes if isinstance(it, MemoryError) or _NO_MEMORY.search(str(it)))
-    return max(short, key=causes.index, default=None)
+    short = (it for it in causes[::-1] if isinstance(it, MemoryError) or _NO_MEMORY.search(str(it)))
+    return next(short, None)
 
 
 @contextlib.contextmanager

@@ -119,7 +119,10 @@ class Batcher(Generic[Item, Result]):
             await self._arrived.wait()
             await self._wait_for_stragglers()
             if self._queue:
-                await self._answer(self._take_batch())
+                batch, now = self._take_batch(), asyncio.get_running_loop().time()
+                for entry in batch:
+                    self._waited.observe(now - entry.since)
+                await self._answer(batch)
 
     async def _wait_for_stragglers(self) -> None:
         loop = asyncio.get_running_loop()
@@ -146,8 +149,6 @@ class Batcher(Generic[Item, Result]):
         items = [entry.item for entry in batch]
         loop = asyncio.get_running_loop()
         start = loop.time()
-        for entry in batch:
-            self._waited.observe(start - entry.since)
         try:
             results = await loop.run_in_executor(self._executor, self._compute, items)
         except Exception as error:

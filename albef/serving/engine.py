@@ -257,7 +257,14 @@ class Engine:
     async def match(
         self, images: Sequence[bytes], texts: Sequence[str], queues: ModelQueues | None = None
     ) -> list[float]:
-        """Return the probability of each pair of image and text; see :meth:`match_margins`."""
+        """Return the probability of each pair of image and text; see :meth:`match_margins`.
+
+        Raises:
+            ApiError: 422, several images and a different number of several texts.
+        """
+        if len(images) != len(texts) and 1 not in (len(images), len(texts)):
+            text = f"got {len(images)} images and {len(texts)} texts"
+            raise ApiError(422, f"{text}; send as many of both, or one of either")
         return [probability(each) for each in await self.match_margins(images, texts, queues)]
 
     async def match_margins(

@@ -126,10 +126,6 @@ async def match(form: Annotated[ImagesAndTexts, FORM]) -> Matches:
     Image i is paired with text i. A single image is paired with every text, a single text with
     every image.
     """
-    images, texts = len(form.image), len(form.text)
-    if images != texts and 1 not in (images, texts):
-        text = f"got {images} images and {texts} texts; send as many of both, or one of either"
-        raise ApiError(422, text)
     chances = await current().match(await read_files(form.image), form.text)
     return Matches(model=_model("match"), probabilities=chances)
 

@@ -189,10 +189,9 @@ async def _compute(name: str, given: dict[str, list[Any]]) -> dict[str, Any]:
         return {"embedding": await engine.embed_images(given["image"])}
     images, texts = given["image"], given["text"]
     if name == "match":
-        if len(images) != len(texts) and 1 not in (len(images), len(texts)):
-            raise ApiError(422, "send as many images as texts, or one of either", param="inputs")
         return {"probability": await engine.match(images, texts)}
-    if len(images) != (wanted := {"compare": 2}.get(name, 1)) and name != "classify":
+    wanted = {"ask": 1, "entail": 1, "compare": 2}.get(name, len(images))
+    if len(images) != wanted:
         raise ApiError(422, f"inputs: {name} reads {wanted} images, not {len(images)}")
     best = [_best(answer) for answer in await engine.ask(name, images, texts)]
     return {"label": [label for label, _ in best], "probability": [share for _, share in best]}
