@@ -148,7 +148,7 @@ def benchmark(
     out: Annotated[Path, Option(help="JSON file that gets a row.")] = Path("benchmarks.json"),
     device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
-    """Score a model on a public benchmark, as its authors do, beside the models before.
+    """Score a model on a public benchmark, as its authors do.
 
     Benchmarks: winoground, aro-relation, aro-attribution, coco-order, flickr-order, sugarcrepe,
     vl-checklist, and zero-shot (any set of CLIP-benchmark).
@@ -232,7 +232,7 @@ def triton(
     precision: Annotated[str | None, Option(help="Weights; default: the export's first.")] = None,
     batch: Annotated[int, Option(min=1, help="Items computed together at most.")] = 8,
 ) -> None:
-    """Write an export as a model repository for Triton Inference Server.
+    """Write an export as a model repository for NVIDIA Triton.
 
     Example: albef triton EXPORT triton/retrieval
     """

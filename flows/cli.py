@@ -112,11 +112,11 @@ def plan(
     utilisation: Annotated[float, Option(min=1, max=100, help="Percent of it in training.")] = 40.0,
     rows: Annotated[Names, Option(metavar="NAME=COUNT", help="Rows of a dataset.")] = None,
 ) -> int:
-    """Estimate memory, largest micro_batch_size and time of trainings on GPUs, without a GPU.
+    """Estimate memory and time of trainings on GPUs, without a GPU.
 
-    Texts count as 30 words. Times are of training steps on all GPUs, without evaluation. The
-    default peak is that of an NVIDIA A10 in bfloat16. The exit code is 1 if a training does not
-    fit.
+    It also finds the largest micro_batch_size. Texts count as 30 words. Times are of training
+    steps on all GPUs, without evaluation. The default peak is that of an NVIDIA A10 in bfloat16.
+    The exit code is 1 if a training does not fit.
 
     Example: albef plan single-gpu --gpu 24 --rows web=1300000
     """

@@ -37,6 +37,7 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
         done = python("-c", code)
         assert done.returncode == 0
         assert done.stdout.rstrip().endswith("[]")
+        assert not re.search(r"(?m)^  .*\.\.\.$", done.stdout), "a line is cut at 80 columns"
         listed = re.findall(r"(?m)^  ([a-z]+)\s+[A-Z]", done.stdout)
         assert sorted(listed) == sorted(commands.split())
 
