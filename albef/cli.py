@@ -160,24 +160,6 @@ def benchmark(
     main(name, _export_or_checkpoint(model), data, images or data / "images", out, device)
 
 
-@command(app, "submit", code=1, at_root=True)
-def submit(
-    run: Annotated[str, Option(help="Evaluated run of kind vqa.")] = "vqa",
-    split: Annotated[str, Option(help="Split of the questions.")] = "test",
-    out: Annotated[Path, Option(parser=from_root, help="File to write.")] = Path("submission.json"),
-    check: Annotated[OptionalPath, Option(parser=from_root, help="File to check only.")] = None,
-) -> None:
-    """Write or check the answers of a VQA run for a challenge.
-
-    Example: albef submit --split test --out submission.json
-    """
-    from albef.commands.project import Project
-    from albef.commands.submit import main
-
-    project = Project()
-    main(project.dataset(run), project.layout.predictions(run), split, out, check)
-
-
 @command(app, "import")
 def import_checkpoint(
     source: Annotated[Path, Argument(help="Checkpoint of the original code, a .pth file.")],

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from albef.config import ParamsError, Section, did_you_mean
 from albef.lineage import Project
-from albef.report import card, croissant, page
+from albef.report import card, page
 from albef.report.sections import datasets
 from albef.report.sections.datasets import read_page
 from pipelines.stage import PARAMS, Stage, main
@@ -36,12 +36,10 @@ def run(stage: Stage) -> None:
     report = page.read(values, project, count)
     found = {name: card.read(params, layout, name) for name in runs}
     cards = {f"{name}.md": card.render(facts) for name, facts in found.items() if facts}
-    pages = {}
-    for data in report.datasets:
-        pages[f"{data.name}.html"] = page.render_dataset(read_page(layout, data, count))
-        if data.digest:
-            metadata = croissant.render(layout.data(data.name), layout.data_pages())
-            pages[f"{data.name}.croissant.json"] = metadata
+    pages = {
+        f"{data.name}.html": page.render_dataset(read_page(layout, data, count))
+        for data in report.datasets
+    }
     text = page.render(replace(report, cards=[name.removesuffix(".md") for name in cards]))
     written = [*_write(layout.cards(), cards), *_write(layout.data_pages(), pages)]
     layout.report().write_text(text)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "prefect", "dvc", "timm", "numpy", "pandas", "rich", "fastapi")
 COMMANDS = {
     "": "run status params plan compare ablate accept release fetch verify data find ask explain "
-    "embed benchmark submit import hub triton lineage serve site",
+    "embed benchmark import hub triton lineage serve site",
     "data": "check accept page",
 }
 """Commands by what stands before them."""
@@ -46,7 +46,7 @@ def test_outside_a_project_the_command_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for command in ("run", "compare a b", "data check x", "find dog", "ask a.png what", "submit"):
+    for command in ("run", "compare a b", "data check x", "find dog", "ask a.png what"):
         with pytest.raises(SystemExit, match=re.escape(f"no project in {tmp_path} or above")):
             main(command.split())
 

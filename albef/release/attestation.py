@@ -1,31 +1,25 @@
 """Files of a release and their signatures: OpenSSF model signing with local keys.
 
 A release is a folder of small files that accompanies the export. It contains the model card, its
-figures, the lineage as an in-toto statement, and a list of the software. One signature covers every
-file of the export, another every file of the release. Both are Sigstore bundles, which
-``model_signing verify key`` reads.
+figures, and the lineage as an in-toto statement. One signature covers every file of the export,
+another every file of the release. Both are Sigstore bundles, which ``model_signing verify key``
+reads.
 """
 
 import base64
 import json
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
-
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from albef.config import ParamsError
-from albef.io import read_json
+from albef.io import read_json, write_json
 from albef.lineage import Lineage
 from albef.runtime.manifest import NAME as MANIFEST
 
-CARD, FIGURES, LINEAGE, SBOM = "README.md", "figures.json", "lineage.json", "sbom.json"
+CARD, FIGURES, LINEAGE = "README.md", "figures.json", "lineage.json"
 SIGNED, SEAL = "export.sig", "release.sig"
 """Signature of the export, and signature of the release, which covers the former."""
-_EXTRAS = frozenset(("serving", "cpu", "gpu", "pipeline"))
 _MISSING = "signatures need the package model-signing: `pip install '.[signing]'`"
 
 
@@ -134,52 +128,6 @@ def statement(export: Path, version: str, commit: str) -> dict[str, Any]:
     }
 
 
-def sbom(run: str, version: str, digest: str) -> dict[str, Any]:
-    """Return the installed software that made and serves an export, in CycloneDX 1.6."""
-    components = []
-    for name, package in sorted(_required_packages().items()):
-        purl = f"pkg:pypi/{name}@{quote(package.version)}"
-        component: dict[str, Any] = {"type": "library", "bom-ref": purl, "purl": purl}
-        component |= {"name": name, "version": package.version}
-        if "License-Expression" in package.metadata:
-            component["licenses"] = [{"expression": package.metadata["License-Expression"]}]
-        components.append(component)
-    model = {
-        "type": "machine-learning-model",
-        "bom-ref": run,
-        "name": run,
-        "version": version,
-        "hashes": [{"alg": "SHA-256", "content": digest}],
-    }
-    return {
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.6",
-        "version": 1,
-        "metadata": {"component": model},
-        "components": components,
-    }
-
-
-def _required_packages() -> dict[str, metadata.Distribution]:
-    """Return all installed distributions that the project with its extras requires."""
-    packages: dict[str, metadata.Distribution] = {}
-    visited, pending = set(), [("albef-pipeline", _EXTRAS)]
-    while pending:
-        name, enabled = pending.pop()
-        try:
-            packages[canonicalize_name(name)] = package = metadata.distribution(name)
-        except metadata.PackageNotFoundError:
-            # The package is for another platform, or belongs to an extra that is not installed.
-            continue
-        for requirement in map(Requirement, package.requires or ()):
-            marker = requirement.marker
-            needed = (requirement.name, frozenset(requirement.extras))
-            if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *enabled)):
-                pending += [needed] if needed not in visited else []
-                visited.add(needed)
-    return packages
-
-
 def _differences(folder: Path, signature: Path) -> Iterator[str]:
     """Yield the files that differ from a signature's list. The signature need not be verified."""
     try:
@@ -215,7 +163,7 @@ def _hashing_config(folder: Path, signature: Path) -> Any:
 
 
 def write(export: Path, release: Path, version: str, commit: str, key: Path | None) -> None:
-    """Write the lineage and software list of a release, and sign everything if there is a key.
+    """Write the lineage of a release, and sign everything if there is a key.
 
     Args:
         export: folder that is released.
@@ -224,11 +172,7 @@ def write(export: Path, release: Path, version: str, commit: str, key: Path | No
         commit: commit with the code, values and data that made the export.
         key: file of the private key, or None.
     """
-    lineage = statement(export, version, commit)
-    run = lineage["predicate"]["buildDefinition"]["externalParameters"]["run"]
-    software = sbom(run, version, lineage["subject"][0]["digest"]["sha256"])
-    for name, value in ((LINEAGE, lineage), (SBOM, software)):
-        (release / name).write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    write_json(release / LINEAGE, statement(export, version, commit))
     if key is not None:
         sign(export, key, release / SIGNED)
         sign(release, key, release / SEAL)

@@ -16,7 +16,7 @@ from gto.exceptions import GTOException
 from albef.config import ParamsError, did_you_mean, read_yaml, validate
 from albef.io import dying_with_parent, first_line, read_json, write_json
 from albef.layout import PARAMS, Layout, runtime
-from albef.release.attestation import CARD, FIGURES, LINEAGE, SBOM, SEAL, SIGNED, check_key, write
+from albef.release.attestation import CARD, FIGURES, LINEAGE, SEAL, SIGNED, check_key, write
 from albef.release.gate import ReleaseConfig
 from albef.runtime.manifest import digest
 from flows import git, graph, results, run_lock, values
@@ -217,7 +217,7 @@ def _publish(candidate: Candidate, judgement: Mapping[str, Any], key: Path | Non
     """Commit the files of a release, tag the commit, and push all of it or nothing."""
     run, stage, version = candidate.run, candidate.stage, candidate.version
     folder, is_new = candidate.registry.release_folder(version), not candidate.is_registered
-    names = [CARD, FIGURES, LINEAGE, SBOM, *([SIGNED, SEAL] if key else [])]
+    names = [CARD, FIGURES, LINEAGE, *([SIGNED, SEAL] if key else [])]
     lost = candidate.registry.lost_files() if is_new else {}
     new_files = [*(folder / name for name in names), DVC, *lost] if is_new else []
     # Files may have changed during the measurement.

@@ -34,13 +34,13 @@ def test_commands_name_runs_and_checkpoints_of_the_project(
     (tmp_path / "below/a.png").write_bytes(picture(0, (16, 16)))
     monkeypatch.chdir(tmp_path / "below")
     for arguments, sentence in (
-        (["submit", "--run", "retreival"], "did you mean retrieval?"),
+        (["find", "a dog", "--run", "retreival"], "did you mean retrieval?"),
         (
             ["ask", "a.png", "what?", "--run", "retrieval"],
             "retrieval is not a checkpoint",
         ),
         (["ask", "b.png", "what?", "--run", "retrieval"], "below/b.png does not exist"),
-        (["submit", "--run", "retrieval"], "products/data/scenes"),
+        (["find", "a dog", "--run", "retrieval"], "products/data/scenes"),
         (
             ["explain", "a.png", "what?", "--model", "other"],
             "other is not a checkpoint",

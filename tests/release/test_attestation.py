@@ -6,13 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 from albef.io import file_digest
 from albef.release.attestation import (
     LINEAGE,
-    SBOM,
     SEAL,
     SIGNED,
     AttestationError,
@@ -63,11 +60,6 @@ def test_a_release_is_verified_wherever_it_lies(
     assert commit == {"name": "git commit", "digest": {"gitCommit": COMMIT}}
     manifest = json.loads((moved / "manifest.json").read_text())
     assert checkpoint["digest"]["sha256"] == manifest["provenance"]["checkpoint"]
-    text = (release / SBOM).read_text()
-    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
-    packages = {part["name"] for part in json.loads(text)["components"]}
-    assert {"numpy", "fastapi", "torch", "dvc"} < packages
-    assert "pytest" not in packages
 
 
 def test_what_was_changed_is_refused_by_name(

@@ -76,7 +76,7 @@ def test_release_refuse_and_go_back(
     assert project.sh("git status --porcelain") == ""
     assert project.sh("git log -1 --format=%s") == "Release retrieval v0.1.0\n"
     changed = project.sh("git show --format= --name-only").split()
-    names = ["README.md", "export.sig", "figures.json", "lineage.json", "release.sig", "sbom.json"]
+    names = ["README.md", "export.sig", "figures.json", "lineage.json", "release.sig"]
     assert changed == ["dvc.yaml", *(f"releases/retrieval/v0.1.0/{name}" for name in names)]
     assert "# A comment that stays." in Path("dvc.yaml").read_text()
     assert "| git revision | `" in Path(changed[1]).read_text()
@@ -384,7 +384,7 @@ def test_releases_that_an_older_experiment_lacks_are_restored_and_the_report_may
     approve()
     assert "HEAD lacks releases/retrieval/v0.1.0" in capsys.readouterr().out
     released = project.sh("git ls-tree -r --name-only HEAD releases").splitlines()
-    names = ["README.md", "figures.json", "lineage.json", "sbom.json"]
+    names = ["README.md", "figures.json", "lineage.json"]
     versions = ("v0.1.0", "v0.2.0")
     assert released == [f"releases/retrieval/{v}/{name}" for v in versions for name in names]
 

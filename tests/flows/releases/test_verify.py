@@ -1,11 +1,10 @@
 """`albef verify --replay`: a stranger's clone runs a stage of a release again."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from albef.release.attestation import SBOM, write
+from albef.release.attestation import write
 from flows import git
 from tests.flows.shop import build
 from tests.flows.toy import Toy
@@ -46,7 +45,6 @@ def test_a_stranger_makes_it_again_and_sees_what_is_not_the_same(
     stranger = Toy(tmp_path / "stranger", tmp_path)
     stranger.sh("dvc pull -q export@retrieval && cp -rL products/exports/retrieval ../got")
     command = f"verify ../got {release} --key ../ours.pub"
-    assert json.loads((stranger.path / release / SBOM).read_text())["components"]
     told = stranger.albef(f"{command} --replay any --seed 1")
     assert "gives the same bytes: products/" in told
     again = stranger.albef(f"{command} --replay any --seed 1")

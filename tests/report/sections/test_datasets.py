@@ -62,9 +62,8 @@ def test_what_a_dataset_contains_is_shown_as_text_and_nothing_else() -> None:
     assert not [name for name in page.names if name.startswith("on")]
     assert page.tags.count("img") == Page(render_dataset(full("fine"))).tags.count("img")
     assert BAD in page.text
-    assert {a.partition("#")[0] for a in page.addresses} == {
-        "", "../index.html", f"{BAD}.croissant.json", "data:image/png;base64,AAAA"
-    }  # fmt: skip
+    addresses = {a.partition("#")[0] for a in page.addresses}
+    assert addresses == {"", "../index.html", "data:image/png;base64,AAAA"}
 
 
 def test_everything_is_said() -> None:
