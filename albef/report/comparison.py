@@ -11,11 +11,11 @@ from typing import NamedTuple
 from albef.evaluation.statistics import CONFIDENCE, Interval, Spread, holm
 from albef.report import metric_names
 from albef.report.curves import Curves, Deviation
-from albef.report.drift import Drift
+from albef.report.drift import SplitRows
 from albef.report.figures import COLOURS, Chart, Line
 from albef.report.flips import Flip
 from albef.report.page import environment
-from albef.report.wording import format_difference, format_number, format_range
+from albef.report.wording import format_difference, format_number
 
 _VERDICTS = {1: "better", -1: "worse", 0: "not resolved"}
 
@@ -106,12 +106,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset that is on two sides; without drift, both sides have the same version."""
+    """A dataset that is on two sides; without rows, both sides have the same version."""
 
     name: str
     before: int
     after: int
-    drift: Drift | None = None
+    rows: tuple[SplitRows, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,6 @@ def render(comparison: Comparison) -> str:
         difference=format_difference,
         format_p=format_p,
         describe=metric_names.describe,
-        format_range=format_range,
         colour=lambda side: f"c{1 + side % COLOURS}",
     )
 

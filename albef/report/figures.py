@@ -39,16 +39,6 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Dot:
-    """A point of a scatter chart: coordinates, label and CSS classes."""
-
-    x: float
-    y: float
-    label: str
-    css: str
-
-
-@dataclass(frozen=True)
 class Histogram:
     """Shares of values between neighbouring edges, by series."""
 
@@ -58,7 +48,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure: lines and dots over axes, or a histogram.
+    """A figure: lines over axes, or a histogram.
 
     ``note`` is shown beside the title. ``legend`` has (label, class) of each drawn series. ``main``
     charts are shown first.
@@ -69,41 +59,28 @@ class Chart:
     legend: Sequence[tuple[str, str]] = ()
     x_label: str = ""
     lines: Sequence[Line] = ()
-    dots: Sequence[Dot] = ()
-    log_x: bool = False
     histogram: Histogram | None = None
     main: bool = field(default=True, kw_only=True)
 
     @property
     def axes(self) -> "Axes":
-        """Return axes that cover all points; if there are only lines, they include zero."""
-        points = [point for line in self.lines for point in line.averaged()]
-        points += [(dot.x, dot.y) for dot in self.dots]
-        return Axes(points, zero=not self.dots, log_x=self.log_x)
+        """Return axes that cover all points and zero."""
+        return Axes([point for line in self.lines for point in line.averaged()])
 
 
 class Axes:
     """Coordinates of values in a chart, and round values for the ticks."""
 
-    def __init__(self, points: Sequence[Point], *, zero: bool, log_x: bool = False) -> None:
-        xs, ys = [x for x, _ in points], [y for _, y in points]
-        x0, x1, y0, y1 = min(xs), max(xs), min(*ys, 0.0 if zero else max(ys)), max(ys)
-        self._log, self._whole = log_x, all(x == int(x) for x in xs)
-        if log_x:
-            x0, x1 = math.log10(x0), math.log10(x1)
-            pad = max(0.08 * (x1 - x0), 0.05)
-            x0, x1 = x0 - pad, x1 + pad
-        elif x0 == x1:
-            x0, x1 = x0 - 0.5, x1 + 0.5
-        self._x = (x0, x1)
-        if y1 - y0 <= 1e-9 * max(abs(y0), abs(y1)):  # equal apart from rounding
-            y0, y1 = y0 - (abs(y0) * 0.1 or 1), y1 + (abs(y1) * 0.1 or 1)
-        pad = 0.06 * (y1 - y0)
+    def __init__(self, points: Sequence[Point]) -> None:
+        xs, ys = [x for x, _ in points], [0.0, *(y for _, y in points)]
+        self._whole = all(x == int(x) for x in xs)
+        x0, x1, y0, y1 = min(xs), max(xs), min(ys), max(ys)
+        self._x = (x0, x1) if x0 < x1 else (x0 - 0.5, x1 + 0.5)
+        pad = 0.06 * (y1 - y0) or 1.0
         self._y = (y0 - pad if y0 else y0, y1 + pad)
 
     def x(self, value: float) -> float:
         """Return the horizontal coordinate of a value."""
-        value = math.log10(value) if self._log else value
         return LEFT + (value - self._x[0]) / (self._x[1] - self._x[0]) * (RIGHT - LEFT)
 
     def y(self, value: float) -> float:
@@ -117,13 +94,8 @@ class Axes:
     @property
     def x_ticks(self) -> list[float]:
         """Return round values along the horizontal axis."""
-        low, high = self._x
-        if not self._log:
-            ticks = _ticks(low, high, 5)
-            return [tick for tick in ticks if tick == int(tick) or not self._whole]
-        steps = (1, 2, 5) if high - low < 2 else (1,)
-        powers = range(math.floor(low), math.ceil(high) + 1)
-        return [n * 10.0**e for e in powers for n in steps if low <= math.log10(n) + e <= high]
+        ticks = _ticks(*self._x, 5)
+        return [tick for tick in ticks if tick == int(tick) or not self._whole]
 
     @property
     def y_ticks(self) -> list[float]:

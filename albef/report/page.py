@@ -63,7 +63,7 @@ def read(params: Mapping[str, Any], project: Project, count: int) -> Report:
             if layout.curves(name).is_dir()
         },
         datasets=[datasets.read(layout, name, by, count) for name, by in used_by(params).items()],
-        searches=[search.read(layout, run, values) for run, values in tasks.items()],
+        searches=[search.read(layout, run) for run in tasks],
         costs=provenance.read_costs(params, layout),
         models=[provenance.read_model(layout, name) for name in models],
         exports=list(provenance.read_exports(params, layout)),
@@ -121,7 +121,6 @@ def environment() -> Environment:
         **{name: value for name, value in vars(figures).items() if name.isupper()},
         "draw_training": curves.draw_training,
         "draw_validation": curves.draw_validation,
-        "draw_trials": search.draw_trials,
         "describe_evidence": search.describe_evidence,
     }
     return environment

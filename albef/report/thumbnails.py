@@ -97,11 +97,6 @@ class SplitRecords:
         captions = self._shards.captions
         return frozenset(text for i in self._same_image(key) for text in captions[i].as_py())
 
-    def unseen(self) -> list[str]:
-        """Return the keys of records with objects that training never shows together."""
-        keys = enumerate(self._keys.to_pylist())
-        return [key for i, key in keys if UNSEEN in _badges(self._shards.meta(i))]
-
     def _find(self, key: str) -> int | None:
         index: int = pc.index(self._keys, pa.scalar(key)).as_py()
         return None if index < 0 else index

@@ -227,8 +227,8 @@ class _Gathering:
                 old, new = before.data(name), after.data(name)
                 if old and new:
                     same = describe(old)["digest"] == describe(new)["digest"]
-                    change = None if same else drift.compare(before.index(name), after.index(name))
-                    yield page.Data(name, self._baseline(index), index, change)
+                    rows = () if same else drift.compare(before.index(name), after.index(name))
+                    yield page.Data(name, self._baseline(index), index, tuple(rows))
 
 
 def _is_repeated(before: Revision, after: Revision) -> bool:

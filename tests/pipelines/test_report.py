@@ -39,7 +39,6 @@ def test_it_shows_everything_there_is_and_no_caption_becomes_markup(project: Pat
         "correct answers, reversed",
         "12 records",
         "Of 12 text queries, this one has the median rank",
-        "objects not seen together",
         "ITC loss",
         "MLM loss",
         "Validation split, after each epoch",

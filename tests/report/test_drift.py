@@ -27,10 +27,10 @@ def test_rows_are_added_removed_and_changed_by_what_stands_in_them(tmp_path: Pat
         toy.record(9, split="test", meta={"a": "new"}),
     ]
     found = drift.compare(_index(tmp_path / "a", before), _index(tmp_path / "b", after))
-    assert found.rows == (
+    assert list(found) == [
         drift.SplitRows("train", before=4, after=5, added=2, removed=1, changed=2),
         drift.SplitRows("test", before=1, after=1, added=0, removed=0, changed=1),
-    )
+    ]
 
 
 def test_a_further_image_is_part_of_a_record(tmp_path: Path) -> None:
@@ -38,25 +38,5 @@ def test_a_further_image_is_part_of_a_record(tmp_path: Path) -> None:
         _index(tmp_path / name, [toy.record(0, more=(toy.picture(other),))])
         for name, other in (("a", 1), ("b", 2))
     )
-    assert [row.changed for row in drift.compare(a, b).rows] == [1]
-    assert [row.changed for row in drift.compare(a, a).rows] == [0]
-
-
-def test_profiles_tell_what_moved_and_by_how_much(tmp_path: Path) -> None:
-    before = [toy.record(i, captions=("a dog",), image=toy.picture(i, (40, 40))) for i in range(4)]
-    after = [
-        toy.record(i, captions=("A dog, left of a frog.",), image=toy.picture(i, (80, 40)))
-        for i in range(2)
-    ] + before[2:]
-    found = drift.compare(_index(tmp_path / "a", before), _index(tmp_path / "b", after))
-    profiles = {profile.name: profile for profile in found.profiles}
-    words = profiles["words per caption"]
-    assert (words.before, words.after, words.distance) == ((2, 2, 2), (2, 4, 6), 0.5)
-    assert profiles["width of an image in pixels"].distance == 0.5
-    assert profiles["height of an image in pixels"].distance == 0.0
-
-
-def test_a_dataset_without_captions_has_no_lengths(tmp_path: Path) -> None:
-    index = _index(tmp_path / "a", [toy.record(0, captions=())])
-    found = drift.compare(index, index)
-    assert "words per caption" not in {profile.name for profile in found.profiles}
+    assert [row.changed for row in drift.compare(a, b)] == [1]
+    assert [row.changed for row in drift.compare(a, a)] == [0]

@@ -6,7 +6,7 @@ from typing import Any
 from albef.lineage import Step
 from albef.report.page import Report, render, used_by
 from albef.report.sections.datasets import Dataset, Validation
-from albef.report.sections.examples import Answer, Candidate, Group, Located, Outcome, Query
+from albef.report.sections.examples import Answer, Candidate, Group, Located, Query
 from albef.report.sections.provenance import Costs, Export, Model
 from albef.report.sections.results import Run, SplitResult
 from albef.report.sections.search import Search
@@ -112,7 +112,6 @@ def split(text: str) -> SplitResult:
         random_weights={"r_mean": 1.5},
         headline="r_mean",
         records=1234,
-        outcomes=[Outcome(text, (5, 3, 1, 1))],
         examples=[
             *(Group(look, text, text, True, [one]) for look, one in examples.items()),
             *(Group("answers", text, text, one.right, [one] * 5) for one in answers),
@@ -144,7 +143,7 @@ def full(text: str, url: str = "https://a.test") -> Report:
         runs=[Run(text, text, text, text, (split(text),), (text,))],
         trainings={text: dict.fromkeys((*curves, f"val/{text}"), POINTS)},
         datasets=[dataset(text, url)],
-        searches=[Search(text, {"lr": 3e-4}, trials, {"lr": True}, evidence)],
+        searches=[Search(text, {"lr": 3e-4}, trials, evidence)],
         costs=Costs({text: record}, ["export@x"]),
         models=[Model(text, {text: text}, {text: 1})],
         exports=[Export(text, {text: text}, text, scores, {text: 1.5e6})],

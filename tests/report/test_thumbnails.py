@@ -46,7 +46,6 @@ def test_records_are_found_by_key_with_their_duplicates(tmp_path: Path) -> None:
     thumbnail = found.thumbnail("toy-0002")
     assert thumbnail is not None
     assert thumbnail.badges == (UNSEEN,)
-    assert found.unseen() == ["toy-0002"]
     assert found.at(0).badges == ("wrong caption (added noise)",)
     assert found.thumbnail("toy-9999") is None
     assert found.same("toy-9999") == {"toy-9999"}

@@ -1,4 +1,4 @@
-"""Examples and counts from per-example predictions, sampled evenly and never selected by hand.
+"""Examples from per-example predictions, sampled evenly and never selected by hand.
 
 Texts are not trusted.
 """
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from albef.data.boxes import MIN_IOU
 from albef.report import scores
@@ -85,26 +84,6 @@ class Group:
     examples: Sequence[Any]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Queries whose correct answer is first by ITM and ITC, ITM only, ITC only, or neither."""
-
-    label: str
-    counts: tuple[int, int, int, int]
-
-    @property
-    def total(self) -> int:
-        """Return the number of queries of the group."""
-        return sum(self.counts)
-
-    @property
-    def parts(self) -> list[tuple[int, str, str]]:
-        """Return each count, with its CSS class and description."""
-        labels = {"both": "ITM and ITC", "gain": "ITM only", "loss": "ITC only", "none": "neither"}
-        pairs = zip(self.counts, labels.items(), strict=True)
-        return [(count, css, f"{text}: {count:,}") for count, (css, text) in pairs]
-
-
 def read(
     table: pa.Table, records: SplitRecords | None, count: int, rerank_k: int | None = None
 ) -> list[Group]:
@@ -148,34 +127,6 @@ def median_query(
     [row] = _take(asked, [int(order[len(order) // 2])])
     label = f"{asked.num_rows:,} text queries"
     return replace(_query(row, records, rerank_k), label=label)
-
-
-def outcomes(table: pa.Table, records: SplitRecords | None) -> list[Outcome]:
-    """Count the queries by which of ITM and ITC ranks the correct answer first.
-
-    A paired split is grouped by change, otherwise by direction. Kinds without ranking have none.
-    """
-    table = scores.drop_null_columns(table)
-    if not set(table.column_names) >= _RANKED:
-        return []
-    itm = table["rank"].to_numpy() == 0
-    itc = table["rank_itc"].to_numpy() == 0
-    column = "change" if is_paired(table) else "query"
-
-    def outcome(label: str, selected: NDArray[np.bool_]) -> Outcome:
-        parts = (itm & itc, itm & ~itc, ~itm & itc, ~itm & ~itc)
-        both, gain, loss, none = (int((part & selected).sum()) for part in parts)
-        return Outcome(label, (both, gain, loss, none))
-
-    groups = [
-        outcome(_DIRECTIONS.get(label, label), pc.equal(table[column], label).to_numpy())
-        for label in sorted(pc.unique(table[column]).to_pylist())
-    ]
-    if records and (unseen_keys := records.unseen()):
-        unseen = pc.is_in(table["key"], pa.array(unseen_keys)).to_numpy()
-        groups.append(outcome("objects seen together in training", ~unseen))
-        groups.append(outcome("objects not seen together", unseen))
-    return [group for group in groups if group.total]
 
 
 def _take(table: pa.Table, indices: Sequence[int]) -> list[dict[str, Any]]:

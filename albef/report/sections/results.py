@@ -15,7 +15,7 @@ from albef.layout import BASELINES, BEHAVIOUR, HEADLINE, Layout
 from albef.lineage import CONFIG
 from albef.report import metric_names
 from albef.report.sections import examples
-from albef.report.sections.examples import Group, Outcome, Query
+from albef.report.sections.examples import Group, Query
 from albef.report.thumbnails import SplitRecords, Thumbnail, sample
 from albef.report.wording import numbers
 
@@ -71,7 +71,6 @@ class SplitResult:
     """The metric that the run is judged by."""
     records: int = 0
     """Number of records in the split."""
-    outcomes: Sequence[Outcome] = ()
     examples: Sequence[Group] = ()
     median: Query | None = None
     """The text query whose correct image has the median rank, if images are searched by text."""
@@ -176,7 +175,6 @@ def read(params: Mapping[str, Any], layout: Layout, name: str, count: int) -> Ru
                 **baselines,
                 headline=metrics.get(HEADLINE, {}).get(split, ""),
                 records=sizes.get(split, 0),
-                outcomes=examples.outcomes(split_rows, records) if split_rows else (),
                 examples=examples.read(split_rows, records, count, rerank_k) if split_rows else (),
                 median=examples.median_query(split_rows, records, rerank_k)
                 if split_rows and records

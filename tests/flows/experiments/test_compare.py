@@ -139,13 +139,12 @@ def test_two_revisions_side_by_side_where_both_answered(project: Path) -> None:
     assert test.verdict == "better"
     assert [flip.before.text for flip in test.better] == ["no"] * 3
     assert all(flip.thumbnail and flip.thumbnail.uri.startswith("data:") for flip in test.better)
-    assert it.data[0].drift is None
+    assert it.data[0].rows == ()
     assert not list(Path(".dvc/tmp").glob("compare-*")), "its working files are gone"
     it, _ = gather(["better", "tried"], None, 0)  # an experiment of other data
     (test,) = it.splits[0].paired
     assert (test.shared, test.of) == (COUNT - 4, COUNT)
-    assert it.data[0].drift is not None
-    assert [(r.split, r.added, r.changed) for r in it.data[0].drift.rows] == [("test", 0, 4)]
+    assert [(r.split, r.added, r.changed) for r in it.data[0].rows] == [("test", 0, 4)]
 
 
 def test_seeds_of_the_same_values_are_a_group(project: Path) -> None:

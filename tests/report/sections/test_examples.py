@@ -29,9 +29,6 @@ class Toy:
     def captions(self, key: str) -> frozenset[str]:
         return frozenset(f"says {other}" for other in self.same(key))
 
-    def unseen(self) -> list[str]:
-        return []
-
 
 def row(query: str, key: str, rank: int, rank_itc: int, top: str, top_itc: str, **more: Any) -> Any:
     def listed(order: str) -> list[str]:
@@ -141,34 +138,6 @@ def test_pairs_show_what_itm_gains_over_itc_change_by_change() -> None:
     )
 
 
-def test_outcomes_count_who_is_right_first() -> None:
-    made = examples.outcomes(
-        table(
-            row("t2i", "a", 0, 0, "a", "a"),
-            row("t2i", "b", 0, 3, "b", "a"),
-            row("t2i", "c", 2, 0, "a", "c"),
-            row("i2t", "c", 2, 2, "a", "a"),
-        ),
-        None,
-    )
-    assert made == [
-        examples.Outcome("image to text", (0, 0, 0, 1)),
-        examples.Outcome("text to image", (1, 1, 1, 0)),
-    ]
-    assert made[1].total == 3
-
-
-def test_outcomes_tell_unseen_combinations_apart() -> None:
-    class Strange(Toy):
-        def unseen(self) -> list[str]:
-            return ["a"]
-
-    rows = table(row("t2i", "a", 0, 0, "a", "a"), row("t2i", "c", 1, 1, "a", "a"))
-    made = {outcome.label: outcome for outcome in examples.outcomes(rows, Strange())}
-    assert made["objects not seen together"].counts == (1, 0, 0, 0)
-    assert made["objects seen together in training"].counts == (0, 0, 0, 1)
-
-
 def located(*ious: float) -> pa.Table:
     rows = [
         {"key": f"k{i}", "expression": f"the <{i}>", "truth": [2.0, 2.0, 10.0, 10.0],
@@ -247,7 +216,6 @@ def test_images_that_were_classified_stand_beside_a_ranked_split() -> None:
     every = pa.concat_tables([ranked, shown], promote_options="default")
     every = every.replace_schema_metadata({"kind": json.dumps({"examples": {"things": columns}})})
     part = every.filter(pc.equal(every["split"], "things"))
-    assert examples.outcomes(part, None) == []
     right, wrong = examples.read(part, Toy(), 2)  # type: ignore[arg-type]
     assert (right.title, wrong.title) == ("Correct answers", "Wrong answers")
     assert wrong.examples[0].thumbnails == [Thumbnail("b", "data:b")]

@@ -1,4 +1,4 @@
-"""The search on the page: its figures, and its evidence."""
+"""The search on the page: its trials, and its evidence."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from albef.layout import Layout, Paths
 from albef.report.page import Report, render
 from albef.report.sections import search
-from albef.report.sections.search import Search, describe_evidence, draw_trials
+from albef.report.sections.search import Search, describe_evidence
 from pipelines.stage import write_json
 from tests.report.test_page import trial
 
@@ -29,26 +29,7 @@ TRIALS = (
     trial(3, None, 5.0, params={"lr": 9e-4, "alpha": 0.9}),
     trial(4, None, params={"lr": 1e-3, "alpha": 0.9}, state="fail", error="the loss is no number"),
 )
-SCALES = {"lr": True, "alpha": False}
-SEARCH = Search("retrieval", {"lr": 3e-4, "alpha": 0.5}, TRIALS, SCALES, EVIDENCE)
-
-
-def test_history_and_a_slice_of_each_range() -> None:
-    charts = {chart.title: chart for chart in draw_trials(SEARCH)}
-    assert set(charts) == {"Score by trial", "Score by lr", "Score by alpha"}
-    history, sliced = charts["Score by trial"], charts["Score by lr"]
-    assert [dot.label for dot in history.dots] == [
-        "trial 1: score 40", "trial 2: score 30", "trial 3: score 42"
-    ]  # fmt: skip
-    assert history.lines[0].points == [(1, 40), (2, 40), (3, 42)], "the best so far"
-    assert [dot.label for dot in sliced.dots] == [
-        "trial 1: lr 1e-4, score 40",
-        "trial 2: lr 1e-5, score 30",
-        "trial 3: lr 3e-4, score 42",
-        "trial 4: lr 9e-4, score 5",
-    ]
-    assert [dot.css for dot in sliced.dots] == ["start", "", "chosen", "stopped"]
-    assert [label for label, _ in sliced.legend] == ["chosen", "start values", "stopped early"]
+SEARCH = Search("retrieval", {"lr": 3e-4, "alpha": 0.5}, TRIALS, EVIDENCE)
 
 
 def test_the_evidence_in_words() -> None:
@@ -75,18 +56,10 @@ def test_the_page_shows_what_failed_and_what_cannot_be_repeated() -> None:
     assert "byte for byte" not in render(Report(1, searches=(SEARCH,)))
 
 
-def test_a_search_of_one_trial_or_of_failures_alone_is_shown() -> None:
-    one = replace(SEARCH, trials=({**TRIALS[0], "chosen": True},))
-    assert len(list(draw_trials(one))) == 3
-    assert not list(draw_trials(replace(SEARCH, trials=TRIALS[4:])))
-    render(Report(1, searches=(one,)))
-
-
 def test_the_first_of_the_best_trials_is_the_chosen_one(tmp_path: Path) -> None:
     layout = Layout(Paths(root=str(tmp_path), models=""))
     write_json(layout.search("a") / "choice.json", {"lr": 3e-4})
     rows = [trial(n, value) for n, value in enumerate((None, 4.0, 4.0))]
     write_json(layout.search("a") / "trials.json", {"trials": rows})
-    found = search.read(layout, "a", {"lr": {"low": 1e-5, "log": True}, "epochs": 3})
+    found = search.read(layout, "a")
     assert [row["chosen"] for row in found.trials] == [False, True, False]
-    assert found.scales == {"lr": True}
