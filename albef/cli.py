@@ -16,7 +16,6 @@ from typer.main import get_command
 
 import albef
 from albef.commands.command import command, find_root, from_root, project_root
-from albef.layout import Engine
 from albef.serving.serve import serve
 
 OptionalPath = Path | None
@@ -128,7 +127,6 @@ def embed(
     model: Model = "retrieval",
     device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     out: Annotated[Path, Option(help="Parquet file to write.")] = Path("features.parquet"),
-    engine: Annotated[Engine, Option(help="This machine, or a Ray cluster.")] = "local",
 ) -> None:
     """Write the features of images and captions.
 
@@ -136,7 +134,7 @@ def embed(
     """
     from albef.commands.embed import main
 
-    main(folder, split, _export_or_checkpoint(model), device, out, engine)
+    main(folder, split, _export_or_checkpoint(model), device, out)
 
 
 @command(app, "benchmark", code=1)

@@ -11,8 +11,7 @@ import hashlib
 import os
 import platform
 import socket
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,9 +21,7 @@ import ray
 from ray.exceptions import AuthenticationError, RayError, RayTaskError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-Part = TypeVar("Part")
 Result = TypeVar("Result")
-_AHEAD = 3  # tasks that wait for each processor
 _RETRIES = 3  # of a task whose process or node died
 _CONNECT_S = 10.0
 _PACKAGE = Path(__file__).parent
@@ -62,17 +59,11 @@ def connect() -> None:
 
 
 class RayExecutor(Executor):
-    """``concurrent.futures`` executor on the processors of a cluster.
+    """``concurrent.futures`` executor on the processors of a cluster."""
 
-    Args:
-        gpu: whether each task gets a separate GPU.
-    """
-
-    def __init__(self, gpu: bool = False) -> None:
+    def __init__(self) -> None:
         connect()
-        options = {"max_retries": _RETRIES, "num_gpus": int(gpu)}
-        self._run = ray.remote(**options)(_run)
-        self._resource = "GPU" if gpu else "CPU"
+        self._run = ray.remote(max_retries=_RETRIES)(_run)
 
     def submit(self, call: Callable[..., Result], /, *args: Any, **kwargs: Any) -> "Future[Result]":
         """Submit a call; it raises ``BrokenExecutor`` if each process that tried it died."""
@@ -97,21 +88,7 @@ class RayExecutor(Executor):
 
     def processes(self) -> int:
         """Return the number of tasks that the current nodes can run at once."""
-        return max(1, int(ray.cluster_resources().get(self._resource, 1)))
-
-
-def map_on_cluster(
-    call: Callable[[Part], Result], parts: Iterable[Part], gpu: bool = False
-) -> Iterator[Result]:
-    """Yield ``call`` of each part in order, with enough parts ahead to keep the cluster busy."""
-    waiting: deque[Future[Result]] = deque()
-    with RayExecutor(gpu) as executor:
-        for part in parts:
-            waiting.append(executor.submit(call, part))
-            if len(waiting) > _AHEAD * executor.processes():
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def on_each_node(cls: type, *args: object, at_once: int) -> list[Any]:

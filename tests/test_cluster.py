@@ -21,15 +21,11 @@ import psutil
 import pytest
 from PIL import Image
 
-from albef.commands import embed
 from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection
-from albef.data.shards import Shards
 from albef.ingest.pool import prepare_rows
 from albef.layout import Engine
 from pipelines.stage import Stage
-from tests.commands.conftest import scenes as scenes
-from tests.commands.conftest import shards as shards
 from tests.ingest.bad_rows import encoded
 from tests.ingest.conftest import server as server
 from tests.ingest.download.server import Server
@@ -207,13 +203,7 @@ def test_a_row_that_ends_its_process_is_rejected(nodes: Cluster) -> None:
 
 
 @pytest.mark.slow
-def test_features_are_those_of_one_machine(
-    nodes: Cluster, shards: Shards, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    one, other = tmp_path / "local", tmp_path / "ray"
-    for out in (one, other):
-        embed.main(shards.folder, "test", tiny_checkpoint, "cpu", out, out.name)
-    assert one.read_bytes() == other.read_bytes()
+def test_an_error_of_a_task_is_raised_here(nodes: Cluster) -> None:
     with cluster.RayExecutor() as executor, pytest.raises(ValueError, match="literal for int"):
         executor.submit(int, "x").result()
 
@@ -244,8 +234,8 @@ def test_the_cluster_of_the_guide_listens_on_loopback_and_requires_its_token(
     program = [sys.executable, "-m", "ray.scripts.scripts"]
     subprocess.run([*program, "get-auth-token", "--generate"], env=environment, check=True)
     script = (
-        "from albef.cluster import map_on_cluster\n"
-        "try:\n    print(list(map_on_cluster(len, ['ab'])))\n"
+        "from albef.cluster import RayExecutor\n"
+        "try:\n    print([RayExecutor().submit(len, 'ab').result()])\n"
         "except ConnectionError as error:\n    print(error)\n"
     )
 

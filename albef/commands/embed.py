@@ -10,8 +10,7 @@ The Parquet file has these columns:
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache, partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,12 @@ from albef.data.image_formats import IMAGE_SUFFIXES, is_image_name
 from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.io import atomic
-from albef.layout import Engine
 from albef.runtime.manifest import NAME
 from albef.runtime.matching import Matching, as_matching
 from albef.runtime.model import Floats, batches
 
 Row = tuple[str, int, str | None]
 """Key, image_id and text."""
-Items = Sequence[Record] | Sequence[str]
-Compute = Callable[[Iterable[Items]], Iterator[Floats]]
-"""Function from batches of records or texts to the features of each batch."""
 
 
 class Folder:
@@ -76,22 +71,18 @@ class Folder:
         )
 
 
-def main(
-    folder: Path, split: str, weights: Path, device: str, out: Path, engine: Engine = "local"
-) -> None:
+def main(folder: Path, split: str, weights: Path, device: str, out: Path) -> None:
     """Write the features of a folder of images, or of a dataset's split, and print their number.
 
     Args:
         folder: folder of images, or a dataset.
         split: split of a dataset.
         weights: checkpoint or export. An export does not need torch, and uses the device that ONNX
-            Runtime finds. With the engine ``ray``, every node must have it at this path.
+            Runtime finds.
         device: auto, cpu, cuda or cuda:N.
         out: Parquet file to write.
-        engine: ``local``, or ``ray`` to compute on the nodes of a cluster.
 
     Raises:
-        ConnectionError: no cluster is running.
         CheckpointError, ExportError: ``weights`` is neither a checkpoint nor an export, or is
             damaged.
         ImageError: an image cannot be decoded.
@@ -102,25 +93,17 @@ def main(
     if not out.parent.is_dir():
         raise ValueError(f"cannot write {out}: folder {out.parent} does not exist")
     records = Shards(folder, split) if (folder / "dataset.json").is_file() else Folder(folder)
-    load = partial(load_model, weights, device)
-    model = as_matching(load(), str(weights))
-    compute: Compute = partial(map, partial(_embed, load))
-    if engine == "ray":
-        from albef.cluster import map_on_cluster  # Only this engine needs Ray.
-
-        load = partial(load_model, weights.resolve(), device, threads=1)  # A worker has one core.
-        compute = partial(map_on_cluster, partial(_embed, load), gpu=device not in ("auto", "cpu"))
+    model = as_matching(load_model(weights, device), str(weights))
     with atomic(out) as part:
-        images, texts = write_features(model, records, part, compute)
+        images, texts = write_features(model, records, part)
     print(f"{images:,} images, {texts:,} texts")
     print(out)
 
 
-@cache
-def load_model(weights: Path, device: str, threads: int = 0) -> Any:
-    """Load a checkpoint or an export, once in a process."""
+def load_model(weights: Path, device: str) -> Any:
+    """Load a checkpoint or an export."""
     if (weights / NAME).is_file():
-        return runtime.load(weights, threads=threads)
+        return runtime.load(weights)
     import torch
 
     from albef.export.torch_model import load
@@ -130,23 +113,7 @@ def load_model(weights: Path, device: str, threads: int = 0) -> Any:
     return load(weights, device=device)
 
 
-def _embed(load: Callable[[], Matching], items: Items) -> Floats:
-    """Return the features of the records' images, or of texts."""
-    texts = [item for item in items if isinstance(item, str)]
-    if texts:
-        return load().embed_text(texts)
-    records = [item for item in items if isinstance(item, Record)]
-    try:
-        return load().embed_image([record.image for record in records])
-    except ImageError:
-        for record in records:
-            decode(record.image, record.key)  # Raises an error with the key of the damaged image.
-        raise
-
-
-def write_features(
-    model: Matching, records: Shards | Folder, out: Path, compute: Compute
-) -> tuple[int, int]:
+def write_features(model: Matching, records: Shards | Folder, out: Path) -> tuple[int, int]:
     """Write the features of all images, then of all captions; return the number of each."""
     schema = pa.schema(
         [
@@ -158,30 +125,43 @@ def write_features(
         ],
         metadata={"weights": model.digest},
     )
-    images: list[Row] = []
     texts: list[Row] = []
 
-    def read() -> Iterator[list[Record]]:
+    def of_images() -> Iterator[tuple[list[Row], Floats]]:
         for part in batches(len(records)):
             batch = [records[i] for i in range(len(records))[part]]
-            images.extend((record.key, record.image_id, None) for record in batch)
             texts.extend((r.key, r.image_id, text) for r in batch for text in r.captions)
-            yield batch
+            yield [(r.key, r.image_id, None) for r in batch], _embed_images(model, batch)
+
+    def of_texts() -> Iterator[tuple[list[Row], Floats]]:
+        for part in batches(len(texts)):
+            yield texts[part], model.embed_text([str(text) for _, _, text in texts[part]])
 
     with pq.ParquetWriter(out, schema, compression="zstd") as file:
 
-        def write(kind: str, rows: list[Row], computed: Iterator[Floats], count: int) -> None:
-            parts = list(batches(count))
-            done = zip(parts, computed, strict=True)
-            with typer.progressbar(done, len(parts), f"{kind}s", file=sys.__stderr__) as shown:
-                for part, feats in shown:
-                    keys, image_ids, captions = map(list, zip(*rows[part], strict=True))
+        def write(kind: str, parts: Iterator[tuple[list[Row], Floats]], count: int) -> None:
+            length = len(list(batches(count)))
+            with typer.progressbar(parts, length, f"{kind}s", file=sys.__stderr__) as shown:
+                for rows, feats in shown:
                     flat = pa.array(feats.ravel(), pa.float32())
                     vectors = pa.FixedSizeListArray.from_arrays(flat, model.embed_dim)
-                    columns = [[kind] * len(feats), keys, image_ids, captions, vectors]
+                    columns = [[kind] * len(rows), *map(list, zip(*rows, strict=True)), vectors]
                     file.write_table(pa.table(columns, schema=schema))
 
-        write("image", images, compute(read()), len(records))
-        captions = [str(text) for _, _, text in texts]
-        write("text", texts, compute(captions[p] for p in batches(len(texts))), len(texts))
-    return len(images), len(texts)
+        write("image", of_images(), len(records))
+        write("text", of_texts(), len(texts))
+    return len(records), len(texts)
+
+
+def _embed_images(model: Matching, records: list[Record]) -> Floats:
+    """Return the features of the records' images.
+
+    Raises:
+        ImageError: an image cannot be decoded; the message has the key of its record.
+    """
+    try:
+        return model.embed_image([record.image for record in records])
+    except ImageError:
+        for record in records:
+            decode(record.image, record.key)
+        raise
