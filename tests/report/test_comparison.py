@@ -18,14 +18,15 @@ from albef.report.curves import Deviation
 from albef.report.drift import SplitRows
 from albef.report.flips import Choice, Flip, flips
 from albef.report.thumbnails import Thumbnail
-from tests.report.test_page import BAD, Page
+from tests.report.test_page import Page
 from tests.report.test_scores import PAIRED, predicted
 
 POINTS = ((9.0, 2.0), (19.0, 1.0))
 
 
-def full(text: str) -> Comparison:
-    """A comparison with everything, where every text is ``text``."""
+def full() -> Comparison:
+    """A comparison with everything."""
+    text = "a dog"
     thumbnail = Thumbnail(text, "data:image/png;base64,AA==", (text,))
     turned = (
         Flip(text, thumbnail, text, Choice(False, text), Choice(True, text)),
@@ -55,19 +56,8 @@ def full(text: str) -> Comparison:
     )
 
 
-def test_nothing_that_is_shown_becomes_markup_and_nothing_is_fetched() -> None:
-    html = render(full(BAD))
-    page = Page(html)
-    assert not {"script", "link"} & set(page.tags)
-    assert "onload" not in page.names
-    assert page.text.count("<script>alert(1)</script>") > 20
-    assert all(address.startswith(("#", "data:image/")) for address in page.addresses)
-    assert "url(" not in html
-    assert "default-src 'none'" in html
-
-
 def test_it_says_what_differs_and_how_sure_that_is() -> None:
-    text = Page(render(full("a dog"))).text
+    text = Page(render(full())).text
     for part in (
         "+12.50",
         "a dog, better",
@@ -82,7 +72,7 @@ def test_it_says_what_differs_and_how_sure_that_is() -> None:
 
 
 def test_equal_answers_take_a_line_and_no_card() -> None:
-    it = full("a dog")
+    it = full()
     test = it.splits[0].paired[0]
     same = replace(test, difference=0.0, interval=Interval(0, 0), gained=0, lost=0)
     assert (test.verdict, same.verdict) == ("better", "equal")

@@ -1,6 +1,6 @@
 """Numbers and values in the words of the page."""
 
-from albef.report.wording import flatten, format_number
+from albef.report.wording import flatten, format_number, web_address
 
 
 def test_numbers_are_for_readers() -> None:
@@ -10,3 +10,9 @@ def test_numbers_are_for_readers() -> None:
 
 def test_nested_values_have_dotted_names() -> None:
     assert dict(flatten({"a": {"b": 1, "c": {}}, "d": [1]})) == {"a.b": 1, "a.c": {}, "d": [1]}
+
+
+def test_only_web_addresses_are_linked() -> None:
+    for url in ("javascript:alert(1)", "data:text/html,x", "//x.test"):
+        assert web_address(url) == ""
+    assert web_address("https://a.test") == "https://a.test"
