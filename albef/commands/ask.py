@@ -9,13 +9,7 @@ from albef.runtime.answering import Answering
 
 
 def main(checkpoint: Path, image: Path, question: str, k: int) -> None:
-    """Print the ``k`` best answers and their probabilities.
-
-    Raises:
-        ParamsError: the image is missing, the question is empty, or the model does not answer
-            questions.
-        CheckpointError: the run has not been trained.
-    """
+    """Print the ``k`` best answers and their probabilities."""
     if not question.strip():
         raise ParamsError("the question is empty; ask, for example, 'how many keys are there?'")
     if not image.is_file():

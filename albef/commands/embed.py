@@ -74,21 +74,8 @@ class Folder:
 def main(folder: Path, split: str, weights: Path, device: str, out: Path) -> None:
     """Write the features of a folder of images, or of a dataset's split, and print their number.
 
-    Args:
-        folder: folder of images, or a dataset.
-        split: split of a dataset.
-        weights: checkpoint or export. An export does not need torch, and uses the device that ONNX
-            Runtime finds.
-        device: auto, cpu, cuda or cuda:N.
-        out: Parquet file to write.
-
-    Raises:
-        CheckpointError, ExportError: ``weights`` is neither a checkpoint nor an export, or is
-            damaged.
-        ImageError: an image cannot be decoded.
-        ShardError: the dataset lacks the split, or is damaged.
-        ValueError: the folder is missing or has no image, or the model does not match images and
-            texts.
+    ``weights`` is a checkpoint or an export. An export does not need torch, and uses the device
+    that ONNX Runtime finds.
     """
     if not out.parent.is_dir():
         raise ValueError(f"cannot write {out}: folder {out.parent} does not exist")
@@ -154,11 +141,7 @@ def write_features(model: Matching, records: Shards | Folder, out: Path) -> tupl
 
 
 def _embed_images(model: Matching, records: list[Record]) -> Floats:
-    """Return the features of the records' images.
-
-    Raises:
-        ImageError: an image cannot be decoded; the message has the key of its record.
-    """
+    """Return the features of the records' images; an error has the key of its record."""
     try:
         return model.embed_image([record.image for record in records])
     except ImageError:

@@ -46,17 +46,7 @@ def main(
 ) -> None:
     """Write the figure, and print the probability and the figure's path.
 
-    Args:
-        image: file of the image.
-        text: text to find.
-        model: folder of the checkpoint.
-        layer: fusion layer, from 0; None takes the default of :func:`explain`.
-        out: file to write; None names it after the image.
-
-    Raises:
-        CheckpointError: the checkpoint is missing, or has no image-text matching.
-        ImageError: the image cannot be decoded.
-        ValueError: the image is missing, the text is empty, or the layer does not exist.
+    ``model`` is the folder of a checkpoint. By default, the figure is named after the image.
     """
     if not image.is_file():
         raise ValueError(f"image {image} does not exist")

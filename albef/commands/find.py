@@ -39,10 +39,6 @@ def main(
     """Print the ``k`` images of a split that fit a text best, and the path of an overview image.
 
     The overview is written to ``folder``. Image features are cached there for the next call.
-
-    Raises:
-        ParamsError: the text is empty.
-        ExportError: the run has not been exported.
     """
     if not text.strip():
         raise ParamsError("the text is empty; search, for example, for 'a dog left of an apple'")

@@ -60,18 +60,10 @@ outputs = encoder.run(None, {{"pixel_values": image["pixel_values"]}})
 
 
 def main(export: Path, card: Path, out: Path, licence: str, datasets: list[str]) -> None:
-    """Write an export in the Hub's layout.
+    """Write an export in the Hub's layout, in every precision that its folder has.
 
-    Args:
-        export: export to share, in every precision that its folder has.
-        card: its model card, from the report or from a release.
-        out: folder to write; it must not exist.
-        licence: the Hub's name of the model's licence.
-        datasets: names on the Hub of the training datasets.
-
-    Raises:
-        ExportError: the folder is not an export, or was changed.
-        ValueError: ``out`` exists, or the card cannot be read.
+    ``card`` is its model card, from the report or from a release. ``licence`` and ``datasets`` have
+    the Hub's names.
     """
     manifest = manifests.read(export)
     precisions = [name for name in manifest.precisions if (export / name).is_dir()]

@@ -25,17 +25,9 @@ _TYPES = {
 
 
 def main(export: Path, out: Path, precision: str | None, batch: int) -> None:
-    """Write the graphs of one precision, each with its ``config.pbtxt``.
+    """Write the graphs of one precision (by default the first), each with its ``config.pbtxt``.
 
-    Args:
-        export: export to serve.
-        out: folder to write; it must not exist.
-        precision: weights; None takes the export's first.
-        batch: maximum number of items that Triton computes together.
-
-    Raises:
-        ExportError: the folder is not an export, was changed, or lacks the precision.
-        ValueError: ``out`` exists.
+    Triton computes at most ``batch`` items together.
     """
     manifest = manifests.read(export)
     chosen = precision or manifest.precisions[0]

@@ -163,14 +163,10 @@ def _hashing_config(folder: Path, signature: Path) -> Any:
 
 
 def write(export: Path, release: Path, version: str, commit: str, key: Path | None) -> None:
-    """Write the lineage of a release, and sign everything if there is a key.
+    """Write the lineage of a release, and sign everything if there is a private key.
 
-    Args:
-        export: folder that is released.
-        release: folder with the card and the figures.
-        version: version of the export.
-        commit: commit with the code, values and data that made the export.
-        key: file of the private key, or None.
+    ``release`` is the folder with the card and the figures. ``commit`` has the code, values and
+    data that made the export.
     """
     write_json(release / LINEAGE, statement(export, version, commit))
     if key is not None:

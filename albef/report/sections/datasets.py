@@ -151,10 +151,7 @@ class DatasetPage:
 def read_page(layout: Layout, data: Dataset, count: int) -> DatasetPage:
     """Return the page of a dataset, with ``count`` examples per group."""
     folder, quarantine = layout.data(data.name), layout.quarantine(data.name)
-    summary = read_json(path := quarantine / "summary.json") or {}
-    if any("rejected" not in intake for intake in summary.values()):
-        stage = f"{'curate' if data.filtered_from else 'ingest'}@{data.name}"
-        raise ValueError(f"{path} is of an earlier version; run `dvc repro -s -f {stage}`")
+    summary = read_json(quarantine / "summary.json") or {}
     rows, groups = (
         pq.read_table(file).to_pylist() if file.is_file() else []
         for file in (quarantine / "examples.parquet", quarantine / "duplicates.parquet")

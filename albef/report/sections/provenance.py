@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from albef.io import read_json
 from albef.layout import HEADLINE, Layout
@@ -12,17 +12,6 @@ from albef.report.wording import flatten
 from albef.run_record import RunRecord
 from albef.run_record import read as read_record
 from albef.runtime.manifest import NAME as MANIFEST
-
-
-class Machine(NamedTuple):
-    """Machine and revision of some stages, and the start of the first."""
-
-    machine: str
-    python: str
-    revision: str
-    clean: bool | None
-    started: str
-    stages: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -42,13 +31,13 @@ class Costs:
         """Return an attribute of the record of each stage with a duration."""
         return [getattr(record, name) or 0.0 for record in self.timed.values()]
 
-    def machines(self) -> list[Machine]:
-        """Return the stages grouped by machine and revision, in order."""
-        groups: dict[tuple[str, str, str, bool | None], dict[str, str]] = {}
+    def machines(self) -> list[dict[str, RunRecord]]:
+        """Return the records by stage, grouped by machine and revision."""
+        groups: dict[tuple[object, ...], dict[str, RunRecord]] = {}
         for stage, run in self.recorded.items():
-            key = (run.machine or "unknown machine", run.python, run.git.revision, run.git.clean)
-            groups.setdefault(key, {})[stage] = run.started
-        return [Machine(*key, min(times.values()), tuple(times)) for key, times in groups.items()]
+            key = (run.machine, run.python, run.git.revision, run.git.clean)
+            groups.setdefault(key, {})[stage] = run
+        return list(groups.values())
 
     def versions(self) -> dict[str, str]:
         """Return package versions; several if stages ran with different ones."""
