@@ -74,11 +74,16 @@ def commands(page: Path) -> Iterator[list[str]]:
             yield re.sub(r"'[^']*'|\"[^\"]*\"| #.*|[;&|].*", " WORD ", found[1]).split()
 
 
+KNOWN: dict[str, Any] = {
+    name: command
+    for app in (albef.cli.app, flows.cli.app)
+    for name, command in get_command(app).commands.items()  # type: ignore[attr-defined]
+}
+
+
 def unknown(words: list[str]) -> set[str]:
     """What of a command the command line does not know: the command itself or its options."""
-    known: Any = None
-    for app in (albef.cli.app, flows.cli.app):
-        known = get_command(app).commands.get(words[0]) or known  # type: ignore[attr-defined]
+    known = KNOWN.get(words[0])
     if hasattr(known, "commands") and len(words) > 1:
         known = known.commands.get(words[1])
     if known is None:

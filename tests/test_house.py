@@ -174,22 +174,10 @@ FLOORS = (
 
 """Parts of albef/, each of which may import those before it."""
 OF_FLOWS = {
-    "albef.commands.command",
-    "albef.config",
-    "albef.data.shards",
-    "albef.evaluation.statistics",
-    "albef.io",
-    "albef.layout",
-    "albef.release.attestation",
-    "albef.release.gate",
-    "albef.report",
-    "albef.run_record",
-    "albef.runtime.manifest",
-    "albef.trackers",
-    "albef.trackers.mlflow",
-    "albef.validation.drift",
-}
-"""What flows may import of albef/; pipelines may import all of it."""
+    "commands", "config", "data", "evaluation", "io", "layout", "release", "report", "run_record",
+    "runtime", "trackers", "validation",
+}  # fmt: skip
+"""Parts of albef/ that flows may import; pipelines may import all of it."""
 FOREIGN = {
     "albef": {"prefect", "dvc", "dvclive"},
     "pipelines": {"prefect", "dvc"},
@@ -216,18 +204,16 @@ def part(module: str) -> str:
 def is_below(path: str, module: str) -> bool:
     """Whether a file of ours may import one of our modules."""
     here, there = part(path), part(path_of(module) or module)
-    if here == there or there == "albef":
+    if here == there or there == "albef" or here == "albef":  # which imports two names lazily
         return True
     if path == COMMANDS and there == "pipelines":
         return True
-    if here == "albef":
-        return True  # its two names are imported when they are asked for
+    name = there.removeprefix("albef.")
+    if name == there:
+        return False
     if here in ("pipelines", "flows"):
-        allowed = {there, module_of(path_of(module) or ""), module} & OF_FLOWS
-        is_package = str(path_of(module)).endswith("__init__.py")  # its module is what counts
-        return there.startswith("albef.") and (here == "pipelines" or bool(allowed) or is_package)
-    names = [name.removeprefix("albef.") for name in (there, here)]
-    return there.startswith("albef.") and FLOORS.index(names[0]) < FLOORS.index(names[1])
+        return here == "pipelines" or name in OF_FLOWS
+    return FLOORS.index(name) < FLOORS.index(here.removeprefix("albef."))
 
 
 def may_import(path: str, module: str) -> bool:
