@@ -1,13 +1,12 @@
-"""Provenance in the report: checkpoints, exports, their lineage, and the cost of the stages."""
+"""Provenance in the report: checkpoints, lineage, and the cost of the stages."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from albef.io import read_json
-from albef.layout import HEADLINE, Layout
+from albef.layout import Layout
 from albef.lineage import CONFIG, Lineage, Project, Step
-from albef.report.metric_names import split_order
 from albef.report.wording import flatten
 from albef.run_record import RunRecord
 from albef.run_record import read as read_record
@@ -56,23 +55,6 @@ class Model:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Export:
-    """The export of a run: its manifest by dotted name, and its metrics.
-
-    ``scores`` has the metrics of torch and of each precision, ``bytes`` the sizes of the graphs.
-    """
-
-    run: str
-    manifest: Mapping[str, Any]
-    headline: str = ""
-    """The metric that the run is judged by."""
-    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    bytes: Mapping[str, float] = field(default_factory=dict)
-    calibration: Mapping[str, Any] | None = None
-    """As returned by :func:`albef.export.calibration.describe`."""
-
-
 def read_costs(params: Mapping[str, Any], layout: Layout) -> Costs:
     """Return the run records of all stages before the report, in the order of the graph."""
     data, runs = params.get("datasets", {}), params.get("tasks", {})
@@ -93,27 +75,6 @@ def read_model(layout: Layout, name: str) -> Model:
         return Model(name, note=f"This checkpoint does not exist yet: {layout.model(name)}.")
     values, sizes = (dict(flatten(config.get(key, {}))) for key in ("values", "model"))
     return Model(name, values, sizes)
-
-
-def read_exports(params: Mapping[str, Any], layout: Layout) -> Iterator[Export]:
-    """Yield the existing exports, from their manifests and metrics."""
-    for run in params.get("tasks", {}):
-        manifest = read_json(layout.export(run) / MANIFEST)
-        if manifest is None:
-            continue
-        scores = read_json(layout.export_metrics(run)) or {}
-        sizes, calibration = scores.pop("bytes", {}), scores.pop("calibration", None)
-        headlines = (read_json(layout.metrics(run)) or {}).get(HEADLINE, {})
-        export = params.get("export", {}).get("runs", {}).get(run) or {}
-        splits = sorted(headlines, key=lambda name: split_order(name, params))
-        torch = scores.get("torch", {})
-        names = [headlines.get(export.get("split", "test")), *map(headlines.get, splits), *torch]
-        headline = next((metric for metric in names if metric in torch), "")
-        # JSON sorts the names. Here torch comes first, then the precisions as in the manifest.
-        of_torch = [name for name in scores if name.startswith("torch")]
-        precisions = [name for name in manifest.get("precisions", ()) if name in scores]
-        scores = {name: scores[name] for name in (*of_torch, *precisions)}
-        yield Export(run, dict(flatten(manifest)), headline, scores, sizes, calibration)
 
 
 def read_chains(project: Project) -> Iterator[Step]:
