@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, cast
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -53,7 +52,7 @@ def opt_in(off: Any) -> Any:
 class Range(Section):
     """Range of a value to search: between ``low`` and ``high``, first tried at ``start``."""
 
-    low: float
+    low: Annotated[float, Field(ge=0)]
     """Lowest value tried."""
     high: float
     """Highest value tried."""
@@ -68,16 +67,9 @@ class Range(Section):
             raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
         if not self.low <= self.start <= self.high:
             raise ValueError(f"start {self.start:g} must be in {self.low:g} to {self.high:g}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"low must be above 0 in a logarithmic range, got {self.low:g}")
+        if self.log and not self.low:
+            raise ValueError("low must be above 0 in a logarithmic range")
         return self
-
-
-def _not_negative(value: float | Range) -> float | Range:
-    """Return ``value``; raise ValueError if it, or the lowest value of a range, is below 0."""
-    if not (value.low if isinstance(value, Range) else value) >= 0:
-        raise ValueError("value should be greater than or equal to 0")
-    return value
 
 
 OWN, OTHER = "[own]", "[other]"
@@ -85,9 +77,8 @@ OWN, OTHER = "[own]", "[other]"
 _TAGS = {"range", "value", "[key]", OWN, OTHER}
 """Parts of an error's location that are not keys."""
 Tunable = Annotated[
-    Annotated[float, Tag("value")] | Annotated[Range, Tag("range")],
+    Annotated[float, Field(ge=0), Tag("value")] | Annotated[Range, Tag("range")],
     Discriminator(lambda value: "range" if isinstance(value, Mapping | Range) else "value"),
-    AfterValidator(_not_negative),
 ]
 """A value of at least 0, or a range that search replaces by a value."""
 Count = Annotated[int, Field(ge=1)]
