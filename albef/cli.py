@@ -184,8 +184,9 @@ def import_checkpoint(
     """
     from albef.commands.importing import main
 
-    options = (tokenizer, kind, image_size, heads, answers)
-    main(source, target, *options, track_it=not no_dvc, back=back)
+    sizes = {"image_size": image_size, "heads": heads}
+    options = {"tokenizer": tokenizer, "kind": kind, "answers": answers, **sizes}
+    main(source, target, track_it=not no_dvc, back=back, **options)
 
 
 @command(app, "hub")

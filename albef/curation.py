@@ -150,14 +150,7 @@ def write_filtered(
 ) -> dict[str, Any]:
     """Write the filtered dataset that results from editing the rows of the dataset in ``base``.
 
-    Args:
-        folder: output folder.
-        base: folder of the dataset, or filtered dataset, to curate.
-        edit: edits the rows.
-        origin: how the filtered dataset is made, for its dataset.json.
-
-    Returns:
-        The content of its dataset.json.
+    Return the content of its dataset.json. ``origin`` says there how it is made.
 
     Raises:
         ValueError: no caption of the training split is left.

@@ -204,11 +204,8 @@ def _git(inputs: Iterable[str]) -> dict[str, Any]:
 def inputs(stages: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
     """Return the paths in the project that stages read and no stage writes, such as code.
 
-    dvc.lock, metrics and run records are not among them. They change during a run.
-
-    Args:
-        stages: stages of dvc.yaml.
-        params: content of the whole params file, which has the paths of other inputs.
+    dvc.lock, metrics and run records are not among them, because they change during a run.
+    ``stages`` are those of dvc.yaml; the params file has the paths of other inputs.
     """
     paths = {"dvc.yaml", "params.yaml"}
     for stage in stages.values():
@@ -223,12 +220,9 @@ def inputs(stages: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
 
 
 def declared_files(stages: Mapping[str, Any], address: str, params: Mapping[str, Any]) -> set[Path]:
-    """Return every code file that a stage declares.
+    """Return every code file that a stage declares; its address is ``NAME`` or ``NAME@KEY``.
 
-    Args:
-        stages: stages of dvc.yaml.
-        address: address of the stage, ``NAME`` or ``NAME@KEY``.
-        params: content of the whole params file, which has the kinds of the runs.
+    ``stages`` are those of dvc.yaml; the params file has the kinds of the runs.
     """
     name, _, key = address.partition("@")
     stage = stages.get(name, {})
@@ -242,10 +236,9 @@ def declared_files(stages: Mapping[str, Any], address: str, params: Mapping[str,
 
 
 def code_digest(files: Iterable[Path]) -> str:
-    """Return a SHA-256 over the modules among files, without comments and docstrings.
+    """Return a SHA-256 over the modules among files, without comments and docstrings, in hex.
 
-    Returns:
-        The digest in hex, or "" without modules or if one is missing.
+    It is "" if there is no module, or if one is missing.
     """
     digest, names = hashlib.sha256(), {path.as_posix() for path in files if path.suffix == ".py"}
     for name in sorted(names):

@@ -9,6 +9,7 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -152,32 +153,19 @@ def track(folder: Path) -> str:
 
 
 def main(
-    source: Path,
-    target: Path,
-    tokenizer: str = TOKENIZER,
-    kind: str | None = None,
-    image_size: int | None = None,
-    heads: tuple[int, int] | None = None,
-    answers: Path | None = None,
-    *,
-    track_it: bool = True,
-    back: bool = False,
+    source: Path, target: Path, *, track_it: bool = True, back: bool = False, **options: Any
 ) -> None:
-    """Import a checkpoint, or export one if ``back`` is true; see :func:`import_original`."""
+    """Import a checkpoint, or export one if ``back`` is true.
+
+    The options are those of :func:`import_original`.
+    """
     if target.exists():  # Checked first, because reading the source can take gigabytes.
         raise CheckpointError(f"{target} exists already; remove it, or choose another name")
     if back:
         export_original(source, target)
         print(f"{target}: written in the format of the original code")
         return
-    checkpoint = import_original(
-        source,
-        tokenizer=tokenizer,
-        kind=kind,
-        image_size=image_size,
-        heads=heads,
-        answers=answers,
-    )
+    checkpoint = import_original(source, **options)
     write(checkpoint, target)
     tracked = track(target) if track_it else "not tracked by DVC (--no-dvc)"
     count = sum(t.numel() for n, t in checkpoint.tensors.items() if not n.startswith("queue."))

@@ -223,12 +223,11 @@ def metrics_of(
 
 
 class Overlay(NamedTuple):
-    """Curves of a training on all sides: losses and validation, and the rest; none if equal."""
+    """Curves of a training on all sides; no charts if they are equal."""
 
     name: str
     legend: Sequence[tuple[str, str]]
-    main: Sequence[Chart]
-    rest: Sequence[Chart]
+    charts: Sequence[Chart]
 
 
 def trainings(comparison: Comparison) -> Iterator[Overlay]:
@@ -245,15 +244,11 @@ def trainings(comparison: Comparison) -> Iterator[Overlay]:
             continue
         same = all(curves == sides[0][0] for curves, _ in sides)
         drawn = set() if same else {name for curves, _ in sides for name in curves}
-        charts = {
-            name: _chart(name, [replace(line, points=c[name]) for c, line in sides if c.get(name)])
+        charts = [
+            _chart(name, [replace(line, points=c[name]) for c, line in sides if c.get(name)])
             for name in sorted(drawn, key=_curve_order)
-        }
-        validated = next((name for name in charts if name.startswith("val/")), "")
-        main = [c for name, c in charts.items() if name.startswith("train/") or name == validated]
-        main = main or list(charts.values())
-        rest = [chart for chart in charts.values() if chart not in main]
-        yield Overlay(training, [(line.label, line.css) for _, line in sides], main, rest)
+        ]
+        yield Overlay(training, [(line.label, line.css) for _, line in sides], charts)
 
 
 def _curve_order(name: str) -> tuple[int, tuple[bool, int, str, int]]:
@@ -265,4 +260,6 @@ def _chart(name: str, lines: Sequence[Line]) -> Chart:
     kind, _, rest = name.rpartition("/")
     title = metric_names.label(rest) + (", validation" if kind == "val" else "")
     last = " / ".join(format_number(line.points[-1][1]) for line in lines)
-    return Chart(title, f"last {last}" if len(lines) <= 3 else "", (), "step", lines)
+    is_main = kind == "train" or (kind == "val" and metric_names.is_main(rest))
+    note = f"last {last}" if len(lines) <= 3 else ""
+    return Chart(title, note, (), "step", lines, main=is_main)
