@@ -54,7 +54,6 @@ returns the edited rows and how many scores or captions it used.
 """
 _BATCH = 64  # images per forward pass
 _ROWS = 10_000  # rows of the index that are edited at a time
-_STEPS = 20  # points of the precision and recall curve
 
 
 class CurateConfig(Section):
@@ -272,38 +271,3 @@ def _noise(caption: str, meta: str) -> str:
         return ""
     annotations = json.loads(meta)
     return "" if caption == annotations.get("written") else str(annotations["noise"])
-
-
-def precision_and_recall(
-    scores: NDArray[np.float32], keep_mask: NDArray[np.bool_], noise: Sequence[str]
-) -> dict[str, Any]:
-    """Return the precision and recall, in percent, of removing noise.
-
-    Noise is captions that the source records as wrong or as describing nothing. Precision and
-    recall are measured on the removed captions, and along a curve of shares that could be removed.
-    The result is empty if the source records no noise.
-    """
-    kinds = np.array(noise)
-    if not (kinds != "").any():
-        return {}
-
-    def measure(removed: NDArray[Any]) -> dict[str, float]:
-        is_noise = kinds[removed] != ""
-        recalls = {
-            f"recall of {kind}": 100 * float((kinds[removed] == kind).sum() / (kinds == kind).sum())
-            for kind in sorted(set(kinds) - {""})
-        }
-        recall = float(is_noise.sum() / (kinds != "").sum())
-        return {"precision": 100 * float(is_noise.mean()), "recall": 100 * recall, **recalls}
-
-    worst = np.argsort(-scores, kind="stable")[::-1]
-    cuts = [round(len(worst) * step / _STEPS) for step in range(1, _STEPS)]
-    return {
-        "captions": int((kinds != "").sum()),
-        "found": measure(np.flatnonzero(~keep_mask)) if not keep_mask.all() else {},
-        "curve": [
-            {"went": 100 * cut / len(worst), "below": float(scores[worst[cut]]),
-             **measure(worst[:cut])}
-            for cut in cuts if cut
-        ],
-    }  # fmt: skip

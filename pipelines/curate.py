@@ -7,12 +7,10 @@ import hashlib
 import logging
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 
 from albef.curation import (
     SCORES,
@@ -22,7 +20,6 @@ from albef.curation import (
     adding,
     choose,
     keeping,
-    precision_and_recall,
     score,
     write_captions,
     write_filtered,
@@ -73,7 +70,10 @@ def run(stage: Stage) -> None:
             filtered, base, keeping(kept_mask), origin | {"score": config.score}
         )
         write_scores(quarantine / "scores.parquet", base, results, kept_mask)
-        _write_precision(stage, results[config.score].to_numpy(), kept_mask, quarantine)
+        below = float(results[config.score].to_numpy()[kept_mask].min())
+        write_json(quarantine / "curation.json", {"below": below})
+        stage.record["kept"] = int(kept_mask.sum())
+        log.info("%s: kept %d of %d captions", stage.key, kept_mask.sum(), len(kept_mask))
     else:
         description = write_filtered(filtered, base, adding(results["written"].to_pylist()), origin)
         quarantine.mkdir(parents=True, exist_ok=True)
@@ -82,22 +82,6 @@ def run(stage: Stage) -> None:
     write_json(verdict, {"dataset": stage.key, "digest": description["digest"]})
     write_json(quarantine / "summary.json", _summary(base, filtered))
     stage.made(filtered / "dataset.json", verdict, quarantine / "summary.json")
-
-
-def _write_precision(
-    stage: Stage, scores: NDArray[np.float32], kept_mask: NDArray[np.bool_], quarantine: Path
-) -> None:
-    """Write and log the precision and recall of removing captions known to be wrong."""
-    noise = pq.read_table(quarantine / "scores.parquet", columns=["noise"])["noise"].to_pylist()
-    metrics = precision_and_recall(scores, kept_mask, noise)
-    write_json(quarantine / "curation.json", {"below": float(scores[kept_mask].min()), **metrics})
-    stage.record["kept"] = int(kept_mask.sum())
-    log.info("%s: kept %d of %d captions", stage.key, kept_mask.sum(), len(kept_mask))
-    if metrics.get("found"):
-        words = ", ".join(f"{name} {value:.1f} %" for name, value in metrics["found"].items())
-        log.info(
-            "removal of the %d captions that are known to be wrong: %s", metrics["captions"], words
-        )
 
 
 def _apply(

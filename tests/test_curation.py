@@ -1,4 +1,4 @@
-"""Which captions stay, and how well that finds what is known to be wrong, by written scores."""
+"""Which captions stay, by written scores."""
 
 import itertools
 from pathlib import Path
@@ -15,7 +15,6 @@ from albef.curation import (
     CurateConfig,
     choose,
     keeping,
-    precision_and_recall,
     write_filtered,
     write_scores,
 )
@@ -32,21 +31,6 @@ def test_the_best_share_stays_and_of_equal_scores_the_earlier() -> None:
     assert choose(scores, config(keep=0.4)).tolist() == [True, True, False, False, False]
     assert choose(scores, config(keep=1.0)).all()
     assert choose(scores, config(threshold=0.5)).tolist() == [True, True, True, False, True]
-
-
-def test_precision_and_recall_of_what_went() -> None:
-    scores = np.arange(20, dtype=np.float32)
-    noise = ["wrong", "", "generic", "generic", *[""] * 16]
-    found = precision_and_recall(scores, scores >= 3, noise)
-    assert found["captions"] == 3
-    assert found["found"] == pytest.approx(
-        {"precision": 200 / 3, "recall": 200 / 3, "recall of wrong": 100, "recall of generic": 50}
-    )
-    assert [(at["went"], at["below"], at["recall"]) for at in found["curve"][:4]] == [
-        (5.0, 1.0, pytest.approx(100 / 3)), (10.0, 2.0, pytest.approx(100 / 3)),
-        (15.0, 3.0, pytest.approx(200 / 3)), (20.0, 4.0, 100.0),
-    ]  # fmt: skip
-    assert precision_and_recall(scores, scores >= 3, [""] * 20) == {}
 
 
 def test_rows_lie_together_across_splits_and_parts(

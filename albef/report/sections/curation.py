@@ -1,7 +1,7 @@
 """Curation of a filtered dataset: scores, and rejected and kept captions."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from albef.io import read_json
 from albef.layout import Layout
-from albef.report.figures import Chart, Histogram, Line
+from albef.report.figures import Chart, Histogram
 from albef.report.thumbnails import SplitRecords, Thumbnail, sample
 
 
@@ -22,8 +22,6 @@ class Curation:
 
     facts: Mapping[str, Any]
     """Model, score and threshold, by label."""
-    found: Mapping[str, float] = field(default_factory=dict)
-    """Precision and recalls, in percent, of rejecting captions known to be wrong."""
     charts: Sequence[Chart] = ()
     examples: Sequence[tuple[str, Sequence[Thumbnail]]] = ()
     """Titles, each with captions in the order of their scores, which they begin with."""
@@ -46,13 +44,12 @@ def read(layout: Layout, name: str, described: Mapping[str, Any], count: int) ->
     facts |= {"threshold": summary["below"]}
     return Curation(
         facts,
-        summary.get("found", {}),
-        list(_charts(table, curated["score"], summary.get("curve", ()))),
+        list(_charts(table, curated["score"])),
         list(_examples(layout.data(curated["of"]), table, curated["score"], count)),
     )
 
 
-def _charts(table: pa.Table, score: str, curve: Sequence[Mapping[str, float]]) -> Iterator[Chart]:
+def _charts(table: pa.Table, score: str) -> Iterator[Chart]:
     kinds = pc.unique(table["noise"]).to_pylist()
     for kind in sorted(kinds):
         scores = table.filter(pc.equal(table["noise"], kind))[score].to_numpy().astype(float)
@@ -62,14 +59,6 @@ def _charts(table: pa.Table, score: str, curve: Sequence[Mapping[str, float]]) -
         shares = {score.upper(): (counts / len(scores)).tolist()}
         bins = Histogram(edges.tolist(), shares)
         yield Chart(title, f"median {np.median(scores):.3g}", (), score, histogram=bins)
-    if curve:
-        lines = [
-            Line(name, [(point["went"], point[name]) for point in curve], colour)
-            for colour, name in enumerate((n for n in curve[0] if n not in ("went", "below")), 1)
-        ]
-        title = "Detection of wrong captions"
-        legend = tuple((line.label, line.css) for line in lines)
-        yield Chart(title, "%", legend, "% rejected", lines)
 
 
 def _examples(
