@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from albef.evaluation.statistics import CONFIDENCE, Interval, Spread, holm
 from albef.report import metric_names
+from albef.report.changes import SplitRows
 from albef.report.curves import Curves, Deviation
-from albef.report.drift import SplitRows
 from albef.report.figures import COLOURS, Chart, Line
 from albef.report.flips import Flip
 from albef.report.page import environment

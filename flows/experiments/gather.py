@@ -15,8 +15,8 @@ from albef.config import ParamsError
 from albef.data.shards import describe
 from albef.evaluation import statistics
 from albef.layout import BASELINES, HEADLINE
+from albef.report import changes, curves, flips, metric_names, scores
 from albef.report import comparison as page
-from albef.report import curves, drift, flips, metric_names, scores
 from albef.report.thumbnails import sample
 from albef.report.wording import flatten, format_value, numbers
 from flows.experiments.revisions import SEEDS, Revision, differing_code, opened
@@ -227,7 +227,7 @@ class _Gathering:
                 old, new = before.data(name), after.data(name)
                 if old and new:
                     same = describe(old)["digest"] == describe(new)["digest"]
-                    rows = () if same else drift.compare(before.index(name), after.index(name))
+                    rows = () if same else changes.compare(before.index(name), after.index(name))
                     yield page.Data(name, self._baseline(index), index, tuple(rows))
 
 

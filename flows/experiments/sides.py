@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from albef.data.shards import ShardError, describe, read_index
 from albef.layout import BEHAVIOUR
-from albef.report import curves, drift, scores
+from albef.report import changes, curves, scores
 from albef.report.thumbnails import SplitRecords
 from flows.experiments.revisions import Revision, RevisionUnavailableError
 from flows.graph import PRETRAINED
@@ -118,7 +118,7 @@ class Side:
     def contents(self, run: str, split: str) -> "pd.Series[Any] | None":
         """Return a hash of the content of each record in a split, by key; None if unknown."""
         rows = self._rows(run, split)
-        return None if rows is None else drift.contents(rows)
+        return None if rows is None else changes.contents(rows)
 
     def units(self, run: str, split: str, keys: pa.ChunkedArray) -> NDArray[np.int64]:
         """Return the resampling unit of each example: its pair, or all records with its image."""

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from albef.evaluation.statistics import Interval, Spread
 from albef.report import scores
+from albef.report.changes import SplitRows
 from albef.report.comparison import (
     Comparison,
     Data,
@@ -15,7 +16,6 @@ from albef.report.comparison import (
     render,
 )
 from albef.report.curves import Deviation
-from albef.report.drift import SplitRows
 from albef.report.flips import Choice, Flip, flips
 from albef.report.thumbnails import Thumbnail
 from tests.report.test_page import Page

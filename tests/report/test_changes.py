@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from albef.data.shards import read_index
-from albef.report import drift
+from albef.report import changes
 from tests.data import toy
 
 
@@ -26,10 +26,10 @@ def test_rows_are_added_removed_and_changed_by_what_stands_in_them(tmp_path: Pat
         toy.record(6),
         toy.record(9, split="test", meta={"a": "new"}),
     ]
-    found = drift.compare(_index(tmp_path / "a", before), _index(tmp_path / "b", after))
+    found = changes.compare(_index(tmp_path / "a", before), _index(tmp_path / "b", after))
     assert list(found) == [
-        drift.SplitRows("train", before=4, after=5, added=2, removed=1, changed=2),
-        drift.SplitRows("test", before=1, after=1, added=0, removed=0, changed=1),
+        changes.SplitRows("train", before=4, after=5, added=2, removed=1, changed=2),
+        changes.SplitRows("test", before=1, after=1, added=0, removed=0, changed=1),
     ]
 
 
@@ -38,5 +38,5 @@ def test_a_further_image_is_part_of_a_record(tmp_path: Path) -> None:
         _index(tmp_path / name, [toy.record(0, more=(toy.picture(other),))])
         for name, other in (("a", 1), ("b", 2))
     )
-    assert [row.changed for row in drift.compare(a, b)] == [1]
-    assert [row.changed for row in drift.compare(a, a)] == [0]
+    assert [row.changed for row in changes.compare(a, b)] == [1]
+    assert [row.changed for row in changes.compare(a, a)] == [0]
