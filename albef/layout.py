@@ -81,6 +81,9 @@ class Runtime(Section):
     max_damaged_shards: dict[str, Share] = Field({})
     """Accepted share of missing or unreadable shards in a split, by dataset. Datasets that are not
     listed have 0. Above it, training stops."""
+    shard: bool = False
+    """If true, processes split the weights of the blocks, their gradients and the optimizer's state
+    (FSDP2), for encoders that do not fit on a GPU. The last digits of results differ."""
     compile: bool = False
     """If true, torch compiles the encoders in training, for GPUs. The last digits of results
     differ."""

@@ -44,6 +44,7 @@ def numeric_environment(stage: Stage, device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if gpu else device.type,
         "threads": torch.get_num_threads(),
         "processes": world().size,
+        "shard": stage.runtime.shard,
         "recompute": stage.runtime.recompute,
         "compile": stage.runtime.compile,
         "compress": stage.runtime.compress,

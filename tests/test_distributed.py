@@ -10,12 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import distributed
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from albef.config import ParamsError
 from albef.distributed import joined, world
 from albef.loading.reading import Part
+from albef.tasks.task import LoraConfig
+from albef.training import sharding
+from albef.training.state import kept
 from tests.conftest import CAPTIONS, KINDS, free_port, tiny_task
 from tests.data import toy
 from tests.tasks import random_batch
@@ -66,35 +71,64 @@ def test_two_processes_compute_what_one_does_with_as_many_micro_batches(
     assert torch.equal(together["queue.pointer"], state["queue.pointer"])
     assert torch.equal(together["queue.ids"], state["queue.ids"])
     torch.testing.assert_close(together, state, rtol=1e-2, atol=5e-3)
-    one, both = curves(tmp_path), curves(out / kind)
-    assert one.keys() == both.keys()
-    for name, text in one.items():
-        for line, other in zip(text.splitlines()[1:], both[name].splitlines()[1:], strict=True):
-            assert [float(v) for v in line.split()] == pytest.approx(
-                [float(v) for v in other.split()], rel=2e-3
-            )
+    assert_same_curves(tmp_path, out / kind)
 
 
+def assert_same_curves(one: Path, other: Path) -> None:
+    """The same points, up to rounding."""
+    ours, theirs = curves(one), curves(other)
+    assert ours.keys() == theirs.keys()
+    for name, text in ours.items():
+        for line, its in zip(text.splitlines()[1:], theirs[name].splitlines()[1:], strict=True):
+            values = [float(value) for value in its.split()]
+            assert [float(value) for value in line.split()] == pytest.approx(values, rel=2e-3)
+
+
+@pytest.mark.parametrize("kind", toy_training.SPLIT)
+def test_split_weights_train_as_whole_ones_do(two: tuple[dict[str, Any], Path], kind: str) -> None:
+    found, out = two
+    whole, split = found[kind]["state"], found[f"split {kind}"]
+    torch.testing.assert_close(split, whole, rtol=1e-2, atol=5e-3)
+    assert_same_curves(out / f"split {kind}", out / kind)
+    epochs = [kept(out / name, [1])[1] for name in (f"split {kind}", kind)]
+    torch.testing.assert_close(*map(load_file, epochs), rtol=1e-2, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    "change", [{"optimizer": "muon"}, {"precision": "float16"}, {"lora": LoraConfig()}]
+)
+def test_weights_are_split_for_adamw_alone(change: dict[str, Any]) -> None:
+    task: Any = tiny_task()
+    task.config = task.config.model_copy(update=change)
+    with pytest.raises(ParamsError, match=r"runtime\.shard needs optimizer: adamw"):
+        sharding.split(task, CPU)
+
+
+@pytest.mark.parametrize("shard", [False, True])
 def test_two_processes_that_stop_and_go_on_end_with_the_same_bytes(
-    two: tuple[dict[str, Any], Path],
+    two: tuple[dict[str, Any], Path], shard: bool
 ) -> None:
     found, out = two
-    whole = found["retrieval"]["state"]
-    assert all(torch.equal(whole[name], found["resumed"][name]) for name in whole)
-    assert curves(out / "cut") == curves(out / "retrieval")
+    whole = found["split retrieval"] if shard else found["retrieval"]["state"]
+    resumed = found[f"resumed {shard}"]
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    names = ("split cut", "split retrieval") if shard else ("cut", "retrieval")
+    assert curves(out / names[0]) == curves(out / names[1])
 
 
+@pytest.mark.parametrize("cut", ["cut", "split cut"])
 def test_another_number_of_processes_resumes_where_they_stopped(
-    two: tuple[dict[str, Any], Path], data: Path, caplog: pytest.LogCaptureFixture
+    two: tuple[dict[str, Any], Path], data: Path, caplog: pytest.LogCaptureFixture, cut: str
 ) -> None:
     found, out = two
-    last = max((out / "cut").glob("state-*.pt"))
+    last = max((out / cut).glob("state-*.pt"))
     last.unlink()
     with caplog.at_level("INFO"):
-        alone = toy_training.run("retrieval", data, out / "cut")
+        alone = toy_training.run("retrieval", data, out / cut)
     assert "resuming at step 10 of 12" in caplog.text
-    torch.testing.assert_close(alone, found["resumed"], rtol=1e-2, atol=5e-3)
-    assert torch.equal(alone["queue.ids"], found["resumed"]["queue.ids"])
+    together = found[f"resumed {cut != 'cut'}"]
+    torch.testing.assert_close(alone, together, rtol=1e-2, atol=5e-3)
+    assert torch.equal(alone["queue.ids"], together["queue.ids"])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -109,8 +110,17 @@ class Trainer:
     ) -> None:
         config: TrainingConfig = task.config
         device = setup.device
-        task.to(device)
         freeze(task, config.freeze)
+        self.processes = world()
+        self.mixed: Any = contextlib.nullcontext
+        self.whole: Any = contextlib.nullcontext
+        self.sharding: Any = None  # the module, if weights are split over the processes
+        if setup.runtime.shard and self.processes.size > 1:
+            from albef.training import sharding  # only here, because its import takes time
+
+            sharding.split(task, device)
+            self.sharding, self.mixed, self.whole = sharding, sharding.mixed, sharding.whole
+        task.to(device)
         if config.lora is not None and not task.base:
             adapt(task, config.lora)
         self.task, self.config, self.loader, self.setup = task, config, loader, setup
@@ -120,9 +130,10 @@ class Trainer:
         self.optimizer = OPTIMIZERS[config.optimizer](task, lr, weight_decay)
         if config.layer_decay < 1:
             scale_layers(self.optimizer, task, config.layer_decay)
+        if self.sharding:
+            self.sharding.split_state(self.optimizer)
         # Scaling keeps gradients of float16 from underflow; a step with overflow is skipped.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-        self.processes = world()
         self.state = TrainingState(setup.folder, setup.mirror)
         self.tracker: Tracker | None = None  # only in the first process
         self.total = config.epochs * loader.steps_per_epoch
@@ -148,7 +159,7 @@ class Trainer:
             StoppedError: SIGINT or SIGTERM arrived; the training checkpoint is saved.
         """
         owned = self.state.owned() if self.processes.first else contextlib.nullcontext()
-        with owned, interruptible() as self.interrupted:
+        with owned, interruptible() as self.interrupted, self.mixed():
             self.resume()
             batches = self.loader.batches(self.done, self.total)
             self.speed = Speed(self.setup.device, self.dtype or torch.float32)
@@ -286,12 +297,14 @@ class Trainer:
         means = self.processes.mean(self.sums)
         self.means = {name: float(value) / points for name, value in means.items()}
         self.sums = {}
+        gradients = [p.grad for p in self.task.parameters() if p.grad is not None]
+        norm: Any = nn.utils.get_total_norm(gradients)
+        if self.sharding:
+            norm = norm.full_tensor()
         if not self.tracker:
             return
         values = {n if n in GAUGES else f"train/{n}": v for n, v in self.means.items()}
-        gradients = [p.grad for p in self.task.parameters() if p.grad is not None]
-        norm = float(nn.utils.get_total_norm(gradients))
-        values |= {"lr": self.lr, "gradient_norm": norm}
+        values |= {"lr": self.lr, "gradient_norm": float(norm)}
         self.tracker.log(self.done - 1, values)
         taken, left = self.done - self.start, self.total - self.done
         timed = {
@@ -305,14 +318,16 @@ class Trainer:
     def evaluate(self, epoch: int) -> None:
         """Validate after an epoch, and keep its weights if they may be needed."""
         self.task.eval()
-        metrics = self.validate(epoch)
+        with self.whole(self.task):
+            metrics = self.validate(epoch)
         self.task.train()
         reached = metrics.get(self.task.primary, -math.inf)
         is_best = self.config.publish == "best" and reached > self.best.get("value", -math.inf)
         if is_best:
             self.best = {"value": reached, "epoch": epoch}
         if is_best or epoch in self.config.keep_epochs:
-            self.processes.broadcast(partial(self.state.keep, epoch, self.task))
+            weights = self.task.state_dict()  # of split ones, each process has a part
+            self.processes.broadcast(partial(self.state.keep, epoch, weights))
         named = {*self.config.keep_epochs, *self.needed, self.best.get("epoch")}
         self.processes.broadcast(partial(self.state.prune_epochs, named))
         if self.tracker:
@@ -326,6 +341,9 @@ class Trainer:
             extra = {"sums": self.sums, "curves": self.tracker.files(), "best": self.best}
             extra |= {"scaler": self.scaler.state_dict(), "code": self.setup.code}
             self.state.save(self.done, self.task, self.optimizer, extra)
+        elif self.sharding:  # the first process gathers the parts of all
+            self.task.state_dict()
+            self.optimizer.state_dict()
         self.needed = [*self.needed[-KEPT:], self.best.get("epoch")]
 
     def leave(self) -> None:
@@ -338,6 +356,8 @@ class Trainer:
         if self.tracker:
             self.tracker.close()
         self.processes.broadcast(self.state.wait)
+        if self.sharding:
+            self.sharding.join(self.task)
         self.task.eval()
 
 

@@ -5,7 +5,7 @@ import fnmatch
 import logging
 import pickle
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -115,13 +115,13 @@ class TrainingState:
         if self.mirror:
             self.mirror.push(path, STATES, KEPT)
 
-    def keep(self, epoch: int, task: nn.Module) -> None:
+    def keep(self, epoch: int, weights: Mapping[str, torch.Tensor]) -> None:
         """Keep the weights of an epoch, written atomically; see :func:`kept`.
 
         Raises:
             OSError: the weights cannot be written.
         """
-        tensors = {name: tensor.contiguous() for name, tensor in task.state_dict().items()}
+        tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
         name = f"epoch-{epoch:05d}-{{}}.safetensors"
         path = self._write(f"weights of epoch {epoch}", name, partial(save_file, tensors))
         pattern = _epoch(epoch)

@@ -151,7 +151,7 @@ def test_what_cannot_be_read_now_stops_and_nothing_is_moved(
 
 def test_the_newest_intact_copy_is_taken_wherever_it_is(tmp_path: Path, mirror: Mirror) -> None:
     there, here = tmp_path / "there", tmp_path / "here"
-    saved(there, 1, 2, 3, 4, mirror=mirror).keep(1, parts()[0])
+    saved(there, 1, 2, 3, 4, mirror=mirror).keep(1, parts()[0].state_dict())
     mirror.wait()
     copies = sorted((tmp_path / "mirror/a").iterdir())
     assert [path.name[:15] for path in copies[1:]] == ["state-000000003", "state-000000004"]
@@ -175,7 +175,7 @@ def test_kept_epochs_whose_copies_a_kill_prevented_are_copied_later(
     tmp_path: Path, mirror: Mirror
 ) -> None:
     here = tmp_path / "here"
-    saved(here, 1).keep(1, parts()[0])
+    saved(here, 1).keep(1, parts()[0].state_dict())
     state = saved(here, mirror=mirror)
     state.restore(*parts())
     state.wait()
@@ -195,7 +195,7 @@ def test_a_kept_epoch_is_what_was_written_or_refused(tmp_path: Path) -> None:
     for value in (1.0, 2.0):  # cut off after it, another number of processes may find other digits
         module = parts()[0]
         nn.init.constant_(module.weight, value)
-        state.keep(2, module)
+        state.keep(2, module.state_dict())
     (path,) = kept(tmp_path, [2]).values()
     assert list(tmp_path.iterdir()) == [path]
     damage(path)
@@ -231,7 +231,7 @@ def test_a_full_disk_leaves_the_last_good_state(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=message.format("training checkpoint 2")):
         state.wait()
     with pytest.raises(OSError, match=message.format("weights of epoch 2")):
-        state.keep(2, large)
+        state.keep(2, large.state_dict())
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == before
 

@@ -1,5 +1,6 @@
 """A tiny training, in this process or in several."""
 
+import contextlib
 import itertools
 import math
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from albef.config import validate
 from albef.data.shards import Shards
@@ -32,8 +34,15 @@ DEVICE = torch.device(os.environ.get("ALBEF_TEST_DEVICE", "cpu"))
 if DEVICE.type != "cpu":
     torch.use_deterministic_algorithms(True)
 AUGMENT = {"flip": True, "crop": [0.5, 1.0], "randaugment": 5}
-SIZES = {"epochs": 2, "global_batch_size": 8, "micro_batch_size": 2, "lr": 1e-3, "warmup_steps": 2}
+SIZES = {
+    "epochs": 2, "keep_epochs": (1,), "global_batch_size": 8, "micro_batch_size": 2, "lr": 1e-3,
+    "warmup_steps": 2, "clip_norm": 1.0,
+}  # fmt: skip
 KINDS = ("retrieval", "pretraining", "without_itc", "sigmoid_lora")
+
+
+SPLIT = ("retrieval", "pretraining")
+"""Kinds that are also trained with weights that are split over the processes."""
 
 
 def task_of(kind: str) -> Task:
@@ -90,9 +99,10 @@ def train_toy(
     validate: Callable[[int], dict[str, float]] = lambda epoch: {"r_mean": float(epoch)},
     facts: dict[str, Any] | None = None,
     trackers: Trackers | None = None,
+    shard: bool = False,
 ) -> dict[str, torch.Tensor]:
     """Train to the end, unless ``progress`` raises; the weights. ``facts`` are added to."""
-    runtime = Runtime(checkpoint_every=every, checkpoint_every_s=every_s)
+    runtime = Runtime(checkpoint_every=every, checkpoint_every_s=every_s, shard=shard)
     setup = Setup(scratch, DEVICE, runtime, mirror, code, trackers)
     result = Trainer(task, loader_of(task, data, workers), setup, validate, progress).train()
     if facts is not None:
@@ -101,14 +111,24 @@ def train_toy(
     return state
 
 
-def run(kind: str, data: Path, scratch: Path, stop: int | None = None) -> dict[str, torch.Tensor]:
+def run(
+    kind: str, data: Path, scratch: Path, stop: int | None = None, shard: bool = False
+) -> dict[str, torch.Tensor]:
     """Train to the end, or leave after ``stop`` steps as a kill would."""
+    task: Any = task_of(kind)
 
     def progress(step: int, total: int, means: Mapping[str, float]) -> None:
+        assert shard is any(isinstance(p, DTensor) for p in task.parameters())
         if step == stop:
             raise KeyboardInterrupt
 
-    return train_toy(task_of(kind), data, scratch, progress)
+    def validate(epoch: int) -> dict[str, float]:
+        with torch.no_grad():
+            for _ in range(1 + world().rank):  # processes may evaluate on different numbers
+                task.model.encode_image(torch.zeros(2, 3, *[task.image_size] * 2))
+        return {"r_mean": float(epoch)}
+
+    return train_toy(task, data, scratch, progress, validate=validate, shard=shard)
 
 
 class Failed(Exception):
@@ -165,10 +185,13 @@ if __name__ == "__main__":
                 "compressed": gradients(name, folder, compress=True),
                 "state": run(name, folder, out / name),
             }
-        try:
-            run("retrieval", folder, out / "cut", stop=8)
-        except KeyboardInterrupt:
-            found["resumed"] = run("retrieval", folder, out / "cut")
+        for name in SPLIT:
+            found[f"split {name}"] = run(name, folder, out / f"split {name}", shard=True)
+        for shard in (False, True):
+            cut = out / ("split cut" if shard else "cut")
+            with contextlib.suppress(KeyboardInterrupt):
+                run("retrieval", folder, cut, stop=8, shard=shard)
+            found[f"resumed {shard}"] = run("retrieval", folder, cut, shard=shard)
         if world().first:
             torch.save(found, out / "found.pt")
     if other:

@@ -16,7 +16,8 @@ from albef.config import Count, CountOrZero, Section, Share, opt_in
 
 PART = re.compile(r"(image_encoder|text_encoder)(?:\.(embeddings|blocks\.\d+(?:-\d+)?))?")
 """An encoder or a part of it: what comes before its blocks, or one or several blocks from 0."""
-_BLOCK = re.compile(r"(.*\b(?:blocks|layers?|stages)\.\d+)\.")
+BLOCK = re.compile(r"(.*\b(?:blocks|layers?|stages)\.\d+)\.")
+"""A parameter's name, from which the block that has it is taken."""
 
 
 class TimmConfig(Section):
@@ -91,7 +92,7 @@ class Encoder(nn.Module):
         blocks: dict[str, int] = {}
         result = {}
         for name, _ in self.named_parameters():
-            if match := _BLOCK.match(name):
+            if match := BLOCK.match(name):
                 result[name] = blocks.setdefault(match[1], len(blocks) + 1)
             else:
                 result[name] = len(blocks) + bool(blocks)
@@ -100,7 +101,7 @@ class Encoder(nn.Module):
     @property
     def blocks(self) -> int:
         """Number of blocks."""
-        found = (_BLOCK.match(name) for name, _ in self.named_parameters())
+        found = (BLOCK.match(name) for name, _ in self.named_parameters())
         return len({match[1] for match in found if match})
 
     def part(self, name: str) -> list[nn.Parameter]:
