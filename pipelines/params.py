@@ -107,8 +107,9 @@ def load(path: Path, *, related: bool = True) -> Params:
             errors.append(str(error))
     try:
         params = validate(Params, values, where=where).model_copy(update={"tasks": tasks})
-        if related and not errors:
-            errors += [f"{where}: {message}" for message in _conflicts(params)]
+        if not errors:
+            found = _conflicts(params) if related else _check_cycles(params)
+            errors += [f"{where}: {message}" for message in found]
     except ParamsError as error:
         errors.insert(0, str(error))
     if errors:
@@ -167,6 +168,7 @@ def _conflicts(params: Params) -> Iterator[str]:
     yield from _check_exports(params)
     yield from _check_starts(params)
     yield from _check_filtered(params)
+    yield from _check_cycles(params)
 
 
 def _trainings(params: Params) -> dict[str, Any]:
@@ -262,28 +264,32 @@ def _check_starts(params: Params) -> Iterator[str]:
 
 
 def _check_filtered(params: Params) -> Iterator[str]:
-    """Yield errors of filtered datasets, and of datasets and runs that depend on themselves."""
-    owners = {"pretrained": params.pretrain, **params.tasks}
-    models = Path(params.paths.models).resolve()
-
-    def owner(by: str) -> str:
-        """Return which of ``owners`` makes the checkpoint at a path; "" if none does."""
-        path = Path(by).resolve()
-        name = path.relative_to(models).parts[0] if models in path.parents else ""
-        return name if name in owners else ""
-
-    deps = {}
+    """Yield errors of filtered datasets."""
     for name, filtered in params.curate.items():
         if name in params.datasets:
             yield f"curate.{name}: a dataset has this name; choose another"
         by = Path(filtered.by)
-        if not owner(filtered.by) and by != EARLIER and not _is_imported(by):
+        if not _owner(params, filtered.by) and by != EARLIER and not _is_imported(by):
             yield (
                 f"curate.{name}.by: there is no checkpoint {by}; set the folder of an earlier or "
                 "imported one (`albef import`)"
             )
-        deps[f"curate.{name}"] = f"curate.{filtered.dataset}", owner(filtered.by)
-    for model, run in owners.items():
+
+
+def _owner(params: Params, by: str) -> str:
+    """Return which training makes the checkpoint at a path; "" if none does."""
+    path, models = Path(by).resolve(), Path(params.paths.models).resolve()
+    name = path.relative_to(models).parts[0] if models in path.parents else ""
+    return name if name in ("pretrained", *params.tasks) else ""
+
+
+def _check_cycles(params: Params) -> Iterator[str]:
+    """Yield an error if datasets and runs depend on themselves."""
+    deps = {
+        f"curate.{name}": (f"curate.{filtered.dataset}", _owner(params, filtered.by))
+        for name, filtered in params.curate.items()
+    }
+    for model, run in {"pretrained": params.pretrain, **params.tasks}.items():
         deps[model] = f"curate.{run.dataset}", getattr(run, "init", "").partition("/epochs/")[0]
     try:
         TopologicalSorter(deps).prepare()
