@@ -1,4 +1,4 @@
-"""The pre-training step against the plain one, in float32 and bfloat16, in turns.
+"""The pre-training step against the plain or the compiled one, in float32 and bfloat16, in turns.
 
 ``python -m benchmarks.step`` prints a table in Markdown: at the built-in size, and with
 ``--size paper`` at ViT-B/16, BERT-base and 256 pixels.
@@ -16,6 +16,7 @@ import torch
 
 from albef.config import read_preset, validate
 from albef.loading.reading import Batch
+from albef.models.kernels import compile_blocks
 from albef.preprocessing.text import SPECIAL
 from albef.tasks.pretraining import Config, Task
 from albef.training.optim import OPTIMIZERS
@@ -43,28 +44,33 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="built-in")
     parser.add_argument("--rounds", type=int, default=7, help="counted rounds, after one warm-up")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw", help="of the fast step")
+    parser.add_argument("--against", choices=("plain", "compiled"), default="plain")
+    parser.add_argument("--type", choices=TYPES, action="append", help="both unless named")
     options = parser.parse_args()
     values = read_preset(options.params)
     torch.set_num_threads(values["runtime"]["threads"] or torch.get_num_threads())
     changed, size, length = SIZES[options.size]
     pretrain = values["pretrain"] | changed | {"wpa": 0.0}  # the plain step has none
     config = validate(Config, pretrain, where="benchmark", key="pretrain")
-    batch = _batch(config, size, length)
+    batch, types, other = _batch(config, size, length), options.type or [*TYPES], options.against
 
     steps: dict[str, _Step] = {}
-    ways: dict[str, Callable[[Task, Batch, torch.dtype], _Step]] = {
-        "fast": partial(_fast, optimizer=OPTIMIZERS[options.optimizer]),
-        "plain": _plain,
-    }
-    for way, make in ways.items():
-        for name, dtype in TYPES.items():
+    fast = partial(_fast, optimizer=OPTIMIZERS[options.optimizer])
+    for way, make in (("fast", fast), (other, _plain if other == "plain" else fast)):
+        for name in types:
             torch.manual_seed(0)
-            steps[f"{way} {name}"] = make(_task(config), batch, dtype)
-    counted = {name: flops(step) for name, step in steps.items()}
+            task = Task(config, vocabulary(config.tokenizer.vocab_size)).train()
+            if way == "compiled":
+                compile_blocks(task)
+            steps[f"{way} {name}"] = make(task, batch, TYPES[name])
+    with torch.compiler.set_stance("force_eager"):  # compiled code cannot be counted
+        counted = {name: flops(step) for name, step in steps.items()}
+    start = time.perf_counter()
     times = alternate(steps, options.rounds)
-    peaks = {name: product_peak(dtype, options.rounds) for name, dtype in TYPES.items()}
+    spent = time.perf_counter() - start - sum(map(sum, times.values()))
+    peaks = {name: product_peak(TYPES[name], options.rounds) for name in types}
 
-    print(f"{machine()}; medians of {options.rounds}\n")
+    print(f"{machine()}; medians of {options.rounds}, after a round of {spent:.0f} s\n")
     image = config.model.image
     print(
         f"A step of {size} pairs at {image.image_size} px, width {config.model.fused.width}, "
@@ -81,29 +87,24 @@ def main() -> None:
             f"| {rate / 1e9:.0f} | {100 * rate / peak:.0f} % of {peak / 1e9:.0f} |"
         )
     print("\n| ratio of times, median over rounds (least to most) | |\n|---|---|")
-    for slow, fast in (
-        ("plain float32", "fast float32"),
-        ("plain bfloat16", "fast bfloat16"),
-        ("plain float32", "fast bfloat16"),
-        ("fast float32", "fast bfloat16"),
-    ):
-        print(f"| {slow} / {fast} | {ratio(times[slow], times[fast])} |")
-    print("\n| phase, ms | " + " | ".join(steps) + " | plain / fast, float32 | bfloat16 |")
-    print("|---" * (len(steps) + 3) + "|")
-    for phase in steps["fast float32"].seconds:
+    pairs = [(f"{other} {name}", f"fast {name}") for name in types]
+    if len(types) > 1:
+        pairs += [(f"{way} float32", "fast bfloat16") for way in (other, "fast")]
+    for slow, quick in pairs:
+        print(f"| {slow} / {quick} | {ratio(times[slow], times[quick])} |")
+    ratios = " | ".join(f"{other} / fast, {name}" for name in types)
+    print(f"\n| phase, ms | {' | '.join(steps)} | {ratios} |")
+    print("|---" * (len(steps) + len(types) + 1) + "|")
+    for phase in steps[f"fast {types[0]}"].seconds:
         ms = {
             way: 1000 * statistics.median(step.seconds[phase][-options.rounds :])
             for way, step in steps.items()
         }
-        ratios = [ms[f"plain {dtype}"] / ms[f"fast {dtype}"] for dtype in TYPES]
-        cells = [*(f"{value:.1f}" for value in ms.values()), *(f"{value:.2f}" for value in ratios)]
+        cells = [*(f"{value:.1f}" for value in ms.values())]
+        cells += [f"{ms[f'{other} {name}'] / ms[f'fast {name}']:.2f}" for name in types]
         print(f"| {phase} | {' | '.join(cells)} |")
-    share = counted["fast float32"] / counted["plain float32"]
-    print(f"\nFLOPs of the fast step over the plain one: {share:.3f}; memory {memory_peak()}")
-
-
-def _task(config: Config) -> Task:
-    return Task(config, vocabulary(config.tokenizer.vocab_size)).train()
+    share = counted[f"fast {types[0]}"] / counted[f"{other} {types[0]}"]
+    print(f"\nFLOPs of the fast step over the {other} one: {share:.3f}; memory {memory_peak()}")
 
 
 class _Step:
