@@ -8,34 +8,90 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from albef.serving.limits import Limits
 from albef.serving.middleware.exchange import State
 
-_HEAD = 16 * 1024  # Maximum bytes of a request's line and headers.
+_HEAD = 16 * 1024  # Maximum bytes of a request's line and headers, or of what frames a chunk.
 _KEEP_ALIVE = 65  # Seconds between two requests of a connection. Load balancers close it after 60.
-
 _READ = 4 * 1024  # Bytes of a connection that are parsed in one step of the event loop.
+_ONCE = (b"host", b"transfer-encoding")
 
 log = logging.getLogger("albef")
 
 
-class _Protocol(asyncio.BufferedProtocol):
-    """uvicorn's protocol behind a small buffer.
+class _Parser(HttpToolsProtocol):
+    """uvicorn's protocol, which limits headers and continues if a client offers another protocol.
 
-    A body in chunks of a byte costs h11 a call for each. With the usual 256 KiB, one connection
-    would hold up all others for a second. A loop fills the buffer and parses it in one step, so all
-    connections share it.
+    httptools has no limit. After an offer, it takes the body for bytes of the other protocol.
+    """
+
+    _unfinished = 0  # Bytes since the last complete headers, or since the last piece of a body.
+
+    def parse(self, data: Any) -> None:
+        """Parse bytes of the connection."""
+        self._unset_keepalive_if_required()
+        self._unfinished += len(data)
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as offer:
+            # The offer is declined: the request is parsed again, without it.
+            version = self.parser.get_http_version().encode()
+            line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)
+            kept = [b"%b: %b\r\n" % each for each in self.headers if each[0] != b"upgrade"]
+            self.parser = HttpRequestParser(self)
+            self.parse(line + b"".join(kept) + b"\r\n" + bytes(data[offer.args[0] :]))
+        except HttpParserError:
+            self._refuse()
+        else:
+            if self._unfinished > _HEAD:
+                self._refuse()
+
+    def _refuse(self) -> None:
+        if not self.transport.is_closing():
+            self.send_400_response("Invalid HTTP request received.")
+
+    def on_headers_complete(self) -> None:
+        """Start the request, unless proxies may read it in another way."""
+        self._unfinished = 0
+        names = [name for name, _ in self.headers]
+        encoding = dict(self.headers).get(b"transfer-encoding", b"chunked")
+        if any(names.count(name) > 1 for name in _ONCE) or encoding != b"chunked":
+            raise HttpParserError
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+            self.headers = []  # Fields after the body are not headers.
+        elif b"upgrade" not in names:  # CONNECT
+            raise HttpParserError
+
+    def on_body(self, body: bytes) -> None:
+        """Give a piece of the body to the application."""
+        self._unfinished = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the request."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+
+class _Protocol(asyncio.BufferedProtocol):
+    """The protocol behind a small buffer.
+
+    A body in chunks of a byte costs a call for each. With the usual 256 KiB, one connection would
+    hold up all others. A loop fills the buffer and parses it in one step, so all connections share
+    it.
     """
 
     _buffer = bytearray(_READ)
 
     def __init__(self, **options: Any) -> None:
         # Not its subclass, because uvloop gives an asyncio.Protocol as many bytes as have arrived.
-        inner = H11Protocol(**options)
-        self._parse = inner.data_received
+        inner = _Parser(**options)
+        self._parse = inner.parse
         for name in ("connection_made", "connection_lost", "pause_writing", "resume_writing"):
             setattr(self, name, getattr(inner, name))
 
@@ -45,7 +101,7 @@ class _Protocol(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Parse what was read."""
-        self._parse(bytes(memoryview(self._buffer)[:nbytes]))
+        self._parse(memoryview(self._buffer)[:nbytes])
 
 
 class Server(uvicorn.Server):
@@ -54,9 +110,6 @@ class Server(uvicorn.Server):
     At the first signal the state's ``stopping`` becomes true. For ``drain`` seconds it still
     accepts requests, but readiness probes fail, so load balancers stop sending. A second signal
     stops it at once. Port 0 selects a free port.
-
-    h11 parses requests. Unlike httptools, it limits their headers, and continues to read if a
-    client offers another protocol.
     """
 
     def __init__(
@@ -67,7 +120,6 @@ class Server(uvicorn.Server):
             host=host,
             port=port,
             http=_Protocol,  # type: ignore[arg-type]  # It takes any protocol.
-            h11_max_incomplete_event_size=_HEAD,
             ws="none",
             lifespan="on",
             log_config=None,

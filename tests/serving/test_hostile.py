@@ -145,7 +145,7 @@ def test_hostile_names_and_methods(everything: Running) -> None:
             answer = everything.client.request(method, f"/v1/indexes/{path}")
             assert error(answer)[0] in (404, 405, 422), name
     for path in ("/v1/match", "/v1/indexes/zoo", "/v1/indexes/zoo/images/a", "/", "/openapi.json"):
-        for method in ("PATCH", "TRACE", "BREW"):
+        for method in ("PATCH", "TRACE"):
             answer = everything.client.request(method, path)
             assert error(answer) == (405, "method_not_allowed")
             assert answer.headers["allow"]
