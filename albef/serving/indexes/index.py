@@ -2,7 +2,8 @@
 
 Each index is one SQLite file, so every change is atomic, even if the process is interrupted. An
 image can have a feature for each of several models. The features that are searched are also in
-memory, and a query is compared with all of them. Shapes: n images, E width.
+memory, as 8-bit numbers. A query is compared with all of them, and then with the best ones as they
+are in the file. Shapes: n images, E width.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from albef.runtime.model import Floats, Ints
 
@@ -21,6 +23,8 @@ NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"  # Pattern of an index's name
 ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"  # Pattern of an image's id
 FORMAT = 2
 _PART = 50_000  # Features read at a time.
+_COMPARED = 1000  # Features compared at a time, which fit into the processor's cache.
+_CANDIDATES = 20  # Features compared again, in addition to twice the number of results.
 _SERIALS = itertools.count()
 _TABLES = (
     "CREATE TABLE about (name TEXT, space TEXT, run TEXT, width INTEGER, format INTEGER)",
@@ -61,12 +65,31 @@ class Hit(NamedTuple):
 
 
 class _Features:
-    """Features of one model in memory: ``feats`` (n, E) of the images ``numbers`` (n,)."""
+    """Features of one model in memory: ``codes`` (n, E) of the images ``numbers`` (n,).
+
+    A feature is its codes times its scale, of ``scales`` (n,).
+    """
 
     def __init__(self, width: int) -> None:
         self.highest = self.revision = 0  # The last row of the file's tables that was followed.
         self.numbers: Ints = np.empty(0, np.int64)
-        self.feats: Floats = np.empty((0, width), np.float32)
+        self.codes, self.scales = quantized(np.empty((0, width), np.float32))
+
+    def nearest(self, feat: Floats, count: int) -> list[int]:
+        """Return the numbers of the ``count`` images that seem most similar to ``feat`` (E,)."""
+        sims = np.empty(len(self.numbers), np.float32)
+        for start in range(0, len(sims), _COMPARED):
+            part = slice(start, start + _COMPARED)
+            sims[part] = self.codes[part].astype(np.float32) @ feat * self.scales[part]
+        best = np.argpartition(-sims, count)[:count] if count < len(sims) else slice(None)
+        numbers: list[int] = self.numbers[best].tolist()
+        return numbers
+
+
+def quantized(feats: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """Return features (n, E) as 8-bit codes (n, E), and the scale (n,) of each one's codes."""
+    largest = np.abs(feats).max(axis=1, initial=np.finfo(np.float32).tiny, keepdims=True)
+    return np.rint(feats * (127 / largest)).astype(np.int8), (largest / 127)[:, 0]
 
 
 class Index:
@@ -190,17 +213,14 @@ class Index:
         Of equally similar images, the one that was added first comes first.
         """
         with self._lock:
-            features = self._follow(space, len(feat))
-            sims = features.feats @ feat
-            k = min(k, len(sims))
-            top = np.argpartition(-sims, k - 1)[:k] if k else np.empty(0, np.int64)
-            best = top[np.lexsort((top, -sims[top]))]
-            numbers = features.numbers[best].tolist()
-            marks = ",".join("?" * len(numbers))
-            query = f"SELECT number, id FROM pictures WHERE number IN ({marks})"
-            ids = dict(self._rows(query, *numbers))
-        nearest = zip(numbers, sims[best].tolist(), strict=True)
-        return [Hit(number, ids[number], sim) for number, sim in nearest if number in ids]
+            numbers = self._follow(space, len(feat)).nearest(feat, 2 * k + _CANDIDATES)
+            rows = self._rows(
+                "SELECT pictures.number, id, feat FROM pictures JOIN features ON picture = "
+                f"pictures.number WHERE space = ? AND picture IN ({','.join('?' * len(numbers))})",
+                *(space, *numbers),
+            )
+        hits = [Hit(n, id, float(np.frombuffer(row, "<f4") @ feat)) for n, id, row in rows]
+        return sorted(hits, key=lambda hit: (-hit.similarity, hit.number))[:k]
 
     def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock:
@@ -252,20 +272,24 @@ class Index:
         if removed := self._rows(query, features.revision):
             features.revision = removed[-1][0]
             retained = ~np.isin(features.numbers, [number for _, number in removed])
-            features.numbers, features.feats = features.numbers[retained], features.feats[retained]
+            features.numbers, features.codes = features.numbers[retained], features.codes[retained]
+            features.scales = features.scales[retained]
         query = (
             "SELECT number, picture, feat FROM features WHERE number > ? AND space = ? "
             "ORDER BY number"
         )
         added = self._file.execute(query, (features.highest, space))
-        numbers, feats = [features.numbers], [features.feats]
+        numbers, codes, scales = [features.numbers], [features.codes], [features.scales]
         while rows := added.fetchmany(_PART):
             features.highest = rows[-1][0]
             numbers.append(np.array([picture for _, picture, _ in rows], np.int64))
             if {len(feat) for *_, feat in rows} != {4 * width}:
                 raise sqlite3.DatabaseError(f"a feature does not have {width} numbers")
             part = np.frombuffer(b"".join(feat for *_, feat in rows), "<f4")
-            feats.append(part.reshape(len(rows), width))
+            new_codes, new_scales = quantized(part.reshape(-1, width))
+            codes.append(new_codes)
+            scales.append(new_scales)
         if len(numbers) > 1:
-            features.numbers, features.feats = np.concatenate(numbers), np.concatenate(feats)
+            features.numbers = np.concatenate(numbers)
+            features.codes, features.scales = np.concatenate(codes), np.concatenate(scales)
         return features

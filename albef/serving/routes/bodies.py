@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
+from albef.serving.indexes.index import quantized
 from albef.serving.limits import IMAGES, TEXT
 
 FORM = Form(media_type="multipart/form-data")
@@ -20,6 +21,7 @@ Texts = Annotated[list[Text], FailFast(), Field(min_length=1, max_length=IMAGES)
 Images = Annotated[list[UploadFile], Field(min_length=1, max_length=IMAGES)]
 _FIELDS = 100  # fields of a body
 Probability = Annotated[float, Field(ge=0, le=1)]
+VectorType = Literal["float", "int8", "ubinary"]
 
 
 class Body(BaseModel):
@@ -49,18 +51,18 @@ class VectorsBody(Body):
     encoding_format: Literal["float", "base64"] = "float"
     """Format of a vector: ``float`` for a list of numbers, ``base64`` for its bytes
     (little-endian)."""
-    embedding_types: Literal["float", "int8", "ubinary"] = "float"
+    embedding_types: VectorType = "float"
     """Type of the numbers: ``float`` for float32; ``int8``, in which the largest of a vector is 127
     or -127; ``ubinary`` for a bit per number, 1 if it is positive, eight to a byte."""
 
-    def encode(self, feats: NDArray[np.float32]) -> list[Any]:
-        """Return vectors (n, E) in the requested type and format."""
+    def encode(self, feats: NDArray[np.float32], kind: VectorType | None = None) -> list[Any]:
+        """Return vectors (n, E) in the requested format, of a type or of the requested one."""
         vectors: NDArray[Any] = feats.astype("<f4", copy=False)
-        if self.embedding_types == "int8":
+        kind = kind or self.embedding_types
+        if kind == "int8":
             # Cosine similarity does not depend on the scale of a vector.
-            largest = np.abs(feats).max(axis=1, keepdims=True)
-            vectors = np.rint(feats * (127 / largest)).astype(np.int8)
-        elif self.embedding_types == "ubinary":
+            vectors, _ = quantized(feats)
+        elif kind == "ubinary":
             vectors = np.packbits(feats > 0, axis=1)
         if self.encoding_format == "base64":
             return [base64.b64encode(vector.tobytes()).decode() for vector in vectors]
