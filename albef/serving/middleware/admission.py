@@ -127,32 +127,40 @@ class Admission(HttpMiddleware):
             nonlocal more
             if not more:
                 return await receive()
-            await asyncio.sleep(0)  # Others are served between two pieces.
+            if len(body) > _PIECE:
+                await asyncio.sleep(0)  # Others are served between two pieces.
             piece, body[:_PIECE] = bytes(body[:_PIECE]), b""
             more = bool(body)
             return {"type": "http.request", "body": piece, "more_body": more}
 
-        async def leave() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
+        answering = asyncio.current_task()
+        assert answering is not None
+        reason: Exception | None = None
 
-        answering = asyncio.ensure_future(self.app(scope, replay, send))
-        leaving = asyncio.ensure_future(leave())
+        async def watch() -> None:
+            """Cancel the answer if its client leaves, or at the time limit."""
+            nonlocal reason
+            try:
+                async with asyncio.timeout(self.limits.seconds):
+                    while (await receive())["type"] != "http.disconnect":
+                        pass
+                reason = ClientGoneError()
+            except TimeoutError:
+                text = f"the answer was not ready within {self.limits.seconds:g} s"
+                reason = ApiError(504, text)
+            if not exchange.done:
+                answering.cancel()
+
+        watching = asyncio.ensure_future(watch())
         try:
-            done, _ = await asyncio.wait(
-                (answering, leaving),
-                timeout=self.limits.seconds,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if answering not in done and not exchange.done:
-                if leaving in done:
-                    raise ClientGoneError
-                raise ApiError(504, f"the answer was not ready within {self.limits.seconds:g} s")
-            await answering
+            await self.app(scope, replay, send)
+        except asyncio.CancelledError:
+            if reason is None:  # The server cancels it.
+                raise
+            answering.uncancel()
+            raise reason from None
         finally:
-            leaving.cancel()
-            answering.cancel()
-            await asyncio.gather(answering, leaving, return_exceptions=True)
+            watching.cancel()
 
 
 def _too_large(max_bytes: int) -> ApiError:
