@@ -3,42 +3,34 @@
 import contextlib
 import importlib.metadata
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NoReturn
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
-from fastapi.routing import APIRoute, APIRouter
+from fastapi.routing import APIRouter
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from albef.serving.engine import Engine, Resources
 from albef.serving.errors import ApiError, invalid
 from albef.serving.following import Current, Follower
 from albef.serving.limits import Options
 from albef.serving.metrics import Metrics
-from albef.serving.middleware.access import Cors, Hosts, Tokens
+from albef.serving.middleware.access import Hosts, Tokens
 from albef.serving.middleware.admission import Admission
 from albef.serving.middleware.exchange import METRICS, PROBES, State
 from albef.serving.middleware.requests import Requests
 from albef.serving.routes import calls, compatible, indexes, kserve, server
-from albef.serving.routes.calls import Needs
 
 _CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST", "PUT", "DELETE"],
     "allow_headers": ["authorization", "content-type", "traceparent", "x-request-id"],
     "expose_headers": ["retry-after", "x-request-id"],
 }
-_PROTECTED = (
-    calls.router,
-    server.router,
-    indexes.router,
-    compatible.router,
-    compatible.models_router,
-    kserve.router,
-)
+_PROTECTED = tuple(each.router for each in (calls, server, indexes, compatible, kserve))
 """Routers that need a token, if the server has tokens."""
 
 
@@ -91,20 +83,19 @@ def create_app(options: Options, state: State) -> FastAPI:
     return app
 
 
+def warm_up(app: FastAPI) -> None:
+    """Prepare what the first requests would wait for: routes, and the processes that decode."""
+    app.openapi()
+    app.state.follower.engine.decoders.warm_up()
+
+
 class _App(FastAPI):
     """Application whose openapi.json has only routes that the current exports can answer."""
 
     def openapi(self) -> dict[str, Any]:
         """Return openapi.json."""
         schema, available = super().openapi(), self.state.follower.engine.calls
-        hidden = {
-            route.path
-            for router in _PROTECTED
-            for route in router.routes
-            if isinstance(route, APIRoute)
-            for each in route.dependencies
-            if isinstance(each.dependency, Needs) and each.dependency.call not in available
-        }
+        hidden = [path for call, path in calls.CALLS.items() if call not in available]
         paths = {path: value for path, value in schema["paths"].items() if path not in hidden}
         return {**schema, "paths": paths}
 
@@ -118,7 +109,7 @@ def _middleware(
         {"/openapi.json", *(each.path for router in public for each in router.routes)}  # type: ignore[attr-defined]
     )
     # A page can read an error response only with these headers, so CORS is outermost.
-    cors = Middleware(Cors, **_CORS, allow_origins=options.origins)
+    cors = Middleware(CORSMiddleware, **_CORS, allow_origins=options.origins)
     return [
         *([cors] if options.origins else []),
         Middleware(Requests, metrics, state),
@@ -130,21 +121,21 @@ def _middleware(
     ]
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
-    """Return an error of the framework in this server's form, without content of the request."""
+async def _refuse(request: Request, error: Exception) -> NoReturn:
+    """Raise an error of the framework in this server's form, without content of the request."""
     assert isinstance(error, HTTPException)
-    response = ApiError(error.status_code).response()
-    response.headers.update(error.headers or {})
-    return response
+    refusal = ApiError(error.status_code)
+    refusal.headers.update(error.headers or {})
+    raise refusal
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
-    """Return the first error that FastAPI found in a request."""
+async def _invalid(request: Request, error: Exception) -> NoReturn:
+    """Raise the first error that FastAPI found in a request."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    body = getattr(request.scope["route"], "body_field", None)
+    first, route = error.errors()[0], request.scope["route"]
+    body = getattr(route, "body_field", None)
     needed = body and body.field_info.media_type
     sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if first["loc"][0] == "body" and sent != needed:
-        return ApiError(415, f"send the body with Content-Type: {needed}").response()
-    return invalid({**first, "loc": first["loc"][1:]}).response()
+    if first["loc"][0] == "body" and sent != needed and route.strict_content_type:
+        raise ApiError(415, f"send the body with Content-Type: {needed}")
+    raise invalid({**first, "loc": first["loc"][1:]})

@@ -1,6 +1,7 @@
 """The engine of a server: its exports, which compute requests in threads and in batches."""
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import threading
@@ -82,6 +83,17 @@ class Decoders:
         self._waiting, self._limits, self._metrics = 0, limits, metrics
         metrics.waiting.labels("", "decode").set_function(lambda: self._waiting)
 
+    def warm_up(self) -> None:
+        """Let the processes import what decodes, for which the first images would wait."""
+
+        def import_module(worker: Worker) -> None:
+            with contextlib.suppress(KilledError):
+                [*worker.run(list, (squares,))]
+            self._idle.put(worker)
+
+        workers = [self._idle.get() for _ in range(self._idle.qsize())]
+        list(self._threads.map(import_module, workers))
+
     def close(self) -> None:
         """End the processes after their current images."""
         self._threads.shutdown(cancel_futures=True)
@@ -152,6 +164,14 @@ class Resources:
         self.store.close()
 
 
+class Calls(dict[str, ModelQueues]):
+    """The export that answers each call; a missing call is an ApiError 404."""
+
+    def __missing__(self, call: str) -> ModelQueues:
+        text = f"no export on this server has {call}; its calls are {', '.join(self)}"
+        raise ApiError(404, text, code="no_such_call")
+
+
 class Engine:
     """The served exports (``models``), the export that answers each call (``calls``), and indexes.
 
@@ -175,7 +195,7 @@ class Engine:
                 raise ExportError(f"{folder} is {digest}, which --expect does not name")
         self.models = [ModelQueues(folder, options, self.metrics) for folder in folders]
         self.names = ", ".join(queues.name for queues in self.models)
-        self.calls: dict[str, ModelQueues] = {}
+        self.calls = Calls()
         for queues in self.models:
             for call in sorted(queues.model.calls):
                 self.calls.setdefault(call, queues)

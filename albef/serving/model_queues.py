@@ -17,14 +17,17 @@ from albef.preprocessing.transforms import normalised
 from albef.runtime import manifest as manifests
 from albef.runtime.matching import Grounded
 from albef.runtime.model import Array, Floats, ImageStates, Ints
+from albef.runtime.sessions import CPU
 from albef.runtime.sketch import Sketch, read_counts
 from albef.serving.batching import Batcher
-from albef.serving.canary import check_answers
 from albef.serving.limits import BEST, Options
+from albef.serving.loading import check_answers, load_faster
 from albef.serving.metrics import Metrics
 
 _IN_STEPS = frozenset({"embed_image", "embed_text", "match", "zero_shot"})
 """Calls that are split into steps. The model computes any other call as a whole."""
+
+_SAMPLED = 4  # Texts of a request that are tokenized again, to be counted.
 
 
 class EncodedImage(NamedTuple):
@@ -69,14 +72,22 @@ class ModelQueues:
     """
 
     def __init__(self, folder: Path, options: Options, metrics: Metrics) -> None:
-        self.model: Any = runtime.load(
+        load: Callable[..., Any] = partial(
+            runtime.load,
             folder,
-            options.providers,
             threads=options.threads,
             precision=options.precision,
             min_probability=options.min_probability,
         )
-        check_answers(self.model, str(folder))
+        name, batch = str(folder), options.limits.batch
+        self.model: Any
+        if options.providers:
+            self.model = load(options.providers)
+        else:
+            self.model = load_faster(load, name, batch)
+        check_answers(self.model, name)
+        if self.model.backend.providers[0] != CPU:  # Others prepare each shape at its first use.
+            check_answers(self.model, name, batch)
         manifest = manifests.read(folder)
         self.run, self.precision = manifest.run, options.precision or manifest.precisions[0]
         self.name = f"{self.run}@{self.model.digest[:12]}"
@@ -110,9 +121,10 @@ class ModelQueues:
         return ids
 
     def count(self, texts: Sequence[str], answers: Sequence[Any]) -> None:
-        """Count texts of requests, and the model's answers to them."""
-        for text, answer in zip(texts, answers, strict=True):
+        """Count texts of a request, the first of them, and the model's answers to all."""
+        for text in texts[:_SAMPLED]:
             self.ids(text, counted=True)
+        for answer in answers:
             if isinstance(answer, Grounded):
                 self.sketch.count(confidence=max(answer.probability, 1 - answer.probability))
             # An empty dict means that no class is probable enough.

@@ -138,7 +138,7 @@ def _fetch_command(exports: list[Path], key: Path | None) -> list[str]:
 
 def _run(options: Options, fetch: list[str], host: str, port: int, drain: float) -> int:
     """Run ``fetch``, then serve until a stop signal; return the exit code."""
-    from albef.serving.app import create_app
+    from albef.serving.app import create_app, warm_up
     from albef.serving.middleware.access import LOCAL, TOKENS
     from albef.serving.middleware.exchange import State
     from albef.serving.uvicorn_server import Server
@@ -162,7 +162,9 @@ def _run(options: Options, fetch: list[str], host: str, port: int, drain: float)
         options = dataclasses.replace(options, exports=exports)
     _start_log()
     state = State()
-    server = Server(create_app(options, state), state, options.limits, host, port, drain)
+    app = create_app(options, state)
+    warm_up(app)
+    server = Server(app, state, options.limits, host, port, drain)
     gc.freeze()  # A collection of all modules and models takes longer than most answers.
     sys.setswitchinterval(0.0005)  # Threads that compute let the event loop run.
     server.run()

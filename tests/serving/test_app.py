@@ -141,9 +141,10 @@ def test_grounds_as_the_runtime_does(
 
 
 def test_a_call_that_no_export_has_is_refused(retrieval: Running, pictures: list[bytes]) -> None:
-    answer = retrieval.client.post("/v1/ask", files=parts("image", pictures[:1]))
+    sent = {"files": parts("image", pictures[:1]), "data": {"question": "what is it?"}}
+    answer = retrieval.client.post("/v1/ask", **sent)
     assert error(answer) == (404, "no_such_call")
-    assert "/v1/embed/images, /v1/embed/texts, /v1/match" in answer.json()["error"]["message"]
+    assert "its calls are embed_image, embed_text, match" in answer.json()["error"]["message"]
     assert "/v1/ask" not in retrieval.client.get("/openapi.json").json()["paths"]
 
 
@@ -383,7 +384,7 @@ def test_tokens_and_pages_of_an_origin_that_is_named(tiny_export: Path) -> None:
             assert answer.headers["access-control-allow-origin"] == page
             assert "retry-after" in answer.headers["access-control-expose-headers"]
         other = server.client.options("/v1/model", headers={**asks, "origin": "https://x.example"})
-        assert error(other) == (400, "bad_request")
+        assert other.status_code == 400
         assert "access-control-allow-origin" not in other.headers
         two = [("authorization", f"Bearer {each}") for each in ("another", token)]
         assert server.client.get("/v1/model", headers=two).status_code == 401

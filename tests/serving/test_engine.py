@@ -47,3 +47,16 @@ def test_pictures_wait_in_turns_of_clients_and_find_room_or_are_refused(tmp_path
 
     asyncio.run(inside())
     assert done == ["h", "4", "1", "2", "3", "5"]
+
+
+def test_the_processes_that_decode_are_ready_before_the_first_image() -> None:
+    is_ready = "['albef.preprocessing.transforms' in __import__('sys').modules]"
+
+    async def inside() -> list[bool]:
+        decoders = Decoders(2, Limits(), Metrics())
+        decoders.warm_up()
+        ready = [await decoders(eval, is_ready) for _ in range(2)]
+        decoders.close()
+        return ready
+
+    assert asyncio.run(inside()) == [True, True]

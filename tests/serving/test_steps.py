@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from albef.serving.app import warm_up
 from albef.serving.limits import Limits
 from tests.serving.running import PATIENCE, Running, running
 
@@ -64,12 +65,9 @@ def traced(tiny_export: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple
         threading.settrace(before)  # type: ignore[arg-type]
 
 
-def test_no_request_makes_a_long_step(traced: tuple[Running, Lines], pictures: list[bytes]) -> None:
+def test_no_request_makes_a_long_step(traced: tuple[Running, Lines]) -> None:
     server, lines = traced
-    # FastAPI prepares a route at its first request.
-    for path in (TEXTS, "/v1/embeddings"):
-        server.client.post(path, json={"texts": ["a dog"], "input": "a dog"})
-    server.client.post(IMAGES, files={"image": pictures[0]})
+    warm_up(server.server.config.app)  # type: ignore[arg-type]  # FastAPI prepares its routes.
     for name, (path, kind, body) in HOSTILE.items():
         lines.longest = 0
         head, length = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n", len(body)

@@ -8,9 +8,6 @@ from dataclasses import InitVar, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
-from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from albef.serving.errors import ApiError
@@ -115,17 +112,6 @@ def _needed_scope(scope: Scope) -> str:
         return "metrics"
     changes = method in ("PUT", "DELETE") or (method == "POST" and path.endswith("/images"))
     return "write" if changes and path.startswith("/v1/indexes") else "read"
-
-
-class Cors(CORSMiddleware):
-    """CORS middleware that refuses a preflight request in this server's form."""
-
-    def preflight_response(self, request_headers: Headers) -> Response:
-        """Return the answer to a preflight request."""
-        response = super().preflight_response(request_headers)
-        if response.status_code < 400:
-            return response
-        return ApiError(400, "this origin, method or header is not allowed (CORS)").response()
 
 
 @dataclass(eq=False)

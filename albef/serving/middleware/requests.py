@@ -98,7 +98,7 @@ class Requests(HttpMiddleware):
                 log.exception("request %s failed", name)
                 error = ApiError(500, f"internal error; the log has details under request {name}")
             if not exchange.status:
-                await error.response()(scope, receive, answer)
+                await error.response(path_of(scope))(scope, receive, answer)
         finally:  # A cancelled request has no status.
             exchange.status = exchange.status or 503
             self.metrics.open_requests -= 1

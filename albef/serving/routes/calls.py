@@ -4,7 +4,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, UploadFile
+from fastapi import UploadFile
 from fastapi.routing import APIRouter
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
@@ -21,6 +21,7 @@ from albef.serving.routes.bodies import (
     Text,
     Texts,
     VectorsBody,
+    VectorType,
     read_files,
 )
 
@@ -31,33 +32,21 @@ CALLS: dict[str, str] = {}
 """Path of each call that an export can have, by the name of the runtime's method."""
 
 
-class Needs:
-    """Dependency of a route that answers 404 if no export has the call."""
-
-    def __init__(self, call: str) -> None:
-        self.call = call
-
-    async def __call__(self) -> None:
-        """Check that an export has the call."""
-        available = current().calls
-        if self.call not in available:
-            paths = ", ".join(path for name, path in CALLS.items() if name in available)
-            text = f"no export on this server has {self.call}; its calls are {paths}"
-            raise ApiError(404, text, code="no_such_call")
-
-
 def call(name: str, path: str) -> Callable[[Endpoint], Endpoint]:
     """Register an endpoint for a method of the runtime.
 
     Its docstring and bodies describe it in openapi.json.
     """
     CALLS[name] = path
-    return router.post(path, dependencies=[Depends(Needs(name))], responses=_ERRORS)
+    return router.post(path, responses=_ERRORS)
 
 
 def _model(name: str) -> str:
     """Return the name of the model that answers a call."""
     return current().calls[name].name
+
+
+Vectors = list[list[float] | str]
 
 
 class Embeddings(ResponseBody):
@@ -66,8 +55,9 @@ class Embeddings(ResponseBody):
     Vectors in ``int8`` have other lengths. Divide the dot product by both.
     """
 
-    embeddings: list[list[float] | str]
-    """One vector for each image or text, in order, in the requested format."""
+    embeddings: Vectors | dict[VectorType, Vectors]
+    """One vector for each image or text, in order, in the requested format; by type if a list of
+    types was requested."""
 
 
 class ImagesForm(Body):
@@ -88,18 +78,28 @@ async def embed_images(form: Annotated[EmbedImagesForm, FORM]) -> Embeddings:
     return Embeddings(model=_model("embed_image"), embeddings=form.encode(feats))
 
 
+VectorTypes = VectorType | Annotated[list[VectorType], Field(min_length=1, max_length=3)]
+
+
 class TextsBody(VectorsBody):
     """Texts to embed."""
 
     texts: Texts
     """One or more texts."""
+    embedding_types: VectorTypes = "float"  # type: ignore[assignment]
+    """A type, or a list of types as in Cohere's clients, for which `embeddings` is an object."""
 
 
 @call("embed_text", "/v1/embed/texts")
 async def embed_texts(body: TextsBody) -> Embeddings:
     """Embed texts as unit vectors."""
-    feats = await current().embed_texts(body.texts)
-    return Embeddings(model=_model("embed_text"), embeddings=body.encode(feats))
+    feats, types = await current().embed_texts(body.texts), body.embedding_types
+    return Embeddings(
+        model=_model("embed_text"),
+        embeddings={each: body.encode(feats, each) for each in types}
+        if isinstance(types, list)
+        else body.encode(feats, types),
+    )
 
 
 class ImagesAndTexts(ImagesForm):

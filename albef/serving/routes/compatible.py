@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import Depends, Path
+from fastapi import Path
 from fastapi.routing import APIRouter
 from pydantic import BeforeValidator, FailFast, Field, PlainValidator, TypeAdapter
 from pydantic_core import PydanticCustomError
@@ -19,12 +19,8 @@ from albef.serving.errors import BODY, ApiError, describe_errors
 from albef.serving.limits import BEST, INPUTS
 from albef.serving.model_queues import ModelQueues, probability
 from albef.serving.routes.bodies import Body, Text, VectorsBody
-from albef.serving.routes.calls import Needs
 
-models_router = APIRouter(tags=["compatible"])
-"""Routes of the exports, for exports of any kind."""
-router = APIRouter(tags=["compatible"], dependencies=[Depends(Needs("embed_text"))])
-"""Routes of exports that embed texts."""
+router = APIRouter(tags=["compatible"])
 _ERRORS = describe_errors(404, 429, *BODY)
 Json = dict[str, Any]
 _URI = "data:image/"  # Beginning of an image's data URI.
@@ -136,13 +132,13 @@ def _entry(run: str) -> Json:
     return {"id": run, "object": "model", "created": 0, "owned_by": "albef"}
 
 
-@models_router.get("/v1/models", responses=describe_errors())
+@router.get("/v1/models", responses=describe_errors())
 async def list_models() -> Json:
     """List the exports."""
     return {"object": "list", "data": [_entry(run) for run in _names()]}
 
 
-@models_router.get("/v1/models/{name}", responses=describe_errors(404, 422))
+@router.get("/v1/models/{name}", responses=describe_errors(404, 422))
 async def describe_model(name: Annotated[str, Path(max_length=200)]) -> Json:
     """Describe one export."""
     return _entry(_find_model(name).run)

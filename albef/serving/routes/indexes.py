@@ -20,11 +20,8 @@ from albef.serving.routes.bodies import (
     Text,
     read_files,
 )
-from albef.serving.routes.calls import Needs
 
-router = APIRouter(
-    prefix="/v1/indexes", tags=["indexes"], dependencies=[Depends(Needs("embed_image"))]
-)
+router = APIRouter(prefix="/v1/indexes", tags=["indexes"])
 Name = Annotated[str, Path(pattern=NAME, description="Name of an index")]
 Id = Annotated[str, Path(pattern=ID, description="Id of an image")]
 

@@ -5,44 +5,22 @@ A model is a call of this server, such as ``embed_text``. Texts, and images as d
 """
 
 import importlib.metadata
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from functools import partial
 from math import prod
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import Path, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute, APIRouter
+from fastapi import Path
+from fastapi.routing import APIRouter
 from pydantic import BaseModel, Field
 
 from albef.serving.engine import current
-from albef.serving.errors import BODY, ApiError, ErrorBody, describe_errors, invalid
+from albef.serving.errors import BODY, ApiError, describe_errors
 from albef.serving.limits import IMAGES
 from albef.serving.model_queues import ModelQueues
 from albef.serving.routes.bodies import Body
 from albef.serving.routes.compatible import Item
-
-
-class _Route(APIRoute):
-    """Route whose errors have the protocol's form, in which ``error`` is a text."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the function that handles a request."""
-        handle = super().get_route_handler()
-
-        async def handle_or_refuse(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except ApiError as caught:
-                error = caught
-            except RequestValidationError as caught:
-                first = caught.errors()[0]
-                error = invalid({**first, "loc": first["loc"][1:]})
-            return JSONResponse({"error": error.message}, error.status, error.headers)
-
-        return handle_or_refuse
 
 
 class TextError(BaseModel):
@@ -51,10 +29,9 @@ class TextError(BaseModel):
     error: str
 
 
-# Middlewares do not know the protocol, so their errors have the server's form.
-_describe = partial(describe_errors, body=ErrorBody | TextError)
+_describe = partial(describe_errors, body=TextError)
 # Triton's client sends no Content-Type.
-router = APIRouter(tags=["compatible"], route_class=_Route, strict_content_type=False)
+router = APIRouter(tags=["compatible"], strict_content_type=False)
 Json = dict[str, Any]
 Name = Annotated[str, Path(max_length=80)]
 _TEXT: dict[str, type] = {"text": str}
@@ -121,7 +98,7 @@ def _find(name: str) -> ModelQueues:
     return current().calls[name]
 
 
-@router.get("/v2", responses=_describe())
+@router.get("/v2", responses=describe_errors())
 async def describe_server() -> Json:
     """Describe the server."""
     version = importlib.metadata.version("albef-pipeline")
