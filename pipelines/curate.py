@@ -1,7 +1,4 @@
-"""curate@DATASET: write a filtered dataset.
-
-It keeps the captions that a model scores well, or adds captions that a model generates.
-"""
+"""curate@DATASET: write a filtered dataset of the captions that a model scores well."""
 
 import hashlib
 import logging
@@ -15,18 +12,14 @@ import torch
 from albef.curation import (
     SCORES,
     SPLIT,
-    WRITTEN,
     CurateConfig,
-    adding,
     choose,
-    keeping,
     score,
-    write_captions,
     write_filtered,
     write_scores,
 )
 from albef.data.rejection import Reason
-from albef.data.shards import Shards, describe, read_index
+from albef.data.shards import Shards, read_index
 from albef.distributed import world
 from albef.io import atomic
 from albef.loading.reading import Part
@@ -40,7 +33,7 @@ log = logging.getLogger("albef")
 
 
 def run(stage: Stage) -> None:
-    """Score the captions of a dataset's training split, or generate one more per record.
+    """Score the captions of a dataset's training split.
 
     The stage writes the filtered dataset, its verdict (it is as valid as the dataset it is made
     from), and a file with what happened to each caption.
@@ -48,48 +41,33 @@ def run(stage: Stage) -> None:
     config = stage.section(f"curate.{stage.key}", CurateConfig)
     digest = verified_digest(stage, config.dataset)
     base, checkpoint = stage.layout.data(config.dataset), load_checkpoint(Path(config.by))
-    if config.chooses == (checkpoint.kind == "captioning"):
-        raise ValueError(
-            f"curate.{stage.key}: {config.by} is a checkpoint of kind {checkpoint.kind}; "
-            + ("remove keep and threshold" if config.chooses else "set keep or threshold")
-        )
     inputs = " ".join([digest, checkpoint.digest, stage.code])
     with (
         sharing(stage) as device,
         stage.scratch(hashlib.sha256(inputs.encode()).hexdigest()) as folder,
     ):
-        results = _apply(stage, checkpoint, base, folder, device)
+        results = _score(stage, checkpoint, base, folder, device)
     if not stage.first:
         return
     filtered, quarantine = stage.layout.data(stage.key), stage.layout.quarantine(stage.key)
-    origin = {"by": config.by, "weights": checkpoint.digest}
+    origin = {"by": config.by, "weights": checkpoint.digest, "score": config.score}
     verdict = stage.layout.verdict(stage.key)
-    if config.chooses:
-        kept_mask = choose(results[config.score].to_numpy(), config)
-        description = write_filtered(
-            filtered, base, keeping(kept_mask), origin | {"score": config.score}
-        )
-        write_scores(quarantine / "scores.parquet", base, results, kept_mask)
-        below = float(results[config.score].to_numpy()[kept_mask].min())
-        write_json(quarantine / "curation.json", {"below": below})
-        stage.record["kept"] = int(kept_mask.sum())
-        log.info("%s: kept %d of %d captions", stage.key, kept_mask.sum(), len(kept_mask))
-    else:
-        description = write_filtered(filtered, base, adding(results["written"].to_pylist()), origin)
-        quarantine.mkdir(parents=True, exist_ok=True)
-        before = describe(base)["captions"]
-        log.info("%s: %d captions added to %d", stage.key, description["captions"] - before, before)
+    scores = results[config.score].to_numpy()
+    kept_mask = choose(scores, config)
+    description = write_filtered(filtered, base, kept_mask, origin)
+    write_scores(quarantine / "scores.parquet", base, results, kept_mask)
+    write_json(quarantine / "curation.json", {"below": float(scores[kept_mask].min())})
+    stage.record["kept"] = int(kept_mask.sum())
+    log.info("%s: kept %d of %d captions", stage.key, kept_mask.sum(), len(kept_mask))
     write_json(verdict, {"dataset": stage.key, "digest": description["digest"]})
     write_json(quarantine / "summary.json", _summary(base, filtered))
     stage.made(filtered / "dataset.json", verdict, quarantine / "summary.json")
 
 
-def _apply(
+def _score(
     stage: Stage, checkpoint: Checkpoint, base: Path, folder: Path, device: torch.device
 ) -> pa.Table:
-    """Return the scores or generated captions of all records."""
-    is_captioning = checkpoint.kind == "captioning"
-    process, schema = (write_captions, WRITTEN) if is_captioning else (score, SCORES)
+    """Return the scores of all records."""
     records, parts = Shards(base, SPLIT), list[pa.Table]()
     least, most = _PART
     size = min(most, max(least, len(records) // 100 // least * least))
@@ -98,7 +76,7 @@ def _apply(
         path = folder / f"part-{start:012}.parquet"
         if not world().broadcast(path.exists):
             with evaluating("auto", device):
-                table = process(checkpoint, batch, device, stage.runtime.workers)
+                table = score(checkpoint, batch, device, stage.runtime.workers)
             if stage.first:
                 with atomic(path) as part:
                     pq.write_table(table, part)
@@ -106,7 +84,7 @@ def _apply(
             log.info("%s: %d of %d records processed", stage.address, done, len(records))
             stage.tally()
         parts += [pq.read_table(path)] if stage.first else []
-    return pa.concat_tables(parts) if parts else schema.empty_table()
+    return pa.concat_tables(parts) if parts else SCORES.empty_table()
 
 
 def _summary(base: Path, filtered: Path) -> dict[str, object]:

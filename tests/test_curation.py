@@ -14,7 +14,6 @@ from albef.curation import (
     SCORES,
     CurateConfig,
     choose,
-    keeping,
     write_filtered,
     write_scores,
 )
@@ -51,7 +50,7 @@ def test_rows_lie_together_across_splits_and_parts(
     for rows in (2, 10_000):
         monkeypatch.setattr(curation, "_ROWS", rows)
         described = write_filtered(
-            tmp_path / "clean", tmp_path / "web", keeping(np.array(stays)), {"by": "b"}
+            tmp_path / "clean", tmp_path / "web", np.array(stays), {"by": "b"}
         )
         view = {
             record.key: (record.captions, record.images)

@@ -8,13 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
-from albef.config import validate
 from albef.data.shards import Shards, describe, index_digest
 from albef.lineage import Project, lineage
-from albef.models.weights import load_checkpoint, save_checkpoint
-from albef.tasks import captioning
+from albef.models.weights import load_checkpoint
 from pipelines import curate, pretrain
 from pipelines.report import data_page
 from pipelines.stage import Stage
@@ -95,6 +92,15 @@ def test_the_view_counts_as_validated_and_is_counted_through(here: Path) -> None
     assert sum(it["kept"] for it in summary.values()) == sum(described["splits"].values())
 
 
+def test_a_filtered_dataset_is_filtered_again(here: Path) -> None:
+    again_filtered = {"clean": CURATE, "best": CURATE | {"dataset": "clean", "keep": 0.5}}
+    work(here, values(curate=again_filtered))
+    curate.run(Stage("curate", "best"))
+    described, before = describe(VIEW.with_name("best")), describe(VIEW)
+    assert (described["shards_of"], described["curated"]["of"]) == ("web", "clean")
+    assert described["splits"]["train"] < before["splits"]["train"]
+
+
 def test_it_is_equal_each_time_and_another_limit_scores_nothing_again(here: Path) -> None:
     before = contents(VIEW), contents(BESIDE), VERDICT.read_bytes()
     shutil.rmtree("scratch")
@@ -153,46 +159,6 @@ def test_several_processes_write_the_same(here: Path) -> None:
     assert (contents(VIEW), contents(BESIDE)) == before
     record = json.loads(Path("products/runs/curate@clean.json").read_text())
     assert record["kept"] == sum(pq.read_table(BESIDE / "scores.parquet")["kept"].to_pylist())
-
-
-def test_captions_are_written_and_then_chosen_among(here: Path) -> None:
-    init = load_checkpoint(Path("earlier/pretrained"))
-    run = {"kind": "captioning", "dataset": "web", "init": "pretrained", "epochs": 1, "lr": 1e-3}
-    run |= {"global_batch_size": 8, "warmup_steps": 1, "image_size": init.model.image.image_size}
-    config = validate(captioning.Config, run, where="tests")
-    torch.manual_seed(0)
-    task = captioning.Task.start(config, init)
-    save_checkpoint(
-        Path("earlier/captions"), kind="captioning", model=init.model, tensors=task.state_dict(),
-        tokenizer=task.tokenizer, values=config.model_dump(), provenance={},
-    )  # fmt: skip
-    writes = {"dataset": "web", "by": "earlier/captions"}
-    work(here, values(curate={"written": writes, "clean": CURATE | {"dataset": "written"}}))
-    for view in ("written", "clean"):
-        curate.run(Stage("curate", view))
-    base, written = Shards(BASE, "train"), Shards(Path("products/data/written"), "train")
-    texts = task.eval().predict(base, 64)["written"]
-    assert any(texts)
-    for before, after, text in zip(base, written, texts, strict=True):
-        is_new = bool(text) and text not in before.captions
-        assert after.captions == (*before.captions, *[text] * is_new)
-        assert after.image == before.image
-        assert after.meta == before.meta | ({"written": text} if is_new else {})
-    assert list(Shards(Path("products/data/written"), "val")) == list(Shards(BASE, "val"))
-    scores = pq.read_table(BESIDE / "scores.parquet").to_pylist()
-    assert len(scores) == sum(len(record.captions) for record in written)
-    known = {record.key: record.meta for record in written}
-    for row in scores:
-        meta = known[row["key"]]
-        own = row["caption"] != meta.get("written")
-        assert row["noise"] == (meta.get("noise", "") if own else "")
-    described = describe(VIEW)
-    assert (described["shards_of"], described["curated"]["of"]) == ("web", "written")
-    assert "captions by" in data_page("written").read_text()
-    with pytest.raises(ValueError, match="remove keep and threshold"):
-        again(by="earlier/captions")
-    with pytest.raises(ValueError, match="of kind pretraining; set keep or threshold"):
-        again(keep=None)
 
 
 def test_pre_training_reads_a_view_and_tells_what_it_is(here: Path) -> None:

@@ -31,13 +31,12 @@ def read(layout: Layout, name: str, described: Mapping[str, Any], count: int) ->
     """Return the curation of a filtered dataset, with ``count`` examples per group."""
     curated, quarantine = described["curated"], layout.quarantine(name)
     summary = read_json(quarantine / "curation.json") or {}
-    scored = "score" in curated
     facts = {
         "filtered from": curated["of"],
-        "scored by" if scored else "captions by": curated["by"],
+        "scored by": curated["by"],
         "weights": curated["weights"][:12],
+        "score": curated["score"],
     }
-    facts |= {"score": curated["score"]} if scored else {}
     if not (quarantine / "scores.parquet").is_file():
         return Curation(facts)
     table = pq.read_table(quarantine / "scores.parquet")
