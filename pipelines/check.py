@@ -34,7 +34,6 @@ from albef.io import printable
 from albef.validation.checking import check_dataset
 from albef.validation.config import ValidateConfig
 from albef.validation.image_stats import read_image_stats
-from pipelines.rows import read_config
 from pipelines.stage import PARAMS, Stage, read_json
 
 STOPS = 1
@@ -294,7 +293,7 @@ def _choose(
     stage = Stage("ingest", dataset)
     datasets = stage.params.get("datasets") or {}
     if dataset in datasets and (not path.exists() or not source_name):
-        config = read_config(stage)
+        config = stage.section(f"datasets.{dataset}", RowsConfig)
         if source_name and source_name not in config.sources:
             hint = did_you_mean(source_name, config.sources, f"{dataset}.")
             raise ParamsError(f"{PARAMS}: dataset {dataset} has no source {source_name!r}{hint}")

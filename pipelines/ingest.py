@@ -28,10 +28,9 @@ from albef.ingest.duplicates import compare, read_heldout
 from albef.ingest.pool import NumberedRow, portions, prepare_rows
 from albef.ingest.prepare import Prepared, Rules
 from albef.ingest.quarantine import write_quarantine
-from albef.ingest.sources import read_rows
 from albef.io import file_digest
 from albef.run_record import code_digest
-from pipelines.rows import log_progress, read_config
+from pipelines.rows import read
 from pipelines.stage import Stage, main
 
 log = logging.getLogger("albef")
@@ -42,7 +41,7 @@ _ROWS, _BYTES = 1000, 2**25
 
 def run(stage: Stage) -> None:
     """Build a dataset from its sources."""
-    config = read_config(stage)
+    config = stage.section(f"datasets.{stage.key}", RowsConfig)
     limits = stage.section("ingest", IngestConfig)
     paths = [stage.layout.heldout(name) for name in limits.heldout] if config.screened else []
     rules = Rules(limits, config.longest_side, min_scores=config.min_scores)
@@ -102,11 +101,7 @@ def _prepare(blocks: Blocks, stage: Stage, config: RowsConfig, rules: Rules) -> 
             del pending[: batch.missing]
 
     def missing() -> Iterator[NumberedRow]:
-        rows = read_rows(
-            stage.key, config.sources, stage.data_seed, stage.runtime.scratch_root,
-            split_off=config.split_off, engine=stage.runtime.engine,
-        )  # fmt: skip
-        for portion in portions(log_progress(rows), _ROWS, _BYTES):
+        for portion in portions(read(stage, config), _ROWS, _BYTES):
             batch, new = blocks.batch(portion)
             batches.append(batch)
             write()
