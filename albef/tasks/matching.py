@@ -155,10 +155,9 @@ def group_ids(
 class EncodedPairs(NamedTuple):
     """A batch of B pairs, encoded by the student and the momentum model."""
 
-    ids: Tensor
-    """Token ids (B, L) of the texts."""
-    text_mask: Tensor
-    """Mask (B, L) of the texts."""
+    batch: Batch
+    """Batch of :class:`Collate`. If it has ``image_id``, pairs with an equal one are positives of
+    each other; otherwise each pair is its only positive."""
     image_states: Tensor
     """Student's image states (B, N, D)."""
     text_states: Tensor
@@ -167,41 +166,15 @@ class EncodedPairs(NamedTuple):
     """Momentum image features (B, E)."""
     text_feat_m: Tensor
     """Momentum text features (B, E)."""
-    pair_id: Tensor | None
-    """(B,): pairs with an equal id are positives of each other. If None, each pair is its only
-    positive."""
-    text_ids: Tensor | None = None
-    """(B, 1 + KNOWN_TEXTS): ids of each text, and of the texts that are true of its image."""
-    itm_texts: tuple[Tensor, Tensor, Tensor] | None = None
-    """Ids (B, M), mask (B, M) and text ids (B,) of ITM's texts, if they differ from the others."""
 
 
-def _ids_of(pairs: EncodedPairs) -> Tensor | None:
+def _ids_of(batch: Batch) -> Tensor | None:
     """Return the ids that the queue keeps, (B,) or with texts (B, 2 + KNOWN_TEXTS), if any."""
-    if pairs.text_ids is None:
-        return pairs.pair_id
-    first = pairs.pair_id
-    if first is None:  # Nothing compares this column then.
-        first = torch.zeros_like(pairs.text_ids[:, 0])
-    return torch.cat([first[:, None], pairs.text_ids], dim=1)
-
-
-def itm_texts(batch: Batch) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Return ids, mask and text ids of ITM's own texts, if the batch has them."""
-    if "itm_ids" not in batch:
-        return None
-    return batch["itm_ids"], batch["itm_mask"], batch["itm_text_id"]
-
-
-class Matched(NamedTuple):
-    """Matching losses of a batch."""
-
-    loss: Tensor
-    """Scalar: the weighted sum of the losses."""
-    image: list[KeyValue]
-    """Keys and values of the student's images."""
-    outputs: dict[str, Tensor]
-    """Values to log, and features that :meth:`MatchingTask.end_step` enqueues."""
+    if "text_ids" not in batch:
+        return batch.get("image_id")
+    texts = batch["text_ids"]
+    # If a pair is its only positive, nothing compares the first column.
+    return torch.cat([batch.get("image_id", torch.zeros_like(texts[:, 0]))[:, None], texts], dim=1)
 
 
 class MatchingTask(Task):
@@ -226,6 +199,17 @@ class MatchingTask(Task):
         self.itm_head = nn.Linear(model.fused.width, 2)
         nn.init.normal_(self.itm_head.weight, std=0.02)
         nn.init.zeros_(self.itm_head.bias)
+
+    def collate(self, transform: Transform) -> Collate:
+        """Return the collate of training batches."""
+        config = self.config
+        return Collate(
+            self.tokenizer,
+            transform,
+            config.max_tokens,
+            equal_texts=config.equal_texts,
+            itm_captions=config.itm_captions,
+        )
 
     def add_momentum_model(self, temperature: float) -> None:
         """Add what only training needs: temperature, momentum model and queue."""
@@ -267,16 +251,21 @@ class MatchingTask(Task):
         learns = any(p.requires_grad for p in self.model.image_encoder.parameters())
         return self.model_m.model.encode_image(images) if learns else image_states
 
-    def match(self, pairs: EncodedPairs, alpha: float, queued: int | None = None) -> Matched:
+    def match(
+        self, pairs: EncodedPairs, alpha: float, queued: int | None = None
+    ) -> tuple[dict[str, Tensor], list[KeyValue]]:
         """Sum the losses of a batch of pairs: ITC, ITM and word-patch alignment.
 
         Args:
             pairs: the batch.
             alpha: weight of the momentum model in ITC's targets.
             queued: number of queue entries, the first ones, that are candidates; None means all.
+
+        Returns:
+            The outputs of :meth:`forward`, and keys and values of the student's images.
         """
         model, config = self.model, self.config
-        positives, targets, ignored = self._positives(pairs, queued)
+        positives, targets, ignored = self._positives(pairs.batch, queued)
         itc = contrast(
             model.image_feat(pairs.image_states),
             model.text_feat(pairs.text_states),
@@ -295,9 +284,9 @@ class MatchingTask(Task):
         losses = {"itc": itc.loss, "itm": itm}
         loss = itm + itc.loss if self.itc else itm
         if config.wpa:
-            bias = attention_bias(pairs.text_mask)
-            query = model.fusion_encoder.first_query(pairs.text_states, bias)
-            losses["wpa"] = wpa_loss(query, image[0][0], pairs.text_mask, same=positives.t())
+            mask = pairs.batch["text_mask"]
+            query = model.fusion_encoder.first_query(pairs.text_states, attention_bias(mask))
+            losses["wpa"] = wpa_loss(query, image[0][0], mask, same=positives.t())
             loss = loss + config.wpa * losses["wpa"]
         outputs |= {name: value.detach() for name, value in losses.items()} | {
             "temperature": self.temperature.detach(),
@@ -305,31 +294,31 @@ class MatchingTask(Task):
             "image_feat_m": pairs.image_feat_m,
             "text_feat_m": pairs.text_feat_m,
         }
-        if (ids := _ids_of(pairs)) is not None:
+        if (ids := _ids_of(pairs.batch)) is not None:
             outputs["ids"] = ids
-        return Matched(loss, image, outputs)
+        return {"loss": loss, **outputs}, image
 
     def _positives(
-        self, pairs: EncodedPairs, queued: int | None
+        self, batch: Batch, queued: int | None
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
         """Return the true texts (B, B) of each image, and ITC's targets (B, B + Q).
 
         The last value has the candidates (B, B + Q) that ITC ignores, of the images and the texts.
         """
-        size, device = len(pairs.ids), pairs.ids.device
+        size, device, texts = len(batch["ids"]), batch["ids"].device, batch.get("text_ids")
         queued_ids = self.queue.ids[:queued]
-        of_pairs = queued_ids if pairs.text_ids is None else queued_ids[:, 0]
-        if pairs.pair_id is None:
+        if "image_id" not in batch:
             positives = torch.eye(size, dtype=torch.bool, device=device)
             targets = one_hot_targets(size, size + len(queued_ids), device)
         else:
-            positives = pairs.pair_id[:, None] == pairs.pair_id[None]
-            targets = same_image_targets(pairs.pair_id, of_pairs)
-        if pairs.text_ids is None:
+            own = batch["image_id"]
+            positives = own[:, None] == own[None]
+            targets = same_image_targets(own, queued_ids if texts is None else queued_ids[:, 0])
+        if texts is None:
             return positives, targets, None
-        known = torch.cat([pairs.text_ids, queued_ids[:, 1:]])
-        of_images = describes(known[:, 0], pairs.text_ids)
-        of_texts = describes(pairs.text_ids[:, 0], known).t()
+        known = torch.cat([texts, queued_ids[:, 1:]])
+        of_images = describes(known[:, 0], texts)
+        of_texts = describes(texts[:, 0], known).t()
         ignored = of_images & (targets == 0), of_texts & (targets == 0)
         return positives | of_images[:, :size], targets, ignored
 
@@ -337,12 +326,12 @@ class MatchingTask(Task):
         self, pairs: EncodedPairs, image: list[KeyValue], itc: Contrast, positives: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return ITM's loss with negatives drawn by ITC's similarities, and its values to log."""
-        states, ids, mask, size = pairs.text_states, pairs.ids, pairs.text_mask, len(pairs.ids)
-        if pairs.itm_texts is not None:
-            assert pairs.text_ids is not None  # itm_captions needs equal_texts
-            ids, mask, text_ids = pairs.itm_texts
+        states, batch, size = pairs.text_states, pairs.batch, len(pairs.text_states)
+        ids, mask = batch["ids"], batch["text_mask"]
+        if "itm_ids" in batch:
+            ids, mask = batch["itm_ids"], batch["itm_mask"]
             states = self.model.encode_text(ids, mask)
-            positives = positives | describes(text_ids, pairs.text_ids)
+            positives = positives | describes(batch["itm_text_id"], batch["text_ids"])
         is_false, outputs = None, {}
         if self.config.exchanged:
             other, exchanged = self.exchange(ids)
@@ -396,17 +385,6 @@ class PairTask(MatchingTask, RunTask):
         task.queue.ids.fill_(EMPTY)
         return task
 
-    def collate(self, transform: Transform) -> Collate:
-        """Return the collate of training batches."""
-        config = self.config
-        return Collate(
-            self.tokenizer,
-            transform,
-            config.max_tokens,
-            equal_texts=config.equal_texts,
-            itm_captions=config.itm_captions,
-        )
-
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """Return the two losses of a micro-batch of B pairs, and the momentum features."""
         model, model_m = self.model, self.model_m.model
@@ -416,8 +394,5 @@ class PairTask(MatchingTask, RunTask):
         with torch.no_grad():
             image_feat_m = model_m.image_feat(self.encode_image_m(batch["image"], image_states))
             text_feat_m = model_m.text_feat(model_m.encode_text(batch["ids"], mask))
-        feats = image_states, text_states, image_feat_m, text_feat_m
-        texts = batch.get("text_ids"), itm_texts(batch)
-        pairs = EncodedPairs(batch["ids"], mask, *feats, batch["image_id"], *texts)
-        matched = self.match(pairs, fixed(self.config.alpha) * ramp(epoch))
-        return {"loss": matched.loss, **matched.outputs}
+        pairs = EncodedPairs(batch, image_states, text_states, image_feat_m, text_feat_m)
+        return self.match(pairs, fixed(self.config.alpha) * ramp(epoch))[0]

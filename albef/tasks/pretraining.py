@@ -22,7 +22,7 @@ from albef.models.vision import ImageConfig
 from albef.preprocessing.text import TextTokenizer, mask_tokens
 from albef.preprocessing.transforms import Transform
 from albef.tasks.matching import Collate as CaptionCollate
-from albef.tasks.matching import EncodedPairs, MatchingConfig, group_ids, itm_texts
+from albef.tasks.matching import EncodedPairs, MatchingConfig, group_ids
 from albef.tasks.ranking import RankingTask
 from albef.tasks.task import TrainingConfig
 
@@ -144,15 +144,11 @@ class Task(RankingTask):
 
     def collate(self, transform: Transform) -> Collate:
         """Return the collate of training batches."""
-        config = self.config
+        groups = group_ids(self.config.masked_groups, self.tokenizer, "masked_groups")
         return Collate(
-            self.tokenizer,
-            transform,
-            config.max_tokens,
-            equal_texts=config.equal_texts,
-            itm_captions=config.itm_captions,
-            mlm_probability=config.mlm_probability,
-            masked_groups=group_ids(config.masked_groups, self.tokenizer, "masked_groups"),
+            **vars(super().collate(transform)),
+            mlm_probability=self.config.mlm_probability,
+            masked_groups=groups,
         )
 
     @torch.no_grad()
@@ -175,15 +171,13 @@ class Task(RankingTask):
             image_states_m = self.encode_image_m(batch["image"], image_states)
             text_states_m, masked_states_m = model_m.encode_text(both_ids, both_mask).split(size)
             feats_m = model_m.image_feat(image_states_m), model_m.text_feat(text_states_m)
-        states = image_states, text_states, *feats_m
-        texts = batch.get("text_ids"), itm_texts(batch)
-        pairs = EncodedPairs(batch["ids"], mask, *states, None, *texts)
+        pairs = EncodedPairs(batch, image_states, text_states, *feats_m)
         queued = config.queue_size if epoch >= config.queue_from else 0
-        matched = self.match(pairs, config.alpha_itc * ramp(epoch), queued)
+        outputs, image = self.match(pairs, config.alpha_itc * ramp(epoch), queued)
 
         labels = batch["mlm_labels"].flatten()
         positions = batch["mlm_positions"]
-        fused = model.fuse(masked_states, mask, matched.image, positions)
+        fused = model.fuse(masked_states, mask, image, positions)
         logits = self.mlm_head(fused, model.text_encoder.words)
         logits_m = None
         if alpha_mlm > 0:
@@ -193,4 +187,4 @@ class Task(RankingTask):
                 table_m = model_m.text_encoder.words
                 logits_m = self.mlm_head_m(fused_m, table_m).flatten(0, 1)
         mlm = mlm_loss(logits.flatten(0, 1), labels, logits_m, alpha_mlm)
-        return {"loss": matched.loss + mlm, **matched.outputs, "mlm": mlm.detach()}
+        return outputs | {"loss": outputs["loss"] + mlm, "mlm": mlm.detach()}
