@@ -185,7 +185,7 @@ class Stage:
         self.record["code_digest"] = self.code
 
     @contextlib.contextmanager
-    def scratch(self, fingerprint: str, *, alone: bool = True) -> Iterator[Path]:
+    def scratch(self, fingerprint: str) -> Iterator[Path]:
         """Yield the folder for this stage's work in progress, outside any work tree.
 
         The stage holds the folder exclusively until its artifacts are made. The same stage of
@@ -193,14 +193,13 @@ class Stage:
 
         Args:
             fingerprint: fingerprint of the work, which names the folder.
-            alone: whether to hold the folder exclusively; false if others take part in the work.
 
         Raises:
             ValueError: another process works there, and this one is part of a group that cannot
                 wait.
         """
-        folder = self.scratch_of(self.address, fingerprint)
-        with self._locked(folder) if alone and self.first else contextlib.nullcontext():
+        folder = self.runtime.scratch_root / f"{self.address}-{fingerprint[:16]}"
+        with self._locked(folder) if self.first else contextlib.nullcontext():
             folder.mkdir(parents=True, exist_ok=True)
             os.utime(folder)
             self._tally = folder / _TALLY
@@ -226,10 +225,6 @@ class Stage:
         """Save the cost of the stage so far, so that an interruption does not lose it."""
         if self._tally is not None and self._tally.parent.is_dir() and self.first:
             write_json(self._tally, self.cost.spent())
-
-    def scratch_of(self, address: str, fingerprint: str) -> Path:
-        """Return the folder of a stage's work in progress, which need not exist."""
-        return self.runtime.scratch_root / f"{address}-{fingerprint[:16]}"
 
     def write_record(self, started: float) -> None:
         """Write and keep the run record of a finished stage."""

@@ -21,7 +21,7 @@ from albef.loading.pipeline import Reading
 from albef.models.kernels import compile_blocks, evaluating, recompute
 from albef.models.weights import CONFIG, WEIGHTS, Checkpoint, save_checkpoint
 from albef.preprocessing.transforms import Train
-from albef.tasks.task import RunConfig, RunTask, Table, Task, TrainingConfig
+from albef.tasks.task import RunTask, Table, Task, TrainingConfig
 from albef.trackers import IDS, Trackers, check_installed, training
 from albef.training.loop import LOG, Setup, Trainer
 from albef.training.lora import merged
@@ -30,27 +30,9 @@ from albef.training.state import kept
 from albef.training.tracking import progress
 from pipelines.stage import Stage, read_json, verified_digest, write_json
 
-TRIAL = "trial.json"
-"""File in the scratch folder of a training that a search trial finished: the trial, and how."""
 CHANCE_MARGIN = 1.1
 """Factor over chance that a metric must exceed to count as better than chance."""
 log = logging.getLogger("albef")
-
-
-def numeric_environment(stage: Stage, device: torch.device) -> dict[str, Any]:
-    """Return the settings, except values, data and seed, that change a training's last digits."""
-    gpu = device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(device) if gpu else device.type,
-        "threads": torch.get_num_threads(),
-        "processes": world().size,
-        "shard": stage.runtime.shard,
-        "recompute": stage.runtime.recompute,
-        "compile": stage.runtime.compile,
-        "compress": stage.runtime.compress,
-        "deterministic": stage.runtime.deterministic,
-        "torch": torch.__version__,
-    }
 
 
 def provenance_of(
@@ -60,11 +42,6 @@ def provenance_of(
     data = verified_digest(stage, config.dataset)
     provenance = {"dataset": config.dataset, "data": data, "seed": stage.seed, **parents}
     return provenance, fingerprint({"values": config.model_dump()} | provenance)
-
-
-def parents_of(config: RunConfig, init: Checkpoint) -> dict[str, str]:
-    """Return the start checkpoint of a run's training, for its provenance."""
-    return {"parent": config.init, "parent_weights": init.digest}
 
 
 def origin_of(stage: Stage, dataset: str, init: Checkpoint | None = None) -> dict[str, Any]:

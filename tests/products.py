@@ -176,7 +176,7 @@ def _search(stage: Stage) -> None:
     trials = [create_trial(params={"lr": 2e-4}, distributions={"lr": FloatDistribution(1e-5, 1e-3)},
                            value=50.0, intermediate_values={1: 50.0})]  # fmt: skip
     write_json(folder / "choice.json", {"lr": 2e-4})
-    found = evidence(trials, {"lr": 2e-4}, "r_mean", True)
+    found = evidence(trials, {"lr": 2e-4}, "r_mean")
     write_json(folder / "trials.json", {"trials": rows(trials, {"lr": 2e-4}), "evidence": found})
     _done(stage, folder / "choice.json")
 

@@ -1,17 +1,15 @@
 """Samplers and pruners of a search: their config sections, and functions that make them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState, create_trial
-from pydantic import Field, PlainSerializer, PlainValidator, model_validator
+from optuna.trial import FrozenTrial
+from pydantic import PlainSerializer, PlainValidator
 
-from albef.config import Range, Section, by_kind
-
-Count = Annotated[int, Field(ge=1)]
+from albef.config import Count, CountOrZero, Range, Section, by_kind
 
 
 class Tpe(Section):
@@ -46,19 +44,8 @@ class Median(Section):
     kind: Literal["median"] = "median"
     startup_trials: Count = 5
     """Number of complete trials before any is ended early."""
-    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    warmup_epochs: CountOrZero = 0
     """Number of epochs of each trial before it may be ended early."""
-
-
-class Hyperband(Section):
-    """Successive halving in brackets: at each halving only the best trials continue."""
-
-    kind: Literal["hyperband"]
-    min_epochs: Count = 1
-    """Number of epochs before the first halving."""
-    reduction_factor: Annotated[int, Field(ge=2)] = 3
-    """Reduction factor: one in this many trials continues, and the epochs between two halvings grow
-    by this factor."""
 
 
 class Unpruned(Section):
@@ -68,7 +55,7 @@ class Unpruned(Section):
 
 
 _SAMPLERS: Mapping[str, type[Section]] = {"tpe": Tpe, "gp": Gp, "random": Random}
-_PRUNERS: Mapping[str, type[Section]] = {"median": Median, "hyperband": Hyperband, "none": Unpruned}
+_PRUNERS: Mapping[str, type[Section]] = {"median": Median, "none": Unpruned}
 
 
 class SearchConfig(Section):
@@ -78,8 +65,7 @@ class SearchConfig(Section):
     """Total number of trials; the first one is at each range's start. A trial that was interrupted
     is tried again and counts once."""
     epochs: Count = 1
-    """Number of epochs of a trial. If a run has the same number, the training of the best trial is
-    reused as its fine-tuning."""
+    """Number of epochs of a trial."""
     sampler: Annotated[
         Tpe | Gp | Random,
         PlainValidator(lambda values: by_kind(values, _SAMPLERS)),
@@ -87,32 +73,18 @@ class SearchConfig(Section):
     ] = Tpe()
     """Method that chooses values: ``tpe``, ``gp`` or ``random``."""
     pruner: Annotated[
-        Median | Hyperband | Unpruned,
+        Median | Unpruned,
         PlainValidator(lambda values: by_kind(values, _PRUNERS)),
         PlainSerializer(Section.model_dump),
     ] = Median()
-    """Method that ends trials early: ``median``, ``hyperband`` or ``none``."""
-
-    @model_validator(mode="after")
-    def _check_min_epochs(self) -> Self:
-        if isinstance(self.pruner, Hyperband) and self.pruner.min_epochs > self.epochs:
-            raise ValueError(
-                f"pruner.min_epochs {self.pruner.min_epochs} must be at most epochs {self.epochs}"
-            )
-        return self
+    """Method that ends trials early: ``median`` or ``none``."""
 
 
-def make_pruner(settings: SearchConfig, study: optuna.Study) -> optuna.pruners.BasePruner:
+def make_pruner(settings: SearchConfig) -> optuna.pruners.BasePruner:
     """Return Optuna's pruner of a search; its step is an epoch."""
     match settings.pruner:
         case Median(startup_trials=startup, warmup_epochs=warmup):
             return optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup)
-        case Hyperband(min_epochs=least, reduction_factor=factor):
-            pruner = optuna.pruners.HyperbandPruner(least, settings.epochs, factor)
-            # Samplers learn by its brackets, which the first call makes. Without this call, a
-            # resumed study would draw other values.
-            pruner.prune(study, create_trial(state=TrialState.RUNNING))
-            return pruner
         case Unpruned():
             return optuna.pruners.NopPruner()
 
@@ -140,13 +112,10 @@ class SeededSampler(BaseSampler):  # type: ignore[misc]
         settings: values of the search.
         space: ranges by name.
         seed: seed of the study.
-        study: the whole study; Hyperband shows a sampler the trials of only one bracket.
     """
 
-    def __init__(
-        self, settings: SearchConfig, space: Mapping[str, Range], seed: int, study: optuna.Study
-    ) -> None:
-        self._settings, self._seed, self._study = settings, seed, study
+    def __init__(self, settings: SearchConfig, space: Mapping[str, Range], seed: int) -> None:
+        self._settings, self._seed = settings, seed
         self._start = {name: range_.start for name, range_ in space.items()}
         self._space: dict[str, BaseDistribution] = {
             name: FloatDistribution(range_.low, range_.high, log=range_.log)
@@ -163,7 +132,7 @@ class SeededSampler(BaseSampler):  # type: ignore[misc]
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, float]:
         """Return the value of each range."""
-        trials = self._study.get_trials(deepcopy=False)
+        trials = study.get_trials(deepcopy=False)
         number = position(trial, trials)
         if number == 0:
             return self._start
@@ -187,12 +156,15 @@ class SeededSampler(BaseSampler):  # type: ignore[misc]
         raise NotImplementedError
 
 
-def position(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
-    """Return the position of a trial in the budget, from 0; a retried trial keeps it.
+FIRST = "first"
+"""User attribute of a retried trial: the number of its first attempt."""
 
-    Args:
-        trial: the trial.
-        trials: all trials of the study, by number.
-    """
-    first = trial.system_attrs.get("failed_trial", trial.number)
-    return sum("failed_trial" not in other.system_attrs for other in trials[:first])
+
+def attempts(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
+    """Return the last attempt of each trial of the budget, in order, by its first one's number."""
+    return {trial.user_attrs.get(FIRST, trial.number): trial for trial in trials}
+
+
+def position(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
+    """Return the position of a trial among all trials of a study, from 0; a retry keeps it."""
+    return list(attempts(trials)).index(trial.user_attrs.get(FIRST, trial.number))

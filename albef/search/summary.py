@@ -7,10 +7,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 BEST = 5
 """Number of best trials whose spread is reported."""
-NOT_REPEATABLE = (
-    "several processes took part, so trials depend on which of them finished first; another search "
-    "of the same values finds others"
-)
 
 
 def best_of(trials: Sequence[FrozenTrial], start: dict[str, float]) -> FrozenTrial:
@@ -30,9 +26,7 @@ def best_of(trials: Sequence[FrozenTrial], start: dict[str, float]) -> FrozenTri
     return max(complete, key=lambda t: (t.value, t.params == start, -t.number))
 
 
-def evidence(
-    trials: Sequence[FrozenTrial], start: dict[str, float], metric: str, repeatable: bool
-) -> dict[str, Any]:
+def evidence(trials: Sequence[FrozenTrial], start: dict[str, float], metric: str) -> dict[str, Any]:
     """Return the evidence for the choice by ``metric``, as JSON values; a trial is complete."""
     best = best_of(trials, start)
     values = sorted((t.value for t in trials if t.state == TrialState.COMPLETE), reverse=True)
@@ -48,8 +42,6 @@ def evidence(
         "gain": None if start_value is None else best.value - start_value,
         "best": values[:BEST],
         "spread": values[0] - values[:BEST][-1],
-        "repeatable": repeatable,
-        **({} if repeatable else {"not_repeatable_because": NOT_REPEATABLE}),
     }
 
 

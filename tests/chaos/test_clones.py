@@ -155,5 +155,4 @@ def test_if_one_clone_fails_the_other_ends_with_its_artifacts(
             assert [trial["state"] for trial in trials] == ["complete"] * 3
         elif not (i and apart):
             assert file_digest(path / WEIGHTS) == expected
-    left = {path.name.split("-")[0] for path in scratch.rglob("*/") if path.parent.name == "albef"}
-    assert left <= {"finetune@retrieval"}, left
+    assert not [path.name for path in scratch.rglob("*/") if path.parent.name == "albef"]

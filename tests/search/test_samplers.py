@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import TrialState
 
 from albef.config import ParamsError
-from tests.search.toy_search import GP, HYPERBAND, MEDIAN, NONE, TPE, TWO, opened, search, settings
+from tests.search.toy_search import GP, MEDIAN, NONE, TPE, TWO, opened, search, settings
 
 
 def test_each_sampler_begins_at_the_start_stays_in_the_ranges_and_repeats_itself(
@@ -28,9 +28,10 @@ def test_each_sampler_begins_at_the_start_stays_in_the_ranges_and_repeats_itself
 
 
 def test_bad_trials_are_ended_early_when_asked_to(tmp_path: Path) -> None:
-    for pruner, least in ((HYPERBAND, 1), (NONE, 4), (MEDIAN | {"warmup_epochs": 2}, 2)):
+    pruners = (MEDIAN, 1), (NONE, 4), (MEDIAN | {"warmup_epochs": 2}, 2)
+    for number, (pruner, least) in enumerate(pruners):
         chosen = settings(trials=12, pruner=pruner)
-        trials = search(opened(tmp_path / str(pruner["kind"]), chosen))
+        trials = search(opened(tmp_path / f"{number}", chosen))
         pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
         assert len(pruned) < 12
         assert bool(pruned) == (pruner != NONE)
@@ -43,7 +44,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"sampler": GP | {"candidates": 3}}, "candidates is not a known key"),
     ({"sampler": "tpe"}, "kind is missing"),
     ({"pruner": MEDIAN | {"warmup_epochs": -1}}, r"search\.pruner: warmup_epochs: .* got -1"),
-    ({"pruner": HYPERBAND | {"min_epochs": 5}}, "min_epochs 5 must be at most epochs 4"),
     ({"trials": 0}, r"search\.trials: .* got 0"),
 ]
 

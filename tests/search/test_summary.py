@@ -37,7 +37,7 @@ def test_the_best_trial_wins_and_the_start_wins_a_tie(
     best = best_of(trials, START)
     assert best.value == max(values)
     assert (best.params == START) == (values[at] == max(values))
-    summary = evidence(trials, START, "m", True)
+    summary = evidence(trials, START, "m")
     assert summary["start"] == values[at]
     assert summary["gain"] == best.value - values[at]
     assert summary["chosen"] == {"trial": best.number, "start": best.params == START}
@@ -47,10 +47,9 @@ def test_the_best_trial_wins_and_the_start_wins_a_tie(
 
 def test_trials_are_counted_by_how_they_ended() -> None:
     trials = [trial(0, 1.0, None, error="boom"), trial(1, 2.0, 50.0), trial(2, 3.0, None)]
-    summary = evidence(trials, START, "r_mean", False)
+    summary = evidence(trials, START, "r_mean")
     assert summary["trials"] == {"complete": 1, "pruned": 1, "fail": 1}
     assert summary["start"] is summary["gain"] is None
-    assert "another search of the same values" in summary["not_repeatable_because"]
     assert [row.get("error") for row in rows(trials, START)] == ["boom", None, None]
     with pytest.raises(ValueError, match=r"1 failed and 1 were pruned.*: boom"):
         best_of([trials[0], trials[2]], START)

@@ -1,6 +1,6 @@
-"""A search without a model; ``python -m ... FOLDER [hang]`` is a process that takes part in it.
+"""A search without a model.
 
-``hang`` reports one epoch of its first trial, says so and waits to be killed.
+``python -m ... FOLDER`` reports one epoch of its next trial, says so and waits to be killed.
 """
 
 import math
@@ -14,7 +14,6 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from albef.config import Range, validate
-from albef.search import study
 from albef.search.samplers import SearchConfig
 from albef.search.study import Report, Study, TrialRequest
 
@@ -23,7 +22,6 @@ TWO = LR | {"alpha": Range(low=0.0, high=1.0, log=False, start=0.4)}
 TPE = {"kind": "tpe", "startup_trials": 2, "candidates": 24, "multivariate": False}
 GP = {"kind": "gp", "startup_trials": 2}
 MEDIAN = {"kind": "median", "startup_trials": 2, "warmup_epochs": 0}
-HYPERBAND = {"kind": "hyperband", "min_epochs": 1, "reduction_factor": 2}
 NONE = {"kind": "none"}
 EPOCHS = 4
 
@@ -39,10 +37,9 @@ def opened(
     space: Mapping[str, Range] = LR,
     *,
     seed: int = 1,
-    run: str = "toy",
 ) -> Study:
     folder.mkdir(exist_ok=True)
-    return Study(folder / "study.db", f"search@{run}", chosen or settings(), space, seed)
+    return Study(folder / "study.db", "search@toy", chosen or settings(), space, seed)
 
 
 def worth(values: Mapping[str, float], epoch: int) -> float:
@@ -75,15 +72,5 @@ def search(
     return ended
 
 
-SHARED = settings(trials=8, pruner=NONE)
-"""Of a study that several work on."""
-
-
-def hasten() -> None:
-    """Heartbeats every second; a look at the others at once."""
-    study.HEARTBEAT_S, study.GRACE_S, study.POLL_S = 1, 3, 0.2
-
-
 if __name__ == "__main__":
-    hasten()
-    search(opened(Path(sys.argv[1]), SHARED), train=hang if "hang" in sys.argv else train)
+    opened(Path(sys.argv[1]), settings(trials=8, pruner=NONE)).run_trial(hang)
