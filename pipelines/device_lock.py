@@ -58,10 +58,8 @@ def device_slot(device: str, threads: int = 0) -> Iterator[None]:
     and Prefect all use these locks.
     """
     name = device.replace(":", "-")
-    slots, needed = [_file(name)], 1
-    if device == "cpu":
-        slots = [_file(f"cpu-{core}") for core in range(os.cpu_count() or 1)]
-        needed = min(threads or len(slots), len(slots))
+    names = [f"cpu-{core}" for core in range(os.cpu_count() or 1)] if device == "cpu" else [name]
+    slots, needed = list(map(_file, names)), min(threads or len(names), len(names))
     report = functools.cache(functools.partial(log.info, "waiting for %s: process %s uses it"))
     with contextlib.ExitStack() as held:
         # Only one waiting process at a time collects cores. Otherwise two could each hold half of

