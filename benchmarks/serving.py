@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, action="append", help="both unless named")
     parser.add_argument("--part", choices=PARTS, action="append", help="all unless named")
     parser.add_argument("--rounds", type=int, default=3, help="counted rounds, after one warm-up")
-    parser.add_argument("--seconds", type=float, default=1.5, help="of each load")
+    parser.add_argument("--seconds", type=float, default=1, help="of each load")
     parser.add_argument("--minutes", type=float, default=0.5, help="of full load")
     parser.add_argument("--server", default="", help="options of `albef serve` under load")
     parser.add_argument("--infinity", type=Path, default=INFINITY, help="command of this peer")

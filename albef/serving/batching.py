@@ -41,15 +41,9 @@ class Batcher(Generic[Item, Result]):
     that are computed in turn. The oldest item is always in the batch. The others are those with the
     most similar lengths. An item whose client has gone is not computed.
 
-    Args:
-        run: name of the export, for metrics.
-        step: name of the computation, for metrics and errors.
-        compute: function from items to the same number of results; it runs in a thread of
-            ``executor``.
-        executor: threads for the computation.
-        limits: limits of the queue, the batch and the wait.
-        metrics: metrics of the server.
-        length: length of an item, if batches are padded.
+    ``run`` and ``step`` name the export and the computation, for metrics and errors. ``compute``
+    returns as many results as items, in a thread of ``executor``. ``length`` is that of an item, if
+    batches are padded.
     """
 
     def __init__(

@@ -30,15 +30,10 @@ class ErrorBody(BaseModel):
 
 
 class ApiError(Exception):
-    """Error that is returned to the client.
+    """Error that is returned to the client, which can retry after ``retry_after`` seconds.
 
-    Args:
-        status: HTTP status.
-        message: message for people, without content of the request; None takes the status's message
-            in :data:`CODES`.
-        retry_after: seconds after which to retry.
-        code: identifier for programs; None takes the status's.
-        param: the field with the error.
+    ``message`` has no content of the request. It and ``code`` are by default those of the status in
+    :data:`CODES`. ``param`` is the field with the error.
     """
 
     def __init__(

@@ -35,9 +35,6 @@ def load_faster(
         name: name of the export, for error messages.
         batch: number of items in a measured request.
         clock: clock, in seconds.
-
-    Raises:
-        ExportError: see :func:`check_answers`.
     """
     model = load(None)
     provider = model.backend.providers[0]
@@ -62,15 +59,10 @@ def load_faster(
 
 
 def check_answers(model: Model, name: str, count: int = 1) -> None:
-    """Check that a model answers each of its calls, in finite numbers.
-
-    Args:
-        model: loaded export.
-        name: name of the export, for the error message.
-        count: number of images or texts in a request.
+    """Check that a model answers a request of each call with ``count`` items, in finite numbers.
 
     Raises:
-        ExportError: a call fails, or its answer is NaN or Inf.
+        ExportError: a call of the export ``name`` fails, or its answer is NaN or Inf.
     """
     for call in sorted(model.calls):
         try:

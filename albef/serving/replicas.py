@@ -20,15 +20,9 @@ from albef.serving.middleware.exchange import State
 def application(options: dict[str, str]) -> serve.Application:
     """Return the application that ``serve run`` or a configuration file names.
 
-    As with ``albef serve``, set the tokens of clients in the environment of the replicas.
-
-    Args:
-        options: ``exports``, folders separated by commas, the same on every node; ``replicas``,
-            their number; ``threads`` of each replica; ``host_name``, the name that clients use if
-            they need no token.
-
-    Raises:
-        KeyError: ``exports`` is missing.
+    ``options`` has ``exports``, folders separated by commas, the same on every node; ``replicas``,
+    their number; ``threads`` of each; ``host_name``, which clients without a token use. Tokens are
+    in the environment, as for ``albef serve``.
     """
     folders = [Path(name) for name in options["exports"].split(",")]
     threads, replicas = int(options.get("threads", "2")), int(options.get("replicas", "1"))

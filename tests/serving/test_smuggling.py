@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from albef.serving.limits import Limits
 from tests.deploy.test_nginx import proxied
 from tests.serving.running import PATIENCE, Running, running
 
@@ -112,7 +113,7 @@ UPGRADES = {
 
 @pytest.fixture(scope="module")
 def server(tiny_export: Path) -> Iterator[Running]:
-    with running([tiny_export]) as server:
+    with running([tiny_export], Limits(piece_seconds=1)) as server:  # for what never ends
         yield server
 
 
@@ -121,7 +122,7 @@ def proxy(tiny_export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     if shutil.which("nginx") is None:
         pytest.skip("needs nginx")
     names = ("client_body_timeout", "client_header_timeout", "keepalive_timeout")
-    waits = dict.fromkeys(names, "1s")  # for requests whose end nginx reads elsewhere
+    waits = dict.fromkeys(names, "300ms")  # for requests whose end nginx reads elsewhere
     with proxied(tiny_export, tmp_path_factory.mktemp("nginx"), **waits) as port:
         yield port
 

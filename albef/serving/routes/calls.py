@@ -26,8 +26,7 @@ from albef.serving.routes.bodies import (
 )
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Awaitable[Any]])
-router = APIRouter(tags=["models"])
-_ERRORS = describe_errors(*BODY, 429)
+router = APIRouter(tags=["models"], responses=describe_errors(404, 429, *BODY))
 CALLS: dict[str, str] = {}
 """Path of each call that an export can have, by the name of the runtime's method."""
 
@@ -38,7 +37,7 @@ def call(name: str, path: str) -> Callable[[Endpoint], Endpoint]:
     Its docstring and bodies describe it in openapi.json.
     """
     CALLS[name] = path
-    return router.post(path, responses=_ERRORS)
+    return router.post(path)
 
 
 def _model(name: str) -> str:

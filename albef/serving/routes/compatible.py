@@ -20,8 +20,7 @@ from albef.serving.limits import BEST, INPUTS
 from albef.serving.model_queues import ModelQueues, probability
 from albef.serving.routes.bodies import Body, Text, VectorsBody
 
-router = APIRouter(tags=["compatible"])
-_ERRORS = describe_errors(404, 429, *BODY)
+router = APIRouter(tags=["compatible"], responses=describe_errors(404, 429, *BODY))
 Json = dict[str, Any]
 _URI = "data:image/"  # Beginning of an image's data URI.
 _NO_URI = "send an image as data:image/png;base64,..."
@@ -132,19 +131,19 @@ def _entry(run: str) -> Json:
     return {"id": run, "object": "model", "created": 0, "owned_by": "albef"}
 
 
-@router.get("/v1/models", responses=describe_errors())
+@router.get("/v1/models")
 async def list_models() -> Json:
     """List the exports."""
     return {"object": "list", "data": [_entry(run) for run in _names()]}
 
 
-@router.get("/v1/models/{name}", responses=describe_errors(404, 422))
+@router.get("/v1/models/{name}")
 async def describe_model(name: Annotated[str, Path(max_length=200)]) -> Json:
     """Describe one export."""
     return _entry(_find_model(name).run)
 
 
-@router.post("/v1/embeddings", responses=_ERRORS)
+@router.post("/v1/embeddings")
 async def create_embeddings(body: EmbeddingsRequest) -> Json:
     """Embed texts and images as unit vectors in one space, in OpenAI's format."""
     queues = _find_capable(body.model, "embed_text")
@@ -166,8 +165,8 @@ async def create_embeddings(body: EmbeddingsRequest) -> Json:
     return {"object": "list", "data": data, "model": queues.name, "usage": usage}
 
 
-@router.post("/v2/rerank", responses=_ERRORS, include_in_schema=False)
-@router.post("/v1/rerank", responses=_ERRORS)
+@router.post("/v2/rerank", include_in_schema=False)
+@router.post("/v1/rerank")
 async def rerank(body: RerankRequest) -> Json:
     """Rank images by a text, or texts by an image.
 

@@ -21,7 +21,9 @@ from albef.serving.routes.bodies import (
     read_files,
 )
 
-router = APIRouter(prefix="/v1/indexes", tags=["indexes"])
+router = APIRouter(
+    prefix="/v1/indexes", tags=["indexes"], responses=describe_errors(404, 409, 429, *BODY)
+)
 Name = Annotated[str, Path(pattern=NAME, description="Name of an index")]
 Id = Annotated[str, Path(pattern=ID, description="Id of an image")]
 
@@ -150,18 +152,14 @@ def _no_image(index: Index, id: str) -> ApiError:
     return ApiError(404, f"index {index.about.name} has no image {id}", code="no_such_image")
 
 
-@router.get("", responses=describe_errors())
+@router.get("")
 async def list_indexes() -> Indexes:
     """List all indexes."""
     every = await current().stored(current().store.all)
     return Indexes(indexes=[await _info(index) for index in every])
 
 
-@router.put(
-    "/{name}",
-    dependencies=_CHANGES,
-    responses={**describe_errors(409, 422), 201: {"model": IndexInfo}},
-)
+@router.put("/{name}", dependencies=_CHANGES, responses={201: {"model": IndexInfo}})
 async def create_index(name: Name, response: Response) -> IndexInfo:
     """Create an empty index; an existing one is not changed."""
     engine, queues = current(), _reader()
@@ -180,23 +178,19 @@ async def create_index(name: Name, response: Response) -> IndexInfo:
     return await _info(await _usable(index))
 
 
-@router.get("/{name}", responses=describe_errors(404, 422))
+@router.get("/{name}")
 async def describe_index(index: Existing) -> IndexInfo:
     """Describe one index."""
     return await _info(index)
 
 
-@router.delete(
-    "/{name}", status_code=204, dependencies=_CHANGES, responses=describe_errors(404, 409, 422)
-)
+@router.delete("/{name}", status_code=204, dependencies=_CHANGES)
 async def delete_index(index: Existing) -> None:
     """Delete an index and all its images."""
     await current().stored(current().store.delete, index.about.name)
 
 
-@router.post(
-    "/{name}/images", dependencies=_CHANGES, responses=describe_errors(404, 409, 429, *BODY)
-)
+@router.post("/{name}/images", dependencies=_CHANGES)
 async def add_images(index: Usable, form: Annotated[AddForm, FORM]) -> Added:
     """Add images. An image with an existing id replaces the old one."""
     engine = current()
@@ -211,7 +205,7 @@ async def add_images(index: Usable, form: Annotated[AddForm, FORM]) -> Added:
     return Added(model=_reader().name, ids=ids, images=await engine.stored(len, index))
 
 
-@router.post("/{name}/search", responses=describe_errors(404, 409, 429, *BODY))
+@router.post("/{name}/search")
 async def search_index(index: Usable, form: Annotated[SearchForm, FORM]) -> Hits:
     """Find the images that fit a text or an image best."""
     if (form.text is None) == (form.image is None):
@@ -227,11 +221,7 @@ async def search_index(index: Usable, form: Annotated[SearchForm, FORM]) -> Hits
 _JPEG = {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}
 
 
-@router.get(
-    "/{name}/images/{id}",
-    response_class=Response,
-    responses={**describe_errors(404, 422), 200: {"content": _JPEG}},
-)
+@router.get("/{name}/images/{id}", response_class=Response, responses={200: {"content": _JPEG}})
 async def show_image(index: Existing, id: Id) -> Response:
     """Return the thumbnail of an image."""
     thumbnail = await current().stored(index.thumbnail, id)
@@ -240,12 +230,7 @@ async def show_image(index: Existing, id: Id) -> Response:
     return Response(thumbnail, media_type="image/jpeg")
 
 
-@router.delete(
-    "/{name}/images/{id}",
-    status_code=204,
-    dependencies=_CHANGES,
-    responses=describe_errors(404, 409, 422),
-)
+@router.delete("/{name}/images/{id}", status_code=204, dependencies=_CHANGES)
 async def delete_image(index: Existing, id: Id) -> None:
     """Remove an image."""
     if not await current().stored(index.remove, [id]):

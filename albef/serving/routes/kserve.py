@@ -6,7 +6,6 @@ A model is a call of this server, such as ``embed_text``. Texts, and images as d
 
 import importlib.metadata
 from collections.abc import Sequence
-from functools import partial
 from math import prod
 from typing import Annotated, Any, Literal
 
@@ -16,7 +15,7 @@ from fastapi.routing import APIRouter
 from pydantic import BaseModel, Field
 
 from albef.serving.engine import current
-from albef.serving.errors import BODY, ApiError, describe_errors
+from albef.serving.errors import BODY, ApiError, ErrorBody, describe_errors
 from albef.serving.limits import IMAGES
 from albef.serving.model_queues import ModelQueues
 from albef.serving.routes.bodies import Body
@@ -29,9 +28,11 @@ class TextError(BaseModel):
     error: str
 
 
-_describe = partial(describe_errors, body=TextError)
-# Triton's client sends no Content-Type.
-router = APIRouter(tags=["compatible"], strict_content_type=False)
+router = APIRouter(
+    tags=["compatible"],
+    responses=describe_errors(404, 429, *BODY, body=ErrorBody | TextError),
+    strict_content_type=False,  # Triton's client sends no Content-Type.
+)
 Json = dict[str, Any]
 Name = Annotated[str, Path(max_length=80)]
 _TEXT: dict[str, type] = {"text": str}
@@ -52,7 +53,14 @@ _OUTPUTS = {
 """Datatype of each output, by call. Label and probability are those of the best answer."""
 
 
-class Tensor(Body):
+class _Body(Body):
+    """Body with parameters of an extension."""
+
+    parameters: Json | None = None
+    """Ignored."""
+
+
+class Tensor(_Body):
     """An input tensor."""
 
     name: str
@@ -63,20 +71,16 @@ class Tensor(Body):
     """Texts and data URIs are ``BYTES``."""
     data: list[Item] = Field(min_length=1, max_length=IMAGES)
     """Texts, or images as data URIs."""
-    parameters: Json | None = None
-    """Ignored."""
 
 
-class RequestedOutput(Body):
+class RequestedOutput(_Body):
     """An output to return."""
 
     name: str
     """Name of the output."""
-    parameters: Json | None = None
-    """Ignored."""
 
 
-class InferenceRequest(Body):
+class InferenceRequest(_Body):
     """Input tensors of a call."""
 
     inputs: list[Tensor] = Field(min_length=1, max_length=2)
@@ -85,8 +89,6 @@ class InferenceRequest(Body):
     """The outputs to return; null returns all."""
     id: str | None = Field(None, max_length=200)
     """Returned with the response."""
-    parameters: Json | None = None
-    """Ignored."""
 
 
 def _find(name: str) -> ModelQueues:
@@ -98,14 +100,14 @@ def _find(name: str) -> ModelQueues:
     return current().calls[name]
 
 
-@router.get("/v2", responses=describe_errors())
+@router.get("/v2")
 async def describe_server() -> Json:
     """Describe the server."""
     version = importlib.metadata.version("albef-pipeline")
     return {"name": "albef", "version": version, "extensions": []}
 
 
-@router.get("/v2/models/{name}", responses=_describe(404, 422))
+@router.get("/v2/models/{name}")
 async def describe_call(name: Name) -> Json:
     """Describe a call: its inputs and outputs."""
     queues = _find(name)
@@ -123,13 +125,13 @@ def _meta(name: str, datatype: str, width: list[int]) -> Json:
     return {"name": name, "datatype": datatype, "shape": [-1, *width]}
 
 
-@router.get("/v2/models/{name}/ready", responses=_describe(404, 422))
+@router.get("/v2/models/{name}/ready")
 async def call_ready(name: Name) -> Json:
     """Return 200 if an export has the call."""
     return {"name": name, "ready": bool(_find(name))}
 
 
-@router.post("/v2/models/{name}/infer", responses=_describe(404, *BODY, 429))
+@router.post("/v2/models/{name}/infer")
 async def infer(name: Name, body: InferenceRequest) -> Json:
     """Compute a call."""
     queues, kinds = _find(name), _OUTPUTS[name]
