@@ -6,6 +6,7 @@ micro-batch use (seed, epoch, its number). A webdataset pipeline splits these nu
 workers, and :class:`Pipeline` makes the batches.
 """
 
+import copy
 import functools
 import itertools
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from albef.loading.pipeline import DamageCount, Pipeline, Reading
 from albef.loading.prefetch import Prefetcher
 from albef.loading.reading import Batch, Collate
 from albef.loading.sampler import Mixture, Sampler
-from albef.loading.workers import AHEAD, in_workers, or_error
+from albef.loading.workers import in_workers, or_error
 
 WHOLE_SPLIT = Reading()
 """Default reading: the whole split is shuffled, and the first damaged record stops the training."""
@@ -137,8 +138,6 @@ class Loader:
             wds.split_by_worker,  # in turns, as torch asks its workers: this keeps the order
             wds.map(functools.partial(or_error, make) if workers else make),
         )
-        if 0 < self._workers * AHEAD * self._micros < self._sampler.per_epoch * self._per_rank:
-            self._sampler.share()
         made = in_workers(pipeline, workers) if workers else iter(pipeline)
         prefetcher = self._prefetcher(numbers())  # start after the workers: a fork has no threads
         try:
@@ -156,7 +155,8 @@ class Loader:
 
     def _prefetcher(self, numbers: Iterator[int]) -> Prefetcher | None:
         """Return the prefetcher of the next window's shards, or None without a store."""
-        files, sampler = self._pipeline.shards.files, self._sampler.unshared()
+        files = self._pipeline.shards.files
+        sampler = copy.copy(self._sampler)  # its thread may be in another epoch
         if files.cache is None:
             return None
         distance = max(1, sampler.per_window * self._per_rank // self._micros)

@@ -1,10 +1,7 @@
 """Order of records: the records of an epoch and of its micro-batches, fixed by seed and epoch."""
 
-import copy
-import mmap
-import multiprocessing
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -62,26 +59,6 @@ class Mixture:
         return np.concatenate(orders)[offset : offset + count]
 
 
-class _Shared:
-    """The orders of two epochs, made once, in memory that forked processes share."""
-
-    def __init__(self, records: int) -> None:
-        self._lock = multiprocessing.get_context("fork").Lock()
-        memory = [mmap.mmap(-1, 4 * records) for _ in range(2)]
-        self._orders = [np.frombuffer(one, np.int32) for one in memory]
-        self._epochs = np.frombuffer(mmap.mmap(-1, 16), np.int64)
-        self._epochs[:] = -1
-
-    def order(self, epoch: int, make: Callable[[int], Indices]) -> NDArray[np.int32]:
-        """Return the order of an epoch; no process may still read that of two epochs before."""
-        slot = epoch % 2
-        with self._lock:
-            if self._epochs[slot] != epoch:
-                self._orders[slot][:] = make(epoch)
-                self._epochs[slot] = epoch
-        return self._orders[slot]
-
-
 class Sampler:
     """The records of each micro-batch, by their indices in the split.
 
@@ -110,17 +87,6 @@ class Sampler:
         self._pool, self._mixture, self._window = pool, mixture, window
         self._epoch: tuple[int, NDArray[np.int32]] = -1, np.empty(0, np.int32)
         self._words = _longest_caption(shards.captions) if pool else None
-        self._shared: _Shared | None = None
-
-    def share(self) -> None:
-        """Share orders with processes forked from now on, which are less than an epoch apart."""
-        self._shared = _Shared(self.per_epoch * self._size)
-
-    def unshared(self) -> "Sampler":
-        """Return a copy without shared orders, for a thread that is far from the others."""
-        sampler = copy.copy(self)
-        sampler._shared = None
-        return sampler
 
     def chosen(self, number: int) -> Indices:
         """Return the records of a micro-batch."""
@@ -153,10 +119,8 @@ class Sampler:
             yield int(order[candidate % len(order)])
 
     def _order(self, epoch: int) -> NDArray[np.int32]:
-        """Return all records of an epoch."""
         if self._epoch[0] != epoch:
-            order = self._shared.order(epoch, self._shuffle) if self._shared else None
-            self._epoch = epoch, self._shuffle(epoch).astype(np.int32) if order is None else order
+            self._epoch = epoch, self._shuffle(epoch).astype(np.int32)
         return self._epoch[1]
 
     def _shuffle(self, epoch: int) -> Indices:

@@ -114,20 +114,6 @@ def test_the_next_micro_batch_lends_its_record(
     assert ids(loader(data, taking(0.05)), start=5) == found[5:]
 
 
-def test_ranks_read_what_one_process_reads(data: Path) -> None:
-    flip(data, 3)
-    flip(data, 11)
-    shards = Shards(data, "train")
-    whole = Loader(shards, collate, 8, 2, 7, 0, reading=taking(0.2))
-    ranks = [Loader(shards, collate, 8, 2, 7, 0, (r, 2), reading=taking(0.2)) for r in (0, 1)]
-    steps = zip(whole.batches(0, 6), *(one.batches(0, 6) for one in ranks), strict=True)
-    for together, first, second in steps:
-        expected = [micro["id"].tolist() for micro in together]
-        assert [micro["id"].tolist() for micro in (*first, *second)] == expected
-    replaced = [one.damage.counts()["replaced"] for one in (whole, *ranks)]
-    assert replaced[0] == sum(replaced[1:]) == 4  # two in each of two epochs
-
-
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_too_many_damaged_records_stop_the_training(data: Path) -> None:
     flip(data, 3)

@@ -50,38 +50,6 @@ def equal(a: Sequence[Batch], b: Sequence[Batch]) -> bool:
     )
 
 
-@settings(max_examples=25)
-@given(
-    micro=st.integers(1, 3),
-    per_rank=st.integers(1, 2),
-    processes=st.sampled_from([1, 2, 3]),
-    seed=st.integers(0, 2**40),
-    start=st.integers(0, 9),
-)
-def test_any_start_and_number_of_processes_give_the_same_micro_batches(
-    shards: Shards, micro: int, per_rank: int, processes: int, seed: int, start: int
-) -> None:
-    size = micro * per_rank * processes
-
-    def of(rank: int, among: int) -> Loader:
-        return Loader(shards, collate, size, micro, seed, 0, (rank, among))
-
-    alone, together = of(0, 1), [of(rank, processes) for rank in range(processes)]
-    from_the_start = list(alone.batches(0, start + 2))
-    for step in (start, start + 1):
-        whole = from_the_start[step]
-        parts = [batch for one in together for batch in next(one.batches(step, step + 1))]
-        assert equal(whole, parts)
-        numbers = [number for one in together for number in one.numbers(step)]
-        assert numbers == list(alone.numbers(step))
-        shown = [i for batch in whole for i in batch["id"].tolist()]
-        assert [shards[i].key for i in shown] == alone.keys(step)
-        assert {len(one.numbers(step)) for one in together} == {per_rank}
-    seeds = {alone.draw_seed(number) for number in range(50)}
-    assert len(seeds) == 50
-    assert seeds == {together[-1].draw_seed(number) for number in range(50)}
-
-
 @settings(max_examples=20)
 @given(pooled=st.integers(1, 6), seed=st.integers(0, 2**40))
 def test_pooled_batches_have_less_padding_and_every_record_once(
