@@ -6,7 +6,6 @@ code differs there. ``dvc commit`` would silently accept a changed value too.
 
 import contextlib
 import io
-import json
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from dvc.repo import Repo
 
 from albef import run_record
 from albef.config import ParamsError, did_you_mean, read_yaml
-from albef.io import read_json, write_atomic, write_json
+from albef.io import read_json, write_json
 from albef.layout import PARAMS, PROFILES
 from flows import graph, run_lock, values
 
@@ -133,17 +132,16 @@ def _update_record(stage: str, edits: Iterable[graph.Edit]) -> None:
 
 
 def accept_data(name: str) -> str:
-    """Write the profile of a dataset as a suite and return a message about it.
+    """Accept the profile of a dataset as the reference and return a message about it.
 
-    If params.yaml names no suite for the dataset, the suite is a new file below :data:`PROFILES`,
-    and params.yaml names it from then on.
+    If params.yaml names no accepted profile of the dataset, it is a new file below
+    :data:`PROFILES`, and params.yaml names it from then on.
 
     Raises:
         ParamsError: the dataset is unknown, or its profile is missing or belongs to other data.
         ShardError: the dataset is missing.
     """
-    from albef.data.shards import describe  # Imports pandas and pyarrow, as the other one does.
-    from albef.validation.drift import accepted_suite
+    from albef.data.shards import describe  # Imports pyarrow.
 
     params, layout = read_yaml(PARAMS), values.layout()
     datasets = params.get("datasets") or {}
@@ -155,18 +153,16 @@ def accept_data(name: str) -> str:
         problem = "is missing" if profile is None else f"describes an earlier version of {name}"
         raise ParamsError(f"{profile_path} {problem}; run `albef run --only validate@{name}` first")
     current = ((params.get("validate") or {}).get("accepted") or {}).get(name)
-    suite_path = Path(current or PROFILES / f"{name}.json")
-    if current is None and suite_path.exists():
+    accepted_path = Path(current or PROFILES / f"{name}.json")
+    if current is None and accepted_path.exists():
         raise ParamsError(
-            f"{suite_path} exists, but {PARAMS} does not name it; delete it, or name it in "
+            f"{accepted_path} exists, but {PARAMS} does not name it; delete it, or name it in "
             "validate.accepted"
         )
-    suite = accepted_suite(profile)
-    write_atomic(suite_path, suite)
+    write_json(accepted_path, profile)
     if current is None:
-        values.override(PARAMS, [f"validate.accepted.{name}={suite_path.as_posix()}"])
-    count = len(json.loads(suite)["expectations"])
+        values.override(PARAMS, [f"validate.accepted.{name}={accepted_path.as_posix()}"])
     return (
-        f"wrote {count} expectations of {name} to {suite_path}; commit it with {PARAMS}. "
-        f"validate@{name} checks every later version against them."
+        f"wrote the profile of {name} to {accepted_path}; commit it with {PARAMS}. "
+        f"validate@{name} compares every later version with it."
     )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from albef.data.shards import describe, read_index
 from albef.validation.config import ValidateConfig
-from albef.validation.drift import measure_drift
+from albef.validation.drift import NO_PROFILE, Profile, measure_drift
 from albef.validation.profile import parts, profile
 from albef.validation.result import Result
 from albef.validation.suites import check_suites
@@ -21,8 +21,8 @@ def check_dataset(
     folder: Path,
     config: ValidateConfig,
     stats: NDArray[np.float64],
-    accepted: Mapping[str, Any] | None = None,
-    evaluated: Mapping[str, Any] | None = None,
+    accepted: Profile = NO_PROFILE,
+    evaluated: Profile = NO_PROFILE,
 ) -> tuple[Result, dict[str, Any]]:
     """Validate a dataset and return the result and the dataset's profile.
 
@@ -31,7 +31,7 @@ def check_dataset(
         config: limits of the expectations and of drift.
         stats: statistics of its images, as :func:`read_image_stats` returns them.
         accepted: accepted profile of the dataset, as :mod:`albef.validation.drift` reads it.
-        evaluated: accepted profile of a dataset that models are evaluated on, read the same way.
+        evaluated: accepted profile of a dataset that models are evaluated on.
 
     Raises:
         ShardError: a part of the dataset is missing or damaged.
@@ -50,12 +50,12 @@ def check_dataset(
             measure_drift(
                 by_part,
                 of_dataset,
-                accepted["expectations"] if accepted else [],
-                (evaluated["name"], evaluated["expectations"]) if evaluated else ("", []),
+                accepted,
+                evaluated,
                 config.drift,
             )
         ),
-        accepted=accepted["digest"] if accepted else "",
+        accepted=accepted["digest"],
     )
     return result, of_dataset
 

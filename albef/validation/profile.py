@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from albef.validation.tables import TRAIN, Tables, count_words
 
-PARTS = ("train", "evaluation")
+EVALUATION = "evaluation"
+PARTS = (TRAIN, EVALUATION)
 """The training split, and all evaluation splits together."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 OTHER = "(other)"
@@ -75,19 +76,8 @@ def parts(tables: Tables) -> dict[str, Tables]:
     return by_part
 
 
-def parts_of(profile: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return the parts of a profile, training part first, since JSON does not keep their order."""
-    return [(part, profile["parts"][part]) for part in PARTS if part in profile["parts"]]
-
-
 def profile(dataset: str, digest: str, rows: Mapping[str, Tables]) -> dict[str, Any]:
-    """Return the profile of a dataset as JSON values.
-
-    Args:
-        dataset: its name.
-        digest: of the dataset.
-        rows: of the dataset by part, as :func:`parts` returns them.
-    """
+    """Return the profile of a dataset as JSON values, given its rows by part (:func:`parts`)."""
     return {
         "dataset": dataset,
         "digest": digest,

@@ -1,6 +1,6 @@
 """Values of a validation that suit the toy records, and a validation with them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from albef.data.record import Record
 from albef.data.shards import read_index
 from albef.validation.checking import check_dataset
 from albef.validation.config import ValidateConfig
+from albef.validation.drift import NO_PROFILE, Profile
 from albef.validation.image_stats import read_image_stats
 from albef.validation.result import Check, Result
 from albef.validation.suites import check_suites
@@ -48,8 +49,8 @@ def config(**values: Any) -> ValidateConfig:
 
 def check(
     folder: Path,
-    accepted: Mapping[str, Any] | None = None,
-    evaluated: Mapping[str, Any] | None = None,
+    accepted: Profile = NO_PROFILE,
+    evaluated: Profile = NO_PROFILE,
     **values: Any,
 ) -> tuple[Result, dict[str, Any]]:
     return check_dataset(
