@@ -5,6 +5,7 @@ scratch: rows that a killed run or the previous run prepared are not prepared ag
 """
 
 import hashlib
+import itertools
 import json
 import logging
 import shutil
@@ -22,7 +23,7 @@ from albef.data.rejection import Reason, Rejection
 from albef.data.shards import ShardError
 from albef.data.store import Store
 from albef.ingest import shard_writer
-from albef.ingest.blocks import Batch, Blocks
+from albef.ingest.blocks import Blocks, Values
 from albef.ingest.config import IngestConfig, RowsConfig
 from albef.ingest.duplicates import compare, read_heldout
 from albef.ingest.pool import NumberedRow, portions, prepare_rows
@@ -91,21 +92,22 @@ def _digest(rules: Rules) -> str:
 
 def _prepare(blocks: Blocks, stage: Stage, config: RowsConfig, rules: Rules) -> None:
     """Write all rows into blocks; rows that were prepared before are not prepared again."""
-    batches: deque[Batch] = deque()
-    pending: list[Prepared | Rejection] = []
+    batches: deque[list[tuple[bytes, Values | None]]] = deque()
+    pending: deque[Prepared | Rejection] = deque()
 
     def write() -> None:
-        while batches and len(pending) >= batches[0].missing:
+        while batches and len(pending) >= sum(known is None for _, known in batches[0]):
             batch = batches.popleft()
-            blocks.write(pending[: batch.missing], batch)
-            del pending[: batch.missing]
+            rows = [pending.popleft() if known is None else known for _, known in batch]
+            blocks.write(rows, [digest for digest, _ in batch])
 
     def missing() -> Iterator[NumberedRow]:
         for portion in portions(read(stage, config), _ROWS, _BYTES):
-            batch, new = blocks.batch(portion)
+            batch = blocks.find(portion)
             batches.append(batch)
             write()
-            yield from new
+            new = [known is None for _, known in batch]
+            yield from itertools.compress(portion, new)
 
     for row in prepare_rows(missing(), rules, stage.runtime.workers, stage.runtime.engine):
         pending.append(row)

@@ -11,14 +11,12 @@ import hashlib
 import itertools
 import json
 from bisect import bisect_right
-from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import feather
 
@@ -42,11 +40,13 @@ SCHEMA = pa.schema({
 small image of a rejected row. ``digest`` is that of the row as its source gave it. ``images`` is
 the number of the file with its images, and ``position`` is their position in it."""
 _IMAGES = pa.schema([("images", pa.list_(pa.large_binary()))])
-_PRIOR = pa.schema({
-    "digest": pa.binary(16), "images": pa.int64(), "block": pa.int64(), "row": pa.int64(),
-})  # fmt: skip
 _MAX_CHARS = 8000  # of a row's name, and of its detail
+_MAX_ROWS = 2**32  # of a block
 _MAX_OPEN = 64  # files that stay open, the most recently used ones
+
+
+Values = dict[str, Any]
+"""Columns of a row by name, as :data:`SCHEMA`."""
 
 
 class Row(NamedTuple):
@@ -54,25 +54,7 @@ class Row(NamedTuple):
 
     number: int
     """Position of the row among all rows, from 0."""
-    values: dict[str, Any]
-    """Columns of the row by name."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows of a source that become a block, some of which were prepared before."""
-
-    digests: list[bytes]
-    """Digests of all rows, in order."""
-    is_known: NDArray[np.bool_]
-    """(N,) true for a row that was prepared before."""
-    known: pa.Table
-    """Rows that were prepared before, as :data:`SCHEMA`, with current lines, keys and ids."""
-
-    @property
-    def missing(self) -> int:
-        """Return the number of rows to be prepared."""
-        return int((~self.is_known).sum())
+    values: Values
 
 
 class Blocks:
@@ -108,72 +90,60 @@ class Blocks:
     def _file(self, kind: Literal["rows", "images"], number: int) -> Path:
         return self._folder / f"{kind}-{number:08d}"
 
-    def batch(self, rows: list[NumberedRow]) -> tuple[Batch, list[NumberedRow]]:
-        """Return a batch with the known ones of a source's rows, and the rows to be prepared."""
+    def find(self, rows: Sequence[NumberedRow]) -> list[tuple[bytes, Values | None]]:
+        """Return the digest of each row of a source, and its values if it was prepared before."""
         digests = [digest_of(row) for _, row in rows]
-        is_known = np.array([isinstance(row, Record) for _, row in rows], bool)
-        earlier, prior = self._prior
+        earlier, places = self._prior
         wanted = np.array(digests, "S16")
-        positions = np.searchsorted(earlier, wanted).clip(max=max(0, len(earlier) - 1))
-        is_known &= earlier[positions] == wanted if len(earlier) else False
-        known = self._gather(prior.take(positions[is_known]))
-        current = [rows[i] for i in np.flatnonzero(is_known)]
-        new = [rows[i] for i in np.flatnonzero(~is_known)]
-        return Batch(digests, is_known, _updated(known, current)), new
+        positions = np.searchsorted(earlier, wanted).clip(max=len(earlier) - 1)
+        is_known = (earlier[positions] == wanted).tolist()
+        found = zip(rows, is_known, places[positions].tolist(), strict=True)
+        values = [
+            self._earlier_values(line, row, place) if known and isinstance(row, Record) else None
+            for (line, row), known, place in found
+        ]
+        return list(zip(digests, values, strict=True))
 
-    def _gather(self, prior: pa.Table) -> pa.Table:
-        """Return the rows of earlier blocks that some rows of :data:`_PRIOR` name, in order."""
-        blocks, rows = prior["block"].to_numpy(), prior["row"].to_numpy()
-        pieces = [SCHEMA.empty_table()]
-        for number in np.unique(blocks):
-            block = self._read(self._file("rows", number)).replace_schema_metadata()
-            pieces.append(block.take(rows[blocks == number]))
-        by_block = np.argsort(blocks, kind="stable")
-        return pa.concat_tables(pieces).take(np.argsort(by_block))
+    def _earlier_values(self, line: int, row: Record, place: int) -> Values:
+        """Return the values of an earlier row with the line, key and ids that it has now."""
+        block, position = divmod(place, _MAX_ROWS)
+        [values] = self._read(self._file("rows", block)).slice(position, 1).to_pylist()
+        values |= {"line": line, "source": row.source}
+        if values["reason"] is None:
+            values |= {"key": row.key, "split": row.split, "image_id": row.image_id}
+        return dict(values)
 
     @functools.cached_property
-    def _prior(self) -> tuple[NDArray[np.bytes_], pa.Table]:
-        """Return the earlier rows under these rules: sorted digests, and :data:`_PRIOR` of each.
-
-        Rows are left out if most images of their file are not needed any more, so that such files
-        can be removed.
-        """
-        tables = [_PRIOR.empty_table()]
+    def _prior(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
+        """Return the sorted digests of the earlier rows under these rules, and their places."""
+        digests, places = [np.array([b""], "S16")], [np.array([-1])]  # Now there is one at least.
         for number in self._earlier:
             block = self._read(self._file("rows", number))
             if block.schema.metadata[b"rules"].decode() == self._rules["rules"]:
-                rows = block.select(["digest", "images"]).replace_schema_metadata()
-                rows = rows.append_column("block", pa.array([number] * len(rows), pa.int64()))
-                tables.append(rows.append_column("row", pa.array(range(len(rows)), pa.int64())))
-        prior = pa.concat_tables(tables)
-        counts = prior["images"].value_counts().to_pylist()
-        usable = [of["values"] for of in counts if self._is_usable(of["values"], of["counts"])]
-        prior = prior.filter(pc.is_in(prior["images"], pa.array(usable, pa.int64())))
-        digests, first = np.unique(digests_of(prior["digest"]), return_index=True)
-        return digests, prior.take(first)
+                digests.append(digests_of(block["digest"]))
+                places.append(number * _MAX_ROWS + np.arange(block.num_rows))
+        distinct, first = np.unique(np.concatenate(digests), return_index=True)
+        return distinct, np.concatenate(places)[first]
 
-    def _is_usable(self, images: int | None, rows: int) -> bool:
-        """Return whether a file of images, if any, exists and mostly belongs to ``rows`` rows."""
-        if images is None:
-            return True
-        path = self._file("images", images)
-        return path.exists() and 2 * rows >= self._read(path).num_rows
-
-    def write(self, rows: Sequence[Prepared | Rejection], batch: Batch | None = None) -> None:
-        """Append a block of prepared rows, together with the known rows of their batch."""
+    def write(
+        self, rows: Iterable[Prepared | Rejection | Values], digests: Sequence[bytes] = ()
+    ) -> None:
+        """Append a block of rows, of which earlier ones are given by their values."""
         number = self._first + len(self)
-        images = [row.record.images for row in rows if isinstance(row, Prepared)]
+        images: list[Sequence[bytes]] = []
+        values: list[Values] = []
+        for row, digest in itertools.zip_longest(rows, digests):
+            if isinstance(row, Prepared):
+                place = {"images": number, "position": len(images)}
+                values.append({**_values(row), **place, "digest": digest})
+                images.append(row.record.images)
+            elif isinstance(row, Rejection):
+                values.append({**_values(row), "digest": digest})
+            else:
+                values.append(row)
         if images:
             _write(self._file("images", number), pa.table([images], schema=_IMAGES))
-        positions = itertools.count()
-        values = [_values(row, number, positions) for row in rows]
         table = pa.Table.from_pylist(values, SCHEMA)
-        if batch is not None:
-            at = np.empty(len(batch.digests), np.int64)
-            at[~batch.is_known] = np.arange(table.num_rows)
-            at[batch.is_known] = table.num_rows + np.arange(batch.known.num_rows)
-            table = pa.concat_tables([table, batch.known]).take(at).combine_chunks()
-            table = _with_column(table, "digest", batch.digests)
         _write(self._file("rows", number), table.replace_schema_metadata(self._rules))
         self.starts.append(self.starts[-1] + table.num_rows)
 
@@ -221,11 +191,6 @@ class Blocks:
         return self.table(block)[column][number - self.starts[block]].as_py()
 
 
-def hash_text(text: str) -> int:
-    """Return a 64-bit hash of a text, never 0."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") | 1
-
-
 def digest_of(row: Record | Rejection) -> bytes:
     """Return the first 16 bytes of the SHA-256 of a row's content, wherever the row is."""
     digest = hashlib.sha256()
@@ -239,23 +204,6 @@ def digest_of(row: Record | Rejection) -> bytes:
         fields = (name_of(row), invalid_key, row.split, row.captions, row.meta)
     digest.update(repr(fields).encode(errors="backslashreplace"))
     return digest.digest()[:16]
-
-
-def _updated(table: pa.Table, rows: Sequence[NumberedRow]) -> pa.Table:
-    """Return known rows with their current line, source, key, split and image id."""
-    table = _with_column(table, "line", [line for line, _ in rows])
-    table = _with_column(table, "source", [row.source for _, row in rows])
-    is_kept = table["reason"].is_null().to_pylist()
-    for name in ("key", "split", "image_id"):  # Rejected rows have none of these.
-        pairs = zip(rows, is_kept, strict=True)
-        values = [getattr(row, name) if kept else None for (_, row), kept in pairs]
-        table = _with_column(table, name, values)
-    return table
-
-
-def _with_column(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
-    field = SCHEMA.field(name)
-    return table.set_column(SCHEMA.get_field_index(name), field, pa.array(values, field.type))
 
 
 def _write(path: Path, table: pa.Table) -> None:
@@ -274,8 +222,7 @@ def digests_of(column: pa.ChunkedArray) -> NDArray[np.bytes_]:
     return np.frombuffer(buffer, "S16")[values.offset : values.offset + len(values)]
 
 
-def _values(row: Prepared | Rejection, images: int, positions: Iterator[int]) -> dict[str, Any]:
-    """Return the columns of a row; images that are kept take the next position in their file."""
+def _values(row: Prepared | Rejection) -> Values:
     if isinstance(row, Rejection):
         return {
             "source": row.source,
@@ -297,6 +244,4 @@ def _values(row: Prepared | Rejection, images: int, positions: Iterator[int]) ->
         "meta": json.dumps(record.meta, sort_keys=True, ensure_ascii=False),
         "digests": [image.digest for image in row.fingerprints],
         "phashes": [image.phash for image in row.fingerprints],
-        "images": images,
-        "position": next(positions),
     }
