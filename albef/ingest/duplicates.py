@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from albef.data.rejection import Reason
-from albef.ingest.blocks import SCHEMA, Blocks, digests_of, hash_text
+from albef.ingest.blocks import SCHEMA, Blocks, digests_of
 from albef.ingest.config import RowsConfig
 
 Positions = NDArray[np.int64]
@@ -85,17 +85,23 @@ def compare(
 
 def repeated_keys(blocks: Blocks) -> Iterator[Duplicate]:
     """Yield the rows whose key an earlier row has."""
-    words = np.zeros(blocks.starts[-1], np.uint64)  # 0 for a row that is not kept
-    for block, start in enumerate(blocks.starts[:-1]):
-        keys = blocks.table(block)["key"]
-        positions = start + np.flatnonzero(keys.is_valid().to_numpy())
-        words[positions] = [hash_text(key) for key in keys.drop_null().to_pylist()]
-    distinct, counts = np.unique(words, return_counts=True)
-    first_rows: dict[str, int] = {}
-    for row in np.flatnonzero(np.isin(words, distinct[(counts > 1) & (distinct > 0)])).tolist():
-        key = blocks.at(row, "key")
-        if first_rows.setdefault(key, row) != row:
-            yield Duplicate(row, Reason.MALFORMED_ROW, first_rows[key], 0)
+    keys = _rows(blocks)["key"].cast(pa.large_string()).combine_chunks().dictionary_encode()
+    codes = keys.indices.fill_null(-1).to_numpy()  # -1 for a row that is not kept
+    for row, original in _repeats(codes, np.flatnonzero(codes >= 0)):
+        yield Duplicate(row, Reason.MALFORMED_ROW, original, 0)
+
+
+def _repeats(values: NDArray[Any], positions: Positions) -> Iterator[tuple[int, int]]:
+    """Yield each position whose value an earlier one has, and the first one that has it."""
+    _, first, group = np.unique(values[positions], return_index=True, return_inverse=True)
+    originals = positions[first[group]]
+    for i in np.flatnonzero(originals != positions):
+        yield int(positions[i]), int(originals[i])
+
+
+def _rows(blocks: Blocks) -> pa.Table:
+    tables = [blocks.table(block) for block in range(len(blocks))]
+    return pa.concat_tables([SCHEMA.empty_table(), *tables])
 
 
 @dataclass(frozen=True)
@@ -116,8 +122,7 @@ class Fingerprints:
 
 def read_fingerprints(blocks: Blocks) -> Fingerprints:
     """Return the fingerprints of all blocks."""
-    tables = [blocks.table(block) for block in range(len(blocks))]
-    rows = pa.concat_tables([SCHEMA.empty_table(), *tables])
+    rows = _rows(blocks)
     counts = pc.list_value_length(rows["digests"]).fill_null(0).to_numpy()
     owner: Positions = np.repeat(np.arange(rows.num_rows), counts)
     return Fingerprints(
@@ -185,14 +190,8 @@ def repeated_images(
             row, original = int(images.row[position]), int(images.row[leader])
             duplicates[position] = Duplicate(row, reason, original, bits)
 
-    for bucket in _buckets(images.digest.view(np.uint64)[::2]):
-        positions = bucket[is_eligible[bucket]]
-        _, first, group = np.unique(
-            images.digest[positions], return_index=True, return_inverse=True
-        )
-        leaders = positions[first[group]]
-        for i in np.flatnonzero(leaders != positions):
-            add(int(positions[i]), int(leaders[i]), Reason.DUPLICATE, 0)
+    for position, leader in _repeats(images.digest, np.flatnonzero(is_eligible)):
+        add(position, leader, Reason.DUPLICATE, 0)
     if distance is not None:
         is_eligible[list(duplicates)] = False
         for position, leader, bits in _followers(
@@ -200,13 +199,6 @@ def repeated_images(
         ):
             add(position, leader, Reason.NEAR_DUPLICATE, bits)
     return sorted(duplicates.values())
-
-
-def _buckets(words: Hashes, below: int = _BITS) -> Iterator[Positions]:
-    """Yield the positions of words in 16 groups by four bits, to sort with little memory."""
-    upper = (words >> np.uint64(below - 4)).astype(np.uint8) & 15
-    for value in range(16):
-        yield np.flatnonzero(upper == value)
 
 
 def _followers(
@@ -255,21 +247,20 @@ def near_pairs(hashes: Hashes, distance: int) -> Iterator[tuple[int, int, int]]:
     pairs = [np.empty(0, np.int64)]
     for one, two in combinations(bands, 2) if distance else ():  # Distinct hashes always differ.
         mask = np.uint64(one | two)
-        # The groups use bits of the upper band.
-        for bucket in _buckets(hashes, below=int(mask).bit_length()):
-            order = bucket[np.argsort(hashes[bucket] & mask, kind="stable")]
-            keys = hashes[order] & mask
-            # Positions stay here while the hash ``shift`` positions later has the same key.
-            positions = np.arange(len(order))
-            for shift in range(1, _MAX_SHIFT + 1):
-                positions = positions[: np.searchsorted(positions, len(order) - shift)]
-                positions = positions[keys[positions] == keys[positions + shift]]
-                if not len(positions):
-                    break
-                left, right = order[positions], order[positions + shift]
-                close = np.bitwise_count(hashes[left] ^ hashes[right]) <= distance
-                left, right = left[close], right[close]
-                pairs.append(np.minimum(left, right) * count + np.maximum(left, right))
+        keys = hashes & mask
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        # Positions stay here while the hash ``shift`` positions later has the same key.
+        positions = np.arange(len(order))
+        for shift in range(1, _MAX_SHIFT + 1):
+            positions = positions[: np.searchsorted(positions, len(order) - shift)]
+            positions = positions[keys[positions] == keys[positions + shift]]
+            if not len(positions):
+                break
+            left, right = order[positions], order[positions + shift]
+            close = np.bitwise_count(hashes[left] ^ hashes[right]) <= distance
+            left, right = left[close], right[close]
+            pairs.append(np.minimum(left, right) * count + np.maximum(left, right))
     left, right = np.divmod(np.unique(np.concatenate(pairs)), count)
     bits = np.bitwise_count(hashes[left] ^ hashes[right])
     yield from zip(left.tolist(), right.tolist(), bits.tolist(), strict=True)
