@@ -22,8 +22,8 @@ _MAX_LINES = 20  # that a quoted field of a CSV file may span
 csv.field_size_limit(_MAX_LINE_BYTES * _MAX_LINES)  # Lines have a separate limit.
 _MAX_LIST = 10_000  # values of a list in a Parquet row
 _MAX_RATIO = 100  # of rows of a Parquet file to its bytes
-# A few bytes may decompress to gigabytes, and many rows may refer to one value. pyarrow has no
-# limit, so the process that reads Parquet has one.
+# A few bytes may decompress to gigabytes, and many values may be one. pyarrow has no limit, so the
+# process that reads Parquet has one.
 _MEMORY, _SECONDS = 2**30, 60.0
 _TOGETHER = 4  # rows that this process sends together
 _IDLE: list[Worker] = []  # such processes
@@ -178,30 +178,28 @@ def _split(lines: Iterator[Line], form: str) -> Iterator[tuple[int, list[str] | 
 
 
 def _csv(text: str, ahead: deque[Line], lines: Iterator[Line]) -> list[str] | RowError:
-    """Return the fields of a row that starts with ``text``; take further lines from ``ahead``."""
-    gathered = [text]
-    while True:
-        consumed = len(gathered) - 1
-        try:
-            fields = next(csv.reader(gathered, strict=True), [])
-        except csv.Error as error:
-            if "unexpected end of data" not in str(error):
-                message = str(error)
-                # The advice of csv, to open the file differently, does not help.
-                if "new-line character" in message:
-                    message = "a carriage return outside quotes; end lines with \\n"
-                return _malformed(f"not CSV: {message}")
-        else:
-            for _ in range(consumed):
-                ahead.popleft()
-            return fields
-        if consumed == len(ahead):
-            ahead.extend(islice(lines, 1))
-        following = ahead[consumed][1] if consumed < min(len(ahead), _MAX_LINES) else None
-        if not isinstance(following, str):
+    """Return the fields of a row that starts with ``text``; further lines come from ``ahead``."""
+    taken: list[Line] = []
+
+    def texts() -> Iterator[str]:
+        yield f"{text}\n"
+        while len(taken) < _MAX_LINES and (line := ahead.popleft() if ahead else next(lines, None)):
+            taken.append(line)
+            if isinstance(line[1], RowError):
+                return
+            yield f"{line[1]}\n"
+
+    try:
+        return next(csv.reader(texts(), strict=True))
+    except csv.Error as error:
+        ahead.extendleft(reversed(taken))  # They are rows of their own.
+        message = str(error)
+        if "unexpected end of data" in message:
             return _malformed("a quote is not closed")
-        gathered[-1] += "\n"
-        gathered.append(following)
+        # The advice of csv, to open the file differently, does not help.
+        if "new-line character" in message:
+            message = "a carriage return outside quotes; end lines with \\n"
+        return _malformed(f"not CSV: {message}")
 
 
 def _parquet(file: Path, columns: Sequence[str], batch: int) -> Iterator[Row | Rejection]:
@@ -243,7 +241,7 @@ def _row(file: Path, line: int, values: dict[str, Any] | RowError) -> Row | Reje
 
 def _ends(file: Path, columns: Sequence[str]) -> list[list[int]]:
     """Return the number of the last row of each row group, as a list of one."""
-    with _opened(file, columns) as opened:
+    with _opened(file) as opened:
         _check_columns(file, opened.schema_arrow.names, columns)
         groups = map(opened.metadata.row_group, range(opened.num_row_groups))
         return [list(accumulate(group.num_rows for group in groups))]
@@ -253,7 +251,7 @@ def _rows(
     file: Path, columns: Sequence[str], batch: int, group: int
 ) -> Iterator[list[dict[str, Any] | RowError]]:
     """Yield the values of the rows from a row group on, a few rows at a time."""
-    with _opened(file, columns) as opened:
+    with _opened(file) as opened:
         groups = range(group, opened.num_row_groups)
         rows = chain.from_iterable(_group(opened, each, columns, batch) for each in groups)
         while some := list(islice(rows, _TOGETHER)):
@@ -285,14 +283,8 @@ def _group(
     yield from [damage] * (count - done)
 
 
-def _leaves(schema: Any, columns: Sequence[str]) -> list[int]:
-    """Return the positions of the leaf columns; a structure or list has leaves below it."""
-    starts = tuple(f"{column}." for column in columns)
-    return [i for i in range(len(schema)) if f"{schema.column(i).path}.".startswith(starts)]
-
-
-def _opened(file: Path, columns: Sequence[str]) -> Any:
-    """Open a Parquet file; strings in lists of some columns are read as dictionaries.
+def _opened(file: Path) -> Any:
+    """Open a Parquet file.
 
     Raises:
         ParamsError: the footer cannot be read or makes impossible claims.
@@ -301,23 +293,16 @@ def _opened(file: Path, columns: Sequence[str]) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        options: dict[str, Any] = {"buffer_size": 2**20}  # Only a page at a time is in memory.
-        opened = pq.ParquetFile(file, **options)
-        size, schema = file.stat().st_size, opened.schema
-        if opened.metadata.num_rows > _MAX_RATIO * size:
-            claim = f"its footer claims {opened.metadata.num_rows} rows in {size} bytes"
-            raise ParamsError(f"{file} cannot be read as Parquet: {claim}")
-        lists = [
-            schema.column(leaf).path
-            for leaf in _leaves(schema, columns)
-            if schema.column(leaf).max_repetition_level
-            and schema.column(leaf).physical_type == "BYTE_ARRAY"
-        ]
-        return pq.ParquetFile(file, read_dictionary=lists, **options) if lists else opened
+        opened = pq.ParquetFile(file, buffer_size=2**20)  # Only a page at a time is in memory.
     except FileNotFoundError as error:
         raise ParamsError(f"{file} cannot be read: {error.strerror or error}") from None
     except (pa.ArrowException, OSError, MemoryError) as error:
         raise ParamsError(f"{file} cannot be read as Parquet: {first_line(error)}") from None
+    rows, size = opened.metadata.num_rows, file.stat().st_size
+    if rows > _MAX_RATIO * size:
+        claim = f"its footer claims {rows} rows in {size} bytes"
+        raise ParamsError(f"{file} cannot be read as Parquet: {claim}")
+    return opened
 
 
 def _values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any] | RowError]:
