@@ -30,9 +30,9 @@ class MissingShardError(ValueError):
 class ShardCache:
     """Folder of shards with a limit on their total size in bytes.
 
-    ``fetched`` counts the shards that this object has fetched. The total exceeds the limit only
-    while a shard that is larger than the limit is being fetched. A shard that is evicted while a
-    process reads it stays readable for that process until it closes the shard.
+    ``fetched`` counts the shards that this object has fetched. The total may exceed the limit by
+    the shards that are being fetched. A shard that is evicted while a process reads it stays
+    readable for that process until it closes the shard.
     """
 
     default: "ClassVar[ShardCache | None]" = None
@@ -84,7 +84,7 @@ class ShardCache:
     def _fetch(self, store: Store, shard: Stored, path: Path) -> int | None:
         """Fetch a shard; return None if another process fetched it meanwhile, or gave up."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / f"{shard.digest}.{shard.size}.part"
+        part = path.with_suffix(".part")
         file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, file)
@@ -94,45 +94,31 @@ class ShardCache:
             undo.callback(part.unlink, missing_ok=True)
             if path.exists():
                 return None
-            self._make_room(shard, part)
             _download(store, shard, part)
             os.fsync(file)
-            self._make_room(shard, part, path)  # Other processes may have fetched shards meanwhile.
+            part.rename(path)
             undo.pop_all()
         fcntl.flock(file, fcntl.LOCK_UN)
         self.fetched += 1
+        self._evict(path)
         return file
 
-    def _make_room(self, shard: Stored, part: Path, done: Path | None = None) -> None:
-        """Remove the least recently used shards until there is room for a shard.
+    def _evict(self, fetched: Path) -> None:
+        """Remove the least recently used shards but this one, and the parts of dead processes.
 
-        If ``done`` is given, ``part`` is renamed to it first. The lock keeps other processes from
-        looking at the folder meanwhile.
+        The last process that fetches a shard sees all of them, so that the limit holds in the end.
         """
-        folder = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
-        with contextlib.ExitStack() as undo:
-            undo.callback(os.close, folder)
-            undo.enter_context(_locked(folder))
-            if done is not None:
-                part.rename(done)
-            by_age: list[tuple[int, int, Path]] = []
-            total = shard.size
-            for path in self.folder.iterdir():
-                if path in (part, done):
-                    continue
+        by_age: list[tuple[int, int, Path]] = []
+        for path in self.folder.iterdir():
+            with contextlib.suppress(FileNotFoundError, BlockingIOError):
                 if path.suffix == ".part":
-                    digest, part_size, _ = path.name.split(".")
-                    # A process that waited for a shard that exists by now gives up its part file.
-                    if not _remove_abandoned(path) and not (self.folder / f"{digest}.tar").exists():
-                        total += int(part_size)
-                elif path.suffix == ".tar":
-                    with contextlib.suppress(FileNotFoundError):
-                        stat = path.stat()
-                        by_age.append((stat.st_mtime_ns, stat.st_size, path))
-                        total += stat.st_size
-            for _, size, path in sorted(by_age):
-                if total <= self.limit:
-                    break
+                    _remove_abandoned(path)
+                else:
+                    stat = path.stat()
+                    by_age.append((stat.st_mtime_ns, stat.st_size, path))
+        total = sum(size for _, size, _ in by_age)
+        for _, size, path in sorted(by_age):
+            if total > self.limit and path != fetched:
                 path.unlink(missing_ok=True)
                 total -= size
 
@@ -183,10 +169,9 @@ def _get(store: Store, shard: Stored, part: Path) -> None:
             time.sleep(wait)
 
 
-def _remove_abandoned(part: Path) -> bool:
-    """Remove the part file of a dead process; return whether it is gone."""
-    with contextlib.suppress(FileNotFoundError, BlockingIOError), part.open("rb") as file:
+def _remove_abandoned(part: Path) -> None:
+    """Remove the part file of a dead process; a living one locks it (BlockingIOError)."""
+    with part.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        part.unlink(missing_ok=True)
-        return True
-    return not part.exists()
+        if is_open(file.fileno(), part):
+            part.unlink()

@@ -67,14 +67,7 @@ class ShardFiles:
         return self._stored(shard).size
 
     def image(self, shard: str, offset: int, size: int, digest: str, key: str) -> bytes:
-        """Return an image.
-
-        Args:
-            shard: name of the shard that holds the image.
-            offset: offset of the image in the shard, in bytes.
-            size: size of the image in bytes.
-            digest: SHA-256 of the image.
-            key: key of the record.
+        """Return the image of a record, at an offset in a shard, in bytes, with a SHA-256.
 
         Raises:
             DamagedShardError: the image is missing or differs from its digest.

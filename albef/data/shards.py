@@ -167,13 +167,8 @@ def shared_keys(
 ) -> tuple[str, ...]:
     """Return the keys of the records of a split that share an image with another split.
 
-    Equal files are found; images that only look alike are not.
-
-    Args:
-        folder: folder of the dataset.
-        split: split whose keys are returned.
-        other: folder of the dataset to compare with; may be the same.
-        other_split: split to compare with.
+    Equal files are found; images that only look alike are not. ``other`` is the folder of the other
+    dataset, which may be the same.
 
     Raises:
         ShardError: a dataset is missing or damaged.
@@ -279,9 +274,8 @@ class Shards:
     def check_cache_fits(self, window: int | None) -> None:
         """Check that the cache has room for the shards that training reads at once.
 
-        Without a store there is nothing to check. Some processes may still read one window of
-        shards while others read the next. The cache therefore needs room for two windows, or for
-        the whole split if no window is set.
+        Some processes may still read one window of shards while others read the next. The cache of
+        a store therefore needs room for two windows, or for the whole split if no window is set.
 
         Raises:
             ShardError: the cache is too small.
@@ -289,15 +283,13 @@ class Shards:
         if self.files.cache is None:
             return
         sizes = sorted(map(self.files.size, self.shard_names.unique().to_pylist()), reverse=True)
-        limit = self.files.cache.limit
-        needed = sum(sizes if window is None else sizes[: 2 * window])
+        limit, needed = self.files.cache.limit, sum(sizes[: 2 * window] if window else sizes)
         if needed > limit:
-            fits = int(np.searchsorted(np.cumsum(sizes), limit, "right")) // 2
             unit = f"two windows of {window} shards" if window else "all shards"
-            smaller = f"set the training's window to at most {fits}, or " if fits else ""
             raise ShardError(
                 f"{unit} of {self.name}, split {self.split}, need {needed / 2**30:.3g} GiB; "
-                f"runtime.cache_gb is {limit / 2**30:.3g}: {smaller}increase runtime.cache_gb"
+                f"runtime.cache_gb is {limit / 2**30:.3g}: increase it, or decrease the training's "
+                "window"
             )
 
     def close(self) -> None:
