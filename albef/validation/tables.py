@@ -60,7 +60,6 @@ def _images(index: pa.Table, stats: NDArray[np.float64]) -> pd.DataFrame:
 
 
 def _records(index: pa.Table, images: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each record."""
     frame: pd.DataFrame = index.select(["key", "split", "digest", "image_id"]).to_pandas()
     frame = pd.concat([frame, annotations(index)], axis=1)
     by_record = images.groupby(level=0)
@@ -100,7 +99,6 @@ def _elsewhere(records: pd.DataFrame, images: pd.DataFrame) -> "pd.Series[Any]":
 
 
 def _captions(index: pa.Table, records: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each caption."""
     owner = pc.list_parent_indices(index["captions"]).to_numpy()
     texts = pc.list_flatten(index["captions"]).combine_chunks()
     record = records[["key", "split", "kind", "digest"]].iloc[owner].reset_index(drop=True)
@@ -141,21 +139,13 @@ def scripts(texts: pa.Array) -> pa.Array:
     Of two scripts with equally many letters, the first in :data:`SCRIPTS` counts.
     """
     letters = _letters(texts, r"\p{L}\p{M}")
-    names = np.full(len(letters), None, object)
-    todo = np.flatnonzero(letters > 0)
-    highest = np.zeros(len(todo), np.int64)
-    counted = np.zeros(len(todo), np.int64)
-    for name in SCRIPTS:
-        count = _letters(texts.take(pa.array(todo)), rf"\p{{{name}}}")
-        counted += count
-        is_higher = count > highest
-        names[todo[is_higher]] = name
-        highest = np.maximum(highest, count)
-        unsure = counted < letters[todo]  # texts with letters of a script that is not counted yet
-        todo, highest, counted = todo[unsure], highest[unsure], counted[unsure]
-        if not len(todo):
-            break
-    names[todo[letters[todo] - counted > highest]] = OTHER
+    names = np.where(letters > 0, "Latin", None).astype(object)
+    is_ascii = pc.string_is_ascii(texts).fill_null(True).to_numpy(zero_copy_only=False)
+    rest = np.flatnonzero((letters > 0) & ~is_ascii)
+    others = texts.take(pa.array(rest))
+    counts = [_letters(others, rf"\p{{{name}}}") for name in SCRIPTS]
+    counts.append(letters[rest] - np.sum(counts, axis=0))
+    names[rest] = np.array([*SCRIPTS, OTHER], object)[np.argmax(counts, axis=0)]
     return pa.array(names, pa.string())
 
 
