@@ -212,7 +212,6 @@ def _is(group: Group) -> str:
 
 
 def _choice(options: Sequence[str], share: float) -> str:
-    """Return the option at a share, from 0 to below 1, of their number."""
     return options[int(share * len(options))]
 
 

@@ -101,13 +101,7 @@ def arrange(things: Things, quarter: int, rng: random.Random) -> list[str]:
 
 
 def expression(placed: Sequence[str], quarter: int, by: str) -> str:
-    """Return words that refer to the object in a quarter.
-
-    Args:
-        placed: objects by quarter, row by row.
-        quarter: quarter of the object that is meant.
-        by: one of :data:`KINDS`.
-    """
+    """Return words that refer ``by`` one of :data:`KINDS` to the object in a quarter."""
     suffix = f" beside the {placed[quarter ^ 1]}" if by == "relation" else ""
     return f"the {placed[quarter]}{suffix}"
 

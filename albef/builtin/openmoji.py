@@ -91,11 +91,8 @@ class Artist:
     def sprite(self, thing: Thing, size: float, angle: float, *, thin: bool = False) -> Image.Image:
         """Return ``thing`` as an RGBA image, cropped to its visible part.
 
-        Args:
-            thing: object to draw.
-            size: longer side in pixels before rotation.
-            angle: degrees, counter-clockwise.
-            thin: whether to draw it with thinner outlines.
+        ``size`` is the longer side in pixels before rotation by ``angle`` degrees
+        counter-clockwise; ``thin`` outlines are thinner.
         """
         levels = self._rendered.get((thing.character, thin))
         if levels is None:

@@ -53,10 +53,7 @@ class Canvas:
         self.objects: list[dict[str, Any]] = []
 
     def put(self, sprite: Sprite, x: int, y: int, *, visible: bool = True) -> None:
-        """Draw a sprite at a position.
-
-        A sprite that will not be visible is not listed as an object.
-        """
+        """Draw a sprite at a position; list it as an object if it will be visible."""
         self._image.paste(sprite.image, (x, y), sprite.image)
         if visible:
             box = [x, y, *sprite.image.size]
@@ -136,11 +133,8 @@ class Studio:
     ) -> Canvas:
         """Return an image of a canonical ``scene``.
 
-        Args:
-            scene: scene to draw.
-            rng: source of all jitter.
-            covered: group, 0 or 1 of two, whose side of the image a grey card covers.
-            ground: kind of background; drawings on one of :data:`grounds.VARIED` vary, too.
+        A grey card covers the side of group ``covered``, 0 or 1 of two. Drawings on a background of
+        :data:`grounds.VARIED` vary, too.
         """
         shrink = 1.0
         layout = None

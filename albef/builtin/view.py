@@ -48,21 +48,14 @@ Splits = dict[Literal["train", "val", "test"], Count]
 
 
 class Row(NamedTuple):
-    """A record before it has a key and an image id.
-
-    Attributes:
-        split: of the record.
-        images: encoded images.
-        captions: of the images.
-        meta: annotations.
-        same_image: whether it shows the same image as the row before.
-    """
+    """A record before it has a key and an image id."""
 
     split: str
     images: Sequence[bytes]
     captions: tuple[str, ...]
     meta: dict[str, Any]
     same_image: bool = False
+    """True if it shows the same image as the row before."""
 
 
 def records(
@@ -70,8 +63,7 @@ def records(
 ) -> Callable[[Callable[[D, int], Iterator[Row]]], Callable[[D, int], Iterator[Record]]]:
     """Return a decorator that turns drawn rows into records with keys and image ids.
 
-    Args:
-        across: number keys across splits, not within each split.
+    Keys are numbered within each split, or ``across`` splits.
     """
 
     def of_rows(rows: Callable[[D, int], Iterator[Row]]) -> Callable[[D, int], Iterator[Record]]:

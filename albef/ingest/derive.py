@@ -42,14 +42,8 @@ def derive(path: Path, name: str) -> dict[str, Section]:
     """Return the sections of the sources at a path, by name.
 
     Args:
-        path: path of the data. It is one of these:
-
-            - a folder of images with a text or a JSON file beside each;
-            - a folder of images with one list, or one list per split;
-            - a folder of shards or of Parquet files;
-            - a list of addresses or paths as TSV, CSV, JSON lines or Parquet;
-            - a shard;
-            - JSON of annotations.
+        path: a folder of images with texts or lists, of shards or of Parquet files; a list of
+            addresses or paths; a shard; or JSON of annotations.
         name: name of a source; several sources add their split to it.
 
     Raises:
@@ -61,9 +55,14 @@ def derive(path: Path, name: str) -> dict[str, Section]:
             raise ParamsError(f"{path} does not exist, and is not a dataset of params.yaml")
         if not path.is_dir():
             return {name: _file(path, _split_of(path))}
-        lists = _lists(path)
+        for suffix, section in ((".tar", _shards), (".parquet", _parquet)):
+            if files := _files(path, suffix):
+                return {name: section(_by_split(files, path))}
+        images = _images(path)
+        has_texts = any(text_beside(image).is_file() for image in images)
+        lists = {} if has_texts else _lists(path)
         if not lists:
-            return {name: _folder(path)}
+            return {name: _folder(path, images)}
         splits = {f"{name}_{split}" if len(lists) > 1 else name: split for split in lists}
         return {source: _file(lists[split], split) for source, split in splits.items()}
     except OSError as error:
@@ -88,12 +87,7 @@ def _file(path: Path, split: str) -> Section:
     )
 
 
-def _folder(path: Path) -> Section:
-    if files := _files(path, ".tar"):
-        return _shards(_by_split(files, path))
-    if files := _files(path, ".parquet"):
-        return _parquet(_by_split(files, path))
-    images = _images(path)
+def _folder(path: Path, images: list[Path]) -> Section:
     if not images:
         raise ParamsError(f"{path} has no images, shards (.tar) or Parquet files; {HELP}")
     folders = [image.relative_to(path).parts[0] for image in images if image.parent != path]
@@ -124,15 +118,11 @@ def _files(path: Path, suffix: str) -> list[Path]:
 
 
 def _lists(path: Path) -> dict[str, Path]:
-    """Return the lists of a folder by split, if its images have no texts beside them.
+    """Return the lists of a folder by split.
 
     Raises:
         ParamsError: the folder has several lists, and no name tells which to read.
     """
-    if _files(path, ".tar") or _files(path, ".parquet"):
-        return {}
-    if any(text_beside(image).is_file() for image in _images(path)):
-        return {}
     found = sorted(filter(_is_list, path.iterdir()))
     usual = [file for file in found if _USUAL_LISTS.match(file.name.lower())]
     if not found:
@@ -272,16 +262,12 @@ def _text(path: Path, split: str) -> Section:
     return _list([str(path)], form, header, header, split)
 
 
-def _rows(path: Path, form: str, header: list[str] | None, columns: list[str]) -> Iterator[Any]:
-    return islice(tables.read(path, form, header, columns), _SAMPLE_SIZE)
-
-
 def _list(
     files: list[str], form: str, header: list[str] | None, columns: list[str], split: str
 ) -> Section:
     first_file = Path(files[0])
     texts = {name: list[str]() for name in columns}
-    for row in _rows(first_file, form, header, columns):
+    for row in islice(tables.read(first_file, form, header, columns), _SAMPLE_SIZE):
         for name, value in row.values.items() if type(row) is Row else ():
             texts[name] += [value] if isinstance(value, str) else []
     url = next((name for name in columns if any(map(_ADDRESS.match, texts[name]))), None)

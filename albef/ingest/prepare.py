@@ -121,7 +121,6 @@ def _prepared(line: int, name: str, record: Record, rules: Rules) -> Prepared:
 
 
 def _itm_captions(value: object, max_chars: int) -> list[str]:
-    """Clean the captions that only ITM reads."""
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise RowError(Reason.MALFORMED_ROW, "itm_captions must be a list of texts")
     return list(clean_captions(value, max_chars))

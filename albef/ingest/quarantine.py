@@ -81,7 +81,6 @@ def _write_rows(
     heldout: pa.Table,
     limits: IngestConfig,
 ) -> Counter[tuple[str, str]]:
-    """Write quarantine.parquet and examples.parquet; return the counts by source and reason."""
     counts: Counter[tuple[str, str]] = Counter()
     examples: list[dict[str, Any]] = []
     batch: list[dict[str, Any]] = []

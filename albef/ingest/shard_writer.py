@@ -111,7 +111,6 @@ class ShardWriter:
         return self._folder / "shards" / f"{self._name}-{self._shards:05d}.tar"
 
     def _close(self) -> None:
-        """Finish the open shard."""
         self._tar.close()
         self._tar = None
         sync(self._shard)
@@ -121,7 +120,6 @@ class ShardWriter:
         self._shards += 1
 
     def _write_rows(self) -> None:
-        """Write the collected rows of the index."""
         schema = SCHEMA if self._images == 1 else SCHEMA.append(MORE)
         if self._index is None:
             path = self._folder / "index.parquet"
@@ -193,7 +191,6 @@ def _index_row(record: Record, shard: str, images: list[dict[str, Any]]) -> dict
 
 
 def _index_image(image: bytes, offset: int) -> dict[str, Any]:
-    """Return the fields of an image in the index."""
     try:
         with Image.open(io.BytesIO(image)) as opened:  # This reads only the header.
             width, height = opened.size

@@ -36,13 +36,10 @@ def test_german_captions_say_what_is_where() -> None:
     assert texts(Scene((FROGS,))) == {"nur zweimal frosch"}
 
 
-def test_no_two_objects_share_a_german_name() -> None:
+def test_no_two_scenes_share_a_german_caption() -> None:
     names = [name(thing.character) for thing in things(MOST)]
     assert len(set(names)) == MOST
     assert all(each.replace(" ", "").isalpha() for each in names)
-
-
-def test_no_two_scenes_share_a_german_caption() -> None:
     of_scene = {}
     for scene in scenes(["frog", "fox", "apple"]):
         for text in texts(scene):
