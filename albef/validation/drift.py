@@ -133,7 +133,7 @@ def distances(
         return
     yield "divergence", divergence(np.histogram(values, expected["bins"])[0], weights)
     quantiles = values.quantile(list(QUANTILES), interpolation="nearest")
-    yield "shift", shift(quantiles.to_numpy(float), np.array(expected["quantiles"], float))
+    yield "shift", shift(np.array(quantiles, float), np.array(expected["quantiles"], float))
 
 
 def divergence(observed: ArrayLike, reference: ArrayLike) -> float:

@@ -139,7 +139,8 @@ def scripts(texts: pa.Array) -> pa.Array:
     Of two scripts with equally many letters, the first in :data:`SCRIPTS` counts.
     """
     letters = _letters(texts, r"\p{L}\p{M}")
-    names = np.where(letters > 0, "Latin", None).astype(object)
+    names = np.full(len(letters), None, object)
+    names[letters > 0] = "Latin"
     is_ascii = pc.string_is_ascii(texts).fill_null(True).to_numpy(zero_copy_only=False)
     rest = np.flatnonzero((letters > 0) & ~is_ascii)
     others = texts.take(pa.array(rest))
