@@ -175,7 +175,7 @@ FLOORS = (
 """Parts of albef/, each of which may import those before it."""
 OF_FLOWS = {
     "commands", "config", "data", "evaluation", "io", "layout", "release", "report", "run_record",
-    "runtime", "trackers", "validation",
+    "runtime", "trackers",
 }  # fmt: skip
 """Parts of albef/ that flows may import; pipelines may import all of it."""
 FOREIGN = {
