@@ -131,10 +131,6 @@ def compare(
     revisions: Annotated[
         list[str], Argument(metavar="REVISION", help="Revisions; the first is the baseline.")
     ],
-    curve: Annotated[File, Option(parser=from_root, help="Reference curves to plot.")] = None,
-    save_curve: Annotated[
-        File, Option(parser=from_root, help="Write the baseline's curves.")
-    ] = None,
     out: Annotated[File, Option(parser=from_root, help="HTML file to write.")] = None,
     examples: Annotated[int, Option(help="Changed answers to show in each direction.")] = 6,
     stepwise: Annotated[bool, Option("--stepwise", help="Compare neighboring groups.")] = False,
@@ -149,7 +145,7 @@ def compare(
     """
     from flows.experiments.compare import compare
 
-    return compare(revisions, curve, save_curve, out, examples, stepwise=stepwise)
+    return compare(revisions, out, examples, stepwise=stepwise)
 
 
 @command(app, "ablate", at_root=True, interrupted=RESUMES)

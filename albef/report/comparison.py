@@ -11,7 +11,7 @@ from typing import NamedTuple
 from albef.evaluation.statistics import CONFIDENCE, Interval, Spread, holm
 from albef.report import metric_names
 from albef.report.changes import SplitRows
-from albef.report.curves import Curves, Deviation
+from albef.report.curves import Curves
 from albef.report.figures import COLOURS, Chart, Line
 from albef.report.flips import Flip
 from albef.report.page import environment
@@ -148,9 +148,6 @@ class Comparison:
     stepwise: bool = False
     seeds: tuple[SeedRow, ...] = ()
     curves: tuple[Curves, ...] = ()
-    reference: Curves = field(default_factory=dict)
-    reference_name: str = ""
-    deviations: tuple[Deviation, ...] = ()
     notes: tuple[str, ...] = ()
 
     def group_label(self, group: int) -> str:
@@ -231,15 +228,11 @@ class Overlay(NamedTuple):
 
 
 def trainings(comparison: Comparison) -> Iterator[Overlay]:
-    """Yield the trainings that are on two sides, or on one side and in the reference."""
-    sets = [*comparison.curves, *([comparison.reference] if comparison.reference else [])]
-    names = [side.name for side in comparison.sides[: len(comparison.curves)]]
-    lines = [Line(name, (), 1 + index % COLOURS) for index, name in enumerate(names)]
-    if comparison.reference:
-        colour = 1 + len(lines) % COLOURS
-        lines.append(Line(comparison.reference_name, (), colour, dashed=True))
-    for training in dict.fromkeys(name for curves in sets for name in curves):
-        sides = [(c[training], line) for c, line in zip(sets, lines, strict=True) if training in c]
+    """Yield the trainings that are on two sides or more."""
+    lines = [Line(s.name, (), 1 + index % COLOURS) for index, s in enumerate(comparison.sides)]
+    sets = [*zip(comparison.curves, lines, strict=False)]
+    for training in dict.fromkeys(name for curves in comparison.curves for name in curves):
+        sides = [(curves[training], line) for curves, line in sets if training in curves]
         if len(sides) < 2:
             continue
         same = all(curves == sides[0][0] for curves, _ in sides)

@@ -16,32 +16,21 @@ from albef.report.comparison import (
     verdict,
 )
 from albef.report.wording import format_difference
-from flows.experiments.gather import gather, write_curves
+from flows.experiments.gather import gather
 from flows.results import table
 
 OUT = Path(".albef/compare")
 
 
 def compare(
-    revisions: Sequence[str],
-    curve: Path | None = None,
-    save_curve: Path | None = None,
-    out: Path | None = None,
-    examples: int = 6,
-    *,
-    stepwise: bool = False,
+    revisions: Sequence[str], out: Path | None = None, examples: int = 6, *, stepwise: bool = False
 ) -> int:
     """Print the comparison and write its page; return exit code 1 if something is missing.
 
     Raises:
-        ValueError: a revision does not exist, or a file has no curves.
+        ParamsError: a revision does not exist, or there is nothing to compare.
     """
-    if save_curve:
-        write_curves(revisions[0], save_curve)
-        print(f"curves: {save_curve}")
-    if save_curve and len(revisions) == 1 and not curve:
-        return 0
-    comparison, problems = gather(revisions, curve, examples, stepwise=stepwise)
+    comparison, problems = gather(revisions, examples, stepwise=stepwise)
     path = write(comparison, out)
     print(text(comparison))
     print(f"\npage: {path}")
@@ -53,9 +42,7 @@ def compare(
 def write(comparison: Comparison, out: Path | None) -> Path:
     """Write the page of a comparison and return its path."""
     if out is None:
-        names = [side.name for side in comparison.sides]
-        names += [comparison.reference_name] if comparison.reference_name else []
-        plain = (re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "workspace" for name in names)
+        plain = (re.sub(r"[^\w.+-]+", "-", side.name).strip(".-") for side in comparison.sides)
         out = OUT / f"{'-vs-'.join(plain)[:200]}.html"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(render(comparison))
@@ -64,7 +51,7 @@ def write(comparison: Comparison, out: Path | None) -> Path:
 
 def text(comparison: Comparison) -> str:
     """Return the comparison as text for a terminal."""
-    parts = [part(comparison) for part in (_values, _metrics, _seeds, _deviations)]
+    parts = [part(comparison) for part in (_values, _metrics, _seeds)]
     notes = [f"note: {s.run} {s.name}: {note}" for s in comparison.splits for note in s.notes]
     return "\n\n".join(part for part in (*parts, "\n".join(notes)) if part)
 
@@ -76,7 +63,7 @@ def results(comparison: Comparison) -> str:
 
 def _values(comparison: Comparison) -> str:
     if not comparison.values:
-        return "values: none differs" if len(comparison.sides) > 1 else ""
+        return "values: none differs"
     rows = [(key, *(value or "-" for value in values)) for key, values in comparison.values.items()]
     return table(rows, ("value", *(side.name for side in comparison.sides)))
 
@@ -145,14 +132,3 @@ def _seeds(comparison: Comparison) -> str:
         )
     header = ("over seeds", "metric", "group", "seeds", "mean (95 %)", "difference (95 %)", "")
     return table(rows, header) if rows else ""
-
-
-def _deviations(comparison: Comparison) -> str:
-    if not comparison.deviations:
-        return ""
-    first, count = comparison.deviations[0], len(comparison.deviations)
-    return (
-        f"{count} curves in common with {comparison.reference_name}; the largest deviation is "
-        f"{first.training} {first.curve}: {first.value - first.reference:+.4g} at step "
-        f"{first.step:g}, {100 * first.share:.1f} % of the reference's largest value"
-    )

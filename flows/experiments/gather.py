@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from albef.config import ParamsError
 from albef.data.shards import describe
 from albef.evaluation import statistics
 from albef.layout import BASELINES, HEADLINE
-from albef.report import changes, curves, flips, metric_names, scores
+from albef.report import changes, flips, metric_names, scores
 from albef.report import comparison as page
 from albef.report.thumbnails import sample
 from albef.report.wording import flatten, format_value, numbers
@@ -27,55 +26,36 @@ ELSEWHERE = ("runtime", "paths")
 
 
 def gather(
-    names: Sequence[str], reference: Path | None, examples: int, *, stepwise: bool = False
+    names: Sequence[str], examples: int, *, stepwise: bool = False
 ) -> tuple[page.Comparison, list[str]]:
     """Return the comparison, and an error message for every expected file that is missing.
 
     Args:
         names: revisions, the baseline first.
-        reference: file of reference curves, if any; the baseline may then lack metrics.
         examples: number of changed answers to show for each direction and split.
         stepwise: compare each group of seeds with the previous group instead of the first.
 
     Raises:
-        ParamsError: a revision is unknown, or there is nothing to compare.
-        CurveError: the file is not a reference.
+        ParamsError: a revision is unknown or has no metrics, or there is only one.
     """
-    if len(names) == 1 and reference is None:
-        raise ParamsError(f"give a second revision to compare with {names[0]}, or --curve FILE")
-    reference_curves = curves.read_reference(reference) if reference else {}
+    if len(names) == 1:
+        raise ParamsError(f"give a second revision to compare with {names[0]}")
     with opened(names) as revisions:
         gathering = _Gathering(revisions, examples, stepwise)
-        comparison = gathering.comparison(reference_curves, reference)
+        comparison = gathering.comparison()
         problems = [*gathering.gaps.problems.values()]
     return replace(comparison, notes=(*problems, *gathering.gaps.notes)), problems
 
 
-def write_curves(name: str, path: Path) -> None:
-    """Write the curves of a revision as a reference file.
-
-    Raises:
-        ParamsError: the revision has no curves.
-    """
-    with opened([name]) as (revision,):
-        side_curves = Side(revision, Gaps()).curves
-    if not side_curves:
-        raise ParamsError(f"{name} has no curves, because it has no training")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(curves.write_reference(side_curves))
-
-
 class _Gathering:
-    """Builder of a comparison."""
-
     def __init__(self, revisions: Sequence[Revision], examples: int, stepwise: bool) -> None:
         self.gaps = Gaps()
         self._sides = [Side(revision, self.gaps) for revision in revisions]
         self._examples, self._stepwise = examples, stepwise
 
-    def comparison(self, reference: curves.Curves, path: Path | None) -> page.Comparison:
+    def comparison(self) -> page.Comparison:
         first = self._sides[0]
-        for side in self._sides if path is None else ():
+        for side in self._sides:
             if not side.metrics:
                 raise ParamsError(
                     f"{side.name} has no metrics; `albef run --name EXPERIMENT` evaluates and "
@@ -100,15 +80,7 @@ class _Gathering:
             groups=self._groups if is_repeated else (),
             stepwise=self._stepwise,
             curves=tuple(side.curves for side in self._sides),
-            reference=reference,
-            reference_name=path.name if path else "",
-            deviations=tuple(curves.deviations(reference, first.curves)),
         )
-        if path is not None and not draft.deviations:
-            raise ParamsError(
-                f"{path} and {first.name} have no curve in common: the file has "
-                f"{', '.join(reference)}, {first.name} {', '.join(first.curves) or 'none'}"
-            )
         return replace(draft, data=tuple(self._data()), seeds=tuple(_over_seeds(draft)))
 
     @cached_property

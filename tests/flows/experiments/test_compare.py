@@ -126,7 +126,7 @@ def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def test_two_revisions_side_by_side_where_both_answered(project: Path) -> None:
-    it, problems = gather(["one", "better"], None, 3)
+    it, problems = gather(["one", "better"], 3)
     assert problems == []
     assert [side.subject for side in it.sides] == ["one", "better"]
     assert it.values == {"tasks.said.lr": ("0.1", "0.3")}
@@ -141,14 +141,14 @@ def test_two_revisions_side_by_side_where_both_answered(project: Path) -> None:
     assert all(flip.thumbnail and flip.thumbnail.uri.startswith("data:") for flip in test.better)
     assert it.data[0].rows == ()
     assert not list(Path(".dvc/tmp").glob("compare-*")), "its working files are gone"
-    it, _ = gather(["better", "tried"], None, 0)  # an experiment of other data
+    it, _ = gather(["better", "tried"], 0)  # an experiment of other data
     (test,) = it.splits[0].paired
     assert (test.shared, test.of) == (COUNT - 4, COUNT)
     assert [(r.split, r.added, r.changed) for r in it.data[0].rows] == [("test", 0, 4)]
 
 
 def test_seeds_of_the_same_values_are_a_group(project: Path) -> None:
-    it, _ = gather(["one", "two", "better", "better2"], None, 0)
+    it, _ = gather(["one", "two", "better", "better2"], 0)
     assert it.groups == ((0, 1), (2, 3))
     assert [side.against for side in it.sides] == [0, 0, 0, 1]
     assert [(test.before, test.after) for test in it.splits[0].paired] == [(0, 2), (1, 3)]
@@ -157,7 +157,7 @@ def test_seeds_of_the_same_values_are_a_group(project: Path) -> None:
     assert second.difference == pytest.approx(36.25)  # 37.5 of one seed, 35.0 of the other
     assert second.interval is not None
     assert second.interval.high == pytest.approx(36.25 + 12.7062 * 1.25, abs=1e-3)
-    it, _ = gather(["one", "better", "tried"], None, 0, stepwise=True)
+    it, _ = gather(["one", "better", "tried"], 0, stepwise=True)
     assert [side.against for side in it.sides] == [0, 0, 1]
     assert [test.after for test in it.splits[0].paired] == [1, 2]
 
@@ -165,12 +165,12 @@ def test_seeds_of_the_same_values_are_a_group(project: Path) -> None:
 def test_of_many_sides_the_best_is_first_and_p_is_corrected_for_their_number(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    it, _ = gather(["one", "two", "better", "tried"], None, 0)
+    it, _ = gather(["one", "two", "better", "tried"], 0)
     assert [test.after for test in it.splits[0].paired] == [3, 2]
     assert [row.spread.mean for row in it.seeds] == sorted(
         (row.spread.mean for row in it.seeds), reverse=True
     )
-    (alone,) = gather(["one", "tried"], None, 0)[0].splits[0].paired
+    (alone,) = gather(["one", "tried"], 0)[0].splits[0].paired
     assert it.splits[0].paired[0].p == 2 * alone.p
     assert not _command("one", "better", "tried", "two")
     out = capsys.readouterr().out
@@ -190,7 +190,7 @@ def _command(*arguments: str) -> Any:
     return ended.value.code
 
 
-def test_the_command_prints_a_table_and_writes_a_page_and_reference_curves(
+def test_the_command_prints_a_table_and_writes_a_page(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert not _command("one", ".")
@@ -202,28 +202,18 @@ def test_the_command_prints_a_table_and_writes_a_page_and_reference_curves(
     assert "workspace against one" in text
     assert "newly correct" in text
 
-    Path("docs").mkdir(exist_ok=True)
+    Path("docs").mkdir()
     monkeypatch.chdir("docs")
-    assert not _command("one", "--save-curve", "curves/own.csv")
-    assert Path("docs/curves/own.csv").read_text().splitlines()[1] == "said,train/loss,9,1.5789"
-    monkeypatch.chdir("docs")
-    assert not _command("better", "--curve", "curves/own.csv", "--out", "x.html")
-    out = capsys.readouterr().out
-    assert "1 curves in common with own.csv; the largest deviation is said train/loss" in out
-    assert "own.csv" in Page(Path("docs/x.html").read_text()).text
+    assert not _command("one", "better", "--out", "x.html")
+    assert "better against one" in Page(Path("docs/x.html").read_text()).text
 
 
-def test_what_cannot_be_compared_is_one_sentence(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Path("other.csv").write_text("training,curve,step,value\nother,loss,1,2\n")
+@pytest.mark.usefixtures("project")
+def test_what_cannot_be_compared_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
-        ("one", "second revision to compare with one, or --curve FILE"),
+        ("one", "second revision to compare with one"),
         ("one bettr", "bettr is not an experiment, branch, tag or commit; did you mean"),
         ("one bare", "bare has no metrics; `albef run --name"),
-        ("bare --save-curve x.csv", "bare has no curves"),
-        ("one --curve none.csv", "none.csv does not exist"),
-        ("one --curve other.csv", "have no curve in common: the file has other, one said"),
     ):
         assert _command(*arguments.split()) == 1
         said = capsys.readouterr().err
@@ -248,14 +238,14 @@ def test_what_the_cache_has_lost_is_reported_and_the_rest_is_shown(
     config = project / ".dvc/config"  # of today, which no commit has
     there = "    remote = there\n['remote \"there\"']\n    url = ..\n"
     config.write_text(config.read_text() + there)
-    it, problems = gather(["one", "better"], None, 2)  # a remote has what the cache has not
+    it, problems = gather(["one", "better"], 2)  # a remote has what the cache has not
     (test,) = it.splits[0].paired
     assert test.gained == 15
     assert problems == []
-    it, _ = gather(["two", "better2"], None, 2)  # of other data than the working tree's
+    it, _ = gather(["two", "better2"], 2)  # of other data than the working tree's
     assert "two: images of toy are not shown" in it.notes[0]
     (project / "products/results/said/predictions.parquet").unlink()
-    it, (sentence,) = gather(["one", "."], None, 2)
+    it, (sentence,) = gather(["one", "."], 2)
     assert it.splits[0].paired == ()
     assert "workspace has metrics of said but no predictions.parquet" in sentence
 
@@ -286,7 +276,7 @@ def test_behaviour_tests_are_compared_like_metrics(
     (project / "dvc.yaml").write_text(text.replace("predictions.parquet", more))
     _tested(project, "before", set(range(0, COUNT, 2)))
     _tested(project, "after", {0})
-    it, problems = gather(["before", "after"], None, 3)
+    it, problems = gather(["before", "after"], 3)
     assert problems == []
     (split,) = [split for split in it.splits if split.name == "behaviour"]
     assert split.metrics[0].name == "overall"
@@ -309,11 +299,11 @@ def test_behaviour_tests_are_compared_like_metrics(
 def test_other_code_makes_no_seed_of_another_and_equal_answers_are_equal(project: Path) -> None:
     (project / "albef").mkdir()
     (project / "albef/extra.py").write_text("# changed\n")
-    it, _ = gather(["one", "."], None, 0)
+    it, _ = gather(["one", "."], 0)
     assert it.sides[1].code == ("albef/extra.py",), "although git does not track it"
     _commit(project, "code", products=False)
-    it, _ = gather(["one", "HEAD"], None, 0)
+    it, _ = gather(["one", "HEAD"], 0)
     assert it.sides[1].code == ("albef/extra.py",)
-    it, _ = gather(["one", "one"], None, 0)
+    it, _ = gather(["one", "one"], 0)
     assert it.splits[0].paired[0].verdict == "equal"
     assert it.values == {}
