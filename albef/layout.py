@@ -18,8 +18,6 @@ PARAMS = Path("params.yaml")
 """File with the values of a run, relative to the root of the project."""
 PROFILES = Path("profiles")
 """Folder of accepted profiles, which validation depends on."""
-EARLIER = Path(".albef/earlier")
-"""Checkpoint of an earlier step, for a step of `albef ablate` that needs it."""
 ENVIRONMENT = "ALBEF_RUNTIME__"
 """Prefix of environment variables that override a value of ``runtime``."""
 BEHAVIOUR = "behaviour"

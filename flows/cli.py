@@ -20,7 +20,6 @@ Names = list[str] | None
 File = Path | None
 Preset = Annotated[str | None, Option(help="Name of a preset: presets/PRESET.yaml.")]
 Strict = Annotated[bool, Option("--strict", help="Fail if a printed result is stale.")]
-NOISE = [0.0, 0.4]
 Bump = Literal["patch", "minor", "major"]
 RESUMES = "interrupted; run the same command again to resume"
 
@@ -150,26 +149,27 @@ def compare(
 
 @command(app, "ablate", at_root=True, interrupted=RESUMES)
 def ablate(
-    noise: Annotated[list[float], Option(min=0, max=1, help="Share of wrong captions.")] = NOISE,
+    overrides: Annotated[
+        Names, Option("--set", metavar="KEY=VALUE", help="Change a value in all steps.")
+    ] = None,
     seeds: Annotated[int, Option(min=1, help="Seeds of each step.")] = 3,
     preset: Annotated[str, Option(help="Preset of the last step.")] = "ablation",
     steps: Annotated[str, Option(help="File of the steps: ablations/STEPS.yaml.")] = "paper",
     name: Annotated[str | None, Option(help="Prefix of the names, if not the preset.")] = None,
     jobs: Annotated[int | None, Option(min=1, help="Trainings at a time.")] = None,
-    show: Annotated[bool, Option("--show", help="Show existing results; train nothing.")] = False,
 ) -> None:
     """Train and compare the steps of an ablation, with several seeds.
 
     Each training is recorded as an experiment, and recorded trainings are not repeated. As many run
     at a time as the CPU cores allow, unless --jobs is given. The comparison equals `albef compare
-    --stepwise`. You can repeat --noise.
+    --stepwise`. You can repeat --set.
 
-    Example: albef ablate --noise 0.4 --seeds 1
+    Example: albef ablate --seeds 1
     """
     from flows.experiments.ablate import ablate
 
     _prepare_output()
-    ablate(noise, seeds, preset, steps, name, jobs, show=show)
+    ablate(overrides or (), seeds, preset, steps, name, jobs)
 
 
 @command(app, "accept", at_root=True)

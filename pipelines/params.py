@@ -22,7 +22,6 @@ from albef.curation import CurateConfig
 from albef.evaluation.behaviour.suite import read_suite
 from albef.ingest.config import IngestConfig, RowsConfig
 from albef.layout import (
-    EARLIER,
     ENVIRONMENT,
     PARAMS,
     PROFILES,
@@ -269,7 +268,7 @@ def _check_filtered(params: Params) -> Iterator[str]:
         if name in params.datasets:
             yield f"curate.{name}: a dataset has this name; choose another"
         by = Path(filtered.by)
-        if not _owner(params, filtered.by) and by != EARLIER and not _is_imported(by):
+        if not _owner(params, filtered.by) and not _is_imported(by):
             yield (
                 f"curate.{name}.by: there is no checkpoint {by}; set the folder of an earlier or "
                 "imported one (`albef import`)"

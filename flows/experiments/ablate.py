@@ -1,7 +1,6 @@
 """``albef ablate``: run the steps of an ablation as experiments and compare them.
 
-Each step runs for every caption noise and every seed. The comparison sets each step against the one
-before it.
+Each step runs for every seed. The comparison sets each step against the one before it.
 """
 
 import json
@@ -15,7 +14,7 @@ from pydantic import Field, model_validator
 
 from albef.config import ParamsError, Section, read_preset, read_yaml, validate
 from albef.layout import Runtime
-from flows import git, values
+from flows import values
 from flows.experiments import compare, variations
 from flows.experiments.clone import Variation, recorded
 from flows.experiments.gather import gather
@@ -31,8 +30,6 @@ class Step(Section):
     """Name of the step, which is part of the names of its experiments."""
     values: dict[str, Any]
     """Values that the step changes in the preset, by dotted key."""
-    earlier: str | None = None
-    """Name of an earlier step. Its pre-trained checkpoint is copied to ``.albef/earlier``."""
 
 
 class Ablation(Section):
@@ -46,25 +43,18 @@ class Ablation(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "Ablation":
         names = [step.name for step in self.steps]
-        for index, step in enumerate(self.steps):
-            if step.name in names[:index]:
-                raise ValueError(f"two steps have the name {step.name}")
-            if step.earlier and step.earlier not in names[:index]:
-                raise ValueError(
-                    f"step {step.name}: earlier: {step.earlier} is not a step above it"
-                )
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two steps have the name {twice}")
         return self
 
 
 def ablate(
-    noises: Sequence[float],
+    overrides: Sequence[str],
     seeds: int,
     preset_name: str,
     steps_name: str,
     name: str | None = None,
     jobs: int | None = None,
-    *,
-    show: bool = False,
 ) -> None:
     """Train the missing experiments and compare all of them.
 
@@ -74,27 +64,25 @@ def ablate(
         ParamsError: a value is wrong, or the preset does not fit the steps.
         CloneError: trainings failed.
     """
-    preset = values.find_yaml(values.PRESETS, preset_name, "preset")
+    preset = values.file_of(preset_name)
     file = values.find_yaml(ABLATIONS, steps_name, "file of steps")
     ablation = validate(Ablation, read_yaml(file), where=str(file))
-    if ablation.run not in read_preset(preset).get("tasks", {}):
+    params = read_preset(preset)
+    if ablation.run not in params.get("tasks", {}):
         raise ParamsError(f"{file}: run {ablation.run} is not in the tasks of {preset}")
-    commit = git.git("rev-parse", "HEAD") if show else variations.clean()
-    name = name or preset_name
-    by_noise = {n: list(_by_seed(name, preset, ablation, n, seeds)) for n in sorted(set(noises))}
-    runs = [run for by_seed in by_noise.values() for steps in by_seed for run in steps]
-    missing = [run for run in runs if recorded(run, commit) is None]
-    if missing and not show:
-        log.info("%d trainings, %d of them already recorded", len(runs), len(runs) - len(missing))
-        variations.run(missing, [f"evaluate@{ablation.run}"], jobs or _jobs(read_preset(preset)))
-    for noise, by_seed in by_noise.items():
-        runs = [run for at_step in zip(*by_seed, strict=True) for run in at_step]
-        refs = [ref for run in runs if (ref := recorded(run, commit))]
-        print(f"caption noise {noise:g}: {len(refs)} of {len(runs)} trainings\n")
-        if len(refs) > 1:
-            comparison, _ = gather(refs, None, 0, stepwise=True)
-            page = compare.write(comparison, compare.OUT / f"{name}-noise{noise:g}.html")
-            print(f"{compare.results(comparison)}\n\npage: {page}\n")
+    commit, name = variations.clean(), name or preset_name
+    text = values.overridden(values.compose(preset), overrides)
+    first = params["seed"]
+    by_seed = [[*_steps(name, text, ablation, s)] for s in range(first, first + seeds)]
+    missing = [[run for run in steps if not recorded(run, commit)] for steps in by_seed]
+    if any(missing):
+        log.info("%d of %d trainings are missing", sum(map(len, missing)), sum(map(len, by_seed)))
+        targets = [f"evaluate@{ablation.run}"]
+        variations.run([*filter(None, missing)], targets, jobs or _jobs(params))
+    runs = [run for at_step in zip(*by_seed, strict=True) for run in at_step]
+    comparison, _ = gather([*filter(None, (recorded(r, commit) for r in runs))], 0, stepwise=True)
+    page = compare.write(comparison, compare.OUT / f"{name}.html")
+    print(f"{compare.results(comparison)}\n\npage: {page}")
 
 
 def _jobs(params: Mapping[str, Any]) -> int:
@@ -103,35 +91,10 @@ def _jobs(params: Mapping[str, Any]) -> int:
     return max(1, cores // (runtime.threads or cores)) if runtime.device == "cpu" else 1
 
 
-def _by_seed(
-    name: str, preset: Path, ablation: Ablation, noise: float, seeds: int
-) -> Iterator[list[Variation]]:
-    """Yield the variations of all steps at one caption noise, seed by seed."""
-    params, base_text = read_preset(preset), values.compose(preset)
-    noise_keys = _noise_keys(params, preset)
-    for seed in range(params["seed"], params["seed"] + seeds):
-        runs: dict[str, Variation] = {}
-        for step in ablation.steps:
-            overrides = [f"seed={seed}", f"data_seed={seed}"]
-            overrides += [f"{key}={noise}" for key in noise_keys]
-            overrides += [f"{key}={json.dumps(value)}" for key, value in step.values.items()]
-            text = values.overridden(base_text, overrides, f"step {step.name}")
-            group = f"noise{noise:g}-seed{seed}"
-            earlier = runs[step.earlier] if step.earlier else None
-            runs[step.name] = Variation(f"{name}-{step.name}-{group}", text, group, earlier)
-        yield list(runs.values())
-
-
-def _noise_keys(params: Mapping[str, Any], preset: Path) -> list[str]:
-    """Return the keys of the caption noise of the pre-training dataset."""
-    dataset, curated = params["pretrain"]["dataset"], params.get("curate", {})
-    for _ in curated:  # A filtered dataset may be filtered from another one.
-        dataset = curated.get(dataset, {}).get("dataset", dataset)
-    sources = params["datasets"][dataset]["sources"]
-    keys = [source for source, section in sources.items() if "caption_noise" in section]
-    if not keys:
-        raise ParamsError(
-            f"{preset}: no source of dataset {dataset} has caption_noise; use a preset on built-in "
-            "data"
-        )
-    return [f"datasets.{dataset}.sources.{source}.caption_noise" for source in keys]
+def _steps(name: str, preset: str, ablation: Ablation, seed: int) -> Iterator[Variation]:
+    """Yield the variation of each step with a seed, given the text of the preset."""
+    for step in ablation.steps:
+        overrides = [f"seed={seed}", f"data_seed={seed}"]
+        overrides += [f"{key}={json.dumps(value)}" for key, value in step.values.items()]
+        text = values.overridden(preset, overrides, f"step {step.name}")
+        yield Variation(f"{name}-{step.name}-seed{seed}", text)

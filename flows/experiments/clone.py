@@ -7,16 +7,15 @@ import logging
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import networkx as nx
 from dvc.repo import Repo
 
-from albef.layout import EARLIER, PARAMS
+from albef.layout import PARAMS
 from flows import git, values
 from flows.experiments.revisions import CODE
-from flows.graph import LOCK, PRETRAIN, PRETRAINED
+from flows.graph import LOCK
 from flows.process import Child
 from flows.run import untracked
 
@@ -29,18 +28,11 @@ class CloneError(ValueError):
     exit_code = 1
 
 
-@dataclass(frozen=True)
-class Variation:
-    """Set of values that runs as one experiment."""
+class Variation(NamedTuple):
+    """Name of an experiment and the text of its whole params file."""
 
     name: str
-    """Name of the experiment."""
     params: str
-    """Text of the whole params file."""
-    group: str
-    """Name of the group. Variations of a group run one after another, in one clone."""
-    earlier: "Variation | None" = None
-    """Variation whose pre-trained checkpoint is copied to ``.albef/earlier``."""
 
 
 class Clone:
@@ -120,33 +112,22 @@ class Clone:
             CloneError: a stage failed. The message contains its last line of output.
         """
         began = time.time()
-        self._reproduce(variation, targets)
+        (self._folder / PARAMS).write_text(variation.params)
+        child = Child.reproducing(targets, folder=self._folder)
+        code, lines = self._follow(child, variation.name)
+        if code:
+            raise CloneError(f"{lines[-1] if lines else 'no output'} (exit code {code})")
         layout = values.layout(self._folder / PARAMS)
         options = ["--name", variation.name, "--force", *untracked(layout, self._folder)]
         self.dvc("exp", "save", *options, *self._with_upstream(targets))
         records = (self._folder / layout.root / "runs").glob("*.json")
         return sum(record.stat().st_mtime > began for record in records)
 
-    def _reproduce(self, variation: Variation, targets: Sequence[str]) -> None:
-        earlier = self._folder / EARLIER
-        shutil.rmtree(earlier, ignore_errors=True)
-        if variation.earlier:
-            self._reproduce(variation.earlier, [PRETRAIN])
-            pretrained = values.layout(self._folder / PARAMS).model(PRETRAINED)
-            shutil.copytree(self._folder / pretrained, earlier, dirs_exist_ok=True)
-        (self._folder / PARAMS).write_text(variation.params)
-        child = Child.reproducing(targets, folder=self._folder)
-        code, lines = self._follow(child, variation.name)
-        if code:
-            raise CloneError(f"{lines[-1] if lines else 'no output'} (exit code {code})")
-
     def _with_upstream(self, targets: Sequence[str]) -> list[str]:
         """Return the targets and the stages above them. Other stages lack their artifacts here."""
         with Repo(str(self._folder)) as repo:
-            graph = repo.index.graph
-            wanted = [stage for stage in graph if getattr(stage, "name", "") in targets]
-            stages = {other for stage in wanted for other in (stage, *nx.descendants(graph, stage))}
-            return sorted(stage.name for stage in stages if hasattr(stage, "name"))
+            stages = [s for it in targets for s in repo.stage.collect(it, with_deps=True)]
+        return sorted({stage.name for stage in stages if hasattr(stage, "name")})
 
     def hand_over(self, variation: Variation) -> None:
         """Fetch the experiment into the repository of the project."""
@@ -159,8 +140,6 @@ _REFS = ("for-each-ref", "--format=%(refname)")
 
 def recorded(variation: Variation, commit: str) -> str | None:
     """Return the ref of a variation's experiment; None if none has these values and this code."""
-    if variation.earlier and recorded(variation.earlier, commit) is None:
-        return None
     for ref in git.git(*_REFS, f"refs/exps/*/*/{variation.name}").split():
         has_values = git.try_git("show", f"{ref}:{PARAMS}") == variation.params.strip()
         if has_values and git.try_git("diff", "--name-only", commit, ref, "--", *CODE) == "":

@@ -44,12 +44,12 @@ def run_seeds(
         return code
     text = PARAMS.read_text()
     further = [
-        Variation(names[seed], values.overridden(text, [f"seed={seed}"], "--seeds"), str(seed))
+        Variation(names[seed], values.overridden(text, [f"seed={seed}"], "--seeds"))
         for seed in [*names][1:]
     ]
     if further:
         targets = [node for node in graph.read() if node.partition("@")[0] == "evaluate"]
-        variations.run(further, targets, 1, graph.LOCK.read_text())
+        variations.run([further], targets, 1, graph.LOCK.read_text())
     print(f"\nrecorded as experiments {', '.join(names.values())}")
     if further:
         print(f"`albef compare {' '.join(names.values())}` shows their spread")

@@ -60,13 +60,16 @@ def clean() -> str:
 
 
 def run(
-    variations: Sequence[Variation], targets: Sequence[str], jobs: int, lock: str | None = None
+    series: Sequence[Sequence[Variation]],
+    targets: Sequence[str],
+    jobs: int,
+    lock: str | None = None,
 ) -> None:
-    """Run variations of HEAD in order and record each as an experiment.
+    """Run variations of HEAD and record each as an experiment.
 
     Args:
-        variations: variations to run. Each brings the targets and all they depend on up to date.
-        targets: names of stages.
+        series: variations to run. Those of a series run one after another, in one clone.
+        targets: names of the stages that each brings up to date, with all they depend on.
         jobs: number of clones that work at the same time.
         lock: text of a dvc.lock whose artifacts are available; None takes that of the commit.
 
@@ -76,12 +79,11 @@ def run(
         CloneError: some variations failed; the others ran.
     """
     commit = clean()
-    check(variations)
-    work = _Work(variations, targets)
+    check([*itertools.chain(*series)])
     with run_lock.locked(FOLDER / "lock", "experiments are"):
-        count = min(jobs, work.group_count)
-        clones = [Clone(FOLDER / f"clone-{n}", commit, lock) for n in range(count)]
-        with ThreadPoolExecutor(count) as pool:
+        clones = [Clone(FOLDER / f"clone-{n}", commit, lock) for n in range(min(jobs, len(series)))]
+        work = _Work(series, targets)
+        with ThreadPoolExecutor(len(clones)) as pool:
             futures = [pool.submit(work.run, clone) for clone in clones]
             try:
                 for future in futures:
@@ -96,20 +98,18 @@ def run(
 
 
 class _Work:
-    """Variations that clones run, group by group; ``failures`` has an error message for each."""
+    """Variations that clones run, and the error messages of those that failed."""
 
-    def __init__(self, variations: Sequence[Variation], targets: Sequence[str]) -> None:
-        groups = [[*found] for _, found in itertools.groupby(variations, lambda it: it.group)]
+    def __init__(self, series: Sequence[Sequence[Variation]], targets: Sequence[str]) -> None:
         self.failures: list[str] = []
-        self.group_count = len(groups)
-        self._groups = iter(groups)  # Clones share it, so each takes the next group.
-        self._targets, self._count, self._done = targets, len(variations), 0
+        self._series = iter(series)  # Clones share it, so each takes the next one.
+        self._targets, self._count, self._done = targets, sum(map(len, series)), 0
         self._began, self._reporting = time.monotonic(), threading.Lock()
 
     def run(self, clone: Clone) -> None:
-        """Run groups in a clone until none remains."""
-        for group in self._groups:
-            for variation in group:
+        """Run series in a clone until none remains."""
+        for variations in self._series:
+            for variation in variations:
                 self._run(clone, variation)
 
     def _run(self, clone: Clone, variation: Variation) -> None:
