@@ -17,7 +17,6 @@ from prefect.states import Completed, Failed
 from albef.io import write_atomic
 from albef.report.wording import format_duration
 from albef.run_record import recall
-from flows.artifacts import Progress
 from flows.graph import FAILED, Node
 from flows.process import Child
 from flows.values import layout
@@ -75,13 +74,11 @@ def run_stage(name: str, *, fresh: bool, force: bool, pull: bool) -> State:
     """
     if fresh:
         return Completed(name="Cached", message="Nothing that it depends on changed.")
-    logger, progress = get_run_logger(), Progress(name)
-    lines: list[str] = []
+    logger, lines = get_run_logger(), list[str]()
 
     def line(text: str) -> None:
         lines.append(text)
         logger.info(text)
-        progress.line(text)
         log.info("%s: %s", name, text.removeprefix(f"{name}: "))
 
     with _cpu_slots:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from prefect import Task, flow, get_client, runtime, tags
+from prefect import Task, flow, get_client, tags
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import TagsContext
@@ -69,7 +69,7 @@ def train(
         raise ParamsError("refresh selects the stages itself; remove only and force")
     if name:
         check_git()
-    with run_lock.acquire(), run_lock.flow_run(runtime.flow_run.id):
+    with run_lock.acquire():
         stages.allow_starts()
         try:
             values.prepare(preset, overrides or ())
@@ -136,7 +136,7 @@ def _train(only: list[str], force: list[str], push: bool = True) -> State:
         with TagsContext():  # For each tag of a task, the server is asked for a concurrency limit.
             futures[name] = run.submit(return_state=False, wait_for=above)
     states = {name: _final(name, future) for name, future in futures.items()}
-    publish(values.layout(), graph.read(), states)
+    publish(values.layout(), graph.read())
     failed = [state.message or name for name, state in states.items() if state.is_failed()]
     if not failed and shared and push and (problem := _push()):
         failed.append(problem)
