@@ -4,7 +4,10 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from dvc.repo import Repo
 
 from albef.config import ParamsError
 from albef.layout import PARAMS, Layout
@@ -14,7 +17,7 @@ from flows import git, graph, remote, results, run_lock, server, values
 from flows.accept import accept_comments
 from flows.display import displayed
 from flows.estimates import estimate, time_left
-from flows.process import Child, run_in_session
+from flows.process import run_in_session
 from flows.status import condense
 
 INTERRUPTED = 130
@@ -151,19 +154,20 @@ def save_experiment(name: str) -> str | None:
     fresh = [stage for stage, node in nodes.items() if node.needed and not node.stale]
     if not fresh:
         return f"experiment {name} was not recorded: no stage is up to date"
-    lines: list[str] = []
-    options = ("--name", name, "--force", *untracked(values.layout()))
     # For each target, DVC reads the whole graph again.
     targets = fresh if len(fresh) < len(nodes) else [str(graph.DVC)]
-    if Child("exp", "save", *options, *targets).follow(lines.append):
-        reason = next((line for line in lines if line.startswith("ERROR")), " ".join(lines))
-        return f"experiment {name} was not recorded: {reason}"
+    options = {"force": True, "include_untracked": untracked(values.layout())}
+    try:
+        # An interrupt does not end a thread: meanwhile, DVC keeps uncommitted changes in a stash.
+        with Repo(".") as repo, ThreadPoolExecutor(1) as pool:
+            pool.submit(repo.experiments.save, targets, name, **options).result()
+    except Exception as error:  # DVC and its libraries have errors of many types.
+        return f"experiment {name} was not recorded: {graph.one_line(error)}"
     print(f"\nrecorded as experiment {name}; `dvc exp show` lists all experiments")
     return None
 
 
 def untracked(layout: Layout, project: Path = Path()) -> list[str]:
-    """Return the options of ``dvc exp save`` for existing artifacts that DVC does not cache."""
+    """Return the folders of existing artifacts that DVC does not cache."""
     folders = (layout.root / "metrics", layout.root / "runs")
-    existing = [str(folder) for folder in folders if (project / folder).exists()]
-    return [part for folder in existing for part in ("--include-untracked", folder)]
+    return [str(folder) for folder in folders if (project / folder).exists()]

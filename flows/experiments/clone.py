@@ -118,7 +118,8 @@ class Clone:
         if code:
             raise CloneError(f"{lines[-1] if lines else 'no output'} (exit code {code})")
         layout = values.layout(self._folder / PARAMS)
-        options = ["--name", variation.name, "--force", *untracked(layout, self._folder)]
+        folders = [f"--include-untracked={path}" for path in untracked(layout, self._folder)]
+        options = ["--name", variation.name, "--force", *folders]
         self.dvc("exp", "save", *options, *self._with_upstream(targets))
         records = (self._folder / layout.root / "runs").glob("*.json")
         return sum(record.stat().st_mtime > began for record in records)

@@ -2,11 +2,15 @@
 
 import json
 import re
+import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dvc.repo import Repo
+from dvc.repo.experiments import Experiments
 
 from albef.config import validate
 from albef.layout import Layout, Paths
@@ -31,6 +35,11 @@ def test_metrics_that_count_stand_beside_every_baseline(tmp_path: Path) -> None:
     assert rows[1].split() == ["vqa", "other", "5"]
 
 
+def _interrupted(save: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    return save(*args, **kwargs)
+
+
 def ingest() -> None:
     with Repo(".") as repo:
         repo.reproduce(["ingest@web"], single_item=True, force=True)
@@ -52,6 +61,14 @@ def test_stale_numbers_are_marked_and_an_experiment_leaves_them_stale(
     reason = r"pretrain is stale (products/data/web of ingest@web changed)"
     assert f"evaluate@retrieval: {reason}" in text
     assert save_experiment("other-data") is None
+    save = Experiments.save
+    monkeypatch.setattr(
+        Experiments, "save", lambda *args, **kwargs: _interrupted(save, *args, **kwargs)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        save_experiment("interrupted")
+    monkeypatch.setattr(Experiments, "save", save)
+    assert set(toy.sh("dvc exp list --name-only").split()) == {"interrupted", "other-data"}
     assert report() == text
     with pytest.raises(StaleResultsError, match=re.escape(reason)):
         check_fresh()
