@@ -162,7 +162,8 @@ def accept_data(name: str) -> str:
     write_json(accepted_path, profile)
     if current is None:
         values.override(PARAMS, [f"validate.accepted.{name}={accepted_path.as_posix()}"])
+    refused = "" if layout.verdict(name).exists() else f" It refused this version of {name}."
     return (
         f"wrote the profile of {name} to {accepted_path}; commit it with {PARAMS}. "
-        f"validate@{name} compares every later version with it."
+        f"validate@{name} compares every later version with it.{refused}"
     )

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import networkx as nx
-import psutil
 from dvc.dependency import ParamsDependency
 from dvc.exceptions import DvcException
 from dvc.fs import LocalFileSystem
@@ -27,7 +26,7 @@ from albef import run_record
 from albef.config import ParamsError, did_you_mean, read_yaml
 from albef.layout import PARAMS
 from albef.report.wording import flatten
-from flows import values
+from flows import run_lock, values
 
 DVC, LOCK = Path("dvc.yaml"), Path("dvc.lock")
 FAILED = Path(".dvc/tmp/albef-failed")
@@ -148,7 +147,7 @@ def _nodes(repo: Any, params: Path) -> dict[str, Node]:
     graph = repo.index.graph
     order = {stage: index for index, stage in enumerate(repo.index.stages)}
     lock, producers, starts = locked(), producers_of(order), _initial_checkpoints(params)
-    busy = _writing(Path(repo.tmp_dir), Path(repo.root_dir))
+    busy = _writing(Path(repo.root_dir))
     nodes: dict[str, Node] = {}
     for stage in nx.lexicographical_topological_sort(graph.reverse(copy=False), order.get):
         if not hasattr(stage, "name"):  # A .dvc file tracks data that no stage makes.
@@ -210,18 +209,14 @@ def locked() -> dict[str, Any]:
         raise ParamsError(f"{LOCK} is damaged; run `git checkout {LOCK}`") from None
 
 
-def _writing(tmp: Path, root: Path) -> dict[str, int]:
+def _writing(root: Path) -> dict[str, int]:
     """Return the artifacts that live DVC processes are about to write, with the process ids."""
     try:
-        writers = json.loads((tmp / "rwlock").read_text()).get("write", {})
+        writers = json.loads(run_lock.RWLOCK.read_text()).get("write", {})
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
-    alive = {p.pid for p in psutil.process_iter(["status"]) if p.info["status"] != "zombie"}
-    return {
-        str(Path(path).relative_to(root)): info["pid"]
-        for path, info in writers.items()
-        if info["pid"] in alive and Path(path).is_relative_to(root)
-    }
+    live = {path: info["pid"] for path, info in writers.items() if run_lock.is_dvc(info)}
+    return {os.path.relpath(path, root): process for path, process in live.items()}
 
 
 def producers_of(stages: Iterable[Any]) -> dict[str, str]:
@@ -346,18 +341,11 @@ def outdated(nodes: Mapping[str, Node]) -> dict[str, str]:
 
 
 def _value_reasons(dep: Any) -> Iterator[str]:
-    old, new = dep.hash_info.value or {}, dep.read_params()
-    for key in dep.params:
-        before, after = _leaves(key, old), _leaves(key, new)
-        for leaf in before | after:
-            was, now = before.get(leaf, "unset"), after.get(leaf, "unset")
-            if was != now:
-                yield f"{leaf} {was} -> {now}"
-
-
-def _leaves(key: str, values: Mapping[str, Any]) -> dict[str, str]:
-    pairs = flatten({key: values.get(key)})
-    return {name: repr(value) for name, value in pairs if value is not None or "." in name}
+    before, after = (dict(flatten(it)) for it in (dep.hash_info.value or {}, dep.read_params()))
+    for key in before | after:
+        was, now = (repr(side[key]) if key in side else "unset" for side in (before, after))
+        if was != now:
+            yield f"{key} {was} -> {now}"
 
 
 def _artifact_reasons(stage: Any) -> Iterator[str]:
@@ -369,11 +357,17 @@ def _artifact_reasons(stage: Any) -> Iterator[str]:
             yield f"{out} {text}" + ("; DVC's cache has the original" if is_cached else "")
 
 
-def choose_only(nodes: Mapping[str, Node], names: Iterable[str]) -> set[str]:
-    """Return the named stages and those they cannot run without, or all; see :func:`choose`."""
-    return with_above(
-        choose(nodes, names, "--only") or nodes, lambda name: nodes[name].missing_from
-    )
+def select(
+    nodes: Mapping[str, Node], only: Iterable[str], force: Iterable[str]
+) -> tuple[set[str], set[str]]:
+    """Return the stages that a run may start, and those of them that it starts even if fresh.
+
+    The first ones are those of ``only`` and ``force`` with those that make their missing inputs,
+    or all stages without ``only``. See :func:`_choose` for names and errors.
+    """
+    chosen, forced = _choose(nodes, only, "--only"), _choose(nodes, force, "--force")
+    start = {*chosen, *forced} if chosen else nodes
+    return with_above(start, lambda name: nodes[name].missing_from), set(forced)
 
 
 def with_above(names: Iterable[str], above: Callable[[str], Iterable[str]]) -> set[str]:
@@ -386,7 +380,7 @@ def with_above(names: Iterable[str], above: Callable[[str], Iterable[str]]) -> s
     return selected
 
 
-def choose(nodes: Mapping[str, Node], names: Iterable[str], option: str) -> list[str]:
+def _choose(nodes: Mapping[str, Node], names: Iterable[str], option: str) -> list[str]:
     """Return stages by name; NAME means every NAME@KEY.
 
     Raises:

@@ -77,7 +77,7 @@ def _plan(
     nodes: Mapping[str, graph.Node], only: Sequence[str], force: Sequence[str]
 ) -> dict[str, list[str]]:
     """Return the stages that are to run, in order, each with its reasons."""
-    forced, chosen = graph.choose(nodes, force, "--force"), graph.choose_only(nodes, only)
+    chosen, forced = graph.select(nodes, only, force)
     plan = {}
     for name, node in nodes.items():
         if name in chosen and (node.stale or name in forced):

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,6 +13,8 @@ import psutil
 from albef.io import holder_of, lock
 
 PATH = Path(".dvc/tmp/albef-run.lock")
+RWLOCK = Path(".dvc/tmp/rwlock")
+"""DVC's list of the paths that its processes read and write."""
 INHERITED = "ALBEF_RUN_LOCK"
 """Environment variable of a child that has inherited its parent's lock."""
 _lock_file: IO[str] | None = None
@@ -76,21 +78,20 @@ def _remove_stale_rwlock() -> None:
     """Remove DVC's list of used paths if it belongs to a killed process, so that DVC can start."""
     from dvc.lock import LockError, make_lock
 
-    path = Path(".dvc/tmp/rwlock")
-    if not path.exists():
+    if not RWLOCK.exists():
         return
-    with contextlib.suppress(LockError), make_lock(f"{path}.lock", tmp_dir=str(path.parent)):
-        try:
-            used = json.loads(path.read_text())
+    with contextlib.suppress(LockError), make_lock(f"{RWLOCK}.lock", tmp_dir=str(RWLOCK.parent)):
+        infos: list[Any] = []
+        with contextlib.suppress(ValueError, AttributeError):  # It was being written.
+            used = json.loads(RWLOCK.read_text())
             readers = itertools.chain(*used.get("read", {}).values())
             infos = [*used.get("write", {}).values(), *readers]
-        except (ValueError, AttributeError):
-            infos = [{"pid": 0}]
-        if infos and not any(map(_is_dvc, infos)):
-            path.unlink()
+        if not any(map(is_dvc, infos)):
+            RWLOCK.unlink()
 
 
-def _is_dvc(info: Any) -> bool:
+def is_dvc(info: Mapping[str, Any]) -> bool:
+    """Return whether an entry of :data:`RWLOCK` is of a live DVC process."""
     # Another process may have the id of a dead one by now, especially in a container.
     with contextlib.suppress(psutil.Error):
         line = " ".join(psutil.Process(info["pid"]).cmdline())

@@ -120,8 +120,7 @@ def _data_hashes() -> dict[str, str]:
 def _train(only: list[str], force: list[str], push: bool = True) -> State:
     nodes = graph.read()
     accept_comments(nodes)
-    forced = set(graph.choose(nodes, force, "force"))
-    chosen = graph.choose_only(nodes, only)
+    chosen, forced = graph.select(nodes, only, force)
     shared = remote.configured() is not None
     if shared:
         _fetch_runs()

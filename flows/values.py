@@ -17,7 +17,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from albef.config import ParamsError, did_you_mean, read_preset, read_yaml
-from albef.io import dying_with_parent
+from albef.io import dying_with_parent, file_digest
 from albef.layout import PARAMS, Layout, layout_of, runtime
 
 PRESETS = Path("presets")
@@ -26,7 +26,7 @@ CHANGED = Path(".params.changed.yaml")
 CHECKED = Path(".dvc/tmp/albef-checked")
 """File with the digest of the params file and the code that passed the last check."""
 APPLIED = Path(".dvc/tmp/albef-preset.yaml")
-"""File with the values that the last applied preset gave, which an edited preset may replace."""
+"""File with the values that the last applied preset gave, which another preset may replace."""
 
 
 def prepare(preset: str | None, overrides: Sequence[str]) -> None:
@@ -46,7 +46,7 @@ def prepare(preset: str | None, overrides: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def changed(preset: str | None, overrides: Sequence[str]) -> Iterator[Path]:
-    """Yield a file with the checked values of :func:`prepare`: params.yaml or a temporary copy."""
+    """Yield a file with the values of :func:`prepare`: params.yaml or a temporary copy."""
     if preset is None and not overrides:
         check(PARAMS)
         yield PARAMS
@@ -63,9 +63,7 @@ def changed(preset: str | None, overrides: Sequence[str]) -> Iterator[Path]:
 
 
 def check(path: Path) -> None:
-    """Check a whole params file and the variables that override its ``runtime``.
-
-    The same file and code are not checked twice.
+    """Check a whole params file and the variables that override its ``runtime``, unless checked.
 
     Raises:
         ParamsError: there are wrong values; one error message for each.
@@ -106,10 +104,8 @@ def check_files(files: Sequence[Path], path: str, shown: str) -> None:
 def _digest(path: Path) -> str:
     """Return the digest of a params file and of the code that reads it."""
     code = (file for name in ("albef", "pipelines") for file in Path(name).rglob("*.py"))
-    digest = hashlib.sha256(path.read_bytes())
-    for file in sorted(code):
-        digest.update(str(file).encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()
+    digests = (f"{file} {file_digest(file)}" for file in sorted(code))
+    return hashlib.sha256("\n".join([file_digest(path), *digests]).encode()).hexdigest()
 
 
 def layout(file: Path = PARAMS) -> Layout:
@@ -161,20 +157,12 @@ def _preset(name: str) -> str:
     now = PARAMS.read_text() if PARAMS.exists() else ""
     committed = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, text=True)
     applied = APPLIED.read_text() if APPLIED.exists() else ""
-    saved = itertools.chain([text, committed.stdout, applied], _composed_presets())
-    if now.strip() and now not in saved:
+    if now.strip() and now not in (text, committed.stdout, applied):
         raise ParamsError(
             f"preset {name} would overwrite changes in {PARAMS}; commit them, save the file as "
             f"{PRESETS}/NAME.yaml, or undo them with `git checkout {PARAMS}`"
         )
     return text
-
-
-def _composed_presets() -> Iterator[str]:
-    """Yield the text of each preset that is valid; others do not matter here."""
-    for preset in sorted(PRESETS.glob("*.yaml")):
-        with contextlib.suppress(ParamsError):
-            yield compose(preset)
 
 
 def override(path: Path, overrides: Sequence[str]) -> None:

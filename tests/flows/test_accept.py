@@ -283,7 +283,9 @@ def test_a_dataset_is_accepted_and_later_versions_are_held_to_it(
     suite.unlink()
 
     before = (here / "params.yaml").read_text().splitlines()
-    assert "profile of scenes to profiles/scenes.json" in accept_data("scenes")
+    text = accept_data("scenes")
+    assert "profile of scenes to profiles/scenes.json" in text
+    assert "refused" not in text
     after = (here / "params.yaml").read_text().splitlines()
     changed = [line for line in difflib.ndiff(before, after) if line[0] in "+-"]
     assert changed == ["+   accepted: {scenes: profiles/scenes.json}"]
@@ -296,6 +298,6 @@ def test_a_dataset_is_accepted_and_later_versions_are_held_to_it(
     with pytest.raises(ValidationFailedError, match=r"\(validate.drift.accepted.divergence.stop\)"):
         validated()
     assert not (here / "products/verdicts/scenes.json").exists()
-    assert "profile of scenes to profiles/scenes.json" in accept_data("scenes")
+    assert "It refused this version of scenes." in accept_data("scenes")
     validated()
     assert (here / "products/verdicts/scenes.json").exists()

@@ -276,6 +276,8 @@ def test_only_takes_along_what_a_stage_reads_and_nobody_made(
     assert re.search("ingest@web +products/data/web is missing", capsys.readouterr().out)
     assert run(only=["finetune"], dry=True) == 0
     assert "nothing would run" in capsys.readouterr().out
+    assert run(only=["finetune"], force=["ingest@web"], dry=True) == 0
+    assert re.search("ingest@web +forced", capsys.readouterr().out)
 
 
 @pytest.mark.slow
