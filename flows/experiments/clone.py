@@ -56,12 +56,11 @@ class Clone:
         for name in ("user.name", "user.email"):
             if value := git.try_git("config", name):
                 self._git("config", name, value)
-        with Repo(".") as repo:
-            cache = repo.cache.local_cache_dir
         local = Path(".dvc/config.local")
         if local.exists():
             shutil.copyfile(local, folder / local)
-        self.dvc("config", "--local", "cache.dir", str(cache))
+        with Repo(".") as repo, Repo(folder) as clone, clone.config.edit("local") as config:
+            config["cache"]["dir"] = repo.cache.local_cache_dir
         if lock is not None:
             (folder / LOCK).write_text(lock)
         self.dvc("checkout", "--quiet", "--force", "--allow-missing")

@@ -14,24 +14,22 @@ from tests.flows.toy import Toy
 def test_only_the_page_which_dvc_does_not_keep_is_drawn_again(
     finished: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether dvc.lock is in git or not."""
     first = finished.copy(tmp_path / "first")
     first.enter(monkeypatch)
     with Repo(".") as repo, repo.config.edit("repo") as config:
         config["core"]["remote"] = "storage"
         config["remote"]["storage"] = {"url": str(tmp_path / "storage")}
     assert (remote.push(), remote.pushed()) == (None, True)
-    for name, committed in (("without_lock", ".dvc/config"), ("with_lock", "-A")):
-        first.sh(f"git add {committed} && git commit -qm {name}")
-        other = first.clone(tmp_path / name)
-        other.enter(monkeypatch)
-        remote.fetch_runs()
-        child = Child.reproducing([*graph.read()], alone=True, pull=True)  # as the flow's tasks
-        assert child.follow(print) == 0
-        assert other.started() == ["report"]
-        for product in ("models/retrieval/weights.txt", "metrics/retrieval.json"):
-            assert (other.path / "products" / product).exists()
-        assert not any(node.stale for node in graph.read().values())
+    first.sh("git add -A && git commit -qm products")
+    other = first.clone(tmp_path / "other")
+    other.enter(monkeypatch)
+    remote.fetch_runs()
+    child = Child.reproducing([*graph.read()], alone=True, pull=True)  # as the flow's tasks
+    assert child.follow(print) == 0
+    assert other.started() == ["report"]
+    for product in ("models/retrieval/weights.txt", "metrics/retrieval.json"):
+        assert (other.path / "products" / product).exists()
+    assert not any(node.stale for node in graph.read().values())
     other.do("fail-pretrain", "loss is NaN")
     Path("code/train.py").write_text("LR = 2\n")
     lines: list[str] = []

@@ -159,11 +159,14 @@ def test_what_is_wrong_is_reported_before_the_first_stage_and_nothing_is_written
     assert toy.started() == []
 
 
-def test_ctrl_c_and_a_failure_end_what_is_at_work_and_the_next_run_resumes(
+def test_ctrl_c_in_a_terminal_ends_what_is_at_work_and_leaves_the_terminal_whole(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy.do("sleep-pretrain", "300")
-    flow = toy.start("run --force pretrain", start_new_session=True)
+    ours, terminal = pty.openpty()
+    options = {"start_new_session": True, "stdout": terminal, "stderr": terminal}
+    flow = toy.start("run --force pretrain", **options, env=toy.env | {"TERM": "xterm"})
+    os.close(terminal)
     toy.wait_for("pretrain")
     toy.enter(monkeypatch)
     status = report()
@@ -176,48 +179,40 @@ def test_ctrl_c_and_a_failure_end_what_is_at_work_and_the_next_run_resumes(
     assert "a run is in progress: process" in status
     children = below(flow)
     assert len(children) >= 3  # the flow, dvc, the stage
-    os.killpg(flow.pid, signal.SIGINT)  # as a terminal does it: to the whole group
-    told, _ = flow.communicate(timeout=600)
-    assert flow.returncode == 130
-    assert "run the same command again" in told
-    assert_ended(children)
-    toy.do("sleep-pretrain")
-    toy.started()
-
-    (toy.path / ".dvc/tmp/rwlock").write_text("")  # as a killed DVC leaves it in mid-write
-    toy.do("fail-pretrain", "the loss is no number")
-    told = toy.albef("run --force pretrain", fails=True)
-    assert told.rstrip().splitlines()[-1] == "pretrain: the loss is no number (exit code 2)"
-    assert toy.started() == ["pretrain"], "what depends on it is stopped"
-    failed = r"pretrain +failed: the loss is no number \(exit code 2\)\n +stale: "
-    assert re.search(failed, report())
-    toy.do("fail-pretrain")
-    assert "pretrain: cached" in toy.albef("run")  # nothing changed: DVC still has its product
-    assert toy.started() == []
-
-
-def test_a_terminal_shows_the_plan_and_lines_in_place_and_is_whole_after_ctrl_c(toy: Toy) -> None:
-    toy.do("sleep-pretrain", "300")
-    ours, terminal = pty.openpty()
-    options = {"start_new_session": True, "stdout": terminal, "stderr": terminal}
-    flow = toy.start("run --force pretrain", **options, env=toy.env | {"TERM": "xterm"})
-    os.close(terminal)
-    shown = ""
+    shown, interrupted = "", False
     with contextlib.suppress(OSError):  # Linux ends a terminal with an error.
         while text := os.read(ours, 4096).decode(errors="replace"):
             shown += text
-            if "pretrain says hello" in shown and (toy.path / "do/sleep-pretrain").exists():
-                os.killpg(flow.pid, signal.SIGINT)
-                toy.do("sleep-pretrain")
+            if "pretrain says hello" in shown and not interrupted:
+                os.killpg(flow.pid, signal.SIGINT)  # as a terminal does it: to the whole group
+                interrupted = True
     assert flow.wait(timeout=600) == 130
+    assert_ended(children)
     plan, rest = shown.split("whole run", 1)
     assert re.search(r"stage +takes about\s+-+ +-+\s+pretrain +[\d.]+ s", plan)
     assert re.search(r"0 of 1 stages ended +>?\d:\d\d left", rest)
     assert "pretrain: pretrain says hello" not in rest, "only lines in place show it"
     assert rest.count("\x1b[?25l") == rest.count("\x1b[?25h") > 0, "the cursor is back"
     assert "run the same command again" in rest
+    toy.do("sleep-pretrain")
     toy.started()
-    toy.albef("run")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_failed_stage_stops_what_depends_on_it_until_a_run_succeeds(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.enter(monkeypatch)
+    (toy.path / ".dvc/tmp/rwlock").write_text("")  # as a killed DVC leaves it in mid-write
+    toy.do("fail-pretrain", "the loss is no number")
+    told = toy.albef("run --force pretrain", fails=True)
+    assert told.rstrip().splitlines()[-1] == "pretrain: the loss is no number (exit code 2)"
+    assert toy.started() == ["pretrain"]
+    failed = r"pretrain +failed: the loss is no number \(exit code 2\)\n +stale: "
+    assert re.search(failed, report())
+    toy.do("fail-pretrain")
+    assert "pretrain: cached" in toy.albef("run")  # nothing changed: DVC still has its product
+    assert toy.started() == []
 
 
 def test_a_worker_gives_values_and_a_name_with_the_checks_of_the_command(
