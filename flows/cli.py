@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 from typing import Annotated, Literal
 
-from typer import Argument, Option, Typer
+from typer import Argument, BadParameter, Option, Typer
 
 from albef.commands.command import command, from_root, project_root
 
@@ -58,6 +58,8 @@ def run(
 
     Example: albef run --set tasks.retrieval.lr=2e-4 --name slower
     """
+    if seeds and (only or force or dry):
+        raise BadParameter("--seeds cannot be combined with --only, --force or --dry")
     from flows.experiments.seeds import run_seeds
     from flows.results import check_fresh
     from flows.run import run
@@ -68,9 +70,7 @@ def run(
         if strict and not dry and code == 0:
             check_fresh()
         return code
-    options = {"--only": only, "--force": force, "--dry": dry}
-    unwanted = [option for option, value in options.items() if value]
-    return run_seeds(preset, overrides or (), name, seeds, unwanted)
+    return run_seeds(preset, overrides or (), name, seeds)
 
 
 @command(app, "status", at_root=True)

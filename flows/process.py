@@ -90,11 +90,11 @@ def _signal_group(group: int, number: int) -> bool:
 
 
 def run_in_session(module: str, *args: str, keep: int, output: int | None = None) -> int:
-    """Run a module in a separate session that also holds the run lock; return its exit code.
+    """Run a module in a separate session, with the run lock; return its exit code.
 
-    A terminal sends Ctrl-C to every process of a session, including Prefect's temporary server. The
-    flow still needs that server to report its final state, so only the module gets the signal. A
-    second Ctrl-C ends everything at once. No process of the session outlives this function.
+    A terminal sends Ctrl-C to every process of a session, and so to Prefect's temporary server,
+    which the flow needs to report its final state. Here, only the module gets the signal. A second
+    Ctrl-C ends everything at once. No process of the session outlives this function.
 
     Args:
         module: name of the module.
@@ -131,17 +131,13 @@ def exit_with_parent(parent: int) -> None:
 def _reproduce(
     names: list[str], *, alone: bool = False, force: bool = False, pull: bool = False
 ) -> int:
-    """Bring stages up to date, in a child process that prints their output or DVC's error.
+    """Bring stages up to date and return the exit code of a failed one, as a shell reports it.
 
     Args:
         names: stages.
         alone: do not run the stages that they depend on.
         force: run even if nothing changed.
         pull: look for the artifacts of each stage in the remote first.
-
-    Returns:
-        Exit code of a stage that failed, as a shell reports it, or :data:`DVC_FAILED`; 0 on
-            success.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -173,8 +169,8 @@ def _reproduce(
 def _record_inputs_first() -> None:
     """Let DVC record the inputs of a stage as they are before it runs.
 
-    By default, it records them afterwards. An edit or a deletion during a run would then count as
-    what the stage has read, or discard what it has made.
+    It records them afterwards, and has no option for this. An edit or a deletion during a run would
+    count as what the stage has read, or discard what it has made.
     """
     from dvc.stage import run
 

@@ -69,8 +69,8 @@ def _should_retry(_task: object, _run: TaskRun, state: State) -> bool:
 def run_stage(name: str, *, fresh: bool, force: bool, pull: bool) -> State:
     """Run a stage as a process and return its state; see :func:`task_of`.
 
-    The state is ``Completed``, with the name ``Cached`` if the artifacts were available, or
-    ``Failed``. Its message is the last one of the stage.
+    The name of the state is ``Cached`` if the artifacts were available. Its message is the last one
+    of the stage.
     """
     if fresh:
         return Completed(name="Cached", message="Nothing that it depends on changed.")

@@ -59,7 +59,7 @@ def test_an_unknown_command_or_option_is_an_error_that_names_the_nearest(
         (["run", "--onyl", "ingest"], "--only"),
         (["find"], "Missing argument"),
         (["serve", "x", "--port", "70000"], "--port"),
-        (["ablate", "--seeds", "0"], "--seeds"),
+        (["run", "--seeds", "2", "--dry"], "cannot be combined with --only, --force or --dry"),
     ):
         with pytest.raises(SystemExit) as end:
             main(arguments)

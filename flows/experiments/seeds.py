@@ -14,28 +14,19 @@ from flows.experiments.clone import Variation
 from flows.run import run
 
 
-def run_seeds(
-    preset: str | None,
-    overrides: Sequence[str],
-    name: str | None,
-    count: int,
-    unwanted: Sequence[str] = (),
-) -> int:
+def run_seeds(preset: str | None, overrides: Sequence[str], name: str | None, count: int) -> int:
     """Run the values in the work tree, then with further seeds in clones; return the exit code.
 
-    The names of the experiments begin with ``name``. ``unwanted`` are options of the command that
-    cannot be combined with seeds.
+    The names of the experiments begin with ``name``.
 
     Raises:
-        ParamsError: an option cannot be combined with seeds, or code is not committed.
+        ParamsError: there is no name, or code is not committed.
         CloneError: a training in a clone failed.
     """
     if not name:
         raise ParamsError(
             "--seeds needs --name EXPERIMENT, with which the experiments' names begin"
         )
-    if unwanted:
-        raise ParamsError(f"--seeds cannot be combined with {', '.join(unwanted)}")
     variations.clean()
     values.prepare(preset, overrides)
     first = int(read_yaml(PARAMS)["seed"])
@@ -44,13 +35,14 @@ def run_seeds(
         return code
     text = PARAMS.read_text()
     further = [
-        Variation(names[seed], values.overridden(text, [f"seed={seed}"], "--seeds"))
-        for seed in [*names][1:]
+        Variation(names[seed], values.overridden(text, [f"seed={seed}"]))
+        for seed in range(first + 1, first + count)
     ]
     if further:
         targets = [node for node in graph.read() if node.partition("@")[0] == "evaluate"]
         variations.run([further], targets, 1, graph.LOCK.read_text())
-    print(f"\nrecorded as experiments {', '.join(names.values())}")
-    if further:
-        print(f"`albef compare {' '.join(names.values())}` shows their spread")
+    print(
+        f"\nrecorded as experiments {', '.join(names.values())}\n"
+        f"`albef compare {' '.join(names.values())}` shows their spread"
+    )
     return 0

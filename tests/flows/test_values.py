@@ -86,15 +86,6 @@ def test_a_preset_replaces_what_git_or_a_preset_holds_and_nothing_else(project: 
         values.prepare("smok", [])
 
 
-def test_a_broken_preset_stops_itself_only(project: Path) -> None:
-    (project / "presets/broken.yaml").write_text("a: [")
-    values.prepare("built-in", ["seed=5"])
-    with pytest.raises(ParamsError, match=r"overwrite changes in params\.yaml"):
-        values.prepare("smoke", [])
-    with pytest.raises(ParamsError, match=r"presets/broken\.yaml is not valid YAML"):
-        values.prepare("broken", [])
-
-
 @pytest.mark.parametrize(
     ("code", "says"), [("os._exit(3)", "failed"), ("os.kill(os.getpid(), 9)", "was killed")]
 )
@@ -117,8 +108,9 @@ def test_the_text_of_a_preset_holds_its_values_and_says_what_it_is(tmp_path: Pat
         assert text.splitlines()[0] == preset.read_text().splitlines()[0]
 
 
-def test_a_preset_on_nothing_is_refused(project: Path) -> None:
+def test_a_wrong_preset_is_refused(project: Path) -> None:
     for text, says in (
+        ("a: [", r"presets/mine\.yaml is not valid YAML"),
         ("base: mine", "base mine is itself based on"),
         ("base: smok", r"base: there is no preset smok; did you mean smoke\?"),
         ("base: built-in\ndrop: [tasks.vqaa]", r"no tasks.vqaa; did you mean tasks.vqa\?"),

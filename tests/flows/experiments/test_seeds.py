@@ -47,8 +47,6 @@ def test_what_cannot_be_repeated_is_refused_before_anything_runs(
 ) -> None:
     toy = finished.copy(tmp_path / "project")
     toy.enter(monkeypatch)
-    with pytest.raises(ParamsError, match="--seeds cannot be combined with --dry"):
-        run_seeds(None, [], "x", 2, ["--dry"])
     Path("code/train.py").write_text("# another\n")
     with pytest.raises(ParamsError, match=r"uncommitted changes: code/train\.py"):
         run_seeds(None, [], "x", 2)
