@@ -47,7 +47,7 @@ def run(
     only: Annotated[Names, Option(metavar="STAGE", help="Run only NAME or NAME@KEY.")] = None,
     force: Annotated[Names, Option(metavar="STAGE", help="Run even if nothing changed.")] = None,
     name: Annotated[str | None, Option(help="Record the run as a DVC experiment.")] = None,
-    seeds: Annotated[int | None, Option(min=1, help="Seeds to run, as NAME-seed1, ...")] = None,
+    seeds: Annotated[int | None, Option(min=2, help="Seeds to run, as NAME-seed1, ...")] = None,
     dry: Annotated[bool, Option("--dry", help="Print what would run and why, and stop.")] = False,
     strict: Strict = False,
 ) -> int:

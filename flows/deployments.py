@@ -17,7 +17,7 @@ from flows.results import show_progress
 @flow(name="seeds", persist_result=False)
 def seeds(
     name: str,
-    count: Annotated[int, Field(ge=1)] = 3,
+    count: Annotated[int, Field(ge=2)] = 3,
     preset: str | None = None,
     overrides: list[str] | None = None,
 ) -> str:

@@ -38,9 +38,8 @@ def run_seeds(preset: str | None, overrides: Sequence[str], name: str | None, co
         Variation(names[seed], values.overridden(text, [f"seed={seed}"]))
         for seed in range(first + 1, first + count)
     ]
-    if further:
-        targets = [node for node in graph.read() if node.partition("@")[0] == "evaluate"]
-        variations.run([further], targets, 1, graph.LOCK.read_text())
+    targets = [node for node in graph.read() if node.partition("@")[0] == "evaluate"]
+    variations.run([further], targets, 1, graph.LOCK.read_text())
     print(
         f"\nrecorded as experiments {', '.join(names.values())}\n"
         f"`albef compare {' '.join(names.values())}` shows their spread"
