@@ -91,26 +91,21 @@ def _stages() -> Iterator[tuple[list[Any], dict[str, str]]]:
         raise ParamsError(graph.one_line(error)) from None
 
 
-def _contains(folder: str, path: str) -> bool:
-    return Path(path).is_relative_to(folder)
-
-
 def _judge(stage: Any, producers: Mapping[str, str], paths: Sequence[str]) -> Verdict | None:
     """Accept the edits for a stage if nothing else differs; return None if it has none of them."""
     entry = graph.locked().get(stage.name)
     if entry is None:
         return None
     edited = graph.code_edits(stage, producers)
-    pairs = [(edit, path) for edits in edited.values() for edit in edits for path in paths]
-    if not any(_contains(path, edit.path) or _contains(edit.path, path) for edit, path in pairs):
+    edits = [edit for found in edited.values() for edit in found]
+    if not any(graph.overlap(edit.path, path) for edit in edits for path in paths):
         return None
-    accepted = tuple(dict.fromkeys(edit for edit, path in pairs if _contains(path, edit.path)))
-    accepted_reasons = set(map(str, accepted))
+    accepted = tuple(e for e in edits if any(Path(e.path).is_relative_to(path) for path in paths))
     reasons = graph.reasons_of(stage, entry, producers, edited)
-    if refused := tuple(reason for reason in reasons if reason not in accepted_reasons):
+    if refused := tuple(reason for reason in reasons if reason not in map(str, accepted)):
         return Verdict(stage.name, refused, ())
-    for dep, edits in edited.items():
-        if edits:
+    for dep, found in edited.items():
+        if found:
             dep.save()
     with contextlib.redirect_stdout(io.StringIO()):  # DVC prints a message for each write.
         stage.dump(update_pipeline=False)

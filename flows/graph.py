@@ -185,9 +185,13 @@ def _producers_of_missing(
     inputs = (dep for dep in stage.deps if not isinstance(dep, ParamsDependency))
     absent = [str(dep) for dep in inputs if not dep.exists]
     for name in upstream:
-        pairs = ((Path(out), Path(dep)) for out in nodes[name].outs for dep in absent)
-        if any(out.is_relative_to(dep) or dep.is_relative_to(out) for out, dep in pairs):
+        if any(overlap(out, dep) for out in nodes[name].outs for dep in absent):
             yield name
+
+
+def overlap(one: str, other: str) -> bool:
+    """Return whether one of two paths contains the other or both are equal."""
+    return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
 
 
 def _initial_checkpoints(params: Path) -> set[str]:
@@ -293,29 +297,30 @@ def _edits(dep: Any, read_record: Callable[[], run_record.RunRecord | None]) -> 
         return [Edit(name, before, None, state)]
     now = copy.copy(dep)
     now.save()
-    record = read_record()
-    ran = {
-        path.removeprefix(f"{name}/"): md5
-        for path, md5 in (record.code if record else {}).items()
-        if path.startswith(f"{name}/")
-    }
-    if not isinstance(now.obj, Tree) or _tree_hash(ran) != before:
-        state = "folder" if isinstance(now.obj, Tree) and before else state
+    if not isinstance(now.obj, Tree):
         return [Edit(name, before, now.hash_info.value, state)]
-    files = {"/".join(key): info.value for key, _, info in now.obj}
+    record, folder = read_record(), f"{name}/"
+    code = record.code if record else {}
+    ran = {path: md5 for path, md5 in code.items() if path.startswith(folder)}
+    if _tree_hash(folder, ran) != before:
+        return [Edit(name, before, now.hash_info.value, "folder" if before else state)]
+    files = {folder + "/".join(key): info.value for key, _, info in now.obj}
+    changed = sorted(path for path in ran.keys() | files if ran.get(path) != files.get(path))
     return [
-        Edit(f"{name}/{path}", ran.get(path), files.get(path), word)
-        for path in sorted(ran.keys() | files)
-        if ran.get(path) != files.get(path)
-        for word in ["added" if path not in ran else "modified" if path in files else "removed"]
+        Edit(path, ran.get(path), files.get(path), _change(path, ran, files)) for path in changed
     ]
 
 
-def _tree_hash(files: Mapping[str, str]) -> str:
+def _change(path: str, before: Collection[str], after: Collection[str]) -> str:
+    """Return the state of a file that differs."""
+    return "added" if path not in before else "modified" if path in after else "removed"
+
+
+def _tree_hash(folder: str, files: Mapping[str, str]) -> str:
     """Return DVC's hash of a folder with these files, given by their MD5."""
     tree = Tree()
     for path, md5 in files.items():
-        tree.add(tuple(path.split("/")), None, HashInfo("md5", md5))
+        tree.add(tuple(path.removeprefix(folder).split("/")), None, HashInfo("md5", md5))
     tree.digest()
     return str(tree.hash_info.value)
 

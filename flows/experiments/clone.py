@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import networkx as nx
 from dvc.repo import Repo
 
 from albef.layout import PARAMS
@@ -126,8 +127,10 @@ class Clone:
     def _with_upstream(self, targets: Sequence[str]) -> list[str]:
         """Return the targets and the stages above them. Other stages lack their artifacts here."""
         with Repo(str(self._folder)) as repo:
-            stages = [s for it in targets for s in repo.stage.collect(it, with_deps=True)]
-        return sorted({stage.name for stage in stages if hasattr(stage, "name")})
+            graph = repo.index.graph
+            wanted = [stage for stage in graph if getattr(stage, "name", "") in targets]
+            stages = {other for stage in wanted for other in (stage, *nx.descendants(graph, stage))}
+        return sorted(stage.name for stage in stages if hasattr(stage, "name"))
 
     def hand_over(self, variation: Variation) -> None:
         """Fetch the experiment into the repository of the project."""

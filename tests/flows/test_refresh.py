@@ -1,6 +1,7 @@
 """A refresh of the data: quiet where nothing changed, and what it does where something did."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import psutil
@@ -134,7 +135,9 @@ def test_what_the_page_of_clusters_says_runs_and_can_be_cancelled_and_the_schedu
     toy.sh(deploy)
     assert "0 3 * * *" in toy.sh("prefect deployment inspect train/refresh")
     assert "'active': False" in toy.sh("prefect deployment inspect train/refresh")
-    with toy.working(start):
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    worker = subprocess.Popen(start.split(), cwd=toy.path, env=toy.env, **silent)  # type: ignore[call-overload]
+    try:
         for name, message in (
             ("local", "0 stages ran, 8 were up to date"),
             ("refresh", "nothing changed"),
@@ -153,3 +156,6 @@ def test_what_the_page_of_clusters_says_runs_and_can_be_cancelled_and_the_schedu
         stage = psutil.Process(toy.wait_for("pretrain"))
         toy.sh(f"prefect flow-run cancel {last_flow(server)['id']}")
         assert_ended([stage])
+    finally:
+        worker.kill()  # politely, it would not go where SIGINT is ignored
+        worker.wait()

@@ -270,22 +270,6 @@ class Toy:
             **{"env": self.env, **streams, **popen},  # type: ignore[call-overload]
         )
 
-    @contextlib.contextmanager
-    def working(self, command: str = "prefect worker start --pool local") -> Iterator[None]:
-        """Have a worker of Prefect's run what is deployed from here."""
-        worker = subprocess.Popen(
-            command.split(),
-            cwd=self.path,
-            env=self.env,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            yield
-        finally:
-            worker.kill()  # politely, it would not go where SIGINT is ignored
-            worker.wait()
-
     def do(self, what: str, text: str = "") -> None:
         """Ask stages to behave: ``sleep-NAME``, ``fail-NAME``; with no text, no more."""
         path = self.path / "do" / what
