@@ -47,6 +47,10 @@ def test_the_record_of_a_local_file_comes_back_and_of_two_the_newer(
         assert RECORD.read_text() == first
     Path("weights").unlink()
     assert not run_record.recall(RECORD)
+    Path("weights").write_text("two")
+    shutil.rmtree(RECORD.parent)
+    assert run_record.recall(RECORD)
+    assert RECORD.read_text() == second
 
 
 BEFORE = '''"""A module."""
@@ -144,10 +148,3 @@ def test_a_record_is_clean_while_a_run_writes_and_not_with_untracked_code() -> N
     Path("albef/tasks").mkdir(parents=True)
     Path("albef/tasks/extra.py").touch()
     assert not is_clean()
-
-
-def test_a_record_comes_back_after_its_folder_was_deleted() -> None:
-    kept = _made("one")
-    shutil.rmtree(RECORD.parent)
-    assert run_record.recall(RECORD)
-    assert RECORD.read_text() == kept
