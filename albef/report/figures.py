@@ -21,7 +21,7 @@ class Line:
     label: str
     points: Sequence[Point]
     colour: int = 1
-    """Series colour of the page, from 1; 0 is muted."""
+    """Series colour of the page, from 1."""
     dashed: bool = False
 
     @property
