@@ -59,7 +59,7 @@ def main() -> None:
     for way, make in (("fast", fast), (other, _plain if other == "plain" else fast)):
         for name in types:
             torch.manual_seed(0)
-            task = Task(config, vocabulary(config.tokenizer.vocab_size)).train()
+            task = _task(config)
             if way == "compiled":
                 compile_blocks(task)
             steps[f"{way} {name}"] = make(task, batch, TYPES[name])
@@ -105,6 +105,10 @@ def main() -> None:
         print(f"| {phase} | {' | '.join(cells)} |")
     share = counted[f"fast {types[0]}"] / counted[f"{other} {types[0]}"]
     print(f"\nFLOPs of the fast step over the {other} one: {share:.3f}; memory {memory_peak()}")
+
+
+def _task(config: Config) -> Task:
+    return Task(config, vocabulary(config.tokenizer.vocab_size)).train()
 
 
 class _Step:
