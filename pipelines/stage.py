@@ -185,7 +185,7 @@ class Stage:
         self.record["code_digest"] = self.code
 
     @contextlib.contextmanager
-    def scratch(self, fingerprint: str) -> Iterator[Path]:
+    def scratch(self, fingerprint: str, *, alone: bool = True) -> Iterator[Path]:
         """Yield the folder for this stage's work in progress, outside any work tree.
 
         The stage holds the folder exclusively until its artifacts are made. The same stage of
@@ -193,13 +193,14 @@ class Stage:
 
         Args:
             fingerprint: fingerprint of the work, which names the folder.
+            alone: whether to hold the folder exclusively; false if others take part in the work.
 
         Raises:
             ValueError: another process works there, and this one is part of a group that cannot
                 wait.
         """
         folder = self.runtime.scratch_root / f"{self.address}-{fingerprint[:16]}"
-        with self._locked(folder) if self.first else contextlib.nullcontext():
+        with self._locked(folder) if alone and self.first else contextlib.nullcontext():
             folder.mkdir(parents=True, exist_ok=True)
             os.utime(folder)
             self._tally = folder / _TALLY

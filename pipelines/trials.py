@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from albef.data.shards import ShardError
 from albef.distributed import world
 from albef.models.weights import Checkpoint, load_checkpoint
 from albef.search.samplers import SearchConfig
-from albef.search.study import Report, Study, StudyError, TrialFailedError, TrialRequest
+from albef.search.study import DATABASE, Report, Study, StudyError, TrialFailedError, TrialRequest
 from albef.search.summary import best_of, evidence, rows
 from albef.tasks.task import RunConfig, RunTask
 from albef.training.loop import NonFiniteError
@@ -43,7 +44,8 @@ def search_ranges(stage: Stage, write: Write) -> None:
     init = load_checkpoint(stage.layout.model(config.init))
     values = {"values": config.model_dump(), "search": settings.model_dump()}
     key = fingerprint({**values, "seed": stage.seed, "data": data, "init": init.digest})
-    with stage.scratch(key) as folder, sharing(stage) as device:
+    alone = DATABASE not in os.environ
+    with stage.scratch(key, alone=alone) as folder, sharing(stage) as device:
         search = _Search(stage, config, kind, settings, init, folder, device)
         if not stage.first:
             search.follow()
@@ -87,6 +89,7 @@ class _Search:
 
     def run(self, study: Study) -> None:
         """Run trials until all have ended, in the process that owns the study."""
+        requests: list[TrialRequest] = []
 
         def train(request: TrialRequest, report: Report) -> None:
             def report_and_mirror(epoch: int, value: float) -> bool:
@@ -94,14 +97,15 @@ class _Search:
                 self._mirror_study()
                 return ends
 
+            requests.append(request)
             values = ", ".join(f"{name} {value:.3g}" for name, value in request.values.items())
             log.info("trial %d of %d: %s", request.position + 1, self.settings.trials, values)
             _send(request)
             self._train(request, report_and_mirror)
 
         while study.run_trial(train):
-            for training in self.folder.glob("trial-*"):
-                discard(self.stage, training)
+            while requests:
+                discard(self.stage, self._folder(requests.pop()))
             self._mirror_study()
         _send(None)
 
@@ -118,8 +122,7 @@ class _Search:
             TrialPruned: the trial was ended early.
             TrialFailedError: the trial failed because of its values.
         """
-        # A retried trial resumes there.
-        stage, folder = self.stage, self.folder / f"trial-{request.position}"
+        stage, folder = self.stage, self._folder(request)
         label = f"{stage.address} trial {request.position + 1}"
 
         def report_primary(epoch: int, metrics: dict[str, float]) -> bool:
@@ -145,6 +148,10 @@ class _Search:
             text = str(error).replace(str(folder), folder.name)
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
             raise TrialFailedError(kind + text) from None
+
+    def _folder(self, request: TrialRequest) -> Path:
+        """Return the folder of a trial's training, in which a retried trial resumes."""
+        return self.folder / f"trial-{request.position}"
 
     def conclude(self, study: Study, write: Write) -> None:
         """Write the chosen values and the trials."""

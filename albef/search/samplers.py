@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
+from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial
 from pydantic import PlainSerializer, PlainValidator
 
@@ -156,15 +157,16 @@ class SeededSampler(BaseSampler):  # type: ignore[misc]
         raise NotImplementedError
 
 
-FIRST = "first"
-"""User attribute of a retried trial: the number of its first attempt."""
-
-
 def attempts(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
     """Return the last attempt of each trial of the budget, in order, by its first one's number."""
-    return {trial.user_attrs.get(FIRST, trial.number): trial for trial in trials}
+    return {_first_attempt(trial): trial for trial in trials}
 
 
 def position(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
     """Return the position of a trial among all trials of a study, from 0; a retry keeps it."""
-    return list(attempts(trials)).index(trial.user_attrs.get(FIRST, trial.number))
+    return list(attempts(trials)).index(_first_attempt(trial))
+
+
+def _first_attempt(trial: FrozenTrial) -> int:
+    history: list[int] = RetryHeartbeatStaleTrialCallback.retry_history(trial)
+    return history[0] if history else trial.number

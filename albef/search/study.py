@@ -1,30 +1,36 @@
-"""An Optuna study of one run in a SQLite file, which resumes after a search was killed."""
+"""An Optuna study of one run, which resumes after a search was killed.
+
+It is stored in a SQLite file, or in the database that the environment names, which several machines
+share.
+"""
 
 import contextlib
 import errno
 import logging
 import math
 import os
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from optuna.exceptions import OptunaError
-from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.exc import SQLAlchemyError
+from optuna.exceptions import ExperimentalWarning, OptunaError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from albef.config import Range
-from albef.search.samplers import (
-    FIRST,
-    SearchConfig,
-    SeededSampler,
-    attempts,
-    make_pruner,
-    position,
-)
+from albef.search.samplers import SearchConfig, SeededSampler, attempts, make_pruner, position
 
+DATABASE = "ALBEF_SEARCH_STORAGE"
+"""Environment variable with the URL of a database, ``postgresql+pg8000://user:secret@host/name``."""
+HEARTBEAT_S, GRACE_S = 30, 300
+"""Seconds between two heartbeats of a trial, and without one before another machine repeats it."""
+POLL_S = 1.0
+"""Seconds between two checks for the end of other machines' trials."""
 Report = Callable[[int, float], bool]
 """Function that records the metric after an epoch, from 1; true ends the trial early."""
 log = logging.getLogger("albef")
@@ -47,28 +53,30 @@ class TrialRequest:
 
 
 class Study:
-    """A budget of trials, the first one at the start of every range, for one process at a time.
+    """A budget of trials, the first one at the start of every range.
 
-    An interrupted trial is tried again with its values and reports when the study is opened again.
+    An interrupted trial is tried again with its values and reports: when the file is opened again,
+    or by another machine when its heartbeat is missing.
 
     Args:
-        file: file of the study.
+        file: file of the study, for one process at a time, unless the environment names a database.
         name: name of the study, which contains the digest of its inputs.
         settings: values of the search.
         space: ranges by name.
         seed: seed of the study.
 
     Raises:
-        StudyError: the file cannot be used.
+        StudyError: the file or the database cannot be used.
     """
 
     def __init__(
         self, file: Path, name: str, settings: SearchConfig, space: Mapping[str, Range], seed: int
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.simplefilter("ignore", ExperimentalWarning)  # Optuna calls heartbeats experimental
         self._file, self._settings, self._space = file, settings, space
         with self._storage_errors():
-            self._storage = RDBStorage(f"sqlite:///{file}")
+            self._storage = _open(file)
             self._study = optuna.create_study(
                 storage=self._storage,
                 sampler=SeededSampler(settings, space, seed),
@@ -77,33 +85,23 @@ class Study:
                 direction="maximize",
                 load_if_exists=True,
             )
-            for trial in self._trials():
+            for trial in self._trials() if DATABASE not in os.environ else ():
                 if trial.state == TrialState.RUNNING:
                     self._study.tell(trial.number, state=TrialState.FAIL)
-                elif trial.state != TrialState.FAIL or "error" in trial.user_attrs:
-                    continue
-                log.warning("trial %d was interrupted; it runs again", self.position(trial) + 1)
-                self._study.add_trial(
-                    create_trial(
-                        state=TrialState.WAITING,
-                        params=trial.params,
-                        distributions=trial.distributions,
-                        user_attrs={FIRST: trial.number, **trial.user_attrs},
-                        intermediate_values=trial.intermediate_values,
-                    )
-                )
+            self._retry_interrupted()
 
     @property
     def ended(self) -> list[FrozenTrial]:
         """Trials that ended without interruption, by position."""
-        return [trial for trial in self._trials() if trial.state.is_finished()]
+        trials = self._trials()[: self._settings.trials]
+        return [t for t in trials if t.state.is_finished() and not _was_interrupted(t)]
 
     def position(self, trial: FrozenTrial) -> int:
         """Return the position of a trial in the budget, from 0; a retried trial keeps it."""
         return position(trial, self._study.get_trials(deepcopy=False))
 
     def run_trial(self, train: Callable[[TrialRequest, Report], None]) -> bool:
-        """Train the next trial.
+        """Train the next trial, or wait for other machines' trials until all have ended.
 
         Args:
             train: function that trains a trial, whose value is its last report. It may raise
@@ -113,20 +111,25 @@ class Study:
             False if all trials have ended.
 
         Raises:
-            StudyError: the file cannot be used.
-            Exception: any other error of ``train``; the next study of the file tries the trial
-                again.
+            StudyError: the file or the database cannot be used.
+            Exception: any other error of ``train``; the trial will be tried again.
         """
         with self._storage_errors():
-            if len(self.ended) >= self._settings.trials:
-                return False
-            self._study.optimize(
-                lambda trial: self._train(trial, train), n_trials=1, catch=(TrialFailedError,)
-            )
+            while not self._has_trial_left():
+                if len(self.ended) >= self._settings.trials:
+                    return False
+                fail_stale_trials(self._study)
+                time.sleep(POLL_S)
+            try:
+                self._study.optimize(
+                    lambda trial: self._train(trial, train), n_trials=1, catch=(TrialFailedError,)
+                )
+            finally:
+                self._retry_interrupted()
         return True
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file or the connection."""
         self._storage.remove_session()
         self._storage.engine.dispose()
 
@@ -134,6 +137,8 @@ class Study:
         for name, range_ in self._space.items():
             trial.suggest_float(name, range_.low, range_.high, log=range_.log)
         request = TrialRequest(self.position(self._frozen(trial)), trial.params)
+        if request.position >= self._settings.trials:
+            raise optuna.TrialPruned  # another machine was faster
         try:
             train(request, lambda epoch, value: self._report(trial, epoch, value))
             reports = self._frozen(trial).intermediate_values
@@ -160,9 +165,19 @@ class Study:
         with self._storage_errors():
             return list(attempts(self._study.get_trials(deepcopy=False)).values())
 
+    def _has_trial_left(self) -> bool:
+        trials = self._trials()
+        return len(trials) < self._settings.trials or any(
+            trial.state == TrialState.WAITING for trial in trials
+        )
+
+    def _retry_interrupted(self) -> None:
+        for trial in filter(_was_interrupted, self._trials()):
+            _retry(self._study, trial)
+
     @contextlib.contextmanager
     def _storage_errors(self) -> Iterator[None]:
-        """Raise an error message if the file cannot be used."""
+        """Raise an error message, without a password, if the study cannot be used."""
         try:
             yield
         except (SQLAlchemyError, OptunaError) as error:
@@ -170,7 +185,45 @@ class Study:
             if "disk is full" in cause:  # SQLite's words; the study is whole.
                 code = errno.ENOSPC
                 raise OSError(code, os.strerror(code), str(self._file)) from None
+            if DATABASE not in os.environ:
+                raise StudyError(
+                    f"cannot use the study {self._file} ({cause}); delete its folder to search "
+                    "from the start"
+                ) from None
+            secret = make_url(os.environ[DATABASE]).password
             raise StudyError(
-                f"cannot use the study {self._file} ({cause}); delete its folder to search from "
-                "the start"
+                f"cannot use the database of {DATABASE} ({cause.replace(secret or cause, '***')}); "
+                "once it works, run again to resume"
             ) from None
+
+
+def _retry(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Enqueue an interrupted trial again, with its values and reports."""
+    log.warning("trial %d was interrupted; it runs again", position(trial, study.trials) + 1)
+    RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(study, trial)
+
+
+def _was_interrupted(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.FAIL and "error" not in trial.user_attrs
+
+
+def _open(file: Path) -> RDBStorage:
+    if DATABASE not in os.environ:
+        return RDBStorage(f"sqlite:///{file}")
+    try:
+        return RDBStorage(
+            make_url(os.environ[DATABASE]).render_as_string(hide_password=False),
+            engine_kwargs={"pool_pre_ping": True},
+            heartbeat_interval=HEARTBEAT_S,
+            grace_period=GRACE_S,
+            heartbeat_stale_trial_callback=_retry,
+        )
+    except ArgumentError:
+        raise StudyError(
+            f"{DATABASE} must be a database URL such as postgresql+pg8000://user:secret@host/name"
+        ) from None
+    except ImportError:
+        raise StudyError(
+            f"the driver that {DATABASE} names is not installed; for PostgreSQL, run `pip install "
+            "'.[postgresql]'` and let the URL begin with postgresql+pg8000://"
+        ) from None

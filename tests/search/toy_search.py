@@ -1,6 +1,7 @@
 """A search without a model.
 
-``python -m ... FOLDER`` reports one epoch of its next trial, says so and waits to be killed.
+``python -m ... FOLDER [hang]`` takes part in it. With ``hang``, it reports one epoch of its next
+trial, says so and waits to be killed.
 """
 
 import math
@@ -14,6 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from albef.config import Range, validate
+from albef.search import study
 from albef.search.samplers import SearchConfig
 from albef.search.study import Report, Study, TrialRequest
 
@@ -72,5 +74,14 @@ def search(
     return ended
 
 
+EIGHT = settings(trials=8, pruner=NONE)
+
+
+def hasten() -> None:
+    """Let heartbeats come every second."""
+    study.HEARTBEAT_S, study.GRACE_S, study.POLL_S = 1, 3, 0.2
+
+
 if __name__ == "__main__":
-    opened(Path(sys.argv[1]), settings(trials=8, pruner=NONE)).run_trial(hang)
+    hasten()
+    search(opened(Path(sys.argv[1]), EIGHT), train=hang if "hang" in sys.argv else train)
