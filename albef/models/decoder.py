@@ -1,7 +1,5 @@
 """The answer decoder of VQA: it generates an answer, scores given ones, or ranks a closed list.
 
-Its input need not be a question: in captioning it attends to the states of an image.
-
 Shapes: B questions, N question tokens, A answers, L answer tokens, D width, V vocabulary.
 """
 
@@ -107,13 +105,6 @@ class AnswerDecoder(nn.Module):
     ) -> Tensor:
         """Return logits (A, L, V) of the token after each; see :meth:`states`."""
         return self.logits(self.states(ids, mask, question, question_mask))
-
-
-def log_likelihood(decoder: AnswerDecoder, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """Return log-likelihoods (A,) of answers with states (A, L, D), summed over their tokens."""
-    log_p = torch.log_softmax(decoder.logits(states[:, :-1]).float(), dim=2)
-    by_token: Tensor = log_p.gather(2, ids[:, 1:, None]).squeeze(2)
-    return (by_token * mask[:, 1:]).sum(dim=1)
 
 
 def log_likelihoods(

@@ -83,16 +83,15 @@ KNOWN_TEXTS = 16
 class Collate:
     """Collate of records to ``image``, ``ids``, ``text_mask`` and ``image_id``.
 
-    One caption is drawn per record. ``end`` closes each caption with [SEP], for a model that
-    generates text. With ``equal_texts`` the batch also has ``text_ids`` (B, 17): the id of the
-    caption, and those of the record's captions. With ``itm_captions``, the share of ITM's texts
-    that are drawn from these, it also has ``itm_ids``, ``itm_mask`` (B, M), ``itm_text_id`` (B,).
+    One caption is drawn per record. With ``equal_texts`` the batch also has ``text_ids`` (B, 17):
+    the id of the caption, and those of the record's captions. With ``itm_captions``, the share of
+    ITM's texts that are drawn from these, it also has ``itm_ids``, ``itm_mask`` (B, M) and
+    ``itm_text_id`` (B,).
     """
 
     tokenizer: TextTokenizer
     transform: Transform
     max_tokens: int
-    end: bool = False
     equal_texts: bool = False
     itm_captions: float = 0.0
 
@@ -100,7 +99,7 @@ class Collate:
         """Stack the records."""
         image = np.stack([self.transform(record.image, rng, record.key) for record in records])
         texts = [_drawn(record.captions, rng) for record in records]
-        ids, mask = self.tokenizer.encode(texts, self.max_tokens, end=self.end)
+        ids, mask = self.tokenizer.encode(texts, self.max_tokens)
         batch = {
             "image": torch.from_numpy(image),
             "ids": torch.from_numpy(ids),
@@ -115,7 +114,7 @@ class Collate:
             for row, record in enumerate(records):
                 if record.itm_captions and rng.random() < self.itm_captions:
                     texts[row] = _drawn(record.itm_captions, rng)
-            ids, mask = self.tokenizer.encode(texts, self.max_tokens, end=self.end)
+            ids, mask = self.tokenizer.encode(texts, self.max_tokens)
             batch["itm_ids"], batch["itm_mask"] = torch.from_numpy(ids), torch.from_numpy(mask)
             batch["itm_text_id"] = torch.tensor([text_id(text) for text in texts])
         return batch

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albef.models.decoder import log_likelihood, log_likelihoods
+from albef.losses.answers import answer_losses
+from albef.models.decoder import log_likelihoods
 from albef.preprocessing.answers import answer_tree
 from tests.tasks.test_vqa_parity import original_task
 
@@ -32,7 +33,7 @@ def test_likelihoods_in_a_tree_are_those_of_each_answer(asked: list[list[list[in
     states, seen = torch.randn(count, 5, 32), torch.ones(count, 5, dtype=torch.long)
     question = decoder.question_key_values(states)
     ours = log_likelihoods(decoder, ids.view(count, k, -1), mask.view(count, k, -1), question, seen)
-    each = log_likelihood(decoder, decoder.states(ids, mask, question, seen), ids, mask)
+    each = -answer_losses(decoder(ids, mask, question, seen), ids, mask, None, 0.0)
     torch.testing.assert_close(ours, each.view(count, k), rtol=1e-5, atol=1e-5)
 
 

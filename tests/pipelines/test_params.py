@@ -43,7 +43,7 @@ def test_each_preset_composes_to_the_values_that_it_is_known_for() -> None:
         pretrain, retrieval = params.pretrain, next(iter(params.tasks.values()))
         assert (pretrain.alpha_itc, pretrain.temperature, retrieval.alpha) == (0.4, 0.07, 0.4)
         if preset.stem == "smoke":
-            assert set(params.tasks) == set(kinds()) - {"captioning"}
+            assert set(params.tasks) == set(kinds())
         if preset.stem.startswith("paper"):
             vqa = params.tasks["vqa"]
             assert (pretrain.lr, pretrain.schedule) == (1e-4, "original")

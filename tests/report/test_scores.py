@@ -57,13 +57,6 @@ TABLES: dict[str, dict[str, list[Any]]] = {
         "iou": [0.5, 0.4],
         "map_iou": [0.1, 0.1],
     },
-    "captioning": {
-        "key": ["a", "b"],
-        "written": ["one", "two"],
-        "truths": [["one"], ["three", "four"]],
-        "log_likelihood": [-1.0, -2.0],
-        "tokens": [2, 3],
-    },
 }
 
 

@@ -14,12 +14,12 @@ def test_each_sampler_begins_at_the_start_stays_in_the_ranges_and_repeats_itself
     tmp_path: Path,
 ) -> None:
     for number, sampler in enumerate((TPE | {"multivariate": True}, GP, {"kind": "random"})):
-        chosen = settings(sampler=sampler, trials=7)
+        chosen = settings(sampler=sampler, trials=4)
         studies = (opened(tmp_path / f"{number}{copy}", chosen, TWO) for copy in "ab")
         tried = [[trial.params for trial in search(study)] for study in studies]
         assert tried[0] == tried[1]
         assert tried[0][0] == {"lr": 1e-4, "alpha": 0.4}
-        assert len({tuple(params.values()) for params in tried[0]}) == 7
+        assert len({tuple(params.values()) for params in tried[0]}) == 4
         assert all(1e-5 <= params["lr"] <= 1e-3 for params in tried[0])
         assert all(0 <= params["alpha"] <= 1 for params in tried[0])
     seeds = (1, 2, 10**9)
@@ -30,10 +30,10 @@ def test_each_sampler_begins_at_the_start_stays_in_the_ranges_and_repeats_itself
 def test_bad_trials_are_ended_early_when_asked_to(tmp_path: Path) -> None:
     pruners = (MEDIAN, 1), (NONE, 4), (MEDIAN | {"warmup_epochs": 2}, 2)
     for number, (pruner, least) in enumerate(pruners):
-        chosen = settings(trials=12, pruner=pruner)
+        chosen = settings(trials=8, pruner=pruner)
         trials = search(opened(tmp_path / f"{number}", chosen))
         pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
-        assert len(pruned) < 12
+        assert len(pruned) < 8
         assert bool(pruned) == (pruner != NONE)
         assert all(least <= len(trial.intermediate_values) < 4 for trial in pruned)
 

@@ -86,9 +86,9 @@ def test_rates_are_means_by_test_and_over_tests() -> None:
 def test_chance_is_what_scores_drawn_at_random_reach() -> None:
     rng = np.random.default_rng(0)
     for expects in ("changed", "same", "accepted", "refused", "lower", "lowest"):
-        tables = [judged(rng.random(2).tolist(), expects, 0.3) for _ in range(4000)]
+        tables = [judged(rng.random(2).tolist(), expects, 0.3) for _ in range(1000)]
         share = np.mean([table["passed"][0] for table in tables])
-        assert share == pytest.approx(tables[0]["chance"][0], abs=0.03), expects
+        assert share == pytest.approx(tables[0]["chance"][0], abs=0.05), expects
 
 
 def records(kind: str, pictures: list[bytes]) -> list[Record]:
