@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 import albef
+from albef.runtime.loading import CAPABILITIES
 from albef.serving.indexes.index import About, Entry
 from albef.serving.indexes.store import Store
 from albef.serving.limits import Limits
+from albef.serving.routes.calls import CALLS
 from tests.conftest import CAPTIONS, KINDS
 from tests.serving.running import Running, error, parts, running, wait_until
 
@@ -138,6 +140,13 @@ def test_grounds_as_the_runtime_does(
         assert result["best"] == right.best
         np.testing.assert_allclose(result["heat"], right.heat, atol=1e-5)
         assert result["box"] == (right.box and pytest.approx(right.box))
+
+
+def test_every_call_of_the_runtime_is_served_and_documented() -> None:
+    kinds = CAPABILITIES.values()
+    assert {call for kind in kinds for call in (kind.main, *kind.extra_calls)} == CALLS.keys()
+    reference = (Path(__file__).parents[2] / "docs/how-to/serve.md").read_text()
+    assert all(f"| `POST {path}` |" in reference for path in CALLS.values())
 
 
 def test_a_call_that_no_export_has_is_refused(retrieval: Running, pictures: list[bytes]) -> None:

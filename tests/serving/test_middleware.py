@@ -24,6 +24,13 @@ FORM = {"content-type": "multipart/form-data; boundary=x"}
 SMALL = Limits(body=200, json=20, all_bodies=300, body_seconds=0.01)
 HELD = Limits(body=200, all_bodies=600, requests=4, clients=2)
 OPEN = frozenset({"/", "/healthz"})
+MINE, OTHERS = ({"authorization": f"Bearer {token}"} for token in (TOKEN, OTHER))
+
+
+async def stop(tasks: "list[asyncio.Task[Any]]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def count(scope: Scope, receive: Receive, send: Send) -> None:
@@ -127,8 +134,7 @@ def test_bodies_are_read_whole_and_bounded_at_once() -> None:
         with pytest.raises(ApiError, match="too many bodies") as problem:
             await ask(bodies, b"x" * 101, headers=FORM)
         assert problem.value.status == 503
-        first.cancel()
-        await asyncio.gather(first, return_exceptions=True)
+        await stop([first])
         bodies.app = count
         assert (await ask(bodies, b"x" * 100, b"x" * 100, headers=FORM)).body == b"200"
         assert metrics.registry.get_sample_value("albef_held_bytes") == 0
@@ -154,38 +160,16 @@ def test_a_client_that_waits_too_long_or_leaves_has_its_work_given_up() -> None:
     assert given_up == 2, "one was gone before its work began"
 
 
-def test_one_client_takes_no_more_places_than_its_token_has() -> None:
-    admission = Admission(never, Limits(), Metrics())
-    tokens = Tokens(admission, [f"{TOKEN}:read:1", OTHER])
-
-    async def two_of_each() -> None:
-        mine, others = ({"authorization": f"Bearer {token}"} for token in (TOKEN, OTHER))
-        waiting = [asyncio.create_task(ask(tokens, headers=each)) for each in (mine, others)]
-        await asyncio.sleep(0)
-        with pytest.raises(ApiError, match="allows 1 requests") as problem:
-            await ask(tokens, headers=mine)
-        assert problem.value.status == 429
-        admission.app = count
-        assert (await ask(tokens, headers=others)).status == 200
-        for task in waiting:
-            task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
-        assert (await ask(tokens, headers=mine)).status == 200
-
-    asyncio.run(two_of_each())
-
-
 def test_a_token_has_limits_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(exchange.time, "monotonic", lambda: now)
     tokens = Tokens(Admission(count, Limits(), Metrics()), [f"{TOKEN}::/2/100", OTHER])
-    mine, others = ({"authorization": f"Bearer {token}"} for token in (TOKEN, OTHER))
     for _ in range(2):
-        assert asyncio.run(ask(tokens, headers=mine)).status == 200
-    assert refused(tokens, headers=mine) == 429
-    assert asyncio.run(ask(tokens, headers=others)).status == 200
+        assert asyncio.run(ask(tokens, headers=MINE)).status == 200
+    assert refused(tokens, headers=MINE) == 429
+    assert asyncio.run(ask(tokens, headers=OTHERS)).status == 200
     now = 0.5
-    assert asyncio.run(ask(tokens, headers=mine)).status == 200
+    assert asyncio.run(ask(tokens, headers=MINE)).status == 200
 
     rate = parse_token(f"{TOKEN}:read:8/2/100:shop", 1).text_rate
     assert rate is not None
@@ -201,40 +185,38 @@ def test_a_token_has_limits_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("length", [{"content-length": "200"}, {}])
 def test_bodies_of_one_client_leave_room_for_another(length: dict[str, str]) -> None:
     tokens = Tokens(Admission(count, HELD, Metrics()), [TOKEN, OTHER])
-    mine, others = ({"authorization": f"Bearer {token}"} | FORM for token in (TOKEN, OTHER))
 
     async def all_but_the_last_byte() -> None:
         slow = [
-            asyncio.create_task(ask(tokens, b"x" * 199, whole=False, headers=mine | length))
+            asyncio.create_task(ask(tokens, b"x" * 199, whole=False, headers=MINE | FORM | length))
             for _ in range(8)
         ]
         await asyncio.sleep(0.01)
         problems = [each.exception() for each in slow if each.done()]
         assert len(slow) - len(problems) == 1, "300 bytes of 600 hold one body of 200"
         assert {error.status for error in problems if isinstance(error, ApiError)} == {429}
-        assert (await ask(tokens, b"x" * 200, headers=others)).body == b"200"
-        for task in slow:
-            task.cancel()
-        await asyncio.gather(*slow, return_exceptions=True)
-        assert (await ask(tokens, b"x" * 200, headers=mine)).body == b"200"
+        assert (await ask(tokens, b"x" * 200, headers=OTHERS | FORM)).body == b"200"
+        await stop(slow)
+        assert (await ask(tokens, b"x" * 200, headers=MINE | FORM)).body == b"200"
 
     asyncio.run(all_but_the_last_byte())
 
 
-def test_a_request_takes_its_slot_before_its_body_is_read() -> None:
-    tokens = Tokens(Admission(count, HELD, Metrics()), [TOKEN, OTHER])
-    mine, others = ({"authorization": f"Bearer {token}"} for token in (TOKEN, OTHER))
+@pytest.mark.parametrize(("limits", "token", "most"), [(Limits(), ":read:1", 1), (HELD, "", 2)])
+def test_a_client_takes_its_slots_before_its_bodies_are_read(
+    limits: Limits, token: str, most: int
+) -> None:
+    tokens = Tokens(Admission(count, limits, Metrics()), [TOKEN + token, OTHER])
 
     async def slow_and_quick() -> None:
-        slow = [asyncio.create_task(ask(tokens, whole=False, headers=mine)) for _ in range(2)]
+        slow = [asyncio.create_task(ask(tokens, whole=False, headers=MINE)) for _ in range(most)]
         await asyncio.sleep(0)
-        with pytest.raises(ApiError, match="allows 2 requests") as problem:
-            await ask(tokens, headers=mine)
+        with pytest.raises(ApiError, match=f"allows {most} requests") as problem:
+            await ask(tokens, headers=MINE)
         assert problem.value.status == 429
-        assert (await ask(tokens, b"xy", headers=others)).body == b"2"
-        for task in slow:
-            task.cancel()
-        await asyncio.gather(*slow, return_exceptions=True)
+        assert (await ask(tokens, b"xy", headers=OTHERS)).body == b"2"
+        await stop(slow)
+        assert (await ask(tokens, headers=MINE)).status == 200
 
     asyncio.run(slow_and_quick())
 
@@ -326,29 +308,21 @@ def test_without_tokens_this_machine_alone_may_ask_and_no_other_site() -> None:
                 assert refused(hosts, headers=headers, client=client) == 421
 
 
-def test_a_failure_has_the_same_shape_and_no_details(caplog: pytest.LogCaptureFixture) -> None:
-    async def fail(scope: Scope, receive: Receive, send: Send) -> None:
-        raise RuntimeError("a secret")
+def test_failures_have_the_same_shape_and_no_details(caplog: pytest.LogCaptureFixture) -> None:
+    for error, status, said in (
+        (RuntimeError("a secret"), 500, "internal error; the log has details under request mine"),
+        (MemoryError(), 503, "the server is short of memory; retry after 5 s"),
+    ):
 
-    app = Requests(fail, Metrics(), State())
-    answer = asyncio.run(ask(app, headers={"x-request-id": "mine"}))
-    detail = {
-        "code": "internal",
-        "message": "internal error; the log has details under request mine",
-        "type": "server_error",
-        "param": None,
-    }
-    assert (answer.status, json.loads(answer.body)) == (500, {"error": detail})
+        async def fail(scope: Scope, receive: Receive, send: Send, error: Any = error) -> None:
+            raise error
+
+        app = Requests(fail, Metrics(), State())
+        answer = asyncio.run(ask(app, headers={"x-request-id": "mine"}))
+        detail = json.loads(answer.body)["error"]
+        assert (answer.status, detail["message"], detail["param"]) == (status, said, None)
+        assert detail["type"] == "server_error"
     assert "request mine failed" in caplog.text
-
-
-def test_too_little_memory_is_named() -> None:
-    async def fail(scope: Scope, receive: Receive, send: Send) -> None:
-        raise MemoryError
-
-    answer = asyncio.run(ask(Requests(fail, Metrics(), State())))
-    assert answer.status == 503
-    assert "short of memory; retry after 5 s" in answer.body.decode()
 
 
 def test_answers_carry_safe_headers_and_the_end_of_the_connection() -> None:

@@ -157,10 +157,3 @@ def test_a_full_server_says_how_it_is_and_refuses_before_the_body(tiny_export: P
         assert server.metric("albef_refused_total", reason="requests") == 2
         busy.let_go()
         assert first.result(PATIENCE).is_success
-
-
-def test_an_offer_of_another_protocol_is_passed_over(server: Running) -> None:
-    with wire(server) as connection:
-        for _ in range(2):
-            connection.sendall(HEAD + b"Connection: Upgrade\r\nUpgrade: h2c\r\n" + END)
-            assert b"200 OK" in connection.recv(65536)
