@@ -1,8 +1,10 @@
 """The server's application, assembled from its parts."""
 
+import asyncio
 import contextlib
 import importlib.metadata
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, NoReturn
 
 from fastapi import Depends, FastAPI, Request
@@ -16,7 +18,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 from albef.serving.engine import Engine, Resources
 from albef.serving.errors import ApiError, invalid
-from albef.serving.following import Current, Follower
+from albef.serving.following import Follower
+from albef.serving.gradual import KEY, Current, followers_of
 from albef.serving.limits import Options
 from albef.serving.metrics import Metrics
 from albef.serving.middleware.access import Hosts, Tokens
@@ -27,8 +30,8 @@ from albef.serving.routes import calls, compatible, indexes, kserve, server
 
 _CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST", "PUT", "DELETE"],
-    "allow_headers": ["authorization", "content-type", "traceparent", "x-request-id"],
-    "expose_headers": ["retry-after", "x-request-id"],
+    "allow_headers": ["authorization", "content-type", "traceparent", "x-request-id", KEY],
+    "expose_headers": ["retry-after", "x-request-id", "x-albef-version"],
 }
 _PROTECTED = tuple(each.router for each in (calls, server, indexes, compatible, kserve))
 """Routers that need a token, if the server has tokens."""
@@ -43,7 +46,8 @@ def create_app(options: Options, state: State) -> FastAPI:
 
     Raises:
         ExportError: a folder is not an export, was changed, or cannot run with these options.
-        ValueError: a gallery is set, but no export embeds images.
+        ValueError: a gallery is set, but no export embeds images; or the canary or shadow is of
+            another run.
     """
     # A form stays in memory, which is limited; a thread would write each of its pieces to disk.
     MultiPartParser.spool_max_size = options.limits.body
@@ -51,13 +55,17 @@ def create_app(options: Options, state: State) -> FastAPI:
     engine = Engine(Resources(options, metrics))
     if options.gallery and "embed_image" not in engine.calls:
         raise ValueError("--gallery needs an export that embeds images; add a retrieval export")
-    follower = Follower(engine)
+    followers = followers_of(options, follower := Follower(engine))
     public = [server.probe_routes(state), server.page_routes()]
     state.routes = [route for router in (*public, *_PROTECTED) for route in router.routes]
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with follower.running():
+        async with contextlib.AsyncExitStack() as stack:
+            for each in followers.values():
+                await stack.enter_async_context(each.running())
+            if options.follow:
+                _check_at_hangup(followers)
             state.ready = True
             yield
 
@@ -71,9 +79,9 @@ def create_app(options: Options, state: State) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
         exception_handlers={HTTPException: _refuse, RequestValidationError: _invalid},
-        middleware=_middleware(options, metrics, state, follower, public),
+        middleware=_middleware(options, metrics, state, followers, public),
     )
-    app.state.follower = follower
+    app.state.follower, app.state.followers = follower, followers
     # Middleware has already checked the token; this adds it to openapi.json.
     secured = [Depends(HTTPBearer(scheme_name="token", auto_error=False))]
     for router in _PROTECTED:
@@ -101,7 +109,11 @@ class _App(FastAPI):
 
 
 def _middleware(
-    options: Options, metrics: Metrics, state: State, follower: Follower, public: list[APIRouter]
+    options: Options,
+    metrics: Metrics,
+    state: State,
+    followers: Mapping[str, Follower],
+    public: list[APIRouter],
 ) -> list[Middleware]:
     """Return the middlewares, the outermost first."""
     # These paths read no body and compute nothing, so they need no token and no slot.
@@ -117,8 +129,20 @@ def _middleware(
         if options.tokens
         else Middleware(Hosts, options.hosts, options.origins, exempt=PROBES),
         Middleware(Admission, options.limits, metrics, exempt=open_paths | {METRICS}),
-        Middleware(Current, follower),
+        Middleware(Current, followers),
     ]
+
+
+def _check_at_hangup(followers: Mapping[str, Follower]) -> None:
+    """Let followers check their folders at SIGHUP."""
+
+    def wake() -> None:
+        for follower in followers.values():
+            follower.wake.set()
+
+    # Signal handlers cannot be set outside the main thread.
+    with contextlib.suppress(ValueError, RuntimeError):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, wake)
 
 
 async def _refuse(request: Request, error: Exception) -> NoReturn:

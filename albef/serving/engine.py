@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import partial
@@ -200,7 +200,18 @@ class Engine:
             for call in sorted(queues.model.calls):
                 self.calls.setdefault(call, queues)
         self.indexes = IndexReader(self)
+        self.open_requests = 0
         self._tasks: list[asyncio.Task[None]] = []
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Answer a request with this engine, which computes at least until its end."""
+        self.open_requests += 1
+        ENGINE.set(self)
+        try:
+            yield
+        finally:
+            self.open_requests -= 1
 
     def is_outdated(self) -> bool:
         """Return whether a folder now has another export."""
@@ -229,9 +240,7 @@ class Engine:
 
     def announce(self) -> None:
         """Report these models in the server's metrics."""
-        self.metrics.model.clear()
-        self.metrics.drift.clear()
-        self.metrics.written.clear()
+        self.metrics.clear()
         for queues in self.models:
             facts = queues.run, queues.model.facts.kind, queues.model.digest
             self.metrics.model.labels(*facts).set(1)

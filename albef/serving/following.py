@@ -3,19 +3,13 @@
 import asyncio
 import contextlib
 import logging
-import signal
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
-
 from albef.io import dying_with_parent
-from albef.serving.batching import CLIENT
-from albef.serving.engine import ENGINE, TEXT_RATE, Engine
+from albef.serving.engine import Engine
 from albef.serving.indexes.gallery import follow
-from albef.serving.middleware.exchange import HttpMiddleware, exchange_of
 
 log = logging.getLogger("albef")
 _IDLE = 0.1  # Seconds between two checks whether all requests are answered.
@@ -26,29 +20,33 @@ class Follower:
 
     The new engine is loaded while the old one serves, and reads the images of all indexes. It then
     replaces the old one in one step. A request is answered by the engine that it started with. An
-    engine is released when no request can use it.
+    engine is released when no request can use it. If the folders of a trial, which has a ``share``,
+    do not exist any more, its share is 0 until they do.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, share: float | None = None) -> None:
+        self.engine, self.wake = engine, asyncio.Event()
+        self._offered, self._is_withdrawn = share, False
+        engine.metrics.share.set_function(lambda: self.share)
         self._reading: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def share(self) -> float:
+        """Share of the requests that this engine may get."""
+        return 0 if self._is_withdrawn else 1 if self._offered is None else self._offered
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Compute inside this context, and check for other exports.
 
-        Checks run at the interval of the options, and at SIGHUP.
+        Checks run at the interval of the options, and when ``wake`` is set.
         """
         options = self.engine.resources.options
         self.engine.start()
         self._switch_to(self.engine)
         if options.follow:
-            wake = asyncio.Event()
-            self._begin(self._check_folders(options.follow, options.refresh, wake))
-            # Signal handlers cannot be set outside the main thread.
-            with contextlib.suppress(ValueError, RuntimeError):
-                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, wake.set)
+            self.begin(self._check_folders(options.follow, options.refresh))
         try:
             yield
         finally:
@@ -58,7 +56,8 @@ class Follower:
             await self.engine.stop()
             await self.engine.resources.close()
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start work that ends with the server."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -70,7 +69,7 @@ class Follower:
         engine.announce()
         if self._reading:
             self._reading.cancel()
-        self._reading = self._begin(self._read(engine))
+        self._reading = self.begin(self._read(engine))
 
     async def _read(self, engine: Engine) -> None:
         try:
@@ -81,14 +80,12 @@ class Follower:
         if gallery and "embed_image" in engine.calls:
             await follow(engine, gallery)
 
-    async def _check_folders(
-        self, every: float, refresh: Sequence[str], wake: asyncio.Event
-    ) -> None:
+    async def _check_folders(self, every: float, refresh: Sequence[str]) -> None:
         folder_checks = self.engine.metrics.folder_checks
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wake.wait(), every)
-            wake.clear()
+                await asyncio.wait_for(self.wake.wait(), every)
+            self.wake.clear()
             try:
                 if refresh:
                     await _run(refresh)
@@ -97,8 +94,15 @@ class Follower:
                     folder_checks.labels("replaced").inc()
             # If the new exports fail for any reason, the old ones are still served.
             except Exception as error:
-                folder_checks.labels("failed").inc()
-                log.error("%s; still serving %s", error, self.engine.names)
+                if not (self._offered and self._are_folders_gone()):
+                    folder_checks.labels("failed").inc()
+                    log.error("%s; still serving %s", error, self.engine.names)
+            if self._offered and self._is_withdrawn != self._are_folders_gone():
+                self._is_withdrawn = not self._is_withdrawn
+                log.warning("%s gets a share of %g now", self.engine.names, self.share)
+
+    def _are_folders_gone(self) -> bool:
+        return not all(folder.exists() for folder in self.engine.resources.options.exports)
 
     async def _replace(self) -> None:
         old = self.engine
@@ -114,30 +118,16 @@ class Follower:
             raise
         self._switch_to(new)
         log.info("now serving %s instead of %s", new.names, old.names)
-        self._begin(self._retire(old))
+        self.begin(self._retire(old))
 
     async def _retire(self, old: Engine) -> None:
-        """Stop an engine when no request is open, or when its requests have timed out."""
+        """Stop an engine when its requests have been answered, or have timed out."""
         deadline = time.monotonic() + old.limits.seconds
         try:
-            while old.metrics.open_requests and time.monotonic() < deadline:
+            while old.open_requests and time.monotonic() < deadline:
                 await asyncio.sleep(_IDLE)
         finally:
             await old.stop()
-
-
-@dataclass(eq=False)
-class Current(HttpMiddleware):
-    """Middleware that gives a request the follower's current engine, and its client."""
-
-    follower: Follower
-
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ENGINE.set(self.follower.engine)
-        client = exchange_of(scope).client
-        CLIENT.set(client.name)
-        TEXT_RATE.set(client.text_rate)
-        await self.app(scope, receive, send)
 
 
 async def _run(command: Sequence[str]) -> None:

@@ -50,6 +50,15 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """Export that is tried out on a ``share`` of the requests, from 0 to 1."""
+
+    export: Path
+    share: float
+    refresh: Sequence[str] = ()  # words of a command
+
+
+@dataclass(frozen=True)
 class Options:
     """Options of a server; see ``albef serve --help``."""
 
@@ -68,3 +77,5 @@ class Options:
     providers: Sequence[str] | None = None  # None uses what works
     precision: str | None = None  # None uses the first of each export
     min_probability: float = 0
+    canary: Trial | None = None  # answers its share of the requests
+    shadow: Trial | None = None  # computes its share again, and its answers are only compared

@@ -13,14 +13,15 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Argument, Exit, Option
 
 from albef.io import dying_with_parent
-from albef.serving.limits import MIB, RARE, Limits, Options
+from albef.serving.limits import MIB, RARE, Limits, Options, Trial
 
 _RELEASED = re.compile(r"[A-Za-z0-9][\w-]*#[A-Za-z0-9][\w-]*")  # Argument that `albef fetch` takes.
 _FOLLOW_SECONDS = 60.0  # Interval between two checks of the registry.
@@ -34,6 +35,13 @@ def serve(
         Names, Option(metavar="DIGEST", help="Load only exports of this sha256:HEX; repeatable.")
     ] = None,
     key: Annotated[Folder, Option(help="Public key that must have signed RUN#STAGE.")] = None,
+    canary: Annotated[
+        str | None, Option(metavar="EXPORT=SHARE", help="Export that answers a share of requests.")
+    ] = None,
+    shadow: Annotated[
+        str | None,
+        Option(metavar="EXPORT[=SHARE]", help="Export whose answers are compared, not sent."),
+    ] = None,
     follow: Annotated[
         float | None,
         Option(
@@ -80,14 +88,17 @@ def serve(
     """Serve exported models over HTTP, with a web page.
 
     If several exports have a call, the first one answers it. In a project, RUN#STAGE is the
-    released export of a registry stage, which the server follows. Set the tokens of clients in
+    released export of a registry stage, which the server follows. A canary or shadow is another
+    export of a served run, and is followed too. Set the tokens of clients in
     ALBEF_TOKENS, or in the file that ALBEF_TOKENS_FILE names.
 
     Example: albef serve products/exports/retrieval --gallery photos
     """
     from albef.serving.middleware.access import read_tokens
 
-    if key and (others := [path for path in export if not _RELEASED.fullmatch(str(path))]):
+    tried = _trial("--canary", canary, key), _trial("--shadow", shadow, key)
+    exports = [*export, *(trial.export for trial in tried if trial)]
+    if key and (others := [path for path in exports if not _RELEASED.fullmatch(str(path))]):
         raise ValueError(
             f"--key {key}: {others[0]} is a folder, and only RUN#STAGE has a signature; use "
             "`albef verify` and --expect for a folder"
@@ -95,6 +106,7 @@ def serve(
     if wrong := set(image_format or ()).difference(RARE):
         raise ValueError(f"--format {min(wrong)}: choose {' or '.join(RARE)}")
     fetch, tokens = _fetch_command(export, key), read_tokens()
+    default = _FOLLOW_SECONDS if _fetch_command(exports, key) else 0
     limits = Limits(
         body=round(body_mib * MIB),
         pixels=round(megapixels * 2**20),  # as ingest counts megapixels
@@ -115,7 +127,7 @@ def serve(
         origins=origin or (),
         indexes=indexes,
         gallery=gallery,
-        follow=(_FOLLOW_SECONDS if fetch else 0) if follow is None else follow,
+        follow=default if follow is None else follow,
         refresh=shlex.split(refresh) if refresh else fetch,
         expect=expect or (),
         workers=workers,
@@ -123,8 +135,32 @@ def serve(
         providers=provider,
         precision=precision,
         min_probability=min_probability,
+        canary=tried[0],
+        shadow=tried[1],
     )
     return _run(options, fetch, host, port, drain)
+
+
+def _trial(option: str, text: str | None, key: Path | None) -> Trial | None:
+    """Return the export and the share of ``EXPORT=SHARE``; for a shadow, the share can be left out.
+
+    Raises:
+        ValueError: the share is missing, or is not above 0 and up to 1.
+    """
+    if text is None:
+        return None
+    export, has_share, share = text.rpartition("=")
+    if option == "--shadow" and not has_share:
+        export, share = text, "1"
+    try:
+        if export and 0 < float(share) <= 1:
+            return Trial(Path(export), float(share), _fetch_command([Path(export)], key))
+    except ValueError:
+        pass
+    raise ValueError(
+        f"{option} {text}: write EXPORT=SHARE, with a share above 0 and up to 1, such as "
+        "retrieval#next=0.05"
+    )
 
 
 def _fetch_command(exports: list[Path], key: Path | None) -> list[str]:
@@ -151,15 +187,12 @@ def _run(options: Options, fetch: list[str], host: str, port: int, drain: float)
             "--host 127.0.0.1"
         )
     _check_port(host, port)
-    if fetch:
-        done = subprocess.run(dying_with_parent(fetch), stdout=subprocess.PIPE, text=True)
-        if done.returncode:
-            return done.returncode  # The command has printed the reason.
-        links = map(Path, done.stdout.splitlines())
-        exports = [
-            next(links) if _RELEASED.fullmatch(str(path)) else path for path in options.exports
-        ]
-        options = dataclasses.replace(options, exports=exports)
+    options = dataclasses.replace(options, exports=_fetched(options.exports, fetch))
+    for name, trial in (("canary", options.canary), ("shadow", options.shadow)):
+        if trial:
+            (folder,) = _fetched([trial.export], trial.refresh)
+            changed = {name: dataclasses.replace(trial, export=folder)}
+            options = dataclasses.replace(options, **changed)  # type: ignore[arg-type]
     _start_log()
     state = State()
     app = create_app(options, state)
@@ -169,6 +202,21 @@ def _run(options: Options, fetch: list[str], host: str, port: int, drain: float)
     sys.setswitchinterval(0.0005)  # Threads that compute let the event loop run.
     server.run()
     return 0 if server.started else 1
+
+
+def _fetched(exports: Sequence[Path], command: Sequence[str]) -> list[Path]:
+    """Return the folders of exports after running the command that prints that of each RUN#STAGE.
+
+    Raises:
+        Exit: the command failed, and has printed the reason.
+    """
+    if not command:
+        return list(exports)
+    done = subprocess.run(dying_with_parent(command), stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise Exit(done.returncode)
+    links = map(Path, done.stdout.splitlines())
+    return [next(links) if _RELEASED.fullmatch(str(path)) else path for path in exports]
 
 
 def _check_port(host: str, port: int) -> None:

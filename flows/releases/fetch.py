@@ -1,6 +1,5 @@
 """``albef fetch RUN#STAGE``: fetch the export that holds a stage and keep a link to it."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from albef.config import ParamsError
 from albef.io import atomic, lock
-from albef.release.attestation import LINEAGE, AttestationError, verify_release
+from albef.release.attestation import AttestationError, verify_release
 from albef.runtime import manifest
 from flows import git
 from flows.releases.registry import Registry, check_names
@@ -41,6 +40,8 @@ def main(released: Sequence[str], key: Path | None = None) -> Iterator[Path]:
 
 
 def _follow(registry: Registry, stage: str, link: Path, key: Path | None) -> None:
+    if registry.holder(stage) is None:  # A server then offers it no more requests.
+        link.unlink(missing_ok=True)
     version = registry.check_holder(stage)
     old_version = link.resolve().name
     if not (folder := link.with_name(version)).exists():
@@ -67,9 +68,8 @@ def _check(folder: Path, registry: Registry, version: str, key: Path | None) -> 
         manifest.check(folder, metadata, precision)
     if key:
         _verify(folder, registry, version, key)
-    lineage = git.show(registry.versions[version], registry.release_folder(version) / LINEAGE)
     digest = manifest.digest(folder)
-    if lineage and json.loads(lineage)["subject"][0]["digest"]["sha256"] != digest:
+    if registry.digest(version) not in (None, digest):
         raise ParamsError(
             f"fetched {registry.run} {version} has sha256:{digest}, but its release has another"
         )

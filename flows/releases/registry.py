@@ -1,6 +1,7 @@
 """Registry of exports: GTO's git tags, together with what DVC stores of each version."""
 
 import datetime as dt
+import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from gto.exceptions import GTOException
 from gto.versions import SemVer
 
 from albef.config import ParamsError
+from albef.release.attestation import LINEAGE
 from flows.experiments.revisions import files_at
 from flows.git import git, show
 from flows.graph import LOCK, one_line
@@ -47,7 +49,7 @@ class Registry:
         order = sorted(commits, key=SemVer)
         self.versions = {name: commits[name] for name in order if name not in withdrawn}
         self.last: str | None = order[-1] if order else None
-        self._assigned = [event for event in events if event["event"] == "assignment"]
+        self._assigned = [e for e in events if e["event"] in ("assignment", "unassignment")]
 
     def holder(self, stage: str) -> str | None:
         """Return the version that holds a stage, or None."""
@@ -122,6 +124,11 @@ class Registry:
         with _reporting(f"cannot fetch {self.run} {version}"), Repo(".") as repo:
             repo.artifacts.download(self.run, version=version, out=str(out))
 
+    def digest(self, version: str) -> str | None:
+        """Return the SHA-256 of a version's export, or None if its release has no lineage."""
+        lineage = show(self.versions[version], self.release_folder(version) / LINEAGE)
+        return json.loads(lineage)["subject"][0]["digest"]["sha256"] if lineage else None
+
     def release_folder(self, version: str) -> Path:
         """Return the folder of a version's card, figures and signatures in its commit."""
         return Path("releases", self.run, version)
@@ -179,6 +186,16 @@ class Registry:
         Raises:
             ParamsError: this machine's clock is behind the last tag.
         """
+        self._wait_for_clock()
+        # GTO refuses a version that held the stage before, as "already in" it, without force.
+        return str(api.assign(".", self.run, stage, version=version, force=True).tag)
+
+    def unassign(self, version: str, stage: str) -> str:
+        """Let a version no longer hold a stage and return the tag; see :meth:`assign`."""
+        self._wait_for_clock()
+        return str(api.unassign(".", self.run, version=version, stage=stage).tag)
+
+    def _wait_for_clock(self) -> None:
         # Tags record time in whole seconds, and the last one counts.
         for last in [event["timestamp"] for event in self._assigned[-1:]]:
             while (ahead := (last - dt.datetime.now(last.tzinfo)).total_seconds()) > -1:
@@ -188,8 +205,6 @@ class Registry:
                         "would still count as the last; set the clock"
                     )
                 time.sleep(0.05)
-        # GTO refuses a version that held the stage before, as "already in" it, without force.
-        return str(api.assign(".", self.run, stage, version=version, force=True).tag)
 
 
 def check_names(run: str, stage: str) -> None:

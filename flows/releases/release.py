@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from albef.release.gate import ReleaseConfig
 from albef.runtime.manifest import digest
 from flows import git, graph, results, run_lock, values
 from flows.releases.registry import DVC, Registry, annotate, check_names, path_at
+
+PROD = "prod"
+"""Stage whose version is compared with an export for a stage without a version."""
 
 
 class ReleaseError(ValueError):
@@ -51,34 +55,42 @@ def main(
         ReleaseError: the release is refused. The message lists all reasons.
         ParamsError: the release is impossible.
     """
+    with reporting(run, stage):
+        if back:
+            go_back(run, stage, approve)
+        else:
+            release(run, stage, bump, approve, dry, accept_limits, key)
+
+
+@contextmanager
+def reporting(run: str, stage: str) -> Iterator[None]:
+    """Hold the lock of the project, and report an event if the block refuses a release."""
     try:
         with run_lock.acquire():
-            if back:
-                go_back(run, stage, approve)
-            else:
-                release(run, stage, bump, approve, dry, accept_limits, key)
+            yield
     except (ReleaseError, git.OvertakenError) as refused:
         reasons = refused.reasons if isinstance(refused, ReleaseError) else [str(refused)]
-        _emit("refused", run, stage=stage, reasons=list(reasons))
+        emit("refused", run, stage=stage, reasons=list(reasons))
         raise
     except GTOException as error:
         raise ParamsError(str(error)) from None
 
 
-def _emit(event: str, run: str, **payload: Any) -> None:
+def emit(event: str, run: str, **payload: Any) -> None:
+    """Report an event of a run to Prefect, if its server is set."""
     if "PREFECT_API_URL" in os.environ:  # Prefect takes a second to import.
-        from flows.artifacts import emit
+        from flows import artifacts
 
-        emit(event, f"release.{run}", run=run, **payload)
+        artifacts.emit(event, f"release.{run}", run=run, **payload)
 
 
 @dataclass(frozen=True)
 class Candidate:
     """Export of a run that may be released, to hold a ``stage`` of the registry.
 
-    ``holder`` is the version that currently holds the stage. ``version`` is a new version, unless
-    one with exactly this export ``is_registered``. ``limits`` is a message on limits that differ
-    from those of the holder, or "".
+    ``holder`` is the version that it is compared with: that of the stage, or else of :data:`PROD`.
+    ``version`` is a new version, unless one with exactly this export ``is_registered``. ``limits``
+    is a message on limits that differ from those of the holder, or "".
     """
 
     run: str
@@ -135,7 +147,7 @@ def release(
     new = f"the commit of its model card and the tag {run}@{candidate.version}"
     print(
         f"\nwould be released: {candidate.version if candidate.is_registered else new}, "
-        f"holding {stage}{_pushed()}; run again with --approve"
+        f"holding {stage}{pushed()}; run again with --approve"
     )
 
 
@@ -150,6 +162,7 @@ def _find(run: str, stage: str, bump: str) -> Candidate:
     git.fetch()
     registry = Registry(run)
     holder, export_hash, limits = registry.holder(stage), registry.hash_at(None), ""
+    holder = holder or registry.holder(PROD)
     is_held = holder and registry.hash_at(registry.versions[holder]) == export_hash
     registered = holder if is_held else registry.same(export_hash)
     if holder and (changes := "; ".join(changed_limits(registry, holder))):
@@ -174,7 +187,7 @@ def _check_ready(candidate: Candidate, accept_limits: bool, key: Path | None) ->
     if reasons:
         remedy = "`albef run` updates, `dvc pull` fetches what is missing locally" if stale else ""
         raise ReleaseError(run, reasons, remedy)
-    if holder != candidate.version:
+    if registry.holder(candidate.stage) != candidate.version:
         return
     if unpushed := " ".join(git.unpushed_tags(run)):
         push = f"`git push {git.remote()} {unpushed}`"
@@ -234,11 +247,11 @@ def _publish(candidate: Candidate, judgement: Mapping[str, Any], key: Path | Non
             git.git("commit", "--quiet", "--message", message, "--", *map(str, new_files))
             tags.append(candidate.registry.register(version))
         tags.append(Registry(run).assign(version, stage))
-    _emit("released", run, version=version, stage=stage, replaces=candidate.holder)
+    emit("released", run, version=version, stage=stage, replaces=candidate.holder)
     verdict = {"gate": "passed", "note": judgement["note"], "export": digest(candidate.export)}
-    _register(candidate.layout, run, version, stage, verdict)
+    register_in_mlflow(candidate.layout, run, version, stage, verdict)
     print(
-        f"\nreleased: {', '.join(tags)}{_pushed()}\n"
+        f"\nreleased: {', '.join(tags)}{pushed()}\n"
         f"model card: {folder / CARD}\n"
         f"get it: dvc artifacts get ADDRESS {run} --stage {stage}\n"
         f"serve nothing else: albef serve FOLDER --expect sha256:{digest(candidate.export)}"
@@ -247,7 +260,9 @@ def _publish(candidate: Candidate, judgement: Mapping[str, Any], key: Path | Non
         print("not signed: set --key or ALBEF_SIGNING_KEY to sign")
 
 
-def _register(layout: Layout, run: str, version: str, stage: str, tags: Mapping[str, str]) -> None:
+def register_in_mlflow(
+    layout: Layout, run: str, version: str, stage: str, tags: Mapping[str, str]
+) -> None:
     """Register a version in MLflow's registry too, if MLflow is among the trackers."""
     if "mlflow" not in runtime(read_yaml(PARAMS).get("runtime")).trackers:
         return
@@ -271,7 +286,8 @@ def _write(candidate: Candidate, judgement: Mapping[str, Any], key: Path | None)
     annotate(candidate.run, candidate.layout.root, candidate.export)
 
 
-def _pushed() -> str:
+def pushed() -> str:
+    """Return the remote that has been pushed to, as the end of a message; "" without a remote."""
     return f", pushed to {remote}" if (remote := git.remote()) else ""
 
 
@@ -292,8 +308,8 @@ def go_back(run: str, stage: str, approve: bool) -> None:
         return
     with git.transaction(run, ()):
         tag = registry.assign(before, stage)
-    _emit("released", run, version=before, stage=stage, replaces=holder)
-    _register(values.layout(), run, before, stage, {})
+    emit("released", run, version=before, stage=stage, replaces=holder)
+    register_in_mlflow(values.layout(), run, before, stage, {})
     print(f"{step}: {tag}")
 
 
@@ -329,15 +345,16 @@ def changed_limits(registry: Registry, version: str) -> Iterator[str]:
     revision = registry.versions[version]
     figures = git.show(revision, registry.release_folder(version) / FIGURES)
     old_limits = json.loads(figures).get("limits") if figures else None
-    new_limits = _limits(PARAMS.read_text())
-    for name, limit in (old_limits or _limits(git.show(revision, PARAMS) or "{}")).items():
+    new_limits = read_limits(PARAMS.read_text()).model_dump()
+    past_params = git.show(revision, PARAMS) or "{}"
+    for name, limit in (old_limits or read_limits(past_params).model_dump()).items():
         if (new := new_limits.get(name)) != limit:
             yield f"release.{name} {limit:g} -> {'none' if new is None else f'{new:g}'}"
 
 
-def _limits(text: str) -> dict[str, float]:
-    """Return all limits of a params file."""
+def read_limits(text: str) -> ReleaseConfig:
+    """Return the limits of a params file."""
     fields = ReleaseConfig.model_fields
     section = parse_yaml(text, PARAMS).get("release") or {}
     limits = {name: value for name, value in section.items() if name in fields}
-    return validate(ReleaseConfig, limits, where=str(PARAMS), key="release").model_dump()
+    return validate(ReleaseConfig, limits, where=str(PARAMS), key="release")

@@ -82,6 +82,9 @@ SERIES = {
     'albef_requests_total{route="/v1/ask",status="500"}': "0x30 6+6x60",
     'albef_requests_total{route="/v1/ask",status="429"}': "0x30 10+10x60",
     'albef_requests_total{route="/readyz",status="503"}': "0+30x90",  # not a refusal
+    'albef_requests_total{route="/v1/match",status="200",version="stable"}': "0+0.9x90",
+    'albef_requests_total{route="/v1/match",status="200",version="canary"}': "0+0.09x90",
+    'albef_requests_total{route="/v1/match",status="500",version="canary"}': "0x30 0+0.01x60",
     'albef_drift{run="retrieval",what="words"}': "0.1x9 0.6x90",
     'albef_drift{run="retrieval",what="width"}': "NaN 0.4x90",
     'albef_looks_total{outcome="failed",instance="a:8080"}': "0x60 1x30",
@@ -95,7 +98,12 @@ FIRES = {  # first minute at which an alert fires, its labels, and its summary
         "99 % of the requests to /v1/ask take up to 4.7 s",
     ),
     "AlbefFails": (38, {"route": "/v1/ask"}, "5.66% of the requests to /v1/ask fail"),
-    "AlbefRefuses": (46, {}, "9.434% of the requests are refused because of load"),
+    "AlbefCanaryFails": (
+        37,
+        {"route": "/v1/match"},
+        "the canary fails 10% more of the requests to /v1/match",
+    ),
+    "AlbefRefuses": (46, {}, "9.346% of the requests are refused because of load"),
     "AlbefTrafficDrifts": (
         41,
         {"run": "retrieval", "what": "words"},

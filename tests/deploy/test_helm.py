@@ -14,6 +14,8 @@ EVERYTHING = {
     "claim": "exports",
     "follow": 30,
     "args": ["--precision", "int8"],
+    "canary": "/export/next=0.05",
+    "shadow": "/export/next",
     "autoscaling": {"enabled": True},
     "networkPolicy": {"enabled": True, "from": [{"podSelector": {"matchLabels": {"app": "shop"}}}]},
     "serviceMonitor": {"enabled": True},
@@ -69,9 +71,11 @@ def test_kubernetes_knows_every_key_of_the_chart(tmp_path: Path, values: dict[st
         assert memory == {"requests": "2040Mi", "limits": "3400Mi"}
         assert container["args"] == ["--threads", "2"]
         return
-    # Two exports are in memory while a new one replaces the old one.
-    assert memory == {"requests": "2040Mi", "limits": "6800Mi"}
-    assert container["args"] == ["--threads", "2", "--follow", "30", "--precision", "int8"]
+    # Two exports of each version are in memory while a new one replaces the old one.
+    assert memory == {"requests": "6120Mi", "limits": "20400Mi"}
+    tried = ["--canary", "/export/next=0.05", "--shadow", "/export/next"]
+    common = ["--threads", "2", "--follow", "30"]
+    assert container["args"] == [*common, *tried, "--precision", "int8"]
     assert "replicas" not in objects["Deployment"]["spec"], "the autoscaler sets it"
     (metric,) = objects["HorizontalPodAutoscaler"]["spec"]["metrics"]
     adapter = YAML(typ="safe").load(DEPLOY / "prometheus-adapter.yaml")["rules"][0]
@@ -81,7 +85,7 @@ def test_kubernetes_knows_every_key_of_the_chart(tmp_path: Path, values: dict[st
 
 
 def test_unknown_and_wrong_values_are_refused(tmp_path: Path) -> None:
-    for setting in ("replica=3", "memoryMi=1.5Gi", "autoscaling.maximum=4"):
+    for setting in ("replica=3", "memoryMi=1.5Gi", "autoscaling.maximum=4", "canary=next"):
         done = helm("template", "shop", DEPLOY / "helm", "--set", setting)
         assert done.returncode
         assert setting.partition("=")[0].rpartition(".")[2] in done.stderr

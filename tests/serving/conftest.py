@@ -1,9 +1,13 @@
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from albef.io import file_digest
+from albef.runtime.manifest import NAME
 from tests.conftest import KINDS
+from tests.flows.shop import alter
 from tests.serving.running import Running, running
 
 NAMES = ("a-dog-left-of-an-apple", "two-apples-above-a-squid", "IMG_1", "IMG_2", "three-frogs")
@@ -35,3 +39,16 @@ def retrieval(tiny_export: Path) -> Iterator[Running]:
     """A server of a retrieval export, which keeps no indexes."""
     with running([tiny_export]) as server:
         yield server
+
+
+@pytest.fixture
+def exports(tiny_export: Path, tmp_path: Path) -> dict[str, Path]:
+    """Two exports of one run whose answers differ, by what answers call them."""
+    paths = {}
+    for name in ("first", "second"):
+        shutil.copytree(tiny_export, tmp_path / name)
+        if name == "second":
+            for graph in ("text_encoder", "image_encoder"):
+                alter(tmp_path / name, graph, worse=True)
+        paths[f"retrieval@{file_digest(tmp_path / name / NAME)[:12]}"] = tmp_path / name
+    return paths

@@ -21,25 +21,11 @@ from albef.runtime.manifest import NAME, ExportError
 from albef.serving.indexes.index import About, Entry
 from albef.serving.indexes.store import Store
 from tests.data.toy import picture
-from tests.flows.shop import alter
 from tests.serving.running import PATIENCE, Running, parts, running, wait_until
 
 TEXT = "two apples above a squid"
 CLIENTS = 8
 EVERY = 0.05
-
-
-@pytest.fixture
-def exports(tiny_export: Path, tmp_path: Path) -> dict[str, Path]:
-    """Two exports of one run whose answers differ, by what answers call them."""
-    paths = {}
-    for name in ("first", "second"):
-        shutil.copytree(tiny_export, tmp_path / name)
-        if name == "second":
-            for graph in ("text_encoder", "image_encoder"):
-                alter(tmp_path / name, graph, worse=True)
-        paths[f"retrieval@{file_digest(tmp_path / name / NAME)[:12]}"] = tmp_path / name
-    return paths
 
 
 def lead(link: Path, folder: Path) -> None:

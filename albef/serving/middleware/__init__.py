@@ -2,6 +2,6 @@
 
 From the outermost: :class:`~albef.serving.middleware.requests.Requests`, ``Tokens`` or ``Hosts`` of
 :mod:`~albef.serving.middleware.access`, :class:`~albef.serving.middleware.admission.Admission` and
-:class:`~albef.serving.following.Current`. A middleware that refuses a request raises a
+:class:`~albef.serving.gradual.Current`. A middleware that refuses a request raises a
 :class:`~albef.serving.errors.ApiError`.
 """

@@ -78,7 +78,7 @@ class Requests(HttpMiddleware):
                 # A short rest of a body is read, so that the client can read the refusal.
                 rests = exchange.status >= 400 or not exchange.received
                 closes = rests and (is_chunked or len(length) > _REST_DIGITS)
-                message["headers"] = self._finish(message["headers"], name, closes)
+                message["headers"] = self._finish(message["headers"], exchange, closes)
             else:
                 exchange.sent += len(message.get("body", b""))
                 exchange.done = not message.get("more_body", False)
@@ -113,10 +113,12 @@ class Requests(HttpMiddleware):
         return next((each.path for each in known if each.path_regex.match(path)), "other")
 
     def _finish(
-        self, headers: list[tuple[bytes, bytes]], name: str, closes: bool
+        self, headers: list[tuple[bytes, bytes]], exchange: Exchange, closes: bool
     ) -> list[tuple[bytes, bytes]]:
         """Return the headers of an answer, with those that every answer has."""
-        every = [*headers, *_SAFE, (b"x-request-id", name.encode())]
+        every = [*headers, *_SAFE, (b"x-request-id", exchange.id.encode())]
+        if exchange.version:
+            every.append((b"x-albef-version", exchange.version.encode()))
         if not any(each[0] == b"cache-control" for each in headers):
             every.append(_NO_STORE)
         if closes or self.state.stopping:
@@ -126,10 +128,11 @@ class Requests(HttpMiddleware):
     def _record(self, exchange: Exchange, method: str, route: str, seconds: float) -> None:
         """Count an answer, and log it without any content of the request or the answer."""
         status, client = f"{exchange.status}", exchange.client
-        self.metrics.requests.labels(route, method, status).inc()
-        self.metrics.seconds.labels(route).observe(seconds)
+        metrics = exchange.metrics or self.metrics
+        metrics.requests.labels(route, method, status).inc()
+        metrics.seconds.labels(route).observe(seconds)
         if client.token:
-            self.metrics.token_requests.labels(client.name, status).inc()
+            metrics.token_requests.labels(client.name, status).inc()
         if route in _QUIET and exchange.status < 400:
             return
         trace = _TRACE.fullmatch(exchange.headers.get("traceparent", ""))
@@ -144,5 +147,6 @@ class Requests(HttpMiddleware):
             "sent": exchange.sent,
             "client": exchange.address,
             **({"token": client.name} if client.token else {}),
+            **({"version": exchange.version} if exchange.version else {}),
         }
         log.info("request", extra={"fields": fields})

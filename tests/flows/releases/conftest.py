@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from flows.releases import release
+from flows.releases.registry import Registry
 from tests.conftest import made_once
-from tests.flows.shop import build
+from tests.flows.shop import JUDGED, build
 from tests.flows.toy import Toy
 
 
@@ -33,3 +35,11 @@ def project(made: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
     toy.sh("git remote set-url origin ../project.git && git commit -qam remotes && git push -q")
     toy.enter(monkeypatch)
     return toy
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export that is up to date, where others find it, and was measured and found good."""
+    monkeypatch.setattr(release, "stale_reasons", lambda run: ())
+    monkeypatch.setattr(Registry, "lacking", lambda *args: ())
+    monkeypatch.setattr(release, "_judge", lambda *args: JUDGED)

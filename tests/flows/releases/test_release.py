@@ -312,14 +312,6 @@ def test_what_is_stale_is_reported_and_what_is_elsewhere_is_not(project: Toy) ->
     assert "Traceback" not in said
 
 
-@pytest.fixture
-def judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An export that is up to date, where others find it, and was measured and found good."""
-    monkeypatch.setattr(release, "stale_reasons", lambda run: ())
-    monkeypatch.setattr(Registry, "lacking", lambda *args: ())
-    monkeypatch.setattr(release, "_judge", lambda *args: JUDGED)
-
-
 def approve() -> None:
     release.release("retrieval", "prod", "minor", approve=True, dry=False)
 
@@ -463,5 +455,5 @@ def test_a_registry_that_cannot_be_reached_is_a_warning(
     layout = Layout(Paths(root="products", models="models"))
     for trackers, warned in (("[tensorboard]", False), ("[mlflow]", True)):
         Path("params.yaml").write_text(f"runtime: {{trackers: {trackers}}}\n")
-        release._register(layout, "retrieval", "v0.1.0", "prod", {"gate": "passed"})
+        release.register_in_mlflow(layout, "retrieval", "v0.1.0", "prod", {"gate": "passed"})
         assert ("warning: not registered in MLflow: " in capsys.readouterr().err) is warned

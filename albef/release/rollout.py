@@ -1,0 +1,129 @@
+"""Judgement of an export that running servers try out as a canary or a shadow."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from albef.config import ParamsError
+from albef.release.gate import ReleaseConfig, Row
+
+_PATIENCE_S = 30.0
+_FAILURES = ("500", "504")  # Statuses that are the server's fault and not caused by load.
+_SUMS = {
+    "albef_requests_total": "requests",
+    "albef_request_seconds_sum": "seconds",
+    "albef_shadow_cosine_sum": "cosine",
+    "albef_shadow_cosine_count": "vectors",
+}
+Counts = Counter[tuple[str, str, str]]
+"""Sums by version, route and what they count."""
+
+
+class Trial(NamedTuple):
+    """Judgement of a trial.
+
+    ``digests`` has the SHA-256 of each export that is tried out. ``early`` has the reasons why it
+    is too early to decide.
+    """
+
+    rows: list[Row]
+    digests: set[str]
+    early: list[str]
+
+
+def read_metrics(url: str) -> list[Sample]:
+    """Return the metrics of a server, with the token in ``ALBEF_TOKEN`` if there is one.
+
+    Raises:
+        ParamsError: the server does not answer with metrics.
+    """
+    token = os.environ.get("ALBEF_TOKEN")
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    try:
+        answer = httpx.get(f"{url.rstrip('/')}/metrics", headers=headers, timeout=_PATIENCE_S)
+        if answer.is_error:
+            text = "set ALBEF_TOKEN to a token with the scope `metrics`"
+            raise ValueError(f"status {answer.status_code}; {text}")
+        families = text_string_to_metric_families(answer.text)
+        return [sample for family in families for sample in family.samples]
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise ParamsError(f"cannot read the metrics of {url}: {error}") from None
+
+
+def judge_trial(config: ReleaseConfig, run: str, samples: Iterable[Sample]) -> Trial:
+    """Compare the canary and the shadow of a run with the stable version, by metrics of servers.
+
+    Raises:
+        ParamsError: the servers have neither.
+    """
+    counts: Counts = Counter()
+    digests: dict[str, set[str]] = {}
+    for name, labels, value, *_ in samples:
+        version, route = labels.get("version", ""), labels.get("route", "")
+        if what := _SUMS.get(name) or (name == "albef_shadow_answers_total" and labels["outcome"]):
+            counts[version, route, what] += value  # type: ignore[assignment]
+            if labels.get("status") in _FAILURES:
+                counts[version, route, "failed"] += value  # type: ignore[assignment]
+        elif name == "albef_model_info" and version != "stable" and labels["run"] == run:
+            digests.setdefault(version, set()).add(labels["digest"])
+    if not digests:
+        raise ParamsError(f"the servers try out no export of {run}; see `albef serve --canary`")
+    rows = [row for version in sorted(digests) for row in _rows(config, version, counts)]
+    least = config.min_trial_requests
+    early = [
+        f"{row.precision} has answered {row.new} of {least} requests (release.min_trial_requests)"
+        for row in rows
+        if row.what == "requests" and int(row.new) < least
+    ]
+    return Trial(rows, set().union(*digests.values()), early)
+
+
+def _rows(config: ReleaseConfig, version: str, counts: Counts) -> Iterator[Row]:
+    """Yield rows that compare a version with the stable one, on the routes that it answered."""
+    routes = [route for of, route, what in counts if (of, what) == (version, "requests")]
+
+    def total(of: str, what: str) -> float:
+        return sum(counts[of, route, what] for route in routes)
+
+    old, new = total("stable", "requests"), total(version, "requests")
+    least = f"{config.min_trial_requests} at least"
+    yield Row("requests", version, f"{old:.0f}", f"{new:.0f}", "", least)
+    was, now = total("stable", "failed") / (old or 1), total(version, "failed") / (new or 1)
+    cap = config.max_trial_failures
+    refused = (
+        f"{version}: {now:.2%} of the requests fail, {was:.2%} of the stable version's; the "
+        f"difference is more than release.max_trial_failures {cap:g}"
+    )
+    refused = refused if now - was > cap else ""
+    yield Row("failed", version, f"{was:.2%}", f"{now:.2%}", "", f"+{cap:.2%}", refused)
+    if version == "canary" and (slower := _slower(counts, routes)):
+        cap = config.max_slower
+        refused = f"canary: requests take {slower:.2f} times as long, more than release.max_slower"
+        refused = f"{refused} {cap:g}" if slower > cap else ""
+        yield Row("time", version, "", "", f"x {slower:.2f}", f"x {cap:g}", refused)
+    if answers := total(version, "equal") + total(version, "different"):
+        share, floor = total(version, "equal") / answers, config.min_equal_answers
+        refused = f"{version}: {share:.2%} of {answers:.0f} best answers are equal, less than"
+        refused = f"{refused} release.min_equal_answers {floor:g}" if share < floor else ""
+        yield Row("equal answers", version, "", f"{share:.2%}", "", f"{floor:.2%}", refused)
+    if vectors := total(version, "vectors"):
+        yield Row("cosine of vectors", version, "", f"{total(version, 'cosine') / vectors:.4f}")
+
+
+def _slower(counts: Counts, routes: Iterable[str]) -> float:
+    """Return the time of the canary's requests, as a multiple of the stable version's; or 0.
+
+    Each route counts as often as the canary answered it, because calls take different times.
+    """
+    time = expected = 0.0
+    for route in routes:
+        if stable := counts["stable", route, "requests"]:
+            mean = counts["stable", route, "seconds"] / stable
+            expected += mean * counts["canary", route, "requests"]
+            time += counts["canary", route, "seconds"]
+    return time / expected if expected else 0.0

@@ -1,0 +1,153 @@
+"""`albef release --from-canary`: what servers try out is promoted or rolled back."""
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from albef.io import file_digest
+from albef.release.attestation import CARD, verify
+from albef.runtime.manifest import NAME
+from albef.serving.limits import Trial
+from flows.releases.registry import Registry
+from flows.releases.release import release
+from tests.data.toy import picture
+from tests.flows.shop import alter, another, set_params
+from tests.flows.toy import ROOT, Toy
+from tests.release.test_attestation import keys
+from tests.serving.running import PATIENCE, running, wait_until
+
+EXPORT = Path("products/exports/retrieval")
+LABELS = ("a dog", "an apple", "a squid", "a frog", "a key")
+
+
+def ask(address: str, key: str) -> str:
+    """The model that classifies a picture."""
+    files = [("image", ("a.png", picture(len(key), (16, 16))))]
+    files += [("label", (None, label)) for label in LABELS]  # type: ignore[misc]
+    url, headers = f"{address}/v1/zero-shot", {"X-Albef-Key": key}
+    answer = httpx.post(url, files=files, headers=headers, timeout=PATIENCE)
+    return str(answer.raise_for_status().json()["model"])
+
+
+def holders() -> tuple[str | None, str | None]:
+    registry = Registry("retrieval")
+    return registry.holder("prod"), registry.holder("next")
+
+
+def put(stage: str, key: Path | None = None) -> Path:
+    """Release the export to a stage, and return a copy of it."""
+    release("retrieval", stage, "minor", approve=True, dry=False, key=key)
+    return Path(shutil.copytree(EXPORT, f"../{stage}-{Registry('retrieval').last}"))
+
+
+@pytest.mark.usefixtures("judged")
+def test_what_is_tried_out_is_promoted_or_rolled_back(project: Toy, tmp_path: Path) -> None:
+    private, public = keys(tmp_path, "ours")
+    set_params(project.path, min_trial_requests=8, min_equal_answers=1)
+    project.checked()
+    project.sh("git commit -qam limits && git push -q")
+    first = put("prod", private)
+    another(project)
+    project.sh("git push -q")
+    second = put("next", private)
+    decide = "release retrieval --from-canary"
+    with running([first], canary=Trial(second, 0.5), shadow=Trial(second, 1)) as server:
+        address = f"http://127.0.0.1:{server.port}"
+        said = project.albef(f"{decide} {address} --approve", fails=True)
+        assert "- canary has answered 0 of 8 requests (release.min_trial_requests)" in said
+        assert "- releases/retrieval/v0.2.0 is signed; set --key or ALBEF_SIGNING_KEY" in said
+        assert said.rstrip().endswith("v0.2.0 still holds next")
+        for i in range(30):
+            ask(address, f"{i}")
+        shadow = server.engine.metrics.trials["shadow"].registry
+        count = {"route": "/v1/zero-shot", "outcome": "equal"}
+        wait_until(lambda: (shadow.get_sample_value("albef_shadow_answers_total", count) or 0) > 8)
+        decide = f"{decide} {address} --key {private}"
+        before = project.sh("git rev-parse HEAD; git tag; git status --porcelain")
+        said = project.albef(decide)
+        assert "would be decided: v0.2.0 holds prod; run again with --approve" in said
+        assert project.sh("git rev-parse HEAD; git tag; git status --porcelain") == before
+        said = project.albef(f"{decide} --approve")
+        assert "v0.2.0 holds prod: retrieval#prod#3, retrieval#next!#4, pushed to origin" in said
+        assert holders() == ("v0.2.0", None)
+        folder = Registry("retrieval").release_folder("v0.2.0")
+        card = (folder / CARD).read_text()
+        assert card.count("\n## Trial\n\nv0.2.0 holds prod after this trial on servers.") == 1
+        assert "| equal answers | shadow |  | 100.00% |" in card
+        verify(folder, public, folder / "release.sig")
+        assert project.sh("git status --porcelain; git log origin/main..") == ""
+        alter(project.path / "made/exports/retrieval", "image_encoder", worse=True)
+        another(project)
+        project.sh("git push -q")
+        third = put("next", private)
+        said = project.albef(f"{decide} --approve", fails=True)
+        assert f"the servers try out sha256:{file_digest(second / NAME)}, not v0.3.0" in said
+    with running([second], shadow=Trial(third, 1)) as server:
+        address = f"http://127.0.0.1:{server.port}"
+        for i in range(12):
+            ask(address, f"{i}")
+        count["outcome"] = "different"
+        shadow = server.engine.metrics.trials["shadow"].registry
+        wait_until(lambda: (shadow.get_sample_value("albef_shadow_answers_total", count) or 0) > 8)
+        decide = f"release retrieval --from-canary {address} --key {private} --approve"
+        said = project.albef(decide, fails=True)
+    assert "retrieval is not released:\n- shadow: " in said
+    assert "v0.3.0 no longer holds next: retrieval#next!#" in said
+    assert holders() == ("v0.2.0", None)
+    assert "no longer holds next after" in project.sh("cat releases/retrieval/v0.3.0/README.md")
+    said = project.albef(decide, fails=True)
+    assert "no version of retrieval holds next" in said
+    assert "choose another --stage" in project.albef(f"{decide} --stage next", fails=True)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("judged")
+def test_a_server_tries_out_next_and_then_serves_it(project: Toy, tmp_path: Path) -> None:
+    """The commands of the page, in the clone of a server and in that of the project."""
+    page = (ROOT / "docs/how-to/release-gradually.md").read_text()
+
+    def typed(command: str) -> str:
+        assert f"\n{command}" in page
+        return command.removeprefix("albef ")
+
+    set_params(project.path, min_trial_requests=8)
+    project.checked()
+    project.sh("git commit -qam limits && git push -q")
+    put("prod")
+    another(project)
+    project.sh("dvc push -q && git push -q")
+    put("next")
+    names = [f"retrieval@{file_digest(path / NAME)[:12]}" for path in sorted(tmp_path.glob("*-v*"))]
+    new, old = names  # next, prod
+    project.sh("git clone -q ../project.git ../server")
+    clone = Toy(tmp_path / "server", tmp_path)
+    clone.checked()
+    serve = typed("albef serve retrieval#prod --canary retrieval#next=0.05 --shadow retrieval#next")
+    serve = f"{serve.replace('0.05', '0.5')} --port 0"
+    with clone.start(serve) as process:
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if "serving at " in line)
+        drained = threading.Thread(target=process.stdout.read)
+        drained.start()
+        try:
+            address = json.loads(line)["message"].removeprefix("serving at ")
+            assert {ask(address, f"{i}") for i in range(40)} == {old, new}
+            decide = typed("albef release retrieval --from-canary http://127.0.0.1:8080 --approve")
+            said = project.sh(f"albef {decide.replace('http://127.0.0.1:8080', address)}")
+            assert "v0.2.0 holds prod: " in said
+            process.send_signal(1)
+
+            def share() -> str:
+                return httpx.get(f"{address}/metrics", timeout=PATIENCE).text
+
+            wait_until(lambda: 'albef_version_share{version="canary"} 0.0' in share())
+            wait_until(lambda: {ask(address, f"{i}") for i in range(10)} == {new})
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+            drained.join()
