@@ -4,6 +4,7 @@ Only counts in fixed bins are kept; no image or text is stored.
 """
 
 import json
+from bisect import bisect_right
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,8 +46,7 @@ class Sketch:
         """Count one value for each given quantity of :data:`BINS`."""
         for quantity, value in values.items():
             counts = self.counts[quantity]
-            index = np.searchsorted(BINS[quantity], value, "right") - 1
-            counts[min(int(index), len(counts) - 1)] += 1
+            counts[min(bisect_right(BINS[quantity], value) - 1, len(counts) - 1)] += 1
             if counts.sum() >= _MAX_COUNT:
                 counts /= 2
 
