@@ -193,9 +193,8 @@ def _parameter(param: Any) -> str:
 def http_page() -> str:
     """Return the reference of the server's calls, from OpenAPI."""
     app = FastAPI(title="ALBEF", version="1")
-    for router in (calls.router, compatible.router, compatible.models_router, indexes.router):
-        app.include_router(router)
-    app.include_router(server.router)
+    for part in (calls, compatible, indexes, server):
+        app.include_router(part.router)
     schema = app.openapi()
     parts: list[str] = []
     for path, methods in schema["paths"].items():

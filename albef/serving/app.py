@@ -69,7 +69,7 @@ def create_app(options: Options, state: State) -> FastAPI:
             state.ready = True
             yield
 
-    app = _App(
+    app = FastAPI(
         title="ALBEF",
         version=importlib.metadata.version("albef-pipeline"),
         description="Exported vision-language models.",
@@ -94,18 +94,8 @@ def create_app(options: Options, state: State) -> FastAPI:
 def warm_up(app: FastAPI) -> None:
     """Prepare what the first requests would wait for: routes, and the processes that decode."""
     app.openapi()
-    app.state.follower.engine.decoders.warm_up()
-
-
-class _App(FastAPI):
-    """Application whose openapi.json has only routes that the current exports can answer."""
-
-    def openapi(self) -> dict[str, Any]:
-        """Return openapi.json."""
-        schema, available = super().openapi(), self.state.follower.engine.calls
-        hidden = [path for call, path in calls.CALLS.items() if call not in available]
-        paths = {path: value for path, value in schema["paths"].items() if path not in hidden}
-        return {**schema, "paths": paths}
+    for follower in app.state.followers.values():
+        follower.engine.decoders.warm_up()
 
 
 def _middleware(

@@ -315,30 +315,28 @@ class Engine:
 
     async def ask(self, call: str, images: Sequence[bytes], texts: Sequence[str]) -> list[Any]:
         """Return the model's answer to each text about the same image or images."""
-        queues = self.calls[call]
-        _take_texts(len(texts))
-        queues.by_call[call].check_room(len(texts))
-        self.decoders.check_room(len(images))
-        decoded = [await self.decode(queues, image, i) for i, image in enumerate(images)]
-        inputs = [Image.fromarray(each.pixels) for each in decoded]
-        answers = await queues.by_call[call]([(*inputs, text) for text in texts])
-        queues.count(texts, answers)
-        return answers
+        return (await self._ask(call, images, texts))[1]
 
     async def ground(
         self, image: bytes, expressions: Sequence[str], boxes: Sequence[Box]
     ) -> tuple[tuple[int, int], list[Grounded]]:
         """Return the image's size, and the location of each expression in it."""
-        queues = self.calls["ground"]
-        batcher = queues.by_call["ground"]
-        _take_texts(len(expressions))
-        batcher.check_room(len(expressions))
-        self.decoders.check_room(1)
-        square = await self.decode(queues, image, 0)
-        picture = Image.fromarray(square.pixels)
-        grounded = await batcher([(picture, text, boxes, square.size) for text in expressions])
-        queues.count(expressions, grounded)
-        return square.size, grounded
+        return await self._ask("ground", [image], expressions, boxes)
+
+    async def _ask(
+        self, call: str, images: Sequence[bytes], texts: Sequence[str], *boxes: Sequence[Box]
+    ) -> tuple[tuple[int, int], list[Any]]:
+        """Return the first image's size, and the answers; boxes belong to that image."""
+        queues = self.calls[call]
+        _take_texts(len(texts))
+        queues.by_call[call].check_room(len(texts))
+        self.decoders.check_room(len(images))
+        decoded = [await self.decode(queues, image, i) for i, image in enumerate(images)]
+        inputs, size = [Image.fromarray(each.pixels) for each in decoded], decoded[0].size
+        more = (*boxes, size) if boxes else ()
+        answers = await queues.by_call[call]([(*inputs, text, *more) for text in texts])
+        queues.count(texts, answers)
+        return size, answers
 
     async def encode_images(
         self, queues: ModelQueues, images: Sequence[bytes], *, keep: bool, counted: bool = True
