@@ -304,9 +304,9 @@ def check(
     """
     cwd = Path.cwd()  # SOURCE may be a path, which is relative to this directory.
     os.chdir(project_root())
-    from pipelines.check import Options, main
+    from pipelines.check import main
 
-    return main(source, Options(rows, name, write), as_json, cwd)
+    return main(source, rows, name, write, as_json, cwd)
 
 
 @command(data, "data accept", at_root=True)

@@ -12,7 +12,6 @@ import tempfile
 import textwrap
 import unicodedata
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 
 from albef.config import ParamsError, did_you_mean, validate
-from albef.data.record import Record
+from albef.data.shards import read_index
 from albef.ingest import shard_writer
 from albef.ingest.blocks import Blocks
 from albef.ingest.config import IngestConfig, RowsConfig
@@ -59,33 +58,17 @@ _SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 Result = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of a check.
-
-    Attributes:
-        rows: most rows of each source; None chooses the number.
-        name: name of the dataset that a path becomes; None derives it from the path.
-        write: whether to write a preset for a path. Its limits are the defaults, not those of
-            params.yaml.
-    """
-
-    rows: int | None = None
-    name: str | None = None
-    write: bool = False
-
-
 def main(
-    source: str, options: Options = Options(), as_json: bool = False, cwd: Path = Path()
+    source: str, rows: int | None, name: str | None, write: bool, as_json: bool, cwd: Path
 ) -> int:
     """Print the result of a check; return exit code 1 if ingest or validation would fail."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    result = check(source, options, cwd)
+    result = check(source, rows, name, write, cwd)
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:
-        print(render(result, options.write))
-    if options.write:
+        print(render(result, write))
+    if write:
         path = write_preset(result)
         print(
             f"wrote {path}; to use it: albef run --preset {path.stem}",
@@ -94,12 +77,21 @@ def main(
     return STOPS if result["stops"] or result["unmet"] else 0
 
 
-def check(source: str, options: Options = Options(), cwd: Path = Path()) -> dict[str, Any]:
+def check(
+    source: str,
+    rows: int | None = None,
+    name: str | None = None,
+    write: bool = False,
+    cwd: Path = Path(),
+) -> dict[str, Any]:
     """Run ingest and validation on the first rows.
 
     Args:
         source: a dataset, a source of it, or a path, relative to ``cwd``.
-        options: options of the check.
+        rows: most rows of each source; None chooses the number.
+        name: name of the dataset that a path becomes; None derives it from the path.
+        write: whether a preset for the path is to be written. Its limits are the defaults, not
+            those of params.yaml.
         cwd: folder that a path is relative to.
 
     Returns:
@@ -108,25 +100,24 @@ def check(source: str, options: Options = Options(), cwd: Path = Path()) -> dict
     Raises:
         ParamsError: the source does not exist, or cannot be read as a whole.
     """
-    if options.rows is not None and options.rows < 1:
-        raise ParamsError(f"--rows {options.rows}: must be at least 1")
-    stage, config, suggested = _choose(source, _path(cwd / source), options.name)
-    if options.write:
-        if suggested is None:
-            raise ParamsError(f"--write: {source} is a dataset of {PARAMS}; give a path")
-        _check_preset(stage.key)
-    is_local = all(not isinstance(it, urls.Config) for it in config.sources.values())
-    rows = options.rows or (_PRESET_ROWS if options.write and is_local else _ROWS)
-    if options.write:
-        intake, limits = IngestConfig(heldout=[stage.key]), ValidateConfig()
-    else:
+    if rows is not None and rows < 1:
+        raise ParamsError(f"--rows {rows}: must be at least 1")
+    stage, config, suggested = _choose(source, _path(cwd / source), name)
+    intake, limits = IngestConfig(heldout=[stage.key]), ValidateConfig()
+    if not write:
         intake = stage.section("ingest", IngestConfig)
         limits = stage.section("validate", ValidateConfig)
+    elif suggested is None:
+        raise ParamsError(f"--write: {source} is a dataset of {PARAMS}; give a path")
+    else:
+        _check_preset(stage.key)
+    is_local = all(not isinstance(it, urls.Config) for it in config.sources.values())
+    rows = rows or (_PRESET_ROWS if write and is_local else _ROWS)
     result = _try(source, stage, config, intake, limits, rows)
     if suggested:
         (section,) = suggested.values()
         splits = result.get("splits", [])
-        missing = {name: share for name, share in _SPLIT_OFF.items() if name not in splits}
+        missing = {split: share for split, share in _SPLIT_OFF.items() if split not in splits}
         if "train" in splits and missing:
             section["split_off"] = missing
         result["suggested"] = suggested
@@ -199,17 +190,9 @@ def _validate(
         The checks that fail, the limits that the records would meet if these can be found, the
         splits, and the number of records with captions that mirroring makes false.
     """
-    splits: set[str] = set()
-    left_or_right = 0
-
-    def records() -> Iterator[Record]:
-        nonlocal left_or_right
-        for record in blocks.records(dropped):
-            splits.add(record.split)
-            left_or_right += any(map(_SIDES.search, record.captions))
-            yield record
-
-    shard_writer.write(folder, stage.key, records(), shard_mb=512, licences=[], sources=[])
+    records = blocks.records(dropped)
+    shard_writer.write(folder, stage.key, records, shard_mb=512, licences=[], sources=[])
+    index = read_index(folder, columns=["split", "captions"])
     stats = read_image_stats(folder, stage.runtime.threads)
     result, _ = check_dataset(folder, limits, stats)
     unmet = [outcome for outcome in result.checks if not outcome.passed]
@@ -228,8 +211,10 @@ def _validate(
     return {
         "unmet": [outcome.reason() for outcome in unmet],
         "fitting": fitting,
-        "splits": sorted(splits),
-        "left_or_right": left_or_right,
+        "splits": sorted(set(index["split"].to_pylist())),
+        "left_or_right": sum(
+            any(map(_SIDES.search, captions)) for captions in index["captions"].to_pylist()
+        ),
     }
 
 

@@ -169,7 +169,7 @@ def run_behaviour_tests(
         Sections of the metrics, and the cases; both are empty without tests.
     """
     config = settings.behaviour
-    tests = judging.prepare(config, type(trained), records, records.name)
+    tests = judging.prepare(config, type(trained), records)
     if tests is None:
         return {}, judging.SCHEMA.empty_table()
     tables = [

@@ -123,7 +123,7 @@ def _prepare_behaviour(stage: Stage, dataset: str, kind: type[RunTask]) -> Teste
     """Return the behaviour tests of a run, as in its evaluation."""
     settings, data = stage.section("evaluate", EvaluateConfig), stage.layout.data(dataset)
     records = Shards(data, splits_of(settings.splits, describe(data)["splits"])[0])
-    tests = prepare(settings.behaviour, kind, records, dataset)
+    tests = prepare(settings.behaviour, kind, records)
     return None if tests is None else Tested(tests, records)
 
 

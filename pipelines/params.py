@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any
@@ -142,17 +142,11 @@ def kinds() -> list[str]:
 
 def _conflicts(params: Params) -> Iterator[str]:
     """Yield an error message for each conflict between sections."""
-    suite, rules = params.evaluate.behaviour.tests, {}
     try:
-        rules = read_suite(Path(suite)).tests
+        read_suite(Path(params.evaluate.behaviour.tests))
     except ParamsError as error:
         yield f"evaluate.behaviour.tests: {error}"
-    rule_references = [
-        (f"evaluate.behaviour.tests: {suite}: tests.{name}.dataset", rule.dataset)
-        for name, rule in rules.items()
-        if rule.dataset is not None
-    ]
-    for key, value, group, choices in _references(params, rule_references):
+    for key, value, group, choices in _references(params):
         if value not in choices:
             yield f"{key}: {value!r} is not one of {group}{did_you_mean(value, choices)}"
     near = params.ingest.near_distance
@@ -176,9 +170,7 @@ def _trainings(params: Params) -> dict[str, Any]:
     return {"pretrain": params.pretrain, **runs}
 
 
-def _references(
-    params: Params, rule_references: Iterable[tuple[str, str]]
-) -> Iterator[tuple[str, str, str, Collection[str]]]:
+def _references(params: Params) -> Iterator[tuple[str, str, str, Collection[str]]]:
     """Yield every reference to another entry: its key, the name, the group, and the known names."""
     datasets, runs = ("the datasets", params.datasets), ("the runs", params.tasks)
     readable = "the datasets and filtered datasets", {**params.datasets, **params.curate}
@@ -204,8 +196,6 @@ def _references(
         yield f"curate.{name}.dataset", filtered.dataset, *readable
     for name in params.evaluate.reference or ():
         yield f"evaluate.reference.{name}", name, *runs
-    for key, name in rule_references:
-        yield key, name, *datasets
 
 
 def _check_profiles(params: Params) -> Iterator[str]:

@@ -15,7 +15,6 @@ from albef.losses.itc import (
     describes,
     one_hot_targets,
     same_image_targets,
-    sigmoid_loss,
     similarities,
     soft_cross_entropy,
 )
@@ -77,20 +76,6 @@ def test_contrast_without_queue_is_clips_loss() -> None:
     result = contrast(feat, feat, feat, feat, none, none, temperature, hard, 0.0)
     expected = torch.nn.functional.cross_entropy(feat @ feat.t() / 0.5, torch.arange(4))
     torch.testing.assert_close(result.loss, expected)
-
-
-def test_the_sigmoid_loss_of_a_hand_written_matrix() -> None:
-    logits, labels = (
-        torch.tensor([[0.0, math.log(3)], [-9.0, 0.0]]),
-        torch.tensor([[1.0, 0.0], [0, 1]]),
-    )
-    by_hand = [
-        -math.log(1 / 2),
-        -math.log(1 / 4),
-        -math.log(1 - 1 / (1 + math.exp(9))),
-        math.log(2),
-    ]
-    assert float(sigmoid_loss(logits, labels)) == pytest.approx(sum(by_hand) / 2)
 
 
 def test_contrast_with_a_bias_and_without_queue_is_siglips_loss() -> None:

@@ -14,7 +14,7 @@ from albef.config import ParamsError, read_preset, validate
 from albef.ingest.config import RowsConfig
 from flows.values import compose
 from pipelines import heldout, ingest
-from pipelines.check import Options, check, render
+from pipelines.check import check, render, write_preset
 from pipelines.check import main as run_check
 from pipelines.params import load
 from pipelines.stage import Stage
@@ -38,7 +38,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_it_tells_of_each_row_what_ingest_does(here: Path) -> None:
     params(here, {"rows": bad.folder(here)}, ingest=LIMITS)
     before = contents(here)
-    result = check("toy", Options(len(bad.ROWS) + 1))
+    result = check("toy", len(bad.ROWS) + 1)
     assert contents(here) == before
     stage = Stage("ingest", "toy")
     ingest.run(stage)
@@ -55,20 +55,20 @@ def test_it_tells_of_each_row_what_ingest_does(here: Path) -> None:
 
 
 def test_the_first_rows_of_each_source(here: Path) -> None:
-    result = check("toy", Options(5))
+    result = check("toy", 5)
     rows = {name: source["rows"] for name, source in result["sources"].items()}
     assert rows == {"names": 5, "placed": 5}
     assert "placed (scenes): the first 5 rows" in render(result)
-    assert check("toy.placed", Options(100))["sources"]["placed"]["rows"] == 18
+    assert check("toy.placed", 100)["sources"]["placed"]["rows"] == 18
     bad.folder(here)
-    assert check("in", Options(1000))["sources"]["in"]["rows"] == len(bad.ROWS)
+    assert check("in", 1000)["sources"]["in"]["rows"] == len(bad.ROWS)
 
 
 def test_yield_and_repeated(here: Path) -> None:
     source = pictures(here / "own", {**PHOTOS, "none.jpg": (b"<html>", "none")})
     limits = {"near_distance": 4, "min_yield": 0.5}
     params(here, {"own": source}, ingest=limits, duplicates="drop_near")
-    result = check("toy", Options(100))
+    result = check("toy", 100)
     assert result["repeated"] == {"exact": 1, "near": 1, "dropped": 2, "rule": "drop_near"}
     assert (result["rows"], result["kept"], result["stops"]) == (5, 2, True)
     words = render(result)
@@ -76,7 +76,7 @@ def test_yield_and_repeated(here: Path) -> None:
     assert "own (annotations): all 5 rows\n  kept 2 (40 %)\n" in words
     assert "rejected 1 (20 %): no_image\n    first: row 5, none.jpg: " in words
     assert "1 identical images, 1 similar images; `duplicates: drop_near` drops 2" in words
-    assert not check("toy", Options(2))["stops"]
+    assert not check("toy", 2)["stops"]
 
 
 def test_what_is_evaluated_on_is_compared_as_far_as_it_is_there(here: Path) -> None:
@@ -85,18 +85,18 @@ def test_what_is_evaluated_on_is_compared_as_far_as_it_is_there(here: Path) -> N
     values["datasets"]["coco"] = {**values["datasets"]["toy"], "sources": {"e": tests}}
     values["ingest"]["heldout"] = ["coco"]
     (here / "params.yaml").write_text(json.dumps(values))
-    result = check("toy", Options(100))
+    result = check("toy", 100)
     assert result["not_compared"] == ["products/heldout/coco.parquet"]
     assert "not compared with products/heldout/coco.parquet" in render(result)
     heldout.run(Stage("heldout", "coco"))
-    result = check("toy", Options(100))
+    result = check("toy", 100)
     assert result["sources"]["own"]["rejected"]["contamination"]["count"] == 2
     assert not result["not_compared"]
 
 
 def test_a_path_is_printed_as_in_params(here: Path) -> None:
     bad.folder(here)
-    words = render(check("in", Options(3)))
+    words = render(check("in", 3))
     _, heading, section = words.partition("To use it, add this to datasets in params.yaml:\n")
     assert heading
     section = section.removesuffix("or write a preset with --write")
@@ -110,10 +110,10 @@ def test_a_list_named_by_its_path_asks_no_private_address_and_one_of_values_asks
 ) -> None:
     with bad.Pictures() as server:
         source = bad.urls(here, server)
-        result = check("list.csv", Options(5))
+        result = check("list.csv", 5)
         assert not server.asked
         params(here, {"rows": source}, ingest=LIMITS)
-        check("toy", Options(10))
+        check("toy", 10)
         assert server.asked.total() == 10
         ingest.run(Stage("ingest", "toy"))
         assert max(server.asked.values()) == 1
@@ -130,7 +130,7 @@ def test_what_validation_would_refuse_and_which_limits_would_fit(here: Path) -> 
     limits = {"max_caption_words": 30, "min_image_side": 21, "max_other_scripts": 0.0}
     limits |= {"max_blank_images": 0.0, "max_short_captions": 0.0}
     params(here, sources, validate=limits)
-    result = check("toy", Options(100))
+    result = check("toy", 100)
     fitting = {"max_caption_words": 40, "scripts": ["Latin", "Cyrillic"], "min_image_side": 20}
     assert result["fitting"] == {**fitting, "max_blank_images": 1.0}
     assert (len(result["unmet"]), result["stops"]) == (4, False)
@@ -138,7 +138,7 @@ def test_what_validation_would_refuse_and_which_limits_would_fit(here: Path) -> 
     assert "validation would fail\n  captions are not too long (" in words
     assert "would pass with validate: {max_caption_words: 40, scripts: [Latin, Cyrillic]" in words
     params(here, sources, validate=limits | result["fitting"])
-    assert not check("toy", Options(100))["unmet"]
+    assert not check("toy", 100)["unmet"]
 
 
 def test_a_path_becomes_a_preset(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,7 +149,7 @@ def test_a_path_becomes_a_preset(here: Path, capsys: pytest.CaptureFixture[str])
         (shots / f"{i}.txt").write_text(f"dog {i} on the left")
     for name in ("presets", "behaviour"):
         shutil.copytree(ROOT / name, here / name)
-    assert run_check("shots", Options(write=True)) == 0
+    assert run_check("shots", None, None, True, False, here) == 0
     printed = capsys.readouterr().out
     assert printed.endswith("wrote presets/shots.yaml; to use it: albef run --preset shots\n")
     assert "--write" not in printed
@@ -157,11 +157,11 @@ def test_a_path_becomes_a_preset(here: Path, capsys: pytest.CaptureFixture[str])
     assert values["datasets"]["shots"]["split_off"] == {"val": 0.1, "test": 0.1}
     assert values["pretrain"]["augment"]["flip"] is False
     with pytest.raises(ParamsError, match=r"presets/shots.yaml exists; .* --name"):
-        run_check("shots", Options(write=True))
+        check("shots", write=True)
     (here / "params.yaml").write_text(compose(here / "presets" / "shots.yaml"))
     assert load(here / "params.yaml").tasks["retrieval"].dataset == "shots"
     with pytest.raises(ParamsError, match=r"--write: shots.shots is a dataset"):
-        check("shots.shots", Options(write=True))
+        check("shots.shots", write=True)
 
 
 NAMES = ["a.png", "b.png", "c.png", "d.png"]
@@ -244,13 +244,13 @@ def test_names_of_datasets_for_paths(here: Path) -> None:
         (here / folder / "a.txt").write_text("a photo of a dog")
         result = check(folder)
         assert (list(result["suggested"]), result["kept"]) == ([name], 1)
-    assert list(check("a-b", Options(name="oma"))["suggested"]) == ["oma"]
+    assert list(check("a-b", name="oma")["suggested"]) == ["oma"]
     (here / "presets").mkdir()
     (here / "presets" / "mine.yaml").touch()
     with pytest.raises(ParamsError, match=r"presets/mine.yaml exists.* --name"):
-        check("Фото", Options(write=True))
+        check("Фото", write=True)
     with pytest.raises(ParamsError, match="--name 'a b'"):
-        check("Фото", Options(name="a b"))
+        check("Фото", name="a b")
     folder = {"kind": "folder", "path": "Фото", "split": "train"}
     with pytest.raises(ParamsError, match="rename source 'Фото'"):
         validate(RowsConfig, {"sources": {"Фото": folder}}, where="params.yaml")
@@ -264,7 +264,7 @@ def test_a_preset_fits_all_rows_of_a_small_dataset(
         (here / "in" / f"{i}.png").write_bytes(toy.noisy(i).image)
         (here / "in" / f"{i}.txt").write_text(f"a photo of dog {i}")
     assert check("in")["rows"] == 3
-    assert check("in", Options(write=True))["rows"] == 5
+    assert check("in", write=True)["rows"] == 5
 
 
 def test_wrong_sources_are_named(here: Path) -> None:
@@ -283,11 +283,11 @@ def test_wrong_sources_are_named(here: Path) -> None:
         ("empty.csv", "empty.csv has no rows"),
     ):
         with pytest.raises(ParamsError, match=re.escape(message)):
-            check(source, Options(5))
+            check(source, 5)
     with pytest.raises(ParamsError, match="--rows 0: must be at least 1"):
-        check("toy", Options(0))
+        check("toy", 0)
     with pytest.raises(ParamsError, match="no valid rows of the split train"):
-        run_check("own", Options(write=True))
+        write_preset(check("own", write=True))
 
 
 def test_exit_codes_and_json(

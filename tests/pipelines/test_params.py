@@ -1,6 +1,5 @@
 """The whole file: built-in values, presets, contradictions."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -126,16 +125,6 @@ def test_a_view_is_scored_by_what_did_not_learn_from_it() -> None:
 VIEW = {"dataset": "web", "by": "earlier", "keep": 0.6}
 NEGATIVE = {"low": -1.0, "high": 1.0, "log": False, "start": 0.5}
 EXPORT = {"dataset": "scenes", "split": "test", "examples": None, "precisions": {"float32": 1.0}}
-
-
-def test_behaviour_tests_of_a_dataset_that_is_not_there_are_reported() -> None:
-    case = {"key": "k", "caption": "a key", "changed": "a dog"}
-    rule = {"expects": "changed", "cases": [case], "dataset": "scene"}
-    suite = {"source": "", "common": [], "tests": {"own": rule}}
-    Path("own.json").write_text(json.dumps(suite))
-    sentence = changed("evaluate.behaviour.tests", "own.json")
-    assert "own.json: tests.own.dataset: 'scene' is not one of the datasets" in sentence
-    assert "did you mean scenes?" in sentence
 
 
 WRONG: list[tuple[str, Any, str]] = [

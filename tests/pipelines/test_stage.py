@@ -179,7 +179,7 @@ def test_a_process_of_several_ends_with_a_launcher_that_is_killed(rank: str) -> 
         assert process.stdout.readline() == b"ready\n"
         (launched,) = psutil.Process(process.pid).children()
         process.kill()
-    gone, alive = psutil.wait_procs([launched], timeout=20 if rank else 2)
+    gone, alive = psutil.wait_procs([launched], timeout=20 if rank else 1)
     assert bool(gone) == bool(rank)
     for left in alive:
         left.kill()

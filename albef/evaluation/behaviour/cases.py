@@ -4,11 +4,10 @@ They depend only on data and tests, not on a seed or a model, so all runs share 
 """
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from albef.config import ParamsError
 from albef.data.record import Record
 from albef.evaluation.behaviour import wording
 from albef.evaluation.behaviour.suite import Expectation, Rule, Suite
@@ -44,12 +43,7 @@ class Claim:
 
 
 def make_cases(
-    suite: Suite,
-    rows: Sequence[Record],
-    claims: Sequence[Sequence[str]],
-    dataset: str,
-    limit: int,
-    where: str,
+    suite: Suite, rows: Sequence[Record], claims: Sequence[Sequence[str]], limit: int
 ) -> list[Case]:
     """Return the cases of a split, test by test and in the order of its records.
 
@@ -57,12 +51,7 @@ def make_cases(
         suite: the tests.
         rows: all records of the split; their images are not read.
         claims: the texts that are true of each record.
-        dataset: name of the dataset.
-        limit: maximum number of cases of each test that a rule makes.
-        where: name of the suite in error messages.
-
-    Raises:
-        ParamsError: a case written by hand names a record that the split does not have.
+        limit: maximum number of cases of each test.
     """
     all_claims = [Claim(index, text) for index, texts in enumerate(claims) for text in texts]
     if not all_claims:
@@ -72,9 +61,7 @@ def make_cases(
     counts = {word.lower() for rule in suite.tests.values() for word in rule.numbers or ()}
     counts_used = {word for claim in all_claims for word in wording.words_in(claim.text, counts)}
     for name, rule in suite.tests.items():
-        if rule.cases is not None:
-            cases[name] = list(_manual(name, rule, rows, where)) if rule.dataset == dataset else []
-        elif rule.another is None:
+        if rule.another is None:
             candidates = (
                 _chosen(name, rule, rows[c.index], c, _options(rule, c.text, counts_used, common))
                 for c in all_claims
@@ -122,17 +109,6 @@ def _chosen(
         return None
     changed = random.Random(f"{name} {row.key} {text}").choice(candidates)
     return Case(name, rule.expects, claim.index, row.key, text, changed)
-
-
-def _manual(name: str, rule: Rule, rows: Sequence[Record], where: str) -> Iterator[Case]:
-    indices: Mapping[str, int] = {row.key: index for index, row in enumerate(rows)}
-    for case in rule.cases or ():
-        if case.key not in indices:
-            raise ParamsError(
-                f"{where}: tests.{name}.cases: split {rows[0].split} of {rule.dataset} has no "
-                f"record {case.key!r}; use a key of that split"
-            )
-        yield Case(name, rule.expects, indices[case.key], case.key, case.caption, case.changed)
 
 
 class _Others:

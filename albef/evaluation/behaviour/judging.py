@@ -64,9 +64,7 @@ class Behaviour:
         return dict(zip(SCHEMA.names, map(list, columns), strict=True))
 
 
-def prepare(
-    config: BehaviourConfig, kind: type[RunTask], records: Records, dataset: str
-) -> Behaviour | None:
+def prepare(config: BehaviourConfig, kind: type[RunTask], records: Records) -> Behaviour | None:
     """Return the cases of a split; None if there are none.
 
     Raises:
@@ -81,7 +79,7 @@ def prepare(
         kind.claims(row) if language == suite.language else ()
         for row, language in zip(rows, languages, strict=True)
     ]
-    cases = make_cases(suite, rows, claims, dataset, config.cases, config.tests)
+    cases = make_cases(suite, rows, claims, config.cases)
     return Behaviour(rows[0].split, cases, config.threshold) if cases else None
 
 

@@ -1,4 +1,4 @@
-"""Behavior tests as data: a JSON file of rules on words, or of whole cases."""
+"""Behavior tests as data: a JSON file of rules on words."""
 
 import json
 import re
@@ -25,27 +25,9 @@ class BehaviourConfig(Section):
     tests: str
     """JSON file of the tests."""
     cases: Annotated[int, Field(ge=0)] = 1000
-    """Maximum number of cases of each test with a rule, taken at even steps; 0 disables the
-    tests."""
+    """Maximum number of cases of each test, taken at even steps; 0 disables the tests."""
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Probability from which the model accepts a text as true of an image."""
-
-
-class OwnCase(Section):
-    """A case written by hand."""
-
-    key: Annotated[str, Field(min_length=1)]
-    """Key of the record with the image."""
-    caption: Annotated[str, Field(min_length=1)]
-    """A text that is true of the image."""
-    changed: Annotated[str, Field(min_length=1)]
-    """The text that replaces it."""
-
-    @model_validator(mode="after")
-    def _differ(self) -> Self:
-        if self.changed == self.caption:
-            raise ValueError(f"caption and changed of {self.key} are equal")
-        return self
 
 
 Phrase = Annotated[str, Field(min_length=1)]
@@ -68,19 +50,13 @@ class Rule(Section):
     """Words for counts in ascending order; one becomes the next that the dataset has."""
     another: Literal[True] | None = None
     """If true, use a caption of another image that shares only common words with this one's."""
-    cases: Annotated[tuple[OwnCase, ...], Field(min_length=1)] | None = None
-    """Cases written by hand, of records of one dataset."""
-    dataset: str | None = None
-    """Dataset of these cases; runs on another dataset skip them."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        ways = ("swap", "alike", "parts", "numbers", "another", "cases")
+        ways = ("swap", "alike", "parts", "numbers", "another")
         chosen = [way for way in ways if getattr(self, way) is not None]
         if len(chosen) != 1 and chosen != ["parts", "numbers"]:
             raise ValueError(f"set one of {', '.join(ways)}, not {' and '.join(chosen) or 'none'}")
-        if (self.cases is None) != (self.dataset is None):
-            raise ValueError("cases and dataset need each other; set both or neither")
         swapped = [phrase.lower() for pair in self.swap or () for phrase in pair]
         if repeated := [phrase for phrase in swapped if swapped.count(phrase) > 1]:
             raise ValueError(f"swap has {repeated[0]!r} in two pairs; a phrase may be in one")

@@ -7,7 +7,7 @@ import pytest
 
 from albef.builtin import scenes
 from albef.builtin.describe import Scene, true_of
-from albef.config import ParamsError, validate
+from albef.config import validate
 from albef.data.record import Record
 from albef.evaluation.behaviour import cases
 from albef.evaluation.behaviour.suite import Suite, read_suite
@@ -19,7 +19,7 @@ ENGLISH = read_suite(Path(__file__).parents[3] / "behaviour/english.json")
 
 def made(suite: Suite, rows: list[Record], most: int = 1000, **changed: Any) -> list[cases.Case]:
     claims = changed.get("claims", [row.captions for row in rows])
-    return cases.make_cases(suite, rows, claims, "scenes", most, "own.json")
+    return cases.make_cases(suite, rows, claims, most)
 
 
 @pytest.fixture(scope="module")
@@ -86,27 +86,6 @@ def test_an_unrelated_text_is_about_nothing_that_the_image_is_known_to_show() ->
     assert found["a"] == found["c"] == "A Boat."
     assert found["e"] in ("a dog", "two cats", "two dogs")
     assert found["b"] in ("a dog", "two dogs", "A Boat.")
-
-
-OWN = {
-    "source": "mine", "common": [],
-    "tests": {"colour": {"expects": "changed", "dataset": "scenes", "cases": [
-        {"key": "test-000003", "caption": "a red key", "changed": "a blue key"}
-    ]}},
-}  # fmt: skip
-
-
-def test_cases_written_by_hand_are_taken_as_they_are(rows: list[Record]) -> None:
-    suite = validate(Suite, OWN, where="tests")
-    (case,) = made(suite, rows, most=1)
-    assert (case.index, case.key, case.changed) == (3, "test-000003", "a blue key")
-    assert cases.make_cases(suite, rows, [r.captions for r in rows], "other", 1, "own.json") == []
-
-
-def test_a_case_of_a_record_that_is_not_there_is_reported(rows: list[Record]) -> None:
-    suite = validate(Suite, OWN, where="tests")
-    with pytest.raises(ParamsError, match=r"tests\.colour\.cases: .* has no record 'test-000003'"):
-        made(suite, rows[:3])
 
 
 def test_where_nothing_is_claimed_there_are_no_cases(rows: list[Record]) -> None:

@@ -112,7 +112,7 @@ def test_entailment_says_how_likely_a_text_follows(pictures: list[bytes]) -> Non
 
 def test_a_split_is_prepared_and_scored(pictures: list[bytes]) -> None:
     task, some = tiny_task("entailment"), records("entailment", pictures)
-    tests = prepare(CONFIG, type(task), some, "scenes")
+    tests = prepare(CONFIG, type(task), some)
     assert tests is not None
     assert [place for place, _ in tests.pairs] == sorted(place for place, _ in tests.pairs)
     assert len(set(tests.pairs)) == len(tests.pairs)

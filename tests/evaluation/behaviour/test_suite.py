@@ -10,7 +10,6 @@ from albef.config import ParamsError
 from albef.evaluation.behaviour.suite import read_suite
 
 RULE: dict[str, Any] = {"expects": "changed", "swap": [["left of", "right of"]]}
-CASE = {"key": "k", "caption": "a key", "changed": "a dog"}
 
 
 def written(folder: Path, tests: object) -> Path:
@@ -19,26 +18,12 @@ def written(folder: Path, tests: object) -> Path:
     return path
 
 
-def test_a_file_of_rules_and_cases_is_read(tmp_path: Path) -> None:
-    own = {"expects": "lower", "cases": [CASE], "dataset": "scenes"}
-    suite = read_suite(written(tmp_path, {"turned": RULE, "own": own}))
-    assert suite.tests["turned"].swap == (("left of", "right of"),)
-    assert suite.tests["own"].cases is not None
-    assert suite.tests["own"].cases[0].changed == "a dog"
-
-
 WRONG: tuple[tuple[object, str], ...] = (
     ({}, "tests"),
-    ({"turned": {"expects": "changed"}}, "set one of swap, alike, parts, numbers, another, cases"),
+    ({"turned": {"expects": "changed"}}, "set one of swap, alike, parts, numbers, another"),
     ({"turned": RULE | {"another": True}}, "not swap and another"),
     ({"turned": RULE | {"swpa": []}}, "did you mean tests.turned.swap?"),
     ({"turned": RULE | {"swap": [["a", "b"], ["B", "c"]]}}, "swap has 'b' in two pairs"),
-    ({"turned": RULE | {"dataset": "scenes"}}, "cases and dataset need each other"),
-    ({"own": {"expects": "same", "cases": [CASE]}}, "cases and dataset need each other"),
-    (
-        {"own": {"expects": "same", "cases": [CASE | {"changed": "a key"}], "dataset": "d"}},
-        "caption and changed of k are equal",
-    ),
     ({"like": {"expects": "same", "alike": [["{a} x {b}", "{a} y"]]}}, "different placeholders"),
     (
         {"like": {"expects": "same", "alike": [["{a} x", "{a.b} y"]]}},
