@@ -52,9 +52,9 @@ def two(data: Path) -> tuple[dict[str, Any], Path]:
 
 @pytest.mark.parametrize("kind", toy_training.KINDS)
 def test_two_processes_compute_what_one_does_with_as_many_micro_batches(
-    two: tuple[dict[str, Any], Path], data: Path, tmp_path: Path, kind: str
+    two: tuple[dict[str, Any], Path], data: Path, kind: str
 ) -> None:
-    found, out = two
+    found, _ = two
     ours, theirs = toy_training.gradients(kind, data), found[kind]["gradients"]
     torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-6)
     compressed = found[kind]["compressed"]
@@ -66,6 +66,12 @@ def test_two_processes_compute_what_one_does_with_as_many_micro_batches(
     if kind == "without_itc":  # what takes no part is left alone, not decayed
         assert theirs["model.image_proj.weight"] is None
 
+
+@pytest.mark.parametrize("kind", toy_training.STOPPED.values())
+def test_two_processes_train_as_one_does(
+    two: tuple[dict[str, Any], Path], data: Path, tmp_path: Path, kind: str
+) -> None:
+    found, out = two
     state = toy_training.run(kind, data, tmp_path)
     together = found[kind]["state"]
     assert torch.equal(together["queue.pointer"], state["queue.pointer"])
@@ -84,14 +90,14 @@ def assert_same_curves(one: Path, other: Path) -> None:
             assert [float(value) for value in line.split()] == pytest.approx(values, rel=2e-3)
 
 
-@pytest.mark.parametrize("kind", toy_training.SPLIT)
-def test_split_weights_train_as_whole_ones_do(two: tuple[dict[str, Any], Path], kind: str) -> None:
+def test_split_weights_train_as_whole_ones_do(two: tuple[dict[str, Any], Path]) -> None:
     found, out = two
-    whole, split = found[kind]["state"], found[f"split {kind}"]
-    torch.testing.assert_close(split, whole, rtol=1e-2, atol=5e-3)
-    assert_same_curves(out / f"split {kind}", out / kind)
-    epochs = [kept(out / name, [1])[1] for name in (f"split {kind}", kind)]
-    torch.testing.assert_close(*map(load_file, epochs), rtol=1e-2, atol=5e-3)
+    kind = toy_training.STOPPED[True]
+    states = found["split"]["state"], found[kind]["state"]
+    torch.testing.assert_close(*states, rtol=1e-2, atol=5e-3)
+    assert_same_curves(out / "split", out / kind)
+    epochs = [load_file(kept(out / name, [1])[1]) for name in ("split", kind)]
+    torch.testing.assert_close(*epochs, rtol=1e-2, atol=5e-3)
 
 
 @pytest.mark.parametrize(
@@ -109,24 +115,26 @@ def test_two_processes_that_stop_and_go_on_end_with_the_same_bytes(
     two: tuple[dict[str, Any], Path], shard: bool
 ) -> None:
     found, out = two
-    whole = found["split retrieval"] if shard else found["retrieval"]["state"]
-    resumed = found[f"resumed {shard}"]
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    names = ("split cut", "split retrieval") if shard else ("cut", "retrieval")
-    assert curves(out / names[0]) == curves(out / names[1])
+    whole = "split" if shard else toy_training.STOPPED[False]
+    state, resumed = found[whole]["state"], found[f"cut {shard}"]
+    assert all(torch.equal(state[name], resumed[name]) for name in state)
+    assert curves(out / f"cut {shard}") == curves(out / whole)
 
 
-@pytest.mark.parametrize("cut", ["cut", "split cut"])
+@pytest.mark.parametrize(("shard", "kind"), toy_training.STOPPED.items())
 def test_another_number_of_processes_resumes_where_they_stopped(
-    two: tuple[dict[str, Any], Path], data: Path, caplog: pytest.LogCaptureFixture, cut: str
+    two: tuple[dict[str, Any], Path],
+    data: Path,
+    caplog: pytest.LogCaptureFixture,
+    shard: bool,
+    kind: str,
 ) -> None:
     found, out = two
-    last = max((out / cut).glob("state-*.pt"))
-    last.unlink()
+    folder, together = out / f"cut {shard}", found[f"cut {shard}"]
+    max(folder.glob("state-*.pt")).unlink()
     with caplog.at_level("INFO"):
-        alone = toy_training.run("retrieval", data, out / cut)
+        alone = toy_training.run(kind, data, folder)
     assert "resuming at step 10 of 12" in caplog.text
-    together = found[f"resumed {cut != 'cut'}"]
     torch.testing.assert_close(alone, together, rtol=1e-2, atol=5e-3)
     assert torch.equal(alone["queue.ids"], together["queue.ids"])
 

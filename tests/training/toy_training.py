@@ -41,8 +41,8 @@ SIZES = {
 KINDS = ("retrieval", "pretraining", "without_itc", "sigmoid_lora")
 
 
-SPLIT = ("retrieval", "pretraining")
-"""Kinds that are also trained with weights that are split over the processes."""
+STOPPED = {False: "retrieval", True: "pretraining"}
+"""Kinds that are also stopped and resumed; if true, their weights are split over the processes."""
 
 
 def task_of(kind: str) -> Task:
@@ -183,15 +183,13 @@ if __name__ == "__main__":
             found[name] = {
                 "gradients": gradients(name, folder),
                 "compressed": gradients(name, folder, compress=True),
-                "state": run(name, folder, out / name),
             }
-        for name in SPLIT:
-            found[f"split {name}"] = run(name, folder, out / f"split {name}", shard=True)
-        for shard in (False, True):
-            cut = out / ("split cut" if shard else "cut")
+        found["split"] = {"state": run(STOPPED[True], folder, out / "split", shard=True)}
+        for shard, name in STOPPED.items():
+            found[name]["state"] = run(name, folder, out / name)
             with contextlib.suppress(KeyboardInterrupt):
-                run("retrieval", folder, cut, stop=8, shard=shard)
-            found[f"resumed {shard}"] = run("retrieval", folder, cut, shard=shard)
+                run(name, folder, out / f"cut {shard}", stop=8, shard=shard)
+            found[f"cut {shard}"] = run(name, folder, out / f"cut {shard}", shard=shard)
         if world().first:
             torch.save(found, out / "found.pt")
     if other:
