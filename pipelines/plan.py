@@ -32,7 +32,7 @@ from albef.ingest.sources import kind_of
 from albef.layout import Layout, Runtime
 from albef.loading.reading import Batch
 from albef.models.albef import settled
-from albef.models.encoders import TransformersConfig
+from albef.models.encoders import BLOCK, TransformersConfig
 from albef.models.kernels import recompute
 from albef.models.weights import Checkpoint
 from albef.preprocessing.text import TextTokenizer
@@ -59,13 +59,13 @@ class Live(TorchDispatchMode):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._device, self._sizes = device, dict[int, int]()
+        self.device, self._sizes = device, dict[int, int]()
         self.now = self.peak = 0
 
     def add(self, tree: Any) -> None:
         """Count the memory of each tensor in nested containers until it is freed."""
         for tensor in tree_leaves(tree):
-            if not isinstance(tensor, Tensor) or tensor.device != self._device:
+            if not isinstance(tensor, Tensor) or tensor.device != self.device:
                 continue
             storage = tensor.untyped_storage()
             if storage._cdata not in self._sizes:
@@ -154,10 +154,11 @@ class Training:
         with self._fake:
             self.trainer.step([batch])
 
-    def need(self, size: int, *, keep_gradients: bool) -> Need:
+    def need(self, size: int, *, keep_gradients: bool, parts: int = 1) -> Need:
         """Return what a step with micro-batches of ``size`` records needs.
 
         ``keep_gradients`` counts the gradients of an earlier micro-batch, or of another process.
+        ``parts`` is the number of processes that split the weights of blocks.
         """
         optimizer, live = self.trainer.optimizer, Live(self.trainer.setup.device)
         parameters = [*self.task.parameters()]
@@ -169,7 +170,13 @@ class Training:
         with live, FlopCounterMode(display=False) as counter:
             self.step(size)
         optimizer.__dict__.pop("zero_grad", None)
-        return Need(state, live.peak, counter.get_total_flops())
+        blocks = [p for name, p in self.task.named_parameters() if BLOCK.match(name)]
+        moments = tree_leaves([optimizer.state.get(p, {}) for p in blocks])
+        held = sum(t.nbytes for t in [*blocks, *moments] if t.device == live.device)
+        gradients = sum(p.nbytes for p in blocks if p.requires_grad)
+        others = 1 - 1 / parts  # share of the blocks that is with other processes
+        peak = live.peak - int(others * (held + gradients))
+        return Need(state - int(others * held), peak, counter.get_total_flops())
 
 
 class Trainings:
@@ -207,7 +214,8 @@ class Trainings:
 
     def _need(self, name: str, size: int) -> Need:
         accumulates = size < self.configs[name].global_batch_size  # over micro-batches or GPUs
-        return self.training(name).need(size, keep_gradients=accumulates)
+        parts = self.gpus if self.params.runtime.shard else 1
+        return self.training(name).need(size, keep_gradients=accumulates, parts=parts)
 
     def _training(self, name: str) -> Training:
         kind = getattr(self.configs[name], "kind", "retrieval")

@@ -42,6 +42,10 @@ def test_a_step_needs_its_state_its_gradients_and_its_activations() -> None:
     recomputed = again.need("pretrained", 16)
     assert recomputed.peak < half.peak
     assert recomputed.flops > 1.1 * half.flops
+    runtime = params.runtime.model_copy(update={"shard": True})
+    split = Trainings(params.model_copy(update={"runtime": runtime}), gpus=2).need("pretrained", 8)
+    assert small.state / 2 < split.state < 0.7 * small.state, "embeddings and the queue stay whole"
+    assert small.peak - split.peak > small.state - split.state
 
 
 def test_the_largest_micro_batch_fits_and_divides_the_batch() -> None:
@@ -70,11 +74,3 @@ def test_the_plan_is_a_table_that_says_what_fits(
     for item, problem in (("web", "NAME=COUNT"), ("wob=3", "web")):
         with pytest.raises(ParamsError, match=problem):
             main(Path(), Gpus(1, 1.0, 1e12), [item])
-
-
-def test_presets_can_be_planned_without_what_they_read() -> None:
-    found = {
-        name: tuple(Trainings(load(PRESETS / f"{name}.yaml", related=False), gpus=1).configs)
-        for name in ("bring-your-own", "single-gpu")
-    }
-    assert found == {"bring-your-own": ("flickr",), "single-gpu": ("pretrained", "coco")}

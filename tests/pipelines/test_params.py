@@ -176,3 +176,6 @@ def test_a_wrong_value_names_its_key_and_what_was_meant() -> None:
     told = [(changed(key, value), says) for key, value, says in WRONG]
     assert [(sentence, says) for sentence, says in told if says not in sentence] == []
     assert all(sentence.startswith("params.yaml: ") for sentence, _ in told)
+    changed("tasks.vqa.init", "vqa")
+    with pytest.raises(ParamsError, match="circular dependency"):  # which `albef plan` would follow
+        load(Path("params.yaml"), related=False)

@@ -26,14 +26,20 @@ def test_the_estimate_is_within_15_percent_of_a_real_step() -> None:
     assert real == pytest.approx(estimated, rel=0.15)
 
 
-def test_every_kind_is_planned() -> None:
-    command = [sys.executable, "-m", "albef.cli", "plan", "smoke", "--gpu", "2"]
+@pytest.mark.parametrize(
+    ("preset", "gib", "trainings"),
+    [
+        ("smoke", 2, "pretrained retrieval vqa entailment text_assignment nlvr2 grounding"),
+        ("bring-your-own", 24, "flickr"),  # of data and a checkpoint that are not here
+    ],
+)
+def test_every_kind_is_planned(preset: str, gib: int, trainings: str) -> None:
+    command = [sys.executable, "-m", "albef.cli", "plan", preset, "--gpu", str(gib)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    names = [line.split(" | ")[0].strip("| ") for line in done.stdout.splitlines()[2:]]
-    kinds = ("retrieval", "vqa", "entailment", "text_assignment", "nlvr2", "grounding")
-    assert tuple(names) == ("pretrained", *kinds)
-    assert "no" not in [line.split(" | ")[5] for line in done.stdout.splitlines()[2:]]
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:]]
+    assert [row[0] for row in rows] == trainings.split()
+    assert {row[5] for row in rows} == {"yes"}
 
 
 def test_a_plan_is_of_the_state_the_gradients_and_the_activations() -> None:
