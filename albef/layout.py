@@ -49,7 +49,8 @@ class Runtime(Section):
     """Number of processes that train together. They share the micro-batches."""
     launch: str = "torchrun --standalone --nproc-per-node {processes}"
     """Command that starts the processes: torchrun, or a command of your cluster. {processes} is
-    replaced by their number."""
+    replaced by their number. ``ray`` starts them on the Ray cluster that this machine is a node
+    of."""
     threads: CountOrZero = 0
     """Number of threads of all processes on a machine together. 0 uses all cores."""
     engine: Engine = "local"

@@ -6,6 +6,7 @@ how one of its processes died.
 """
 
 import contextlib
+import importlib.util
 import json
 import logging
 import os
@@ -30,6 +31,8 @@ from albef.run_record import Cost
 from pipelines.device_lock import device_of, held_device
 from pipelines.stage import LAUNCHED_ON, RANKS, Stage, end_file, read_json, write_json
 
+RAY = "ray"
+"""Value of ``runtime.launch`` that starts the processes on a Ray cluster."""
 _DIED = "died"
 """File in the folder of ends that names the process that died and the cause."""
 
@@ -46,7 +49,8 @@ def launch(stage: Stage) -> bool:
         KeyboardInterrupt: the processes were asked to stop, and saved a training checkpoint.
     """
     processes = stage.runtime.processes
-    if processes == 1 or launched():
+    on_ray = stage.runtime.launch == RAY
+    if launched() or (processes == 1 and not on_ray):
         return False
     command = dying_with_parent(_command(stage, processes), "TERM")
     with _end_folder(stage) as ends:
@@ -57,7 +61,8 @@ def launch(stage: Stage) -> bool:
         if code:
             _raise_first_error(stage, ends)
     path = stage.layout.record(stage.address)
-    if record := read_json(path):  # The record of the first process lacks the cost of the others.
+    # The record of the first process lacks the cost of the others, which on Ray is unknown.
+    if not on_ray and (record := read_json(path)):
         before = record.get("interrupted", {})
         gpu_seconds = 3600 * (record["gpu_hours"] - before.get("gpu_hours", 0.0))
         write_json(path, record | Cost(gpu_seconds, before).spent())
@@ -96,6 +101,12 @@ def _end_folder(stage: Stage) -> Iterator[Path]:
 
 def _command(stage: Stage, processes: int) -> list[str]:
     template = stage.runtime.launch
+    module = [f"pipelines.{stage.name}", *([stage.key] if stage.key else [])]
+    if template == RAY:
+        if not importlib.util.find_spec("ray"):
+            raise ParamsError("runtime.launch: ray needs the extra ray: `pip install '.[ray]'`")
+        driver = "-m", "pipelines.on_ray", str(processes), stage.runtime.device
+        return [sys.executable, *driver, *module]
     try:
         words = shlex.split(template.format(processes=processes))
     except (LookupError, ValueError) as error:
@@ -106,7 +117,7 @@ def _command(stage: Stage, processes: int) -> list[str]:
         words[:1] = [sys.executable, "-m", "pipelines.launch"]
     if not words or not shutil.which(words[0]):
         raise ParamsError(f"runtime.launch {template!r}: command not found")
-    return [*words, "-m", f"pipelines.{stage.name}", *([stage.key] if stage.key else [])]
+    return [*words, "-m", *module]
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 gives, whatever dies meanwhile.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from PIL import Image
 from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection
 from albef.ingest.pool import prepare_rows
+from albef.io import file_digest
 from albef.layout import Engine
 from pipelines.stage import Stage
 from tests.ingest.bad_rows import encoded
@@ -31,7 +33,12 @@ from tests.ingest.conftest import server as server
 from tests.ingest.download.server import Server
 from tests.ingest.download.test_client import LIMITS
 from tests.ingest.test_prepare import rules
+from tests.pipelines.conftest import validated as validated
+from tests.pipelines.states import saved, wait
 from tests.pipelines.test_ingest import ROOT, contents, params, pictures
+from tests.pipelines.test_launch import TWO, WEIGHTS, ended, start
+from tests.pipelines.test_launch import prepared as prepared
+from tests.pipelines.test_training import values, work
 
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -206,6 +213,44 @@ def test_a_row_that_ends_its_process_is_rejected(nodes: Cluster) -> None:
 def test_an_error_of_a_task_is_raised_here(nodes: Cluster) -> None:
     with cluster.RayExecutor() as executor, pytest.raises(ValueError, match="literal for int"):
         executor.submit(int, "x").result()
+
+
+def train_workers() -> list[psutil.Process]:
+    """The workers of Ray Train on this machine whose stage trains."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it may end meanwhile
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+@pytest.mark.slow
+def test_a_training_on_ray_resumes_when_a_worker_is_killed_and_stops_when_it_is_asked(
+    prepared: Path, nodes: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training checkpoints and weights are those of torchrun."""
+    monkeypatch.chdir(prepared)
+    shorter = {"pretrain__epochs": 6, "runtime__checkpoint_every": 2}
+    work(prepared, values(**TWO | shorter))
+    whole = start("pretrain", scratch="elsewhere")
+    ended(whole)
+    expected = file_digest(WEIGHTS)
+    training = start("pretrain", launch="ray")
+    wait(training, saved)
+    train_workers()[0].kill()
+    wait(training, lambda: len(train_workers()) == 2)
+    first = saved()
+    wait(training, lambda: max(saved()) > max(first))
+    training.send_signal(signal.SIGTERM)
+    told = ended(training)
+    assert training.returncode == 130, told
+    assert "resuming at step" in told
+    assert "of 42, which is saved" in told.splitlines()[-1]
+    again = start("pretrain", launch="ray")
+    assert ended(again).count("resuming at step") == 1
+    assert again.returncode == 0
+    assert file_digest(WEIGHTS) == expected
 
 
 def test_no_cluster_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

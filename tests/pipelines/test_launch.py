@@ -133,7 +133,7 @@ def test_two_processes_survive_what_befalls_them(
     expected = file_digest(WEIGHTS)
     curves = file_digest(Path("products/curves/pretrained/plots/metrics/train/loss.tsv"))
     record = json.loads(Path("products/runs/pretrain.json").read_text())
-    assert record["steps"] == 128
+    assert record["steps"] == 112
     assert record["core_hours"] == pytest.approx(record["cpu_seconds"] / 3600, abs=1e-4)
     assert not list(Path("elsewhere/albef").iterdir())
 
@@ -150,7 +150,7 @@ def test_two_processes_survive_what_befalls_them(
     asked.send_signal(signal.SIGTERM)
     told = ended(asked)
     assert asked.returncode == 130
-    assert "of 128, which is saved" in told.splitlines()[-1]
+    assert "of 112, which is saved" in told.splitlines()[-1]
     assert gone(iter(family.values()))
 
     orphaned = start("pretrain")

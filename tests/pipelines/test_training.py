@@ -208,7 +208,7 @@ def test_a_training_waits_for_its_device_and_saves_its_last_step_when_it_is_stop
                 waits = f"waiting for cpu: process {os.getpid()} uses it"
                 assert waits in process.stderr.readline()
         if saved:
-            assert any(f"resuming at step {saved} of 64" in line for line in process.stderr)
+            assert any(f"resuming at step {saved} of 56" in line for line in process.stderr)
         wait(process, lambda: list(Path("scratch").rglob("itc.tsv")))  # points of the curves
         os.killpg(process.pid, number)
         told = process.communicate(timeout=600)[1]
@@ -216,13 +216,13 @@ def test_a_training_waits_for_its_device_and_saves_its_last_step_when_it_is_stop
         state = max(saved_states())
         assert step_of(state) > saved
         saved = step_of(state)
-        assert f"pretrain: stopped after step {saved} of 64, which is saved" in told
+        assert f"pretrain: stopped after step {saved} of 56, which is saved" in told
         assert "Traceback" not in told
 
     work(trained, values(pretrain__epochs=8, runtime__checkpoint_every=1000))
     with caplog.at_level("INFO", "albef"):
         stage = step("pretrain")
-    assert f"resuming at step {saved} of 64" in caplog.text
+    assert f"resuming at step {saved} of 56" in caplog.text
     weights = Path("products/models/pretrained/model.safetensors")
     resumed = file_digest(weights)
     stage.write_record(time.time())
