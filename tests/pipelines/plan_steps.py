@@ -44,7 +44,7 @@ def test_a_step_needs_its_state_its_gradients_and_its_activations() -> None:
     assert recomputed.flops > 1.1 * half.flops
     runtime = params.runtime.model_copy(update={"shard": True})
     split = Trainings(params.model_copy(update={"runtime": runtime}), gpus=2).need("pretrained", 8)
-    assert small.state / 2 < split.state < 0.7 * small.state, "embeddings and the queue stay whole"
+    assert 0.5 < split.state / small.state < 0.8, "embeddings and the queue stay whole"
     assert small.peak - split.peak > small.state - split.state
 
 
