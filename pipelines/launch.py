@@ -105,8 +105,8 @@ def _command(stage: Stage, processes: int) -> list[str]:
     if template == RAY:
         if not importlib.util.find_spec("ray"):
             raise ParamsError("runtime.launch: ray needs the extra ray: `pip install '.[ray]'`")
-        driver = "-m", "pipelines.on_ray", str(processes), stage.runtime.device
-        return [sys.executable, *driver, *module]
+        driver = sys.executable, "-m", "pipelines.on_ray", str(processes), stage.runtime.device
+        return [*driver, *module]
     try:
         words = shlex.split(template.format(processes=processes))
     except (LookupError, ValueError) as error:
