@@ -140,17 +140,18 @@ class Current(HttpMiddleware):
 
     async def _compare(self, route: str, scope: Scope, body: bytes, answer: bytes) -> None:
         """Send a request to the shadow, and compare its answer with the one that was sent."""
-        shadow = self.followers[SHADOW]
-        async with self._turn:
-            metrics, start = shadow.engine.metrics, time.perf_counter()
-            status, other = await self._ask(shadow.engine, scope, body)
-            metrics.requests.labels(route, scope["method"], f"{status}").inc()
-            metrics.seconds.labels(route).observe(time.perf_counter() - start)
-            if status == 200:
-                await asyncio.to_thread(_count, metrics, route, answer, other)
-            else:
-                metrics.compared.labels(route, "failed").inc()
-        self._waiting.remove(len(body))
+        try:
+            async with self._turn:
+                engine, start = self.followers[SHADOW].engine, time.perf_counter()
+                status, other = await self._ask(engine, scope, body)
+                engine.metrics.requests.labels(route, scope["method"], f"{status}").inc()
+                engine.metrics.seconds.labels(route).observe(time.perf_counter() - start)
+                if status == 200:
+                    await asyncio.to_thread(_count, engine.metrics, route, answer, other)
+                else:
+                    engine.metrics.compared.labels(route, "failed").inc()
+        finally:
+            self._waiting.remove(len(body))
 
     async def _ask(self, engine: Engine, scope: Scope, body: bytes) -> tuple[int, bytes]:
         """Return the status and the body of an engine's answer."""

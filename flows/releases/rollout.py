@@ -73,7 +73,7 @@ def _decide(
             message = git.commit_message(run, version)
             git.git("commit", "--quiet", "--message", message, "--", *map(str, files))
             tags = [] if refused else [registry.assign(version, stage)]
-            tags.append(Registry(run).unassign(version, NEXT))
+            tags += registry.unassign(NEXT)
         verdict = f"{verdict}: {', '.join(tags)}{pushed()}"
     else:
         verdict = f"would be decided: {verdict}; run again with --approve"

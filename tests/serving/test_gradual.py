@@ -1,5 +1,6 @@
 """A canary answers its share of the requests, and a shadow's answers are only compared."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from albef.release.rollout import judge_trial, read_metrics
 from albef.runtime.manifest import NAME, ExportError
 from albef.serving.gradual import best_answers, is_chosen
 from albef.serving.limits import Trial
-from tests.serving.running import Running, parts, running, wait_until
+from tests.serving.running import PATIENCE, Running, parts, running, wait_until
 
 TEXTS = {"texts": ["two apples above a squid"]}
 EVERY = 0.05
@@ -143,6 +144,21 @@ def test_answers_of_a_shadow_are_compared_and_never_sent(
             assert cosine == pytest.approx(1, abs=1e-5)
         else:
             assert cosine < 0.99
+
+
+def test_requests_that_wait_too_long_for_a_shadow_are_dropped(tiny_export: Path) -> None:
+    with running([tiny_export], shadow=Trial(tiny_export, 1)) as server:
+        app: Any = server.server.config.app
+        model, go = app.state.followers["shadow"].engine.models[0].model, threading.Event()
+        encode = model.encode_text
+        model.encode_text = lambda *given: go.wait(PATIENCE) and encode(*given)
+        for _ in range(40):
+            assert asked(server)[0] == "stable"
+        assert compared(server, "/v1/embed/texts") == {"dropped": 8}
+        go.set()
+        registry = server.engine.metrics.trials["shadow"].registry
+        name, route = "albef_shadow_cosine_count", {"route": "/v1/embed/texts"}
+        wait_until(lambda: registry.get_sample_value(name, route) == 32)
 
 
 def test_a_canary_that_fails_is_refused_by_the_numbers_of_its_server(

@@ -90,7 +90,7 @@ def test_a_link_follows_the_registry_and_back(project: Toy, fetch: Callable[...,
     with pytest.raises(ParamsError, match=r"v0\.3\.0 has sha256:\w+, but its release has another"):
         fetch()
     assert link.readlink() == Path("v0.1.0")
-    Registry("retrieval").unassign("v0.3.0", "prod")
+    Registry("retrieval").unassign("prod")
     git.git("push", "-q", "--tags")
     with pytest.raises(ParamsError, match="no version of retrieval holds prod"):
         fetch()
