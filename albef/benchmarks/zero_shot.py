@@ -5,13 +5,12 @@ every image with every template of every class.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
-from albef.benchmarks.comparing import Benchmark, Case, Result, judge_all, lines_of
+from albef.benchmarks.comparing import Case, Result, judge_all
 from albef.config import ParamsError
 from albef.data.image_formats import IMAGE_SUFFIXES
 from albef.data.rejection import Reason, Rejection, RowError
@@ -33,13 +32,11 @@ def run(model: Matching, data: Path, images: Path) -> Result:
     Without ``zeroshot_classification_templates.txt``, ImageNet's templates are used.
     """
     kinds = data / "dataset_type.txt"
-    if kinds.is_file() and (kind := "".join(lines_of(kinds)[:1])) != "classification":
+    if kinds.is_file() and (kind := "".join(_lines(kinds)[:1])) != "classification":
         raise ParamsError(f"{kinds} says {kind!r}; only sets for classification are supported")
-    labels = lines_of(data / "classnames.txt")
+    labels = _lines(data / "classnames.txt")
     file = data / "zeroshot_classification_templates.txt"
-    templates = [
-        line.replace("{c}", "{}") for line in lines_of(file if file.exists() else TEMPLATES)
-    ]
+    templates = [line.replace("{c}", "{}") for line in _lines(file if file.exists() else TEMPLATES)]
     if wrong := [text for text in templates if text.count("{}") != 1]:
         raise ParamsError(f"{file}: template {wrong[0]!r} must contain {{c}} once")
     if not labels or not templates:
@@ -53,14 +50,14 @@ def run(model: Matching, data: Path, images: Path) -> Result:
         return {"itc_acc@1": float(first[0] == label), "itc_acc@5": float(label in first)}
 
     result = judge_all(_cases(data / SPLIT, labels), judge)
-    recalls = [group["itc_acc@1"] for group in result.groups.values()]
-    per_class = {"itc_mean_per_class": float(np.mean(recalls))} if recalls else {}
-    return replace(result, metrics={**result.metrics, **per_class})
+    if recalls := [group["itc_acc@1"] for group in result.groups.values()]:
+        result.metrics["itc_mean_per_class"] = float(np.mean(recalls))
+    return result
 
 
 def _cases(folder: Path, labels: list[str]) -> Iterator[Case | Rejection]:
     count = folder / "nshards.txt"
-    number = "".join(lines_of(count)[:1])
+    number = "".join(_lines(count)[:1])
     if not number.isdecimal():
         raise ParamsError(f"{count} must contain the number of shards, got {number!r}")
     for shard in (folder / f"{i}.tar" for i in range(int(number))):
@@ -69,6 +66,13 @@ def _cases(folder: Path, labels: list[str]) -> Iterator[Case | Rejection]:
         samples = groupby(members(shard, _limit), lambda member: split_name(member.name)[0])
         for line, (name, parts) in enumerate(samples, 1):
             yield attempt(Row(shard, line, list(parts), name), _case, labels)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} cannot be read: {error}; correct --data") from None
 
 
 def _limit(name: str) -> int:
@@ -90,10 +94,3 @@ def _case(row: Row, labels: list[str]) -> Case:
         detail = f"class {label[:20]} is not below {len(labels)}, the number of class names"
         raise RowError(Reason.MALFORMED_ROW, detail)
     return Case(row, f"{label} {labels[int(label)]}", (image,), (label,))
-
-
-BENCHMARKS = {
-    "zero-shot": Benchmark(
-        "https://huggingface.co/clip-benchmark", "as each set; the templates are CLIP's, MIT", run
-    )
-}

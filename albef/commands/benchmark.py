@@ -5,19 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from albef.benchmarks import captions, winoground, zero_shot
-from albef.benchmarks.comparing import Benchmark
+from albef.benchmarks import captions, zero_shot
 from albef.commands.embed import load_model
 from albef.config import did_you_mean
 from albef.data.rejection import Rejection
 from albef.io import printable, write_json
 from albef.runtime.matching import as_matching
 
-BENCHMARKS: dict[str, Benchmark] = {
-    **winoground.BENCHMARKS,
-    **captions.BENCHMARKS,
-    **zero_shot.BENCHMARKS,
-}
+RUNS = {name: each.run for name, each in captions.BENCHMARKS.items()} | {"zero-shot": zero_shot.run}
+"""Function that scores a model, of each benchmark."""
 _LISTED = 20  # rejected rows that a row lists, and groups that the table shows
 
 
@@ -36,11 +32,11 @@ def main(name: str, weights: Path, data: Path, images: Path, out: Path, device: 
         ValueError: the benchmark does not exist, its files are missing or invalid, no case can be
             scored, or the model does not match images and texts.
     """
-    if name not in BENCHMARKS:
-        raise ValueError(f"there is no benchmark {name}{did_you_mean(name, BENCHMARKS)}")
-    benchmark, rows = BENCHMARKS[name], _read(out)
+    if name not in RUNS:
+        raise ValueError(f"there is no benchmark {name}{did_you_mean(name, RUNS)}")
+    rows = _read(out)
     model = as_matching(load_model(weights, device), str(weights))
-    result = benchmark.run(model, data, images)
+    result = RUNS[name](model, data, images)
     problems = [_problem(rejection) for rejection in result.rejected]
     if not result.cases:
         first = f"; the first: {problems[0]}" if problems else ""
@@ -54,10 +50,8 @@ def main(name: str, weights: Path, data: Path, images: Path, out: Path, device: 
             "cases": result.cases,
             "rejected": len(problems),
             "problems": problems[:_LISTED],
-            "metrics": dict(result.metrics),
-            "groups": {group: dict(values) for group, values in result.groups.items()},
-            "source": benchmark.source,
-            "licence": benchmark.licence,
+            "metrics": result.metrics,
+            "groups": result.groups,
         }
     )
     write_json(out, rows)
