@@ -249,7 +249,7 @@ def site(
     out: Annotated[Path, Argument(help="Folder to write.")],
     questions: Annotated[OptionalPath, Option(help="VQA export that answers questions.")] = None,
     precision: Annotated[str | None, Option(help="Weights; default: int8 if available.")] = None,
-    package: Annotated[OptionalPath, Option(help="onnxruntime-web's file; default: npm's.")] = None,
+    packages: Annotated[OptionalPath, Option(help="Folder of npm's files; default: npm's.")] = None,
 ) -> None:
     """Write a static site that searches images in the browser.
 
@@ -257,7 +257,7 @@ def site(
     """
     from albef.commands.site import main
 
-    main(export, gallery, out, questions, precision, package)
+    main(export, gallery, out, questions, precision, packages)
 
 
 def _export_or_checkpoint(model: str) -> Path:

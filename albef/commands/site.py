@@ -1,7 +1,7 @@
 """``albef site``: a static site that searches its images in the browser. No torch.
 
 It has the page of ``albef serve``, whose calls are answered in the browser, the graphs, the images
-with their features, and ONNX Runtime's web build from npm with its licences.
+with their features, and from npm ONNX Runtime's web build and Hugging Face's tokenizers.
 """
 
 import json
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from PIL import Image
-from tokenizers import Tokenizer
 
 from albef.data.image_decoding import ImageError, decode
 from albef.io import atomic, printable
@@ -31,7 +30,18 @@ from albef.serving.limits import BEST, IMAGES, TEXT, Limits
 
 WEB = "1.30.0"
 """Tested version of npm's onnxruntime-web. Its first versions lack opset 23."""
-_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+_PACKAGES = {
+    f"onnxruntime-web@{WEB}": {
+        "dist/ort.wasm.min.mjs": "ort.wasm.min.mjs",
+        "dist/ort-wasm-simd-threaded.mjs": "ort-wasm-simd-threaded.mjs",
+        "dist/ort-wasm-simd-threaded.wasm": "ort-wasm-simd-threaded.wasm",
+    },
+    "@huggingface/tokenizers@0.2.0": {
+        "dist/tokenizers.min.mjs": "tokenizers.min.mjs",
+        "LICENSE": "tokenizers-LICENSE",
+    },
+}
+"""Packages of npm, and the names that their files get in the site."""
 _POLICY = (
     "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src 'self' blob:; "
     "connect-src 'self' blob:"
@@ -44,7 +54,7 @@ def main(
     out: Path,
     questions: Path | None,
     precision: str | None,
-    package: Path | None,
+    packages: Path | None,
 ) -> None:
     """Write a site that searches images and answers questions about them.
 
@@ -55,11 +65,11 @@ def main(
         questions: VQA export that answers questions; None leaves them out.
         precision: precision of the weights; None takes int8 if available, else the first of each
             export.
-        package: file of npm's onnxruntime-web; None fetches it with npm.
+        packages: folder of the files that ``npm pack`` makes; None fetches them with npm.
 
     Raises:
         ValueError: ``out`` exists, ``gallery`` has no readable image, an export is of another kind,
-            or the package cannot be read or fetched.
+            or the packages cannot be read or fetched.
         ExportError: a folder is not an export, or lacks that precision.
     """
     if out.exists():
@@ -82,7 +92,7 @@ def main(
         page, head = part / "index.html", '<meta charset="utf-8">'
         policy = f'{head}\n<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         page.write_text(page.read_text().replace(head, policy))
-        _unpack_web_build(part, package)
+        _unpack_packages(part, packages)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(
         f"{out}: {len(names)} images, {size / 1e6:.1f} MB; serve it with any static file server: "
@@ -114,24 +124,18 @@ def _copy_export(export: Path, part: Path, precision: str | None) -> tuple[Any, 
     manifest = manifests.read(export)
     precision = precision or ("int8" if "int8" in manifest.precisions else manifest.precisions[0])
     model = load(export, [CPU], precision=precision)
-    if not _is_read_by_text_js(model.tokenizer.tokenizer):
-        raise ValueError(
-            f"{export}: a site reads texts with BERT's uncased tokenizer only; use albef serve"
-        )
-    for name in [manifests.NAME, *manifests.needed_files(manifest, precision)]:
+    for name in manifests.needed_files(manifest, precision):
         target = part / manifest.run / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(export / name, target)
+    if model.answers:  # They are not cleaned, unlike what tokenizer.json reads.
+        ids, mask = model.tokenizer.encode(model.answers, model.facts.max_tokens, end=True)
+        kept = (row[:count].tolist() for row, count in zip(ids, mask.sum(1), strict=True))
+        answers = [{"text": t, "ids": i} for t, i in zip(model.answers, kept, strict=True)]
+        (part / manifest.run / manifests.ANSWERS).write_text(json.dumps(answers))
     facts = manifest.model.model_dump(mode="json")
     facts |= {"run": manifest.run, "digest": model.digest, "precision": precision}
     return model, facts | {"preprocessing": manifest.preprocessing.model_dump(mode="json")}
-
-
-def _is_read_by_text_js(tokenizer: Tokenizer) -> bool:
-    state = json.loads(tokenizer.to_str())
-    steps = state["normalizer"] or {}
-    lower = [step.get("lowercase") for step in steps.get("normalizers", [steps])]
-    return bool(state["model"]["type"] == "WordPiece" and lower[-1:] == [True])
 
 
 def _write_images(model: Any, gallery: Path, part: Path) -> list[str]:
@@ -161,27 +165,28 @@ def _write_images(model: Any, gallery: Path, part: Path) -> list[str]:
     return names
 
 
-def _unpack_web_build(part: Path, package: Path | None) -> None:
-    """Unpack ONNX Runtime's web build, and its licences from the installed runtime."""
-    spec = f"onnxruntime-web@{WEB}"
+def _unpack_packages(part: Path, packages: Path | None) -> None:
+    """Unpack files of npm's packages, and ONNX Runtime's licences from the installed one."""
     with tempfile.TemporaryDirectory() as scratch:
-        if package is None:
-            command = ["npm", "pack", "--silent", "--pack-destination", scratch, spec]
+        if packages is None:
+            command = ["npm", "pack", "--silent", "--pack-destination", scratch, *_PACKAGES]
             try:
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             except (FileNotFoundError, subprocess.CalledProcessError):
                 raise ValueError(
-                    f"npm cannot fetch {spec}; run `npm pack {spec}` on another machine and pass "
-                    "the file with --package"
+                    f"npm cannot fetch the packages; run `npm pack {' '.join(_PACKAGES)}` on "
+                    "another machine and pass the folder of its files with --packages"
                 ) from None
-            (package,) = Path(scratch).glob("*.tgz")
-        try:
-            with tarfile.open(package) as tar:
-                for name in _FILES:
-                    file = tar.extractfile(f"package/dist/{name}")
-                    assert file is not None
-                    (part / name).write_bytes(file.read())
-        except (OSError, tarfile.TarError, KeyError) as error:
-            raise ValueError(f"--package {package} is not {spec}: {error}") from None
+        for package, files in _PACKAGES.items():
+            packed = package.removeprefix("@").replace("/", "-").replace("@", "-") + ".tgz"
+            path = (packages or Path(scratch)) / packed
+            try:
+                with tarfile.open(path) as tar:
+                    for source, name in files.items():
+                        file = tar.extractfile(f"package/{source}")
+                        assert file is not None
+                        (part / name).write_bytes(file.read())
+            except (OSError, tarfile.TarError, KeyError) as error:
+                raise ValueError(f"--packages: {path} is not {package}: {error}") from None
     for name in ("LICENSE", "ThirdPartyNotices.txt"):
         shutil.copyfile(Path(onnxruntime.__file__).with_name(name), part / f"onnxruntime-{name}")

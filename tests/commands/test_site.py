@@ -14,25 +14,11 @@ from PIL import Image
 
 import albef.runtime
 from albef.cli import main
-from albef.commands.site import _is_read_by_text_js
-from albef.preprocessing.text import TextTokenizer, clean_caption, clean_question
 from albef.preprocessing.transforms import MEAN, STD, Evaluate
 from albef.runtime.manifest import NAME
 from tests.conftest import CAPTIONS
-from tests.models.encoders import write_xlm_roberta
 
 SITE = Path(albef.__file__).parent / "serving/site"
-ODD = (
-    "",
-    "  Two   DOGS,left-of an apple's  tree!\n",
-    "<person> & <PERSON> #1 50% [MASK] $5^2 `x` {y}|z",
-    "ÀÉÎõü ẞ ß ﬁ Å İstanbul ΣΊΣΥΦΟΣ Ｆｕｌｌ",
-    "两只青蛙 frogs 𠀀 ｶﾀｶﾅ 한국어",
-    "a\u00a0b\u2003c\u3000d\x85e\x1cf\x0bg\u200bh\ufeffi\x07j\ufffdk",
-    "¿qué? «mots» “quoted” — dash… ‽ 、。",
-    "x" * 101 + " " + "y" * 99,
-    "👩‍🚀 🇩🇪 ☺️ ½ ² ①",
-)
 
 
 @contextmanager
@@ -60,43 +46,6 @@ def opened(browser: Any, folder: Path) -> Iterator[Any]:
     assert [each for each in refused if not each.endswith("favicon.ico")] == []
 
 
-def letters() -> list[str]:
-    """Texts of letters of all kinds, drawn from those that every version of Unicode has."""
-    rng = np.random.default_rng(0)
-    blocks = [(0x20, 0x17F), (0x370, 0x3FF), (0x400, 0x45F), (0x5D0, 0x5EA), (0x2010, 0x2027)]
-    blocks += [(0x3041, 0x3096), (0x4E00, 0x4E80), (0xAC00, 0xAC80), (0x1F600, 0x1F640)]
-    drawn = [
-        [rng.integers(*blocks[i]) for i in rng.integers(len(blocks), size=30)] for _ in "a" * 60
-    ]
-    return ["".join(map(chr, row)) for row in drawn]
-
-
-def test_texts_become_the_tokens_that_the_runtime_makes_of_them(
-    browser: Any, tmp_path: Path
-) -> None:
-    shutil.copytree(SITE, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "index.html").write_text("")
-    texts = [*CAPTIONS, *ODD, *letters()]
-    tokenizer = TextTokenizer.train(texts, 600)
-    tokenizer.save(tmp_path / "tokenizer.json")
-    program = """async (texts) => {
-      const { clean, Tokenizer } = await import("/text.js");
-      const tokenizer = new Tokenizer(await (await fetch("/tokenizer.json")).json());
-      const made = (isQuestion, end) => texts.map((text) => {
-        const cleaned = clean(text, 30, isQuestion);
-        return [cleaned, tokenizer.encode(cleaned, 24, end)];
-      });
-      return [made(false, false), made(true, true)];
-    }"""
-    with opened(browser, tmp_path) as page:
-        found = page.evaluate(program, texts)
-    for clean, end, made in zip((clean_caption, clean_question), (False, True), found, strict=True):
-        for text, (cleaned, ids) in zip(texts, made, strict=True):
-            assert cleaned == clean(text, 30), text
-            expected = tokenizer.encode([cleaned], 24, end=end)[0][0].tolist()
-            assert ids == expected, text
-
-
 def test_images_become_the_pixels_that_the_runtime_makes_of_them(
     browser: Any, pictures: list[bytes], tmp_path: Path
 ) -> None:
@@ -114,12 +63,6 @@ def test_images_become_the_pixels_that_the_runtime_makes_of_them(
                 step = 0 if picture.startswith(b"\x89PNG") else 4  # of a channel, between decoders
                 expected = Evaluate(side)(picture).ravel()
                 np.testing.assert_allclose(found, expected, atol=1e-6 + step / 255 / min(STD))
-
-
-def test_a_tokenizer_that_the_page_lacks_is_refused(tmp_path: Path) -> None:
-    assert _is_read_by_text_js(TextTokenizer.train(CAPTIONS, 80).tokenizer)
-    folder = write_xlm_roberta(tmp_path / "text", list(CAPTIONS))
-    assert not _is_read_by_text_js(TextTokenizer.load(folder).tokenizer)
 
 
 @pytest.mark.slow
@@ -205,7 +148,7 @@ def test_what_makes_no_site_is_a_sentence(
     tiny_exports: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "there").mkdir()
-    (tmp_path / "web.tgz").write_bytes(b"no package")
+    (tmp_path / "onnxruntime-web-1.30.0.tgz").write_bytes(b"no package")
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     retrieval, out = str(tiny_exports["retrieval"]), str(tmp_path / "out")
     for given, sentence in (
@@ -214,7 +157,7 @@ def test_what_makes_no_site_is_a_sentence(
         ([str(tiny_exports["vqa"]), str(tmp_path), out], "has no image-text matching"),
         ([retrieval, str(tmp_path), out, "--questions", retrieval], "not a VQA export"),
         (
-            [retrieval, str(tmp_path), out, "--package", str(tmp_path / "web.tgz")],
+            [retrieval, str(tmp_path), out, "--packages", str(tmp_path)],
             "is not onnxruntime-web",
         ),
     ):

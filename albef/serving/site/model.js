@@ -2,7 +2,7 @@
 
 import * as ort from "./ort.wasm.min.mjs";
 import { pixels } from "./pixels.js";
-import { clean, Tokenizer } from "./text.js";
+import { Tokenizer } from "./tokenizers.min.mjs";
 
 ort.env.wasm.numThreads = 1; // several need headers that a plain file host does not send
 ort.env.logLevel = "error";
@@ -28,7 +28,12 @@ export class Model {
 
   static async load(about) {
     const tokenizer = await (await fetch(`${about.run}/tokenizer.json`)).json();
-    return new Model(about, new Tokenizer(tokenizer));
+    return new Model(about, new Tokenizer(tokenizer, {}));
+  }
+
+  /** Token ids of a text; the tokenizer of an export also cleans it. */
+  #ids(text) {
+    return this.tokenizer.encode(text).ids.slice(0, this.about.max_tokens);
   }
 
   async #run(graph, inputs) {
@@ -46,7 +51,7 @@ export class Model {
 
   /** A text to `text_states` and `text_feat`, a unit vector. */
   async text(text) {
-    const ids = this.tokenizer.encode(clean(text, this.about.max_words), this.about.max_tokens);
+    const ids = this.#ids(text);
     const text_mask = longs(ids.map(() => 1), 1, ids.length);
     return { text_mask, ...(await this.#run("text_encoder", { ids: longs(ids, 1, ids.length), text_mask })) };
   }
@@ -65,9 +70,8 @@ export class Model {
 
   /** Rank the list of answers to a question, as the runtime's `_rank`. */
   async ask(blob, question) {
-    const { max_words: words, max_tokens: most, answering } = this.about;
     const { image_keys, image_values } = await this.image(blob);
-    const asked = this.tokenizer.encode(clean(question, words, true), most);
+    const asked = this.#ids(question);
     const text_mask = longs(asked.map(() => 1), 1, 1, asked.length);
     const inputs = { ids: longs(asked, 1, 1, asked.length), text_mask, image_keys, image_values };
     const { question_keys: keys, question_values: values } = await this.#run("question_encoder", inputs);
@@ -76,23 +80,18 @@ export class Model {
       question_values: reshaped(values, 1, ...values.dims.slice(2)),
       question_mask: reshaped(text_mask, 1, asked.length),
     };
-    this.#answers ??= await this.#listed();
+    this.#answers ??= await (await fetch(`${this.about.run}/answers.json`)).json();
     const [first] = await this.#logProbabilities(read, [this.#answers[0].ids.slice(0, 2)]);
     const chosen = this.#answers
       .map((answer) => ({ ...answer, score: first[0](answer.ids[1]) }))
       .sort((a, b) => b.score - a.score)
-      .slice(0, answering.k);
+      .slice(0, this.about.answering.k);
     const tokens = await this.#logProbabilities(read, chosen.map(({ ids }) => ids));
     chosen.forEach((answer, i) => answer.ids.slice(1).forEach((id, j) => (answer.score += tokens[i][j](id))));
     const shares = softmax(chosen.map(({ score }) => score / this.about.temperature));
     return chosen
       .map(({ text }, i) => ({ text, probability: shares[i] }))
       .sort((a, b) => b.probability - a.probability);
-  }
-
-  async #listed() {
-    const texts = await (await fetch(`${this.about.run}/answers.json`)).json();
-    return texts.map((text) => ({ text, ids: this.tokenizer.encode(text, this.about.max_tokens, true) }));
   }
 
   /** Log-probabilities of the next token after each token of each answer; answers are branches of a tree. */
