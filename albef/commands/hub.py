@@ -17,12 +17,11 @@ from onnx.compose import add_prefix, merge_models
 from albef.io import atomic
 from albef.preprocessing.text import TextTokenizer
 from albef.runtime import manifest as manifests
-from albef.runtime.cleaning import cleaning_of, read_tokenizer, write_tokenizer
 from albef.runtime.manifest import ANSWERS, TOKENIZER, ExportError, Manifest, graph_file
 
-SUFFIXES = {"float32": "", "float16": "_fp16", "int8": "_quantized", "int8_weights": "_int8"}
+SUFFIXES = {"float32": "", "float16": "_fp16", "int8": "_quantized"}
 """Suffix of a graph's file name, by precision."""
-_DTYPES = {"float32": "fp32", "float16": "fp16", "int8": "q8", "int8_weights": "int8"}
+_DTYPES = {"float32": "fp32", "float16": "fp16", "int8": "q8"}
 _HUB_GRAPHS = {"image_encoder": "vision_model", "text_encoder": "text_model"}
 _HUB_NAMES = {
     "image": "pixel_values",
@@ -79,17 +78,13 @@ def main(export: Path, card: Path, out: Path, licence: str, datasets: list[str])
     if manifest.model.itc_temperature is not None:
         usage = f"{_TRANSFORMERS_JS.format(dtype=_DTYPES[precisions[0]])}\n\n{usage}"
     page.text = re.sub(r"```.*?```", lambda _: usage, page.text, count=1, flags=re.DOTALL)
-    facts = manifest.model
-    tokenizer = read_tokenizer(export / TOKENIZER, manifest.preprocessing.text)
-    cleaning = cleaning_of(facts.capability)
     with atomic(out) as part:
         (part / "onnx").mkdir(parents=True)
         for precision in precisions:
             _write_graphs(export, part / "onnx", manifest, precision)
-        path = part / TOKENIZER
-        write_tokenizer(path, tokenizer, cleaning, facts.max_words, facts.max_tokens)
-        if manifest.model.answering:
-            shutil.copyfile(export / ANSWERS, part / ANSWERS)
+        for name in (TOKENIZER, *([ANSWERS] if manifest.model.answering else [])):
+            shutil.copyfile(export / name, part / name)
+        tokenizer = TextTokenizer.load(export / TOKENIZER, patterns=True)
         for file, values in _configs(manifest, tokenizer).items():
             (part / file).write_text(json.dumps(values, indent=2) + "\n")
         page.save(part / "README.md")

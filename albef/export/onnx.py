@@ -15,12 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantType,
-    quantize_dynamic,
-    quantize_static,
-)
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
@@ -104,8 +99,7 @@ def convert(
 
     Inputs and outputs keep their precision, except that ``float16`` also halves states. ``int8``
     has a scale per column of weights; ``inputs`` fix the scales of activations, so no item changes
-    another's numbers. ``int8_weights`` has a scale per 32 weights or activations in a row; those of
-    activations are computed at run time.
+    another's numbers.
 
     Args:
         folder: the export, with the graph in float32.
@@ -129,28 +123,16 @@ def convert(
         OnnxModel(half).topological_sort()
         _save(_strip(half), target)
         return
+    if not inputs:
+        raise ValueError(f"int8 needs inputs of {graph} from validation data; it has none")
+    _isolate_products(proto)
+    options = {"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": _QUANTIZED}
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         draft = Path(scratch) / "model.onnx"
-        if precision == "int8":
-            if not inputs:
-                raise ValueError(f"int8 needs inputs of {graph} from validation data; it has none")
-            _isolate_products(proto)
-            options = {"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": _QUANTIZED}
-            quantize_static(
-                proto, draft, _Reader(inputs), op_types_to_quantize=_QUANTIZED, per_channel=True,
-                activation_type=QuantType.QUInt8, extra_options=options,
-            )  # fmt: skip
-        else:
-            # Import it here only, because the import configures logging if nobody has done so.
-            from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-
-            # Embedding tables need no arithmetic.
-            quantize_dynamic(proto, draft, op_types_to_quantize=["Gather"])
-            blocks = MatMulNBitsQuantizer(  # Level 4 is the fast one, with products of 8 bits.
-                onnx.load(draft), bits=8, block_size=32, is_symmetric=True, accuracy_level=4
-            )
-            blocks.process()
-            onnx.save(blocks.model.model, draft)
+        quantize_static(
+            proto, draft, _Reader(inputs), op_types_to_quantize=_QUANTIZED, per_channel=True,
+            activation_type=QuantType.QUInt8, extra_options=options,
+        )  # fmt: skip
         _save(_strip(onnx.load(draft)), target)
 
 

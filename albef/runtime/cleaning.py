@@ -74,12 +74,9 @@ def write_tokenizer(
     result.save(str(path))
 
 
-def read_tokenizer(path: Path, cleaning: Cleaning | None) -> TextTokenizer:
+def read_tokenizer(path: Path, cleaning: Cleaning) -> TextTokenizer:
     """Read a ``tokenizer.json`` without the ``cleaning`` that it was written with."""
-    tokenizer = TextTokenizer.load(path, patterns=cleaning is not None)
-    if cleaning is None:
-        return tokenizer
-    state = json.loads(tokenizer.tokenizer.to_str())
+    state = json.loads(TextTokenizer.load(path, patterns=True).tokenizer.to_str())
     try:
         # write_tokenizer adds one entry for each replacement and three of its own.
         del state["normalizer"]["normalizers"][: len(cleaning.replace) + 3]

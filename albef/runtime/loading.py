@@ -24,8 +24,6 @@ CAPABILITIES: dict[str, type[Model]] = {
     "comparing": Comparing,
 }
 """Model classes by their name in the manifest."""
-_NEEDED_FACTS = {"answering": "answering", "grounding": "threshold"}
-"""Fact of the manifest that a capability needs."""
 
 
 def load(
@@ -64,12 +62,6 @@ def load(
         raise ExportError(
             f"{folder} has capability {facts.capability!r}, but this version of albef has "
             f"{', '.join(CAPABILITIES)}; install the version that exported it"
-        )
-    needed = _NEEDED_FACTS.get(facts.capability)
-    if needed and getattr(facts, needed) is None:
-        raise ExportError(
-            f"{folder / manifests.NAME}: capability {facts.capability!r} needs model.{needed}; "
-            "export the run again"
         )
     manifests.check(folder, manifest, chosen)
     backend = Sessions(folder, chosen, manifest.graphs, providers, threads)

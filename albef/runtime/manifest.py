@@ -15,16 +15,15 @@ from pydantic import ConfigDict, Field
 from albef.config import ParamsError, Section, validate
 from albef.io import file_digest
 from albef.preprocessing.transforms import MEAN, STD
-from albef.runtime.cleaning import CAPTION, QUESTION, Cleaning, cleaning_of
+from albef.runtime.cleaning import Cleaning, cleaning_of
 
 FORMAT = 5
 """Version of the export format. It increases when an older runtime cannot read the folder."""
-_READABLE = (3, 4, FORMAT)  # Every field that an older format lacks has a default.
 NAME = "manifest.json"
 TOKENIZER = "tokenizer.json"
 ANSWERS = "answers.json"
 """The list that answers are ranked from, in the export of a VQA run."""
-Precision = Literal["float32", "float16", "int8", "int8_weights"]
+Precision = Literal["float32", "float16", "int8"]
 """Type of an export's weights. The inputs and outputs of its graphs are float32, except for states
 that one graph passes to another."""
 
@@ -62,16 +61,13 @@ class Preprocessing(Section):
     """Mean of each channel, subtracted from values between 0 and 1."""
     std: tuple[float, float, float]
     """Standard deviation of each channel. The result of the subtraction is divided by it."""
-    text: Cleaning | None = None
-    """Cleaning of a text; ``tokenizer.json`` contains it. Null in format 4 and before."""
-
-
-_IMAGES = Preprocessing(resize="bicubic", mean=MEAN, std=STD)
+    text: Cleaning
+    """Cleaning of a text; ``tokenizer.json`` contains it."""
 
 
 def preprocessing(capability: str) -> Preprocessing:
     """Return the preprocessing of this version for a model of a capability."""
-    return _IMAGES.model_copy(update={"text": cleaning_of(capability)})
+    return Preprocessing(resize="bicubic", mean=MEAN, std=STD, text=cleaning_of(capability))
 
 
 class Onnx(Section):
@@ -128,7 +124,7 @@ class Facts(Section):
     embed_dim: int | None = None
     """Width of the shared embedding space, for kinds that match images and texts."""
     itc_temperature: float | None = None
-    """Learned temperature that divides similarities in the shared space; None if it is unknown."""
+    """Learned temperature that divides similarities in the shared space, for the same kinds."""
     classes: tuple[str, ...] = ()
     """Names of the classes, for kinds that have classes."""
     answering: Answering | None = None
@@ -189,17 +185,16 @@ def read(folder: Path) -> Manifest:
     except ValueError as error:
         raise ExportError(f"{path} is damaged ({error}); {_remedy(folder)}") from None
     version = values.get("format") if isinstance(values, dict) else None
-    if version not in _READABLE:
+    if version != FORMAT:
         raise ExportError(
-            f"{path} has format {version!r}, but this version of albef reads formats "
-            f"{', '.join(map(str, _READABLE))}; export the run again"
+            f"{path} has format {version!r}, but this version of albef reads format {FORMAT}; "
+            "export the run again"
         )
     try:
         manifest = validate(Manifest, values, where=str(path))
     except ParamsError as error:
         raise ExportError(f"{error}; {_remedy(folder)}") from None
-    images = manifest.preprocessing.model_copy(update={"text": None})
-    if images != _IMAGES or manifest.preprocessing.text not in (None, CAPTION, QUESTION):
+    if manifest.preprocessing != preprocessing(manifest.model.capability):
         raise ExportError(
             f"{path} describes a preprocessing that this version of albef does not have; export "
             "the run again, or use the version that exported it"

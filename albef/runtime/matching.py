@@ -48,11 +48,6 @@ class Matching(Model):
     extra_calls: ClassVar[frozenset[str]] = frozenset({"embed_image", "embed_text", "zero_shot"})
 
     @property
-    def calls(self) -> frozenset[str]:
-        """Names of its calls; ``zero_shot`` is missing in format 3, which lacks the temperature."""
-        return super().calls - ({"zero_shot"} if self.facts.itc_temperature is None else set())
-
-    @property
     def embed_dim(self) -> int:
         """Width E of the shared space."""
         assert self.facts.embed_dim is not None
@@ -107,8 +102,7 @@ class Matching(Model):
                 features.
 
         Raises:
-            ValueError: the labels or templates are empty, a template does not contain {} once, or
-                the export is of format 3.
+            ValueError: the labels or templates are empty, or a template does not contain {} once.
             ImageError: an image cannot be decoded.
         """
         check_aligned(labels=labels)
@@ -126,8 +120,7 @@ class Matching(Model):
         ``text_feat`` (C * P, E) has the features of the classes' prompts, in the order of
         :func:`albef.preprocessing.zero_shot.prompts`.
         """
-        if self.facts.itc_temperature is None:
-            raise ValueError("this export has no `itc_temperature`; export the run again")
+        assert self.facts.itc_temperature is not None
         return softmax(class_logits(image_feat, text_feat, classes, self.facts.itc_temperature))
 
     def match(self, images: Sequence[ImageInput], texts: Sequence[str]) -> Floats:

@@ -1,7 +1,6 @@
 """ONNX Runtime sessions of an export, on the best provider that works. No torch."""
 
 import ctypes
-import ctypes.util
 import logging
 import os
 from collections.abc import Mapping, Sequence
