@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from albef.models.encoders import Encoder
+
 UNFUSED_TOKENS = 128
 """Maximum number of tokens for which plain matrix products are used on a CPU. Up to here they are
 faster than fused attention (1.2x for a whole training step at 65 tokens in bfloat16), and
@@ -112,19 +114,23 @@ def recompute(module: nn.Module, on: bool) -> None:
             submodule.activation_checkpointing_enable({"use_reentrant": False})
 
 
+def blocks_of(module: nn.Module) -> list[nn.Module]:
+    """Return the blocks of the encoders and decoders in ``module``."""
+    parts = [*module.modules()]
+    layers = [part for part in parts if isinstance(part, Layer)]
+    inside = [block for part in parts if isinstance(part, Encoder) for block in part.blocks]
+    return list(dict.fromkeys([*layers, *inside]))
+
+
 def compile_blocks(module: nn.Module, **options: object) -> None:
-    """Compile every block of the image, text and fusion encoders in ``module`` at its first call.
+    """Compile every block of the encoders and decoders in ``module`` at its first call.
 
     This happens in place: the names of parameters do not change. Equal blocks share compiled code.
-
-    Args:
-        module: module with the encoders.
-        options: options of ``torch.compile``.
+    ``options`` are those of ``torch.compile``.
     """
     torch._dynamo.config.recompile_limit = VARIANTS
-    for submodule in module.modules():
-        if isinstance(submodule, Layer):
-            submodule.compile(**options)
+    for block in blocks_of(module):
+        block.compile(**options)
 
 
 Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]

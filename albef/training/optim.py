@@ -11,7 +11,7 @@ from torch.optim import AdamW, Optimizer
 
 from albef.config import fixed
 from albef.models.encoders import Encoder
-from albef.models.kernels import Layer, has_bfloat16
+from albef.models.kernels import blocks_of, has_bfloat16
 from albef.tasks.task import WARMUP_BLOCK, TrainingConfig
 
 ORIGINAL_START = 1e-5
@@ -56,7 +56,7 @@ def scale_layers(optimizer: Optimizer, task: nn.Module, decay: float) -> None:
     scales: dict[nn.Parameter, float] = {}
     for encoder in task.modules():
         if isinstance(encoder, Encoder):
-            depths, top = encoder.depths(), encoder.blocks + 1
+            depths, top = encoder.depths(), len(encoder.blocks) + 1
             scales |= {p: decay ** (top - depths[n]) for n, p in encoder.named_parameters()}
     groups = []
     for group in optimizer.param_groups:
@@ -72,13 +72,13 @@ class Muon(AdamW):
 
     The momentum G = U S V' becomes about U V', by five steps of a Newton-Schulz iteration. It is
     scaled so that the root mean square of an update is the learning rate for any shape of the
-    matrix (Liu et al., 2025, arXiv:2502.16982). Queries, keys and values of the ViT, in one
-    matrix, are split into three.
+    matrix (Liu et al., 2025, arXiv:2502.16982). Queries, keys and values in one matrix are split
+    into three.
     """
 
     def __init__(self, module: nn.Module, lr: float, weight_decay: float) -> None:
-        layers = [part for part in module.modules() if isinstance(part, Layer)]
-        named = {p: name for layer in layers for name, p in layer.named_parameters()}
+        blocks = (block.named_parameters() for block in blocks_of(module))
+        named = {p: name for block in blocks for name, p in block if name.endswith("weight")}
         self._qkv = {p for p, name in named.items() if name.endswith("qkv.weight")}
         decayed, plain = _parameters(module)
         matrices = [p for p in decayed if p in named and p.ndim == 2]

@@ -13,15 +13,16 @@ from transformers import AutoConfig, AutoModel
 from albef.config import ParamsError, validate
 from albef.models.albef import ALBEF, ModelConfig, resized, settled
 from albef.models.gradcam import itc_maps
-from albef.models.kernels import recompute
+from albef.models.kernels import compile_blocks, recompute
 from albef.models.start import start_encoders
 from albef.models.weights import CheckpointError, load_strict
 from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import MEAN, STD
 from albef.tasks import pretraining
-from albef.training.optim import adamw, freeze, scale_layers
+from albef.training.optim import Muon, adamw, freeze, scale_layers
 from tests.conftest import CAPTIONS
 from tests.models.encoders import IMAGES, OWN_IMAGE, TEXTS, image, sizes, text, write_xlm_roberta
+from tests.models.test_kernels import own_cache as own_cache
 
 
 def albef(config: ModelConfig) -> ALBEF:
@@ -113,6 +114,26 @@ def test_parts_are_frozen_and_rates_fall_with_depth() -> None:
     assert scale[named["fusion_encoder.layer.0.output.dense.weight"]] == 1
 
 
+@pytest.mark.usefixtures("own_cache")
+def test_blocks_of_other_encoders_are_compiled_and_moved_by_muon() -> None:
+    swin = image("swin_tiny_patch4_window7_224")
+    model = albef(sizes(swin, text("xlm-roberta"), fusion={"depth": 1}))
+    images, ids = torch.randn(2, 3, 32, 32), torch.randint(2, 80, (2, 6))
+    muon = Muon(model, 1e-3, 0.0)
+    moved = {id(p) for p in muon.param_groups[0]["params"]}
+    names = {name for name, p in model.named_parameters() if id(p) in moved}
+    assert "image_encoder.model.layers.0.blocks.0.mlp.fc1.weight" in names
+    assert "text_encoder.model.encoder.layer.2.output.dense.weight" in names
+    assert not any("embeddings" in name or "table" in name for name in names)
+    with torch.no_grad():
+        plain = model.encode_image(images), model.encode_text(ids, torch.ones_like(ids))
+        torch._dynamo.utils.counters.clear()
+        compile_blocks(model, backend="eager")
+        compiled = model.encode_image(images), model.encode_text(ids, torch.ones_like(ids))
+    torch.testing.assert_close(compiled, plain)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2
+
+
 def test_fusion_starts_from_the_last_layers_of_the_text_encoder(tmp_path: Path) -> None:
     folder = write_xlm_roberta(tmp_path / "text", list(CAPTIONS))
     whole = AutoModel.from_config(AutoConfig.from_pretrained(folder))
@@ -122,7 +143,7 @@ def test_fusion_starts_from_the_last_layers_of_the_text_encoder(tmp_path: Path) 
     model = albef(config)
     assert start_encoders(model, config).keys() == {"text"}
     kept, last = whole.encoder.layer[1], whole.encoder.layer[2]
-    assert model.text_encoder.blocks == 2
+    assert len(model.text_encoder.blocks) == 2
     mine: Any = model.text_encoder
     assert torch.equal(mine.model.encoder.layer[1].output.dense.weight, kept.output.dense.weight)
     fused: Any = model.fusion_encoder.layer[0]

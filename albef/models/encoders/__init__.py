@@ -99,10 +99,10 @@ class Encoder(nn.Module):
         return result
 
     @property
-    def blocks(self) -> int:
-        """Number of blocks."""
+    def blocks(self) -> list[nn.Module]:
+        """Its blocks, in order."""
         found = (BLOCK.match(name) for name, _ in self.named_parameters())
-        return len({match[1] for match in found if match})
+        return [self.get_submodule(name) for name in dict.fromkeys(m[1] for m in found if m)]
 
     def part(self, name: str) -> list[nn.Parameter]:
         """Return the parameters of a part: ``""`` is all, others have the form :data:`PART`.
@@ -114,10 +114,9 @@ class Encoder(nn.Module):
             return [*self.parameters()]
         first, _, last = name.removeprefix("blocks.").partition("-")
         chosen = range(1) if name == "embeddings" else range(int(first) + 1, int(last or first) + 2)
-        if chosen.stop > self.blocks + 1 or not chosen:
-            raise ValueError(
-                f"freeze: there is no {name}; choose from blocks 0 to {self.blocks - 1}"
-            )
+        last_block = len(self.blocks) - 1
+        if chosen.stop > last_block + 2 or not chosen:
+            raise ValueError(f"freeze: there is no {name}; choose from blocks 0 to {last_block}")
         depths = self.depths()
         return [p for key, p in self.named_parameters() if depths[key] in chosen]
 
