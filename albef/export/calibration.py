@@ -150,11 +150,9 @@ def calibration_error(confidence: Numbers, scores: Numbers) -> float:
 def describe(judged: Judged, applied: float) -> dict[str, Any]:
     """Return the calibration of answers whose logits are already divided by ``applied``.
 
-    Returns:
-        ``answers``, their number; ``temperature``, the one applied; ``ece`` in percent;
-        ``ece_before``, the same without the temperature; ``coverage``, for each
-        ``min_probability`` the percent of questions that are answered and the accuracy on those
-        (None if there are none).
+    ``ece`` and ``ece_before`` are in percent, with and without the temperature. ``coverage`` has,
+    for each ``min_probability``, the percent of questions that are answered and the accuracy on
+    those (None if there are none).
     """
     confidence, scores = judged.confidence(), judged.scores
     coverage = []

@@ -144,12 +144,10 @@ class BertLayer(Layer):
         return states, self.crossattention.self.query(states)
 
     def cross_weights(self, states: Tensor, bias: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cross-attention weights, which :meth:`forward` never materializes, for Grad-CAM.
+        """Return states (B, L, D) after self-attention, and weights (B, H, L, N) to an image.
 
-        Returns:
-            The states (B, L, D) after self-attention, and the weights (B, H, L, N) of the
-            cross-attention to the image's keys (B, H, N, D / H). If the keys belong to fewer
-            images, the texts of each image are concatenated in a longer L.
+        :meth:`forward` never materializes these weights of the cross-attention. If the keys
+        (B, H, N, D / H) belong to fewer images, the texts of each image are concatenated in L.
         """
         assert self.crossattention is not None
         states, query = self.cross_query(states, bias)

@@ -48,16 +48,10 @@ class AnswerDecoder(nn.Module):
     def states(
         self, ids: Tensor, mask: Tensor, question: list[KeyValue], question_mask: Tensor
     ) -> Tensor:
-        """Return states (A, L, D) of answers.
+        """Return states (A, L, D) of answers, with ids and mask (A, L), to B questions.
 
-        Each token sees itself, earlier tokens and its question. A is B or a multiple of B. The
-        first A / B answers belong to the first question, and so on.
-
-        Args:
-            ids: (A, L).
-            mask: (A, L).
-            question: keys and values of the B questions.
-            question_mask: (B, N).
+        Each token sees itself, earlier tokens and its question, given by its keys and values and
+        its mask (B, N). The first A / B answers belong to the first question, and so on.
         """
         length = ids.shape[1]
         visible = torch.ones(length, length, device=ids.device).tril() * mask[:, None, None, :]
@@ -73,12 +67,8 @@ class AnswerDecoder(nn.Module):
     ) -> Tensor:
         """Return states (B, W, D) of the nodes of a tree of answers, one tree for each question.
 
-        Args:
-            ids: (B, W) token of each node.
-            positions: (B, W) position of each node in an answer.
-            sees: (B, W, W) nodes that each node sees.
-            question: keys and values of the B questions.
-            question_mask: (B, N).
+        ``ids`` and ``positions`` (B, W) are the token of each node and its position in an answer;
+        ``sees`` (B, W, W) are the nodes that each node sees.
         """
         states = self.embeddings(ids, positions)
         return self._layers(states, sees[:, None].to(states.dtype), question, question_mask)
@@ -176,18 +166,9 @@ def generate(
     beams: int,
     max_tokens: int,
 ) -> tuple[Tensor, Tensor]:
-    """Generate an answer to each question.
+    """Generate an answer of at most ``max_tokens`` to each question (B, N, D), with mask (B, N).
 
-    Args:
-        decoder: the model.
-        fused_states: (B, N, D) of the questions.
-        question_mask: (B, N).
-        tokenizer: the vocabulary.
-        beams: number of beams.
-        max_tokens: maximum length of an answer, in tokens.
-
-    Returns:
-        Ids and log-likelihoods of :func:`albef.preprocessing.answers.beam_search`.
+    Returns ids and log-likelihoods of :func:`albef.preprocessing.answers.beam_search`.
     """
     device = fused_states.device
     question = decoder.question_key_values(fused_states)
@@ -209,15 +190,9 @@ def generate(
 def decoder_start(tensors: Mapping[str, Tensor], decoder: AnswerDecoder) -> dict[str, Tensor]:
     """Return initial tensors of a decoder: fusion layers, embeddings and the MLM head.
 
-    Tensors that do not fit it are left out, such as the keys and values of images of another width.
-
-    Args:
-        tensors: tensors by name of a checkpoint without a decoder. Some kinds have no MLM head.
-        decoder: the decoder.
-
-    Returns:
-        Tensors by their names in ``answer_decoder``; those of the momentum model have names in
-        ``answer_decoder_m``.
+    ``tensors`` are those of a checkpoint without a decoder. Tensors that do not fit are left out,
+    such as the keys and values of images of another width. The names are those in
+    ``answer_decoder``, and in ``answer_decoder_m`` for the momentum model.
     """
     start_tensors: dict[str, Tensor] = {}
     shapes = {name: tensor.shape for name, tensor in decoder.state_dict().items()}

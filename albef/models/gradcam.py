@@ -9,7 +9,7 @@ Shapes: B batch, H heads, L text tokens, N image tokens, n = sqrt(N - 1) patches
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,55 +17,9 @@ from torch import Tensor, nn
 from albef.models.albef import ALBEF
 from albef.models.bert import BertLayer, attention_bias
 from albef.models.encoders import AttentionSite
-from albef.models.kernels import KeyValue
-
-
-class CrossAttention(NamedTuple):
-    """The cross-attention of one fusion layer, with its gradient and the ITM logits."""
-
-    weights: Tensor
-    """(B, H, L, N)."""
-    gradient: Tensor
-    """(B, H, L, N): gradient of the logit of "match" with respect to the weights."""
-    logits: Tensor
-    """(B, 2) of ITM."""
 
 
 @torch.no_grad()
-def cross_attention(
-    model: ALBEF,
-    itm_head: nn.Linear,
-    text_states: Tensor,
-    text_mask: Tensor,
-    image: list[KeyValue],
-    layer: int,
-) -> CrossAttention:
-    """Return the attention of a fusion layer in ITM of B aligned texts (B, L, D) and images.
-
-    Layers are counted from 0. In the last layer only the row of [CLS] has a gradient because no
-    later layer mixes the text's tokens.
-
-    Raises:
-        ValueError: the layer does not exist.
-    """
-    layers = [cast(BertLayer, block) for block in model.fusion_encoder.layer]
-    if not 0 <= layer < len(layers):
-        raise ValueError(f"layer {layer}: the fusion encoder has layers 0 to {len(layers) - 1}")
-    bias = attention_bias(text_mask)
-    states = text_states
-    for index in range(layer):
-        states = layers[index](states, bias, image[index])
-    key, value = image[layer]
-    states, weights = layers[layer].cross_weights(states, bias, key)
-    with torch.enable_grad():
-        states = layers[layer].cross_with(states, weights.requires_grad_(), value)
-        for index in range(layer + 1, len(layers)):
-            states = layers[index](states, bias, image[index])
-        logits: Tensor = itm_head(states[:, 0])
-        (gradient,) = torch.autograd.grad(logits[:, 1].sum(), weights)
-    return CrossAttention(weights.detach(), gradient, logits.detach())
-
-
 def itm_maps(
     model: ALBEF,
     itm_head: nn.Linear,
@@ -78,16 +32,32 @@ def itm_maps(
 ) -> Tensor:
     """Return heat maps (B, L, n, n) of ITM, one for each token; rows of padding are 0.
 
-    The map of a whole text is their mean over L. Without ``gradient`` the maps are the plain
-    attention, as in an export. ``image_states`` are (B, N, D); see :func:`cross_attention` for the
-    other arguments.
+    Texts (B, L, D) and images (B, N, D) are aligned; fusion layers are counted from 0. The map of a
+    whole text is the mean over L. Without ``gradient`` the maps are the plain attention, as in an
+    export. In the last layer only the row of [CLS] has a gradient, because no later layer mixes the
+    text's tokens.
+
+    Raises:
+        ValueError: the layer does not exist.
     """
-    with torch.no_grad():
-        image = model.fusion_encoder.image_key_values(image_states)
-    attention = cross_attention(model, itm_head, text_states, text_mask, image, layer)
-    factor = attention.gradient.clamp(min=0) if gradient else 1
-    heat = (attention.weights * factor)[..., 1:].mean(1)
-    return _square(heat * text_mask[:, :, None])
+    layers = [cast(BertLayer, block) for block in model.fusion_encoder.layer]
+    if not 0 <= layer < len(layers):
+        raise ValueError(f"layer {layer}: the fusion encoder has layers 0 to {len(layers) - 1}")
+    image = model.fusion_encoder.image_key_values(image_states)
+    bias, states = attention_bias(text_mask), text_states
+    for index in range(layer):
+        states = layers[index](states, bias, image[index])
+    key, value = image[layer]
+    states, weights = layers[layer].cross_weights(states, bias, key)  # (B, H, L, N)
+    heat = weights
+    if gradient:
+        with torch.enable_grad():
+            states = layers[layer].cross_with(states, weights.requires_grad_(), value)
+            for index in range(layer + 1, len(layers)):
+                states = layers[index](states, bias, image[index])
+            (slope,) = torch.autograd.grad(itm_head(states[:, 0])[:, 1].sum(), weights)
+        heat = weights.detach() * slope.clamp(min=0)
+    return _square(heat[..., 1:].mean(1) * text_mask[:, :, None])
 
 
 def itc_maps(

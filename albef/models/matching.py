@@ -41,13 +41,8 @@ def match_pairs(
 ) -> Matches:
     """Score the three groups of pairs in one pass.
 
-    Args:
-        model: the student.
-        itm_head: linear, 2 classes.
-        text_states: (B, L, D), with gradient; or (2B, L, D), followed by the false texts.
-        text_mask: (B, L) or (2B, L), like ``text_states``.
-        image: keys and values of B images.
-        negatives: negatives of each pair.
+    Texts are (B, L, D), or (2B, L, D) with the false texts at the end, as their mask. ``image`` has
+    keys and values of B images.
     """
     index = torch.arange(len(negatives.text), device=text_states.device)
     texts = torch.cat([index, index, negatives.text])

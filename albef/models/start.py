@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -25,12 +26,11 @@ from albef.preprocessing.hub import REMEDY, prepare_hub
 
 TEXT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Possible names of the weights file in a BERT's folder."""
-_IMAGE_UNUSED = ("image_encoder.vit.head.",)  # a classifier
-_SCALED = {"ls1.gamma": "attn.proj", "ls2.gamma": "mlp.fc2"}
 _BERT_UNUSED = re.compile(
     r"bert\.pooler\.|cls\.seq_relationship\.|cls\.predictions\.decoder\.|.+\.position_ids$"
 )
 _LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -46,10 +46,7 @@ class StartConfig(Section):
 
 
 def start_image(model: ALBEF, source: str) -> str:
-    """Load the weights of a ViT into the image encoder.
-
-    Position embeddings are resized. A scale of a layer's output (LayerScale, as in DINOv2) is
-    multiplied into the layer's last matrix.
+    """Load the weights of a ViT into the image encoder; position embeddings are resized.
 
     Args:
         model: model with the image encoder.
@@ -61,23 +58,14 @@ def start_image(model: ALBEF, source: str) -> str:
     Raises:
         CheckpointError: the weights are missing or do not fit.
     """
-    weights = _vit(source)
-    for scale, matrix in _SCALED.items():
-        for name in [name for name in weights if name.endswith(scale)]:
-            gamma, layer = weights.pop(name), name.removesuffix(scale) + matrix
-            for target, factor in ((f"{layer}.weight", gamma[:, None]), (f"{layer}.bias", gamma)):
-                if target in weights:
-                    weights[target] = weights[target] * factor
-    tensors = {f"image_encoder.vit.{name}": t for name, t in weights.items()}
-    load_strict(
-        nn.ModuleDict({"image_encoder": model.image_encoder}),
-        tensors,
-        where=source,
-        dropped=_IMAGE_UNUSED,
-    )
-    used = {name: t for name, t in tensors.items() if not name.startswith(_IMAGE_UNUSED)}
-    log.info("image encoder: %d of %d tensors of %s", len(used), len(tensors), source)
-    return _digest(used)
+    tensors = {
+        f"image_encoder.vit.{name}": tensor
+        for name, tensor in _vit(source).items()
+        if not name.startswith("head.")  # a classifier
+    }
+    load_strict(nn.ModuleDict({"image_encoder": model.image_encoder}), tensors, where=source)
+    log.info("image encoder: %d tensors of %s", len(tensors), source)
+    return _digest(tensors)
 
 
 def start_encoders(model: ALBEF, config: ModelConfig) -> dict[str, str]:
@@ -98,14 +86,14 @@ def start_encoders(model: ALBEF, config: ModelConfig) -> dict[str, str]:
         from albef.models.encoders.timm_encoder import image_weights
 
         own = _read(Path(image.pretrained)) if isinstance(image.pretrained, str) else None
-        tensors = _fetched_as(image.timm, "image", lambda: image_weights(image, own))
+        tensors = _available(image.timm, lambda: image_weights(image, own))
         load_strict(model.image_encoder.get_submodule("model"), tensors, where=image.timm)
         digests["image"] = _digest(tensors)
     if isinstance(text, TransformersConfig) and text.pretrained:
         from albef.models.encoders.transformers_encoder import text_weights
 
         name, encoder = text.transformers, model.text_encoder.get_submodule("model")
-        tensors = _fetched_as(name, "text", lambda: text_weights(text))
+        tensors = _available(name, lambda: text_weights(text))
         digests["text"] = _digest(tensors)
         if config.fusion and config.fusion.start == "text":
             layers = {key: match for key in tensors if (match := _LAYER.fullmatch(key))}
@@ -121,15 +109,14 @@ def start_encoders(model: ALBEF, config: ModelConfig) -> dict[str, str]:
     return digests
 
 
-def _fetched_as(name: str, key: str, read: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return weights of a library's encoder; raise CheckpointError if they are unavailable."""
+def _available(name: str, read: Callable[[], T]) -> T:
+    """Return what ``read`` returns; raise CheckpointError if the weights are not available."""
     prepare_hub()
     try:
         return read()
     except Exception as error:  # hub, network and registry raise many types
         raise CheckpointError(
-            f"weights of {name} are not available ({first_line(error)}); set "
-            f"model.{key}.pretrained to a local copy, or {REMEDY}"
+            f"weights of {name} are not available ({first_line(error)}); {REMEDY}"
         ) from None
 
 
@@ -192,15 +179,9 @@ def _vit(source: str) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{source} is neither a file nor a model of timm; timm.list_models('*vit*') lists them"
         )
-    prepare_hub()
-    try:
-        vit = timm.create_model(source, pretrained=True, num_classes=0)
-    except Exception as error:  # hub, network and registry raise many types
-        raise CheckpointError(
-            f"weights of {source} cannot be downloaded ({first_line(error)}); {REMEDY}"
-        ) from None
-    state: dict[str, Tensor] = vit.state_dict()
-    return state
+    return _available(
+        source, lambda: timm.create_model(source, pretrained=True, num_classes=0).state_dict()
+    )
 
 
 def _bert(source: str) -> dict[str, Tensor]:
@@ -210,7 +191,7 @@ def _bert(source: str) -> dict[str, Tensor]:
         if path is None:
             raise CheckpointError(f"folder {source} has neither {' nor '.join(TEXT_FILES)}")
     else:
-        path = _fetched(source)
+        path = _available(source, lambda: _fetched(source))
     weights = {}
     for name, tensor in _read(path).items():
         full = name if name.startswith(("bert.", "cls.")) else f"bert.{name}"
@@ -221,14 +202,13 @@ def _bert(source: str) -> dict[str, Tensor]:
 def _fetched(source: str) -> Path:
     from transformers.utils import cached_file
 
-    prepare_hub()
-    reason = ""
+    reason = OSError()
     for name in TEXT_FILES:
         try:
             return Path(cached_file(source, name))
         except OSError as error:
-            reason = first_line(error)
-    raise CheckpointError(f"weights of {source} cannot be downloaded ({reason}); {REMEDY}")
+            reason = error
+    raise reason
 
 
 def _read(path: Path) -> dict[str, Tensor]:

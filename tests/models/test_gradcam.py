@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from albef.models.albef import ALBEF
-from albef.models.gradcam import cross_attention, itc_maps, itm_maps
+from albef.models.gradcam import itc_maps, itm_maps
 from tests import original as originals
 
 FIXTURE = originals.fixture("grounding")
@@ -35,12 +35,7 @@ def close(actual: Tensor, name: str, **tolerance: float) -> None:
 def test_itm_equals_the_original(original: tuple[ALBEF, nn.Linear, float], layer: int) -> None:
     model, head, _ = original
     text_states, image_states = encoded(model)
-    image = model.fusion_encoder.image_key_values(image_states)
-    seen = cross_attention(model, head, text_states, MASK, image, layer)
     name = f"itm_block{originals.TEXT_LAYERS + layer}"
-    close(seen.weights, f"{name}_attn", atol=5e-5)
-    close(seen.gradient, f"{name}_attn_grad", rtol=1e-3)
-    close(seen.logits, "itm_logits", atol=5e-5)
     maps = itm_maps(model, head, text_states, MASK, image_states, layer)
     close(maps.mean(1), name, rtol=1e-3)
     assert FIXTURE[name].max() > 1e-5  # far above the tolerance
