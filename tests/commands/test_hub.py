@@ -27,7 +27,7 @@ TEXTS = [
     "<person>: zebra / fox",
     "ẞ ﬁ Å İ ΣΊΣΥΦΟΣ Ｆｕｌｌ 𠀀 ｶﾀｶﾅ 한국어 👩‍🚀 ½²",
     "a\u00a0b\u2003c\x85e\x1cf\u200bh\ufeffi\ufffdk — dash… ‽ 、。",
-    "犬 and [MASK] " * 20,
+    "犬 and mask " * 20,
 ]
 
 

@@ -1,13 +1,16 @@
-"""Trackers of a fine-tuned and evaluated run."""
+"""Trackers of a fine-tuned and evaluated run, and a run without them."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from albef.trackers import EXPERIMENT
-from tests.pipelines.test_training import step, values, work
+from tests.pipelines.test_training import ROOT, step, values, work
 
 
 @pytest.mark.slow
@@ -33,3 +36,26 @@ def test_training_and_evaluation_are_one_run_of_a_tracker(
     record = json.loads(Path("products/runs/finetune@retrieval.json").read_text())
     assert record["trackers"] == {"tensorboard": str(folders[0])}
     assert events.Scalars("train/loss")
+
+
+@pytest.mark.slow
+def test_a_run_imports_no_library_that_it_does_not_use(pretrained: Path, tmp_path: Path) -> None:
+    shutil.copytree(pretrained, tmp_path, dirs_exist_ok=True)
+    work(tmp_path, values())
+    code = (
+        "import runpy, sys\n"
+        "sys.argv[1:] = ['retrieval']\n"
+        "for name in ('finetune', 'evaluate'):\n"
+        "    runpy.run_module(f'pipelines.{name}', run_name='__main__', alter_sys=True)\n"
+        "unused = ('peft', 'timm', 'transformers.models', 'wandb', 'mlflow', 'tensorboard')\n"
+        "print([name for name in sys.modules if name.startswith(unused)])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
