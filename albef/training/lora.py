@@ -27,10 +27,8 @@ def adapt(task: Task, config: LoraConfig) -> None:
         import peft
     except ImportError:
         raise ParamsError("lora needs the library peft: `pip install '.[lora]'`") from None
-    inside = getattr(task, "model", task).named_children()
-    encoders = nn.ModuleDict({name: part for name, part in inside if name in ENCODERS})
-    model: nn.Module = getattr(task, "model", encoders)  # captioning has an encoder of its own
-    frozen = {*encoders.parameters()}
+    model = task.get_submodule("model")
+    frozen = {p for name in ENCODERS for p in model.get_submodule(name).parameters()}
     trained = [p for p in model.parameters() if p.requires_grad and p not in frozen]
     settings = peft.LoraConfig(
         r=max(1, round(fixed(config.rank))),

@@ -17,7 +17,7 @@ from albef.training.optim import adamw
 from albef.training.state import kept
 from tests.conftest import CAPTIONS, tiny_config, tiny_task
 from tests.models.encoders import IMAGES, image, sizes, text
-from tests.tasks.test_contract import RUNS, collated, pretrained, start, stepped
+from tests.tasks.test_contract import SMOKE, collated, pretrained, start, stepped
 from tests.tasks.test_contract import folder as folder
 from tests.training.test_loop import Killed, dying
 from tests.training.test_loop import data as data
@@ -33,7 +33,7 @@ def tiny(**values: object) -> Any:
     return task
 
 
-@pytest.mark.parametrize("run", ["pretraining", *RUNS])
+@pytest.mark.parametrize("run", ["pretraining", *SMOKE["tasks"]])
 def test_a_step_of_every_kind_moves_adapters_and_what_is_not_an_encoder(
     run: str, folder: Path
 ) -> None:
