@@ -85,6 +85,8 @@ def test_a_store_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"cannot write .*\.tar.* run the command again"):
         toy.write(tmp_path / "toy", RECORDS[:1], store=str(tmp_path / "file" / "inside"))
+    with pytest.raises(ValueError, match="store: cannot open nothing://a"):
+        toy.write(tmp_path / "toy", RECORDS[:1], store="nothing://a")
 
 
 @pytest.fixture
@@ -191,8 +193,3 @@ def test_a_manifest_is_read_strictly(tmp_path: Path, change: dict[str, object], 
     path.write_text("{")
     with pytest.raises(ShardError, match=f"{path} is not valid JSON"):
         Shards(folder, "train")
-
-
-def test_an_address_of_no_known_kind(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="store: cannot open nothing://a"):
-        toy.write(tmp_path / "toy", RECORDS[:1], store="nothing://a")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from albef.data.image_decoding import decode
@@ -52,6 +52,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("whole") / "toy")
 
 
+@settings(max_examples=25)
 @given(at=st.integers(0, 4000), bits=st.integers(1, 255), cut=st.booleans())
 def test_no_damage_of_a_shard_is_silent(whole: Path, at: int, bits: int, cut: bool) -> None:
     path = whole / "shards" / "toy-00000.tar"

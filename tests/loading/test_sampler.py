@@ -46,7 +46,7 @@ def collate(records: Sequence[Record], rng: np.random.Generator) -> Batch:
     return {"id": torch.tensor(ids), "draw": torch.tensor(rng.random())}
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(
     window=st.integers(1, 12),
     seed=st.integers(0, 2**40),
@@ -84,7 +84,7 @@ def test_any_start_and_number_of_processes_give_the_same_micro_batches(
     assert seeds == {together[-1].draw_seed(number) for number in range(50)}
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(window=st.integers(1, 12), seed=st.integers(0, 2**40))
 def test_a_window_is_left_before_the_next_one_begins(folder: Path, window: int, seed: int) -> None:
     split = shards(folder)

@@ -1,7 +1,7 @@
 """In which script texts are written."""
 
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from albef.validation.tables import OTHER, SCRIPTS, scripts
@@ -24,6 +24,7 @@ def test_a_text_is_in_the_script_of_most_of_its_letters() -> None:
     assert scripts(pa.array(expected)).to_pylist() == [*expected.values()]
 
 
+@settings(max_examples=8)
 @given(st.lists(st.text(max_size=12), max_size=6))
 def test_each_text_is_judged_by_itself(texts: list[str]) -> None:
     together = scripts(pa.array(texts, pa.string())).to_pylist()

@@ -9,7 +9,6 @@ from albef.data.record import Record
 from albef.data.shards import read_index
 from albef.validation.checking import check_dataset
 from albef.validation.config import ValidateConfig
-from albef.validation.drift import NO_PROFILE, Profile
 from albef.validation.image_stats import read_image_stats
 from albef.validation.result import Check, Result
 from albef.validation.suites import check_suites
@@ -47,15 +46,8 @@ def config(**values: Any) -> ValidateConfig:
     return validate(ValidateConfig, {**VALUES, **values}, where="test")
 
 
-def check(
-    folder: Path,
-    accepted: Profile = NO_PROFILE,
-    evaluated: Profile = NO_PROFILE,
-    **values: Any,
-) -> tuple[Result, dict[str, Any]]:
-    return check_dataset(
-        folder, config(**values), read_image_stats(folder, threads=2), accepted, evaluated
-    )
+def check(folder: Path, **values: Any) -> tuple[Result, dict[str, Any]]:
+    return check_dataset(folder, config(**values), read_image_stats(folder, threads=2))
 
 
 def failed(result: Result) -> list[Check]:

@@ -63,9 +63,9 @@ def test_a_host_has_a_budget_of_attempts_and_of_seconds(server: Server, tmp_path
     assert not outcomes[63].is_final(limits()), "later runs retry"
     server.asked.clear()
     addresses = [server.url(f"asks/1/{i}") for i in range(64)]
-    _, outcomes = download(tmp_path / "pauses", addresses, limits(max_wait_s=2.5, per_host=1))
-    assert sum(server.asked.values()) == 3
-    assert "pauses of 3 s in a row, max_wait_s is 2.5" in outcomes[63].detail
+    _, outcomes = download(tmp_path / "pauses", addresses, limits(max_wait_s=1.5, per_host=1))
+    assert sum(server.asked.values()) == 2
+    assert "pauses of 2 s in a row, max_wait_s is 1.5" in outcomes[63].detail
 
 
 def test_progress_names_the_hosts_that_asked_for_a_pause(

@@ -6,7 +6,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from albef.config import ParamsError
 from albef.data.rejection import Reason
 from tests.data import toy
 from tests.ingest.sources import reading
@@ -55,8 +54,3 @@ def test_what_is_not_there_or_lies_elsewhere_is_rejected(here: Path) -> None:
         ("", Reason.MISSING_FIELD),
         ("a b.png", Reason.NO_CAPTION),
     ]
-
-
-def test_a_column_that_is_not_there_is_named(here: Path) -> None:
-    with pytest.raises(ParamsError, match="has no column 'text'; did you mean texts"):
-        read(here, "image,texts\n")
