@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import os
 import resource
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -40,6 +41,8 @@ class Worker:
         self._pipe, other = spawn.Pipe()
         limits = self._seconds, self._memory
         self._process = spawn.Process(target=_work, args=(other, *limits), daemon=True)
+        # Arrow's own allocator would reserve a GiB of the addresses that `memory` limits.
+        os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
         self._process.start()
         other.close()  # If the process ends, so does the pipe.
         Finalize(self, self._process.kill, exitpriority=0)  # Signals do not end it.

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, chain, islice
@@ -25,7 +24,6 @@ _MAX_RATIO = 100  # of rows of a Parquet file to its bytes
 # A few bytes may decompress to gigabytes, and many values may be one. pyarrow has no limit, so the
 # process that reads Parquet has one.
 _MEMORY, _SECONDS = 2**30, 60.0
-_TOGETHER = 4  # rows that this process sends together
 _IDLE: list[Worker] = []  # such processes
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -205,27 +203,25 @@ def _csv(text: str, ahead: deque[Line], lines: Iterator[Line]) -> list[str] | Ro
 def _parquet(file: Path, columns: Sequence[str], batch: int) -> Iterator[Row | Rejection]:
     """Yield the rows of a file, which another process reads with limits on memory and time."""
     worker = _IDLE.pop() if _IDLE else Worker(_SECONDS, _MEMORY)
-    line = group = 0
+    line = 0
     try:
         [ends] = worker.run(_ends, file, columns)
-        while group < len(ends):
+        for group, end in enumerate(ends):
+            damage = RowError(Reason.DAMAGED_MEMBER, "the row group is damaged")
             try:
-                for rows in worker.run(_rows, file, columns, batch, group):
-                    for values in rows:
-                        line += 1
-                        yield _row(file, line, values)
-                return
-            except (KilledError, MemoryError) as error:
-                is_killed = isinstance(error, KilledError)
-                reason = Reason.KILLED if is_killed else Reason.TOO_MANY_BYTES
-                does = error if is_killed else "needs too much memory"
-                damage = RowError(reason, f"the reader of the row group {does}")
-            group = bisect_right(ends, line)
-            for end in ends[group : group + 1]:  # none after the last row
-                while line < end:
+                for values in worker.run(_group, file, columns, batch, group):
                     line += 1
-                    yield _row(file, line, damage)
-            group += 1
+                    yield _row(file, line, values)
+            except RowError as error:
+                damage = error
+            except KilledError as error:
+                damage = RowError(Reason.KILLED, f"the reader of the row group {error}")
+            except MemoryError:
+                detail = "the reader of the row group needs too much memory"
+                damage = RowError(Reason.TOO_MANY_BYTES, detail)
+            while line < end:
+                line += 1
+                yield _row(file, line, damage)
     except KilledError as error:
         raise ParamsError(f"{file} cannot be read as Parquet: the reader {error}") from None
     finally:
@@ -247,40 +243,32 @@ def _ends(file: Path, columns: Sequence[str]) -> list[list[int]]:
         return [list(accumulate(group.num_rows for group in groups))]
 
 
-def _rows(
-    file: Path, columns: Sequence[str], batch: int, group: int
-) -> Iterator[list[dict[str, Any] | RowError]]:
-    """Yield the values of the rows from a row group on, a few rows at a time."""
-    with _opened(file) as opened:
-        groups = range(group, opened.num_row_groups)
-        rows = chain.from_iterable(_group(opened, each, columns, batch) for each in groups)
-        while some := list(islice(rows, _TOGETHER)):
-            yield some
-
-
 def _group(
-    opened: Any, group: int, columns: Sequence[str], batch: int
+    file: Path, columns: Sequence[str], batch: int, group: int
 ) -> Iterator[dict[str, Any] | RowError]:
-    """Yield the values of each row of a row group, or why it cannot be read."""
+    """Yield the values of each row of a row group, or why it cannot be read.
+
+    Raises:
+        RowError: the rest of the row group cannot be read.
+    """
     import pyarrow as pa
 
-    done, count = 0, opened.metadata.row_group(group).num_rows
-    damage = RowError(Reason.DAMAGED_MEMBER, "the row group is damaged")
-    for size in (batch, 1):  # one row at a time if there is not enough memory for a batch
-        try:
+    done = 0
+    with _opened(file) as opened:
+        for size in (batch, 1):  # one row at a time if there is not enough memory for a batch
             batches = opened.iter_batches(size, [group], list(columns), use_threads=False)
             rows = chain.from_iterable(_values(each, columns) for each in batches)
-            for values in islice(rows, done, None):
-                yield values
-                done += 1
-            break
-        except MemoryError:
-            most = f"{_MEMORY >> 20} MiB"
-            damage = RowError(Reason.TOO_MANY_BYTES, f"the row group takes more than {most}")
-        except (pa.ArrowException, OSError) as error:
-            damage = RowError(damage.reason, f"{damage}: {first_line(error)}")
-            break
-    yield from [damage] * (count - done)
+            try:
+                for values in islice(rows, done, None):
+                    yield values
+                    done += 1
+                return
+            except MemoryError:
+                continue
+            except (pa.ArrowException, OSError) as error:
+                detail = f"the row group is damaged: {first_line(error)}"
+                raise RowError(Reason.DAMAGED_MEMBER, detail) from None
+    raise RowError(Reason.TOO_MANY_BYTES, f"the row group takes more than {_MEMORY >> 20} MiB")
 
 
 def _opened(file: Path) -> Any:

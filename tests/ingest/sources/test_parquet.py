@@ -117,6 +117,22 @@ def test_memory_of_the_reader_is_bounded(tmp_path: Path, monkeypatch: pytest.Mon
     tables._IDLE[0].close()
 
 
+def nothing() -> list[None]:
+    return []
+
+
+def test_a_reader_may_have_imported_arrow_before_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is in a stage, which is the main module of its processes."""
+    write(tmp_path / "a.parquet", ["a dog"])
+    worker = Worker(60, 2**30)
+    monkeypatch.setattr(tables, "_IDLE", [worker])
+    assert not list(worker.run(nothing))
+    assert good(read(tmp_path / "a.parquet"))
+    worker.close()
+
+
 def test_a_reader_that_ends_costs_its_row_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
