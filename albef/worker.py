@@ -30,17 +30,17 @@ class Worker:
         seconds: processor time for each item of a call. The kernel counts it, so other load of the
             machine does not matter.
         memory: bytes that a call may allocate before it raises MemoryError; None sets no limit.
+        nice: how much lower its priority is than that of this process.
     """
 
-    def __init__(self, seconds: float, memory: int | None = None) -> None:
-        self._seconds, self._memory = seconds, memory
+    def __init__(self, seconds: float, memory: int | None = None, nice: int = 0) -> None:
+        self._limits = seconds, memory, nice
         self._start()
 
     def _start(self) -> None:
         spawn = multiprocessing.get_context("spawn")  # A fork is not safe beside threads.
         self._pipe, other = spawn.Pipe()
-        limits = self._seconds, self._memory
-        self._process = spawn.Process(target=_work, args=(other, *limits), daemon=True)
+        self._process = spawn.Process(target=_work, args=(other, *self._limits), daemon=True)
         # Arrow's own allocator would reserve a GiB of the addresses that `memory` limits.
         os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
         self._process.start()
@@ -69,7 +69,7 @@ class Worker:
                 yield result[0]
         except (EOFError, OSError):  # It may end within an item.
             self._process.join()
-            raise KilledError(self._process.exitcode, self._seconds) from None
+            raise KilledError(self._process.exitcode, self._limits[0]) from None
         finally:
             if isinstance(result, tuple):  # The call has not ended.
                 self.close()
@@ -77,8 +77,9 @@ class Worker:
             raise result
 
 
-def _work(pipe: Connection, seconds: float, memory: int | None) -> None:
+def _work(pipe: Connection, seconds: float, memory: int | None, nice: int) -> None:
     """Send the items of each call as tuples, then None or the error that ended the call."""
+    os.nice(nice)
     for number in (signal.SIGINT, signal.SIGTERM):  # The parent, which has them too, decides.
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(EOFError, OSError):

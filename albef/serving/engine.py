@@ -46,6 +46,7 @@ T = TypeVar("T")
 _DECODERS = 2  # Processes that decode; one more than computes keeps a batch ready.
 # Processor time for an image, several times what the slowest format takes.
 _SECONDS, _PIXELS_PER_SECOND = 1, 2**22
+_NICE = 5  # They have a lower priority than the event loop, so slow images delay others less.
 _READERS = 2  # Threads that read and write the indexes.
 
 log = logging.getLogger("albef")
@@ -77,7 +78,8 @@ class Decoders:
         self._threads = ThreadPoolExecutor(processes, "decode")  # Each of them waits for a process.
         self._idle: SimpleQueue[Worker] = SimpleQueue()
         for _ in range(processes):
-            self._idle.put(Worker(_SECONDS + limits.pixels / _PIXELS_PER_SECOND))
+            seconds = _SECONDS + limits.pixels / _PIXELS_PER_SECOND
+            self._idle.put(Worker(seconds, nice=_NICE))
         self._lines: dict[str, deque[tuple[Future[Any], Callable[[Worker], Any]]]] = {}
         self._lock = threading.Lock()
         self._waiting, self._limits, self._metrics = 0, limits, metrics
@@ -146,6 +148,7 @@ class Decoders:
                 future.set_exception(error)
             finally:
                 self._idle.put(worker)
+                del future, run  # An error's traceback would keep them, and the image.
 
 
 class Resources:
