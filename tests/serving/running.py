@@ -1,5 +1,6 @@
 """A real server of real exports, on loopback."""
 
+import base64
 import contextlib
 import json
 import os
@@ -104,3 +105,8 @@ def error(response: httpx.Response) -> tuple[int, str]:
 def parts(field: str, images: Sequence[bytes]) -> list[tuple[str, tuple[str, bytes]]]:
     """Pictures as a field of a form."""
     return [(field, ("a.png", image)) for image in images]
+
+
+def uri(image: bytes) -> str:
+    """A picture as a data URI."""
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"

@@ -14,7 +14,7 @@ import albef
 from albef.runtime.matching import Matching
 from albef.serving.limits import Limits
 from tests.conftest import CAPTIONS
-from tests.serving.running import PATIENCE, Running, error, running, wait_until
+from tests.serving.running import PATIENCE, Running, error, running, uri, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +31,6 @@ def client(everything: Running) -> Iterator[OpenAI]:
 def openai(server: Running, key: str = "none") -> OpenAI:
     url = f"http://127.0.0.1:{server.port}/v1"
     return OpenAI(base_url=url, api_key=key, timeout=PATIENCE, max_retries=0)
-
-
-def uri(picture: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
 
 
 def test_openai_embeds_texts_and_images_in_their_order(

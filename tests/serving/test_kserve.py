@@ -1,6 +1,5 @@
 """KServe's protocol: the bodies of its specification, and Triton's own client (slow)."""
 
-import base64
 import json
 import subprocess
 from pathlib import Path
@@ -11,11 +10,7 @@ import pytest
 
 import albef
 from tests.conftest import CAPTIONS
-from tests.serving.running import Running
-
-
-def uri(picture: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+from tests.serving.running import Running, uri
 
 
 def tensor(name: str, data: list[str]) -> dict[str, Any]:
