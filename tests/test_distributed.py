@@ -139,6 +139,7 @@ def test_another_number_of_processes_resumes_where_they_stopped(
     assert torch.equal(alone["queue.ids"], together["queue.ids"])
 
 
+@pytest.mark.filterwarnings("ignore:`broadcast_buffers`")
 @pytest.mark.parametrize(
     ("size", "phase"),
     [
@@ -150,22 +151,33 @@ def test_a_process_that_fails_alone_ends_and_the_others_notice(
     data: Path, tmp_path: Path, size: int, phase: str
 ) -> None:
     """Without a launcher that would end the others."""
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
-    command = [sys.executable, "-m", toy_training.__name__, str(data), str(tmp_path), phase]
-    processes = [
-        subprocess.Popen(command, cwd=ROOT, env=os.environ | address | {"RANK": str(rank)})
-        for rank in range(size)
-    ]
-    codes = [process.wait() for process in processes]
+    fork, port = multiprocessing.get_context("fork"), str(free_port())
+    given = [(rank, size, port, phase, data, tmp_path) for rank in range(size)]
+    processes = [fork.Process(target=failing, args=its) for its in given]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    codes = [process.exitcode for process in processes]
     assert codes.pop(toy_training.PHASES[phase]) == toy_training.FAILED
     assert codes == [toy_training.LOST] * (size - 1)
 
 
-def evaluated(rank: int, size: int, port: str, pictures: list[bytes], workers: int) -> list[Any]:
-    """Tables, metrics and judgements of every kind, as one of so many processes."""
+def become(rank: int, size: int, port: str) -> None:
+    """Be one of so many processes, after a fork."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {"WORLD_SIZE": str(size), "RANK": str(rank)}
     torch.set_num_threads(1)
+
+
+def failing(rank: int, size: int, port: str, *given: Any) -> None:
+    become(rank, size, port)
+    toy_training.fail(*given)
+
+
+def evaluated(rank: int, size: int, port: str, pictures: list[bytes], workers: int) -> list[Any]:
+    """Tables, metrics and judgements of every kind, as one of so many processes."""
+    become(rank, size, port)
     found: list[Any] = []
     with joined(CPU):
         for kind in KINDS:

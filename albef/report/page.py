@@ -16,7 +16,7 @@ from albef.report import curves, figures, wording
 from albef.report.curves import Curve
 from albef.report.sections import datasets, provenance, results, search
 from albef.report.sections.datasets import Dataset, DatasetPage
-from albef.report.sections.provenance import Costs, Model
+from albef.report.sections.provenance import Costs
 from albef.report.sections.results import Run
 from albef.report.sections.search import Search
 
@@ -32,7 +32,6 @@ class Report:
     datasets: Sequence[Dataset] = ()
     searches: Sequence[Search] = ()
     costs: Costs = field(default_factory=Costs)
-    models: Sequence[Model] = ()
     chains: Sequence[Step] = ()
     """Lineage of each export, or of a checkpoint that is not exported, back to the sources."""
     cards: Sequence[str] = ()
@@ -64,7 +63,6 @@ def read(params: Mapping[str, Any], project: Project, count: int) -> Report:
         datasets=[datasets.read(layout, name, by, count) for name, by in used_by(params).items()],
         searches=[search.read(layout, run) for run in tasks],
         costs=provenance.read_costs(params, layout),
-        models=[provenance.read_model(layout, name) for name in models],
         chains=list(provenance.read_chains(project)),
         values=dict(wording.flatten(params)),
     )

@@ -129,7 +129,7 @@ MISSING = {
     "validation": "has not been validated yet",
     "curves": "There are no curves yet",
     "search": "has not been searched yet",
-    "models": "This checkpoint does not exist yet",
+    "models": "missing locally",
     "models/retrieval/model.safetensors": "missing locally",
     "exports": "Provenance",
     "runs": "There are no run records",

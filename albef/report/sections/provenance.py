@@ -1,13 +1,11 @@
-"""Provenance in the report: checkpoints, lineage, and the cost of the stages."""
+"""Provenance in the report: lineage, and the cost of the stages."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from albef.io import read_json
 from albef.layout import Layout
 from albef.lineage import CONFIG, Lineage, Project, Step
-from albef.report.wording import flatten
 from albef.run_record import RunRecord
 from albef.run_record import read as read_record
 from albef.runtime.manifest import NAME as MANIFEST
@@ -45,16 +43,6 @@ class Costs:
         return {name: ", ".join(v for package, v in pairs if package == name) for name in names}
 
 
-@dataclass(frozen=True)
-class Model:
-    """A checkpoint: the values of its training and the sizes of the model, by dotted name."""
-
-    name: str
-    values: Mapping[str, Any] = field(default_factory=dict)
-    sizes: Mapping[str, Any] = field(default_factory=dict)
-    note: str = ""
-
-
 def read_costs(params: Mapping[str, Any], layout: Layout) -> Costs:
     """Return the run records of all stages before the report, in the order of the graph."""
     data, runs = params.get("datasets", {}), params.get("tasks", {})
@@ -66,15 +54,6 @@ def read_costs(params: Mapping[str, Any], layout: Layout) -> Costs:
     records = {stage: read_record(layout.record(stage)) for stage in stages}
     recorded = {stage: record for stage, record in records.items() if record}
     return Costs(recorded, [stage for stage in stages if stage not in recorded])
-
-
-def read_model(layout: Layout, name: str) -> Model:
-    """Return the values and sizes that a checkpoint records."""
-    config = read_json(layout.model(name) / CONFIG)
-    if config is None:
-        return Model(name, note=f"This checkpoint does not exist yet: {layout.model(name)}.")
-    values, sizes = (dict(flatten(config.get(key, {}))) for key in ("values", "model"))
-    return Model(name, values, sizes)
 
 
 def read_chains(project: Project) -> Iterator[Step]:
