@@ -18,6 +18,7 @@ import io
 import json
 import os
 import resource
+import socket
 import struct
 import subprocess
 import tempfile
@@ -77,6 +78,7 @@ def main() -> None:
 def nginx() -> Iterator[int]:
     """Run nginx as shipped; yield its port."""
     configuration = Path(__file__).parents[1] / "deploy/nginx.conf"
+    socket.create_server(("127.0.0.1", 8080)).close()  # Another one would be measured.
     with tempfile.TemporaryDirectory() as folder:
         command = ["nginx", "-c", str(configuration), "-p", folder, "-e", "stderr"]
         command += ["-g", "master_process off;"]  # Other users cannot write to the folder.

@@ -86,6 +86,7 @@ def test_servers_are_replaced_with_nothing_dropped(tiny_export: Path, tmp_path: 
         for port in PORTS:
             wait_for(port)
         nginx = ["nginx", "-c", str(CONFIG), "-p", str(tmp_path), "-e", "stderr"]
+        nginx += ["-g", "master_process off;"]  # Its workers would outlive a killed master.
         stack.enter_context(process(nginx))
         wait_for(8080)
         answers = asyncio.run(replace(stack, running))
