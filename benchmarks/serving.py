@@ -52,7 +52,7 @@ WORDS = (6, 16)
 """Least and most words of a text."""
 PHOTO = (640, 480)
 """Of the pictures that are sent, in pixels; JPEG."""
-CLIENTS = {"texts": 16, "pictures": 8}
+CLIENTS = {"texts": 16, "images": 8}
 """Requests that are always open at full load."""
 FLOODS = (100, 200)
 """Requests that are always open, and more than a server takes at once."""
@@ -79,7 +79,7 @@ def main() -> None:
             config, vocab = write_export(folder, size)
             widths = f"width {config.fused.width}"
             print(f"## {size}: {config.image.image_size} px, {widths}\n")
-            export, requests = folder / "export", {"texts": _texts(vocab), "pictures": _pictures()}
+            export, requests = folder / "export", {"texts": _texts(vocab), "images": _pictures()}
             parts: dict[str, Callable[[], None]] = {
                 "graphs": partial(_graphs, folder, options.rounds, vocab),
                 "bare": partial(
@@ -178,7 +178,7 @@ def _bare(
     )
     model = load(export)
     texts = [json.loads(body)["texts"][0] for body in requests["texts"].bodies]
-    pictures = [body.split(b"\r\n\r\n", 1)[1] for body in requests["pictures"].bodies]
+    pictures = [body.split(b"\r\n\r\n", 1)[1] for body in requests["images"].bodies]
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(serve(export))
         servers = {"ours": (ours, requests["texts"])}
@@ -188,9 +188,9 @@ def _bare(
             request = Request("/embeddings", "application/json", bodies)
             servers["infinity"] = stack.enter_context(serve_infinity(export, infinity)), request
         _compare("texts", servers, texts, model.ids, model.encode_text, rounds, seconds)
-        servers = {"ours": (ours, requests["pictures"])}
+        servers = {"ours": (ours, requests["images"])}
         _compare(
-            *("pictures", servers, pictures, lambda images: (model.pixels(images),)),
+            *("images", servers, pictures, lambda images: (model.pixels(images),)),
             *(model.encode_image, rounds, seconds),
         )
 
@@ -279,7 +279,7 @@ def _load(export: Path, requests: dict[str, Request], seconds: float, options: s
 
 
 def _endurance(export: Path, requests: dict[str, Request], minutes: float) -> None:
-    """Memory and failures under full load of texts and pictures together."""
+    """Memory and failures under full load of texts and images together."""
     with serve(export) as server, ProcessPoolExecutor(2, get_context("spawn")) as pool:
         process = psutil.Process(server.pid)
         running = [
@@ -294,7 +294,7 @@ def _endurance(export: Path, requests: dict[str, Request], minutes: float) -> No
     settled = np.array([sample for sample in samples if sample[0] > 0.2 * samples[-1][0]])
     slope = 60 * float(np.polyfit(settled[:, 0], settled[:, 1], 1)[0])
     print(
-        f"{minutes:g} min of full load, texts and pictures together: "
+        f"{minutes:g} min of full load, texts and images together: "
         f"{sum(len(load.seconds) for load in loads)} answers, "
         f"{sum(load.failed for load in loads)} failed; memory {settled[0, 1]:.0f} MiB after a "
         f"fifth of it, {settled[-1, 1]:.0f} MiB at the end, at most {settled[:, 1].max():.0f} MiB; "

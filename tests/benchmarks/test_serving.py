@@ -22,7 +22,7 @@ def test_every_load_of_the_built_in_size_is_answered() -> None:
     )
     assert ended.returncode == 0, ended.stderr
     assert len(re.findall(r"^\| (image|text, 12 tokens) \| [18] \|", ended.stdout, re.M)) == 4
-    for kind in ("texts", "pictures"):
+    for kind in ("texts", "images"):
         assert re.search(
             rf"^\| {kind} \| one client \| [\d.]+ \| [\d. |]+ \| 0 \|", ended.stdout, re.M
         )
