@@ -251,6 +251,9 @@ def test_a_training_on_ray_resumes_when_a_worker_is_killed_and_stops_when_it_is_
     assert ended(again).count("resuming at step") == 1
     assert again.returncode == 0
     assert file_digest(WEIGHTS) == expected
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    told = ended(start("pretrain", launch="ray"))
+    assert told.startswith("pretrain: no Ray cluster responds at RAY_ADDRESS '127.0.0.1:1'")
 
 
 def test_no_cluster_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

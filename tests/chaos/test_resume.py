@@ -124,7 +124,7 @@ def test_it_resumes_from_the_best_copy_and_ends_with_the_same_bytes(
         with monkeypatch.context() as patch:
             patch.setattr(states, "file_digest", unreadable(getattr(errno, local), newest.name))
             if copies != "ahead":
-                with pytest.raises(OSError, match="cannot be read"):
+                with pytest.raises(OSError, match="cannot read"):
                     victim.train(data, here, mirror)
                 assert {path.name: path.read_bytes() for path in here.glob("state-*")} == before
     best = max(map(step_of, intact(here) + intact(mirror / "states")))

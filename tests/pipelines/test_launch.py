@@ -41,12 +41,14 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RANK", raising=False)
 
 
-def test_a_launcher_that_cannot_be_started(tmp_path: Path) -> None:
+def test_a_launcher_that_cannot_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for command, message in (
         ("nosuchcommand {processes}", "'nosuchcommand {processes}': command not found"),
         ("torchrun {nodes}", r"is not a command with {processes} in it: 'nodes'"),
         ("torchrun '{processes}", "is not a command .* No closing quotation"),
         ("", "command not found"),
+        ("ray", r"needs the extra ray: `pip install '\.\[ray\]'`"),
     ):
         work(tmp_path, values(runtime__processes=2, runtime__launch=command))
         with pytest.raises(ParamsError, match=message):
