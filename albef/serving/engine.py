@@ -80,7 +80,7 @@ class Decoders:
         for _ in range(processes):
             seconds = _SECONDS + limits.pixels / _PIXELS_PER_SECOND
             self._idle.put(Worker(seconds, nice=_NICE))
-        self._lines: dict[str, deque[tuple[Future[Any], Callable[[Worker], Any]]]] = {}
+        self._lines: dict[str, deque[tuple[Future[Any], Any, Any]]] = {}
         self._lock = threading.Lock()
         self._waiting, self._limits, self._metrics = 0, limits, metrics
         metrics.waiting.labels("", "decode").set_function(lambda: self._waiting)
@@ -118,13 +118,8 @@ class Decoders:
             KilledError: the process ended.
         """
         future: Future[T] = Future()
-
-        def run(worker: Worker) -> T:
-            [result] = worker.run(call, *args)
-            return result
-
         with self._lock:
-            self._lines.setdefault(CLIENT.get(), deque()).append((future, run))
+            self._lines.setdefault(CLIENT.get(), deque()).append((future, call, args))
         self._waiting += 1
         try:
             self._threads.submit(self._run_next)
@@ -137,18 +132,19 @@ class Decoders:
         with self._lock:
             client = next(iter(self._lines))
             line = self._lines.pop(client)
-            future, run = line.popleft()
+            future, call, args = line.popleft()
             if line:
                 self._lines[client] = line  # at the end
         if future.set_running_or_notify_cancel():
             worker = self._idle.get()
             try:
-                future.set_result(run(worker))
+                [result] = worker.run(call, *args)
+                future.set_result(result)
             except Exception as error:
                 future.set_exception(error)
             finally:
                 self._idle.put(worker)
-                del future, run  # An error's traceback would keep them, and the image.
+                del future, args  # An error's traceback would keep them, and the image.
 
 
 class Resources:

@@ -26,14 +26,9 @@ def load_faster(
 ) -> Any:
     """Return a model on a GPU if one works, or on the CPU if that answers sooner.
 
-    The answer is kept in ``albef/providers.json`` of the user's cache folder, so an export is
-    measured once.
-
-    Args:
-        load: function that loads the export.
-        name: name of the export, for error messages.
-        batch: number of items in a measured request.
-        clock: clock, in seconds.
+    Test requests with ``batch`` items are timed on both. The answer is kept in
+    ``albef/providers.json`` of the user's cache folder, so an export is measured once. ``name``
+    is that of the export in error messages.
     """
     model = load(None)
     provider = model.backend.providers[0]

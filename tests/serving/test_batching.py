@@ -45,13 +45,7 @@ Go = Callable[[Asked, Upper], Awaitable[None]]
 
 
 def run(go: Go, *, busy: bool = True, **limits: float) -> list[list[str]]:
-    """Run a test inside an event loop; the batches that were computed.
-
-    Args:
-        go: the test.
-        busy: whether an item ``a`` is being computed meanwhile.
-        limits: of the batcher.
-    """
+    """The batches of a test in an event loop, in which ``a`` is computed if it is ``busy``."""
     compute = Upper()
 
     async def inside() -> None:

@@ -109,10 +109,9 @@ class Admission(HttpMiddleware):
                         raise _too_large(max_bytes)
                     self._hold(exchange, max(0, exchange.received - exchange.held))
         except TimeoutError:
-            times = (
-                f"{limits.body_seconds:g} s, and {_PIECE} bytes every {limits.piece_seconds:g} s"
-            )
-            raise ApiError(408, f"the body must arrive within {times}") from None
+            rate = f"{_PIECE} bytes every {limits.piece_seconds:g} s"
+            text = f"the body must arrive within {limits.body_seconds:g} s, and {rate}"
+            raise ApiError(408, text) from None
         if not is_form and body.count(b",") > COMMAS:
             raise ApiError(413, f"the body has more than {COMMAS} commas; send fewer values")
         return body
