@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,7 @@ def run(
     """
     if name:
         os.environ[EXPERIMENT] = name
-        check_git()
+        check_recording(name)
     if dry:
         with values.changed(preset, overrides) as file:
             nodes = graph.read(file)
@@ -124,12 +125,19 @@ def _flow(
     return code == 0
 
 
-def check_git() -> None:
-    """Check that git can record an experiment, before a run that is to be recorded.
+def check_name(name: str) -> None:
+    """Raise ParamsError if an experiment cannot have a name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ParamsError(f"experiment name {name} is invalid; use letters, digits, . _ and -")
+
+
+def check_recording(name: str) -> None:
+    """Check that an experiment can be recorded, before the run that it is of.
 
     Raises:
-        ParamsError: git has no commit or no committer, or does not track code.
+        ParamsError: the name is invalid, or git has no commit or committer, or does not track code.
     """
+    check_name(name)
     if git.try_git("rev-parse", "--verify", "HEAD") is None:
         raise ParamsError(
             "--name needs a git commit to record an experiment; run "

@@ -32,7 +32,7 @@ from flows.accept import accept_comments
 from flows.artifacts import emit, publish
 from flows.process import exit_with_parent
 from flows.results import show_progress
-from flows.run import INTERRUPTED, check_git, save_experiment
+from flows.run import INTERRUPTED, check_recording, save_experiment
 
 log = logging.getLogger("albef")
 TAG = "albef"
@@ -68,7 +68,7 @@ def train(
     if refresh and (only or force):
         raise ParamsError("refresh selects the stages itself; remove only and force")
     if name:
-        check_git()
+        check_recording(name)
     with run_lock.acquire():
         stages.allow_starts()
         try:

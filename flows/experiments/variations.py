@@ -7,7 +7,6 @@ resumes.
 
 import itertools
 import logging
-import re
 import tempfile
 import threading
 import time
@@ -21,10 +20,10 @@ from albef.report.wording import format_duration
 from flows import git, run_lock, values
 from flows.experiments.clone import Clone, CloneError, Variation
 from flows.graph import LOCK
+from flows.run import check_name
 
 FOLDER = Path(".dvc/tmp/variations")
 """Folder of the clones, and of the lock that protects them."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 log = logging.getLogger("albef")
 
 
@@ -35,10 +34,7 @@ def check(variations: Sequence[Variation]) -> None:
         ParamsError: a name or a value is wrong; there is one error message for each.
     """
     for variation in variations:
-        if not _NAME.fullmatch(variation.name):
-            raise ParamsError(
-                f"experiment name {variation.name} is invalid; use letters, digits, . _ and -"
-            )
+        check_name(variation.name)
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{variation.name}.yaml" for variation in variations]
         for file, variation in zip(files, variations, strict=True):

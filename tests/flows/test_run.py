@@ -150,6 +150,8 @@ def test_what_is_wrong_is_reported_before_the_first_stage_and_nothing_is_written
     toy.enter(monkeypatch)
     with pytest.raises(ParamsError, match="there is no stage pretrian; did you mean pretrain"):
         run(only=["pretrian"])
+    with pytest.raises(ParamsError, match="experiment name a b is invalid"):
+        run(name="a b")
     for name in (name for name in toy.env if name.startswith("GIT_")):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
