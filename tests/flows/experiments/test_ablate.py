@@ -56,14 +56,6 @@ def here(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(variations, "check", check)
 
 
-def another(toy: Toy, name: str, lr: str) -> str:
-    """A preset that shares no training with the others, not in git; the command with it."""
-    text = (toy.path / "presets/toy.yaml").read_text()
-    assert "lr: 5e-4" in text
-    (toy.path / f"presets/{name}.yaml").write_text(text.replace("lr: 5e-4", f"lr: {lr}"))
-    return f"ablate --preset {name} --steps toy"
-
-
 def clones(toy: Toy) -> list[Path]:
     return sorted((toy.path / ".dvc/tmp/variations").glob("clone-*"))
 
@@ -129,7 +121,8 @@ def test_steps_share_what_they_can_are_never_run_twice_and_go_on_where_one_faile
 
 @pytest.mark.slow
 def test_an_ablation_that_was_killed_or_interrupted_resumes(toy: Toy) -> None:
-    command = f"{another(toy, 'killed', '2e-3')} --seeds 2 --jobs 2"
+    command = "ablate --preset toy --steps toy --name killed --set pretrain.lr=2e-3"
+    command += " --seeds 2 --jobs 2"
     toy.do("sleep-evaluate", "600")
     process = toy.start(command)
     found = stages(toy, process, "evaluate", 2)
