@@ -16,6 +16,7 @@ WEB = Path("products/data/web")
 CACHE = Path("scratch/albef/shards")
 
 
+@pytest.mark.slow
 def test_a_model_trained_from_a_bucket_has_the_bytes_of_one_without(
     bucket: Bucket, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
