@@ -41,11 +41,11 @@ def test_training_and_evaluation_are_one_run_of_a_tracker(
 @pytest.mark.slow
 def test_a_run_imports_no_library_that_it_does_not_use(pretrained: Path, tmp_path: Path) -> None:
     shutil.copytree(pretrained, tmp_path, dirs_exist_ok=True)
-    work(tmp_path, values())
+    work(tmp_path, values(tasks__retrieval__lr=3e-4))
     code = (
         "import runpy, sys\n"
         "sys.argv[1:] = ['retrieval']\n"
-        "for name in ('finetune', 'evaluate'):\n"
+        "for name in ('search', 'finetune', 'evaluate'):\n"
         "    runpy.run_module(f'pipelines.{name}', run_name='__main__', alter_sys=True)\n"
         "unused = ('peft', 'timm', 'transformers.models', 'wandb', 'mlflow', 'tensorboard')\n"
         "print([name for name in sys.modules if name.startswith(unused)])"
