@@ -119,8 +119,9 @@ def test_the_next_micro_batch_lends_its_record(
 def test_too_many_damaged_records_stop_the_training(data: Path) -> None:
     flip(data, 3)
     message = r"damaged at toy-0003; 1 of the 24 records .* runtime\.max_damaged_records\.toy \(0\)"
-    with pytest.raises(ShardError, match=message):
+    with pytest.raises(ShardError, match=message) as caught:
         ids(loader(data, taking(0), 2))
+    assert "\n" not in str(caught.value), "no trace of the worker"
     flip(data, 17)
     with pytest.raises(ShardError, match=r"2 of the 24 .*_records\.toy \(0\.05\)"):
         ids(loader(data, taking(0.05), 2))

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from albef.data.record import Record
-from albef.data.shards import ShardError, Shards
+from albef.data.shards import Shards
 from albef.loading.loader import Loader
 from albef.loading.reading import Batch
 from albef.preprocessing.transforms import AugmentConfig, Train
@@ -119,14 +118,3 @@ def test_skipping_ahead_reads_nothing(shards: Shards) -> None:
     assert not calls
     list(coming)
     assert calls == [4, 4]
-
-
-def test_an_error_comes_out_of_a_worker_as_one_sentence(tmp_path: Path) -> None:
-    images = [toy.picture(i) for i in range(4)]
-    images[2] = images[2][:60]
-    records = [toy.record(i, image=image) for i, image in enumerate(images)]
-    toy.write(tmp_path / "toy", records)
-    loader = Loader(Shards(tmp_path / "toy", "train"), collate, 2, 2, 1, 1)
-    with pytest.raises(ShardError, match=r"^the image of toy-0002 cannot be decoded") as caught:
-        list(loader.batches(0, 2))
-    assert "\n" not in str(caught.value)

@@ -11,7 +11,7 @@ from albef.ingest.download.downloads import Downloads
 from albef.ingest.download.limits import Limits
 from albef.ingest.download.store import Outcome
 from tests.data import toy
-from tests.ingest.download.server import PICTURE, Server
+from tests.ingest.download.server import Server
 from tests.ingest.download.test_client import limits
 
 Ended = dict[int, bytes | str]
@@ -30,17 +30,6 @@ def download(
                 outcomes[row] = outcome = kept[address]
                 ended[row] = outcome.reason or running.store.body(outcome)
     return ended, outcomes
-
-
-def test_every_row_ends_in_its_place_in_any_order(server: Server, tmp_path: Path) -> None:
-    paths = [f"ok/{i}" for i in range(95)]
-    paths[3], paths[40], paths[94] = "later/503/2", "status/404", "robots/noai"
-    ended, _ = download(tmp_path, [server.url(path) for path in paths], limits())
-    assert list(ended) == list(range(95))
-    told: Ended = {i: toy.picture(i) for i in range(95)}
-    assert ended == told | {3: PICTURE, 40: Reason.NOT_FOUND, 94: Reason.OPTED_OUT}
-    assert server.asked["/later/503/2"] == 3
-    assert server.asked["/status/404"] == 1
 
 
 def test_a_server_that_asks_for_a_long_rest_is_left_alone(server: Server, tmp_path: Path) -> None:

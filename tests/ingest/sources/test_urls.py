@@ -62,6 +62,7 @@ def test_rows_in_the_order_of_the_list(server: Server, tmp_path: Path) -> None:
     assert none.detail.startswith(f"{file}: 'url'")
     assert (blank.reason, ftp.line, ftp.reason) == (Reason.NO_CAPTION, 7, Reason.BAD_URL)
     assert "/ok/2" not in server.asked, "what has no caption is not downloaded"
+    assert (server.asked["/status/404"], server.asked["/later/500/1"]) == (1, 2)
 
 
 def test_what_makes_a_list_unreadable_is_named(tmp_path: Path) -> None:
