@@ -98,7 +98,6 @@ class Current(HttpMiddleware):
         path, key = path_of(scope), exchange.headers.get(KEY) or exchange.client.name
         exchange.version = CANARY if self._takes(CANARY, path, key) else STABLE
         engine = self.followers[exchange.version].engine
-        exchange.metrics = engine.metrics
         is_shadowed = exchange.version == STABLE and self._takes(SHADOW, path, exchange.id)
         copy, body, answer = dict(scope), bytearray(), bytearray()
 

@@ -9,7 +9,6 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from albef.serving.errors import ApiError
-from albef.serving.metrics import Metrics
 
 PROBES = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 METRICS = "/metrics"
@@ -79,7 +78,6 @@ class Exchange:
     status: int = 0
     done: bool = False  # the whole answer was sent
     version: str = ""  # that answers: stable or canary; empty if there is only one
-    metrics: Metrics | None = None  # of that version
 
 
 @dataclass(eq=False)

@@ -128,7 +128,7 @@ class Requests(HttpMiddleware):
     def _record(self, exchange: Exchange, method: str, route: str, seconds: float) -> None:
         """Count an answer, and log it without any content of the request or the answer."""
         status, client = f"{exchange.status}", exchange.client
-        metrics = exchange.metrics or self.metrics
+        metrics = self.metrics.trials.get(exchange.version, self.metrics)
         metrics.requests.labels(route, method, status).inc()
         metrics.seconds.labels(route).observe(seconds)
         if client.token:

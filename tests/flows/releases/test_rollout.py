@@ -45,63 +45,60 @@ def put(stage: str, key: Path | None = None) -> Path:
 
 
 @pytest.mark.usefixtures("judged")
-def test_what_is_tried_out_is_promoted_or_rolled_back(project: Toy, tmp_path: Path) -> None:
+def test_what_is_tried_out_is_rolled_back_or_promoted(project: Toy, tmp_path: Path) -> None:
     private, public = keys(tmp_path, "ours")
-    set_params(project.path, min_trial_requests=8, min_equal_answers=1)
-    project.checked()
-    project.sh("git commit -qam limits && git push -q")
+
+    def limit(least: float) -> None:
+        set_params(project.path, min_trial_requests=8, min_equal_answers=least)
+        project.checked()
+        project.sh("git commit -qam limits && git push -q")
+
+    limit(1)
     first = put("prod", private)
+    alter(project.path / "made/exports/retrieval", "image_encoder", worse=True)
     another(project)
     project.sh("git push -q")
     second = put("next", private)
-    decide = "release retrieval --from-canary"
+    folder = Registry("retrieval").release_folder("v0.2.0")
     with running([first], canary=Trial(second, 0.5), shadow=Trial(second, 1)) as server:
-        address = f"http://127.0.0.1:{server.port}"
-        said = project.albef(f"{decide} {address} --approve", fails=True)
-        assert "- canary has answered 0 of 8 requests (release.min_trial_requests)" in said
-        assert "- releases/retrieval/v0.2.0 is signed; set --key or ALBEF_SIGNING_KEY" in said
-        assert said.rstrip().endswith("v0.2.0 still holds next")
-        for i in range(30):
-            ask(address, f"{i}")
-        shadow = server.engine.metrics.trials["shadow"].registry
-        count = {"route": "/v1/zero-shot", "outcome": "equal"}
-        wait_until(lambda: (shadow.get_sample_value("albef_shadow_answers_total", count) or 0) > 8)
-        decide = f"{decide} {address} --key {private}"
-        before = project.sh("git rev-parse HEAD; git tag; git status --porcelain")
-        said = project.albef(decide)
-        assert "would be decided: v0.2.0 holds prod; run again with --approve" in said
-        assert project.sh("git rev-parse HEAD; git tag; git status --porcelain") == before
-        said = project.albef(f"{decide} --approve")
-        assert "v0.2.0 holds prod: retrieval#prod#3, retrieval#next!#4, pushed to origin" in said
-        assert holders() == ("v0.2.0", None)
-        folder = Registry("retrieval").release_folder("v0.2.0")
-        card = (folder / CARD).read_text()
-        assert card.count("\n## Trial\n\nv0.2.0 holds prod after this trial on servers.") == 1
-        assert "| equal answers | shadow |  | 100.00% |" in card
-        verify(folder, public, folder / "release.sig")
-        assert project.sh("git status --porcelain; git log origin/main..") == ""
-        alter(project.path / "made/exports/retrieval", "image_encoder", worse=True)
-        another(project)
-        project.sh("git push -q")
-        third = put("next", private)
+        decide = f"release retrieval --from-canary http://127.0.0.1:{server.port}"
         said = project.albef(f"{decide} --approve", fails=True)
-        assert f"the servers try out sha256:{file_digest(second / NAME)}, not v0.3.0" in said
-    with running([second], shadow=Trial(third, 1)) as server:
-        address = f"http://127.0.0.1:{server.port}"
-        for i in range(12):
-            ask(address, f"{i}")
-        count["outcome"] = "different"
+        assert "- canary has answered 0 of 8 requests (release.min_trial_requests)" in said
+        assert f"- {folder} is signed; set --key or ALBEF_SIGNING_KEY" in said
+        assert said.rstrip().endswith("v0.2.0 still holds next")
+        for i in range(40):
+            ask(f"http://127.0.0.1:{server.port}", f"{i}")
         shadow = server.engine.metrics.trials["shadow"].registry
-        wait_until(lambda: (shadow.get_sample_value("albef_shadow_answers_total", count) or 0) > 8)
-        decide = f"release retrieval --from-canary {address} --key {private} --approve"
+        name, labels = "albef_shadow_answers_total", {"route": "/v1/zero-shot"}
+        labels["outcome"] = "different"
+        wait_until(lambda: (shadow.get_sample_value(name, labels) or 0) >= 8)
+        decide = f"{decide} --key {private}"
+        before = project.sh("git rev-parse HEAD; git tag; git status --porcelain")
         said = project.albef(decide, fails=True)
-    assert "retrieval is not released:\n- shadow: " in said
-    assert "v0.3.0 no longer holds next: retrieval#next!#" in said
+        assert "retrieval is not released:\n- shadow: 0.00% of " in said
+        assert "would be decided: v0.2.0 no longer holds next; run again with --approve" in said
+        assert project.sh("git rev-parse HEAD; git tag; git status --porcelain") == before
+        said = project.albef(f"{decide} --approve", fails=True)
+        assert "v0.2.0 no longer holds next: retrieval#next!#3, pushed to origin" in said
+        assert holders() == ("v0.1.0", None)
+        said = project.albef(decide, fails=True)
+        assert "no version of retrieval holds next" in said
+        assert "choose another --stage" in project.albef(f"{decide} --stage next", fails=True)
+
+        Registry("retrieval").assign("v0.1.0", "next")
+        said = project.albef(decide, fails=True)
+        assert f"servers try out sha256:{file_digest(second / NAME)}, not v0.1.0; wait" in said
+        release("retrieval", "next", "minor", approve=True, dry=False)
+        limit(0)
+        said = project.albef(f"{decide} --approve")
+    assert "v0.2.0 holds prod: retrieval#prod#" in said
     assert holders() == ("v0.2.0", None)
-    assert "no longer holds next after" in project.sh("cat releases/retrieval/v0.3.0/README.md")
-    said = project.albef(decide, fails=True)
-    assert "no version of retrieval holds next" in said
-    assert "choose another --stage" in project.albef(f"{decide} --stage next", fails=True)
+    card = (folder / CARD).read_text()
+    assert card.count("\n## Trial\n\nv0.2.0 no longer holds next after this trial on servers.") == 1
+    assert card.count("\n## Trial\n\nv0.2.0 holds prod after this trial on servers.") == 1
+    assert "| equal answers | shadow |  | 0.00% |" in card
+    verify(folder, public, folder / "release.sig")
+    assert project.sh("git status --porcelain; git log origin/main..") == ""
 
 
 @pytest.mark.slow
