@@ -146,7 +146,7 @@ def _rank_plainly(
 
 @torch.no_grad()
 def _answers(sizes: ModelConfig) -> dict[str, Callable[[], object]]:
-    decoder = AnswerDecoder(sizes.fused, VOCABULARY, sizes.fused.width).eval()
+    decoder = AnswerDecoder(sizes.fused, VOCABULARY).eval()
     lengths = torch.tensor(
         [n for n, share in ANSWER_TOKENS for _ in range(round(share * ANSWERS))][:ANSWERS]
     )

@@ -23,20 +23,15 @@ class AnswerDecoder(nn.Module):
     """Causal layers, as many as fusion has, that attend to the fused states of the question.
 
     Its parts match the fusion encoder, the embeddings and the MLM head and can start from them. Its
-    logits use its word embeddings. ``attended_width`` is the width of the states it attends to, N
-    of them for each question.
+    logits use its word embeddings.
     """
 
-    def __init__(
-        self, config: TextConfig, vocab_size: int, attended_width: int, pad_id: int = 0
-    ) -> None:
+    def __init__(self, config: TextConfig, vocab_size: int, pad_id: int = 0) -> None:
         super().__init__()
         self.embeddings = Embeddings(config, vocab_size, pad_id)
+        sizes = config.width, config.heads, config.intermediate, config.dropout
         self.layer = nn.ModuleList(
-            BertLayer(
-                config.width, config.heads, config.intermediate, config.dropout, attended_width
-            )
-            for _ in range(config.fusion_depth)
+            BertLayer(*sizes, image_width=config.width) for _ in range(config.fusion_depth)
         )
         init_bert_weights(self, config.width)
         self.head = MLMHead(config.width, vocab_size)

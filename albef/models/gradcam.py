@@ -9,14 +9,13 @@ Shapes: B batch, H heads, L text tokens, N image tokens, n = sqrt(N - 1) patches
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from albef.models.albef import ALBEF
 from albef.models.bert import BertLayer, attention_bias
-from albef.models.encoders import AttentionSite
 
 
 @torch.no_grad()
@@ -78,7 +77,7 @@ def itc_maps(
 
 
 @contextmanager
-def _weights_of(site: AttentionSite) -> Iterator[list[Tensor]]:
+def _weights_of(attention: Any) -> Iterator[list[Tensor]]:
     """Yield a list that a pass of a block fills with its attention weights (B, H, T, T)."""
     captured: list[Tensor] = []
 
@@ -86,14 +85,13 @@ def _weights_of(site: AttentionSite) -> Iterator[list[Tensor]]:
         captured.append(weights.detach().requires_grad_())
         return captured[-1]
 
-    fused = getattr(site.module, site.fused)
-    setattr(site.module, site.fused, False)
-    hook = site.weights.register_forward_hook(capture)
+    fused, attention.fused_attn = attention.fused_attn, False
+    hook = attention.attn_drop.register_forward_hook(capture)
     try:
         yield captured
     finally:
         hook.remove()
-        setattr(site.module, site.fused, fused)
+        attention.fused_attn = fused
 
 
 def _square(heat: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from albef.config import Count, Section
 from albef.models import encoders
 from albef.models.bert import width_scale
-from albef.models.encoders import AttentionSite
 from albef.models.kernels import UNFUSED_TOKENS, Layer, products_pay, rows
 
 
@@ -62,10 +61,9 @@ class ImageEncoder(encoders.ImageEncoder):
             self.vit.pos_embed[0, 0, 0] = 4 * math.ceil(math.sqrt(config.width / 2))
             self.vit.pos_embed[0, 1:] = 4 * sine_positions(grid, config.width)
 
-    def attentions(self) -> list[AttentionSite]:
+    def attentions(self) -> list[Any]:
         """Return the blocks' attention."""
-        modules: list[Any] = [block.attn for block in self.vit.blocks]
-        return [AttentionSite(module, "fused", module.weights) for module in modules]
+        return [block.attn for block in self.vit.blocks]
 
     def drop_patches(self, share: float) -> None:
         """Drop a random share of the patches, only in train mode."""
@@ -151,27 +149,27 @@ class Attention(nn.Module):
     """Multi-head self-attention; queries, keys and values in one matrix.
 
     ``fused`` selects torch's fused kernel, unless products are faster. Without it, the weights
-    (B, H, N, N) pass through the module ``weights``, for hooks.
+    (B, H, N, N) pass through the module ``attn_drop``, for hooks; the names are timm's.
     """
 
     def __init__(self, width: int, heads: int, fused: bool) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
-        self.heads, self.fused = heads, fused
+        self.heads, self.fused_attn = heads, fused
         self.qkv = nn.Linear(width, 3 * width)
-        self.weights = nn.Identity()
+        self.attn_drop = nn.Identity()
         self.proj = nn.Linear(width, width)
 
     def forward(self, states: Tensor) -> Tensor:
         """Mix states (B, N, D)."""
         by_head = self.qkv(states).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = by_head.unbind(0)
-        if self.fused and not products_pay(states):
+        if self.fused_attn and not products_pay(states):
             mixed = F.scaled_dot_product_attention(query, key, value)
         else:
             scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
-            mixed = self.weights(scores.softmax(dim=-1)) @ value
+            mixed = self.attn_drop(scores.softmax(dim=-1)) @ value
         result: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
         return result
 

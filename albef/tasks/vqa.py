@@ -129,8 +129,8 @@ class Task(RunTask):
         self.answers: list[str] = []
         self.model = ALBEF(model, tokenizer.vocab_size)
         self.model.freeze_projections()
-        sizes = model.fused, len(self.model.text_encoder.words), model.fused.width
-        self.answer_decoder = AnswerDecoder(*sizes, tokenizer.pad_id)
+        vocab_size = len(self.model.text_encoder.words)
+        self.answer_decoder = AnswerDecoder(model.fused, vocab_size, tokenizer.pad_id)
         self.model_m = MomentumModel(self.model)
         self.answer_decoder_m = MomentumModel(self.answer_decoder)
 

@@ -45,13 +45,13 @@ def test_itm_equals_the_original(original: tuple[ALBEF, nn.Linear, float], layer
 def test_itc_equals_the_original(original: tuple[ALBEF, nn.Linear, float]) -> None:
     model, _, temperature = original
     block, attention = 1, model.image_encoder.vit.blocks[1].attn
-    attention.fused = True
+    attention.fused_attn = True
     text_feat = model.text_feat(encoded(model)[0])
     maps = itc_maps(model, FIXTURE["inputs/image"], text_feat, temperature, block)
     close(maps, f"itc_block{block}", rtol=1e-3)
     assert FIXTURE[f"itc_block{block}"].max() > 1e-5
-    assert attention.fused
-    assert not attention.weights._forward_hooks
+    assert attention.fused_attn
+    assert not attention.attn_drop._forward_hooks
 
 
 def test_a_layer_that_is_not_there_is_named(original: tuple[ALBEF, nn.Linear, float]) -> None:

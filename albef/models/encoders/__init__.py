@@ -7,8 +7,7 @@ Other code reads the states, and never asks for the class. The pooled state come
 """
 
 import re
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -67,16 +66,6 @@ class FusionConfig(Section):
     encoder, which then lacks them. Cross-attention always starts at random."""
 
 
-class AttentionSite(NamedTuple):
-    """Place where a block's attention weights (B, H, T, T) can be read."""
-
-    module: nn.Module
-    fused: str
-    """Name of the module's flag that selects a kernel without weights."""
-    weights: nn.Module
-    """Module that the weights pass through if the flag is false."""
-
-
 class Encoder(nn.Module):
     """An encoder of either kind."""
 
@@ -130,12 +119,13 @@ class ImageEncoder(Encoder):
     """Name of its position embeddings (1, P + n * n, D), which a checkpoint of another image size
     has in another number; "" if it has none."""
 
-    def attentions(self) -> Sequence[AttentionSite]:
-        """Return the blocks' attention; the first row of the weights is that of the pooled state.
+    def attentions(self) -> list[Any]:
+        """Return the blocks' attention; none if no token pools, as in a convolutional network.
 
-        It is empty if no token pools, as in a convolutional network.
+        They have the form of timm: if ``fused_attn`` is false, the weights (B, H, T, T) pass
+        through the module ``attn_drop``. Their first row is that of the pooled state.
         """
-        return ()
+        return []
 
     def drop_patches(self, share: float) -> None:
         """Drop a random share of the patches, only in train mode."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from albef.config import did_you_mean
 from albef.io import first_line
-from albef.models.encoders import AttentionSite, ImageEncoder, TimmConfig
+from albef.models.encoders import ImageEncoder, TimmConfig
 from albef.preprocessing.transforms import MEAN, STD
 
 
@@ -104,12 +104,10 @@ class TimmEncoder(ImageEncoder):
         self.register_buffer("scale", _by_channel(STD) / std, persistent=False)
         self.register_buffer("shift", (_by_channel(MEAN) - mean) / std, persistent=False)
 
-    def attentions(self) -> list[AttentionSite]:
+    def attentions(self) -> list[Any]:
         """Return the blocks' attention if the network is a ViT whose class token pools."""
-        if getattr(self.model, "global_pool", "") != "token" or not self._prefix:
-            return []
-        modules = [block.attn for block in self.model.blocks]
-        return [AttentionSite(module, "fused_attn", module.attn_drop) for module in modules]
+        has_token = getattr(self.model, "global_pool", "") == "token" and self._prefix
+        return [block.attn for block in self.model.blocks] if has_token else []
 
     def drop_patches(self, share: float) -> None:
         """Drop a random share of the patches, only in train mode."""
