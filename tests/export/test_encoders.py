@@ -37,7 +37,8 @@ def test_a_graph_computes_what_torch_computes(name: str, tmp_path: Path) -> None
     task = Task(config, model, TextTokenizer.train([*CAPTIONS, *ANSWERS], 80)).eval()
     made = parts(load_checkpoint(save_task(task, tmp_path / "model")))
     only = {graph: made.graphs[graph]}
-    write_graphs(only, tmp_path, 23, 80)
+    opset = 18 if name == "bert" else 23  # 18 takes attention apart
+    write_graphs(only, tmp_path, opset, 80)
     backend = Sessions(tmp_path, "float32", [graph], [CPU], 1)
     differences = compare(only, TorchBackend(made), backend, shapes(12), 80)
     verify(differences, 1e-4)
