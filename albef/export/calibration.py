@@ -57,7 +57,6 @@ def judge(model: Model, records: Records) -> Judged:
 
 
 def _match(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
-    """Return logits and per-example scores of each image with two captions."""
     images, texts = [r.image for r in records], [r.captions[0] for r in records]
     sim = model.embed_image(images) @ model.embed_text(texts).T
     for i, record in enumerate(records):
@@ -72,7 +71,6 @@ def _match(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
 
 
 def _answer(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
-    """Return log probabilities and per-example scores of ranked answers."""
     questions = [record.captions[0] for record in records]
     rankings = model.ask([record.image for record in records], questions, model.answering.k)
     rows = []
@@ -85,7 +83,6 @@ def _answer(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
 
 
 def _classify(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
-    """Return log probabilities and per-example scores of classes."""
     images = list(zip(*(record.images for record in records), strict=True))
     rows = model.probabilities(images, [sentence_of(record) for record in records])
     classes = model.facts.classes
@@ -96,6 +93,7 @@ def _classify(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
 
 
 _SCORERS = {Matching: _match, Answering: _answer, Classifying: _classify}
+"""Functions that return logits or log probabilities, and per-example scores, of records."""
 
 
 def is_calibrated(model: Model) -> bool:

@@ -42,10 +42,7 @@ def export(
     Args:
         checkpoint: checkpoint of a kind that can be exported.
         folder: an existing empty folder. If the export fails, it has no manifest and is not valid.
-        run: name of the model.
-        opset: version of ONNX's operators.
-        tolerance: largest absolute difference allowed, in float32.
-        precisions: precisions to write; the first one is loaded by default.
+        run, opset, tolerance, precisions: as in the manifest and in ``export.runs``.
         calibrate: runs the float32 model on validation data and returns its temperature and a
             sketch of the data. The inputs of the graphs in these calls fix the ranges of int8.
         threads: threads of ONNX Runtime; 0 uses all cores.
@@ -95,7 +92,6 @@ def _convert(folder: Path, inputs: _Inputs, precisions: Sequence[Precision]) -> 
 
 
 def _write_texts(folder: Path, model: Parts, tokenizer: TextTokenizer) -> None:
-    """Write the tokenizer, and the answers of a VQA model."""
     facts, cleaning = model.facts, cleaning_of(model.facts.capability)
     path = folder / manifests.TOKENIZER
     write_tokenizer(path, tokenizer, cleaning, facts.max_words, facts.max_tokens)
@@ -104,7 +100,6 @@ def _write_texts(folder: Path, model: Parts, tokenizer: TextTokenizer) -> None:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """Return the digest of every file of a folder."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
 

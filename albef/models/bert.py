@@ -107,7 +107,7 @@ class BertLayer(Layer):
         positions: Tensor | slice | None = None,
         image_bias: Tensor | None = None,
     ) -> Tensor:
-        """Compute the layer.
+        """Compute the layer: (B, L, D) to (B, L, D), or to (B, M, D) with ``positions``.
 
         Args:
             states: (B, L, D).
@@ -115,12 +115,9 @@ class BertLayer(Layer):
             image: keys and values from :meth:`image_key_value`, for a layer with cross-attention.
                 They may belong to fewer images than B. The first texts then read the first image,
                 as many read the second, and so on; nothing is copied.
-            positions: (B, M) rows whose states are returned, or M of each text; None means all L.
-                Only the queries are narrowed: the result equals those rows of the full one.
+            positions: (B, M) rows whose states are returned, or M of each text. Only the queries
+                are narrowed: the result equals those rows of the full one.
             image_bias: additive, (images, 1, 1, N); None attends to all tokens of ``image``.
-
-        Returns:
-            (B, L, D) or (B, M, D).
         """
         key_value = self.attention.self.key_value(states)
         if positions is not None:

@@ -47,16 +47,10 @@ class FusionEncoder(nn.Module):
         image: list[KeyValue],
         positions: Tensor | slice | None = None,
     ) -> Tensor:
-        """Fuse text with image.
+        """Fuse texts (B, L, D), with the additive bias of their mask, with B images.
 
-        Args:
-            text_states: (B, L, D).
-            bias: additive, from the text mask.
-            image: keys and values of B images, one pair per layer.
-            positions: (B, M) rows of the last layer to return, or M of each text; None means all.
-
-        Returns:
-            ``fused_states`` (B, L, D) or (B, M, D).
+        Returns ``fused_states`` (B, L, D), or (B, M, D) at ``positions`` (B, M) of the last layer,
+        which may also be a slice of M rows of each text.
         """
         states = text_states
         last = len(self.layer) - 1

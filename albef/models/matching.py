@@ -111,13 +111,10 @@ def score_pairs(
     images: Iterable[Image],
     score: Callable[[Tensor, int, Image], Tensor],
 ) -> Tensor:
-    """Return scores (I, T) of selected pairs, image by image; others are :data:`NOT_RANKED`.
+    """Return scores (I, T) of selected pairs (I, T), image by image; others are NOT_RANKED.
 
-    Args:
-        pairs: (I, T) bool, the pairs to score.
-        lengths: (T,) lengths of the texts, in tokens.
-        images: the I encoded images.
-        score: function of texts (n,), the length to which they are trimmed, and an image: (n,).
+    ``lengths`` (T,) are those of the texts, in tokens. ``score`` is a function of texts (n,), the
+    length to which they are trimmed, and one of the I encoded images; it returns scores (n,).
     """
     scores = torch.full(pairs.shape, NOT_RANKED, device=pairs.device)
     for row, image in enumerate(images):
@@ -128,13 +125,10 @@ def score_pairs(
 
 
 def first_rank(scores: Tensor, relevant: Tensor) -> Tensor:
-    """Return the rank (from 0) of the best relevant candidate of each query.
+    """Return the rank (from 0) of the best relevant candidate of each query, by scores (Q, C).
 
-    Ties count against it: a model that gives every pair the same score must not look good.
-
-    Args:
-        scores: (Q, C), higher is better.
-        relevant: (Q, C) bool, at least one per row.
+    Each row of ``relevant`` (Q, C) has at least one. Ties count against it: a model that gives
+    every pair the same score must not look good.
     """
     top = scores.masked_fill(~relevant, -torch.inf).max(dim=1, keepdim=True).values
     return ((scores >= top) & ~relevant).sum(dim=1)

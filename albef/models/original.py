@@ -50,6 +50,7 @@ _MOMENTUM = re.compile(r"^(\w+)_m\.model\.")
 _FUSION = re.compile(r"^model\.fusion_encoder\.layer\.(\d+)\.")
 _CODE = re.compile(r"GLOBAL ([\w.]+)")
 _DECODER = ".cls.predictions.decoder."
+_WORDS = "bert.embeddings.word_embeddings.weight"
 _SHARED = re.compile(r"(.+\.layer\.)(\d+)(\.crossattention\.self\.(?:key|value)\..+)")
 _WITH_HEAD = {"pretraining"}  # the encoder is inside one with an MLM head
 _NO_IDS = {"pretraining"}  # the queue holds no image ids
@@ -61,11 +62,7 @@ _CONSTANTS = {"text_assignment": {"temp": 0.07}}  # stored by the original, fixe
 
 
 def original_name(name: str, kind: str, text_layers: int) -> str:
-    """Return the original's name of one of our tensors.
-
-    ``text_layers`` is the number of layers of the text encoder; fusion layers are counted after
-    them.
-    """
+    """Return the original's name of one of our tensors; fusion layers follow the text layers."""
     plain, is_momentum = _MOMENTUM.subn(r"\1.", name)
     plain = _FUSION.sub(lambda m: f"model.text_encoder.layer.{int(m[1]) + text_layers}.", plain)
     for ours, theirs in _PARTS:
@@ -157,8 +154,7 @@ def sizes_of(
 ) -> ModelConfig:
     """Return the sizes of the model, from the shapes of the original's tensors.
 
-    No tensor has the number of heads. ``heads`` are those of image and text; None means one head
-    per 64 of width.
+    No tensor has the number of ``heads`` of image and text; None means one per 64 of width.
 
     Raises:
         CheckpointError: a tensor that every checkpoint has is missing, or no sizes fit.
@@ -215,7 +211,6 @@ def sizes_of(
 def _heads(
     width: int, text_width: int, heads: tuple[int, int] | None, where: str
 ) -> tuple[int, int]:
-    """Return the attention heads of the image and of the text encoder, which must fit."""
     chosen = heads or (width // HEAD_WIDTH, text_width // HEAD_WIDTH)
     for tower, size, number in zip(("image", "text"), (width, text_width), chosen, strict=True):
         if number < 1 or size % number:
@@ -236,10 +231,9 @@ def to_ours(
 ) -> dict[str, Tensor]:
     """Return the original's tensors by our names.
 
-    Every tensor of the original must be used or be redundant. Tensors that the original lacks by
-    design are filled: projections that the kind does not use with zeros, ids of a queue without ids
-    with :data:`EMPTY`. ``expected`` has all tensors of the kind by our names; only their shapes are
-    used.
+    Every tensor of the original must be used or be redundant. What it lacks by design is filled:
+    projections that the kind does not use with zeros, ids of a queue without ids with
+    :data:`EMPTY`. Of ``expected``, all tensors by our names, only shapes are used.
 
     Raises:
         CheckpointError: lists keys that are missing or unused, or copies that differ.
@@ -286,7 +280,7 @@ def to_original(tensors: Mapping[str, Tensor], kind: str, text_layers: int) -> d
             result[f"{stem}position_ids"] = torch.arange(len(tensor))[None]
         if name.endswith(".cls.predictions.bias"):
             stem = name.removesuffix(".cls.predictions.bias")
-            words = result[f"{stem}.bert.embeddings.word_embeddings.weight"]
+            words = result[f"{stem}.{_WORDS}"]
             result |= {f"{stem}{_DECODER}weight": words, f"{stem}{_DECODER}bias": tensor}
         if kind in _PAIRED and (layer := _SHARED.fullmatch(name)):
             result[f"{layer[1]}{int(layer[2]) + 1}{layer[3]}"] = tensor
@@ -309,9 +303,7 @@ def _copied(name: str, kind: str) -> str:
     """Return the name of the tensor that this one copies; "" if it is not a copy."""
     stem, _, leaf = name.partition(_DECODER)
     if leaf:
-        source = (
-            "bert.embeddings.word_embeddings.weight" if leaf == "weight" else "cls.predictions.bias"
-        )
-        return f"{stem}.{source}"
+        is_bias = leaf != "weight"
+        return f"{stem}.{'cls.predictions.bias' if is_bias else _WORDS}"
     layer = _SHARED.fullmatch(name) if kind in _PAIRED else None
     return f"{layer[1]}{int(layer[2]) - 1}{layer[3]}" if layer else ""  # the second of a pair

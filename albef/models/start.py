@@ -46,14 +46,9 @@ class StartConfig(Section):
 
 
 def start_image(model: ALBEF, source: str) -> str:
-    """Load the weights of a ViT into the image encoder; position embeddings are resized.
+    """Load a ViT into the image encoder, from a file or by a name in timm; return its digest.
 
-    Args:
-        model: model with the image encoder.
-        source: file (safetensors, or of torch) or a name in timm.
-
-    Returns:
-        The digest of the loaded tensors.
+    Position embeddings are resized.
 
     Raises:
         CheckpointError: the weights are missing or do not fit.
@@ -71,12 +66,7 @@ def start_image(model: ALBEF, source: str) -> str:
 def start_encoders(model: ALBEF, config: ModelConfig) -> dict[str, str]:
     """Load the public weights of encoders of timm and transformers, if the values ask for them.
 
-    Args:
-        model: model with these encoders.
-        config: settled values of the model.
-
-    Returns:
-        The digests of the loaded tensors, by encoder.
+    ``config`` is settled. Return the digests of the loaded tensors, by encoder.
 
     Raises:
         CheckpointError: the weights are missing or do not fit.
@@ -121,17 +111,10 @@ def _available(name: str, read: Callable[[], T]) -> T:
 
 
 def start_text(model: ALBEF, mlm_head: MLMHead, source: str) -> str:
-    """Load the weights of a BERT into text encoder, fusion encoder and MLM head.
+    """Load a BERT into text encoder, fusion encoder and MLM head; return its digest.
 
-    Cross-attention keeps its initial weights. So does the head if the BERT has none.
-
-    Args:
-        model: model with the text and fusion encoder.
-        mlm_head: the MLM head.
-        source: folder, or a name at Hugging Face.
-
-    Returns:
-        The digest of the loaded tensors.
+    ``source`` is a folder, or a name at Hugging Face. Cross-attention keeps its initial weights. So
+    does the head if the BERT has none.
 
     Raises:
         CheckpointError: the weights are missing or do not fit.

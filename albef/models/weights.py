@@ -65,10 +65,7 @@ def save_checkpoint(
 
     Args:
         folder: created if needed; files in it are replaced.
-        kind: ``pretraining`` or the kind of a run.
-        model: sizes of the model.
-        tensors: weights by name.
-        tokenizer: the vocabulary.
+        kind, model, tensors, tokenizer: as in :class:`Checkpoint`.
         values: values of the training, with defaults filled in.
         provenance: digests of data and parent; no time or machine.
         facts: further values that the kind needs to be restored.
@@ -119,12 +116,8 @@ def load_strict(
 ) -> None:
     """Load every tensor; position embeddings of another image size are resized.
 
-    Args:
-        module: module that receives the tensors.
-        tensors: tensors by name.
-        where: name of the checkpoint, for the error message.
-        fresh: prefixes of names that may keep their initial values.
-        dropped: prefixes of names that may be unused.
+    ``where`` names the checkpoint in errors. Names that start with ``fresh`` may keep their initial
+    values, and those that start with ``dropped`` may be unused.
 
     Raises:
         CheckpointError: lists tensors that are missing, unused or of another shape.

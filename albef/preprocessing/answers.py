@@ -27,9 +27,8 @@ class Answer(NamedTuple):
 class AnswerTree(NamedTuple):
     """Distinct prefixes of the answers to each question, as padded nodes.
 
-    A token of an answer attends only to itself and to the tokens before it. Its state therefore
-    depends on the prefix alone, and each distinct prefix is computed once. Without the tree, every
-    token of every answer would be computed, and the padding too.
+    The state of a token depends only on the prefix that it ends, so each distinct prefix is
+    computed once, and no padding of answers.
     """
 
     ids: Ints
@@ -96,10 +95,9 @@ def beam_search(
     """Generate an answer to each of B questions by beam search; one beam is greedy search.
 
     Args:
-        likely: returns the most probable next tokens of prefixes (R, L). The prefixes are ordered
-            by question, the same number for each. It returns log-probabilities (R, n), highest
-            first, and the tokens (R, n). n is ``beams``, or the number of all tokens if that is
-            smaller. It never returns [PAD] or [CLS].
+        likely: returns the most probable next tokens of prefixes (R, L), which are ordered by
+            question, the same number for each: log-probabilities (R, n), highest first, and the
+            tokens (R, n), never [PAD] or [CLS]. n is ``beams``, or all tokens if they are fewer.
         count: B.
         tokenizer: its [CLS] starts an answer, its [SEP] ends it.
         beams: number of prefixes kept per question.

@@ -229,16 +229,7 @@ def mask_tokens(
     and 10 % stay. For three quarters of the texts with ids of ``groups``, one of their groups is
     drawn at random. The ids of that group are chosen instead.
 
-    Args:
-        ids: (B, L).
-        mask: (B, L), 1 for tokens.
-        tokenizer: gives the special ids and the vocabulary size.
-        probability: share of tokens to choose.
-        rng: source of randomness.
-        groups: groups of token ids.
-
-    Returns:
-        Masked ids (B, L), and the chosen positions as bool (B, L).
+    Returns masked ids (B, L), and the chosen positions as bool (B, L), of ids and mask (B, L).
     """
     chosen = (rng.random(ids.shape) < probability) & (mask == 1) & (ids != tokenizer.cls_id)
     if groups:

@@ -147,14 +147,9 @@ class Square(NamedTuple):
 
 
 def squares(image: bytes, key: str, bounds: Bounds, side: int, thumbnail: int) -> list[Square]:
-    """Return an encoded image at a model's input size, as a list of one.
+    """Return an encoded image at a model's input size S, as a list of one.
 
-    Args:
-        image: encoded image.
-        key: name of the record in errors.
-        bounds: limits of the image.
-        side: side S of the result.
-        thumbnail: longest side of the thumbnail; 0 for none.
+    ``key`` names the record in errors. ``thumbnail`` is the longest side of one, or 0.
 
     Raises:
         ImageError: the image cannot be decoded, or exceeds its bounds.

@@ -95,11 +95,7 @@ class Matching(Model):
 
         >>> model.zero_shot(["dog.png"], ["a dog", "a cat"], ["{}", "a photo of {}"])
 
-        Args:
-            images: n images.
-            labels: names of C classes.
-            templates: texts with {} in place of the label; a class is the mean of its prompts'
-                features.
+        Templates have {} in place of the label; a class is the mean of its prompts' features.
 
         Raises:
             ValueError: the labels or templates are empty, or a template does not contain {} once.

@@ -65,13 +65,8 @@ class OnDevice:
 class Sessions:
     """Sessions of ONNX Runtime that compute the graphs of an export.
 
-    Args:
-        folder: the export.
-        precision: precision of the weights.
-        graphs: names of the graphs.
-        providers: providers of ONNX Runtime in order of preference; None uses a GPU if one works.
-            The attribute lists those that the sessions use.
-        threads: threads of one session; 0 uses all cores.
+    ``providers`` are in order of preference; None uses a GPU if one works. The attribute lists
+    those that the sessions use. ``threads`` are those of one session; 0 uses all cores.
 
     On ``device``, keys and values stay between graphs, see :class:`OnDevice`. If it is None, all
     values pass through the host.

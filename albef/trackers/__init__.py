@@ -74,12 +74,10 @@ class Tracker(Protocol):
 class Trackers:
     """Runs of all named tools; their calls are made one after the other in a thread.
 
-    Attributes:
-        ids: id of each tool's run, with which a later process continues it.
+    ``ids`` are those of the runs, with which a later process continues them.
     """
 
     def __init__(self, names: Sequence[str], run: Run, ids: Mapping[str, str]) -> None:
-        """Start or continue the runs; ``ids`` has those of an earlier process."""
         self.ids: dict[str, str] = {}
         self._runs: dict[str, Tracker] = {}
         self._failed: set[str] = set()
@@ -117,11 +115,7 @@ class Trackers:
 
 
 def check_installed(names: Sequence[str]) -> None:
-    """Check that the packages of the named tools are installed.
-
-    Raises:
-        ParamsError: a package is missing.
-    """
+    """Raise ParamsError if the package of a named tool is not installed."""
     for name in names:
         spec = find_spec(name)
         if spec is None or spec.origin is None:  # A folder such as W&B's ./wandb has no origin.

@@ -57,12 +57,8 @@ def _name(metric: str) -> str:
 def register(name: str, version: str, stage: str, tags: Mapping[str, str], run: str | None) -> None:
     """Let a version of a released export hold a stage of MLflow's registry, as an alias.
 
-    Args:
-        name: name of the model.
-        version: version of the release, such as ``v0.1.0``; registered if it is new.
-        stage: stage that it holds.
-        tags: facts of the release; ``gate`` has the verdict.
-        run: id of the run of its training.
+    A new version, such as ``v0.1.0``, is registered with its tags, of which ``gate`` has the
+    verdict, and with the id of the run of its training.
     """
     client = MlflowClient()
     found = client.search_registered_models(f"name = '{name}'")
