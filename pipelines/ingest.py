@@ -15,9 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 import albef.data
 import albef.ingest
-from albef.data.rejection import Rejection
+from albef.data.rejection import Reason, Rejection
 from albef.data.shards import ShardError
 from albef.data.store import Store
 from albef.ingest import shard_writer
@@ -54,9 +56,10 @@ def run(stage: Stage) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         reasons = write_quarantine(quarantine, blocks, dropped, repeated, heldout, limits)
         rows, kept = blocks.starts[-1], blocks.starts[-1] - reasons.total()
-        if kept < max(1, limits.min_yield * rows):
+        cut = _rows_of_cut_shards(quarantine) if reasons else 0
+        if not kept or max(0, kept - cut) < limits.min_yield * rows:
             _publish(quarantine, stage.layout.quarantine(stage.key))
-            raise ShardError(_yield_message(stage, rows, reasons, limits.min_yield))
+            raise ShardError(_yield_message(stage, rows, cut, reasons, limits.min_yield))
         described = _write_shards(data, blocks, dropped, config, stage)
         if (written := sum(described["splits"].values())) != kept:
             raise ShardError(f"{written} records were written instead of {kept}; please report it")
@@ -133,8 +136,15 @@ def _write_shards(
     )
 
 
+def _rows_of_cut_shards(quarantine: Path) -> int:
+    """Return the number of rows left of cut shards; each may have lost as many."""
+    filters = [("reason", "==", Reason.CUT_SHARD)]
+    rows = pq.read_table(quarantine / "quarantine.parquet", filters=filters)
+    return sum(line - 1 for line in rows["line"].to_pylist())
+
+
 def _yield_message(
-    stage: Stage, rows: int, reasons: Counter[tuple[str, str]], min_yield: float
+    stage: Stage, rows: int, cut: int, reasons: Counter[tuple[str, str]], min_yield: float
 ) -> str:
     """Return the error message for a dataset of which too few rows are kept."""
     if not rows:
@@ -142,13 +152,14 @@ def _yield_message(
     counts: Counter[str] = Counter()
     for (_, reason), count in reasons.items():
         counts[reason] += count
-    kept = rows - reasons.total()
+    kept = max(0, rows - reasons.total() - cut)
     rejected = ", ".join(f"{count} {reason}" for reason, count in counts.most_common(5))
+    missing = f", not counting {cut} of shards that were cut off" if cut else ""
     limit = f", below ingest.min_yield {min_yield:g}" if min_yield else ""
     path = stage.layout.quarantine(stage.key) / "quarantine.parquet"
     lower = " or lower ingest.min_yield" if kept else ""
     return (
-        f"{kept} of {rows} rows were kept ({100 * kept / rows:.3g} %){limit}; rejected: "
+        f"{kept} of {rows} rows were kept{missing} ({100 * kept / rows:.3g} %){limit}; rejected: "
         f"{rejected}. See {path}, then fix the source{lower}"
     )
 

@@ -24,6 +24,7 @@ from pipelines import heldout, ingest
 from pipelines.stage import Stage
 from tests.data import toy
 from tests.ingest.bad_rows import LIMITS, encoded, gradient
+from tests.ingest.sources.reading import write_tar
 
 ROOT = Path(__file__).parents[2]
 DATA, ASIDE = Path("products/data/toy"), Path("products/quarantine/toy")
@@ -199,6 +200,23 @@ def test_too_small_a_yield_stops_and_leaves_the_quarantine(here: Path) -> None:
     toy_params(here, {}, min_yield=0.0)
     with pytest.raises(ShardError, match="sources of dataset toy have no rows"):
         ingest.run(Stage("ingest", "toy"))
+
+
+def test_rows_of_a_shard_that_was_cut_do_not_count_as_yield(here: Path) -> None:
+    samples = [(f"{i}.{kind}", data) for i in range(20)
+               for kind, data in (("png", toy.picture(i)), ("txt", b"a dog"))]  # fmt: skip
+    for name in ("0.tar", "1.tar"):
+        write_tar(here / name, *samples)
+    whole = (here / "1.tar").read_bytes()
+    (here / "1.tar").write_bytes(whole[: 10 * 4 * 512])  # ten samples of header and content
+    shards = {"kind": "webdataset", "files": {"train": [str(here / "*.tar")]}}
+    params(here, {"own": shards}, ingest=LIMITS | {"min_yield": 0.95})
+    with pytest.raises(ShardError, match=r"20 of 31 rows .*not counting 10 .* \(64.5 %\)"):
+        ingest.run(Stage("ingest", "toy"))
+    params(here, {"own": shards}, ingest=LIMITS | {"min_yield": 0.6})
+    ingest.run(Stage("ingest", "toy"))
+    assert len(kept(DATA)) == 30
+    assert [why for why, _ in aside(ASIDE).values()] == ["cut_shard"]
 
 
 PHOTOS = {
