@@ -4,12 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import albef
 from albef.io import file_digest
+from albef.preprocessing.text import clean_caption
+from albef.preprocessing.transforms import STD
 from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
+from tests.conftest import CAPTIONS
 from tests.data.toy import flip
 
 GRAPHS = ("image_encoder", "text_encoder", "matcher")
@@ -128,3 +133,91 @@ def test_a_folder_may_be_deployed_with_one_precision(copy: Path) -> None:
         albef.runtime.load(copy)
     with pytest.raises(ExportError, match="has no precision int4; did you mean int8"):
         albef.runtime.load(copy, precision="int4")
+
+
+DESCRIBED = """
+import { readFileSync } from "node:fs";
+import { Tokenizer } from "@huggingface/tokenizers";
+import * as ort from "onnxruntime-node";
+import sharp from "sharp";
+
+const [folder, images, texts] = INPUTS;
+const read = (name) => JSON.parse(readFileSync(`${folder}/${name}`, "utf8"));
+const { model, preprocessing } = read("manifest.json");
+const graph = (name) => ort.InferenceSession.create(`${folder}/float32/${name}/1/model.onnx`);
+
+const { text } = preprocessing;
+const cleaned = texts.map((each) => {
+  let clean = each.toLowerCase();
+  for (const [pattern, content] of text.replace) {
+    clean = clean.replace(new RegExp(pattern, "gu"), content);
+  }
+  return clean.split(text.separator).slice(0, model.max_words).join(text.separator);
+});
+const tokenizer = new Tokenizer(read("tokenizer.json"), {});
+const encoder = await graph("text_encoder");
+const tokens = [];
+const features = [];
+for (const each of texts) {
+  const ids = tokenizer.encode(each).ids.slice(0, model.max_tokens);
+  const longs = (row) => new ort.Tensor("int64", BigInt64Array.from(row, BigInt), [1, row.length]);
+  tokens.push(ids);
+  const out = await encoder.run({ ids: longs(ids), text_mask: longs(ids.map(() => 1)) });
+  features.push([...out.text_feat.data]);
+}
+
+const { background, mean, std, rescale } = preprocessing;
+const [r, g, b] = background;
+const side = model.image_size;
+const pixels = [];
+for (const file of images) {
+  let image = sharp(file);
+  if (preprocessing.orientation === "exif") image = image.rotate();
+  const bytes = await image
+    .flatten({ background: { r, g, b } })
+    .toColourspace("srgb")
+    .resize(side, side, { fit: "fill", kernel: "cubic", fastShrinkOnLoad: false })
+    .raw()
+    .toBuffer();
+  const area = side * side;
+  const value = (i, c) => (bytes[3 * i + c] * rescale - mean[c]) / std[c];
+  pixels.push([0, 1, 2].flatMap((c) => Array.from({ length: area }, (_, i) => value(i, c))));
+}
+console.log(JSON.stringify({ cleaned, tokens, features, pixels }));
+"""
+
+
+@pytest.mark.slow
+def test_the_manifest_suffices_to_prepare_inputs_in_another_language(
+    tiny_export: Path, node: Callable[..., Any], tmp_path: Path
+) -> None:
+    gradient = np.linspace(0, 255, 40 * 24 * 4).reshape(40, 24, 4).astype(np.uint8)
+    gradient[..., 1] = gradient[::-1, ::-1, 1]
+    gradient[:, :9, 3] = 0
+    Image.fromarray(gradient[..., :3]).save(tmp_path / "plain.png")
+    Image.fromarray(gradient).save(tmp_path / "transparent.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = {"exif": exif, "quality": 95, "subsampling": 0}
+    Image.fromarray(gradient[..., :3]).save(tmp_path / "turned.jpg", **turned)
+    images = [str(path) for path in sorted(tmp_path.iterdir())]
+    texts = [
+        *CAPTIONS,
+        "A dog's <person>",
+        "two  apples\t#3/4",
+        "x ΟΔΟΣ, ÀÉ",
+        "犬 and [MASK]",
+        "a b " * 30,
+    ]
+    inputs = json.dumps([str(tiny_export), images, texts])
+    found = node(DESCRIBED.replace("INPUTS", inputs))
+    model = albef.runtime.load(tiny_export)
+    assert found["cleaned"] == [clean_caption(text, model.facts.max_words) for text in texts]
+    for text, tokens in zip(texts, found["tokens"], strict=True):
+        assert tokens == model.ids([text])[0][0].tolist()
+    np.testing.assert_allclose(
+        found["features"], [model.embed_text([t])[0] for t in texts], atol=1e-5
+    )
+    expected = model.pixels(images).reshape(len(images), -1)
+    differences = np.abs(np.array(found["pixels"]) - expected) * 255 * np.mean(STD)
+    assert differences.mean(1).max() < 2, differences.mean(1)
