@@ -1,11 +1,12 @@
 """Process for calls on bytes from outside, with limits on processor time and memory."""
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -31,10 +32,17 @@ class Worker:
             machine does not matter.
         memory: bytes that a call may allocate before it raises MemoryError; None sets no limit.
         nice: how much lower its priority is than that of this process.
+        modules: names of modules that it imports first, so that `memory` does not limit that.
     """
 
-    def __init__(self, seconds: float, memory: int | None = None, nice: int = 0) -> None:
-        self._limits = seconds, memory, nice
+    def __init__(
+        self,
+        seconds: float,
+        memory: int | None = None,
+        nice: int = 0,
+        modules: Sequence[str] = (),
+    ) -> None:
+        self._limits = seconds, memory, nice, modules
         self._start()
 
     def _start(self) -> None:
@@ -77,11 +85,15 @@ class Worker:
             raise result
 
 
-def _work(pipe: Connection, seconds: float, memory: int | None, nice: int) -> None:
+def _work(
+    pipe: Connection, seconds: float, memory: int | None, nice: int, modules: Sequence[str]
+) -> None:
     """Send the items of each call as tuples, then None or the error that ended the call."""
     os.nice(nice)
     for number in (signal.SIGINT, signal.SIGTERM):  # The parent, which has them too, decides.
         signal.signal(number, signal.SIG_IGN)
+    for module in modules:
+        importlib.import_module(module)
     with contextlib.suppress(EOFError, OSError):
         while True:
             call, args = pipe.recv()

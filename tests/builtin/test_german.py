@@ -63,7 +63,7 @@ def test_the_built_in_scenes_are_drawn_with_german_captions(tmp_path: Path) -> N
     assert {len(row.captions) for row in rows if row.split != "train"} == {1}
     tested = [row for row in rows if row.split == "test"]
     suite = read_suite(GERMAN)
-    cases = make_cases(suite, tested, [row.captions for row in tested], "toy", 99, "german.json")
+    cases = make_cases(suite, tested, [row.captions for row in tested], 99)
     assert {case.test for case in cases} == set(suite.tests)
     assert all(case.changed != case.caption for case in cases)
 
@@ -90,6 +90,6 @@ def test_records_of_another_language_are_not_tested() -> None:
         record(1, "a frog, zweimal links von einmal", language="en"),
         record(2, "einmal hund über zweimal igel"),
     ]
-    behaviour = prepare(BehaviourConfig(tests=str(GERMAN)), Task, records, "toy")
+    behaviour = prepare(BehaviourConfig(tests=str(GERMAN)), Task, records)
     assert behaviour is not None
     assert {case.index for case in behaviour.cases} == {0, 2}

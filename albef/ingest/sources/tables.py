@@ -202,7 +202,7 @@ def _csv(text: str, ahead: deque[Line], lines: Iterator[Line]) -> list[str] | Ro
 
 def _parquet(file: Path, columns: Sequence[str], batch: int) -> Iterator[Row | Rejection]:
     """Yield the rows of a file, which another process reads with limits on memory and time."""
-    worker = _IDLE.pop() if _IDLE else Worker(_SECONDS, _MEMORY)
+    worker = _IDLE.pop() if _IDLE else Worker(_SECONDS, _MEMORY, modules=["pyarrow.parquet"])
     line = 0
     try:
         [ends] = worker.run(_ends, file, columns)
