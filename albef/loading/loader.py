@@ -147,6 +147,7 @@ class Loader:
                     prefetcher.advance()
                 yield micro.batch
         finally:
+            made.close()  # The workers end now and not when the garbage is collected.
             if prefetcher:
                 prefetcher.stop()
 

@@ -3,7 +3,7 @@
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ def ahead(make: Callable[[Part], Made], parts: Sequence[Part], workers: int) -> 
 
 def in_workers(
     dataset: Any, workers: int, make: Callable[[Any], Any] = lambda item: item
-) -> Iterator[Any]:
+) -> Generator[Any]:
     """Yield ``make`` of a dataset's items, in order, from worker processes, which start at once.
 
     Raises:
@@ -56,7 +56,7 @@ def in_workers(
     return _drain(iter(loader))
 
 
-def _drain(items: Any) -> Iterator[Any]:
+def _drain(items: Any) -> Generator[Any]:
     """Yield the items, then kill the remaining workers, which ignore torch's SIGTERM."""
     workers = items._workers
     try:
