@@ -64,13 +64,21 @@ class Store:
         Raises:
             OSError: the shard cannot be written.
         """
+        from fsspec.implementations.local import LocalFileSystem
+
         shard = Stored(digest=file_digest(path), size=path.stat().st_size)
         files, target = self._locate(shard)
         try:
             files.invalidate_cache()
             if not files.exists(target) or files.info(target)["size"] != shard.size:
                 files.makedirs(target.rpartition("/")[0], exist_ok=True)
-                files.put_file(str(path), target)
+                # A bucket never shows a partial object; a folder may show a partial file.
+                if isinstance(files, LocalFileSystem):
+                    temporary = f"{target}.{os.getpid()}.part"
+                    files.put_file(str(path), temporary)
+                    files.mv(temporary, target)
+                else:
+                    files.put_file(str(path), target)
         except Exception as error:  # Each kind of store raises its own exceptions.
             raise OSError(
                 f"cannot write {self.address(shard)}: {explain(error)}. Fix it or set another "
