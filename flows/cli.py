@@ -264,8 +264,8 @@ def verify(
 ) -> None:
     """Verify that an export is the released one and reproducible.
 
-    All its files, its lineage and its software list must match their signatures. The exit code is 1
-    if one does not; the error message names it. `--replay any` chooses the stage to run again. On
+    All its files and its lineage must match their signatures. The exit code is 1 if one does not;
+    the error message names it. `--replay any` chooses the stage to run again. On
     another kind of processor, its figures may differ by --tolerance.
 
     Example: albef verify EXPORT releases/retrieval/v0.1.0 --key albef.pub --replay any

@@ -116,7 +116,7 @@ class Blocks:
     @functools.cached_property
     def _prior(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
         """Return the sorted digests of the earlier rows under these rules, and their places."""
-        digests, places = [np.array([b""], "S16")], [np.array([-1])]  # Now there is one at least.
+        digests, places = [np.array([b""], "S16")], [np.array([-1])]  # a digest that no row has
         for number in self._earlier:
             block = self._read(self._file("rows", number))
             if block.schema.metadata[b"rules"].decode() == self._rules["rules"]:

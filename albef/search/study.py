@@ -190,10 +190,11 @@ class Study:
                     f"cannot use the study {self._file} ({cause}); delete its folder to search "
                     "from the start"
                 ) from None
-            secret = make_url(os.environ[DATABASE]).password
+            if password := make_url(os.environ[DATABASE]).password:
+                cause = cause.replace(password, "***")
             raise StudyError(
-                f"cannot use the database of {DATABASE} ({cause.replace(secret or cause, '***')}); "
-                "once it works, run again to resume"
+                f"cannot use the database of {DATABASE} ({cause}); once it works, run again to "
+                "resume"
             ) from None
 
 

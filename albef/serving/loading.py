@@ -26,7 +26,7 @@ def load_faster(
 ) -> Any:
     """Return a model on a GPU if one works, or on the CPU if that answers sooner.
 
-    Test requests with ``batch`` items are timed on both. The answer is kept in
+    Test requests with ``batch`` items are timed on both. The faster processor is kept in
     ``albef/providers.json`` of the user's cache folder, so an export is measured once. ``name``
     is that of the export in error messages.
     """

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
+from ruamel.yaml import YAML
 
-from albef.config import ParamsError, Section, read_preset, read_yaml, validate
+from albef.config import ParamsError, Section, read_yaml, validate
 from albef.layout import Runtime
 from flows import values
 from flows.experiments import compare, variations
@@ -67,11 +68,11 @@ def ablate(
     preset = values.file_of(preset_name)
     file = values.find_yaml(ABLATIONS, steps_name, "file of steps")
     ablation = validate(Ablation, read_yaml(file), where=str(file))
-    params = read_preset(preset)
+    text = values.overridden(values.compose(preset), overrides)
+    params = YAML(typ="safe").load(text)
     if ablation.run not in params.get("tasks", {}):
         raise ParamsError(f"{file}: run {ablation.run} is not in the tasks of {preset}")
     commit, name = variations.clean(), name or preset_name
-    text = values.overridden(values.compose(preset), overrides)
     first = params["seed"]
     by_seed = [[*_steps(name, text, ablation, s)] for s in range(first, first + seeds)]
     missing = [[run for run in steps if not recorded(run, commit)] for steps in by_seed]

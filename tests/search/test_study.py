@@ -147,6 +147,7 @@ def test_a_killed_machine_leaves_its_trial_to_the_others(tmp_path: Path) -> None
     [
         ("nonsense", "must be a database URL"),
         ("postgresql+pg8000://me:hush@127.0.0.1:1/x", f"cannot use the database of {DATABASE}"),
+        ("postgresql+pg8000://me@127.0.0.1:1/x", r"\(.*create a connection.*\); once it works"),
         ("postgresql+psycopg2cffi://me:hush@host/x", "is not installed"),
     ],
 )

@@ -79,7 +79,11 @@ class Config(parquet.Columns):
                     f"{named}; correct config, or set splits to the pattern of its files; if the "
                     "Hub has converted the dataset, set `revision: refs/convert/parquet`"
                 )
-            parts = Counter(re.sub(r"-\d{5}-of-", "-*-of-", name) for name in names)
+            parts = Counter(
+                # Each part of an older dataset ends with a hash of its own.
+                re.sub(r"-\d{5}-of-(\d{5}).*", r"-*-of-\1*.parquet", name)
+                for name in names
+            )
             for pattern, count in parts.items():
                 whole = re.search(r"-\*-of-(\d{5})", pattern)
                 if whole and count < int(whole[1]):

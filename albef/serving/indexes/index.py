@@ -88,7 +88,7 @@ class _Features:
 
 def quantized(feats: Floats) -> tuple[NDArray[np.int8], Floats]:
     """Return features (n, E) as 8-bit codes (n, E), and the scale (n,) of each one's codes."""
-    largest = np.abs(feats).max(axis=1, initial=np.finfo(np.float32).tiny, keepdims=True)
+    largest = np.abs(feats).max(axis=1, initial=1e-30, keepdims=True)
     return np.rint(feats * (127 / largest)).astype(np.int8), (largest / 127)[:, 0]
 
 

@@ -78,11 +78,19 @@ def test_names_of_files_tell_their_split(folder: Path) -> None:
     assert source.model_copy(update={"splits": {"train": "train"}}).evaluated() is None
 
 
+def test_parts_whose_names_end_with_a_hash_belong_together(folder: Path) -> None:
+    plain = captions(folder, {"train": "train"})
+    for number in range(2):
+        part = folder / f"data/train-0000{number}-of-00002.parquet"
+        part.rename(part.with_stem(f"{part.stem}-{number}a4c0"))
+    assert captions(folder, {"train": "train"}) == plain
+
+
 def test_a_dataset_that_cannot_be_read_says_what_to_do(folder: Path) -> None:
     with pytest.raises(ParamsError, match=r"no Parquet file valid/\*.* splits .*revision: refs"):
         captions(folder, {"val": "valid/*"})
     (folder / "data/train-00001-of-00002.parquet").unlink()
-    with pytest.raises(ParamsError, match=r"has 1 of 2 files data/train-\*-of-00002\.parquet"):
+    with pytest.raises(ParamsError, match=r"has 1 of 2 files data/train-\*-of-00002\*\.parquet"):
         captions(folder, {"train": "train"})
 
 
