@@ -65,6 +65,7 @@ class Worker:
         """Yield the items of ``call(*args)``, which the process computes.
 
         Raises:
+            MemoryError: the call needs more than the memory. C++ code may abort at that.
             KilledError: the process ended.
             Exception: the call raised it.
         """
@@ -77,6 +78,8 @@ class Worker:
                 yield result[0]
         except (EOFError, OSError):  # It may end within an item.
             self._process.join()
+            if self._limits[1] is not None and self._process.exitcode == -signal.SIGABRT:
+                raise MemoryError("its process aborted") from None
             raise KilledError(self._process.exitcode, self._limits[0]) from None
         finally:
             if isinstance(result, tuple):  # The call has not ended.

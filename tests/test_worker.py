@@ -17,6 +17,8 @@ def test_a_process_for_hostile_bytes_ends_alone_and_is_replaced() -> None:
             list(worker.run(int, "a"))
         with pytest.raises(MemoryError):
             list(worker.run(bytearray, 2**30))
+        with pytest.raises(MemoryError):  # as C++ code ends that may not throw
+            list(worker.run(os.abort))
         with pytest.raises(KilledError, match="exit code 3"):
             list(worker.run(os._exit, 3))
         assert next(worker.run(range, 9)) == 0

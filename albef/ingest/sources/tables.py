@@ -207,22 +207,27 @@ def _parquet(file: Path, columns: Sequence[str], batch: int) -> Iterator[Row | R
     try:
         [ends] = worker.run(_ends, file, columns)
         for group, end in enumerate(ends):
+            start = line
             damage = RowError(Reason.DAMAGED_MEMBER, "the row group is damaged")
-            try:
-                for values in worker.run(_group, file, columns, batch, group):
-                    line += 1
-                    yield _row(file, line, values)
-            except RowError as error:
-                damage = error
-            except KilledError as error:
-                damage = RowError(Reason.KILLED, f"the reader of the row group {error}")
-            except MemoryError:
-                detail = "the reader of the row group needs too much memory"
-                damage = RowError(Reason.TOO_MANY_BYTES, detail)
+            for size in (batch, 1):  # one row at a time if there is not enough memory for a batch
+                try:
+                    for values in worker.run(_group, file, columns, size, group, line - start):
+                        line += 1
+                        yield _row(file, line, values)
+                    break
+                except MemoryError:
+                    detail = f"the row group takes more than {_MEMORY >> 20} MiB"
+                    damage = RowError(Reason.TOO_MANY_BYTES, detail)
+                except RowError as error:
+                    damage = error
+                    break
+                except KilledError as error:
+                    damage = RowError(Reason.KILLED, f"the reader of the row group {error}")
+                    break
             while line < end:
                 line += 1
                 yield _row(file, line, damage)
-    except KilledError as error:
+    except (KilledError, MemoryError) as error:
         raise ParamsError(f"{file} cannot be read as Parquet: the reader {error}") from None
     finally:
         _IDLE.append(worker)
@@ -244,31 +249,26 @@ def _ends(file: Path, columns: Sequence[str]) -> list[list[int]]:
 
 
 def _group(
-    file: Path, columns: Sequence[str], batch: int, group: int
+    file: Path, columns: Sequence[str], batch: int, group: int, done: int
 ) -> Iterator[dict[str, Any] | RowError]:
-    """Yield the values of each row of a row group, or why it cannot be read.
+    """Yield the values of each row of a row group after the first ``done``, or why it has none.
 
     Raises:
         RowError: the rest of the row group cannot be read.
+        MemoryError: it takes too much memory.
     """
     import pyarrow as pa
 
-    done = 0
     with _opened(file) as opened:
-        for size in (batch, 1):  # one row at a time if there is not enough memory for a batch
-            batches = opened.iter_batches(size, [group], list(columns), use_threads=False)
+        try:
+            batches = opened.iter_batches(batch, [group], list(columns), use_threads=False)
             rows = chain.from_iterable(_values(each, columns) for each in batches)
-            try:
-                for values in islice(rows, done, None):
-                    yield values
-                    done += 1
-                return
-            except MemoryError:
-                continue
-            except (pa.ArrowException, OSError) as error:
-                detail = f"the row group is damaged: {first_line(error)}"
-                raise RowError(Reason.DAMAGED_MEMBER, detail) from None
-    raise RowError(Reason.TOO_MANY_BYTES, f"the row group takes more than {_MEMORY >> 20} MiB")
+            yield from islice(rows, done, None)
+        except MemoryError:  # ArrowMemoryError is an ArrowException too.
+            raise MemoryError from None
+        except (pa.ArrowException, OSError) as error:
+            detail = f"the row group is damaged: {first_line(error)}"
+            raise RowError(Reason.DAMAGED_MEMBER, detail) from None
 
 
 def _opened(file: Path) -> Any:
