@@ -25,8 +25,6 @@ from pydantic import (
 S = TypeVar("S", bound="Section")
 _MAX_LISTED = 20  # Maximum number of names that an error message lists.
 _MAX_NODES = 100_000  # Maximum number of values in a file.
-_RENAMED = {"max_company": "max_batch_effect"}
-"""Keys of earlier versions by their old name."""
 
 
 class ParamsError(ValueError):
@@ -264,12 +262,9 @@ def _messages(
         match item["type"]:
             case "extra_forbidden":
                 section, last = dotted.removesuffix(parts[-1]), parts[-1]
-                if last in _RENAMED:
-                    yield f"{where}: {dotted} is now called {section}{_RENAMED[last]}; rename it"
-                else:
-                    which = -1 if OTHER in item["loc"] else 0
-                    hint = did_you_mean(last, _fields(cls, parts[:-1], which), section)
-                    yield f"{where}: {dotted} is not a known key{hint or '; remove it'}"
+                which = -1 if OTHER in item["loc"] else 0
+                hint = did_you_mean(last, _fields(cls, parts[:-1], which), section)
+                yield f"{where}: {dotted} is not a known key{hint or '; remove it'}"
             case "missing":
                 yield f"{where}: {dotted} is missing"
             case "default_factory_not_called":

@@ -6,7 +6,7 @@ The result is written to OUT, which is not an artifact.
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from albef.evaluation.behaviour.judging import prepare
 from albef.io import printable_output
 from albef.loading.reading import Part
 from albef.models.weights import load_checkpoint
-from albef.release.canary import probe
 from albef.release.gate import ReleaseConfig, contaminated, judge
 from albef.release.measuring import Tested, measure
 from albef.report import card as model_card
@@ -57,8 +56,7 @@ def compare(facts: Mapping[str, Any]) -> dict[str, Any]:
     split = Shards(stage.layout.data(spec.dataset), spec.split)
     records = Part(split, 0, spec.examples)
     previous, note = _previous(manifest.read(folder).model.kind, facts)
-    log.info("sending requests to a server of the export as users get it")
-    failures = list(probe(folder, Path(facts["fetched"]), records, stage.runtime.threads))
+    failures = list(_differences(folder, Path(facts["fetched"])))
     log.info("measuring on %d records of %s in %s", len(records), spec.split, spec.dataset)
     behaviour = _prepare_behaviour(stage, task.config.dataset, type(task))
     new, *others = measure([folder, *previous], task, records, stage.runtime.threads, behaviour)
@@ -87,6 +85,18 @@ def compare(facts: Mapping[str, Any]) -> dict[str, Any]:
         "provenance": provenance,
         "card": model_card.render(card),
     }
+
+
+def _differences(folder: Path, fetched: Path) -> Iterator[str]:
+    """Yield an error message if the export as users get it is not the one that is measured."""
+    expected = manifest.read(folder)
+    try:
+        if manifest.digest(fetched) != manifest.digest(folder):
+            raise ExportError(f"{manifest.NAME} is not that of {folder}")
+        for precision in expected.precisions:
+            manifest.check(fetched, expected, precision)
+    except (ExportError, OSError) as error:
+        yield f"export from the DVC remote: {error}; delete it there and run `dvc push`"
 
 
 def _restore(stage: Stage) -> RunTask:

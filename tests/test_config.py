@@ -15,7 +15,6 @@ from albef.config import (
     read_yaml,
     validate,
 )
-from albef.release.gate import ReleaseConfig
 
 
 class Inner(Section):
@@ -54,11 +53,6 @@ def test_an_unknown_key_names_the_nearest_one() -> None:
         "params.yaml: outer.inner.width is missing",
         "params.yaml: outer.inner.widht is not a known key; did you mean outer.inner.width?",
     ]
-
-
-def test_a_renamed_key_names_the_new_one() -> None:
-    with pytest.raises(ParamsError, match=r"is now called release\.max_batch_effect; rename it"):
-        validate(ReleaseConfig, {"max_company": 0.1}, where="params.yaml", key="release")
 
 
 WRONG = [

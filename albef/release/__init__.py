@@ -1,1 +1,1 @@
-"""Decision whether an export may go to production: measurement, gate, canary and attestation."""
+"""Decision whether an export may go to production: measurement, gate, trial and attestation."""

@@ -86,6 +86,18 @@ def test_a_worse_model_is_refused_and_an_equal_one_is_not(project: Path) -> None
     )
 
 
+def test_what_others_would_get_is_the_export_that_was_measured(project: Path) -> None:
+    for name, damage in ((NAME, "is not that of"), ("tokenizer.json", "was changed")):
+        fetched = Path("fetched", name)
+        shutil.rmtree(fetched.parent, ignore_errors=True)
+        shutil.copytree(EXPORT, fetched.parent)
+        with fetched.open("a") as file:
+            file.write("\n")
+        (reason,) = compare(FACTS | {"released": None, "fetched": "fetched"})["reasons"]
+        assert reason.startswith("export from the DVC remote: ")
+        assert damage in reason
+
+
 def test_an_export_that_cannot_be_read_is_reported_and_none_of_another_kind_succeeds(
     project: Path,
 ) -> None:
@@ -113,5 +125,4 @@ def test_what_cannot_be_compared_is_a_sentence(
     said = capsys.readouterr().err
     assert said.startswith("albef release: products/exports/retrieval is not an export")
     assert said.count("\n") == 1
-    assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)  # no line for each request
     assert not Path("out.json").exists()
