@@ -65,12 +65,13 @@ def run(
     from flows.run import run
 
     _prepare_output()
-    if seeds is None:
+    if seeds:
+        code = run_seeds(preset, overrides or (), name, seeds)
+    else:
         code = run(preset, overrides or (), only or (), force or (), name, dry=dry)
-        if strict and not dry and code == 0:
-            check_fresh()
-        return code
-    return run_seeds(preset, overrides or (), name, seeds)
+    if strict and not dry and code == 0:
+        check_fresh()
+    return code
 
 
 @command(app, "status", at_root=True)
@@ -253,27 +254,22 @@ def fetch(
         print(link, flush=True)
 
 
-@command(app, "verify", at_root=True, interrupted="interrupted; nothing was verified")
+@command(app, "verify", at_root=True)
 def verify(
     export: Annotated[Path, Argument(parser=from_root, help="Folder of the downloaded export.")],
     release: Annotated[Path, Argument(parser=from_root, help="Its release: releases/RUN/VERSION.")],
     key: Annotated[Path, Option(parser=from_root, help="Public key of the signer, a PEM file.")],
-    replay: Annotated[str | None, Option(metavar="STAGE", help="Run this stage again.")] = None,
-    seed: Annotated[int, Option(help="Seed for choosing the stage.")] = 0,
-    tolerance: Annotated[float, Option(min=0, help="Accepted relative difference.")] = 0.05,
 ) -> None:
-    """Verify that an export is the released one and reproducible.
+    """Verify that an export is the released one.
 
     All its files and its lineage must match their signatures. The exit code is 1 if one does not;
-    the error message names it. `--replay any` chooses the stage to run again. On
-    another kind of processor, its figures may differ by --tolerance.
+    the error message names it.
 
-    Example: albef verify EXPORT releases/retrieval/v0.1.0 --key albef.pub --replay any
+    Example: albef verify EXPORT releases/retrieval/v0.1.0 --key albef.pub
     """
     from flows.releases.verify import main
 
-    _stop_on_signals()
-    main(export, release, key, replay, seed, tolerance)
+    main(export, release, key)
 
 
 @command(data, "data check")

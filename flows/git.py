@@ -155,7 +155,7 @@ def _undo(state: Mapping[str, Any], call: Callable[..., str | None]) -> None:
     if lacking or not new_tags:
         for tag in lacking:
             git("tag", "--delete", _tag_name(tag))
-        if git("log", "-1", "--format=%P %s").startswith(f"{head} {commit_message(run)}"):
+        if git("log", "-1", "--format=%P %s").startswith(f"{head} Release {run} "):
             git("reset", "--quiet", "--keep", head)
         if git("rev-parse", "HEAD") == head:  # Otherwise someone committed in the meantime.
             for path in map(Path, state["paths"]):
@@ -167,9 +167,11 @@ def _undo(state: Mapping[str, Any], call: Callable[..., str | None]) -> None:
     BEFORE_RELEASE.unlink()
 
 
-def commit_message(run: str, version: str = "") -> str:
-    """Return the message of the commit of a release."""
-    return f"Release {run} {version}"
+def commit_release(run: str, version: str, files: Sequence[Path]) -> None:
+    """Commit the files of a release alone."""
+    paths = [*map(str, files)]
+    git("add", "--", *paths)
+    git("commit", "--quiet", "--message", f"Release {run} {version}", "--", *paths)
 
 
 def unpushed_tags(run: str) -> list[str]:

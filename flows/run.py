@@ -114,10 +114,9 @@ def _flow(
     """Run the flow in a separate session; return whether all of it succeeded."""
     # The flow prints the stages' output itself. Prefect's logger then only reports to its server.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ[server.ADDRESS] = start()
     parameters = json.dumps({"only": list(only) or None, "force": list(force) or None})
     keep = run_lock.descriptor()
-    code = run_in_session("flows.train", parameters, keep=keep, output=output)
+    code = run_in_session("flows.train", start(), parameters, keep=keep, output=output)
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code not in (0, 1):  # The flow reports a failed stage itself.

@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 
 from flows.process import exit_with_parent
 
-ADDRESS = "ALBEF_PREFECT_SERVER"
-"""Environment variable of a flow's process with the URL of the temporary server's API."""
 _STOP_S = 5.0
 """Seconds between asking the server to end and killing it; time to store the last states."""
 

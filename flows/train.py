@@ -1,19 +1,20 @@
 """End-to-end flow. Its tasks and their order are read from DVC's graph.
 
-``albef run`` starts it with ``python -m flows.train PARENT PARAMETERS``.
+``albef run`` starts it with ``python -m flows.train PARENT SERVER PARAMETERS``.
 """
 
 import contextlib
 import json
 import logging
-import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 from prefect import Task, flow, get_client, tags
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State
 from prefect.context import TagsContext
 from prefect.futures import PrefectFuture
@@ -23,11 +24,11 @@ from prefect.settings import (
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     temporary_settings,
 )
-from prefect.states import Completed, Failed
+from prefect.states import Completed, Crashed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from albef.config import ParamsError
-from flows import graph, remote, run_lock, server, stages, values
+from flows import graph, remote, run_lock, stages, values
 from flows.accept import accept_comments
 from flows.artifacts import emit, publish
 from flows.process import exit_with_parent
@@ -154,14 +155,18 @@ def _final(name: str, future: PrefectFuture[State]) -> State:
 
 
 def main() -> None:
-    """Run the flow for ``albef run``, given that process's id and the parameters as JSON."""
-    parent, parameters = sys.argv[1:]
+    """Run the flow for ``albef run``.
+
+    The arguments are that process's id, the URL of its temporary server or "", and the parameters
+    as JSON.
+    """
+    parent, temporary, parameters = sys.argv[1:]
     exit_with_parent(int(parent))
     show_progress()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
-        with _server(), tags(TAG):
+        with _server(temporary), tags(TAG, f"{Path.cwd()}"):
             state = train(**json.loads(parameters), return_state=True)
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
@@ -170,9 +175,8 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def _server() -> Iterator[None]:
+def _server(temporary: str) -> Iterator[None]:
     """Use the configured server, or else the temporary one of ``albef run`` once it answers."""
-    temporary = os.environ.get(server.ADDRESS)
     if not temporary or PREFECT_API_URL.value():
         _check_server("start that server, or unset the variable")
         yield
@@ -181,7 +185,20 @@ def _server() -> Iterator[None]:
     settings = {PREFECT_API_URL: temporary, PREFECT_API_REQUEST_TIMEOUT: patience}
     with temporary_settings(settings):
         _check_server("the temporary server did not start; see its messages above")
+        _end_killed_runs()
         yield
+
+
+def _end_killed_runs() -> None:
+    """Mark flow runs of this clone as crashed that still count as running.
+
+    None can be alive, because ``albef run`` holds the lock of this clone.
+    """
+    unfinished = {"type": {"any_": ["PENDING", "RUNNING"]}}
+    tagged = {"tags": {"all_": [f"{Path.cwd()}"]}, "state": unfinished}
+    with get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(tagged)):
+            client.set_flow_run_state(run.id, Crashed(message="It was killed."), force=True)
 
 
 def _check_server(remedy: str) -> None:

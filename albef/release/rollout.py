@@ -73,13 +73,15 @@ def judge_trial(config: ReleaseConfig, run: str, samples: Iterable[Sample]) -> T
             digests.setdefault(version, set()).add(labels["digest"])
     if not digests:
         raise ParamsError(f"the servers try out no export of {run}; see `albef serve --canary`")
-    rows = [row for version in sorted(digests) for row in _rows(config, version, counts)]
-    least = config.min_trial_requests
-    early = [
-        f"{row.precision} has answered {row.new} of {least} requests (release.min_trial_requests)"
-        for row in rows
-        if row.what == "requests" and int(row.new) < least
-    ]
+    rows, early, least = [], [], config.min_trial_requests
+    for version in sorted(digests):
+        rows += _rows(config, version, counts)
+        answered = sum(
+            n for (of, _, what), n in counts.items() if (of, what) == (version, "requests")
+        )
+        if answered < least:
+            text = f"{answered:.0f} of {least} requests (release.min_trial_requests)"
+            early.append(f"{version} has answered {text}")
     return Trial(rows, set().union(*digests.values()), early)
 
 

@@ -236,18 +236,17 @@ def _publish(candidate: Candidate, judgement: Mapping[str, Any], key: Path | Non
     # Files may have changed during the measurement.
     if changed := list(candidate.uncommitted()):
         raise ReleaseError(run, changed)
+    replaced = candidate.registry.holder(stage)  # The candidate's holder may be that of prod.
     tags = []
     with git.transaction(run, new_files):
         if is_new:
             _write(candidate, judgement, key)
             for path, commit in lost.items():
                 git.git("checkout", commit, "--", str(path))
-            git.git("add", "--", *map(str, new_files))
-            message = git.commit_message(run, version)
-            git.git("commit", "--quiet", "--message", message, "--", *map(str, new_files))
+            git.commit_release(run, version, new_files)
             tags.append(candidate.registry.register(version))
         tags.append(Registry(run).assign(version, stage))
-    emit("released", run, version=version, stage=stage, replaces=candidate.holder)
+    emit("released", run, version=version, stage=stage, replaces=replaced)
     verdict = {"gate": "passed", "note": judgement["note"], "export": digest(candidate.export)}
     register_in_mlflow(candidate.layout, run, version, stage, verdict)
     print(

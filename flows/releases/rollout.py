@@ -54,26 +54,17 @@ def _decide(
     run, holder, version = registry.run, registry.holder(stage), registry.check_holder(NEXT)
     samples = [sample for url in servers for sample in read_metrics(url)]
     trial = judge_trial(read_limits(PARAMS.read_text()), run, samples)
-    table = [("", "version", holder or "stable", version, "change", "allowed")]
-    table += [row[:6] for row in trial.rows]
-    print(results.table(table[1:], table[0]))
+    header = ("", "version", holder or "stable", version, "change", "allowed")
+    rows = [row[:6] for row in trial.rows]
+    print(results.table(rows, header))
     if problems := [*trial.early, *_problems(registry, version, trial, key)]:
         raise ReleaseError(run, problems, f"{version} still holds {NEXT}")
     refused = [row.refused for row in trial.rows if row.refused]
     verdict = f"{version} no longer holds {NEXT}" if refused else f"{version} holds {stage}"
     if approve:
-        card = registry.release_folder(version) / CARD
-        files = [card, card.with_name(SEAL)] if key else [card]
-        with git.transaction(run, files):
-            lines = [f"| {' | '.join(row)} |" for row in (table[0], ["---"] * 6, *table[1:])]
-            text = "\n".join([f"{verdict} after this trial on servers.", "", *lines])
-            card.write_text(f"{card.read_text()}\n## Trial\n\n{text}\n")
-            if key:
-                sign(card.parent, key, files[1])
-            message = git.commit_message(run, version)
-            git.git("commit", "--quiet", "--message", message, "--", *map(str, files))
-            tags = [] if refused else [registry.assign(version, stage)]
-            tags += registry.unassign(NEXT)
+        lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * 6, *rows)]
+        trial_text = "\n".join([f"{verdict} after this trial on servers.", "", *lines])
+        tags = _record(registry, version, trial_text, None if refused else stage, key)
         verdict = f"{verdict}: {', '.join(tags)}{pushed()}"
     else:
         verdict = f"would be decided: {verdict}; run again with --approve"
@@ -83,6 +74,21 @@ def _decide(
         emit("released", run, version=version, stage=stage, replaces=holder)
         register_in_mlflow(values.layout(), run, version, stage, {})
     print(f"\n{verdict}")
+
+
+def _record(
+    registry: Registry, version: str, trial: str, stage: str | None, key: Path | None
+) -> list[str]:
+    """Add a trial to the model card, let the version hold a stage, if any, and return the tags."""
+    card = registry.release_folder(version) / CARD
+    files = [card, card.with_name(SEAL)] if key else [card]
+    with git.transaction(registry.run, files):
+        card.write_text(f"{card.read_text()}\n## Trial\n\n{trial}\n")
+        if key:
+            sign(card.parent, key, files[1])
+        git.commit_release(registry.run, version, files)
+        tags = [registry.assign(version, stage)] if stage else []
+        return tags + registry.unassign(NEXT)
 
 
 def _problems(registry: Registry, version: str, trial: Trial, key: Path | None) -> Iterator[str]:

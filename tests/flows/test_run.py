@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +64,7 @@ def tasks(server: str, flow: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def here(server: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Flows run in this process, which spares their imports."""
 
-    def run_in_session(module: str, parameters: str, *, keep: int, output: int | None) -> int:
+    def run_in_session(module: str, url: str, parameters: str, **_: int | None) -> int:
         with temporary_settings({PREFECT_API_URL: server, PREFECT_HOME: home}):
             state = train(**json.loads(parameters), return_state=True)
         print(f"\n{state.message}", file=sys.stderr)
@@ -291,3 +292,9 @@ def test_a_run_without_a_server_leaves_none_behind(tmp_path: Path, home: Path) -
     told, _ = flow.communicate(timeout=600)
     assert "the line went dead (exit code 74); it will be retried" in told
     assert_ended(children)
+    toy.do("sleep-pretrain")
+    toy.albef("run --only pretrain")
+    with contextlib.closing(sqlite3.connect(home / "prefect.db")) as database:
+        query = "SELECT state_type FROM flow_run WHERE tags LIKE ? ORDER BY created"
+        ended = database.execute(query, (f"%{toy.path}%",)).fetchall()
+    assert ended == [("CRASHED",), ("COMPLETED",)]
