@@ -73,9 +73,9 @@ def judge_trial(config: ReleaseConfig, run: str, samples: Iterable[Sample]) -> T
             digests.setdefault(version, set()).add(labels["digest"])
     if not digests:
         raise ParamsError(f"the servers try out no export of {run}; see `albef serve --canary`")
-    rows, early, least = [], [], config.min_trial_requests
+    rows = [row for version in sorted(digests) for row in _rows(config, version, counts)]
+    early, least = [], config.min_trial_requests
     for version in sorted(digests):
-        rows += _rows(config, version, counts)
         answered = sum(
             n for (of, _, what), n in counts.items() if (of, what) == (version, "requests")
         )
