@@ -219,8 +219,8 @@ def _writing(root: Path) -> dict[str, int]:
         writers = json.loads(run_lock.RWLOCK.read_text()).get("write", {})
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
-    live = {path: info["pid"] for path, info in writers.items() if run_lock.is_dvc(info)}
-    return {os.path.relpath(path, root): process for path, process in live.items()}
+    pids = {os.path.relpath(path, root): info["pid"] for path, info in writers.items()}
+    return {path: pid for path, pid in pids.items() if run_lock.is_dvc(pid)}
 
 
 def producers_of(stages: Iterable[Any]) -> dict[str, str]:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from albef.io import call_after
-from flows.run_lock import INHERITED
 
 GRACE_S = 20.0
 """Seconds between asking a process group to end and killing it; time to save a checkpoint."""
@@ -103,14 +102,8 @@ def run_in_session(module: str, *args: str, keep: int, output: int | None = None
         output: descriptor for both output streams; None is those of this process.
     """
     command = [sys.executable, "-m", module, str(os.getpid()), *args]
-    environment = {**os.environ, INHERITED: "1"}
     child = subprocess.Popen(
-        command,
-        start_new_session=True,
-        pass_fds=[keep],
-        env=environment,
-        stdout=output,
-        stderr=output,
+        command, start_new_session=True, pass_fds=[keep], stdout=output, stderr=output
     )
     try:
         return child.wait()

@@ -1,12 +1,10 @@
 """Lock that allows one run at a time in a clone. The kernel frees it when the process ends."""
 
 import contextlib
-import itertools
-import json
-import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import psutil
 
@@ -15,10 +13,8 @@ from albef.io import holder_of, lock
 PATH = Path(".dvc/tmp/albef-run.lock")
 RWLOCK = Path(".dvc/tmp/rwlock")
 """DVC's list of the paths that its processes read and write."""
-INHERITED = "ALBEF_RUN_LOCK"
-"""Environment variable of a child that has inherited its parent's lock."""
 _lock_file: IO[str] | None = None
-_shared = bool(os.environ.pop(INHERITED, None))
+_is_inherited = False
 
 
 class RunInProgressError(ValueError):
@@ -27,13 +23,13 @@ class RunInProgressError(ValueError):
 
 @contextlib.contextmanager
 def acquire() -> Iterator[None]:
-    """Hold the lock of this clone. A holder, or its child that inherited the lock, shares it.
+    """Hold the lock of this clone. A holder, or its child after :func:`inherit`, shares it.
 
     Raises:
         RunInProgressError: another process holds the lock. The message contains its id.
     """
     global _lock_file
-    if _shared or _lock_file is not None:
+    if _is_inherited or _lock_file is not None:
         yield
         return
     with locked(PATH, "a run is") as _lock_file:
@@ -63,9 +59,15 @@ def locked(path: Path, subject: str) -> Iterator[IO[str]]:
 
 
 def descriptor() -> int:
-    """Return the descriptor of the held lock's file, for a child with :data:`INHERITED` set."""
+    """Return the descriptor of the held lock's file, for a child that calls :func:`inherit`."""
     assert _lock_file is not None, "acquire() comes first"
     return _lock_file.fileno()
+
+
+def inherit() -> None:
+    """Share the lock of the parent process, whose descriptor this process has."""
+    global _is_inherited
+    _is_inherited = True
 
 
 def holder() -> int | None:
@@ -81,19 +83,15 @@ def _remove_stale_rwlock() -> None:
     if not RWLOCK.exists():
         return
     with contextlib.suppress(LockError), make_lock(f"{RWLOCK}.lock", tmp_dir=str(RWLOCK.parent)):
-        infos: list[Any] = []
-        with contextlib.suppress(ValueError, AttributeError):  # It was being written.
-            used = json.loads(RWLOCK.read_text())
-            readers = itertools.chain(*used.get("read", {}).values())
-            infos = [*used.get("write", {}).values(), *readers]
-        if not any(map(is_dvc, infos)):
+        # It is not whole JSON if the process was killed while it wrote it.
+        if not any(is_dvc(int(pid)) for pid in re.findall(r'"pid": (\d+)', RWLOCK.read_text())):
             RWLOCK.unlink()
 
 
-def is_dvc(info: Mapping[str, Any]) -> bool:
-    """Return whether an entry of :data:`RWLOCK` is of a live DVC process."""
+def is_dvc(pid: int) -> bool:
+    """Return whether a process of :data:`RWLOCK` is a live DVC process."""
     # Another process may have the id of a dead one by now, especially in a container.
     with contextlib.suppress(psutil.Error):
-        line = " ".join(psutil.Process(info["pid"]).cmdline())
+        line = " ".join(psutil.Process(pid).cmdline())
         return "dvc" in line or "flows" in line
     return False

@@ -162,6 +162,7 @@ def main() -> None:
     """
     parent, temporary, parameters = sys.argv[1:]
     exit_with_parent(int(parent))
+    run_lock.inherit()
     show_progress()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)

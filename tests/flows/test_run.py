@@ -246,22 +246,6 @@ def test_a_server_that_cannot_be_reached_is_named(capsys: pytest.CaptureFixture[
     assert line.startswith(f"PREFECT_API_URL: cannot reach {url}")
 
 
-@pytest.mark.slow
-def test_a_stage_dies_with_its_killed_flow_and_the_next_run_resumes(toy: Toy) -> None:
-    toy.do("sleep-pretrain", "300")
-    flow = toy.start("run --force pretrain", start_new_session=True)
-    toy.wait_for("pretrain")
-    children = below(flow)
-    flow.kill()
-    flow.communicate(timeout=600)
-    assert_ended(children)
-    toy.do("sleep-pretrain")
-    toy.started()
-    toy.albef("run --force pretrain")
-    assert toy.started() == ["pretrain"]
-    assert "nothing to do" in toy.albef("run")
-
-
 def test_only_takes_along_what_a_stage_reads_and_nobody_made(
     toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

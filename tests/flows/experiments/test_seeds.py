@@ -32,7 +32,11 @@ def test_further_seeds_share_the_data_and_are_compared(
     assert toy.started() == toy.started(CLONE) == []
     assert "one-seed2: 0 stages ran; 1 of 1" in again
 
-    toy.albef("run --set evaluate.batch_size=96 --name two --seeds 2")
+    gone = toy.path / "products/metrics/gone.json"
+    gone.write_text("{}")
+    told = toy.albef("run --set evaluate.batch_size=96 --name two --seeds 2 --strict", fails=True)
+    assert "stale results: evaluate@gone (no such stage)" in told
+    gone.unlink()
     assert toy.started(CLONE) == ["evaluate@retrieval"]
     assert toy.sh("git diff -- params.yaml").count("\n+") == 2  # a header, and the value asked for
     names = " ".join(f"{name}-seed{seed}" for name in ("one", "two") for seed in (1, 2))

@@ -111,20 +111,22 @@ def test_a_server_tries_out_next_and_then_serves_it(project: Toy, tmp_path: Path
         assert f"\n{command}" in page
         return command.removeprefix("albef ")
 
+    private, _ = keys(tmp_path, "ours")
+    project.env["ALBEF_SIGNING_KEY"] = str(private)
     set_params(project.path, min_trial_requests=8)
     project.checked()
     project.sh("git commit -qam limits && git push -q")
-    put("prod")
+    put("prod", private)
     another(project)
     project.sh("dvc push -q && git push -q")
-    put("next")
+    put("next", private)
     names = [f"retrieval@{file_digest(path / NAME)[:12]}" for path in sorted(tmp_path.glob("*-v*"))]
     new, old = names  # next, prod
     project.sh("git clone -q ../project.git ../server")
     clone = Toy(tmp_path / "server", tmp_path)
     clone.checked()
     serve = typed("albef serve retrieval#prod --canary retrieval#next=0.05 --shadow retrieval#next")
-    serve = f"{serve.replace('0.05', '0.5')} --port 0"
+    serve = f"{serve.replace('0.05', '0.5')} --key ../ours.pub --port 0"
     with clone.start(serve) as process:
         assert process.stdout is not None
         line = next(line for line in process.stdout if "serving at " in line)
