@@ -267,9 +267,15 @@ def verify(
 
     Example: albef verify EXPORT releases/retrieval/v0.1.0 --key albef.pub
     """
-    from flows.releases.verify import main
+    from albef.release.attestation import verify_release
 
-    main(export, release, key)
+    lineage = verify_release(export, release, key)
+    definition, files = lineage["predicate"]["buildDefinition"], lineage["subject"]
+    of, inputs = definition["externalParameters"], definition["resolvedDependencies"]
+    print(
+        f"{of['run']} {of['version']}, sha256:{files[0]['digest']['sha256']}, is signed with the "
+        f"private key of {key}: {len(files)} files, {len(inputs)} inputs"
+    )
 
 
 @command(data, "data check")

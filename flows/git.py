@@ -151,7 +151,7 @@ def recover() -> None:
 def _undo(state: Mapping[str, Any], call: Callable[..., str | None]) -> None:
     run, head = state["run"], state["head"]
     new_tags = _tags(run) - set(state["tags"])
-    lacking = new_tags - _pushed(call)
+    lacking = new_tags - _pushed(run, call)
     if lacking or not new_tags:
         for tag in lacking:
             git("tag", "--delete", _tag_name(tag))
@@ -176,24 +176,24 @@ def commit_release(run: str, version: str, files: Sequence[Path]) -> None:
 
 def unpushed_tags(run: str) -> list[str]:
     """Return the tags of a run that the remote lacks; empty without a remote."""
-    return sorted(map(_tag_name, _tags(run) - _pushed(git))) if remote() else []
+    return sorted(map(_tag_name, _tags(run) - _pushed(run, git))) if remote() else []
 
 
 def _tags(run: str) -> set[str]:
-    """Return the tags of a run's registry, each with its hash, in git's format."""
-    lines = (try_git("show-ref", "--tags") or "").splitlines()
-    return {line for line in lines if _is_of(run, line)}
+    """Return the tags of a run's registry, each with its hash."""
+    format_ = "--format=%(objectname)%09%(refname)"
+    return set(git("for-each-ref", format_, *_patterns(run)).splitlines())
 
 
-def _is_of(run: str, tag: str) -> bool:
-    return _tag_name(tag).startswith((f"{run}@", f"{run}#"))
-
-
-def _pushed(call: Callable[..., str | None]) -> set[str]:
-    """Return all tags of the remote in the same format; empty without a remote."""
+def _pushed(run: str, call: Callable[..., str | None]) -> set[str]:
+    """Return the run's tags of the remote in the same format; empty without a remote."""
     target = remote()
-    lines = target and call("ls-remote", "--tags", "--refs", target)
-    return {line.replace("\t", " ") for line in (lines or "").splitlines()}
+    lines = target and call("ls-remote", "--refs", target, *_patterns(run))
+    return set((lines or "").splitlines())
+
+
+def _patterns(run: str) -> tuple[str, str]:
+    return f"refs/tags/{run}@*", f"refs/tags/{run}#*"
 
 
 def _tag_name(tag: str) -> str:
@@ -226,7 +226,7 @@ def _is_overtaken(run: str, target: str) -> bool:
     """Return whether another clone has pushed commits or tags of the run since the last fetch."""
     try_git("fetch", "--quiet", "--no-tags", target)
     behind = try_git("rev-list", "--count", "HEAD..@{upstream}") or "0"
-    return behind != "0" or any(_is_of(run, tag) for tag in _pushed(try_git) - _tags(run))
+    return behind != "0" or bool(_pushed(run, try_git) - _tags(run))
 
 
 def show(revision: str, path: Path) -> str | None:

@@ -317,22 +317,13 @@ def stale_reasons(run: str) -> Iterator[str]:
 
     Artifacts of the stages above it may be missing locally, but nothing may have changed.
     """
-    nodes = graph.read()
-    for name in stages_of(run, nodes):
+    nodes, last = graph.read(), (f"export@{run}", f"evaluate@{run}")
+    needed = graph.with_above(last, lambda name: nodes[name].upstream)
+    for name in (name for name in nodes if name in needed):
         comments = (f"comments of {path} changed" for path in nodes[name].comments)
         for reason in (*nodes[name].reasons, *comments):
-            if name in _last(run) or not graph.is_missing_locally(reason):
+            if name in last or not graph.is_missing_locally(reason):
                 yield f"{name} is stale: {reason}"
-
-
-def stages_of(run: str, nodes: Mapping[str, graph.Node]) -> list[str]:
-    """Return the stages behind an export and its metrics, in order."""
-    needed = graph.with_above(_last(run), lambda name: nodes[name].upstream)
-    return [name for name in nodes if name in needed]
-
-
-def _last(run: str) -> tuple[str, str]:
-    return f"export@{run}", f"evaluate@{run}"
 
 
 def changed_limits(registry: Registry, version: str) -> Iterator[str]:

@@ -45,8 +45,14 @@ def put(stage: str, key: Path | None = None) -> Path:
 
 
 @pytest.mark.usefixtures("judged")
-def test_what_is_tried_out_is_rolled_back_or_promoted(project: Toy, tmp_path: Path) -> None:
+def test_what_is_tried_out_is_rolled_back_or_promoted(
+    project: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     private, public = keys(tmp_path, "ours")
+    replaced: list[str | None] = []
+    monkeypatch.setattr(
+        "flows.releases.release.emit", lambda *_, replaces, **__: replaced.append(replaces)
+    )
 
     def limit(least: float) -> None:
         set_params(project.path, min_trial_requests=8, min_equal_answers=least)
@@ -59,6 +65,7 @@ def test_what_is_tried_out_is_rolled_back_or_promoted(project: Toy, tmp_path: Pa
     another(project)
     project.sh("git push -q")
     second = put("next", private)
+    assert replaced == [None, None], "prod keeps its version"
     folder = Registry("retrieval").release_folder("v0.2.0")
     with running([first], canary=Trial(second, 0.5), shadow=Trial(second, 1)) as server:
         decide = f"release retrieval --from-canary http://127.0.0.1:{server.port}"
