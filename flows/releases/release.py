@@ -41,13 +41,13 @@ class ReleaseError(ValueError):
 def main(
     run: str,
     stage: str,
-    bump: str,
+    bump: str = "minor",
     *,
-    approve: bool,
-    back: bool,
-    dry: bool,
-    accept_limits: bool,
-    key: Path | None,
+    approve: bool = False,
+    back: bool = False,
+    dry: bool = False,
+    accept_limits: bool = False,
+    key: Path | None = None,
 ) -> None:
     """Release what is approved, signed if there is a private key, or go back.
 
@@ -58,15 +58,35 @@ def main(
     with reporting(run, stage):
         if back:
             go_back(run, stage, approve)
-        else:
-            release(run, stage, bump, approve, dry, accept_limits, key)
+            return
+        candidate = _find(run, stage, bump)
+        _check_ready(candidate, accept_limits, key)
+        judgement = _judge(candidate)
+        _print(candidate, judgement)
+        if judgement["reasons"]:
+            raise ReleaseError(run, judgement["reasons"])
+        if dry:
+            print(f"\n{judgement['card']}")
+        if approve:
+            _publish(candidate, judgement, key)
+            return
+        new = f"the commit of its model card and the tag {run}@{candidate.version}"
+        print(
+            f"\nwould be released: {candidate.version if candidate.is_registered else new}, "
+            f"holding {stage}{pushed()}; run again with --approve"
+        )
 
 
 @contextmanager
 def reporting(run: str, stage: str) -> Iterator[None]:
-    """Hold the lock of the project, and report an event if the block refuses a release."""
+    """Hold the lock of the project, and report an event if the block refuses a release.
+
+    Before the block, what a killed release left is undone, and the remotes' tags are fetched.
+    """
     try:
         with run_lock.acquire():
+            git.recover()
+            git.fetch()
             yield
     except (ReleaseError, git.OvertakenError) as refused:
         reasons = refused.reasons if isinstance(refused, ReleaseError) else [str(refused)]
@@ -90,7 +110,7 @@ class Candidate:
 
     ``holder`` is the version that it is compared with: that of the stage, or else of :data:`PROD`.
     ``version`` is a new version, unless one with exactly this export ``is_registered``. ``limits``
-    is a message on limits that differ from those of the holder, or "".
+    names the limits that differ from those of the holder.
     """
 
     run: str
@@ -119,38 +139,6 @@ class Candidate:
         return git.uncommitted(self.needed, [self.layout.record("report")])
 
 
-def release(
-    run: str,
-    stage: str,
-    bump: str,
-    approve: bool,
-    dry: bool,
-    accept_limits: bool = False,
-    key: Path | None = None,
-) -> None:
-    """Compare, judge and, if approved, register; see :func:`main`."""
-    candidate = _find(run, stage, bump)
-    _check_ready(candidate, accept_limits, key)
-    if lost := candidate.registry.lost_files():
-        folders = ", ".join(sorted({str(path.parent) for path in lost}))
-        print(f"HEAD lacks {folders}; the commit of a new version restores them\n")
-    judgement = _judge(candidate)
-    header = ("", "precision", candidate.holder or "released", candidate.version, "change")
-    print(f"{results.table(judgement['rows'], (*header, 'allowed'))}\n\n{judgement['note']}")
-    if judgement["reasons"]:
-        raise ReleaseError(run, judgement["reasons"])
-    if dry:
-        print(f"\n{judgement['card']}")
-    if approve:
-        _publish(candidate, judgement, key)
-        return
-    new = f"the commit of its model card and the tag {run}@{candidate.version}"
-    print(
-        f"\nwould be released: {candidate.version if candidate.is_registered else new}, "
-        f"holding {stage}{pushed()}; run again with --approve"
-    )
-
-
 def _find(run: str, stage: str, bump: str) -> Candidate:
     """Return the export of a run together with its state in the registry."""
     values.check(PARAMS)
@@ -158,15 +146,11 @@ def _find(run: str, stage: str, bump: str) -> Candidate:
     if run not in runs:
         raise ParamsError(f"export.runs has no {run}{did_you_mean(run, runs)}")
     check_names(run, stage)
-    git.recover()
-    git.fetch()
     registry = Registry(run)
-    holder, export_hash, limits = registry.holder(stage), registry.hash_at(None), ""
-    holder = holder or registry.holder(PROD)
+    holder, export_hash = registry.holder(stage) or registry.holder(PROD), registry.hash_at(None)
     is_held = holder and registry.hash_at(registry.versions[holder]) == export_hash
     registered = holder if is_held else registry.same(export_hash)
-    if holder and (changes := "; ".join(changed_limits(registry, holder))):
-        limits = f"The limits differ from those of {holder}: {changes}."
+    limits = "; ".join(changed_limits(registry, holder)) if holder else ""
     version = registered or registry.next(bump)
     layout = values.layout()
     return Candidate(run, stage, layout, registry, holder, version, bool(registered), limits)
@@ -182,8 +166,8 @@ def _check_ready(candidate: Candidate, accept_limits: bool, key: Path | None) ->
         reasons += registry.lacking(candidate.export)
     reasons += check_key(key, Path()) if key else ()
     if candidate.limits and not accept_limits:
-        limits = candidate.limits[0].lower() + candidate.limits[1:-1]
-        reasons.append(f"{limits}; `--accept-limits` accepts them")
+        differ = f"the limits differ from those of {holder}: {candidate.limits}"
+        reasons.append(f"{differ}; `--accept-limits` accepts them")
     if reasons:
         remedy = "`albef run` updates, `dvc pull` fetches what is missing locally" if stale else ""
         raise ReleaseError(run, reasons, remedy)
@@ -199,7 +183,7 @@ def _check_ready(candidate: Candidate, accept_limits: bool, key: Path | None) ->
 
 def _judge(candidate: Candidate) -> dict[str, Any]:
     """Measure and judge the export in a separate process, because that imports torch."""
-    registry, holder = candidate.registry, candidate.holder
+    registry, holder, limits = candidate.registry, candidate.holder, candidate.limits
     with tempfile.TemporaryDirectory(prefix="albef-release-") as scratch:
         fetched, released = Path(scratch, "fetched"), Path(scratch, "released")
         registry.fetch_head(candidate.export, fetched)
@@ -212,7 +196,7 @@ def _judge(candidate: Candidate) -> dict[str, Any]:
             "version": candidate.version,
             "stage": candidate.stage,
             "replaces": holder,
-            "limits": candidate.limits,
+            "limits": limits and f"The limits differ from those of {holder}: {limits}.",
             "provenance": {
                 "git revision": git.git("rev-parse", "HEAD"),
                 "export in DVC": registry.hash_at(None),
@@ -224,6 +208,15 @@ def _judge(candidate: Candidate) -> dict[str, Any]:
         if code := subprocess.run(dying_with_parent(command)).returncode:
             raise SystemExit(code)  # The process has printed its error message.
         return dict(json.loads(judged.read_text()))
+
+
+def _print(candidate: Candidate, judgement: Mapping[str, Any]) -> None:
+    """Print the comparison with the version that the export would replace."""
+    if lost := candidate.registry.lost_files():
+        folders = ", ".join(sorted({str(path.parent) for path in lost}))
+        print(f"HEAD lacks {folders}; the commit of a new version restores them\n")
+    header = ("", "precision", candidate.holder or "released", candidate.version, "change")
+    print(f"{results.table(judgement['rows'], (*header, 'allowed'))}\n\n{judgement['note']}")
 
 
 def _publish(candidate: Candidate, judgement: Mapping[str, Any], key: Path | None) -> None:
@@ -292,8 +285,6 @@ def pushed() -> str:
 
 def go_back(run: str, stage: str, approve: bool) -> None:
     """Let the previous version hold the stage again; see :func:`main`."""
-    git.recover()
-    git.fetch()
     registry = Registry(run)
     holder = registry.check_holder(stage)
     if (before := registry.before(stage, holder)) is None:

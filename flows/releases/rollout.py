@@ -43,8 +43,6 @@ def main(run: str, stage: str, servers: Sequence[str], *, approve: bool, key: Pa
         if stage == NEXT:
             raise ParamsError(f"{NEXT} is tried out; choose another --stage, such as prod")
         values.check(PARAMS)
-        git.recover()
-        git.fetch()
         _decide(Registry(run), stage, servers, approve, key)
 
 

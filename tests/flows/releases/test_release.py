@@ -268,7 +268,7 @@ def test_what_is_stale_is_reported_and_what_is_elsewhere_is_not(project: Toy) ->
 
 
 def approve() -> None:
-    release.release("retrieval", "prod", "minor", approve=True, dry=False)
+    release.main("retrieval", "prod", approve=True)
 
 
 def state(project: Toy) -> str:

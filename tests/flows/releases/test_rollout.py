@@ -12,8 +12,8 @@ from albef.io import file_digest
 from albef.release.attestation import CARD, verify
 from albef.runtime.manifest import NAME
 from albef.serving.limits import Trial
+from flows.releases import release
 from flows.releases.registry import Registry
-from flows.releases.release import release
 from tests.data.toy import picture
 from tests.flows.shop import alter, another, set_params
 from tests.flows.toy import ROOT, Toy
@@ -40,7 +40,7 @@ def holders() -> tuple[str | None, str | None]:
 
 def put(stage: str, key: Path | None = None) -> Path:
     """Release the export to a stage, and return a copy of it."""
-    release("retrieval", stage, "minor", approve=True, dry=False, key=key)
+    release.main("retrieval", stage, approve=True, key=key)
     return Path(shutil.copytree(EXPORT, f"../{stage}-{Registry('retrieval').last}"))
 
 
@@ -95,7 +95,7 @@ def test_what_is_tried_out_is_rolled_back_or_promoted(
         Registry("retrieval").assign("v0.1.0", "next")
         said = project.albef(decide, fails=True)
         assert f"servers try out sha256:{file_digest(second / NAME)}, not v0.1.0; wait" in said
-        release("retrieval", "next", "minor", approve=True, dry=False)
+        release.main("retrieval", "next", approve=True)
         limit(0)
         said = project.albef(f"{decide} --approve")
     assert "v0.2.0 holds prod: retrieval#prod#" in said
