@@ -14,9 +14,9 @@ from albef.config import validate
 from albef.models.albef import ALBEF, ModelConfig, resized
 from albef.models.decoder import AnswerDecoder, rank
 from albef.models.matching import best, match_scores
+from benchmarks import reference as plain
 from benchmarks.step import PAPER
 from benchmarks.timing import alternate, flops, machine, ratio
-from tests.reference import ranking as plain
 
 SIDE = 384
 VOCABULARY = PAPER["tokenizer"]["vocab_size"]

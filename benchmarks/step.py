@@ -20,9 +20,9 @@ from albef.models.kernels import compile_blocks
 from albef.preprocessing.text import SPECIAL
 from albef.tasks.pretraining import Config, Task
 from albef.training.optim import OPTIMIZERS
+from benchmarks import reference as plain
 from benchmarks.timing import alternate, flops, machine, memory_peak, product_peak, ratio
 from tests.original import vocabulary
-from tests.reference import pretraining as plain
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MASKED_SHARE = 0.15

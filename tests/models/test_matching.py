@@ -11,7 +11,7 @@ from albef.models.matching import (
     match_scores,
     recalls,
 )
-from tests.reference.ranking import images_of_texts, texts_of_images
+from benchmarks.reference import images_of_texts, texts_of_images
 from tests.tasks.test_pretraining_parity import original_task
 
 

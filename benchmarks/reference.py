@@ -1,19 +1,29 @@
-"""The pre-training step (ALBEF, section 3), one pass after another."""
+"""The method as it is told, one pass after another: the baseline of the fast paths.
+
+The modules, the attention kernel and the text lengths are those of the fast paths. What differs:
+every pass computes the image's keys and values anew and every row of the last fusion layer, the
+vocabulary is projected at all positions, nothing is batched across passes, the queue is copied,
+and loops stand where the fast paths have one call.
+"""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW
 
 from albef.loading.reading import Batch
 from albef.losses.distill import ramp
 from albef.losses.mlm import IGNORED
+from albef.models.albef import ALBEF
+from albef.models.matching import NOT_RANKED
 from albef.models.momentum import FeatureQueue
 from albef.tasks.pretraining import TEMPERATURE_BOUNDS, Task
-from tests.reference import fused
 
-Negatives = tuple[list[int], list[int]]
-"""Of each text the image, of each image the text."""
+
+def fused(model: ALBEF, text_states: Tensor, mask: Tensor, image_states: Tensor) -> Tensor:
+    """A pass of its own through the fusion encoder: all ``fused_states`` (B, L, D)."""
+    image = model.fusion_encoder.image_key_values(image_states)
+    return model.fuse(text_states, mask, image)
 
 
 @torch.no_grad()
@@ -26,10 +36,8 @@ def begin_step(task: Task) -> None:
             mine.data = mine.data * momentum + theirs.data * (1 - momentum)
 
 
-def losses(
-    task: Task, batch: Batch, epoch: float, negatives: Negatives | None = None
-) -> dict[str, Tensor]:
-    """The three losses and momentum features of B pairs; ``negatives`` are drawn by default."""
+def losses(task: Task, batch: Batch, epoch: float) -> dict[str, Tensor]:
+    """The three losses and momentum features of B pairs."""
     config, model, ema = task.config, task.model, task.model_m.model
     mask = batch["text_mask"]
     size = len(mask)
@@ -60,9 +68,7 @@ def losses(
         itc = itc - (F.log_softmax(sim, dim=1) * targets).sum(dim=1).mean() / 2
         sims.append(sim)
 
-    neg_image, neg_text = negatives or (
-        _drawn(sims[1].detach()[:, :size]), _drawn(sims[0].detach()[:, :size])
-    )  # fmt: skip
+    neg_text, neg_image = (_drawn(sim.detach()[:, :size]) for sim in sims)
     positive = fused(model, text_states, mask, image_states)[:, 0]
     negative = fused(
         model,
@@ -127,3 +133,57 @@ def _masked_logits(task: Task, batch: Batch, image_states: Tensor, *, ema: bool)
     table = model.text_encoder.embeddings.word_embeddings.weight
     logits: Tensor = head(states, table)
     return logits.float()
+
+
+@torch.no_grad()
+def texts_of_images(
+    model: ALBEF,
+    itm_head: nn.Linear,
+    image_states: Tensor,
+    text_states: Tensor,
+    text_mask: Tensor,
+    sim: Tensor,
+    k: int,
+) -> Tensor:
+    """Raw ITM logits of the best ``k`` texts of each image.
+
+    Args:
+        model: the model.
+        itm_head: linear, 2 classes.
+        image_states: (I, N, D).
+        text_states: (T, L, D).
+        text_mask: (T, L).
+        sim: (I, T) similarities by ITC.
+        k: how many are re-ranked.
+
+    Returns:
+        (I, T), :data:`NOT_RANKED` where not among the best.
+    """
+    result = torch.full(sim.shape, NOT_RANKED)
+    for row, scores in enumerate(sim):
+        texts = scores.topk(min(k, len(scores))).indices
+        repeated = image_states[row].repeat(len(texts), 1, 1)
+        states = fused(model, text_states[texts], text_mask[texts], repeated)
+        result[row, texts] = itm_head(states[:, 0])[:, 1].float()
+    return result
+
+
+@torch.no_grad()
+def images_of_texts(
+    model: ALBEF,
+    itm_head: nn.Linear,
+    image_states: Tensor,
+    text_states: Tensor,
+    text_mask: Tensor,
+    sim: Tensor,
+    k: int,
+) -> Tensor:
+    """The same of the best ``k`` images of each text; ``sim`` and the result are (T, I)."""
+    result = torch.full(sim.shape, NOT_RANKED)
+    for row, scores in enumerate(sim):
+        images = scores.topk(min(k, len(scores))).indices
+        repeated = text_states[row].repeat(len(images), 1, 1)
+        mask = text_mask[row].repeat(len(images), 1)
+        states = fused(model, repeated, mask, image_states[images])
+        result[row, images] = itm_head(states[:, 0])[:, 1].float()
+    return result
