@@ -34,7 +34,7 @@ from albef.release.gate import ReleaseConfig
 from albef.search.samplers import SearchConfig
 from albef.tasks import pretraining
 from albef.validation.config import ValidateConfig
-from albef.validation.drift import read_accepted, read_evaluated
+from albef.validation.drift import read_accepted
 from pipelines.evaluate import EvaluateConfig
 from pipelines.export import ExportConfig
 from pipelines.report import ReportConfig
@@ -176,9 +176,8 @@ def _references(params: Params) -> Iterator[tuple[str, str, str, Collection[str]
     readable = "the datasets and filtered datasets", {**params.datasets, **params.curate}
     for name in params.ingest.heldout:
         yield "ingest.heldout", name, *datasets
-    for key in ("accepted", "evaluated_on"):
-        for name in getattr(params.validation, key):
-            yield f"validate.{key}", name, *datasets
+    for name in params.validation.accepted:
+        yield "validate.accepted", name, *datasets
     for key, training in _trainings(params).items():
         yield f"{key}.dataset", training.dataset, *readable
         dataset = params.base_of(training.dataset)
@@ -199,14 +198,13 @@ def _references(params: Params) -> Iterator[tuple[str, str, str, Collection[str]
 
 
 def _check_profiles(params: Params) -> Iterator[str]:
-    for key, read in (("accepted", read_accepted), ("evaluated_on", read_evaluated)):
-        for name, path in getattr(params.validation, key).items():
-            try:
-                if not Path(path).resolve().is_relative_to(PROFILES.resolve()):
-                    raise ParamsError(f"{path} must be in {PROFILES}, where DVC notices edits")
-                read(path)
-            except ParamsError as error:
-                yield f"validate.{key}.{name}: {error}"
+    for name, path in params.validation.accepted.items():
+        try:
+            if not Path(path).resolve().is_relative_to(PROFILES.resolve()):
+                raise ParamsError(f"{path} must be in {PROFILES}, where DVC notices edits")
+            read_accepted(path)
+        except ParamsError as error:
+            yield f"validate.accepted.{name}: {error}"
 
 
 def _check_processes(params: Params) -> Iterator[str]:

@@ -13,7 +13,7 @@ from albef.io import atomic, file_digest
 from albef.validation import image_stats as stats
 from albef.validation.checking import check_dataset
 from albef.validation.config import ValidateConfig
-from albef.validation.drift import read_accepted, read_evaluated
+from albef.validation.drift import read_accepted
 from albef.validation.result import ValidationFailedError
 from pipelines.stage import Stage, main, write_json
 
@@ -24,12 +24,10 @@ def run(stage: Stage) -> None:
     """Validate a dataset; write its verdict only if it passes."""
     config = stage.section("validate", ValidateConfig)
     accepted = read_accepted(config.accepted.get(stage.key))
-    evaluated = read_evaluated(config.evaluated_on.get(stage.key))
     verdict = stage.layout.verdict(stage.key)
     verdict.unlink(missing_ok=True)  # an earlier verdict does not apply to this data
-    result, profile = check_dataset(
-        stage.layout.data(stage.key), config, image_stats(stage), accepted, evaluated
-    )
+    data = stage.layout.data(stage.key)
+    result, profile = check_dataset(data, config, image_stats(stage), accepted)
     folder = stage.layout.validation(stage.key)
     write_json(folder / "result.json", result.to_json())
     write_json(folder / "profile.json", profile)

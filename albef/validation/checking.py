@@ -22,7 +22,6 @@ def check_dataset(
     config: ValidateConfig,
     stats: NDArray[np.float64],
     accepted: Profile = NO_PROFILE,
-    evaluated: Profile = NO_PROFILE,
 ) -> tuple[Result, dict[str, Any]]:
     """Validate a dataset and return the result and the dataset's profile.
 
@@ -31,7 +30,6 @@ def check_dataset(
         config: limits of the expectations and of drift.
         stats: statistics of its images, as :func:`read_image_stats` returns them.
         accepted: accepted profile of the dataset, as :mod:`albef.validation.drift` reads it.
-        evaluated: accepted profile of a dataset that models are evaluated on.
 
     Raises:
         ShardError: a part of the dataset is missing or damaged.
@@ -46,15 +44,7 @@ def check_dataset(
         digest=described["digest"],
         checks=check_suites(rows, config),
         statistics=_statistics(described, rows),
-        drift=tuple(
-            measure_drift(
-                by_part,
-                of_dataset,
-                accepted,
-                evaluated,
-                config.drift,
-            )
-        ),
+        drift=tuple(measure_drift(by_part, of_dataset, accepted, config.drift)),
         accepted=accepted["digest"],
     )
     return result, of_dataset

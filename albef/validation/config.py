@@ -125,6 +125,3 @@ class ValidateConfig(Section):
     accepted: dict[str, str] = Field({})
     """Accepted profile of each dataset: a file in ``profiles`` by dataset name. New versions of the
     dataset are compared with it. `albef data accept NAME` creates the file."""
-    evaluated_on: dict[str, str] = Field({})
-    """Accepted profile of another dataset, by dataset name. The training split is compared with the
-    evaluation splits of that dataset, as well as with its own."""

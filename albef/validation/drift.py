@@ -55,44 +55,24 @@ def read_accepted(path: Path | str | None) -> Profile:
         ) from None
 
 
-def read_evaluated(path: Path | str | None) -> Profile:
-    """Read an accepted profile whose evaluation splits are compared with training data.
-
-    Raises:
-        ParamsError: as for :func:`read_accepted`, or the dataset has only the split ``train``.
-    """
-    accepted = read_accepted(path)
-    if path is not None and EVALUATION not in accepted["parts"]:
-        raise ParamsError(
-            f"{path} is the profile of a dataset without evaluation splits; set "
-            "validate.evaluated_on to one with evaluation splits"
-        )
-    return accepted
-
-
 def measure_drift(
-    rows: Mapping[str, Tables],
-    profile: Profile,
-    accepted: Profile,
-    evaluated: Profile,
-    config: DriftConfig,
+    rows: Mapping[str, Tables], profile: Profile, accepted: Profile, config: DriftConfig
 ) -> Iterator[DriftResult]:
-    """Yield the distance of each distribution from its reference.
+    """Yield the distance of each distribution of a dataset from its reference.
+
+    Each part is compared with the accepted profile, and the training split with the evaluation
+    splits.
 
     Args:
-        rows: of the dataset by part, as :func:`albef.validation.profile.parts` returns them.
-        profile: of the dataset, whose training rows are compared with its evaluation rows.
+        rows: tables of each part, from :func:`albef.validation.profile.parts`.
+        profile: profile of the same rows.
         accepted: accepted profile.
-        evaluated: profile of another dataset that models are evaluated on. Its evaluation rows are
-            compared with the training rows of this one.
-        config: allowed distances.
+        config: limits on the distances.
     """
     counts = {part: profiles.count_values(tables) for part, tables in rows.items()}
-    references = [("accepted", "", part, accepted["parts"].get(part)) for part in PARTS]
-    for other in ({**profile, "dataset": ""}, evaluated):
-        reference = other["parts"].get(EVALUATION)
-        references.append(("evaluation", other["dataset"], TRAIN, reference))
-    for kind, name, part, reference in references:
+    references = [("accepted", part, accepted["parts"].get(part)) for part in PARTS]
+    references.append(("evaluation", TRAIN, profile["parts"].get(EVALUATION)))
+    for kind, part, reference in references:
         if reference is None or part not in rows:
             continue
         for expected in (*reference["numbers"], *reference["categories"]):
@@ -107,7 +87,6 @@ def measure_drift(
                     of=expected["what"],
                     part=part,
                     reference=kind,
-                    name=name,
                     measure=measure,
                     value=round(value, 6),
                     warn=limits.warn,

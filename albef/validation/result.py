@@ -57,8 +57,6 @@ class DriftResult:
     """Rows that are measured: ``train`` or ``evaluation``."""
     reference: str
     """Kind of reference: ``accepted`` or ``evaluation``."""
-    name: str
-    """Dataset that the evaluation splits belong to; "" if it is the dataset itself."""
     measure: str
     """``divergence`` (nats) or ``shift`` (share of the reference's range)."""
     value: float
@@ -75,7 +73,7 @@ class DriftResult:
         unit = " nats" if self.measure == "divergence" else " of its range"
         whose = {
             "accepted": f"that of the accepted profile ({self.part} rows)",
-            "evaluation": "that of the evaluation splits" + (self.name and f" of {self.name}"),
+            "evaluation": "that of the evaluation splits",
         }[self.reference]
         allowed = f", at most {limit:g} is allowed" if limit is not None else ""
         key = f"validate.drift.{self.reference}.{self.measure}.{word}"

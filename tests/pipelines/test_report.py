@@ -55,7 +55,6 @@ def test_it_shows_everything_there_is_and_no_caption_becomes_markup(project: Pat
         "verified",
         "Drift from the accepted profile: 1 of 1 beyond a limit",
         "Drift of the training split from the evaluation splits: 0 of 1 beyond",
-        "from the evaluation splits of flickr: 0 of 1 beyond",
         "0.210 nats",
     ):
         assert part in page.text, part

@@ -191,7 +191,7 @@ def test_every_threshold_is_used_and_every_expectation_is_explained() -> None:
         "min_caption_words", "max_caption_images", "scripts", "min_image_spread", "drift",
         "min_image_sharpness", "min_image_highlights", "max_image_shadows", "min_image_entropy",
     }  # fmt: skip
-    assert used | partners == ValidateConfig.model_fields.keys() - {"accepted", "evaluated_on"}
+    assert used | partners == ValidateConfig.model_fields.keys() - {"accepted"}
     text = json.dumps(items)
     assert all(f'{{"$PARAMETER": "{name}"}}' in text for name in partners - {"drift"})
     assert all(item["meta"]["what"] for item in items)
