@@ -305,15 +305,11 @@ def _edits(dep: Any, read_record: Callable[[], run_record.RunRecord | None]) -> 
     if _tree_hash(folder, ran) != before:
         return [Edit(name, before, now.hash_info.value, "folder" if before else state)]
     files = {folder + "/".join(key): info.value for key, _, info in now.obj}
-    changed = sorted(path for path in ran.keys() | files if ran.get(path) != files.get(path))
-    return [
-        Edit(path, ran.get(path), files.get(path), _change(path, ran, files)) for path in changed
-    ]
-
-
-def _change(path: str, before: Collection[str], after: Collection[str]) -> str:
-    """Return the state of a file that differs."""
-    return "added" if path not in before else "modified" if path in after else "removed"
+    edits = []
+    for path in sorted(path for path in ran | files if ran.get(path) != files.get(path)):
+        state = "added" if path not in ran else "modified" if path in files else "removed"
+        edits.append(Edit(path, ran.get(path), files.get(path), state))
+    return edits
 
 
 def _tree_hash(folder: str, files: Mapping[str, str]) -> str:

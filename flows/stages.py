@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
@@ -22,10 +22,6 @@ from flows.process import Child
 from flows.values import layout
 
 log = logging.getLogger("albef")
-RETRIED = {"ingest": (10.0, 60.0)}
-"""Seconds before each retry, by stage module. Only downloads fail by chance."""
-TRANSIENT = "Lost"
-"""Name of the state of a stage that lost a connection or a disk and may succeed when retried."""
 _CRASHES = {128 + it: it.name for it in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)}
 _children: set[Child] = set()
 _stopping = threading.Event()
@@ -41,7 +37,6 @@ def task_of(node: Node, *, fresh: bool, force: bool, pull: bool) -> "Task[[], St
         force: run even if nothing changed.
         pull: look for its artifacts in the remote first, unless forced.
     """
-    delays = RETRIED.get(node.name.partition("@")[0], ())
 
     def run() -> State:
         return run_stage(node.name, fresh=fresh, force=force, pull=pull and not force)
@@ -53,17 +48,7 @@ def task_of(node: Node, *, fresh: bool, force: bool, pull: bool) -> "Task[[], St
         task_run_name=node.name,
         cache_policy=NO_CACHE,
         persist_result=False,
-        retries=len(delays),
-        retry_delay_seconds=list(delays) or None,
-        retry_condition_fn=_should_retry,
     )
-
-
-def _should_retry(_task: object, _run: TaskRun, state: State) -> bool:
-    is_retried = not _stopping.is_set() and state.name == TRANSIENT
-    if is_retried:
-        log.info("%s; it will be retried", state.message)
-    return is_retried
 
 
 def run_stage(name: str, *, fresh: bool, force: bool, pull: bool) -> State:
@@ -108,7 +93,7 @@ def run_stage(name: str, *, fresh: bool, force: bool, pull: bool) -> State:
         return Failed(message=f"{name} was stopped with its run.")
     log.info("%s: failed after %s", name, duration)
     write_atomic(failure, message := failure_message(name, lines, code))
-    return Failed(name=TRANSIENT if code == os.EX_IOERR else None, message=message)
+    return Failed(message=message)
 
 
 def _mtime_ns(record: Path) -> int:

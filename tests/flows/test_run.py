@@ -264,17 +264,14 @@ def test_only_takes_along_what_a_stage_reads_and_nobody_made(
 
 @pytest.mark.slow
 def test_a_run_without_a_server_leaves_none_behind(tmp_path: Path, home: Path) -> None:
-    """Ingest fails by chance here, and is tried again after ten seconds."""
     toy = Toy.create(tmp_path / "project", home)
-    toy.do("fail-ingest", "once")
     toy.do("sleep-pretrain", "300")
     flow = toy.start("run", start_new_session=True)
     toy.wait_for("pretrain")
     children = below(flow)
     assert any("flows.server" in process.cmdline() for process in children)
     flow.kill()
-    told, _ = flow.communicate(timeout=600)
-    assert "the line went dead (exit code 74); it will be retried" in told
+    flow.communicate(timeout=600)
     assert_ended(children)
     toy.do("sleep-pretrain")
     toy.albef("run --only pretrain")

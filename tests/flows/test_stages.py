@@ -1,4 +1,4 @@
-"""What is tried again, what is said of a failure, and how a child is ended."""
+"""What is said of a failure, and how a child is ended."""
 
 import contextlib
 import hashlib
@@ -12,25 +12,10 @@ import psutil
 import pytest
 from dvc.repo import Repo
 from dvc.stage import run
-from prefect.states import Failed
 
 from albef.config import read_yaml
 from flows import stages
-from flows.graph import Node
 from flows.process import _reproduce
-
-
-def test_only_ingest_is_tried_again_and_not_when_the_values_are_wrong() -> None:
-    ingest, pretrain = (
-        stages.task_of(Node(name, (), ()), fresh=False, force=False, pull=False)
-        for name in ("ingest@web", "pretrain")
-    )
-    assert (ingest.retries, pretrain.retries) == (2, 0)
-    stages.allow_starts()  # a test before this one may have stopped a flow
-    worth = ingest.retry_condition_fn
-    assert worth is not None
-    for name, again in ((stages.TRANSIENT, True), (None, False)):
-        assert worth(None, None, Failed(name=name)) == again  # type: ignore[arg-type]
 
 
 def test_a_warning_of_dvc_is_printed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
