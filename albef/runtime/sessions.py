@@ -69,7 +69,7 @@ class Sessions:
     those that the sessions use. ``threads`` are those of one session; 0 uses all cores.
 
     On ``device``, keys and values stay between graphs, see :class:`OnDevice`. If it is None, all
-    values pass through the host.
+    values pass through the host. ``options`` are the precision and the threads.
 
     Raises:
         ExportError: a named provider does not work on this machine, or a graph cannot be read.
@@ -93,6 +93,7 @@ class Sessions:
         for session in sessions:
             _check_provider(session.get_providers()[0], chosen[0], explicit=providers is not None)
         self.device = "cuda" if self.providers[0] == CUDA else None
+        self.options = f"{precision} {threads}"
 
     def inputs(self, graph: str) -> list[str]:
         """Return the names of a graph's inputs."""

@@ -27,8 +27,8 @@ def load_faster(
     """Return a model on a GPU if one works, or on the CPU if that answers sooner.
 
     Test requests with ``batch`` items are timed on both. The faster processor is kept in
-    ``albef/providers.json`` of the user's cache folder, so an export is measured once. ``name``
-    is that of the export in error messages.
+    ``albef/providers.json`` of the user's cache folder, so an export is measured once for each
+    precision and number of threads. ``name`` is that of the export in error messages.
     """
     model = load(None)
     provider = model.backend.providers[0]
@@ -38,7 +38,8 @@ def load_faster(
     cache, known = Path(folder) / "albef/providers.json", {}
     with contextlib.suppress(OSError, ValueError, TypeError):
         known = dict(read_json(cache))
-    key = f"{model.digest} {batch} {provider} {onnxruntime.__version__}"
+    options = f"{model.backend.options} {batch} {provider} {onnxruntime.__version__}"
+    key = f"{model.digest} {options}"
     if key not in known:
         seconds = {}
         for each, on in ((provider, model), (CPU, load([CPU]))):

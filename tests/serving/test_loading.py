@@ -17,10 +17,11 @@ class Machine:
     def __init__(self, export: Path, **seconds: float) -> None:
         self._export, self.seconds, self.now = export, seconds, 0.0
         self.loaded: list[str] = []
+        self.options: dict[str, Any] = {}
 
     def load(self, providers: Sequence[str] | None) -> Any:
         name = "gpu" if providers is None and "gpu" in self.seconds else "cpu"
-        model: Any = albef.runtime.load(self._export, [CPU])
+        model: Any = albef.runtime.load(self._export, [CPU], **self.options)
         run = model.backend.run
 
         def timed(*graph: Any) -> Any:
@@ -50,6 +51,11 @@ def test_a_gpu_is_used_if_it_is_faster_and_the_answer_is_kept(
     machine = Machine(tiny_export, gpu=gpu, cpu=cpu)
     assert machine.choose() == chosen
     machine.seconds = {"gpu": cpu, "cpu": gpu}
+    assert machine.choose() == chosen
+    for options in ({"precision": "int8"}, {"threads": 1}):
+        machine.options = options
+        assert machine.choose() != chosen
+    machine.options = {}
     assert machine.choose() == chosen
     (tmp_path / "albef/providers.json").write_text("[")
     assert machine.choose() != chosen
