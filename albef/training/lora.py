@@ -21,13 +21,19 @@ def adapt(task: Task, config: LoraConfig) -> None:
     ``task.state_dict()`` leaves out the frozen weights, and ``task.load_state_dict()`` keeps them.
 
     Raises:
-        ParamsError: the library peft is missing, or no linear layer has the name of a target.
+        ParamsError: the library peft is missing, the task has no ``model`` with encoders, or no
+            linear layer has the name of a target.
     """
     try:
         import peft
     except ImportError:
         raise ParamsError("lora needs the library peft: `pip install '.[lora]'`") from None
-    model = task.get_submodule("model")
+    model: Any = getattr(task, "model", None)
+    if missing := [name for name in ENCODERS if not hasattr(model, name)]:
+        raise ParamsError(
+            f"lora needs {', '.join(ENCODERS)} in `self.model` of a task, but the task of "
+            f"{type(task).__module__} has no {missing[0]} there; remove `lora`"
+        )
     frozen = {p for name in ENCODERS for p in model.get_submodule(name).parameters()}
     trained = [p for p in model.parameters() if p.requires_grad and p not in frozen]
     settings = peft.LoraConfig(

@@ -40,10 +40,16 @@ def _parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramete
 
 
 def freeze(task: nn.Module, parts: Sequence[str]) -> None:
-    """Exclude encoders of a task, or parts of them as in :data:`PART`, from its training."""
+    """Exclude encoders of a task, or parts of them as in :data:`PART`, from its training.
+
+    Raises:
+        ValueError: the task has no such encoder in ``model``, or the encoder no such part.
+    """
     for part in parts:
         name, _, inside = part.partition(".")
-        encoder: Any = getattr(task, "model", task).get_submodule(name)
+        encoder = getattr(getattr(task, "model", task), name, None)
+        if not isinstance(encoder, Encoder):
+            raise ValueError(f"freeze: the task has no {name} in `self.model`; remove it")
         for parameter in encoder.part(inside):
             parameter.requires_grad_(False)
 

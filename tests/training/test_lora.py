@@ -13,7 +13,7 @@ from albef.models.weights import load_strict
 from albef.tasks import retrieval
 from albef.tasks.task import LoraConfig
 from albef.training.lora import adapt, merged
-from albef.training.optim import adamw
+from albef.training.optim import adamw, freeze
 from albef.training.state import kept
 from tests.conftest import CAPTIONS, tiny_config, tiny_task
 from tests.models.encoders import IMAGES, image, sizes, text
@@ -146,6 +146,11 @@ def test_wrong_values_are_refused_with_the_nearest_name(monkeypatch: pytest.Monk
     task.model.requires_grad_(False)
     with pytest.raises(ParamsError, match=r"lora\.targets.*freeze"):
         adapt(task, LORA)
+    del task.model
+    with pytest.raises(ParamsError, match=r"tasks\.retrieval has no image_encoder.*remove `lora`"):
+        adapt(task, LORA)  # as in a kind of a user
+    with pytest.raises(ValueError, match="the task has no text_encoder"):
+        freeze(task, ["text_encoder.blocks.0"])
     for rank in (0.5, 2.5, {"low": 0.0, "high": 8.0, "log": False, "start": 4.0}):
         with pytest.raises(ParamsError, match=r"lora: rank must be a whole number of at least 1"):
             tiny_config(lora={"rank": rank})
