@@ -7,7 +7,8 @@ import itertools
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from albef.config import ParamsError, did_you_mean, read_preset, read_yaml
 from albef.io import dying_with_parent, file_digest
 from albef.layout import PARAMS, Layout, layout_of, runtime
+from albef.trackers import check_installed
 
 PRESETS = Path("presets")
 CHANGED = Path(".params.changed.yaml")
@@ -74,6 +76,21 @@ def check(path: Path) -> None:
         CHECKED.parent.mkdir(parents=True, exist_ok=True)
         CHECKED.write_text(digest)
     runtime(read_yaml(path).get("runtime"))
+
+
+def check_packages(stages: Collection[str]) -> None:
+    """Check that the optional packages of trainings are installed, before earlier stages run.
+
+    Raises:
+        ParamsError: a package that a tracker or LoRA needs is missing.
+    """
+    if any(stage.startswith(("pretrain", "finetune")) for stage in stages):
+        params = read_yaml(PARAMS)
+        check_installed(runtime(params.get("runtime")).trackers)
+        trainings = params["pretrain"], *params["tasks"].values()
+        adapted = any(training.get("lora") is not None for training in trainings)
+        if adapted and find_spec("peft") is None:
+            raise ParamsError("lora needs the library peft: `pip install '.[lora]'`")
 
 
 def is_checked(path: Path) -> bool:

@@ -20,7 +20,7 @@ from albef.loading.reading import Part
 from albef.models.kernels import evaluating
 from albef.models.weights import load_checkpoint
 from albef.tasks.task import RunConfig, RunTask, Table
-from albef.trackers import Trackers, check_installed, training
+from albef.trackers import Trackers, training
 from pipelines.launch import launch, sharing
 from pipelines.stage import Stage, main, read_json, run_of, write_json
 
@@ -67,7 +67,6 @@ def run(stage: Stage) -> None:
 
 def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torch.device) -> None:
     settings = stage.section("evaluate", EvaluateConfig)
-    check_installed(stage.runtime.trackers)
     checkpoint = load_checkpoint(stage.layout.model(stage.key))
     torch.manual_seed(stage.seed)
     trained = kind.restore(config, checkpoint).to(device).eval()

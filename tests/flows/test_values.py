@@ -70,6 +70,21 @@ def test_a_wrong_override_is_one_sentence_and_writes_nothing(
     assert not (project / values.CHANGED).exists()
 
 
+def test_a_missing_package_is_reported_before_the_stages_that_a_training_waits_for(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("flows.values", "albef.trackers"):
+        monkeypatch.setattr(f"{module}.find_spec", lambda name: None)
+    for value, says in (
+        ("tasks.vqa.lora={}", r"the library peft: `pip install '\.\[lora\]'"),
+        ("runtime.trackers=[mlflow]", "runtime.trackers names mlflow, which is not installed"),
+    ):
+        values.prepare(None, [value])
+        values.check_packages(["ingest@web", "report"])
+        with pytest.raises(ParamsError, match=says):
+            values.check_packages(["ingest@web", "pretrain"])
+
+
 def test_a_preset_replaces_what_git_or_a_preset_holds_and_nothing_else(project: Path) -> None:
     values.prepare("smoke", [])
     assert read_yaml(project / "params.yaml") == read_preset(project / "presets/smoke.yaml")
