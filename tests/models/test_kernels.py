@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from albef.models import kernels, vision
-from albef.models.albef import ALBEF
 from albef.models.bert import attention_bias
 from albef.models.kernels import (
     attend,
@@ -137,65 +136,40 @@ def own_cache() -> Iterator[None]:
 
 @pytest.mark.usefixtures("own_cache")
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # which the compiler looks at
-def test_compiled_encoders_give_the_same_under_the_same_names() -> None:
-    """Traced and run without kernels of their own, which takes no compiler."""
-    image, ids = torch.randn(2, 3, 16, 16), torch.randint(5, 80, (2, 6))
-    found: list[Any] = []
-    for compiled in (False, True):
-        torch.manual_seed(0)
-        model = ALBEF(tiny_model(), 80)
-        names = list(model.state_dict())
-        if compiled:
-            torch._dynamo.utils.counters.clear()
-            compile_blocks(model, backend="eager", fullgraph=True)
-            with Speed(torch.device("cpu"), torch.float32).counted():  # as a training starts
-                model.encode_image(image)
-        keys = model.fusion_encoder.image_key_values(model.encode_image(image))
-        mask = torch.ones_like(ids)
-        fused = model.fused_cls(model.encode_text(ids, mask), mask, keys)
-        fused.square().sum().backward()
-        assert list(model.state_dict()) == names
-        gradients = {name: p.grad for name, p in model.named_parameters() if "proj." not in name}
-        found.append((fused, gradients))
-    torch.testing.assert_close(found[1], found[0])
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 4  # a ViT's, a text's, fusion
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("own_cache")
-@pytest.mark.filterwarnings("ignore:The .grad attribute")
-def test_changing_lengths_compile_a_block_at_most_twice() -> None:
-    """Whole blocks (fullgraph): for the first length, and for any other."""
-    torch.manual_seed(0)
-    task = Task(config(0.4), vocabulary()).train()
-    torch._dynamo.utils.counters.clear()
-    compile_blocks(task, backend="eager", fullgraph=True)
-    graphs: list[int] = []
-    for length in (12, 9, 10, 7, 11, 8, 12):
-        task.zero_grad()
-        task(random_batch(4, 48, length, 211, 3), 1.0)["loss"].backward()
-        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-    assert graphs[0] < graphs[1] <= 2 * graphs[0], "the image encoder has one length"
-    assert set(graphs[2:]) == {graphs[1]}
-    assert not torch._dynamo.utils.counters["graph_break"]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("own_cache")
-@pytest.mark.filterwarnings("ignore:The .grad attribute")
-@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_step_compiled_to_kernels_equals_the_plain_one() -> None:
-    """Two lengths, with the momentum model's passes and recomputed activations."""
+@pytest.mark.parametrize(
+    ("backend", "lengths"),
+    [
+        ("eager", (12, 9, 10, 12)),  # traced and run without kernels of its own
+        pytest.param(
+            "inductor",
+            (12, 9),
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler"),
+            ],
+        ),
+    ],
+)
+def test_compiled_blocks_compute_the_same_for_any_length(
+    backend: str, lengths: tuple[int, ...]
+) -> None:
+    """Whole blocks (fullgraph) are compiled at most twice: for the first length, and for others."""
     tasks: list[Task] = []
     for compiled in (False, True):
         torch.manual_seed(0)
         task = Task(config(0.4), vocabulary()).train()
-        recompute(task, True)
+        recompute(task, backend == "inductor")
+        names = list(task.state_dict())
         if compiled:
-            compile_blocks(task, fullgraph=True)
+            torch._dynamo.utils.counters.clear()
+            compile_blocks(task, backend=backend, fullgraph=True)
+            with Speed(torch.device("cpu"), torch.float32).counted():  # as a training starts
+                task(random_batch(4, 48, lengths[0], 211, 3), 1.0)
+        assert list(task.state_dict()) == names
         tasks.append(task)
-    for length in (12, 9):
+    graphs: list[int] = []
+    for length in lengths:
         given = random_batch(4, 48, length, 211, 3)
         found: list[Any] = []
         for task in tasks:
@@ -207,6 +181,10 @@ def test_a_step_compiled_to_kernels_equals_the_plain_one() -> None:
             parts = {name: losses[name] for name in ("loss", "itc", "itm", "mlm")}
             found.append((parts, gradients))
         torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert graphs[0] < graphs[1] <= 2 * graphs[0], "the image encoder has one length"
+    assert set(graphs[2:]) <= {graphs[1]}
+    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(

@@ -127,12 +127,17 @@ def test_a_bert_that_does_not_fit_is_reported(tmp_path: Path) -> None:
 
 NOWHERE = "http://127.0.0.1:9"
 OFFLINE = """
+import sys
 import torch
 from albef.config import validate
 from albef.models.albef import ALBEF, ModelConfig
 from albef.models.start import start_image, start_text
 from albef.models.text import MLMHead
 from albef.preprocessing.text import TextTokenizer
+try:
+    TextTokenizer.load("other/bert")
+except ValueError as error:
+    print(error, file=sys.stderr)
 image = {"image_size": 32, "patch_size": 16, "width": 192, "depth": 12, "heads": 3}
 text = {"width": 16, "depth": 4, "fusion_depth": 2, "heads": 2, "intermediate": 32,
         "max_positions": 16, "dropout": 0.1}
@@ -146,7 +151,9 @@ print(model.text_encoder.embeddings.word_embeddings.weight.sum().item())
 """
 
 
-def test_cached_weights_are_enough_without_a_network(tmp_path: Path) -> None:
+def test_without_a_network_the_cache_is_enough_and_an_error_names_the_remedies_at_once(
+    tmp_path: Path,
+) -> None:
     def cached(name: str) -> Path:
         repository = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
         (repository / "refs").mkdir(parents=True)
@@ -163,24 +170,16 @@ def test_cached_weights_are_enough_without_a_network(tmp_path: Path) -> None:
     vocabulary = [*special, *(f"word{i}" for i in range(VOCABULARY - len(special)))]
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
     sums = [vit["cls_token"].sum().item(), words.sum().item()]
-    ended = load_offline(tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    assert [float(line) for line in ended.stdout.split()] == pytest.approx(sums, rel=1e-4)
-
-
-def load_offline(home: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-c", OFFLINE],
-        env={**os.environ, "HF_HOME": str(home), "HF_ENDPOINT": NOWHERE},
+        env={**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": NOWHERE},
         capture_output=True,
         text=True,
         check=False,
     )
-
-
-def test_without_network_and_cache_the_error_names_the_remedies_at_once(tmp_path: Path) -> None:
-    ended = load_offline(tmp_path)
-    assert "tokenizer some/bert is neither local nor at the Hugging Face Hub" in ended.stderr
+    assert ended.returncode == 0, ended.stderr
+    assert [float(line) for line in ended.stdout.split()] == pytest.approx(sums, rel=1e-4)
+    assert "tokenizer other/bert is neither local nor at the Hugging Face Hub" in ended.stderr
     assert "tokenizer.source: corpus" in ended.stderr
     assert f"{NOWHERE} cannot be reached" in ended.stderr
     assert "HF_HUB_OFFLINE=1" in ended.stderr
