@@ -129,6 +129,16 @@ def replaced(section: S, values: Mapping[str, Any]) -> S:
     )
 
 
+def flatten(values: Mapping[str, object], key: str = "") -> Iterator[tuple[str, object]]:
+    """Yield (dotted name, value) of every leaf of nested mappings, in order."""
+    for name, value in values.items():
+        dotted = f"{key}.{name}" if key else str(name)
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, dotted)
+        else:
+            yield dotted, value
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML 1.2 file. As in DVC, ``1e-4`` is a number.
 

@@ -51,7 +51,6 @@ def export(
     Raises:
         CheckpointError: the kind cannot be exported.
         VerificationError: the graphs compute something else.
-        ValueError: int8 is requested, and ``calibrate`` did not run the model.
     """
     model, size = parts(checkpoint), checkpoint.tokenizer.vocab_size
     graphs, facts = model.graphs, model.facts

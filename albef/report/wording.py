@@ -1,7 +1,9 @@
 """Formatting of numbers, times and values for the page."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import isfinite
+
+from albef.config import flatten
 
 
 def format_number(value: float) -> str:
@@ -68,13 +70,3 @@ def numbers(values: Mapping[str, object]) -> dict[str, float]:
     """Return the finite numbers in nested mappings by dotted name."""
     pairs = flatten(values)
     return {name: float(n) for name, n in pairs if isinstance(n, int | float) and isfinite(n)}
-
-
-def flatten(values: Mapping[str, object], key: str = "") -> Iterator[tuple[str, object]]:
-    """Yield (dotted name, value) of every leaf of nested mappings, in order."""
-    for name, value in values.items():
-        dotted = f"{key}.{name}" if key else str(name)
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, dotted)
-        else:
-            yield dotted, value

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from albef.config import ParamsError
+from albef.config import ParamsError, flatten
 from albef.io import first_line
 from albef.layout import Layout
 
@@ -47,9 +47,10 @@ def training(layout: Layout, address: str, seed: int, values: Mapping[str, Any])
     places = {"checkpoint": layout.model(key or "pretrained"), "report": layout.report()}
     if key:
         places["export"] = layout.export(key)
+    leaves = flatten({"seed": seed, **values})
     return Run(
         " ".join(filter(None, [os.environ.get(EXPERIMENT), address])),
-        _flattened({"seed": seed, **values}),
+        {key: leaf if isinstance(leaf, str) else json.dumps(leaf) for key, leaf in leaves},
         {name: str(path.absolute()) for name, path in places.items()},
         layout.root / "trackers",
     )
@@ -123,14 +124,3 @@ def check_installed(names: Sequence[str]) -> None:
                 f"runtime.trackers names {name}, which is not installed; in a clone, run "
                 f"`pip install '.[{name}]'`, or remove it"
             )
-
-
-def _flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested values by their dotted keys; lists become JSON."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flattened(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
-    return flat

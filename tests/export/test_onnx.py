@@ -82,9 +82,3 @@ def test_eight_bits_are_a_quarter_of_the_size_and_close(
     cosine = (full.embed_image(pictures) * small.embed_image(pictures)).sum(axis=1)
     assert cosine.min() > 0.95
     assert not np.array_equal(full.embed_image(pictures), small.embed_image(pictures))
-
-
-def test_eight_bits_without_data_are_refused(tiny_export: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_export / "float32", tmp_path / "float32")
-    with pytest.raises(ValueError, match="int8 needs inputs of matcher"):
-        convert(tmp_path, "matcher", "int8")

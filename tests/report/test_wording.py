@@ -1,6 +1,7 @@
 """Numbers and values in the words of the page."""
 
-from albef.report.wording import flatten, format_number, web_address
+from albef.config import flatten
+from albef.report.wording import format_number, web_address
 
 
 def test_numbers_are_for_readers() -> None:

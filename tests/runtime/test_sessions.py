@@ -1,5 +1,3 @@
-import itertools
-import json
 import os
 import re
 import shutil
@@ -9,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
 import albef
-from albef.export.onnx import convert
 from albef.io import file_digest
 from albef.runtime import manifest, sessions
-from albef.runtime.manifest import ExportError, Precision
+from albef.runtime.manifest import ExportError
 from tests.conftest import CAPTIONS, KINDS, NEEDS_CUDA
 
 
@@ -97,40 +93,6 @@ def test_a_card_answers_as_the_processor_does(
         assert card.backend.device == "cuda"
         expected = asked(albef.runtime.load(folder, providers=[sessions.CPU]), pictures)
         np.testing.assert_allclose(asked(card, pictures), expected, atol=1e-3)
-
-
-@NEEDS_CUDA
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_attention_is_computed_on_the_card(
-    precision: Precision,
-    tiny_export: Path,
-    pictures: list[bytes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """ONNX Runtime 1.24 leaves it on the processor and says that the session runs on the card."""
-    numbers = itertools.count()  # else those of the same second share a file
-
-    class Profiled(ort.SessionOptions):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.enable_profiling = True
-            self.profile_file_prefix = str(tmp_path / f"profile-{next(numbers)}-")
-
-    folder = Path(shutil.copytree(tiny_export, tmp_path / "retrieval"))
-    graphs = manifest.read(folder).graphs
-    for graph in graphs if precision == "float16" else ():
-        convert(folder, graph, precision)
-    model = albef.runtime.load(folder)
-    monkeypatch.setattr(ort, "SessionOptions", Profiled)
-    model.backend = sessions.Sessions(folder, precision, graphs, [sessions.CUDA, sessions.CPU])
-    asked(model, pictures)
-    computed = set()
-    for session in model.backend._sessions.values():
-        for event in json.loads(Path(session.end_profiling()).read_text()):
-            if event.get("args", {}).get("op_name") == "Attention":
-                computed.add(event["args"]["provider"])
-    assert computed == {sessions.CUDA}
 
 
 def test_no_onnx_runtime_and_two_are_a_sentence(tmp_path: Path) -> None:

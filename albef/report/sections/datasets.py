@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from albef.config import flatten
 from albef.data.rejection import Reason
 from albef.data.shards import describe, read_index
 from albef.io import read_json
@@ -19,7 +20,7 @@ from albef.report.sections import curation, profile
 from albef.report.sections.curation import Curation
 from albef.report.sections.profile import Tally
 from albef.report.thumbnails import SplitRecords, Thumbnail, data_uri, sample
-from albef.report.wording import flatten, format_range, training_first
+from albef.report.wording import format_range, training_first
 
 WORDS = {str(reason): reason.words for reason in Reason}
 """Short description of each reason for rejection."""
