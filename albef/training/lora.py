@@ -100,7 +100,9 @@ def _targets(model: nn.Module, config: LoraConfig) -> list[str]:
     for target in config.targets or ():
         if not found[target]:
             hint = did_you_mean(target.rpartition(".")[2], ends)
-            raise ParamsError(f"lora.targets: no linear layer of the encoders is {target!r}{hint}")
+            raise ParamsError(
+                f"lora.targets: no linear layer of encoders that learn is {target!r}{hint}"
+            )
     if not any(found.values()):
         rest = f": {', '.join(ends)}" if ends else "; `freeze` freezes all of them"
         raise ParamsError(f"set lora.targets to linear layers of encoders that learn{rest}")

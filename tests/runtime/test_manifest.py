@@ -26,24 +26,6 @@ def copy(tiny_export: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_export, tmp_path / "retrieval"))
 
 
-def test_says_what_the_export_is(tiny_export: Path, tiny_checkpoint: Path) -> None:
-    found = manifest.read(tiny_export)
-    model = found.model
-    assert (model.kind, model.capability) == ("retrieval", "matching")
-    assert (model.image_size, model.embed_dim) == (16, 8)
-    assert (model.max_tokens, model.max_words) == (12, 30)
-    assert (found.run, found.precisions) == ("retrieval", ("float32", "int8"))
-    assert found.onnx.opset == 23
-    assert found.verified.tolerance == 1e-3
-    digest = file_digest(tiny_checkpoint / "model.safetensors")
-    assert found.provenance == {
-        "checkpoint": digest,
-        "data": "0" * 64,
-        "dataset": "scenes",
-        "seed": 1,
-    }
-
-
 def change(folder: Path, how: Callable[[dict[str, Any]], Any]) -> None:
     """Change what the manifest of an export says."""
     values = json.loads((folder / manifest.NAME).read_text())
