@@ -23,9 +23,8 @@ from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.tree import Tree
 
 from albef import run_record
-from albef.config import ParamsError, did_you_mean, read_yaml
+from albef.config import ParamsError, did_you_mean, flatten, read_yaml
 from albef.layout import PARAMS
-from albef.report.wording import flatten
 from flows import run_lock, values
 
 DVC, LOCK = Path("dvc.yaml"), Path("dvc.lock")

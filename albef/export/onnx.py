@@ -9,13 +9,15 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+from onnxruntime.quantization import QuantType, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
@@ -121,25 +123,15 @@ def convert(
         _save(_strip(half), target)
         return
     _isolate_products(proto)
+    reader = SimpleNamespace(get_next=partial(next, iter(inputs), None))
     options = {"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": _QUANTIZED}
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         draft = Path(scratch) / "model.onnx"
         quantize_static(
-            proto, draft, _Reader(inputs), op_types_to_quantize=_QUANTIZED, per_channel=True,
+            proto, draft, reader, op_types_to_quantize=_QUANTIZED, per_channel=True,
             activation_type=QuantType.QUInt8, extra_options=options,
         )  # fmt: skip
         _save(_strip(onnx.load(draft)), target)
-
-
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Reader of a graph's inputs."""
-
-    def __init__(self, inputs: Sequence[Mapping[str, Array]]) -> None:
-        self._remaining = iter(inputs)
-
-    def get_next(self) -> Mapping[str, Array] | None:
-        """Return the inputs of the next call, or None."""
-        return next(self._remaining, None)
 
 
 def _isolate_products(proto: Any) -> None:

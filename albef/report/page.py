@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from albef.config import flatten
 from albef.layout import Layout
 from albef.lineage import Project, Step, render_facts
 from albef.report import curves, figures, wording
@@ -64,7 +65,7 @@ def read(params: Mapping[str, Any], project: Project, count: int) -> Report:
         searches=[search.read(layout, run) for run in tasks],
         costs=provenance.read_costs(params, layout),
         chains=list(provenance.read_chains(project)),
-        values=dict(wording.flatten(params)),
+        values=dict(flatten(params)),
     )
 
 

@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from albef.config import ParamsError
+from albef.config import ParamsError, flatten
 from albef.data.shards import describe
 from albef.evaluation import statistics
 from albef.layout import BASELINES, HEADLINE
 from albef.report import changes, flips, metric_names, scores
 from albef.report import comparison as page
 from albef.report.thumbnails import sample
-from albef.report.wording import flatten, format_value, numbers
+from albef.report.wording import format_value, numbers
 from flows.experiments.revisions import SEEDS, Revision, differing_code, opened
 from flows.experiments.sides import Gaps, Side
 
