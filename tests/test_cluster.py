@@ -192,7 +192,9 @@ class Deadly(bytes):
 
 
 @pytest.mark.slow
-def test_a_row_that_ends_its_process_is_rejected(nodes: Cluster) -> None:
+def test_a_row_that_ends_its_process_is_rejected_and_errors_are_raised(
+    nodes: Cluster,
+) -> None:
     images = [photograph(i) for i in range(40)]
     images[20] = Deadly(images[20])
     rows = [
@@ -207,10 +209,6 @@ def test_a_row_that_ends_its_process_is_rejected(nodes: Cluster) -> None:
         assert (refused.line, refused.reason) == (21, Reason.KILLED)
         assert "crashed" in refused.detail
         assert [row for row in made if row is not refused] == of_others
-
-
-@pytest.mark.slow
-def test_an_error_of_a_task_is_raised_here(nodes: Cluster) -> None:
     with cluster.RayExecutor() as executor, pytest.raises(ValueError, match="literal for int"):
         executor.submit(int, "x").result()
 
@@ -294,23 +292,14 @@ def test_the_cluster_of_the_guide_listens_on_loopback_and_requires_its_token(
     with tempfile.TemporaryDirectory(prefix="ray") as folder:
         options = ["--num-cpus", "1", "--include-dashboard", "false", "--temp-dir", folder]
         command = [*program, *start.split(), "--port", str(port), *options, "--block"]
-        with subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as head:
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        with subprocess.Popen(command, env=environment, **pipes) as head:
             try:
                 assert head.stdout
                 assert any("Ray runtime started" in line for line in head.stdout)
                 nodes = psutil.Process(head.pid).children(recursive=True)
-                listening = [
-                    connection.laddr.ip
-                    for node in nodes
-                    for connection in node.net_connections()
-                    if connection.status == psutil.CONN_LISTEN
-                ]
+                connections = [it for node in nodes for it in node.net_connections()]
+                listening = [it.laddr.ip for it in connections if it.status == psutil.CONN_LISTEN]
                 assert listening
                 assert all("127.0.0.1" in address for address in listening)
                 assert "[2]" in driver().stdout

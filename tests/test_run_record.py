@@ -37,14 +37,15 @@ def test_the_record_of_a_local_file_comes_back_and_of_two_the_newer(
     first = _made("one", 2)
     second = _made("two")
     assert len(list((run_record.KEPT / RECORD.stem).iterdir())) == 3
-    for product, record in (("two", second), ("one", first)):
+    for product, record, is_found in (
+        ("two", second, True),
+        ("one", first, True),
+        ("from elsewhere", first, False),
+        ("dropped", first, False),
+    ):
         Path("weights").write_text(product)
-        assert run_record.recall(RECORD)
+        assert run_record.recall(RECORD) == is_found
         assert RECORD.read_text() == record
-    for product in ("from elsewhere", "dropped"):
-        Path("weights").write_text(product)
-        assert not run_record.recall(RECORD)
-        assert RECORD.read_text() == first
     Path("weights").unlink()
     assert not run_record.recall(RECORD)
     Path("weights").write_text("two")

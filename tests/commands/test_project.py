@@ -35,16 +35,10 @@ def test_commands_name_runs_and_checkpoints_of_the_project(
     monkeypatch.chdir(tmp_path / "below")
     for arguments, sentence in (
         (["find", "a dog", "--run", "retreival"], "did you mean retrieval?"),
-        (
-            ["ask", "a.png", "what?", "--run", "retrieval"],
-            "retrieval is not a checkpoint",
-        ),
+        (["ask", "a.png", "what?", "--run", "retrieval"], "retrieval is not a checkpoint"),
         (["ask", "b.png", "what?", "--run", "retrieval"], "below/b.png does not exist"),
         (["find", "a dog", "--run", "retrieval"], "products/data/scenes"),
-        (
-            ["explain", "a.png", "what?", "--model", "other"],
-            "other is not a checkpoint",
-        ),
+        (["explain", "a.png", "what?", "--model", "other"], "other is not a checkpoint"),
         (["embed", ".", "--model", "other"], "other is not a checkpoint"),
     ):
         monkeypatch.chdir(tmp_path / "below")

@@ -31,10 +31,10 @@ def test_hottest_weighs_heat_by_the_root_of_the_area() -> None:
     heat = np.zeros((4, 4), np.float32)
     heat[0, 0] = 4
     heat[1, 1] = 2
-    # 4 / 1, 6 / 2, 6 / 4
-    assert hottest(heat, [[0, 0, 4, 4], [0, 0, 2, 2], [0, 0, 1, 1]]) == 2
-    heat[1, 1] = 5  # 4 / 1, 9 / 2, 9 / 4
-    assert hottest(heat, [[0, 0, 4, 4], [0, 0, 2, 2], [0, 0, 1, 1]]) == 1
+    boxes = [[0, 0, 4, 4], [0, 0, 2, 2], [0, 0, 1, 1]]
+    assert hottest(heat, boxes) == 2  # 6 / 4, 6 / 2, 4 / 1
+    heat[1, 1] = 5
+    assert hottest(heat, boxes) == 1  # 9 / 4, 9 / 2, 4 / 1
 
 
 def test_no_heat_chooses_no_box() -> None:
@@ -62,15 +62,8 @@ def test_hottest_takes_no_memory_for_the_pixels_of_the_image() -> None:
 
 
 def test_around_takes_the_region_with_the_most_heat() -> None:
-    heat = np.array(
-        [
-            [9, 0, 0, 0, 0],
-            [0, 0, 6, 6, 0],
-            [0, 0, 6, 4, 0],
-            [0, 5, 0, 0, 0],
-        ],
-        np.float32,
-    )
+    rows = [9, 0, 0, 0, 0], [0, 0, 6, 6, 0], [0, 0, 6, 4, 0], [0, 5, 0, 0, 0]
+    heat = np.array(rows, np.float32)
     assert around(heat, 0.5) == (2, 1, 2, 2)  # 18 against 9; 4 is too little, 5 only at a corner
     assert around(heat, 0.4) == (2, 1, 2, 2)
     assert around(heat, 0.9) == (0, 0, 1, 1)
@@ -83,9 +76,9 @@ def test_regions_say_where_a_box_stands_and_how_large_it_is() -> None:
     assert regions([]) == ()
 
 
-@pytest.mark.parametrize("size", [(64, 64), (37, 91), (8, 8), (3, 5)])
-def test_a_map_is_enlarged_as_torch_does(size: tuple[int, int]) -> None:
+def test_a_map_is_enlarged_as_torch_does() -> None:
     heat = np.random.default_rng(0).random((8, 8), dtype=np.float32)
     given = torch.from_numpy(heat)[None, None]
-    expected = torch.nn.functional.interpolate(given, size=size, mode="bicubic")[0, 0]
-    np.testing.assert_allclose(enlarged(heat, *size), expected.numpy(), atol=1e-5)
+    for size in ((64, 64), (37, 91), (8, 8), (3, 5)):
+        expected = torch.nn.functional.interpolate(given, size=size, mode="bicubic")[0, 0]
+        np.testing.assert_allclose(enlarged(heat, *size), expected.numpy(), atol=1e-5)

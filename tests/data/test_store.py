@@ -176,20 +176,18 @@ def test_the_cache_is_that_of_the_values(
     assert len(list(cache.folder.glob("*.tar"))) == 4
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"shards": {"a.tar": {"digest": "../" * 20, "size": 1}}}, "digest: string should match"),
-        ({"shards": {}}, r"does not list shard toy-00000\.tar"),
-    ],
-)
-def test_a_manifest_is_read_strictly(tmp_path: Path, change: dict[str, object], said: str) -> None:
+def test_a_manifest_is_read_strictly(tmp_path: Path) -> None:
     folder = tmp_path / "toy"
     toy.write(folder, RECORDS[:1], store=str(tmp_path / "store"))
     path = folder / "shards.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ShardError, match=rf"{path}.*{said}.*ingest@toy"):
-        Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))[0]
+    whole = json.loads(path.read_text())
+    for shards, said in (
+        ({"a.tar": {"digest": "../" * 20, "size": 1}}, "digest: string should match"),
+        ({}, r"does not list shard toy-00000\.tar"),
+    ):
+        path.write_text(json.dumps(whole | {"shards": shards}))
+        with pytest.raises(ShardError, match=rf"{path}.*{said}.*ingest@toy"):
+            Shards(folder, "train", cache=ShardCache(tmp_path / "cache", ROOM))[0]
     path.write_text("{")
     with pytest.raises(ShardError, match=f"{path} is not valid JSON"):
         Shards(folder, "train")
