@@ -108,7 +108,6 @@ def explain(
     image: Annotated[Path, Argument(help="Image file.")],
     text: Annotated[str, Argument(help="Text to find in the image.")],
     model: Model = "retrieval",
-    layer: Annotated[int | None, Option(help="Fusion layer, from 0.")] = None,
     out: Annotated[OptionalPath, Option(help="PNG file to write.")] = None,
 ) -> None:
     """Show where a model finds a text in an image.
@@ -117,7 +116,7 @@ def explain(
     """
     from albef.commands.explain import main
 
-    main(image, text, _checkpoint(model), layer, out)
+    main(image, text, _checkpoint(model), out)
 
 
 @command(app, "embed", code=1)

@@ -113,31 +113,28 @@ def write_features(model: Matching, records: Shards | Folder, out: Path) -> tupl
         metadata={"weights": model.digest},
     )
     texts: list[Row] = []
-
-    def of_images() -> Iterator[tuple[list[Row], Floats]]:
-        for part in batches(len(records)):
-            batch = [records[i] for i in range(len(records))[part]]
-            texts.extend((r.key, r.image_id, text) for r in batch for text in r.captions)
-            yield [(r.key, r.image_id, None) for r in batch], _embed_images(model, batch)
-
-    def of_texts() -> Iterator[tuple[list[Row], Floats]]:
-        for part in batches(len(texts)):
-            yield texts[part], model.embed_text([str(text) for _, _, text in texts[part]])
-
     with pq.ParquetWriter(out, schema, compression="zstd") as file:
-
-        def write(kind: str, parts: Iterator[tuple[list[Row], Floats]], count: int) -> None:
-            length = len(list(batches(count)))
-            with typer.progressbar(parts, length, f"{kind}s", file=sys.__stderr__) as shown:
-                for rows, feats in shown:
-                    flat = pa.array(feats.ravel(), pa.float32())
-                    vectors = pa.FixedSizeListArray.from_arrays(flat, model.embed_dim)
-                    columns = [[kind] * len(rows), *map(list, zip(*rows, strict=True)), vectors]
-                    file.write_table(pa.table(columns, schema=schema))
-
-        write("image", of_images(), len(records))
-        write("text", of_texts(), len(texts))
+        for part in _progress("images", len(records)):
+            batch = [records[i] for i in range(len(records))[part]]
+            rows: list[Row] = [(r.key, r.image_id, None) for r in batch]
+            file.write_table(_table("image", rows, _embed_images(model, batch), schema))
+            texts.extend((r.key, r.image_id, text) for r in batch for text in r.captions)
+        for part in _progress("texts", len(texts)):
+            feats = model.embed_text([str(text) for _, _, text in texts[part]])
+            file.write_table(_table("text", texts[part], feats, schema))
     return len(records), len(texts)
+
+
+def _progress(label: str, count: int) -> Iterator[slice]:
+    """Yield the batches of some items under a progress bar."""
+    with typer.progressbar(list(batches(count)), label=label, file=sys.__stderr__) as parts:
+        yield from parts
+
+
+def _table(kind: str, rows: list[Row], feats: Floats, schema: pa.Schema) -> pa.Table:
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(feats.ravel()), feats.shape[1])
+    columns = [[kind] * len(rows), *map(list, zip(*rows, strict=True)), vectors]
+    return pa.table(columns, schema=schema)
 
 
 def _embed_images(model: Matching, records: list[Record]) -> Floats:

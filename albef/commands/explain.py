@@ -41,9 +41,7 @@ class Explanation(NamedTuple):
     words: tuple[WordHeat, ...]
 
 
-def main(
-    image: Path, text: str, model: Path, layer: int | None = None, out: Path | None = None
-) -> None:
+def main(image: Path, text: str, model: Path, out: Path | None = None) -> None:
     """Write the figure, and print the probability and the figure's path.
 
     ``model`` is the folder of a checkpoint. By default, the figure is named after the image.
@@ -52,7 +50,7 @@ def main(
         raise ValueError(f"image {image} does not exist")
     encoded = image.read_bytes()
     decoded = decode(encoded, str(image))
-    explanation = explain(load_checkpoint(model), encoded, text, layer)
+    explanation = explain(load_checkpoint(model), encoded, text)
     out = out or Path(f"{image.stem}.explained.png")
     draw_figure(decoded, text, explanation).save(out, "PNG")
     print(f"{explanation.probability:.1%} probability that the text is the image's caption")
@@ -60,13 +58,8 @@ def main(
 
 
 @torch.no_grad()
-def explain(
-    checkpoint: Checkpoint, image: bytes, text: str, layer: int | None = None
-) -> Explanation:
-    """Find a text in an encoded image with a model that matches images and texts.
-
-    ``layer`` is a layer of the fusion encoder, from 0; None takes that of :func:`attention`.
-    """
+def explain(checkpoint: Checkpoint, image: bytes, text: str) -> Explanation:
+    """Find a text in an encoded image with a model that matches images and texts."""
     matcher = Matcher(checkpoint)
     facts, tokenizer = facts_of(checkpoint), checkpoint.tokenizer
     cleaned = clean_caption(text, facts.max_words)
@@ -77,7 +70,7 @@ def explain(
     image_states = matcher.model.encode_image(pixels)
     text_states = matcher.model.encode_text(ids, mask)
     logits = matcher(text_states, mask, image_states)
-    layer = attention(checkpoint)[0] if layer is None else layer
+    layer, _ = attention(checkpoint)
     maps = itm_maps(matcher.model, matcher.itm_head, text_states, mask, image_states, layer)
     tokens = maps[0].float().numpy()
     words = [

@@ -75,18 +75,12 @@ def used_by(params: Mapping[str, Any]) -> dict[str, list[str]]:
     Users are pre-training, runs and filtered datasets. A filtered dataset counts as a dataset too.
     """
 
-    def entries(values: object) -> dict[str, Any]:
-        """Return the mappings in a section, which nothing has checked yet."""
-        section = values if isinstance(values, Mapping) else {}
-        return {name: value for name, value in section.items() if isinstance(value, Mapping)}
-
-    filtered = entries(params.get("curate"))
-    datasets = [*entries(params.get("datasets")), *filtered]
-    users: dict[str, list[str]] = {name: [] for name in datasets}
+    filtered = params.get("curate") or {}
+    users: dict[str, list[str]] = {name: [] for name in (*params.get("datasets", {}), *filtered)}
     for name, values in filtered.items():
-        users.setdefault(values.get("dataset", ""), []).append(f"filtered dataset {name}")
-    trainings = {"pre-training": params.get("pretrain"), **entries(params.get("tasks"))}
-    for user, values in entries(trainings).items():
+        users.setdefault(values["dataset"], []).append(f"filtered dataset {name}")
+    trainings = {"pre-training": params.get("pretrain", {}), **params.get("tasks", {})}
+    for user, values in trainings.items():
         if dataset := values.get("dataset"):
             users.setdefault(dataset, []).append(user)
     return users

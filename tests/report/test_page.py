@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from albef.report import page
-from albef.report.page import Report, environment, render, used_by
+from albef.report.page import Report, environment, render
 from albef.report.sections.results import Run, SplitResult
 
 VOID = {"meta", "img", "br"}
@@ -70,20 +70,6 @@ def test_no_text_of_an_artifact_becomes_markup_or_an_address() -> None:
     assert "url(" not in (folder / "style.css").read_text()
 
 
-def test_an_empty_report_says_so_in_both_themes_and_on_narrow_screens() -> None:
-    html = render(Report(seed=1))
-    for part in ("prefers-color-scheme: dark", "max-width: 640px", 'name="viewport"'):
-        assert part in html
-    text = Page(html).text
-    for part in (
-        "No run has been evaluated yet",
-        "no training has started",
-        "There is no run.",
-        "There are no run records",
-    ):
-        assert part in text, part
-
-
 def test_a_card_tells_what_is_known_of_a_run() -> None:
     for splits, told, untold in (
         ([SplitResult("test", {"accuracy": 60.0}, text_only={"accuracy": 41.5})],
@@ -117,12 +103,3 @@ def test_curves_that_say_less_are_folded() -> None:
     names = ("train/loss", "lr", "val/accuracy", "val/map_iou")
     html = render(Report(1, trainings={"a": dict.fromkeys(names, POINTS)}))
     assert "<summary>Learning rate, Mean IoU of the box around the hottest region</summary>" in html
-
-
-def test_sections_of_an_unchecked_file_may_have_any_form() -> None:
-    params = {
-        "datasets": {"web": {}},
-        "curate": 3,
-        "tasks": {"odd": None, "mine": {"dataset": "web"}},
-    }
-    assert used_by(params) == {"web": ["mine"]}
