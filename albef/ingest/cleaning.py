@@ -5,6 +5,7 @@ Only content that is not language is removed. Lower case, punctuation and length
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 import ftfy
@@ -27,15 +28,19 @@ _SPACES = re.compile(r"\s+")
 _INVISIBLE = re.compile(
     "[\u00ad\u115f\u1160\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\u3164\ufeff\uffa0]"
 )
-_RULES = ftfy.TextFixerConfig(explain=False, uncurl_quotes=False, unescape_html=False)
+_RULES = ftfy.TextFixerConfig(
+    explain=False, uncurl_quotes=False, unescape_html=False, normalization=None
+)
 _MAX_LEVELS = 16  # of HTML entities, as &amp;amp;lt; has three
+_MAX_MARKS = 30  # on a letter, as in Unicode's stream-safe text; sorting them takes quadratic time
 
 
 def clean(text: str) -> str:
     """Return a caption without HTML, control characters and broken letters, with single spaces.
 
     Raises:
-        RowError: the caption has lost letters through a wrong encoding.
+        RowError: the caption has lost letters through a wrong encoding, or a letter has too many
+            marks.
     """
     if _PLAIN.fullmatch(text):
         return _SPACES.sub(" ", text) if "  " in text else text
@@ -48,11 +53,17 @@ def clean(text: str) -> str:
         raise RowError(
             Reason.MALFORMED_ROW, f"a wrong encoding lost letters of caption {_quoted(text)}"
         )
-    return text
+    marks = 0
+    for character in text:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks > _MAX_MARKS:
+            detail = f"a letter of caption {_quoted(text)} has more than {_MAX_MARKS} marks"
+            raise RowError(Reason.MALFORMED_ROW, detail)
+    return unicodedata.normalize("NFC", text)
 
 
 def _fixed(text: str) -> str:
-    """Return ``ftfy.fix_text(text)`` with at most ``_MAX_LEVELS`` of HTML entities unescaped.
+    """Return ``ftfy.fix_text(text)``, not normalized, with some levels of HTML entities unescaped.
 
     ftfy unescapes one level in each round until none is left, which takes quadratic time.
     """

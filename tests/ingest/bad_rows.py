@@ -218,6 +218,8 @@ CAPTIONS: dict[str, tuple[str, Reason | str]] = {
     "entity_of_nothing": ("a &#0; dog", Reason.MALFORMED_ROW),
     "two_hundred_and_one": ("a" * 199 + " b", Reason.CAPTION_TOO_LONG),
     "other_spaces": ("a\x0bdog\x0cruns\x1con\u2028grass", "a dog runs on grass"),
+    "marks": ("a" + "\u0301\u0327" * 4000, Reason.MALFORMED_ROW),  # sorting them would take long
+    "few_marks": ("xe\u0301\u0327\u0301", "x\u0229\u0301\u0301"),
     "entities_of_entities": ("a &amp;amp;lt;b&amp;gt; dog", "a dog"),
 }
 
