@@ -236,7 +236,7 @@ def _parquet(files_by_split: Mapping[str, list[Path]]) -> Section:
     if not captions:
         raise ParamsError(
             f"{files[0]} has no column whose name suggests captions; its columns are "
-            f"{_names(schema.names)}; {HELP}"
+            f"{tables.names_of(schema.names)}; {HELP}"
         )
     return {
         "kind": "parquet", "files": _patterns(files_by_split), "image": images[0],
@@ -282,7 +282,7 @@ def _list(
         missing = "captions" if url or image else "image paths or URLs"
         raise ParamsError(
             f"{first_file} has no column that looks like {missing}; its columns are "
-            f"{_names(columns)}; {HELP}"
+            f"{tables.names_of(columns)}; {HELP}"
         )
     table = {"files": _pattern(files), "format": form, **({"header": header} if header else {})}
     if url:
@@ -295,10 +295,6 @@ def _list(
         "kind": "table", **table, "images": root or _root(first_file, texts[image]),
         "image": image, "caption": caption, "split": None if "split" in columns else split,
     }  # fmt: skip
-
-
-def _names(columns: list[str]) -> str:
-    return ", ".join(name[:40] for name in columns[:20])
 
 
 _FORMATS = {  # formats of annotations, by the fields of a row

@@ -22,6 +22,7 @@ from albef.ingest.sources.rows import (
     attempt,
     captions_of,
     expand_splits,
+    keep,
     to_json,
 )
 
@@ -82,5 +83,5 @@ def _record(row: Row, config: Columns, split: str, number: int) -> Record:
         only = f", only the path {to_json(path)}" if path else ""
         raise RowError(Reason.MISSING_FIELD, f"{config.image!r} has no bytes{only}")
     captions = captions_of(row.values[column] for column in config.captions)
-    meta = {**{name: to_json(row.values[name]) for name in config.keep}, "path": row.key}
+    meta = {**keep(row, config.keep), "path": row.key}
     return Record(f"{split}-{number:08d}", image, captions, number, split, config.kind, meta)

@@ -248,11 +248,29 @@ def expand_splits(files: Mapping[str, Iterable[str]]) -> Iterator[tuple[str, Pat
     return ((split, file) for split, patterns in files.items() for file in expand(patterns))
 
 
+def keep(row: Row, columns: Iterable[str]) -> dict[str, Any]:
+    """Return the values of some columns as JSON can hold them.
+
+    Raises:
+        RowError: they have too many bytes.
+    """
+    kept = {column: to_json(row.values[column]) for column in columns}
+    if len(json.dumps(kept)) > MAX_TEXT_BYTES:
+        raise RowError(Reason.TOO_MANY_BYTES, f"`keep` has more than {MAX_TEXT_BYTES} bytes")
+    return kept
+
+
 def to_json(value: object) -> Any:
-    """Return a value that JSON can hold: NaN and Inf become null, other types become strings."""
+    """Return a value that JSON can hold: NaN and Inf become null, other types become strings.
+
+    Raises:
+        RowError: a text has too many bytes.
+    """
     match value:
         case None | bool() | int():
             return value
+        case str() | bytes() if len(value) > MAX_TEXT_BYTES:
+            raise RowError(Reason.TOO_MANY_BYTES, f"a value has {len(value)} bytes")
         case str():
             return value.encode("utf-8", "replace").decode()
         case float():
@@ -270,9 +288,10 @@ def captions_of(values: Iterable[object]) -> tuple[str, ...]:
     """Return the captions in some values, each a string or a list of strings, without blank ones.
 
     Raises:
-        RowError: all captions are blank or missing, or one is too long or not a string.
+        RowError: all captions are blank or missing, one is not a string, or they are too long.
     """
     captions: list[str] = []
+    size = 0
     for value in values:
         for text in value if isinstance(value, list) else [value]:
             if text is None:
@@ -280,8 +299,10 @@ def captions_of(values: Iterable[object]) -> tuple[str, ...]:
             if not isinstance(text, str):
                 kind = type(text).__name__
                 raise RowError(Reason.MISSING_FIELD, f"a caption must be a string, got {kind}")
-            if len(text) > MAX_TEXT_BYTES:
-                raise RowError(Reason.CAPTION_TOO_LONG, f"a caption has {len(text)} characters")
+            size += len(text)
+            if size > MAX_TEXT_BYTES:
+                detail = f"the captions have more than {MAX_TEXT_BYTES} characters"
+                raise RowError(Reason.CAPTION_TOO_LONG, detail)
             if re.search("[\ud800-\udfff]", text):
                 raise RowError(Reason.MALFORMED_ROW, "a caption has an unpaired surrogate")
             if text.strip():

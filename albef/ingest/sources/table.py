@@ -11,7 +11,16 @@ from pathlib import Path
 
 from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection, RowError
-from albef.ingest.sources.rows import Row, Split, attempt, captions_of, read_image, to_json
+from albef.ingest.sources.rows import (
+    MAX_TEXT_BYTES,
+    Row,
+    Split,
+    attempt,
+    captions_of,
+    keep,
+    read_image,
+    to_json,
+)
 from albef.ingest.sources.tables import Tables
 
 SPLIT = "split"
@@ -35,7 +44,7 @@ def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
     splits = [] if config.split else [SPLIT]
     for position, row in enumerate(config.rows(config.image, *splits)):
         if isinstance(row, Row) and isinstance(name := row.values[config.image], str):
-            row = replace(row, key=to_json(name))
+            row = replace(row, key=to_json(name[:MAX_TEXT_BYTES]))
         yield attempt(row, _record, config, position, ids)
 
 
@@ -47,7 +56,6 @@ def _record(row: Row, config: Config, position: int, ids: dict[str, int]) -> Rec
         raise RowError(Reason.MALFORMED_ROW, detail)
     captions = captions_of([row.get(config.caption)])
     image = read_image(Path(config.images), name)
-    meta = {column: to_json(row.values[column]) for column in config.keep}
-    meta["path"] = to_json(name)
+    meta = {**keep(row, config.keep), "path": to_json(name)}
     image_id = ids.setdefault(name, position)
     return Record(f"{split}-{position:08d}", image, captions, image_id, split, "table", meta)

@@ -1,6 +1,7 @@
 """Rows of TSV, CSV, JSON lines and Parquet files, streamed; unreadable rows are rejected."""
 
 import csv
+import functools
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -93,11 +94,16 @@ def _check_columns(file: Path, existing: Sequence[str], required: Iterable[str])
     for column in required:
         if column not in existing:
             guess = nearest(column, list(existing))
-            hint = f"did you mean {guess}?" if guess else f"it has {', '.join(existing) or 'none'}"
+            hint = f"did you mean {guess}?" if guess else f"it has {names_of(existing) or 'none'}"
             raise ParamsError(f"{file} has no column {column!r}; {hint}")
         if existing.count(column) > 1:
             times = existing.count(column)
             raise ParamsError(f"{file} has {times} columns {column!r}; rename all but one")
+
+
+def names_of(columns: Sequence[str]) -> str:
+    """Return the first columns of a table as text, each with the start of its name."""
+    return ", ".join(name[:40] for name in columns[:20])
 
 
 def _text(
@@ -242,10 +248,11 @@ def _row(file: Path, line: int, values: dict[str, Any] | RowError) -> Row | Reje
 
 def _ends(file: Path, columns: Sequence[str]) -> list[list[int]]:
     """Return the number of the last row of each row group, as a list of one."""
-    with _opened(file) as opened:
-        _check_columns(file, opened.schema_arrow.names, columns)
-        groups = map(opened.metadata.row_group, range(opened.num_row_groups))
-        return [list(accumulate(group.num_rows for group in groups))]
+    _opened.cache_clear()  # A file of that name may have been read before.
+    opened = _opened(file)
+    _check_columns(file, opened.schema_arrow.names, columns)
+    groups = map(opened.metadata.row_group, range(opened.num_row_groups))
+    return [list(accumulate(group.num_rows for group in groups))]
 
 
 def _group(
@@ -259,18 +266,18 @@ def _group(
     """
     import pyarrow as pa
 
-    with _opened(file) as opened:
-        try:
-            batches = opened.iter_batches(batch, [group], list(columns), use_threads=False)
-            rows = chain.from_iterable(_values(each, columns) for each in batches)
-            yield from islice(rows, done, None)
-        except MemoryError:  # ArrowMemoryError is an ArrowException too.
-            raise MemoryError from None
-        except (pa.ArrowException, OSError) as error:
-            detail = f"the row group is damaged: {first_line(error)}"
-            raise RowError(Reason.DAMAGED_MEMBER, detail) from None
+    try:
+        batches = _opened(file).iter_batches(batch, [group], list(columns), use_threads=False)
+        rows = chain.from_iterable(_values(each, columns) for each in batches)
+        yield from islice(rows, done, None)
+    except MemoryError:  # ArrowMemoryError is an ArrowException too.
+        raise MemoryError from None
+    except (pa.ArrowException, OSError) as error:
+        detail = f"the row group is damaged: {first_line(error)}"
+        raise RowError(Reason.DAMAGED_MEMBER, detail) from None
 
 
+@functools.lru_cache(1)  # The footer, which lists all row groups, is read once, not for each.
 def _opened(file: Path) -> Any:
     """Open a Parquet file.
 

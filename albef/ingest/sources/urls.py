@@ -6,13 +6,14 @@ the list, its download is removed. Meta contains the URL and the SHA-256 of the 
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest.download.limits import Limits
-from albef.ingest.sources.rows import Row, Split, attempt, captions_of, to_json
+from albef.ingest.sources.rows import Row, Split, attempt, captions_of, keep, to_json
 from albef.ingest.sources.tables import Tables
 from albef.layout import Engine
 
@@ -34,7 +35,7 @@ class Config(Tables):
 
 
 Entry = tuple[int, Row, str, tuple[str, ...]] | Rejection
-"""Position, row, URL and captions of a row, or its rejection."""
+"""Position, row with the values to keep, URL and captions of a row, or its rejection."""
 
 
 def records(
@@ -59,8 +60,7 @@ def records(
                 if outcome.reason:
                     yield row.rejection(RowError(Reason(outcome.reason), outcome.detail), url)
                     continue
-                meta = {name: to_json(row.values[name]) for name in config.keep}
-                meta |= {"url": url, "sha256": outcome.sha256}
+                meta = {**row.values, "url": url, "sha256": outcome.sha256}
                 key, image = f"{config.split}-{position:08d}", downloads.store.body(outcome)
                 yield Record(key, image, captions, position, config.split, "urls", meta)
         if max_rows is None:
@@ -77,6 +77,7 @@ def _chunks(config: Config, max_rows: int | None) -> Iterator[tuple[list[Entry],
 def _entry(row: Row, config: Config, position: int) -> Entry:
     url = to_json(row.text(config.url).strip())
     try:
-        return position, row, url, captions_of([row.values[config.caption]])
+        captions = captions_of([row.values[config.caption]])
     except RowError as error:
         return row.rejection(RowError(error.reason, f"{config.caption!r}: {error}"), url)
+    return position, replace(row, values=keep(row, config.keep)), url, captions

@@ -108,6 +108,10 @@ def test_memory_of_the_reader_is_bounded(tmp_path: Path, monkeypatch: pytest.Mon
     rows = tables.read(file, "parquet", None, ["image", "caption"], 40)
     # Together they do not fit, so they are read one by one.
     assert sum(not isinstance(row, Rejection) for row in rows) == 40
+    for value, count in (("x" * 2**19, 0), ("x" * 2**21, 1), (["x" * 2**18] * 5, 1)):
+        pq.write_table(pa.table({"image": [b"x"], "caption": ["a"], "more": [value]}), file)
+        refused = [row.reason for row in bad(read(file, keep=["more"]))]
+        assert refused == [Reason.TOO_MANY_BYTES] * count
     write(file, ["x" * 2**27, "y"], use_dictionary=False)
     assert [row.reason for row in bad(read(file))] == [Reason.TOO_MANY_BYTES] * 2
     nothing = pa.nulls(2_000_000, pa.string())
@@ -115,6 +119,24 @@ def test_memory_of_the_reader_is_bounded(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(ParamsError, match="claims 2000000 rows"):
         read(file)
     tables._IDLE[0].close()
+
+
+def test_the_footer_is_read_once_for_all_row_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time would be quadratic in their number."""
+    monkeypatch.setattr(tables, "_IDLE", [])
+    sizes = []
+    for groups in (1, 400):
+        table = pa.table({"image": [b"x"] * groups, "caption": ["a"] * groups})
+        pq.write_table(table, tmp_path / "a.parquet", row_group_size=1)
+        assert len(read(tmp_path / "a.parquet")) == groups
+        [worker] = tables._IDLE
+        told = Path(f"/proc/{worker._process.pid}/io").read_text()
+        sizes.append(int(told.split()[1]))  # bytes read
+    # The end of the file is read anew once, and the rest by column.
+    assert sizes[1] - sizes[0] < 2**20
+    worker.close()
 
 
 def nothing() -> list[None]:

@@ -18,6 +18,7 @@ def test_why_captions_are_refused() -> None:
     assert captions_of([["a", None, " "], "b", None]) == ("a", "b")
     for values, reason in (
         ([], Reason.NO_CAPTION), ([" ", [""]], Reason.NO_CAPTION),
+        ([["a" * 2**19] * 3], Reason.CAPTION_TOO_LONG),
         ([3], Reason.MISSING_FIELD), (["\ud800"], Reason.MALFORMED_ROW),
     ):  # fmt: skip
         with pytest.raises(RowError) as caught:
