@@ -19,7 +19,7 @@ from flows import git
 from flows.releases import release
 from flows.releases.registry import Registry, annotate, check_names
 from pipelines import judge
-from tests.conftest import free_port
+from tests.conftest import Bucket, free_port
 from tests.flows.shop import JUDGED, another, build, set_params
 from tests.flows.toy import ROOT, Toy
 from tests.release.test_attestation import keys
@@ -108,6 +108,7 @@ def test_release_refuse_and_go_back(
     assert "retrieval is not released:\n- uncommitted changes: dvc.yaml; " in said
     assert "- unpushed git commits: 1; " in said
     assert "- products/exports/retrieval is not in the DVC remote store (" in said
+    assert "files are missing); `dvc push`" in said
     assert "measured" not in said
     project.sh("git checkout -q dvc.yaml && dvc push -q && git push -q")
     said = project.albef("release retrieval --approve", fails=True)
@@ -132,15 +133,9 @@ def test_release_refuse_and_go_back(
     assert "no version held prod before retrieval v0.1.0" in said
 
 
-@pytest.fixture
-def store(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path / "store") if kind == "folder" else request.getfixturevalue("bucket").url
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["folder", "bucket"])
-def test_two_clones_and_a_stranger(
-    store: str, tmp_path: Path, tiny_checkpoint: Path, tiny_export: Path
+def test_two_clones_and_a_stranger_share_a_bucket(
+    bucket: Bucket, tmp_path: Path, tiny_checkpoint: Path, tiny_export: Path
 ) -> None:
     """Released and verified, with the commands of the page."""
     page = (ROOT / "docs/how-to/release.md").read_text()
@@ -149,7 +144,7 @@ def test_two_clones_and_a_stranger(
         assert command in page, command
         return command
 
-    project = build(tmp_path / "project", tmp_path, store, tiny_checkpoint, tiny_export)
+    project = build(tmp_path / "project", tmp_path, bucket.url, tiny_checkpoint, tiny_export)
     project.sh("git add -f made && git commit -qm made && git push -q")  # what a stage reads
     project.env["HOME"] = str(tmp_path)
     for make in (
@@ -243,11 +238,7 @@ def test_what_is_not_committed_or_not_pushed_is_reported(project: Toy) -> None:
     assert none == "the repository has no commit; run `git add -A && git commit`"
 
 
-def test_what_the_dvc_remote_lacks_is_reported(project: Toy) -> None:
-    shutil.rmtree("../store/files")
-    (said,) = lacking()
-    assert said.startswith("products/exports/retrieval is not in the DVC remote store (")
-    assert said.endswith("files are missing); `dvc push`")
+def test_without_a_dvc_remote_there_is_nowhere_to_get_an_export_from(project: Toy) -> None:
     project.sh("dvc remote remove store && git commit -qam none")
     (said,) = lacking()
     assert "DVC has no default remote" in said
