@@ -1,9 +1,13 @@
-"""What the container's files say of a server is so of a real one."""
+"""Files for containers: validated, and true of a real server. Helm renders the chart."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,18 +17,93 @@ import albef.layout
 from tests.serving.running import serving
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+EVERYTHING: dict[str, Any] = {
+    "claim": "exports",
+    "follow": 30,
+    "args": ["--precision", "int8"],
+    "canary": "/export/next=0.05",
+    "shadow": "/export/next",
+    "autoscaling": {"enabled": True},
+    "networkPolicy": {"enabled": True, "from": [{"podSelector": {"matchLabels": {"app": "shop"}}}]},
+    "serviceMonitor": {"enabled": True},
+}
+
+
+def read(text: str) -> list[Any]:
+    """The documents of a YAML file."""
+    return [each for each in YAML(typ="safe").load_all(text) if each]
+
+
+def entry_point(dockerfile: str) -> list[str]:
+    (entry,) = re.findall(r"^ENTRYPOINT (.*)$", (DEPLOY / dockerfile).read_text(), re.MULTILINE)
+    return list(json.loads(entry))
+
+
+def program(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [Path(sys.executable).with_name(name), *map(str, arguments)]
+    apart = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}  # from the user's own settings
+    return subprocess.run(command, capture_output=True, text=True, env=apart, check=False)
+
+
+def test_the_manifest_is_the_chart_with_its_default_values() -> None:
+    text = (DEPLOY / "kubernetes.yaml").read_text()
+    assert (
+        text[text.index("---\n") :] == program("helm", "template", "albef", DEPLOY / "helm").stdout
+    )
+    assert program("helm", "lint", "--strict", DEPLOY / "helm").returncode == 0
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
+def test_kubernetes_knows_every_key_of_the_chart(tmp_path: Path, values: dict[str, Any]) -> None:
+    YAML(typ="safe").dump(values, file := tmp_path / "values.yaml")
+    done = program("helm", "template", "shop", DEPLOY / "helm", "--values", file)
+    assert done.returncode == 0, done.stderr
+    (rendered := tmp_path / "objects.yaml").write_text(done.stdout)
+    check = program("kubernetes-validate", "--strict", rendered)
+    assert check.returncode == 0, check.stdout
+    unknown = [line for line in check.stdout.splitlines() if "Couldn't find schema" in line]
+    assert all("ServiceMonitor" in line for line in unknown), unknown
+    objects = {each["kind"]: each for each in read(done.stdout)}
+    kinds = {"Deployment", "Service", "PodDisruptionBudget"}
+    more = {"HorizontalPodAutoscaler", "NetworkPolicy", "ServiceMonitor"}
+    assert set(objects) == (kinds | more if values else kinds)
+    pod = objects["Deployment"]["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    assert objects["Service"]["spec"]["selector"] == pod["metadata"]["labels"] == {"app": "shop"}
+    memory = {key: each["memory"] for key, each in container["resources"].items()}
+    mounts = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounts == {volume["name"] for volume in pod["spec"]["volumes"]}
+    if not values:
+        assert memory == {"requests": "2040Mi", "limits": "3400Mi"}
+        assert container["args"] == ["--threads", "2"]
+        return
+    # Two exports of each version are in memory while a new one replaces the old one.
+    assert memory == {"requests": "6120Mi", "limits": "20400Mi"}
+    tried = ["--canary", "/export/next=0.05", "--shadow", "/export/next"]
+    common = ["--threads", "2", "--follow", "30"]
+    assert container["args"] == [*common, *tried, "--precision", "int8"]
+    assert "replicas" not in objects["Deployment"]["spec"], "the autoscaler sets it"
+    (metric,) = objects["HorizontalPodAutoscaler"]["spec"]["metrics"]
+    (adapter,) = read((DEPLOY / "prometheus-adapter.yaml").read_text())
+    assert metric["pods"]["metric"]["name"] == adapter["rules"][0]["name"]["as"]
+    (rule,) = objects["NetworkPolicy"]["spec"]["ingress"]
+    assert rule["from"] == EVERYTHING["networkPolicy"]["from"]
+
+
+def test_unknown_and_wrong_values_are_refused() -> None:
+    for setting in ("replica=3", "memoryMi=1.5Gi", "autoscaling.maximum=4", "canary=next"):
+        done = program("helm", "template", "shop", DEPLOY / "helm", "--set", setting)
+        assert done.returncode
+        assert setting.partition("=")[0].rpartition(".")[2] in done.stderr
 
 
 def test_a_server_answers_the_probes_as_it_is_started_there(
     tiny_export: Path, tmp_path: Path
 ) -> None:
-    dockerfile = (DEPLOY / "serve.Dockerfile").read_text()
-    (entry,) = re.findall(r"^ENTRYPOINT (.*)$", dockerfile, re.MULTILINE)
-    objects = YAML(typ="safe").load_all(DEPLOY / "kubernetes.yaml")
-    _, service, deployment = filter(None, objects)
+    _, service, deployment = read((DEPLOY / "kubernetes.yaml").read_text())
     pod = deployment["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    command = [*json.loads(entry), *container["args"]]
+    command = [*entry_point("serve.Dockerfile"), *container["args"]]
     there = {"/export": str(tiny_export), "0.0.0.0": "127.0.0.1", "/indexes": str(tmp_path)}
     started = ["-m", "albef.cli", *(there.get(each, each) for each in command[1:]), "--port", 0]
     token = "a-token-of-a-test"
@@ -36,19 +115,28 @@ def test_a_server_answers_the_probes_as_it_is_started_there(
         headers = {"authorization": f"Bearer {token}"}
         assert httpx.get(f"{base}/v1/model", headers=headers).status_code == 200
     (port,) = container["ports"]
-    assert f"EXPOSE {port['containerPort']}\n" in dockerfile
+    assert f"EXPOSE {port['containerPort']}\n" in (DEPLOY / "serve.Dockerfile").read_text()
     assert service["spec"]["ports"][0]["targetPort"] == port["name"]
-    compose = YAML(typ="safe").load(DEPLOY / "compose.yaml")["services"]["first"]
+    (compose,) = read((DEPLOY / "compose.yaml").read_text())
     drain, grace = int(command[command.index("--drain") + 1]), 30  # the command's default
     assert pod["terminationGracePeriodSeconds"] > drain + grace
-    assert int(compose["stop_grace_period"].rstrip("s")) > drain + grace
+    assert int(compose["services"]["first"]["stop_grace_period"].rstrip("s")) > drain + grace
+
+
+def test_the_containers_run_the_same_configuration_of_nginx() -> None:
+    (compose,) = read((DEPLOY / "compose.yaml").read_text())
+    replaced = re.findall(r"s/([^/]+)/([^/]+)/", compose["services"]["nginx"]["command"][2])
+    assert [new for _, new in replaced] == ["first:8080", "second:8080", "listen "]
+    text = (DEPLOY / "nginx.conf").read_text()
+    assert all(text.count(old) == 1 for old, _ in replaced)
+    assert compose["configs"]["nginx"]["file"] == "nginx.conf"
 
 
 def test_the_job_on_ray_is_of_values_and_an_image_that_there_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     text = (DEPLOY / "rayjob.yaml").read_text()
-    job = YAML(typ="safe").load(text)["spec"]
+    job = read(text)[0]["spec"]
     cluster = job["rayClusterSpec"]
     pods = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     (head,), *nodes = (pod["template"]["spec"]["containers"] for pod in pods)
@@ -56,10 +144,7 @@ def test_the_job_on_ray_is_of_values_and_an_image_that_there_are(
     for variable in head["env"]:
         monkeypatch.setenv(variable["name"], variable["value"])
     assert albef.layout.runtime({}).engine == "ray"
-    entry = re.findall(
-        r"^ENTRYPOINT (.*)$", (DEPLOY / "train.Dockerfile").read_text(), re.MULTILINE
-    )
-    assert job["entrypoint"].split()[:3] == json.loads(entry[0])
+    assert job["entrypoint"].split()[:3] == entry_point("train.Dockerfile")
     (extras,) = re.findall(r"EXTRAS=(\S+)", text)
     project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
     assert set(extras.split(",")) <= set(project["optional-dependencies"])

@@ -1,41 +1,71 @@
-"""The shipped configuration of nginx, before a real server, keeps what a bare server does not."""
+"""The shipped configuration of nginx, before real servers."""
 
-import contextlib
+import asyncio
+import collections
 import re
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import pytest
-from ruamel.yaml import YAML
 
-from tests.deploy.test_rolling import process, wait_for
+from tests.conftest import free_port
 from tests.serving.running import PATIENCE, error, running, wait_until
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
-CONFIG = (DEPLOY / "nginx.conf").read_text()
+CONFIG = Path(__file__).parents[2] / "deploy/nginx.conf"
 FORM = "Content-Type: multipart/form-data; boundary=x"
 SLOW = f"POST /v1/match HTTP/1.1\r\nHost: a\r\n{FORM}\r\nContent-Length: 99\r\n\r\n".encode()
+PORTS = (8081, 8082)
+CLIENTS = 8
+NEEDS_NGINX = pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx")
 
 
-@contextlib.contextmanager
+@contextmanager
+def process(
+    command: list[str], environment: dict[str, str] | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    silent = subprocess.DEVNULL
+    started = subprocess.Popen(command, stdout=silent, stderr=silent, env=environment)
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.wait()
+
+
+def wait_for(port: int) -> None:
+    def is_ready() -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    wait_until(is_ready)
+
+
+def nginx(config: Path, folder: Path) -> list[str]:
+    command = ["nginx", "-c", str(config), "-p", str(folder), "-e", "stderr"]
+    return [*command, "-g", "master_process off;"]  # Its workers would outlive a killed master.
+
+
+@contextmanager
 def proxied(export: Path, folder: Path, **changed: str) -> Iterator[int]:
     """nginx before a server, with values of the configuration ``changed``; its port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with running([export]) as server:
-        text = re.sub("127.0.0.1:808[12]", f"127.0.0.1:{server.port}", CONFIG)
+        text = re.sub("127.0.0.1:808[12]", f"127.0.0.1:{server.port}", CONFIG.read_text())
         text = text.replace("127.0.0.1:8080", f"127.0.0.1:{port}")
         for directive, value in changed.items():
             text, count = re.subn(rf"(?m)^( *{directive}) [^;]*;", rf"\1 {value};", text)
             assert count == 1
         (folder / "nginx.conf").write_text(text)
-        command = ["nginx", "-c", f"{folder / 'nginx.conf'}", "-p", f"{folder}", "-e", "stderr"]
-        command += ["-g", "master_process off;"]  # Its workers would outlive a killed master.
+        command = nginx(folder / "nginx.conf", folder)
         checked = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
         assert checked.returncode == 0, checked.stderr
         with process(command):
@@ -43,7 +73,7 @@ def proxied(export: Path, folder: Path, **changed: str) -> Iterator[int]:
             yield port
 
 
-@pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx")
+@NEEDS_NGINX
 def test_nginx_bounds_what_a_bare_server_does_not(tiny_export: Path, tmp_path: Path) -> None:
     changed = {"client_header_timeout": "1s", "limit_conn": "connections 1"}
     with (
@@ -58,7 +88,7 @@ def test_nginx_bounds_what_a_bare_server_does_not(tiny_export: Path, tmp_path: P
         assert client.get("/", headers={"x": "y" * 20_000}).status_code == 400
         with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as silent:
             silent.sendall(SLOW[:20])  # the headers do not end
-            with contextlib.suppress(ConnectionResetError):
+            with suppress(ConnectionResetError):
                 assert silent.recv(99) == b""
         with socket.create_connection(("127.0.0.1", port)) as slow:
             slow.sendall(SLOW)  # the body does not come
@@ -68,10 +98,50 @@ def test_nginx_bounds_what_a_bare_server_does_not(tiny_export: Path, tmp_path: P
             assert busy.headers["retry-after"] == "1"
 
 
-def test_the_containers_run_the_same_configuration() -> None:
-    compose = YAML(typ="safe").load(DEPLOY / "compose.yaml")
-    program = compose["services"]["nginx"]["command"][2]
-    replaced = re.findall(r"s/([^/]+)/([^/]+)/", program)
-    assert [new for _, new in replaced] == ["first:8080", "second:8080", "listen "]
-    assert all(CONFIG.count(old) == 1 for old, _ in replaced)
-    assert compose["configs"]["nginx"]["file"] == "nginx.conf"
+async def load(until: asyncio.Event) -> collections.Counter[object]:
+    answers: collections.Counter[object] = collections.Counter()
+
+    async def client(http: httpx.AsyncClient) -> None:
+        while not until.is_set():
+            try:
+                answer = await http.post("/v1/embed/texts", json={"texts": ["two frogs"]})
+                answers[answer.status_code] += 1
+            except httpx.TransportError as error:
+                answers[repr(error)] += 1
+
+    async with httpx.AsyncClient(base_url="http://127.0.0.1:8080", timeout=60) as http:
+        await asyncio.gather(*(client(http) for _ in range(CLIENTS)))
+    return answers
+
+
+@pytest.mark.slow
+@NEEDS_NGINX
+def test_servers_are_replaced_with_nothing_dropped(tiny_export: Path, tmp_path: Path) -> None:
+    def server(port: int) -> list[str]:
+        options = ["--port", str(port), "--drain", "2", "--threads", "1"]
+        return [sys.executable, "-m", "albef.cli", "serve", str(tiny_export), *options]
+
+    async def replace(stack: ExitStack, running: dict[int, "subprocess.Popen[bytes]"]) -> object:
+        until = asyncio.Event()
+        answers = asyncio.create_task(load(until))
+        await asyncio.sleep(1)
+        try:
+            for port in PORTS:
+                running[port].send_signal(signal.SIGTERM)
+                assert await asyncio.to_thread(running[port].wait, PATIENCE) == 0
+                running[port] = stack.enter_context(process(server(port)))
+                await asyncio.to_thread(wait_for, port)
+                await asyncio.sleep(3)  # nginx leaves a server out for two seconds
+        finally:
+            until.set()
+        return await answers
+
+    with ExitStack() as stack:
+        running = {port: stack.enter_context(process(server(port))) for port in PORTS}
+        for port in PORTS:
+            wait_for(port)
+        stack.enter_context(process(nginx(CONFIG, tmp_path)))
+        wait_for(8080)
+        answers = asyncio.run(replace(stack, running))
+    assert isinstance(answers, collections.Counter)
+    assert set(answers) == {200}, answers

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import albef.runtime
-from tests.deploy.test_rolling import process, wait_for
+from tests.deploy.test_nginx import process, wait_for
 
 ROOT = Path(__file__).parents[2]
 PORT = 8083
