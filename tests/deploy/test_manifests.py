@@ -45,6 +45,15 @@ def program(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=apart, check=False)
 
 
+def check_schemas(objects: list[Any], folder: Path) -> None:
+    """Compare objects with the schemas of Kubernetes, which know no ServiceMonitor."""
+    YAML(typ="safe").dump_all(objects, file := folder / "objects.yaml")
+    check = program("kubernetes-validate", "--strict", file)
+    assert check.returncode == 0, check.stdout
+    unknown = [line for line in check.stdout.splitlines() if "Couldn't find schema" in line]
+    assert all("ServiceMonitor" in line for line in unknown), unknown
+
+
 def test_the_manifest_is_the_chart_with_its_default_values() -> None:
     text = (DEPLOY / "kubernetes.yaml").read_text()
     assert (
@@ -58,11 +67,7 @@ def test_kubernetes_knows_every_key_of_the_chart(tmp_path: Path, values: dict[st
     YAML(typ="safe").dump(values, file := tmp_path / "values.yaml")
     done = program("helm", "template", "shop", DEPLOY / "helm", "--values", file)
     assert done.returncode == 0, done.stderr
-    (rendered := tmp_path / "objects.yaml").write_text(done.stdout)
-    check = program("kubernetes-validate", "--strict", rendered)
-    assert check.returncode == 0, check.stdout
-    unknown = [line for line in check.stdout.splitlines() if "Couldn't find schema" in line]
-    assert all("ServiceMonitor" in line for line in unknown), unknown
+    check_schemas(read(done.stdout), tmp_path)
     objects = {each["kind"]: each for each in read(done.stdout)}
     kinds = {"Deployment", "Service", "PodDisruptionBudget"}
     more = {"HorizontalPodAutoscaler", "NetworkPolicy", "ServiceMonitor"}
@@ -133,13 +138,16 @@ def test_the_containers_run_the_same_configuration_of_nginx() -> None:
 
 
 def test_the_job_on_ray_is_of_values_and_an_image_that_there_are(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     text = (DEPLOY / "rayjob.yaml").read_text()
     job = read(text)[0]["spec"]
     cluster = job["rayClusterSpec"]
     pods = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
-    (head,), *nodes = (pod["template"]["spec"]["containers"] for pod in pods)
+    specs = [pod["template"]["spec"] for pod in pods]
+    common = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ray"}}
+    check_schemas([common | {"spec": spec} for spec in specs], tmp_path)
+    (head,), *nodes = (spec["containers"] for spec in specs)
     assert {container["image"] for (container,) in nodes} == {head["image"]}
     for variable in head["env"]:
         monkeypatch.setenv(variable["name"], variable["value"])
