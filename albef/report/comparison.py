@@ -6,16 +6,13 @@ A side is identified by its index; the first one is the baseline. Texts are not 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from albef.evaluation.statistics import CONFIDENCE, Interval, Spread, holm
 from albef.report import metric_names
-from albef.report.changes import SplitRows
-from albef.report.curves import Curves
-from albef.report.figures import COLOURS, Chart, Line
+from albef.report.figures import COLOURS
 from albef.report.flips import Flip
 from albef.report.page import environment
-from albef.report.wording import format_difference, format_number
+from albef.report.wording import format_difference
 
 _VERDICTS = {1: "better", -1: "worse", 0: "not resolved"}
 
@@ -105,16 +102,6 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Data:
-    """A dataset that is on two sides; without rows, both sides have the same version."""
-
-    name: str
-    before: int
-    after: int
-    rows: tuple[SplitRows, ...] = ()
-
-
-@dataclass(frozen=True)
 class SeedRow:
     """A metric over the seeds of a group, and its difference from the first or previous group.
 
@@ -135,19 +122,18 @@ class Comparison:
     """Content of the page, with the baseline first.
 
     ``values`` has the values of params.yaml that differ between sides, by key; "" if a side lacks
-    one. ``groups`` are sides that differ only in their seeds; it is empty if no values have several
-    seeds. ``stepwise`` compares each group with the previous one instead of the first. ``notes``
-    name what is missing.
+    one. ``data`` has the datasets of all sides, and whether they are equal. ``groups`` are sides
+    that differ only in their seeds; it is empty if no values have several seeds. ``stepwise``
+    compares each group with the previous one instead of the first. ``notes`` name what is missing.
     """
 
     sides: tuple[Side, ...]
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    data: tuple[Data, ...] = ()
+    data: Mapping[str, bool] = field(default_factory=dict)
     splits: tuple[Split, ...] = ()
     groups: tuple[tuple[int, ...], ...] = ()
     stepwise: bool = False
     seeds: tuple[SeedRow, ...] = ()
-    curves: tuple[Curves, ...] = ()
     notes: tuple[str, ...] = ()
 
     def group_label(self, group: int) -> str:
@@ -181,7 +167,6 @@ def render(comparison: Comparison) -> str:
         tests=tests,
         cards=[(split, test) for split, test in tests if not (test.equal or test.part)],
         flipped=[(s, t) for s, t in tests if t.better or t.worse],
-        trainings=list(trainings(comparison)),
         widest=widest,
         format_interval=format_interval,
         verdict=verdict,
@@ -217,42 +202,3 @@ def metrics_of(
         key=lambda name: (name != headline, metric_names.order(name)),
     )
     return tuple(Metric(name, tuple(s.get(name) for s in sections)) for name in names)
-
-
-class Overlay(NamedTuple):
-    """Curves of a training on all sides; no charts if they are equal."""
-
-    name: str
-    legend: Sequence[tuple[str, str]]
-    charts: Sequence[Chart]
-
-
-def trainings(comparison: Comparison) -> Iterator[Overlay]:
-    """Yield the trainings that are on two sides or more."""
-    lines = [Line(s.name, (), 1 + index % COLOURS) for index, s in enumerate(comparison.sides)]
-    sets = [*zip(comparison.curves, lines, strict=False)]
-    for training in dict.fromkeys(name for curves in comparison.curves for name in curves):
-        sides = [(curves[training], line) for curves, line in sets if training in curves]
-        if len(sides) < 2:
-            continue
-        same = all(curves == sides[0][0] for curves, _ in sides)
-        drawn = set() if same else {name for curves, _ in sides for name in curves}
-        charts = [
-            _chart(name, [replace(line, points=c[name]) for c, line in sides if c.get(name)])
-            for name in sorted(drawn, key=_curve_order)
-        ]
-        yield Overlay(training, [(line.label, line.css) for _, line in sides], charts)
-
-
-def _curve_order(name: str) -> tuple[int, tuple[bool, int, str, int]]:
-    kind, _, rest = name.rpartition("/")
-    return ["train", "val", kind].index(kind), metric_names.order(rest)
-
-
-def _chart(name: str, lines: Sequence[Line]) -> Chart:
-    kind, _, rest = name.rpartition("/")
-    title = metric_names.label(rest) + (", validation" if kind == "val" else "")
-    last = " / ".join(format_number(line.points[-1][1]) for line in lines)
-    is_main = kind == "train" or (kind == "val" and metric_names.is_main(rest))
-    note = f"last {last}" if len(lines) <= 3 else ""
-    return Chart(title, note, (), "step", lines, main=is_main)

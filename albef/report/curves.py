@@ -9,8 +9,7 @@ from albef.report.figures import Chart, Line, Point
 from albef.report.wording import format_metric, format_number
 
 Curve = tuple[Point, ...]
-Curves = Mapping[str, Mapping[str, Curve]]
-"""(step, value) points by training and name of the curve."""
+"""(step, value) points."""
 
 
 def read(folder: Path) -> dict[str, Curve]:

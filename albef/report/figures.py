@@ -20,14 +20,12 @@ class Line:
 
     label: str
     points: Sequence[Point]
-    colour: int = 1
-    """Series colour of the page, from 1."""
     dashed: bool = False
 
     @property
     def css(self) -> str:
         """Return the CSS classes that colour it."""
-        return f"c{self.colour}{' dashed' if self.dashed else ''}"
+        return f"c1{' dashed' if self.dashed else ''}"
 
     def averaged(self) -> Sequence[Point]:
         """Return at most 300 points, each the mean of a run of neighbours."""

@@ -112,7 +112,6 @@ def environment() -> Environment:
         **{name: value for name, value in vars(figures).items() if name.isupper()},
         "draw_training": curves.draw_training,
         "draw_validation": curves.draw_validation,
-        "describe_evidence": search.describe_evidence,
     }
     return environment
 

@@ -18,6 +18,8 @@ OVERALL = "overall"
 """Metric over all cases of behavior tests."""
 CASES = {"test", "key", "caption", "changed", "score", "changed_score", "passed"}
 """Columns of the stored cases of behavior tests."""
+_CONTENT = ("split", "digest", "more", "captions", "meta")
+_ROWS = 1 << 16  # rows hashed at a time, since some datasets have millions
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Scores:
     def example_ids(self, records: "pd.Series[Any] | None") -> "pd.Index[str]":
         """Return a unique id of each example (N).
 
-        It consists of the query and a hash of the record's content, which ``records`` has by key.
+        It consists of the query and the :func:`contents` of its record, which ``records`` has.
         """
         cells = [pc.cast(self.table[name], pa.string()).fill_null("") for name in self.query_fields]
         ids = pc.binary_join_element_wise(*cells, "\0").to_pandas()
@@ -124,6 +126,21 @@ def shared_rows(
     matches = after.get_indexer(before)
     indices = np.flatnonzero(matches >= 0)
     return indices, matches[indices]
+
+
+def contents(index: pa.Table) -> "pd.Series[Any]":
+    """Return a hash of the content of each record (images, captions, meta), by key."""
+    columns = [name for name in _CONTENT if name in index.column_names]
+    hashes = [np.empty(0, np.uint64)]
+    for rows in index.select(columns).to_batches(max_chunksize=_ROWS):
+        texts = [repr(_content(row)) for row in rows.to_pylist()]
+        hashes.append(pd.util.hash_array(np.array(texts, object), categorize=False))
+    return pd.Series(np.concatenate(hashes), index=index["key"].to_pandas())
+
+
+def _content(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with only the digests of its further images; their places may change."""
+    return row | {"more": [image["digest"] for image in row.get("more") or ()]}
 
 
 def _cases(table: pa.Table) -> Scores:

@@ -14,8 +14,8 @@ from albef.config import ParamsError, flatten
 from albef.data.shards import describe
 from albef.evaluation import statistics
 from albef.layout import BASELINES, HEADLINE
-from albef.report import changes, flips, metric_names, scores
 from albef.report import comparison as page
+from albef.report import flips, metric_names, scores
 from albef.report.thumbnails import sample
 from albef.report.wording import format_value, numbers
 from flows.experiments.revisions import SEEDS, Revision, differing_code, opened
@@ -79,9 +79,8 @@ class _Gathering:
             splits=tuple(page.correct(tuple(self._splits()), stepwise=self._stepwise)),
             groups=self._groups if is_repeated else (),
             stepwise=self._stepwise,
-            curves=tuple(side.curves for side in self._sides),
         )
-        return replace(draft, data=tuple(self._data()), seeds=tuple(_over_seeds(draft)))
+        return replace(draft, data=self._data(), seeds=tuple(_over_seeds(draft)))
 
     @cached_property
     def _groups(self) -> tuple[tuple[int, ...], ...]:
@@ -191,16 +190,16 @@ class _Gathering:
             worse=worse,
         )
 
-    def _data(self) -> Iterator[page.Data]:
-        """Yield the difference of every dataset that both sides of a comparison have."""
-        for index, after in enumerate(self._sides[1:], 1):
-            before = self._sides[self._baseline(index)]
-            for name in (name for name in after.datasets if name in before.datasets):
-                old, new = before.data(name), after.data(name)
-                if old and new:
-                    same = describe(old)["digest"] == describe(new)["digest"]
-                    rows = () if same else changes.compare(before.index(name), after.index(name))
-                    yield page.Data(name, self._baseline(index), index, tuple(rows))
+    def _data(self) -> dict[str, bool]:
+        """Return the datasets that all sides have, and whether they are equal."""
+        common = set.intersection(*(set(side.datasets) for side in self._sides))
+        folders = {name: [side.data(name) for side in self._sides] for name in sorted(common)}
+        digests = {
+            name: {describe(folder)["digest"] for folder in found if folder}
+            for name, found in folders.items()
+            if all(found)
+        }
+        return {name: len(found) == 1 for name, found in digests.items()}
 
 
 def _is_repeated(before: Revision, after: Revision) -> bool:

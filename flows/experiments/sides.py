@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from albef.data.shards import ShardError, describe, read_index
 from albef.layout import BEHAVIOUR
-from albef.report import changes, curves, scores
+from albef.report import scores
 from albef.report.thumbnails import SplitRecords
 from flows.experiments.revisions import Revision, RevisionUnavailableError
-from flows.graph import PRETRAINED
 
 
 class Gaps:
@@ -63,15 +62,6 @@ class Side:
         """Metrics of every evaluated run, by run."""
         files = {run: self.revision.fetch(self.layout.metrics(run)) for run in self.runs}
         return {run: json.loads(path.read_text()) for run, path in files.items() if path}
-
-    @cached_property
-    def curves(self) -> curves.Curves:
-        """Curves of each training."""
-        names = sorted([PRETRAINED, *self.runs])
-        with self._gaps.recorded():
-            paths = {name: self.revision.fetch(self.layout.curves(name)) for name in names}
-            return {n: curve for n, path in paths.items() if path and (curve := curves.read(path))}
-        return {}
 
     def predictions(self, run: str, split: str) -> pa.Table | None:
         """Return the predictions of a run, or the cases of its behaviour tests; None if missing."""
@@ -118,7 +108,7 @@ class Side:
     def contents(self, run: str, split: str) -> "pd.Series[Any] | None":
         """Return a hash of the content of each record in a split, by key; None if unknown."""
         rows = self._rows(run, split)
-        return None if rows is None else changes.contents(rows)
+        return None if rows is None else scores.contents(rows)
 
     def units(self, run: str, split: str, keys: pa.ChunkedArray) -> NDArray[np.int64]:
         """Return the resampling unit of each example: its pair, or all records with its image."""

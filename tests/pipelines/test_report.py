@@ -47,7 +47,7 @@ def test_it_shows_everything_there_is_and_no_caption_becomes_markup(project: Pat
         "2 to 11, median 6",
         "CC BY 9",
         "Ann <b>",
-        "Chosen from 1 trial: lr: 2e-4. 1 complete. The start values are best, with r_mean 50.00",
+        "Chosen from 1 trial: lr: 2e-4. r_mean is 50.0, with the start values 50.0.",
         "min in total, at most",
         "paraphrase",
         "It accepts",

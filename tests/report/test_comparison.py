@@ -3,11 +3,8 @@
 from dataclasses import replace
 
 from albef.evaluation.statistics import Interval, Spread
-from albef.report import scores
-from albef.report.changes import SplitRows
 from albef.report.comparison import (
     Comparison,
-    Data,
     Paired,
     SeedRow,
     Side,
@@ -18,9 +15,7 @@ from albef.report.comparison import (
 from albef.report.flips import Choice, Flip, flips
 from albef.report.thumbnails import Thumbnail
 from tests.report.test_page import Page
-from tests.report.test_scores import PAIRED, predicted
-
-POINTS = ((9.0, 2.0), (19.0, 1.0))
+from tests.report.test_scores import PAIRED, predicted, scored
 
 
 def full() -> Comparison:
@@ -35,19 +30,16 @@ def full() -> Comparison:
         0, 1, text, 80, 100, 12.5, Interval(3.0, 22.0), 14, 4, 0.031, turned, turned[:1]
     )
     metrics = metrics_of([{"itc_r_mean": 50.0, "r_mean": 52.0, text: 1.0}, {"r_mean": 64.5}])
-    curves = {text: {"train/loss": POINTS, text: POINTS, "val/r_mean": POINTS}}
-    other = {text: {"train/loss": ((9.0, 1.0), (19.0, 0.5))}}
     return Comparison(
         sides=(Side(text, "abc1234", text), Side(text, "", text, 2, 0, (text,))),
         values={text: (text, "")},
-        data=(Data(text, 0, 1, (SplitRows(text, 10, 12, 3, 1, 2),)), Data(text, 0, 1)),
+        data={text: True, "web": False},
         splits=(Split(text, "test", metrics, (paired,), (text,)),),
         groups=((0,), (1,)),
         seeds=(
             SeedRow(text, text, text, 0, Spread(1, 50.0, None, None)),
             SeedRow(text, text, text, 1, Spread(2, 60.0, 1.0, Interval(51, 69)), 10.0, None),
         ),
-        curves=(curves, other),
         notes=(text,),
     )
 
@@ -61,7 +53,7 @@ def test_it_says_what_differs_and_how_sure_that_is() -> None:
         "flips +14 −4, p 0.031",
         "1 changed file: a dog",
         "2 of 14, an even sample",
-        "Byte for byte equal: a dog",
+        "Equal on all sides: a dog. Not equal: web.",
     ):
         assert part in text, part
 
@@ -78,16 +70,6 @@ def test_equal_answers_take_a_line_and_no_card() -> None:
     assert 'class="card"' not in html
 
 
-def test_curves_that_are_the_same_are_not_drawn_twice() -> None:
-    side = {"a": {"train/loss": POINTS}}
-    html = render(Comparison((Side("x"), Side("y")), curves=(side, side)))
-    assert "Equal on x, y." in Page(html).text
-    assert "polyline" not in html
-    assert "No value differs." in Page(html).text
-    other = {"a": {"train/loss": POINTS[:1]}}
-    assert render(Comparison((Side("x"), Side("y")), curves=(side, other))).count("<polyline") == 2
-
-
 def test_an_answer_that_turned_says_what_both_models_say() -> None:
     for kind, said in (
         ("retrieval", ("", "two", "one")),
@@ -95,8 +77,7 @@ def test_an_answer_that_turned_says_what_both_models_say() -> None:
         ("entailment", ("s", "x", "x")),
         ("grounding", ("the dog", "IoU 0.40", "IoU 0.50")),
     ):
-        found = scores.from_table(predicted(kind))
-        assert found is not None
+        found = scored(predicted(kind))
         (flip,) = flips(found, found, [(1, 0)], None)
         assert (flip.before.right, flip.after.right) == (found.right[1], found.right[0])
         assert (flip.asked, flip.before.text, flip.after.text) == said
@@ -113,8 +94,7 @@ class Records:
 
 
 def test_a_search_shows_what_each_model_puts_first() -> None:
-    found = scores.from_table(predicted("retrieval", PAIRED))
-    assert found is not None
+    found = scored(predicted("retrieval", PAIRED))
     by_picture, by_text = flips(found, found, [(0, 0), (1, 1)], Records())
     assert by_picture.truth == "says a"
     assert by_picture.thumbnail == Thumbnail("a", "data:a", ("says a",))
@@ -122,9 +102,6 @@ def test_a_search_shows_what_each_model_puts_first() -> None:
     assert by_text.before.thumbnail == Thumbnail("b", "data:b", ("says b",))
     assert by_text.before.text == "correct image at rank 2"
     # Of a retrieval that re-ranks a few, the others have no place that means anything.
-    found = scores.from_table(
-        predicted("retrieval", PAIRED | {"rank": [175] * len(PAIRED["rank"])})
-    )
-    assert found is not None
+    found = scored(predicted("retrieval", PAIRED | {"rank": [175] * len(PAIRED["rank"])}))
     _, by_text = flips(found, found, [(0, 0), (1, 1)], Records())
     assert by_text.before.text == f"correct image beyond rank {len(PAIRED['top'][1])}"

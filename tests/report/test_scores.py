@@ -1,16 +1,21 @@
 """What stored predictions are worth: the mean is what the kind itself scores."""
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
+from albef.data.record import Record
+from albef.data.shards import read_index
 from albef.evaluation.behaviour.judging import rates
 from albef.report import scores
 from pipelines.evaluate import predictions_table
 from pipelines.params import kinds
+from tests.data import toy
 
 RANKS = ("query", "key", "caption", "rank", "rank_itc", "top", "top_itc")
 CLASSES = {
@@ -66,17 +71,21 @@ def predicted(kind: str, table: dict[str, list[Any]] | None = None) -> pa.Table:
     return predictions_table(task, {"test": TABLES[kind] if table is None else table}, {})
 
 
+def scored(table: pa.Table) -> scores.Scores:
+    found = scores.from_table(table)
+    assert found is not None
+    return found
+
+
 def test_the_mean_is_the_kinds_own_metric() -> None:
     for kind in kinds():
         task: Any = importlib.import_module(f"albef.tasks.{kind}").Task
-        found = scores.from_table(predicted(kind))
-        assert found is not None
+        found = scored(predicted(kind))
         assert found.mean() == pytest.approx(task.score(task, TABLES[kind])[found.metric])
 
 
 def test_a_paired_ranking_is_scored_by_its_decisions() -> None:
-    found = scores.from_table(predicted("retrieval", PAIRED))
-    assert found is not None
+    found = scored(predicted("retrieval", PAIRED))
     assert (found.metric, found.mean()) == ("accuracy", pytest.approx(200 / 3))
     assert found.right.tolist() == [True, False, True]
 
@@ -110,31 +119,39 @@ def test_behaviour_tests_are_scored_as_a_whole_and_each() -> None:
 def test_what_is_unknown_or_hidden_has_no_scores() -> None:
     assert scores.from_table(pa.table({"key": ["a"], "bleu": [1.0]})) is None
     assert scores.from_table(predicted("vqa").slice(2)) is None
-    judged = scores.from_table(predicted("vqa"))
-    assert judged is not None
-    assert judged.right.tolist() == [True, True]  # two of three annotators are more than half
+    # Two of three annotators are more than half.
+    assert scored(predicted("vqa")).right.tolist() == [True, True]
 
 
 def _classes(*rows: tuple[str, str]) -> scores.Scores:
     keys, sentences = ([row[i] for row in rows] for i in (0, 1))
     same = ["x"] * len(rows)
     table = {"key": keys, "sentence": sentences, "answer": same, "predicted": same}
-    found = scores.from_table(predicted("entailment", table))
-    assert found is not None
-    return found
+    return scored(predicted("entailment", table))
 
 
 def test_examples_are_shared_where_the_question_and_the_record_are_the_same() -> None:
-    import pandas as pd
-
     before = _classes(("a", "s"), ("a", "t"), ("b", "s"), ("b", "s"))
     after = _classes(("b", "s"), ("a", "t"), ("c", "s"), ("b", "s"))
     own, other = scores.shared_rows(before.example_ids(None), after.example_ids(None))
     assert list(zip(own.tolist(), other.tolist(), strict=True)) == [(1, 1), (2, 0), (3, 3)]
-    old, new = (
-        pd.Series({"a": 1, "b": 2}),
-        pd.Series({"a": 3, "b": 2}),
-    )
+    old, new = (pd.Series({"a": first, "b": 2}) for first in (1, 3))
     own, other = scores.shared_rows(before.example_ids(old), after.example_ids(new))
     assert list(zip(own.tolist(), other.tolist(), strict=True)) == [(2, 0), (3, 3)]
     assert np.array_equal(before.values[own], after.values[other])
+
+
+def test_a_record_is_known_by_all_that_stands_in_it(tmp_path: Path) -> None:
+    def content(name: str, *records: Record) -> int:
+        toy.write(tmp_path / name, records)
+        return int(scores.contents(read_index(tmp_path / name))["toy-0000"])
+
+    more = (toy.picture(1),)
+    first = content("first", toy.record(0, more=more))
+    assert content("shifted", toy.record(9, more=more), toy.record(0, more=more)) == first
+    changes: list[dict[str, Any]] = [
+        {"captions": ("other words",)}, {"image": toy.picture(50)}, {"meta": {"a": "new"}},
+        {"split": "test"}, {"more": (toy.picture(2),)},
+    ]  # fmt: skip
+    for number, changed in enumerate(changes):
+        assert content(f"{number}", toy.record(0, **{"more": more, **changed})) != first, changed

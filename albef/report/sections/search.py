@@ -1,6 +1,6 @@
 """The search of a run in the report: its trials, and the evidence for its choice."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,23 +38,3 @@ def read(layout: Layout, run: str) -> Search:
             trial["chosen"] = True
             break
     return Search(run, choice, trials, stored.get("evidence", {}))
-
-
-def describe_evidence(search: Search) -> Iterator[str]:
-    """Yield the evidence for the choice as sentences."""
-    evidence = search.evidence
-    if not evidence:
-        return
-    counts = evidence["trials"]
-    states = {"complete": "complete", "pruned": "stopped early", "fail": "failed"}
-    yield f"{', '.join(f'{counts[key]} {word}' for key, word in states.items() if counts[key])}."
-    metric, value, start = evidence["metric"], evidence["value"], evidence["start"]
-    if start is None:
-        yield f"The best trial has {metric} {value:.2f}; the start values have no result."
-    elif evidence["chosen"]["start"]:
-        yield f"The start values are best, with {metric} {value:.2f}."
-    else:
-        gain = f"{evidence['gain']:+.2f} compared with the start values ({start:.2f})"
-        yield f"The best trial has {metric} {value:.2f}, {gain}."
-    if len(evidence["best"]) > 1:
-        yield f"The best {len(evidence['best'])} trials differ by at most {evidence['spread']:.2f}."

@@ -16,7 +16,6 @@ from albef.cli import main
 from albef.data.record import Record
 from albef.io import write_json
 from albef.tasks import entailment
-from albef.training.tracking import Tracker
 from flows.experiments.gather import gather
 from pipelines.evaluate import predictions_table
 from tests.data import toy
@@ -28,7 +27,7 @@ stages:
   made:
     cmd: "true"
     params: [seed, tasks]
-    outs: [products/data/toy, products/curves/said, products/results/said/predictions.parquet]
+    outs: [products/data/toy, products/results/said/predictions.parquet]
     metrics: [{products/metrics/said.json: {cache: false}}]
 """
 COUNT = 40
@@ -38,14 +37,10 @@ def _records(seed: int = 1) -> list[Record]:
     return [toy.record(seed * 100 + i, key=f"toy-{i}", split="test") for i in range(COUNT)]
 
 
-def _products(root: Path, right: Sequence[bool], records: Sequence[Record], lr: float) -> None:
+def _products(root: Path, right: Sequence[bool], records: Sequence[Record]) -> None:
     """What a run of a kind with classes leaves."""
     shutil.rmtree(root / "products", ignore_errors=True)
     toy.write(root / "products/data/toy", records)
-    tracker = Tracker(root / "products/curves/said", {})
-    for step in (9, 19, 29):
-        tracker.log(step, {"train/loss": 3 / (1 + step * lr)})
-    tracker.close()
     table: dict[str, list[Any]] = {
         "key": [record.key for record in records],
         "sentence": [record.captions[0] for record in records],
@@ -104,10 +99,10 @@ def _history(root: Path) -> None:
         ("better2", 2, 0.3, high),
     ):
         _params(root, seed, lr)
-        _products(root, right, _records(seed), lr)
+        _products(root, right, _records(seed))
         _commit(root, tag)
     _params(root, lr=0.4)
-    _products(root, [True] * COUNT, _records()[:-4] + _records(3)[-4:], 0.4)
+    _products(root, [True] * COUNT, _records()[:-4] + _records(3)[-4:])
     with Repo(".") as repo:
         repo.commit(force=True)
         repo.experiments.save(name="tried", include_untracked=["products/metrics"])
@@ -139,12 +134,12 @@ def test_two_revisions_side_by_side_where_both_answered(project: Path) -> None:
     assert test.verdict == "better"
     assert [flip.before.text for flip in test.better] == ["no"] * 3
     assert all(flip.thumbnail and flip.thumbnail.uri.startswith("data:") for flip in test.better)
-    assert it.data[0].rows == ()
+    assert it.data == {"toy": True}
     assert not list(Path(".dvc/tmp").glob("compare-*")), "its working files are gone"
     it, _ = gather(["better", "tried"], 0)  # an experiment of other data
     (test,) = it.splits[0].paired
     assert (test.shared, test.of) == (COUNT - 4, COUNT)
-    assert [(r.split, r.added, r.changed) for r in it.data[0].rows] == [("test", 0, 4)]
+    assert it.data == {"toy": False}
 
 
 def test_seeds_of_the_same_values_are_a_group(project: Path) -> None:

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from albef.report import scores
 from albef.report.flips import flips
 from albef.report.heatmap import CORRECT, WRONG
 from albef.report.sections import examples
 from albef.report.thumbnails import Thumbnail, sample
+from tests.report.test_scores import scored
 
 
 class Toy:
@@ -220,8 +220,7 @@ def test_images_that_were_classified_stand_beside_a_ranked_split() -> None:
     assert (right.title, wrong.title) == ("Correct answers", "Wrong answers")
     assert wrong.examples[0].thumbnails == [Thumbnail("b", "data:b")]
     assert (wrong.examples[0].given, wrong.examples[0].truth) == ("an apple", "a dog")
-    scored = scores.from_table(part)
-    assert scored is not None
-    assert scored.mean() == 50
-    (flip,) = flips(scored, scored, [(1, 1)], None)
+    found = scored(part)
+    assert found.mean() == 50
+    (flip,) = flips(found, found, [(1, 1)], None)
     assert (flip.truth, flip.before.text) == ("a dog", "an apple")

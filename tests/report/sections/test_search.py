@@ -1,26 +1,18 @@
 """The search on the page: its trials, and its evidence."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from albef.layout import Layout, Paths
 from albef.report.page import Report, render
 from albef.report.sections import search
-from albef.report.sections.search import Search, describe_evidence
+from albef.report.sections.search import Search
 from pipelines.stage import write_json
 from tests.report.test_page import trial
 
 EVIDENCE: dict[str, Any] = {
-    "metric": "r_mean",
-    "trials": {"complete": 3, "pruned": 1, "fail": 0},
-    "chosen": {"trial": 2, "start": False},
-    "value": 42.0,
-    "start": 40.0,
-    "gain": 2.0,
-    "best": [42.0, 40.0, 30.0],
-    "spread": 12.0,
-}
+    "metric": "r_mean", "value": 42.0, "start": None, "best": [42.0, 30.0], "spread": 12.0
+}  # fmt: skip
 TRIALS = (
     trial(0, 40.0, 30.0, 40.0, params={"lr": 1e-4, "alpha": 0.4}, start=True),
     trial(1, 30.0, 20.0, 30.0, params={"lr": 1e-5, "alpha": 0.1}),
@@ -31,23 +23,9 @@ TRIALS = (
 SEARCH = Search("retrieval", {"lr": 3e-4, "alpha": 0.5}, TRIALS, EVIDENCE)
 
 
-def test_the_evidence_in_words() -> None:
-    def told(**changed: Any) -> str:
-        return " ".join(describe_evidence(replace(SEARCH, evidence=EVIDENCE | changed)))
-
-    assert told() == (
-        "3 complete, 1 stopped early. The best trial has r_mean 42.00, +2.00 compared with the "
-        "start values (40.00). The best 3 trials differ by at most 12.00."
-    )
-    start = told(chosen={"start": True})
-    assert "The start values are best, with r_mean 42.00." in start
-    assert "the start values have no result." in told(start=None, gain=None)
-    assert "1 complete, 2 failed." in told(trials={"complete": 1, "pruned": 0, "fail": 2})
-    assert not list(describe_evidence(replace(SEARCH, evidence={})))
-
-
-def test_the_page_shows_what_failed() -> None:
+def test_the_page_shows_the_evidence_and_what_failed() -> None:
     page = render(Report(1, searches=(SEARCH,)))
+    assert "r_mean is 42.0, with the start values –. The best 2 trials differ by at most" in page
     assert '<span class="badge bad">failed</span><small class="error">the loss is no number' in page
     assert page == render(Report(1, searches=(SEARCH,)))
 
