@@ -17,6 +17,8 @@ REFUSED = re.compile(
     r"|max_unpool|nll_loss2d|put$|put_$|histc|bincount|median|cumsum"
 )
 """Operations that ``torch.use_deterministic_algorithms`` refuses on a GPU, from its docstring."""
+WAITING = "multinomial"
+"""Operation that waits for a GPU, though its result depends on no value in size."""
 SLOWER = re.compile(
     r"index_add|scatter|gather|index_copy|repeat_interleave|replication_pad|max_pool3d_with"
     r"|convolution_backward|index_put"
@@ -49,6 +51,7 @@ class Operations(TorchDispatchMode):
         dtypes = {tensor.dtype for tensor in made if tensor.is_floating_point()}
         assert dtypes <= self._dtypes, f"{name} computes in {dtypes}"
         assert not REFUSED.match(name), f"{name} has no deterministic form on a GPU"
+        assert name != WAITING, f"{name} waits for the device"
         return result
 
 

@@ -68,6 +68,8 @@ FAULTS: list[tuple[Callable[[Tensor], Tensor], type[BaseException], str]] = [
     (lambda x: x + torch.ones(1), RuntimeError, "on the same device"),
     (lambda x: x[x > 0], DynamicOutputShapeException, "nonzero"),
     (lambda x: x * x.sum().item(), DataDependentOutputException, "_local_scalar_dense"),
+    (lambda x: x + torch.multinomial(x.exp(), 1), AssertionError, "multinomial waits"),
+    (lambda x: x * torch.tensor([2.0], device=x.device), NotImplementedError, "empty_strided"),
     (lambda x: x.double().float(), AssertionError, "computes in .*float64"),
     (lambda x: x.cumsum(0), AssertionError, "cumsum has no deterministic form"),
     (lambda x: x.half().float(), AssertionError, "computes in .*float16"),

@@ -2,18 +2,18 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from albef.loading.loader import Loader
 from albef.training.loop import NonFiniteError
 from albef.training.state import TrainingState, kept
-from tests import waits
 from tests.conftest import tiny_task
 from tests.data import toy
 from tests.pipelines.states import step_of
@@ -131,13 +131,28 @@ def test_low_layers_move_least_under_layer_decay(data: Path, tmp_path: Path, who
     assert all(torch.equal(decayed[name], resumed[name]) for name in decayed)
 
 
+class Reads(TorchDispatchMode):
+    """Calls ``found`` at each operation that reads values, for which a GPU is waited for."""
+
+    def __init__(self, found: Callable[[], None]) -> None:
+        super().__init__()
+        self._found = found
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        if torch.Tag.data_dependent_output in func.tags:
+            self._found()
+        return func(*args, **(kwargs or {}))
+
+
 def test_the_loop_reads_no_value_between_two_points(data: Path, tmp_path: Path) -> None:
     """Losses are summed where they are; the device is waited for every ten steps alone."""
     done = [0]
     read: set[int] = set()
     task = tiny()
     steps = list(loader_of(task, data).batches(0, 12))
-    seen = waits.Waits(lambda name: read.add(done[0]))
+    seen = Reads(lambda: read.add(done[0]))
 
     def progress(step: int, total: int, means: Mapping[str, float]) -> None:
         done[0] = step
