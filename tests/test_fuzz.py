@@ -57,14 +57,24 @@ class Target(NamedTuple):
     """A parser.
 
     Attributes:
-        parse: parses bytes and checks the result; it takes options from a function.
+        parse: parses a file in a folder with the images ``0.jpg`` and ``a.jpg`` and checks the
+            result; it takes options from a function.
         whole: inputs that are damaged before they are parsed.
         hostile: inputs that are parsed as they are.
     """
 
-    parse: Callable[[bytes, Choose], object]
+    parse: Callable[[Path, Choose], object]
     whole: list[bytes]
     hostile: list[bytes]
+
+    def run(self, held: bytes, choose: Choose) -> None:
+        """Parse an input within the bounds."""
+        with tempfile.TemporaryDirectory() as name, bounded():
+            path = Path(name, "input")
+            path.write_bytes(held)
+            for image in ("0.jpg", "a.jpg"):
+                Path(name, image).write_bytes(IMAGES[0])
+            self.parse(path, choose)
 
 
 def memory_mib(name: str) -> float:
@@ -127,19 +137,24 @@ def check_written(rows: Iterable[Record | Rejection]) -> None:
     assert all(record.image for record in kept)
 
 
-def rows_of(kind: str, path: str, **values: Any) -> None:
+def rows_of(kind: str, path: Path, suffix: str, **values: Any) -> None:
     """Read rows of a source; an error message about the whole source is fine."""
+    path = path.rename(path.with_suffix(suffix))
+    files = "file" if kind == "karpathy" else "files"
+    of_splits = {"train": [str(path)]}
+    given = {"table": [str(path)], "karpathy": str(path)}.get(kind, of_splits)
     rows: Iterable[Record | Rejection] = ()
     with contextlib.suppress(ParamsError):
-        rows = read(kind, **values)
+        rows = read(kind, **{files: given}, **values)
     check_written(rows)
     with contextlib.suppress(ParamsError):
-        derive(Path(path), "s")
+        derive(path, "s")
 
 
-def image(held: bytes, choose: Choose) -> None:
+def image(path: Path, choose: Choose) -> None:
     longest_side = choose([None, 16])
-    made = prepare(1, toy.record(1, image=held), rules(longest_side, near_distance=2))
+    record = toy.record(1, image=path.read_bytes())
+    made = prepare(1, record, rules(longest_side, near_distance=2))
     if isinstance(made, Prepared):
         assert max(decode(made.record.image).size) <= (longest_side or 2**12)
     else:
@@ -147,72 +162,47 @@ def image(held: bytes, choose: Choose) -> None:
         assert not made.thumbnail or decode(made.thumbnail)
 
 
-def tar(held: bytes, choose: Choose) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name, "a.tar")
-        path.write_bytes(held)
-        caption = choose(["txt", "json.caption"])
-        rows_of("webdataset", str(path), files={"train": [str(path)]}, caption=caption)
+def tar(path: Path, choose: Choose) -> None:
+    rows_of("webdataset", path, ".tar", caption=choose(["txt", "json.caption"]))
 
 
-def table(held: bytes, choose: Choose) -> None:
+def table(path: Path, choose: Choose) -> None:
     form, header = choose(["csv", "tsv"]), choose([None, ["url", "text"]])
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name, f"list.{form}")
-        path.write_bytes(held)
-        Path(name, "0.jpg").write_bytes(IMAGES[0])
-        values: dict[str, Any] = {"files": [str(path)], "format": form, "header": header}
-        values |= {"image": "url", "images": name, "caption": "text", "keep": ["url"]}
-        rows_of("table", str(path), **values)
+    values = {"image": "url", "images": str(path.parent), "caption": "text", "keep": ["url"]}
+    rows_of("table", path, f".{form}", format=form, header=header, **values)
 
 
-def parquet(held: bytes, _: Choose) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name, "a.parquet")
-        path.write_bytes(held)
-        values = {"files": {"train": [str(path)]}, "image": "image", "captions": ["text"]}
-        rows_of("parquet", str(path), **values)
+def parquet(path: Path, _: Choose) -> None:
+    rows_of("parquet", path, ".parquet", image="image", captions=["text"])
 
 
-def json_file(held: bytes, choose: Choose) -> None:
-    form = choose([*ANNOTATIONS, "karpathy"])
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name, "rows.json")
-        path.write_bytes(held)
-        Path(name, "a.jpg").write_bytes(IMAGES[0])
-        values: dict[str, Any] = {"format": form, "files": {"train": [str(path)]}}
-        if form == "karpathy":
-            values = {"file": str(path), "splits": ["train", "val", "test"]}
-        kind = "karpathy" if form == "karpathy" else "annotations"
-        rows_of(kind, str(path), images=name, **values)
+def json_file(path: Path, choose: Choose) -> None:
+    form, images = choose([*ANNOTATIONS, "karpathy"]), str(path.parent)
+    if form == "karpathy":
+        rows_of("karpathy", path, ".json", images=images, splits=["train", "val", "test"])
+    else:
+        rows_of("annotations", path, ".json", images=images, format=form)
 
 
-def caption(held: bytes, _: Choose) -> None:
+def caption(path: Path, _: Choose) -> None:
     with contextlib.suppress(RowError):
-        assert clean(held.decode(errors="surrogateescape")).isprintable()
+        assert clean(path.read_bytes().decode(errors="surrogateescape")).isprintable()
 
 
-def yaml_file(held: bytes, _: Choose) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name, "params.yaml")
-        path.write_bytes(held)
-        with contextlib.suppress(ParamsError):
-            read_yaml(path)
+def yaml_file(path: Path, _: Choose) -> None:
+    with contextlib.suppress(ParamsError):
+        read_yaml(path)
 
 
-def export_manifest(held: bytes, _: Choose) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        Path(name, manifest.NAME).write_bytes(held)
-        with contextlib.suppress(ExportError):
-            manifest.check(Path(name), manifest.read(Path(name)), "float32")
+def export_manifest(path: Path, _: Choose) -> None:
+    path.rename(path.with_name(manifest.NAME))
+    with contextlib.suppress(ExportError):
+        manifest.check(path.parent, manifest.read(path.parent), "float32")
 
 
-def index_file(held: bytes, _: Choose) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name, "a.sqlite")
-        path.write_bytes(held)
-        with contextlib.suppress(ValueError):
-            Index(path).close()
+def index_file(path: Path, _: Choose) -> None:
+    with contextlib.suppress(ValueError):
+        Index(path).close()
 
 
 IMAGES = [row.image for row in ROWS.values() if row.expected == CAPTION and len(row.image) < 5000]
@@ -273,8 +263,7 @@ TARGETS = {
 def test_hostile_inputs_are_parsed_or_refused_within_bounds(name: str) -> None:
     target = TARGETS[name]
     for held in (*target.whole, *target.hostile):
-        with bounded():
-            target.parse(held, lambda options: options[0])
+        target.run(held, lambda options: options[0])
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -283,8 +272,7 @@ def test_hostile_inputs_are_parsed_or_refused_within_bounds(name: str) -> None:
 def test_damaged_inputs_are_parsed_or_refused_within_bounds(name: str, data: st.DataObject) -> None:
     target = TARGETS[name]
     held = data.draw(damaged(target.whole) | st.binary(max_size=200))
-    with bounded():
-        target.parse(held, lambda options: data.draw(st.sampled_from(options)))
+    target.run(held, lambda options: data.draw(st.sampled_from(options)))
 
 
 @fuzzed
@@ -292,9 +280,8 @@ def test_damaged_inputs_are_parsed_or_refused_within_bounds(name: str, data: st.
 def test_damaged_manifests_are_read_or_refused_within_bounds(
     tiny_export: Path, data: st.DataObject
 ) -> None:
-    held = data.draw(damaged([(tiny_export / manifest.NAME).read_bytes()]))
-    with bounded():
-        export_manifest(held, lambda options: options[0])
+    target = Target(export_manifest, [(tiny_export / manifest.NAME).read_bytes()], [])
+    target.run(data.draw(damaged(target.whole)), lambda options: options[0])
 
 
 @pytest.fixture(scope="module")
