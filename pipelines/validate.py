@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from albef.data import image_decoding, image_quality
+from albef.data import image_decoding
 from albef.data.shards import describe
 from albef.io import atomic, file_digest
 from albef.validation import image_stats as stats
@@ -60,8 +60,7 @@ def image_stats(stage: Stage) -> NDArray[np.float64]:
         ShardError: a part of the dataset is missing or damaged.
     """
     folder = stage.layout.data(stage.key)
-    modules = (stats, image_decoding, image_quality)
-    code = [file_digest(Path(str(module.__file__))) for module in modules]
+    code = [file_digest(Path(str(module.__file__))) for module in (stats, image_decoding)]
     fingerprint = hashlib.sha256(" ".join([describe(folder)["digest"], *code]).encode())
     with stage.scratch(fingerprint.hexdigest()) as scratch:
         path = scratch / "image_stats.npy"

@@ -130,7 +130,9 @@ class Loader:
     def _micro_batches(self, steps: range) -> Iterator[Batch]:
         import webdataset as wds  # a slow import that only training needs
 
-        numbers = functools.partial(self._all_numbers, steps)
+        def numbers() -> Iterator[int]:
+            return itertools.chain.from_iterable(map(self.numbers, steps))
+
         workers = min(self._workers, len(steps) * self._per_rank)
         make = self._pipeline.make
         pipeline = wds.DataPipeline(
@@ -150,9 +152,6 @@ class Loader:
             made.close()  # The workers end now and not when the garbage is collected.
             if prefetcher:
                 prefetcher.stop()
-
-    def _all_numbers(self, steps: range) -> Iterator[int]:
-        return itertools.chain.from_iterable(map(self.numbers, steps))
 
     def _prefetcher(self, numbers: Iterator[int]) -> Prefetcher | None:
         """Return the prefetcher of the next window's shards, or None without a store."""

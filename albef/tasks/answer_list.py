@@ -3,8 +3,10 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from albef.config import ParamsError
 from albef.data.shards import Shards
@@ -13,6 +15,7 @@ from albef.tasks.vqa_accuracy import normalised
 FROM_TRAIN = "train"
 """Value of ``answer_list`` that selects the answers of the train split."""
 
+_ANSWERS = TypeAdapter(Annotated[list[str], Field(min_length=1, strict=True)])
 log = logging.getLogger(__name__)
 
 
@@ -36,7 +39,19 @@ def answer_list(source: str, dataset: str, train: Shards | None) -> list[str]:
             weights[answer] += weight
     if source != FROM_TRAIN:
         listed = _read(Path(source))
-        _check_coverage(source, listed, weights)
+        covered = set(map(normalised, listed))
+        missing = [answer for answer in weights if normalised(answer) not in covered]
+        if missing and len(missing) == len(weights):
+            raise ParamsError(
+                f"answer_list {source} has no answer of the train split (such as {missing[0]!r}); "
+                f"name the list of this dataset, or {FROM_TRAIN}"
+            )
+        if missing:
+            log.warning(
+                "answer_list %s lacks %d of %d answers of the train split, such as %r; the model "
+                "never gives them",
+                *(source, len(missing), len(weights), missing[0]),
+            )
         return listed
     if train is None:
         raise ParamsError(
@@ -51,33 +66,10 @@ def answer_list(source: str, dataset: str, train: Shards | None) -> list[str]:
     return sorted(weights, key=lambda answer: (-weights[answer], answer))
 
 
-def _check_coverage(path: str, listed: Sequence[str], weights: Mapping[str, float]) -> None:
-    """Warn if a list lacks some answers of the train split; refuse it if it lacks all."""
-    covered = set(map(normalised, listed))
-    missing = [answer for answer in weights if normalised(answer) not in covered]
-    if not missing:
-        return
-    if len(missing) == len(weights):
-        raise ParamsError(
-            f"answer_list {path} has no answer of the train split (such as {missing[0]!r}); name "
-            f"the list of this dataset, or {FROM_TRAIN}"
-        )
-    share = 100 * sum(weights[answer] for answer in missing) / sum(weights.values())
-    log.warning(
-        "answer_list %s lacks %d answers of the train split (%.1f %% by weight), such as %r; the "
-        "model never gives them",
-        *(path, len(missing), share, missing[0]),
-    )
-
-
 def _read(path: Path) -> list[str]:
-    """Return the answers in a JSON file."""
     try:
-        listed = json.loads(path.read_text())
+        return _ANSWERS.validate_json(path.read_bytes())
     except OSError as error:
         raise ParamsError(f"answer_list {path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ParamsError(f"answer_list {path} is not valid JSON: {error}") from None
-    if not isinstance(listed, list) or not listed or not all(isinstance(a, str) for a in listed):
-        raise ParamsError(f"answer_list {path} must be a list of texts")
-    return listed
+    except ValidationError:
+        raise ParamsError(f"answer_list {path} must be a list of texts, in JSON") from None

@@ -1,7 +1,7 @@
 """Prediction and scores of the kinds that rank texts for images and images for texts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -189,44 +189,78 @@ class RankingTask(MatchingTask):
         They are recalls, re-ranked and by ITC only (``itc_``), or accuracies of a paired split, or
         accuracies of a classified split, over its images and as the mean over its classes.
         """
-        if "label" not in table:
-            by_itc = _metrics_of_ranks(table, "rank_itc")
-            itc = {f"itc_{name}": value for name, value in by_itc.items()}
-            return _metrics_of_ranks(table, "rank") | itc
-        scores, labels = np.array(self.examples(table).scores), np.array(table["label"])
-        by_class = [scores[labels == label].mean() for label in sorted(set(table["label"]))]
-        means = {"accuracy": scores.mean(), "balanced_accuracy": np.mean(by_class)}
-        return {f"zero_shot_{name}": 100 * float(mean) for name, mean in means.items()}
+        return _protocol(table).score()
 
     @classmethod
     def examples(cls, table: Table) -> Examples:
         """Score a query by the mean of its three recalls, and a decision or class by 0 or 1."""
-        if "label" in table:
-            pairs = zip(table["label"], table["predicted"], strict=True)
-            right = [float(label == predicted) for label, predicted in pairs]
-            columns = ("", "predicted", "label")
-            return Examples("zero_shot_balanced_accuracy", right, *columns, strata="label")
-        ranks = np.array(table["rank"])
-        if "change" in table:
-            return Examples("accuracy", (ranks == 0).astype(float).tolist(), "caption", "top")
-        scores = np.mean([ranks < k for k in RANKS], axis=0).tolist()
-        return Examples("r_mean", scores, "caption", "top", strata="query", right=1.0)
+        return _protocol(table).examples()
 
     def chance(self, table: Table) -> dict[str, float]:
         """Return the expected :meth:`score` of a random order or class."""
-        if "label" in table:
-            return dict.fromkeys(self.score(table), 100 / len(set(table["label"])))
-        if "change" in table:
-            return accuracies([0.5] * len(table["change"]), table["change"])
-        return chance_recalls(table["query"].count("i2t"), table["query"].count("t2i"))
+        return _protocol(table).chance()
 
 
-def _metrics_of_ranks(table: Table, column: str) -> dict[str, float]:
-    """Return accuracies of decisions between the two of a pair, or recalls of a ranking."""
-    ranks, query = np.array(table[column]), np.array(table["query"])
-    if "change" in table:
-        return accuracies((ranks == 0).astype(float).tolist(), table["change"])
-    return recalls(*(ranks[query == name].tolist() for name in ("i2t", "t2i")))
+@dataclass(frozen=True)
+class _Ranking:
+    """Queries that rank all answers of a split."""
+
+    table: Table
+
+    def score(self) -> dict[str, float]:
+        itc = {f"itc_{name}": value for name, value in self.rates("rank_itc").items()}
+        return self.rates("rank") | itc
+
+    def rates(self, column: str) -> dict[str, float]:
+        ranks, query = np.array(self.table[column]), np.array(self.table["query"])
+        return recalls(*(ranks[query == name].tolist() for name in ("i2t", "t2i")))
+
+    def examples(self) -> Examples:
+        ranks = np.array(self.table["rank"])
+        scores = np.mean([ranks < k for k in RANKS], axis=0).tolist()
+        return Examples("r_mean", scores, "caption", "top", strata="query", right=1.0)
+
+    def chance(self) -> dict[str, float]:
+        query = self.table["query"]
+        return chance_recalls(query.count("i2t"), query.count("t2i"))
+
+
+class _Pairs(_Ranking):
+    """Decisions between the two of a pair, grouped by their difference."""
+
+    def rates(self, column: str) -> dict[str, float]:
+        return accuracies([float(rank == 0) for rank in self.table[column]], self.table["change"])
+
+    def examples(self) -> Examples:
+        right = [float(rank == 0) for rank in self.table["rank"]]
+        return Examples("accuracy", right, "caption", "top")
+
+    def chance(self) -> dict[str, float]:
+        return accuracies([0.5] * len(self.table["change"]), self.table["change"])
+
+
+class _Classes(_Ranking):
+    """Images that are classified by the names of their classes."""
+
+    def score(self) -> dict[str, float]:
+        scores, labels = np.array(self.examples().scores), np.array(self.table["label"])
+        by_class = [scores[labels == label].mean() for label in sorted(set(self.table["label"]))]
+        means = {"accuracy": scores.mean(), "balanced_accuracy": np.mean(by_class)}
+        return {f"zero_shot_{name}": 100 * float(mean) for name, mean in means.items()}
+
+    def examples(self) -> Examples:
+        pairs = zip(self.table["label"], self.table["predicted"], strict=True)
+        right = [float(label == predicted) for label, predicted in pairs]
+        columns = ("", "predicted", "label")
+        return Examples("zero_shot_balanced_accuracy", right, *columns, strata="label")
+
+    def chance(self) -> dict[str, float]:
+        return dict.fromkeys(self.score(), 100 / len(set(self.table["label"])))
+
+
+def _protocol(table: Table) -> _Ranking:
+    kind = _Classes if "label" in table else _Pairs if "change" in table else _Ranking
+    return kind(table)
 
 
 def ranked(

@@ -94,22 +94,6 @@ class ValidateConfig(Section):
     """An image is blank if the standard deviation of each colour (0 to 255) is below this."""
     max_blank_images: Share = 0.001
     """Maximum share of records with a blank image."""
-    min_image_sharpness: Annotated[float, Field(ge=0)] = 10.0
-    """An image is blurred if its sharpness (:mod:`albef.data.image_quality`) is below this."""
-    max_blurred_images: Share = 1.0
-    """Maximum share of records with a blurred image."""
-    min_image_highlights: Annotated[float, Field(ge=0)] = 80.0
-    """An image is dark if 99 % of its pixels are less bright than this (0 to 255)."""
-    max_dark_images: Share = 1.0
-    """Maximum share of records with a dark image."""
-    max_image_shadows: Annotated[float, Field(ge=0)] = 242.0
-    """An image is light if 95 % of its pixels are brighter than this (0 to 255)."""
-    max_light_images: Share = 1.0
-    """Maximum share of records with a light image."""
-    min_image_entropy: Annotated[float, Field(ge=0)] = 1.0
-    """An image has little content if the entropy of its brightness is below this, in bits."""
-    max_bare_images: Share = 1.0
-    """Maximum share of records with an image of little content."""
     max_decode_failures: Share = 0.0
     """Maximum share of records with an image that cannot be decoded."""
     max_label_share: Share = 0.8

@@ -1,4 +1,4 @@
-"""Statistics of a dataset's images: each image is decoded once and described by ten numbers."""
+"""Statistics of a dataset's images: each image is decoded once and described by six numbers."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -9,17 +9,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from albef.data.image_decoding import ImageError, flat, opened
-from albef.data.image_quality import SIDE, Quality, image_quality
 from albef.data.shards import Shards, describe, read_index
 
-STATS = ("red", "green", "blue", "brightness", "saturation", "spread", *Quality._fields)
-"""Names of the ten numbers.
+STATS = ("red", "green", "blue", "brightness", "saturation", "spread")
+"""Names of the numbers.
 
 Means of the colours and of the brightness (Rec. 601 luma), 0 to 255; mean saturation (of HSV), 0 to
-1; the largest standard deviation of a colour over the image; those of
-:class:`~albef.data.image_quality.Quality`.
+1; the largest standard deviation of a colour over the image.
 """
 _SIDE = 32  # pixels along the longer side that colours are computed on, or up to twice as many
+_DECODED = 128  # pixels along both sides that a JPEG is decoded at, at least
 _ROWS = 256  # records per task of a thread
 _LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -32,7 +31,7 @@ def read_image_stats(folder: Path, threads: int) -> NDArray[np.float64]:
         threads: decoding threads; 0 uses all cores.
 
     Returns:
-        (images of a record, records, 10), NaN for an image that cannot be decoded.
+        (images of a record, records, 6), NaN for an image that cannot be decoded.
 
     Raises:
         ShardError: a part of the dataset is missing or damaged.
@@ -50,7 +49,7 @@ def read_image_stats(folder: Path, threads: int) -> NDArray[np.float64]:
             pieces = [np.asarray(rows) for rows in pool.map(decode, range(0, len(records), _ROWS))]
             records.close()
             if pieces:
-                values = np.concatenate(pieces).swapaxes(0, 1)  # (images, records, 10)
+                values = np.concatenate(pieces).swapaxes(0, 1)  # (images, records, 6)
                 stats = np.resize(stats, (len(values), *stats.shape[1:]))
                 stats[:, splits == split] = values
     return stats
@@ -60,7 +59,7 @@ def _decoded(image: bytes, key: str) -> tuple[float, ...]:
     try:
         with opened(image, key) as picture:
             # A JPEG is decoded at a small scale, but read to its end.
-            picture.draft(None, (SIDE, SIDE))
+            picture.draft(None, (_DECODED, _DECODED))
             pixels = flat(picture)
     except ImageError:
         return (float("nan"),) * len(STATS)
@@ -79,4 +78,4 @@ def image_stats(picture: Image.Image) -> tuple[float, ...]:
     squares = np.einsum("ij,ij->j", small, small, dtype=np.float64) / len(small)
     spread = np.sqrt(np.maximum(squares - means * means, 0)).max()
     values = (*means, means @ _LUMA, saturation.mean(dtype=np.float64), spread)
-    return (*(round(float(value), 4) for value in values), *image_quality(picture))
+    return tuple(round(float(value), 4) for value in values)

@@ -26,6 +26,7 @@ from albef.validation.tables import Tables
 COMMON = "image_text"
 """The suite of every dataset."""
 _SAMPLE = 10  # failing rows that are listed
+_SHOWN = ("key", "split", "caption")  # of these columns, and of the one that is checked
 
 
 def read_suite(name: str) -> list[dict[str, Any]]:
@@ -78,14 +79,15 @@ def _run(
     expectations = [ExpectationConfiguration(**item).to_domain_obj() for item in items]
     asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
     batch = asset.add_batch_definition_whole_dataframe(name).get_batch({"dataframe": rows})
-    keyed = {"unexpected_index_column_names": ["key"]} if "key" in rows else {}
     outcomes: list[dict[str, Any]] = batch.validate(
         gx.ExpectationSuite(name=name, expectations=expectations),
         expectation_parameters=config.model_dump(exclude={"drift"}),
         result_format={
-            "result_format": "SUMMARY", "partial_unexpected_count": _SAMPLE, **keyed
+            "result_format": "SUMMARY",
+            "partial_unexpected_count": _SAMPLE,
+            "unexpected_index_column_names": [name for name in _SHOWN if name in rows],
         },
-    ).to_json_dict()["results"]  # fmt: skip
+    ).to_json_dict()["results"]
     for outcome in outcomes:
         if not outcome["result"]:
             expected = outcome["expectation_config"]["type"]
@@ -135,21 +137,9 @@ def _check(suite: str, table: str, outcome: Mapping[str, Any], rows: pd.DataFram
         allowed=round(1 - kwargs.get("mostly", 1.0), 12),
         bound=" and ".join(bounds),
         threshold=meta.get("threshold", ""),
-        sample=_sample(result, rows, column) if column else (),
+        sample=tuple(
+            {name: row[name] for name in (*_SHOWN, column) if name in row}
+            for row in result.get("partial_unexpected_index_list") or ()
+        ),
         suite=suite,
     )
-
-
-def _sample(
-    result: Mapping[str, Any], frame: pd.DataFrame, column: str
-) -> tuple[Mapping[str, Any], ...]:
-    """Return the first failing rows, identified by their key and failing value."""
-    unexpected = pd.DataFrame(result.get("partial_unexpected_index_list") or [])
-    if unexpected.empty:
-        return ()
-    names = list(dict.fromkeys(["key", column]))
-    candidates = frame[frame["key"].isin(unexpected["key"])]
-    offending = candidates.merge(unexpected[names].drop_duplicates(), on=names)
-    columns = ["key", "split", *(name for name in ("caption", column) if name in frame)]
-    rows = offending[list(dict.fromkeys(columns))][:_SAMPLE]
-    return tuple(json.loads(rows.to_json(orient="records")))

@@ -29,7 +29,7 @@ def tables(index: pa.Table, stats: NDArray[np.float64]) -> Tables:
 
     Args:
         index: of the dataset, with its chunks combined.
-        stats: (images of a record, records, 10), as :func:`read_image_stats` returns them.
+        stats: (images of a record, records, 6), as :func:`read_image_stats` returns them.
     """
     images = _images(index, stats)
     records = _records(index, images)
@@ -67,9 +67,7 @@ def _records(index: pa.Table, images: pd.DataFrame) -> pd.DataFrame:
     frame["images"] = by_record.size()
     decoded = images["spread"].notna().groupby(level=0).all()
     frame["image"] = np.where(decoded, "decoded", "broken")
-    frame["shadows"] = by_record["shadows"].max()
-    for name in ("spread", "sharpness", "highlights", "entropy"):
-        frame[name] = by_record[name].min()
+    frame["spread"] = by_record["spread"].min()
     sides = images[["width", "height"]]
     shorter, longer = sides.min(axis=1), sides.max(axis=1)
     frame["shorter_side"] = shorter.groupby(level=0).min()

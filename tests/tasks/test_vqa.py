@@ -78,7 +78,7 @@ def test_a_wrong_list_is_reported(tmp_path: Path) -> None:
     file, records = tmp_path / "answers.json", shards(tmp_path, QUESTIONS)
     for content, message in (
         (None, "cannot be read: No such file"),
-        ("[", "is not valid JSON"),
+        ("[", "must be a list of texts, in JSON"),
         ('{"yes": 1}', "must be a list"),
         ("[]", "must be a list"),
         ('["yes", 2]', "must be a list"),
@@ -99,7 +99,7 @@ def test_a_list_without_the_answers_is_reported(
         task(answer_list=str(file)).prepare(shards(tmp_path, asked))
     file.write_text('["yes"]')
     task(answer_list=str(file)).prepare(Shards(tmp_path / "questions", "train"))
-    assert "lacks 1 answers of the train split (25.0 % by weight), such as 'no'" in caplog.text
+    assert "lacks 1 of 2 answers of the train split, such as 'no'" in caplog.text
 
 
 def test_answers_that_are_to_be_taken_from_where_there_are_none_are_reported(

@@ -156,7 +156,7 @@ def test_a_caption_of_many_different_images_is_a_repeated_one(tmp_path: Path) ->
 def test_a_good_dataset_passes(tmp_path: Path) -> None:
     result, _ = check(one_changed(tmp_path))
     assert result.passed
-    assert len(result.checks) == 21
+    assert len(result.checks) == 17
     assert all(check.sample == () for check in result.checks if check.allowed < 1)
     assert result.statistics["splits"] == {"train": 16, "val": 4}
     assert result.statistics["kinds"] == {"captions": 20}
