@@ -9,7 +9,6 @@ import pytest
 from albef.data.record import Record
 from albef.export.torch_model import model_of
 from albef.models.weights import load_checkpoint
-from albef.tasks import grounding
 from tests.conftest import ANSWERS, CAPTIONS, save_task, tiny_task
 from tests.data.toy import picture
 
@@ -62,35 +61,16 @@ def test_it_judges_texts_as_the_task_does(pictures: list[bytes], tmp_path: Path)
     assert len(set(found)) > 20
 
 
-def test_grounding_finds_boxes_by_attention_alone(pictures: list[bytes], tmp_path: Path) -> None:
-    task = tiny_task("grounding")
-    records = records_of("grounding", pictures)
-    model = model_of(load_checkpoint(save_task(task, tmp_path)))
-    table = task.predict(records, 32, model)
-    gradcam = task.predict(records, 8)
-    assert table.keys() == gradcam.keys()
-    assert table["truth"] == gradcam["truth"]
-    assert table["heat"] != gradcam["heat"]
-    boxes = [record.meta["proposals"] for record in records]
-    images, texts = ([r.image for r in records], [r.captions[0] for r in records])
-    found = model.ground(images, texts, boxes)
-    for record, own, box in zip(records, found, table["box"], strict=True):
-        assert own.best is not None
-        assert box == record.meta["proposals"][own.best]
-        row = grounding.located(record, own.heat, task.config.threshold)
-        assert row["map_box"] == (None if own.box is None else list(own.box))
-    # the map is a share of each token's attention: what is not given to [CLS]
-    assert all(0 < own.heat.sum() <= 1 for own in found)
-    assert all(0 < own.probability < 1 for own in found)
-
-
 def test_without_gradcam_torch_and_export_read_the_same_attention(
     pictures: list[bytes], tmp_path: Path
 ) -> None:
     task, records = tiny_task("grounding", gradcam=None), records_of("grounding", pictures)
-    exported = task.predict(records, 32, model_of(load_checkpoint(save_task(task, tmp_path))))
-    table = task.predict(records, 8)
+    model = model_of(load_checkpoint(save_task(task, tmp_path)))
+    exported, table = task.predict(records, 32, model), task.predict(records, 8)
     assert exported["box"] == table["box"]
+    boxes = [record.meta["proposals"] for record in records]
+    found = model.ground([r.image for r in records], [r.captions[0] for r in records], boxes)
+    assert [boxes[i][one.best or 0] for i, one in enumerate(found)] == table["box"]
     heats = [
         [np.frombuffer(heat, np.uint8).astype(int) for heat in t["heat"]] for t in (exported, table)
     ]

@@ -74,7 +74,7 @@ def test_answers_that_the_vocabulary_cannot_spell_are_reported(
     assert "1 of 7 answers contain tokens that the vocabulary lacks, such as '17'" in caplog.text
 
 
-def test_a_wrong_list_is_reported(tmp_path: Path) -> None:
+def test_a_wrong_list_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file, records = tmp_path / "answers.json", shards(tmp_path, QUESTIONS)
     for content, message in (
         (None, "cannot be read: No such file"),
@@ -82,38 +82,25 @@ def test_a_wrong_list_is_reported(tmp_path: Path) -> None:
         ('{"yes": 1}', "must be a list"),
         ("[]", "must be a list"),
         ('["yes", 2]', "must be a list"),
+        ('["a", "b"]', "has no answer of the train split"),
     ):
         if content is not None:
             file.write_text(content)
         with pytest.raises(ParamsError, match=rf"answer_list .*answers.json {message}"):
             task(answer_list=str(file)).prepare(records)
+    file.write_text('["Yes", "no", "one", "dog"]')
+    made = task(answer_list=str(file))
+    made.prepare(records)
+    assert "lacks 2 of 6 answers of the train split, such as 'two'" in caplog.text
+    made.prepare(None)
+    assert made.answers == ["Yes", "no", "one", "dog"]
 
 
-def test_a_list_without_the_answers_is_reported(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    file = tmp_path / "answers.json"
-    file.write_text('["a", "b"]')
-    asked = [question(1, "is it?", {"Yes": 3.0, "no": 1.0})]
-    with pytest.raises(ParamsError, match=r"answers.json has no answer of the train split"):
-        task(answer_list=str(file)).prepare(shards(tmp_path, asked))
-    file.write_text('["yes"]')
-    task(answer_list=str(file)).prepare(Shards(tmp_path / "questions", "train"))
-    assert "lacks 1 of 2 answers of the train split, such as 'no'" in caplog.text
-
-
-def test_answers_that_are_to_be_taken_from_where_there_are_none_are_reported(
-    tmp_path: Path,
-) -> None:
+def test_answers_of_a_split_without_any_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="split train, has no answers"):
         task().prepare(shards(tmp_path, [record(0)]))
     with pytest.raises(ParamsError, match="needs a train split"):
         task().prepare(None)
-    file = tmp_path / "answers.json"
-    file.write_text('["yes", "no"]')
-    made = task(answer_list=str(file))
-    made.prepare(None)
-    assert made.answers == ["yes", "no"]
 
 
 def collated(made: Task, records: list[Record]) -> dict[str, torch.Tensor]:

@@ -80,10 +80,6 @@ def test_loss_gradients_and_momentum_model_equal_the_original(alpha: float) -> N
     original.compare_gradients(task, "vqa", FIXTURE, f"outputs/{key}/")
 
 
-def test_without_distillation_the_loss_equals_the_original() -> None:
-    expect("nodistill_loss", original_task(0.0)(batch(), epoch=1.0)["loss"])
-
-
 def test_the_ranking_equals_the_original() -> None:
     task, given = original_task().eval(), batch()
     candidates = FIXTURE["inputs/candidate_input_ids"]

@@ -14,7 +14,6 @@ from albef.evaluation.behaviour.cases import Case
 from albef.evaluation.behaviour.judging import Behaviour, chances, prepare, rates
 from albef.evaluation.behaviour.suite import BehaviourConfig, Expectation
 from albef.loading.reading import RecaptionedRecords
-from pipelines.params import kinds
 from tests.conftest import CAPTIONS, tiny_task
 
 ROOT = Path(__file__).parents[3]
@@ -119,12 +118,3 @@ def test_a_split_is_prepared_and_scored(pictures: list[bytes]) -> None:
     assert {c.index for c in tests.cases} <= {0, 3}
     table = tests.judge(task.agreement(some, tests.pairs, 4))
     assert set(rates(table)) >= {"overall", "accepted", "synonym"}
-
-
-def test_the_manual_says_which_kinds_judge() -> None:
-    import importlib
-
-    told = (ROOT / "docs/how-to/test-behavior.md").read_text()
-    judging = [k for k in kinds() if importlib.import_module(f"albef.tasks.{k}").Task.judges]
-    assert judging == ["entailment", "retrieval"]
-    assert all(f"`{kind}`" in told for kind in judging)
