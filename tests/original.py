@@ -62,6 +62,25 @@ def expect(given: Mapping[str, Tensor], name: str, actual: Tensor, **tolerance: 
     torch.testing.assert_close(actual, expected, **(TOLERANCE | tolerance), msg=name)
 
 
+def inputs(given: Mapping[str, Tensor], suffix: str = "", **more: str) -> dict[str, Tensor]:
+    """A batch of the inputs in a fixture; ``more`` are further tensors, with their names there."""
+    named = {"image": "image", "ids": "input_ids", "text_mask": "attention_mask", **more}
+    return {name: given[f"inputs/{theirs}{suffix}"] for name, theirs in named.items()}
+
+
+def compare_state(task: nn.Module, kind: str, given: Mapping[str, Tensor], prefix: str) -> None:
+    """Tensors after a step, queue included, against those in a fixture under a prefix."""
+    compared = 0
+    for name, mine in task.state_dict().items():
+        theirs = f"{prefix}state_after/{original_name(name, kind, TEXT_LAYERS)}"
+        if theirs in given:
+            is_feature = name in ("queue.image", "queue.text")
+            expected = given[theirs].t() if is_feature else given[theirs].reshape(mine.shape)
+            torch.testing.assert_close(mine, expected.to(mine.dtype), **TOLERANCE, msg=theirs)
+            compared += 1
+    assert compared > 1
+
+
 def compare_gradients(task: nn.Module, kind: str, given: Mapping[str, Tensor], prefix: str) -> None:
     """Norms of the gradients, against those in a fixture under a prefix; keys' biases have none."""
     parameters, ours = dict(task.named_parameters()), names(task, kind)

@@ -24,13 +24,9 @@ def original_task(kind: str, fixture: dict[str, Tensor], alpha: float) -> Any:
 
 
 def batch(task: Any, fixture: dict[str, Tensor]) -> dict[str, Tensor]:
-    image = fixture["inputs/image"].unflatten(0, (task.images, -1))  # all first ones come first
-    return {
-        "image": image.transpose(0, 1),
-        "ids": fixture["inputs/input_ids"],
-        "text_mask": fixture["inputs/attention_mask"],
-        "label": fixture["inputs/targets"],
-    }
+    given = original.inputs(fixture, label="targets")
+    image = given["image"].unflatten(0, (task.images, -1))  # all first ones come first
+    return given | {"image": image.transpose(0, 1)}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -43,12 +39,7 @@ def test_loss_gradients_and_momentum_model_equal_the_original(kind: str, alpha: 
     loss = task(batch(task, fixture), epoch=1.0)["loss"]
     loss.backward()
     torch.testing.assert_close(loss.detach(), fixture[f"{key}/loss"], **TOLERANCE)
-    ours, names = task.state_dict(), original.names(task, kind)
-    for name, tensor in fixture.items():
-        if name.startswith(f"{key}/state_after/"):
-            theirs = name.removeprefix(f"{key}/state_after/")
-            if theirs in names or ".layer.3." not in theirs:  # what a pair of layers shares
-                torch.testing.assert_close(ours[names[theirs]], tensor, **TOLERANCE, msg=name)
+    original.compare_state(task, kind, fixture, f"{key}/")
     original.compare_gradients(task, kind, fixture, f"{key}/")
 
 

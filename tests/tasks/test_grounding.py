@@ -11,7 +11,6 @@ from albef.config import ParamsError
 from albef.data.boxes import GRID, around, hottest, iou
 from albef.data.record import Record
 from albef.loading.reading import stack_images
-from albef.models.gradcam import itc_maps
 from tests.conftest import CAPTIONS, tiny_config, tiny_task
 from tests.data import toy
 
@@ -58,16 +57,6 @@ def test_the_chosen_box_is_the_one_that_the_map_points_at() -> None:
         kept = np.frombuffer(table["heat"][i], np.uint8).reshape(2, 2)
         np.testing.assert_allclose(kept / 255, heat[0] / heat.max(), atol=1 / 500)
     assert len({tuple(box) for box in table["box"]}) > 1
-
-
-def test_the_map_of_itc() -> None:
-    made = tiny_task("grounding", gradcam="itc", layer=1)
-    pixels = made.pixels(stack_images(RECORDS[:4], made.resize))
-    ids, mask = made.texts(CAPTIONS)
-    with torch.no_grad():
-        text_feat = made.model.text_feat(made.model.encode_text(ids, mask))
-    expected = itc_maps(made.model, pixels, text_feat, made.temperature.detach(), 1)
-    torch.testing.assert_close(made.maps(pixels, ids, mask), expected)
 
 
 def test_score_and_chance_by_hand() -> None:

@@ -40,37 +40,21 @@ def original_task(alpha: float) -> Task:
 
 
 def batch(suffix: str = "") -> dict[str, Tensor]:
-    given = {
-        name: FIXTURE[f"inputs/{name}{suffix}"]
-        for name in ("image", "input_ids", "attention_mask", "mlm_input_ids", "mlm_labels")
-    }
-    labels = given["mlm_labels"]
-    masked = labels != IGNORED
-    width = int(masked.sum(1).max())
-    positions = (~masked).int().argsort(dim=1, stable=True)[:, :width]
-    return {
-        "image": given["image"],
-        "ids": given["input_ids"],
-        "text_mask": given["attention_mask"],
-        "masked_ids": given["mlm_input_ids"],
-        "mlm_positions": positions,
-        "mlm_labels": labels.gather(1, positions),
-    }
-
-
-def original(name: str) -> str:
-    return original_name(name, "pretraining", TEXT_LAYERS)
+    more = {"masked_ids": "mlm_input_ids", "mlm_labels": "mlm_labels"}
+    given = originals.inputs(FIXTURE, suffix, **more)
+    masked = given["mlm_labels"] != IGNORED
+    positions = (~masked).int().argsort(dim=1, stable=True)[:, : int(masked.sum(1).max())]
+    labels = given["mlm_labels"].gather(1, positions)
+    return given | {"mlm_positions": positions, "mlm_labels": labels}
 
 
 def state_matches(prefix: str, task: Task) -> None:
-    ours = task.state_dict()
-    expect(f"{prefix}/state_after/image_queue", ours["queue.image"].t())
-    expect(f"{prefix}/state_after/text_queue", ours["queue.text"].t())
-    assert int(ours["queue.pointer"]) == int(FIXTURE[f"{prefix}/state_after/queue_ptr"])
-    for name, tensor in ours.items():
-        theirs = f"{prefix}/state_after/{original(name)}"
-        if theirs in FIXTURE and not name.startswith("queue."):
-            expect(theirs, tensor)
+    originals.compare_state(task, "pretraining", FIXTURE, f"{prefix}/")
+
+
+def losses_match(prefix: str, output: dict[str, Tensor]) -> None:
+    for theirs, ours in (("ita", "itc"), ("itm", "itm"), ("mlm", "mlm")):
+        expect(f"{prefix}/loss_{theirs}", output[ours])
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.4])
@@ -81,9 +65,7 @@ def test_losses_gradients_queue_and_momentum_model_equal_the_original(alpha: flo
     output = task(batch(), epoch=1.0)
     output["loss"].backward()
     task.end_step([output])
-    expect(f"{key}/loss_ita", output["itc"])
-    expect(f"{key}/loss_itm", output["itm"])
-    expect(f"{key}/loss_mlm", output["mlm"])
+    losses_match(key, output)
     expect(f"{key}/image_feat_m", output["image_feat_m"])
     state_matches(key, task)
     originals.compare_gradients(task, "pretraining", FIXTURE, f"{key}/")
@@ -95,7 +77,7 @@ def test_gradients_equal_the_original_element_by_element() -> None:
     task(batch(), epoch=1.0)["loss"].backward()
     compared = 0
     for name, parameter in task.named_parameters():
-        theirs = f"alpha0.4/grads/{original(name)}"
+        theirs = f"alpha0.4/grads/{original_name(name, 'pretraining', TEXT_LAYERS)}"
         if theirs in FIXTURE and not name.endswith("key.bias"):
             expect(theirs, parameter.grad, rtol=1e-3)
             compared += 1
@@ -113,8 +95,6 @@ def test_two_optimizer_steps_equal_the_original() -> None:
         optimizer.step()
         optimizer.zero_grad()
         prefix = f"two_adamw_steps_alpha0.4/step{step}"
-        expect(f"{prefix}/loss_ita", output["itc"])
-        expect(f"{prefix}/loss_itm", output["itm"])
-        expect(f"{prefix}/loss_mlm", output["mlm"])
+        losses_match(prefix, output)
         state_matches(prefix, task)
         expect(f"{prefix}/state_after/temp", task.temperature.detach())

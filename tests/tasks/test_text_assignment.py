@@ -40,12 +40,7 @@ def test_loss_and_gradients_equal_the_original(monkeypatch: pytest.MonkeyPatch) 
     draws = torch.stack(drawn(FIXTURE["inputs/rand_sequence"].tolist()))
     monkeypatch.setattr(torch, "rand", lambda *shape, **options: draws)
     task = original_task()
-    batch = {
-        "image": FIXTURE["inputs/image"],
-        "ids": FIXTURE["inputs/input_ids"],
-        "text_mask": FIXTURE["inputs/attention_mask"],
-        "image_id": torch.arange(4),
-    }
+    batch = original.inputs(FIXTURE) | {"image_id": torch.arange(4)}
     loss = task(batch, epoch=0.0)["loss"]
     loss.backward()
     torch.testing.assert_close(loss.detach(), FIXTURE["loss"], **TOLERANCE)
@@ -76,12 +71,8 @@ def test_texts_without_enough_other_images_are_left_out() -> None:
     pairs = draw_pairs(torch.zeros(2, 2), two, neither, torch.tensor([False, True]))
     assert pairs.valid.tolist() == [False, True]
     task = original_task()
-    batch = {
-        "image": FIXTURE["inputs/image"][:1],
-        "ids": FIXTURE["inputs/input_ids"][:1],
-        "text_mask": FIXTURE["inputs/attention_mask"][:1],
-        "image_id": torch.arange(1),
-    }
+    batch = {name: tensor[:1] for name, tensor in original.inputs(FIXTURE).items()}
+    batch["image_id"] = torch.arange(1)
     assert task(batch, epoch=0.0)["loss"].item() == 0
 
 

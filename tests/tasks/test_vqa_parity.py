@@ -18,7 +18,7 @@ from albef.preprocessing.text import TextTokenizer
 from albef.tasks import pretraining
 from albef.tasks.vqa import Config, Task, fuse
 from tests import original
-from tests.original import FIXTURES, TOLERANCE, vocabulary
+from tests.original import FIXTURES, vocabulary
 from tests.tasks.test_pretraining_parity import config as pretraining_config
 
 FIXTURE = original.fixture("vqa")
@@ -43,16 +43,11 @@ def original_task(alpha: float = 0.4) -> Task:
 
 
 def batch() -> dict[str, Tensor]:
-    given = {n.removeprefix("inputs/"): t for n, t in FIXTURE.items() if n.startswith("inputs/")}
-    return {
-        "image": given["image"],
-        "ids": given["input_ids"],
-        "text_mask": given["attention_mask"],
-        "answer_ids": given["answer_input_ids"],
-        "answer_mask": given["answer_attention_mask"],
-        "answer_weights": given["weights"],
-        "answer_owner": torch.arange(len(given["k"])).repeat_interleave(given["k"]),
-    }
+    answers = {"answer_ids": "answer_input_ids", "answer_mask": "answer_attention_mask"}
+    count = FIXTURE["inputs/k"]
+    owner = torch.arange(len(count)).repeat_interleave(count)
+    given = original.inputs(FIXTURE, answer_weights="weights", **answers)
+    return given | {"answer_owner": owner}
 
 
 def fused_by(model: ALBEF) -> Tensor:
@@ -68,15 +63,7 @@ def test_loss_gradients_and_momentum_model_equal_the_original(alpha: float) -> N
     output = task(batch(), epoch=1.0)
     output["loss"].backward()
     expect(f"{key}/loss", output["loss"])
-    state, names, start = (
-        task.state_dict(),
-        original.names(task, "vqa"),
-        f"outputs/{key}/state_after/",
-    )
-    after = {n.removeprefix(start): t for n, t in FIXTURE.items() if n.startswith(start)}
-    assert len(after) > 1
-    for name, tensor in after.items():
-        torch.testing.assert_close(state[names[name]], tensor, **TOLERANCE, msg=name)
+    original.compare_state(task, "vqa", FIXTURE, f"outputs/{key}/")
     original.compare_gradients(task, "vqa", FIXTURE, f"outputs/{key}/")
 
 
