@@ -1,9 +1,10 @@
-"""In which script texts are written."""
+"""In which script texts are written, and how their words are counted."""
 
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from albef.data.record import word_count
 from albef.validation.tables import OTHER, SCRIPTS, scripts
 
 
@@ -30,3 +31,7 @@ def test_each_text_is_judged_by_itself(texts: list[str]) -> None:
     together = scripts(pa.array(texts, pa.string())).to_pylist()
     assert together == [scripts(pa.array([text])).to_pylist()[0] for text in texts]
     assert set(together) <= {*SCRIPTS, OTHER, None}
+
+
+def test_words_of_scripts_without_spaces_are_counted() -> None:
+    assert [word_count(text) for text in ("一只狗在草地上", "我的 dog 很大", "a dog")] == [7, 5, 2]
