@@ -57,24 +57,31 @@ def make_cases(
     if not all_claims:
         return []
     common = frozenset(word.lower() for word in suite.common)
-    cases: dict[str, list[Case]] = {}
     counts = {word.lower() for rule in suite.tests.values() for word in rule.numbers or ()}
     counts_used = {word for claim in all_claims for word in wording.words_in(claim.text, counts)}
-    for name, rule in suite.tests.items():
-        if rule.another is None:
-            candidates = (
-                _chosen(name, rule, rows[c.index], c, _options(rule, c.text, counts_used, common))
-                for c in all_claims
-            )
-            cases[name] = evenly([case for case in candidates if case], limit)
-    tested = dict.fromkeys(Claim(c.index, c.caption) for texts in cases.values() for c in texts)
-    for name, rule in suite.tests.items():
+    topics = _topics(rows, claims, common)
+
+    def case(name: str, claim: Claim) -> Case | None:
+        rule, row = suite.tests[name], rows[claim.index]
+        generator = random.Random(f"{name} {row.key} {claim.text}")
         if rule.another:
-            others = _Others(rows, claims, common)
-            targets = sorted(tested, key=lambda claim: claim.index) or all_claims
-            draws = (others.draw(name, rule, claim) for claim in targets)
-            cases[name] = evenly([case for case in draws if case], limit)
-    return [case for name in suite.tests for case in cases[name]]
+            changed = _unrelated(all_claims, topics[row.image_id], common, generator)
+        else:
+            options = dict.fromkeys(_options(rule, claim.text, counts_used, common))
+            changes = [option for option in options if option.lower() != claim.text.lower()]
+            changed = generator.choice(changes) if changes else None
+        if changed is None:
+            return None
+        return Case(name, rule.expects, claim.index, row.key, claim.text, changed)
+
+    def cases_of(name: str, of: Iterable[Claim]) -> list[Case]:
+        return evenly([found for claim in of if (found := case(name, claim))], limit)
+
+    cases = {n: cases_of(n, all_claims) for n, rule in suite.tests.items() if not rule.another}
+    tested = dict.fromkeys(Claim(c.index, c.caption) for of in cases.values() for c in of)
+    targets = sorted(tested, key=lambda claim: claim.index) or all_claims
+    cases |= {n: cases_of(n, targets) for n, rule in suite.tests.items() if rule.another}
+    return [one for name in suite.tests for one in cases[name]]
 
 
 def evenly(items: Sequence[T], limit: int) -> list[T]:
@@ -99,40 +106,25 @@ def _options(rule: Rule, text: str, counts_used: set[str], common: frozenset[str
             yield from wording.miscounted(part, rule.numbers, counts_used)
 
 
-def _chosen(
-    name: str, rule: Rule, row: Record, claim: Claim, options: Iterable[str]
-) -> Case | None:
-    """Return a case with one of the changed texts; None if there is none."""
-    text = claim.text
-    candidates = [option for option in dict.fromkeys(options) if option.lower() != text.lower()]
-    if not candidates:
-        return None
-    changed = random.Random(f"{name} {row.key} {text}").choice(candidates)
-    return Case(name, rule.expects, claim.index, row.key, text, changed)
+def _topics(
+    rows: Sequence[Record], claims: Sequence[Sequence[str]], common: frozenset[str]
+) -> dict[int, set[str]]:
+    """Return the topics of each image, by its id, from its texts and objects."""
+    topics: dict[int, set[str]] = {}
+    for row, texts in zip(rows, claims, strict=True):
+        objects = [entry.get("name", "") for entry in row.meta.get("objects") or ()]
+        for text in (*row.captions, *texts, *objects):
+            topics.setdefault(row.image_id, set()).update(wording.topics(text, common))
+    return topics
 
 
-class _Others:
-    """Captions of other images."""
-
-    def __init__(
-        self, rows: Sequence[Record], claims: Sequence[Sequence[str]], common: frozenset[str]
-    ) -> None:
-        self._rows, self._common = rows, common
-        self._topics: dict[int, set[str]] = {}
-        for row, texts in zip(rows, claims, strict=True):
-            topics = self._topics.setdefault(row.image_id, set())
-            objects = [entry.get("name", "") for entry in row.meta.get("objects") or ()]
-            for text in (*row.captions, *texts, *objects):
-                topics |= wording.topics(text, common)
-        self._claims = [Claim(index, text) for index, texts in enumerate(claims) for text in texts]
-
-    def draw(self, name: str, rule: Rule, claim: Claim) -> Case | None:
-        """Return a case with a caption of other topics than the image's; None if none is found."""
-        row = self._rows[claim.index]
-        generator = random.Random(f"{name} {row.key} {claim.text}")
-        for _ in range(_DRAWS):
-            other = generator.choice(self._claims)
-            topics = wording.topics(other.text, self._common)
-            if topics and not topics & self._topics[row.image_id]:
-                return Case(name, rule.expects, claim.index, row.key, claim.text, other.text)
-        return None
+def _unrelated(
+    claims: Sequence[Claim], shown: set[str], common: frozenset[str], generator: random.Random
+) -> str | None:
+    """Draw a text with other topics than an image's; return None if none is found."""
+    for _ in range(_DRAWS):
+        text = generator.choice(claims).text
+        topics = wording.topics(text, common)
+        if topics and not topics & shown:
+            return text
+    return None
