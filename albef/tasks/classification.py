@@ -6,7 +6,6 @@ the targets. Shapes: B batch, I images of a record, L text tokens, C classes.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
@@ -117,7 +116,10 @@ class ClassTask(RunTask):
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
         """Predict each record: key, sentence, right and predicted class, probabilities (C)."""
         table: Table = {}
-        stack = partial(_stack_resized, self.images)
+
+        def stack(rows: Sequence[Record], resize: Evaluate) -> Tensor:
+            return stacked(rows, self.images, resize.pixels)
+
         for rows, image in self.read(self.questions(records), batch_size, model, stack):
             sentences = [sentence_of(record) for record in rows]
             if model is not None:
@@ -231,10 +233,6 @@ def stacked(
             )
     rows = [[prepare(image, record.key) for image in record.images] for record in records]
     return torch.from_numpy(np.stack(rows))
-
-
-def _stack_resized(images: int, records: Sequence[Record], resize: Evaluate) -> Tensor:
-    return stacked(records, images, resize.pixels)
 
 
 def sentence_of(record: Record) -> str:
