@@ -130,21 +130,6 @@ def test_what_the_cache_cannot_hold_is_said_before(folder: Path) -> None:
         Loader(shards(folder, limit=4 * 2**20), collate, 4, 4, 5, 0, reading=Reading(3))
 
 
-SOURCES = ["coco"] * 7 + ["web"] * 16
-
-
-@pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    folder = tmp_path_factory.mktemp("mixed") / "toy"
-    toy.write(folder, [toy.record(i, source=source) for i, source in enumerate(SOURCES)])
-    return Shards(folder, "train")
-
-
-def ids(shards: Shards, weights: dict[str, float] | None, epochs: int, seed: int = 5) -> list[int]:
-    loader = Loader(shards, collate, 1, 1, seed, 0, weights=weights)
-    return [m["id"].item() for (m,) in loader.batches(0, epochs * loader.steps_per_epoch)]
-
-
 @given(
     weight=st.floats(0, 6), epochs=st.integers(1, 8), seed=st.integers(0, 2**40),
     size=st.integers(1, 20),
@@ -162,14 +147,18 @@ def test_every_record_is_shown_as_often_as_any_other_of_its_source(
     assert sum(own) == epochs * (max(1, round(weight * size)) if weight else 0)
 
 
-def test_without_weights_batches_are_what_they_were(mixed: Shards) -> None:
-    plain = [int(i) for i in np.random.default_rng([5, 0, 0]).permutation(23)]
-    assert ids(mixed, None, 1) == ids(mixed, {}, 1) == plain
-    assert sorted(ids(mixed, {"coco": 1.0}, 1)) == list(range(23))
+def test_without_weights_batches_are_what_they_were(folder: Path) -> None:
+    def ids(weights: dict[str, float] | None) -> list[int]:
+        loader = Loader(shards(folder), collate, 1, 1, 5, 0, weights=weights)
+        return [m["id"].item() for (m,) in loader.batches(0, loader.steps_per_epoch)]
+
+    plain = [int(i) for i in np.random.default_rng([5, 0, 0]).permutation(COUNT)]
+    assert ids(None) == ids({}) == plain
+    assert sorted(ids({"a": 1.0})) == list(range(COUNT))
 
 
-def test_a_weight_of_no_source(mixed: Shards) -> None:
-    with pytest.raises(ValueError, match="unknown source cocoa; sources: coco, web"):
-        Loader(mixed, collate, 1, 1, 1, 0, weights={"cocoa": 2.0})
-    with pytest.raises(ValueError, match="split train, has 7 records, fewer than a batch of 8"):
-        Loader(mixed, collate, 8, 8, 1, 0, weights={"web": 0.0})
+def test_a_weight_of_no_source(folder: Path) -> None:
+    with pytest.raises(ValueError, match="unknown source aa; sources: a, b"):
+        Loader(shards(folder), collate, 1, 1, 1, 0, weights={"aa": 2.0})
+    with pytest.raises(ValueError, match="split train, has 40 records, fewer than a batch of 41"):
+        Loader(shards(folder), collate, 41, 41, 1, 0, weights={"b": 0.0})

@@ -43,15 +43,10 @@ def task_of(kind: ModuleType) -> Any:
 
 
 def records(kind: ModuleType, count: int = 6) -> list[Record]:
-    classes = kind.Task.classes
-    more = {"more": (toy.picture(90),)} if kind is nlvr2 else {}
+    labels, text = kind.Task.classes, ("two apples above a squid",)
+    more = (toy.picture(90),) if kind is nlvr2 else ()
     return [
-        toy.record(
-            i,
-            captions=("two apples above a squid",),
-            meta={"label": classes[i % len(classes)]},
-            **more,
-        )
+        toy.record(i, captions=text, meta={"label": labels[i % len(labels)]}, more=more)
         for i in range(count)
     ]
 
@@ -119,38 +114,24 @@ def test_a_doubled_model_does_not_fit_entailment() -> None:
 
 
 def test_predictions_and_their_score() -> None:
-    kind = entailment
-    task = task_of(kind)
-    asked = records(kind)
-    table = task.predict(asked, 4)
-    classes = kind.Task.classes
-    assert table["key"] == [record.key for record in asked]
-    assert table["sentence"] == ["two apples above a squid"] * 6
-    assert table["answer"] == [kind.Task.answer(record) for record in asked]
-    for predicted, chances in zip(table["predicted"], table["probabilities"], strict=True):
-        assert sum(chances) == pytest.approx(1)
-        assert predicted == classes[int(np.argmax(chances))]
+    task, asked = task_of(entailment), records(entailment)
+    table, classes = task.predict(asked, 4), task.classes
+    assert table["answer"] == [record.meta["label"] for record in asked]
+    best = np.argmax(table["probabilities"], axis=1)
+    assert table["predicted"] == [classes[i] for i in best]
     known = {**table, "answer": [classes[0], classes[0], classes[1]]}
     known["predicted"] = [classes[0], classes[1], classes[1]]
-    score = task.score(known)
-    assert score["accuracy"] == pytest.approx(200 / 3)
-    assert score[f"accuracy_{classes[0]}"] == 50
-    assert score[f"accuracy_{classes[1]}"] == 100
-    assert task.chance(known) == dict.fromkeys(score, pytest.approx(100 / len(classes)))
+    rates = {"accuracy": 200 / 3, f"accuracy_{classes[0]}": 50, f"accuracy_{classes[1]}": 100}
+    assert task.score(known) == pytest.approx(rates)
+    assert task.chance(known) == dict.fromkeys(rates, pytest.approx(100 / len(classes)))
 
 
 def test_each_image_is_augmented_on_its_own() -> None:
-    kind = nlvr2
-    task = task_of(kind)
+    asked, rng = records(nlvr2), np.random.default_rng(0)
     transform = Train(AugmentConfig(flip=True, crop=(0.3, 0.6), randaugment=7), 16)
-    collate = task.collate(transform)
-    asked = records(kind)
-    batch = collate(asked, np.random.default_rng(0))
-    assert batch["image"].shape == (6, kind.Task.images, 3, 16, 16)
-    assert batch["label"].tolist() == [i % len(kind.Task.classes) for i in range(6)]
-    again = collate(asked, np.random.default_rng(0))
-    assert all(torch.equal(batch[name], again[name]) for name in batch)
-    rng = np.random.default_rng(0)
+    batch = task_of(nlvr2).collate(transform)(asked, np.random.default_rng(0))
+    assert batch["image"].shape == (6, 2, 3, 16, 16)
+    assert batch["label"].tolist() == [0, 1] * 3
     for record, images in zip(asked, batch["image"], strict=True):
         for one, tensor in zip(record.images, images, strict=True):
             assert np.array_equal(transform(one, rng, record.key), tensor.numpy())
