@@ -130,7 +130,7 @@ def _masked_logits(task: Task, batch: Batch, image_states: Tensor, *, ema: bool)
     head = task.mlm_head_m.model if ema else task.mlm_head
     states = model.encode_text(batch["masked_ids"], batch["text_mask"])
     states = fused(model, states, batch["text_mask"], image_states)
-    table = model.text_encoder.embeddings.word_embeddings.weight
+    table = model.text_encoder.words
     logits: Tensor = head(states, table)
     return logits.float()
 
