@@ -85,7 +85,6 @@ FAULTS: list[tuple[str, dict[str, list[dict[str, Any]]], dict[str, Any]]] = [
     (
         "comparisons",
         {
-            "records have two images": [{"more": (picture(300), picture(301))}],
             "statements are labelled": [{"meta": {"label": True}}],
             "records have one statement": [{"captions": ("a b", "c d")}],
         },
@@ -126,6 +125,12 @@ def test_each_fault_fails_one_expectation_which_names_its_record(
     assert all(one.failed == len(expected[one.what]) for one in checks)
     shares = [one.sample[0] for one in checks if one.threshold == "max_label_share"]
     assert all((row["split"], row["share"]) == ("val", pytest.approx(5 / 6)) for row in shares)
+
+
+def test_comparisons_have_two_images(tmp_path: Path) -> None:
+    rows = [dataclasses.replace(row, more=row.more * 2) for row in records("comparisons")]
+    (one,) = failed_suites(written(tmp_path / "toy", rows))
+    assert (one.what, one.failed) == ("records have two images", COUNT)
 
 
 def test_each_source_has_the_kind_of_most_of_its_records(tmp_path: Path) -> None:
