@@ -1,6 +1,5 @@
 """``albef data check SOURCE``: a trial of ingest and validation on the first rows of a source."""
 
-import io
 import itertools
 import json
 import logging
@@ -10,20 +9,17 @@ import re
 import sys
 import tempfile
 import textwrap
-import unicodedata
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from ruamel.yaml import YAML
 
 from albef.config import ParamsError, did_you_mean, validate
 from albef.data.shards import read_index
 from albef.ingest import shard_writer
 from albef.ingest.blocks import Blocks
 from albef.ingest.config import IngestConfig, RowsConfig
-from albef.ingest.derive import derive
 from albef.ingest.duplicates import compare, read_heldout
 from albef.ingest.pool import prepare_rows
 from albef.ingest.prepare import Rules
@@ -33,6 +29,7 @@ from albef.io import printable
 from albef.validation.checking import check_dataset
 from albef.validation.config import ValidateConfig
 from albef.validation.image_stats import read_image_stats
+from pipelines.own_data import check_preset, split_off, suggest, to_yaml, write_preset
 from pipelines.stage import PARAMS, Stage, read_json
 
 STOPS = 1
@@ -43,17 +40,12 @@ _PRESET_ROWS = 5000
 """The same for a preset of local files, so that its limits fit all rows of a small dataset."""
 _BLOCK = 200  # rows
 _REPEATED = {"exact": "duplicate", "near": "near_duplicate"}
-_SUGGESTED = {"longest_side": 512, "duplicates": "drop_near", "screened": True}
-"""Values of a dataset for a path that params.yaml does not name yet."""
-_SPLIT_OFF = {"val": 0.1, "test": 0.1}
-"""Shares of the training rows that become these splits, if a path has no rows of them."""
 _EXTREMES = {
     "max_caption_words": ("words of a caption", "most"),
     "min_image_side": ("shorter side in pixels", "least"),
     "max_image_side": ("longer side in pixels", "most"),
 }
 """Statistic of a dataset that each validation limit bounds."""
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 Result = Mapping[str, Any]
 
@@ -110,17 +102,12 @@ def check(
     elif suggested is None:
         raise ParamsError(f"--write: {source} is a dataset of {PARAMS}; give a path")
     else:
-        _check_preset(stage.key)
+        check_preset(stage.key)
     is_local = all(not isinstance(it, urls.Config) for it in config.sources.values())
     rows = rows or (_PRESET_ROWS if write and is_local else _ROWS)
     result = _try(source, stage, config, intake, limits, rows)
     if suggested:
-        (section,) = suggested.values()
-        splits = result.get("splits", [])
-        missing = {split: share for split, share in _SPLIT_OFF.items() if split not in splits}
-        if "train" in splits and missing:
-            section["split_off"] = missing
-        result["suggested"] = suggested
+        result["suggested"] = split_off(suggested, result.get("splits", []))
     return result
 
 
@@ -218,58 +205,6 @@ def _validate(
     }
 
 
-def write_preset(result: Result) -> Path:
-    """Write the section for a path as a preset that trains retrieval on it; return its file.
-
-    Raises:
-        ParamsError: no training row is kept, or the preset exists.
-    """
-    ((name, section),) = result["suggested"].items()
-    path, kept, source = _check_preset(name), result["kept"], result["source"]
-    if "train" not in result.get("splits", []):
-        raise ParamsError(
-            f"--write: {source} has no valid rows of the split train; fix the rows, or add the "
-            f"section above to {PARAMS} and change its split"
-        )
-    left_or_right = result["left_or_right"]
-    augment = {"augment": {"flip": not left_or_right}}
-    values = {
-        "base": "bases/own-data",
-        "paths": {"root": f"products/{name}", "models": f"products/{name}/models"},
-        "datasets": {name: section},
-        "ingest": {"heldout": [name]},
-        "validate": result["fitting"],
-        "pretrain": {"dataset": name, **augment},
-        "tasks": {"retrieval": {"dataset": name, **augment}},
-        "export": {"runs": {"retrieval": {"dataset": name}}},
-    }
-    header = (
-        f"# Retrieval on {source}: `albef run --preset {name}`. The check read {kept:,} valid\n"
-        f"# rows; {left_or_right:,} say left or right, which flipped images (`flip`) make false.\n"
-    )
-    with path.open("x") as file:
-        file.write(header + _yaml(values))
-    return path
-
-
-def _check_preset(name: str) -> Path:
-    """Return the path of the preset for a new dataset, which must not exist."""
-    path = Path("presets", f"{name}.yaml")
-    if path.exists():
-        raise ParamsError(f"--write: {path} exists; choose another name with --name")
-    return path
-
-
-def _yaml(values: Mapping[str, Any], flow: bool | None = None) -> str:
-    yaml = YAML()
-    yaml.default_flow_style = flow  # None writes values that hold no mapping on one line.
-    yaml.width = sys.maxsize
-    yaml.representer.ignore_aliases = lambda _: True
-    text = io.StringIO()
-    yaml.dump(dict(values), text)
-    return text.getvalue()
-
-
 def _choose(
     source: str, path: Path, name: str | None
 ) -> tuple[Stage, RowsConfig, Mapping[str, Any] | None]:
@@ -287,17 +222,9 @@ def _choose(
     if not path.exists():
         hint = did_you_mean(source, datasets)
         raise ParamsError(f"{path} does not exist, and {PARAMS} has no dataset {source}{hint}")
-    if name is not None and not _NAME.fullmatch(name):
-        raise ParamsError(f"--name {name!r}: use 1 to 40 letters a-z, digits, - or _")
-    name = name or _name_of(path)
-    section = {"sources": derive(path, name), **_SUGGESTED}
-    return Stage("ingest", name), validate(RowsConfig, section, where=str(path)), {name: section}
-
-
-def _name_of(path: Path) -> str:
-    """Return a name for the dataset at a path: its name in plain letters, or ``mine``."""
-    plain = unicodedata.normalize("NFKD", path.stem.lower()).encode("ascii", "ignore").decode()
-    return re.sub(r"[^a-z0-9]+", "_", plain)[:40].strip("_") or "mine"
+    suggested = suggest(path, name)
+    ((name, section),) = suggested.items()
+    return Stage("ingest", name), validate(RowsConfig, section, where=str(path)), suggested
 
 
 def _path(source: Path) -> Path:
@@ -357,11 +284,11 @@ def _lines(result: Result, write: bool) -> Iterator[str]:
         yield f"validation would {'fail' if result['unmet'] else 'pass'}"
     yield from (f"  {reason}" for reason in result["unmet"])
     if result.get("fitting"):
-        fitting = _yaml(result["fitting"], flow=True).strip()
+        fitting = to_yaml(result["fitting"], flow=True).strip()
         yield f"  they would pass with validate: {fitting}"
     if "suggested" in result:
         yield "\nThe dataset:" if write else "\nTo use it, add this to datasets in params.yaml:"
-        text = _yaml(result["suggested"])
+        text = to_yaml(result["suggested"])
         if "user_agent:" in text:
             yield "  # user_agent: say who downloads, and how to reach you"
         yield textwrap.indent(text.rstrip(), "  ")

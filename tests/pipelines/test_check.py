@@ -14,8 +14,9 @@ from albef.config import ParamsError, read_preset, validate
 from albef.ingest.config import RowsConfig
 from flows.values import compose
 from pipelines import heldout, ingest
-from pipelines.check import check, render, write_preset
+from pipelines.check import check, render
 from pipelines.check import main as run_check
+from pipelines.own_data import write_preset
 from pipelines.params import load
 from pipelines.stage import Stage
 from tests.data import toy

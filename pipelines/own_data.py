@@ -1,0 +1,98 @@
+"""Values for data that params.yaml does not name yet: a dataset, and a preset that trains on it."""
+
+import io
+import re
+import sys
+import unicodedata
+from collections.abc import Container, Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from albef.config import ParamsError
+from albef.ingest.derive import derive
+from albef.layout import PARAMS
+
+_SUGGESTED = {"longest_side": 512, "duplicates": "drop_near", "screened": True}
+_SPLIT_OFF = {"val": 0.1, "test": 0.1}
+"""Shares of the training rows that become these splits, if a path has no rows of them."""
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
+
+
+def suggest(path: Path, name: str | None) -> dict[str, Any]:
+    """Return the section of the dataset at a path, by its name; None derives one from the path.
+
+    Raises:
+        ParamsError: the name is wrong, or the path cannot be read.
+    """
+    if name is not None and not _NAME.fullmatch(name):
+        raise ParamsError(f"--name {name!r}: use 1 to 40 letters a-z, digits, - or _")
+    name = name or _name_of(path)
+    return {name: {"sources": derive(path, name), **_SUGGESTED}}
+
+
+def split_off(suggested: Mapping[str, Any], splits: Container[str]) -> dict[str, Any]:
+    """Return the section of a dataset in which training rows become the splits that it lacks."""
+    missing = {split: share for split, share in _SPLIT_OFF.items() if split not in splits}
+    more = {"split_off": missing} if "train" in splits and missing else {}
+    return {name: {**section, **more} for name, section in suggested.items()}
+
+
+def _name_of(path: Path) -> str:
+    """Return a name for the dataset at a path: its name in plain letters, or ``mine``."""
+    plain = unicodedata.normalize("NFKD", path.stem.lower()).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "_", plain)[:40].strip("_") or "mine"
+
+
+def write_preset(result: Mapping[str, Any]) -> Path:
+    """Write the section for a path as a preset that trains retrieval on it; return its file.
+
+    Raises:
+        ParamsError: no training row is kept, or the preset exists.
+    """
+    ((name, section),) = result["suggested"].items()
+    path, kept, source = check_preset(name), result["kept"], result["source"]
+    if "train" not in result.get("splits", []):
+        raise ParamsError(
+            f"--write: {source} has no valid rows of the split train; fix the rows, or add the "
+            f"section above to {PARAMS} and change its split"
+        )
+    left_or_right = result["left_or_right"]
+    augment = {"augment": {"flip": not left_or_right}}
+    values = {
+        "base": "bases/own-data",
+        "paths": {"root": f"products/{name}", "models": f"products/{name}/models"},
+        "datasets": {name: section},
+        "ingest": {"heldout": [name]},
+        "validate": result["fitting"],
+        "pretrain": {"dataset": name, **augment},
+        "tasks": {"retrieval": {"dataset": name, **augment}},
+        "export": {"runs": {"retrieval": {"dataset": name}}},
+    }
+    header = (
+        f"# Retrieval on {source}: `albef run --preset {name}`. The check read {kept:,} valid\n"
+        f"# rows; {left_or_right:,} say left or right, which flipped images (`flip`) make false.\n"
+    )
+    with path.open("x") as file:
+        file.write(header + to_yaml(values))
+    return path
+
+
+def check_preset(name: str) -> Path:
+    """Return the path of the preset for a new dataset, which must not exist."""
+    path = Path("presets", f"{name}.yaml")
+    if path.exists():
+        raise ParamsError(f"--write: {path} exists; choose another name with --name")
+    return path
+
+
+def to_yaml(values: Mapping[str, Any], flow: bool | None = None) -> str:
+    """Return values as YAML: in lines, in ``flow`` style, or mixed, as a person writes it."""
+    yaml = YAML()
+    yaml.default_flow_style = flow
+    yaml.width = sys.maxsize
+    yaml.representer.ignore_aliases = lambda _: True
+    text = io.StringIO()
+    yaml.dump(dict(values), text)
+    return text.getvalue()
