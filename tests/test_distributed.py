@@ -19,7 +19,7 @@ from albef.config import ParamsError
 from albef.distributed import joined, world
 from albef.loading.reading import Part
 from albef.tasks.task import LoraConfig
-from albef.training import sharding
+from albef.training.sharding import Sharding
 from albef.training.state import kept
 from tests.conftest import CAPTIONS, KINDS, free_port, tiny_task
 from tests.data import toy
@@ -98,6 +98,7 @@ def test_split_weights_train_as_whole_ones_do(two: tuple[dict[str, Any], Path]) 
     assert_same_curves(out / "split", out / kind)
     epochs = [load_file(kept(out / name, [1])[1]) for name in ("split", kind)]
     torch.testing.assert_close(*epochs, rtol=1e-2, atol=5e-3)
+    torch.testing.assert_close(found["split, compiled"], found["split"])
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_weights_are_split_for_adamw_alone(change: dict[str, Any]) -> None:
     task: Any = tiny_task()
     task.config = task.config.model_copy(update=change)
     with pytest.raises(ParamsError, match=r"runtime\.shard needs optimizer: adamw"):
-        sharding.split(task, CPU)
+        Sharding(task, CPU)
 
 
 @pytest.mark.parametrize("shard", [False, True])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ from albef.training.optim import OPTIMIZERS, freeze, rate, scale_layers
 from albef.training.speed import Speed
 from albef.training.state import KEPT, TrainingState, kept
 from albef.training.tracking import Progress, Tracker, append_log
+
+if TYPE_CHECKING:
+    from albef.training.sharding import Sharding
 
 log = logging.getLogger(__name__)
 LOG_EVERY = 10
@@ -112,14 +115,11 @@ class Trainer:
         device = setup.device
         freeze(task, config.freeze)
         self.processes = world()
-        self.mixed: Any = contextlib.nullcontext
-        self.whole: Any = contextlib.nullcontext
-        self.sharding: Any = None  # the module, if weights are split over the processes
+        self.sharding: Sharding | None = None
         if setup.runtime.shard and self.processes.size > 1:
             from albef.training import sharding  # only here, because its import takes time
 
-            sharding.split(task, device)
-            self.sharding, self.mixed, self.whole = sharding, sharding.mixed, sharding.whole
+            self.sharding = sharding.Sharding(task, device)
         task.to(device)
         if config.lora is not None and not task.base:
             adapt(task, config.lora)
@@ -159,7 +159,8 @@ class Trainer:
             StoppedError: SIGINT or SIGTERM arrived; the training checkpoint is saved.
         """
         owned = self.state.owned() if self.processes.first else contextlib.nullcontext()
-        with owned, interruptible() as self.interrupted, self.mixed():
+        mixed = self.sharding.mixed() if self.sharding else contextlib.nullcontext()
+        with owned, interruptible() as self.interrupted, mixed:
             self.resume()
             batches = self.loader.batches(self.done, self.total)
             self.speed = Speed(self.setup.device, self.dtype or torch.float32)
@@ -298,9 +299,9 @@ class Trainer:
         self.means = {name: float(value) / points for name, value in means.items()}
         self.sums = {}
         gradients = [p.grad for p in self.task.parameters() if p.grad is not None]
-        norm: Any = nn.utils.get_total_norm(gradients)
+        norm = nn.utils.get_total_norm(gradients)
         if self.sharding:
-            norm = norm.full_tensor()
+            norm = self.sharding.gathered(norm)
         if not self.tracker:
             return
         values = {n if n in GAUGES else f"train/{n}": v for n, v in self.means.items()}
@@ -318,7 +319,7 @@ class Trainer:
     def evaluate(self, epoch: int) -> None:
         """Validate after an epoch, and keep its weights if they may be needed."""
         self.task.eval()
-        with self.whole(self.task):
+        with self.sharding.whole() if self.sharding else contextlib.nullcontext():
             metrics = self.validate(epoch)
         self.task.train()
         reached = metrics.get(self.task.primary, -math.inf)
@@ -357,7 +358,7 @@ class Trainer:
             self.tracker.close()
         self.processes.broadcast(self.state.wait)
         if self.sharding:
-            self.sharding.join(self.task)
+            self.sharding.join()
         self.task.eval()
 
 

@@ -18,6 +18,7 @@ from albef.distributed import ProcessLostError, joined, world
 from albef.layout import Runtime
 from albef.loading.loader import Loader
 from albef.loading.reading import to_device
+from albef.models.kernels import compile_blocks
 from albef.preprocessing.transforms import AugmentConfig, Train
 from albef.tasks import pretraining
 from albef.tasks.task import LoraConfig, Task
@@ -112,10 +113,17 @@ def train_toy(
 
 
 def run(
-    kind: str, data: Path, scratch: Path, stop: int | None = None, shard: bool = False
+    kind: str,
+    data: Path,
+    scratch: Path,
+    stop: int | None = None,
+    shard: bool = False,
+    compiled: bool = False,
 ) -> dict[str, torch.Tensor]:
     """Train to the end, or leave after ``stop`` steps as a kill would."""
     task: Any = task_of(kind)
+    if compiled:  # without kernels, which take long to make
+        compile_blocks(task, backend="eager")
 
     def progress(step: int, total: int, means: Mapping[str, float]) -> None:
         assert shard is any(isinstance(p, DTensor) for p in task.parameters())
@@ -182,7 +190,11 @@ if __name__ == "__main__":
                 "gradients": gradients(name, folder),
                 "compressed": gradients(name, folder, compress=True),
             }
-        found["split"] = {"state": run(STOPPED[True], folder, out / "split", shard=True)}
+        for name, compiled in (("split", False), ("split, compiled", True)):
+            state = run(STOPPED[True], folder, out / name, shard=True, compiled=compiled)
+            found[name] = {"state": state}
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 6
+        assert not torch._dynamo.utils.counters["graph_break"]
         for shard, name in STOPPED.items():
             found[name]["state"] = run(name, folder, out / name)
             with contextlib.suppress(KeyboardInterrupt):
