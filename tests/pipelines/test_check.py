@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,20 +12,27 @@ from ruamel.yaml import YAML
 
 from albef.cli import main
 from albef.config import ParamsError, read_preset, validate
+from albef.data.rejection import Reason
+from albef.data.shards import Shards
 from albef.ingest.config import RowsConfig
+from albef.validation.result import ValidationFailedError
 from flows.values import compose
 from pipelines import heldout, ingest
+from pipelines import validate as validate_stage
 from pipelines.check import check, render
 from pipelines.check import main as run_check
 from pipelines.own_data import write_preset
 from pipelines.params import load
+from pipelines.report import data_page
 from pipelines.stage import Stage
 from tests.data import toy
-from tests.ingest.bad_rows import LIMITS
-from tests.pipelines import test_bad_rows as bad
+from tests.ingest.bad_rows import LIMITS, bad_rows
+from tests.ingest.download.server import Server
+from tests.ingest.download.test_client import LIMITS as DOWNLOAD
 from tests.pipelines.test_ingest import PHOTOS, PICTURES, ROOT, SCENES, contents, params, pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of odd headers
+ROWS = bad_rows()
 
 
 @pytest.fixture
@@ -36,23 +44,48 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_it_tells_of_each_row_what_ingest_does(here: Path) -> None:
-    params(here, {"rows": bad.folder(here)}, ingest=LIMITS)
+def bad_folder(here: Path) -> dict[str, Any]:
+    """A source of the bad rows, a file of text beside each image."""
+    for row in ROWS:
+        (here / "in" / f"{row.name}.jpg").write_bytes(row.image)
+        caption = row.caption.replace("\n", " ").encode("utf-8", "surrogatepass")
+        (here / "in" / f"{row.name}.txt").write_bytes(caption)
+    return {"kind": "folder", "path": str(here / "in"), "split": "train"}
+
+
+@pytest.mark.parametrize("kind", ["annotations", "folder"])
+def test_of_bad_rows_it_tells_what_ingest_does_and_the_page_shows(here: Path, kind: str) -> None:
+    annotated = {row.name: (row.image, row.caption) for row in ROWS}
+    source = bad_folder(here) if kind == "folder" else pictures(here / "in", annotated)
+    params(here, {"rows": source}, ingest=LIMITS)
     before = contents(here)
-    result = check("toy", len(bad.ROWS) + 1)
+    result = check("toy", len(ROWS) + 1)
     assert contents(here) == before
     stage = Stage("ingest", "toy")
     ingest.run(stage)
     aside = pq.read_table(stage.layout.quarantine("toy") / "quarantine.parquet").to_pylist()
-    source = result["sources"]["rows"]
-    assert source["rows"] == result["rows"] == len(bad.ROWS)
-    assert source["kept"] == result["kept"] == stage.record["records"]["train"]
-    assert set(source["rejected"]) == {row["reason"] for row in aside}
-    for reason, why in source["rejected"].items():
+    kept = list(Shards(stage.layout.data("toy"), "train"))
+    told = result["sources"]["rows"]
+    assert told["rows"] == result["rows"] == len(ROWS) == len(aside) + len(kept)
+    assert told["kept"] == result["kept"] == stage.record["records"]["train"] == len(kept)
+    for reason, why in told["rejected"].items():
         rows = [row for row in aside if row["reason"] == reason]
         first = {name: rows[0][name] for name in ("line", "key", "detail")}
         assert why == {"count": len(rows), **first}
+        assert first["line"] > 0
+        assert first["detail"]
     assert not result["stops"]
+    if kind == "annotations":  # a folder cannot hold each of the captions
+        empty = {row.name: Reason.MISSING_FIELD for row in ROWS if not row.caption.strip()}
+        expected = {row.name: row.expected for row in ROWS} | empty
+        found = {record.meta["path"]: record.captions[0] for record in kept}
+        assert found | {row["key"]: row["reason"] for row in aside} == expected
+    summary = json.loads((stage.layout.quarantine("toy") / "summary.json").read_text())["rows"]
+    counts = {reason: why["count"] for reason, why in told["rejected"].items()}
+    assert summary == {"rows": len(ROWS), "kept": len(kept), "rejected": counts}
+    with pytest.raises(ValidationFailedError):
+        validate_stage.run(Stage("validate", "toy"))
+    assert f"<dt>rejected</dt><dd>{len(aside):,}</dd>" in data_page("toy").read_text()
 
 
 def test_the_first_rows_of_each_source(here: Path) -> None:
@@ -61,8 +94,8 @@ def test_the_first_rows_of_each_source(here: Path) -> None:
     assert rows == {"names": 5, "placed": 5}
     assert "placed (scenes): the first 5 rows" in render(result)
     assert check("toy.placed", 100)["sources"]["placed"]["rows"] == 18
-    bad.folder(here)
-    assert check("in", 1000)["sources"]["in"]["rows"] == len(bad.ROWS)
+    bad_folder(here)
+    assert check("in", 1000)["sources"]["in"]["rows"] == len(ROWS)
 
 
 def test_yield_and_repeated(here: Path) -> None:
@@ -96,7 +129,7 @@ def test_what_is_evaluated_on_is_compared_as_far_as_it_is_there(here: Path) -> N
 
 
 def test_a_path_is_printed_as_in_params(here: Path) -> None:
-    bad.folder(here)
+    bad_folder(here)
     words = render(check("in", 3))
     _, heading, section = words.partition("To use it, add this to datasets in params.yaml:\n")
     assert heading
@@ -109,8 +142,13 @@ def test_a_path_is_printed_as_in_params(here: Path) -> None:
 def test_a_list_named_by_its_path_asks_no_private_address_and_one_of_values_asks_once(
     here: Path,
 ) -> None:
-    with bad.Pictures() as server:
-        source = bad.urls(here, server)
+    with Server() as server:
+        lines = (f"{server.url(f'ok/{i}')},a picture {i}\n" for i in range(12))
+        (here / "list.csv").write_text(f"url,caption\n{''.join(lines)}")
+        source = {
+            "kind": "urls", "files": ["list.csv"], "format": "csv", "url": "url",
+            "caption": "caption", "split": "train", "download": DOWNLOAD.model_dump(),
+        }  # fmt: skip
         result = check("list.csv", 5)
         assert not server.asked
         params(here, {"rows": source}, ingest=LIMITS)
