@@ -98,7 +98,7 @@ def test_a_state_of_other_code_is_gone_on_with_and_warned_of(
 def test_frozen_encoders_keep_their_weights_in_model_and_momentum_model(
     data: Path, tmp_path: Path
 ) -> None:
-    values = {"freeze": ("image_encoder", "text_encoder"), "optimizer": "muon"}
+    values = {"freeze": ("image_encoder", "text_encoder"), "layer_decay": 0.5}
     before = {name: tensor.clone() for name, tensor in tiny().state_dict().items()}
     whole = run(data, tmp_path / "whole", **values)
     frozen = {
@@ -116,7 +116,7 @@ def test_frozen_encoders_keep_their_weights_in_model_and_momentum_model(
 
 def test_low_layers_move_least_under_layer_decay(data: Path, tmp_path: Path, whole: Whole) -> None:
     before = tiny().state_dict()
-    decayed = run(data, tmp_path / "whole", layer_decay=0.1)
+    decayed = run(data, tmp_path, layer_decay=0.1)
     names = {
         "model.image_encoder.vit.patch_embed.proj.weight": 1e-3,  # below two blocks and a norm
         "model.text_encoder.embeddings.word_embeddings.weight": 1e-3,
@@ -125,10 +125,6 @@ def test_low_layers_move_least_under_layer_decay(data: Path, tmp_path: Path, who
     for name, share in names.items():
         moved = [(weights[name] - before[name]).norm() for weights in (decayed, whole[0])]
         assert moved[0] / moved[1] == pytest.approx(share, rel=0.5), name
-    with pytest.raises(Killed):
-        run(data, tmp_path / "cut", kill_at=6, layer_decay=0.1)
-    resumed = run(data, tmp_path / "cut", layer_decay=0.1)
-    assert all(torch.equal(decayed[name], resumed[name]) for name in decayed)
 
 
 class Reads(TorchDispatchMode):
