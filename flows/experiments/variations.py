@@ -74,13 +74,29 @@ def run(
         RunInProgressError: another process already runs variations in this project.
         CloneError: some variations failed; the others ran.
     """
-    commit = clean()
+    commit, count = clean(), sum(map(len, series))
     check([*itertools.chain(*series)])
+    waiting, failures = iter(series), list[str]()  # Each clone takes the next series.
+    began, numbers, reporting = time.monotonic(), itertools.count(1), threading.Lock()
+
+    def work(clone: Clone) -> None:
+        for variation in itertools.chain.from_iterable(waiting):
+            try:
+                outcome = f"{clone.run(variation, targets)} stages ran"
+            except CloneError as error:
+                outcome = f"failed: {error}"
+                failures.append(f"{variation.name}: {error}")
+            with reporting:
+                clone.hand_over(variation)
+                done = next(numbers)
+                left_s = (time.monotonic() - began) / done * (count - done)
+                left = f", about {format_duration(left_s)} left" if done < count else ""
+                log.info("%s: %s; %d of %d%s", variation.name, outcome, done, count, left)
+
     with run_lock.locked(FOLDER / "lock", "experiments are"):
         clones = [Clone(FOLDER / f"clone-{n}", commit, lock) for n in range(min(jobs, len(series)))]
-        work = _Work(series, targets)
         with ThreadPoolExecutor(len(clones)) as pool:
-            futures = [pool.submit(work.run, clone) for clone in clones]
+            futures = [pool.submit(work, clone) for clone in clones]
             try:
                 for future in futures:
                     future.result()
@@ -89,36 +105,5 @@ def run(
                 for clone in clones:
                     threading.Thread(target=clone.stop).start()
                 raise
-    if work.failures:
-        raise CloneError("\n".join(work.failures))
-
-
-class _Work:
-    """Variations that clones run, and the error messages of those that failed."""
-
-    def __init__(self, series: Sequence[Sequence[Variation]], targets: Sequence[str]) -> None:
-        self.failures: list[str] = []
-        self._series = iter(series)  # Clones share it, so each takes the next one.
-        self._targets, self._count, self._done = targets, sum(map(len, series)), 0
-        self._began, self._reporting = time.monotonic(), threading.Lock()
-
-    def run(self, clone: Clone) -> None:
-        """Run series in a clone until none remains."""
-        for variations in self._series:
-            for variation in variations:
-                self._run(clone, variation)
-
-    def _run(self, clone: Clone, variation: Variation) -> None:
-        try:
-            outcome = f"{clone.run(variation, self._targets)} stages ran"
-        except CloneError as error:
-            outcome = f"failed: {error}"
-            self.failures.append(f"{variation.name}: {error}")
-        with self._reporting:
-            clone.hand_over(variation)
-            self._done += 1
-            outcome += f"; {self._done} of {self._count}"
-            if remaining := self._count - self._done:
-                left_s = (time.monotonic() - self._began) / self._done * remaining
-                outcome += f", about {format_duration(left_s)} left"
-            log.info("%s: %s", variation.name, outcome)
+    if failures:
+        raise CloneError("\n".join(failures))
