@@ -6,19 +6,21 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import psutil
 import pytest
 
-from albef.config import ParamsError
+from albef.config import ParamsError, read_yaml, validate
 from flows import git, run
 from flows.experiments import variations
-from flows.experiments.ablate import ablate
+from flows.experiments.ablate import Ablation, ablate
 from flows.experiments.clone import CloneError, Variation
+from flows.values import compose, overridden
 from pipelines.params import load
 from tests.flows.conftest import assert_ended
-from tests.flows.toy import Toy
+from tests.flows.toy import ROOT, Toy
 
 STEPS = """
 run: retrieval
@@ -186,3 +188,17 @@ def test_code_that_is_not_committed_is_refused_and_values_are_not_looked_at(
     assert variations.clean() == git.git("rev-parse", "HEAD")
     assert values.read_text() == before[1] + "# mine\n"
     values.write_text(before[1])
+
+
+def test_every_step_of_the_project_loads_strictly_and_is_another(tmp_path: Path) -> None:
+    presets = (ROOT / "presets").glob("ablation*.yaml")
+    for file, preset in product((ROOT / "ablations").glob("*.yaml"), presets):
+        steps = validate(Ablation, read_yaml(file), where=str(file)).steps
+        whole, texts = compose(preset), []
+        for step in steps:
+            given = [f"{key}={'null' if v is None else v}" for key, v in step.values.items()]
+            texts.append(overridden(whole, given, step.name))
+            (tmp_path / "params.yaml").write_text(texts[-1])
+            assert load(tmp_path / "params.yaml")
+        assert len(set(texts)) == len(steps)
+        assert whole in texts
