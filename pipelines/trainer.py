@@ -22,7 +22,7 @@ from albef.models.kernels import compile_blocks, evaluating, recompute
 from albef.models.weights import CONFIG, WEIGHTS, Checkpoint, save_checkpoint
 from albef.preprocessing.transforms import Train
 from albef.tasks.task import RunTask, Table, Task, TrainingConfig
-from albef.trackers import IDS, Trackers, check_installed, training
+from albef.trackers import IDS, Trackers, training
 from albef.training.loop import LOG, Setup, Trainer
 from albef.training.lora import merged
 from albef.training.mirror import Mirror
@@ -128,7 +128,6 @@ def fit(
 def _trackers(stage: Stage, config: TrainingConfig, folder: Path) -> Trackers | None:
     """Start the trackers of a training, or continue those of its killed process."""
     names = stage.runtime.trackers
-    check_installed(names)
     if not names or not world().first:
         return None
     ids = read_json(folder / IDS) or {}
