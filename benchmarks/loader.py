@@ -28,7 +28,7 @@ from albef.ingest import shard_writer
 from albef.layout import Runtime
 from albef.loading.loader import Loader
 from albef.loading.reading import Batch, to_device
-from albef.preprocessing.transforms import MEAN, STD, AugmentConfig, Train
+from albef.preprocessing.transforms import MEAN, STD, AugmentConfig, Transform
 from albef.tasks.pretraining import Config, Task
 from albef.training.loop import Setup, Trainer
 from benchmarks.pictures import jpeg, photo
@@ -129,7 +129,7 @@ def _plain(folder: Path) -> None:
 
 
 def _collate(records: Sequence[Record], rng: np.random.Generator) -> Batch:
-    transform = Train(AugmentConfig(flip=False, crop=CROP, randaugment=0), SIDE)
+    transform = Transform(AugmentConfig(flip=False, crop=CROP, randaugment=0), SIDE)
     images = [transform(record.image, rng, record.key) for record in records]
     return {"image": torch.from_numpy(np.stack(images))}
 
@@ -147,7 +147,7 @@ def _waiting(data: Path, scratch: Path) -> Mapping[str, object]:
     section = values["pretrain"] | {"epochs": EPOCHS, "masked_groups": []}
     config = validate(Config, section, where="params.yaml", key="pretrain")
     task = Task(config, vocabulary(config.tokenizer.vocab_size))
-    transform = Train(AugmentConfig(flip=False, crop=CROP, randaugment=0), task.image_size)
+    transform = Transform(AugmentConfig(flip=False, crop=CROP, randaugment=0), task.image_size)
     size = config.global_batch_size
     loader = Loader(Shards(data, "train"), task.collate(transform), size, size, 0, 1)
     setup = Setup(scratch / "training", torch.device("cpu"), Runtime())

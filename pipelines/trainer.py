@@ -20,7 +20,7 @@ from albef.loading.loader import Loader
 from albef.loading.pipeline import Reading
 from albef.models.kernels import compile_blocks, evaluating, recompute
 from albef.models.weights import CONFIG, WEIGHTS, Checkpoint, save_checkpoint
-from albef.preprocessing.transforms import Train
+from albef.preprocessing.transforms import Transform
 from albef.tasks.task import RunTask, Table, Task, TrainingConfig
 from albef.trackers import IDS, Trackers, training
 from albef.training.loop import LOG, Setup, Trainer
@@ -150,7 +150,7 @@ def _prepare(stage: Stage, task: Task, shards: Shards) -> Loader:
     damaged_shards = runtime.max_damaged_shards.get(config.dataset, 0.0)
     return Loader(
         shards,
-        task.collate(Train(config.augment, task.image_size)),
+        task.collate(Transform(config.augment, task.image_size)),
         config.global_batch_size,
         config.micro_batch_size,
         stage.seed,

@@ -180,9 +180,8 @@ def _fit(tensor: Tensor, target: Tensor, grid: int | None) -> Tensor:
     if grid is None or tensor.dim() != 3 or tensor.shape[::2] != target.shape[::2]:
         return tensor
     prefix = target.shape[1] - grid * grid
-    if not grid_side(tensor.shape[1], prefix):
-        return tensor
-    return resize_position_embedding(tensor, target.shape[1], prefix)
+    fits = grid_side(tensor.shape[1], prefix)
+    return resize_position_embedding(tensor, target.shape[1], prefix) if fits else tensor
 
 
 def grid_side(tokens: int, prefix: int = 1) -> int:

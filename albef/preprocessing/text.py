@@ -15,6 +15,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
+from albef.io import first_line
 from albef.preprocessing.hub import REMEDY, prepare_hub
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -129,10 +130,10 @@ class TextTokenizer:
         try:
             return cls(AutoTokenizer.from_pretrained(str(source), use_fast=True).backend_tokenizer)
         except OSError as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(
-                f"tokenizer {source} is neither local nor at the Hugging Face Hub ({reason}); "
-                f"{REMEDY}; in pre-training, tokenizer.source: corpus trains one"
+                f"tokenizer {source} is neither local nor at the Hugging Face Hub "
+                f"({first_line(error)}); {REMEDY}; in pre-training, "
+                "tokenizer.source: corpus trains one"
             ) from None
 
     def save(self, path: Path) -> None:

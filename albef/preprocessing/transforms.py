@@ -8,7 +8,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple, Protocol, Self
+from typing import Annotated, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,15 +59,8 @@ class AugmentConfig(Section):
         return self
 
 
-class Transform(Protocol):
-    """Function from an encoded image to an array, in training."""
-
-    def __call__(self, image: bytes, rng: np.random.Generator, key: str = "") -> NDArray[np.uint8]:
-        """Return ``image`` as (3, S, S), drawing from ``rng``; errors name the record ``key``."""
-
-
 @dataclass(frozen=True)
-class Train:
+class Transform:
     """Random crop, flip and RandAugment, as far as the dataset's captions allow.
 
     The result is not normalised yet, so passing it between processes moves a quarter of the bytes.

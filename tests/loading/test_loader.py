@@ -12,7 +12,7 @@ from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.loading.loader import Loader
 from albef.loading.reading import Batch
-from albef.preprocessing.transforms import AugmentConfig, Train
+from albef.preprocessing.transforms import AugmentConfig, Transform
 from tests.data import toy
 
 RECORDS = 23
@@ -25,7 +25,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
     return Shards(folder, "train")
 
 
-TRANSFORM = Train(AugmentConfig(flip=True, crop=(0.5, 1.0), randaugment=5), 16)
+TRANSFORM = Transform(AugmentConfig(flip=True, crop=(0.5, 1.0), randaugment=5), 16)
 
 
 def collate(records: Sequence[Record], rng: np.random.Generator) -> Batch:

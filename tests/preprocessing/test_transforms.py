@@ -15,7 +15,7 @@ from albef.config import ParamsError, validate
 from albef.data.image_decoding import ImageError, decode
 from albef.loading.reading import to_device
 from albef.preprocessing import transforms
-from albef.preprocessing.transforms import AugmentConfig, Evaluate, Train
+from albef.preprocessing.transforms import AugmentConfig, Evaluate, Transform
 from tests.data import toy
 from tests.ingest.bad_rows import png_header
 
@@ -60,7 +60,7 @@ def test_evaluation_is_a_plain_bicubic_resize() -> None:
     np.testing.assert_array_equal(Evaluate(SIDE)(encoded(picture)), expected)
 
 
-def trained(transform: Train, image: bytes, seed: int = 0) -> np.ndarray:
+def trained(transform: Transform, image: bytes, seed: int = 0) -> np.ndarray:
     """What a model sees of a picture in training."""
     pixels = transform(image, np.random.default_rng(seed))
     assert pixels.dtype == np.uint8
@@ -71,10 +71,10 @@ def trained(transform: Train, image: bytes, seed: int = 0) -> np.ndarray:
 def test_without_augmentation_training_is_evaluation() -> None:
     image = encoded(gradient())
     rng = np.random.default_rng(0)
-    Train(augment(), SIDE)(image, rng)
+    Transform(augment(), SIDE)(image, rng)
     assert rng.random() == np.random.default_rng(0).random()  # nothing was drawn
     for side in (SIDE, 40, 44):
-        found, exact = trained(Train(augment(), side), image), Evaluate(side)(image)
+        found, exact = trained(Transform(augment(), side), image), Evaluate(side)(image)
         if side == SIDE:  # another kernel makes it smaller: at most two levels of 255
             assert np.abs(found - exact).max() < 2.5 / 255 / min(transforms.STD)
         else:
@@ -103,12 +103,12 @@ def test_training_unpacks_a_jpeg_no_larger_than_it_needs(monkeypatch: pytest.Mon
         unpacked.clear()
         exact = Evaluate(side)(image)
         assert not unpacked
-        found = trained(Train(augment(), side), image)
+        found = trained(Transform(augment(), side), image)
         expected = [] if eighths is None else [(60 * eighths, 80 * eighths)]
         assert unpacked == expected
         assert np.abs(found - exact).mean() < 0.05  # deviations of a channel
     unpacked.clear()
-    Train(augment(crop=[0.3, 0.3]), 200)(image, np.random.default_rng(0))
+    Transform(augment(crop=[0.3, 0.3]), 200)(image, np.random.default_rng(0))
     assert unpacked == [(480, 640)]  # of a small box all pixels are needed
 
 
@@ -118,7 +118,7 @@ def test_a_crop_of_a_smaller_jpeg_shows_the_same_part(
     width: int, height: int, side: int, seed: int
 ) -> None:
     """To half a pixel of the result: brightness tells the place."""
-    transform = Train(augment(crop=[0.3, 1.0]), side)
+    transform = Transform(augment(crop=[0.3, 1.0]), side)
     for across in (True, False):
         slope = np.linspace(0, 255, width if across else height)
         levels = np.broadcast_to(slope if across else slope[:, None], (height, width))
@@ -136,7 +136,7 @@ def test_a_jpeg_with_trifling_damage_is_left_to_pillow() -> None:
     damaged = whole[:place] + b"\x00\x00" + whole[place:]  # bytes between two segments
     with pytest.raises(ValueError, match="extraneous"):
         simplejpeg.decode_jpeg(damaged)
-    transform = Train(augment(), SIDE)
+    transform = Transform(augment(), SIDE)
     found, exact = (trained(transform, image) for image in (damaged, whole))
     np.testing.assert_array_equal(found, exact)
     with pytest.raises(ImageError, match="row-7"):
@@ -145,9 +145,9 @@ def test_a_jpeg_with_trifling_damage_is_left_to_pillow() -> None:
 
 def test_half_of_the_images_are_flipped_when_allowed() -> None:
     image = encoded(gradient())
-    plain = Train(augment(), SIDE)(image, np.random.default_rng(0))
+    plain = Transform(augment(), SIDE)(image, np.random.default_rng(0))
     rng = np.random.default_rng(0)
-    results = [Train(augment(flip=True), SIDE)(image, rng) for _ in range(200)]
+    results = [Transform(augment(flip=True), SIDE)(image, rng) for _ in range(200)]
     kinds = [np.array_equal(r, plain) + 2 * np.array_equal(r, plain[:, :, ::-1]) for r in results]
     assert set(kinds) == {1, 2}
     assert 70 < kinds.count(1) < 130

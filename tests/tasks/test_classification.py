@@ -16,7 +16,7 @@ from albef.data.record import Record
 from albef.models.original import original_name
 from albef.models.weights import Checkpoint, CheckpointError
 from albef.preprocessing.text import TextTokenizer
-from albef.preprocessing.transforms import AugmentConfig, Train
+from albef.preprocessing.transforms import AugmentConfig, Transform
 from albef.tasks import entailment, nlvr2, pretraining, text_assignment
 from albef.tasks.classification import RecordError
 from tests import original
@@ -128,7 +128,7 @@ def test_predictions_and_their_score() -> None:
 
 def test_each_image_is_augmented_on_its_own() -> None:
     asked, rng = records(nlvr2), np.random.default_rng(0)
-    transform = Train(AugmentConfig(flip=True, crop=(0.3, 0.6), randaugment=7), 16)
+    transform = Transform(AugmentConfig(flip=True, crop=(0.3, 0.6), randaugment=7), 16)
     batch = task_of(nlvr2).collate(transform)(asked, np.random.default_rng(0))
     assert batch["image"].shape == (6, 2, 3, 16, 16)
     assert batch["label"].tolist() == [0, 1] * 3

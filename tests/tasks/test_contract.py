@@ -21,7 +21,7 @@ from albef.ingest.sources import kind_of
 from albef.loading.reading import Batch, to_device
 from albef.models.weights import load_checkpoint, save_checkpoint
 from albef.preprocessing.text import TextTokenizer
-from albef.preprocessing.transforms import Train
+from albef.preprocessing.transforms import Transform
 from albef.tasks import pretraining
 from albef.tasks.task import RunConfig, RunTask
 from albef.training.optim import adamw
@@ -102,7 +102,7 @@ def collated(folder: Path, task: Any) -> Batch:
     """A batch of the task's train split."""
     dataset = task.config.dataset
     shards = Shards(data(folder, dataset), "train")
-    collate = task.collate(Train(task.config.augment, task.image_size))
+    collate = task.collate(Transform(task.config.augment, task.image_size))
     return dict(collate([shards[i] for i in range(8)], np.random.default_rng(0)))
 
 

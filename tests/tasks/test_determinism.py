@@ -11,7 +11,7 @@ import torch
 from albef.config import read_yaml, validate
 from albef.loading.reading import to_device
 from albef.preprocessing.text import TextTokenizer
-from albef.preprocessing.transforms import AugmentConfig, Train
+from albef.preprocessing.transforms import AugmentConfig, Transform
 from albef.tasks.pretraining import Config, Task
 from albef.training.optim import adamw
 from pipelines.device_lock import device_of
@@ -40,7 +40,7 @@ def trained(device: str = "cpu") -> dict[str, torch.Tensor]:
     optimizer = adamw(task, 1e-3, config.weight_decay)
     records = [toy.record(i) for i in range(BATCH)]
     augment = validate(AugmentConfig, AUGMENT, where="tests")
-    collate = task.collate(Train(augment, config.model.image.image_size))
+    collate = task.collate(Transform(augment, config.model.image.image_size))
     batch = to_device(collate(records, np.random.default_rng(0)), torch.device(device))
     for _ in range(2):  # the second step shows what differed in the first one's gradients
         task.begin_step()

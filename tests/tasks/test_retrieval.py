@@ -16,7 +16,7 @@ from albef.export.graphs import parts
 from albef.losses import itm
 from albef.models.weights import load_checkpoint
 from albef.preprocessing.text import text_id
-from albef.preprocessing.transforms import AugmentConfig, Train
+from albef.preprocessing.transforms import AugmentConfig, Transform
 from albef.tasks import matching
 from albef.tasks.matching import START_BIAS
 from albef.tasks.ranking import ranked
@@ -154,7 +154,7 @@ def test_a_text_that_another_image_has_is_not_a_negative_of_it(
 def test_the_texts_of_a_record_are_known_to_its_batch() -> None:
     task = tiny_task(equal_texts=True)
     record = Record("a", draw("pictures")[0].image, ("A frog!", "two frogs"), 0, "train", "s", {})
-    made = task.collate(Train(AugmentConfig(), 32))([record], np.random.default_rng(0))
+    made = task.collate(Transform(AugmentConfig(), 32))([record], np.random.default_rng(0))
     own, *known = made["text_ids"][0].tolist()
     assert known[:2] == [text_id("a frog"), text_id("two frogs")]
     assert own in known
@@ -167,7 +167,7 @@ def test_captions_of_itm_are_read_by_itm_alone(monkeypatch: pytest.MonkeyPatch) 
     records = [
         Record(str(i), image, ("a dog left of an apple",), i, "train", "s", more) for i in range(40)
     ]
-    made = task.collate(Train(AugmentConfig(), 16))(records, np.random.default_rng(0))
+    made = task.collate(Transform(AugmentConfig(), 16))(records, np.random.default_rng(0))
     made["image"] = made["image"].float()
     drawn = Counter(made["itm_text_id"].tolist())
     ids = [text_id(text) for text in ("a dog left of an apple", "two frogs", "a squid")]

@@ -15,7 +15,7 @@ from albef.loading.reading import to_device
 from albef.losses.answers import answer_losses
 from albef.models.decoder import generate
 from albef.models.weights import CheckpointError, load_checkpoint
-from albef.preprocessing.transforms import AugmentConfig, Train
+from albef.preprocessing.transforms import AugmentConfig, Transform
 from albef.tasks.task import Table
 from albef.tasks.vqa import Task
 from albef.tasks.vqa_accuracy import vqa_accuracy
@@ -105,7 +105,7 @@ def test_answers_of_a_split_without_any_are_reported(tmp_path: Path) -> None:
 
 def collated(made: Task, records: list[Record]) -> dict[str, torch.Tensor]:
     augment = AugmentConfig(flip=False, crop=(1.0, 1.0), randaugment=0)
-    batch = made.collate(Train(augment, 16))(records, np.random.default_rng(0))
+    batch = made.collate(Transform(augment, 16))(records, np.random.default_rng(0))
     return to_device(batch, torch.device("cpu"))
 
 

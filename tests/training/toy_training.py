@@ -19,7 +19,7 @@ from albef.layout import Runtime
 from albef.loading.loader import Loader
 from albef.loading.reading import to_device
 from albef.models.kernels import compile_blocks
-from albef.preprocessing.transforms import AugmentConfig, Train
+from albef.preprocessing.transforms import AugmentConfig, Transform
 from albef.tasks import pretraining
 from albef.tasks.task import LoraConfig, Task
 from albef.trackers import Trackers
@@ -65,7 +65,7 @@ def loader_of(task: Any, data: Path, workers: int = 0) -> Loader:
     augment = validate(AugmentConfig, AUGMENT, where="tests")
     return Loader(
         Shards(data, "train"),
-        task.collate(Train(augment, task.image_size)),
+        task.collate(Transform(augment, task.image_size)),
         task.config.global_batch_size,
         task.config.micro_batch_size,
         1,
