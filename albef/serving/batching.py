@@ -1,7 +1,6 @@
 """Micro-batching: items of concurrent requests are computed together."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextvars import ContextVar
@@ -32,7 +31,7 @@ class _Waiting(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """Bounded queue of items, and the task that computes them in batches in a thread.
+    """Bounded queue of items, which are computed in batches in a thread.
 
     If nothing is being computed, an arriving item starts at once. Items that arrive in the meantime
     form the next batch. After a batch, the next one waits until the clients that were just answered
@@ -59,7 +58,7 @@ class Batcher(Generic[Item, Result]):
         self._step, self._compute, self._executor, self._limits = step, compute, executor, limits
         self._length, self._metrics = length, metrics
         self._queue: list[_Waiting[Item, Result]] = []
-        self._arrived = asyncio.Event()
+        self._free = limits.workers  # Further batches that may be computed now.
         self._expected = 0  # Items of the next batch, if each answered client sends another.
         self._deadline = 0.0  # End of the wait for them, on the loop's clock.
         self._pace = 0.0  # Running mean of seconds per item.
@@ -96,34 +95,29 @@ class Batcher(Generic[Item, Result]):
         waiting: list[_Waiting[Item, Result]] = [
             _Waiting(item, self._length(item), now, loop.create_future(), client) for item in items
         ]
-        self._set_queue(self._queue + waiting)
+        self._queue += waiting
+        loop.call_soon(self._start)  # Requests that arrive together form one batch.
         try:
-            return list(await asyncio.gather(*(entry.result for entry in waiting)))
+            return [await entry.result for entry in waiting]
         finally:
             for entry in waiting:
                 entry.result.cancel()
-            if cancelled := {id(entry) for entry in waiting if entry.result.cancelled()}:
+            if any(entry.result.cancelled() for entry in waiting):
                 length = len(self._queue)
-                self._set_queue([entry for entry in self._queue if id(entry) not in cancelled])
+                self._queue = [entry for entry in self._queue if not entry.result.cancelled()]
                 self._dropped.inc(length - len(self._queue))
 
-    async def run(self) -> None:
-        """Compute arriving items until cancelled."""
-        while True:
-            await self._arrived.wait()
-            await self._wait_for_stragglers()
-            if self._queue:
-                batch, now = self._take_batch(), asyncio.get_running_loop().time()
-                for entry in batch:
-                    self._waited.observe(now - entry.since)
-                await self._answer(batch)
-
-    async def _wait_for_stragglers(self) -> None:
+    def _start(self) -> None:
+        """Start to compute waiting items, unless a fuller batch can be expected soon."""
         loop = asyncio.get_running_loop()
-        while 0 < len(self._queue) < self._expected and loop.time() < self._deadline:
-            self._arrived.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._arrived.wait(), self._deadline - loop.time())
+        while self._queue and self._free > 0:
+            if len(self._queue) < self._expected and loop.time() < self._deadline:
+                loop.call_at(self._deadline, self._start)
+                return
+            batch, now = self._take_batch(), loop.time()
+            for entry in batch:
+                self._waited.observe(now - entry.since)
+            self._submit(batch)
 
     def _take_batch(self) -> list[_Waiting[Item, Result]]:
         """Remove a batch from the queue and return it."""
@@ -136,38 +130,48 @@ class Batcher(Generic[Item, Result]):
                 break
             batch.append(entry)
         batched = set(map(id, batch))
-        self._set_queue([entry for entry in self._queue if id(entry) not in batched])
+        self._queue = [entry for entry in self._queue if id(entry) not in batched]
         return batch
 
-    async def _answer(self, batch: list[_Waiting[Item, Result]]) -> None:
-        items = [entry.item for entry in batch]
-        loop = asyncio.get_running_loop()
+    def _submit(self, batch: list[_Waiting[Item, Result]]) -> None:
+        """Compute a batch in a thread."""
+        loop, items = asyncio.get_running_loop(), [entry.item for entry in batch]
         start = loop.time()
-        try:
-            results = await loop.run_in_executor(self._executor, self._compute, items)
-        except Exception as error:
-            # Compute each item alone, because only the faulty one must get the error.
-            if len(batch) > 1:
-                for entry in batch:
-                    if not entry.result.done():
-                        await self._answer([entry])
-            elif not batch[0].result.done():
-                batch[0].result.set_exception(error)
-            return
-        end = loop.time()
-        seconds = end - start
-        self._pace += _RECENT * (seconds / len(batch) - self._pace)
-        self._expected = min(self._limits.batch, len(batch) + len(self._queue))
-        self._deadline = end + self._limits.stragglers * seconds
-        self._items.observe(len(batch))
-        self._seconds.observe(seconds)
-        for entry, result in zip(batch, results, strict=True):
-            if not entry.result.done():
-                entry.result.set_result(result)
+        self._free -= 1
 
-    def _set_queue(self, queue: list[_Waiting[Item, Result]]) -> None:
-        self._queue = queue
-        if queue:
-            self._arrived.set()
-        else:
-            self._arrived.clear()
+        def compute() -> None:
+            try:
+                results, error = self._compute(items), None
+            except Exception as caught:
+                results, error = (), caught
+            loop.call_soon_threadsafe(self._answer, batch, results, error, start)
+
+        self._executor.submit(compute)
+
+    def _answer(
+        self,
+        batch: list[_Waiting[Item, Result]],
+        results: Sequence[Result],
+        error: Exception | None,
+        start: float,
+    ) -> None:
+        """Give the waiting requests their results, and start the next batch."""
+        self._free += 1
+        if error is None:
+            end = asyncio.get_running_loop().time()
+            seconds = end - start
+            self._pace += _RECENT * (seconds / len(batch) - self._pace)
+            self._expected = min(self._limits.batch, len(batch) + len(self._queue))
+            self._deadline = end + self._limits.stragglers * seconds
+            self._items.observe(len(batch))
+            self._seconds.observe(seconds)
+            for entry, result in zip(batch, results, strict=True):
+                if not entry.result.done():
+                    entry.result.set_result(result)
+        elif len(batch) > 1:  # Each is computed alone, because only the faulty one has the error.
+            for entry in batch:
+                if not entry.result.done():
+                    self._submit([entry])
+        elif not batch[0].result.done():
+            batch[0].result.set_exception(error)
+        self._start()

@@ -175,7 +175,7 @@ class Engine:
     """The served exports (``models``), the export that answers each call (``calls``), and indexes.
 
     If several exports have a call, the first one answers it. Methods take another export as
-    ``queues``. An engine computes from :meth:`start` to :meth:`stop`. If the folders have other
+    ``queues``. An engine computes until :meth:`stop`. If the folders have other
     exports, another engine with the same resources replaces it.
 
     Raises:
@@ -200,7 +200,6 @@ class Engine:
                 self.calls.setdefault(call, queues)
         self.indexes = IndexReader(self)
         self.open_requests = 0
-        self._tasks: list[asyncio.Task[None]] = []
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
@@ -217,20 +216,8 @@ class Engine:
         digests = [manifest.digest(folder) for folder in self.resources.options.exports]
         return digests != [queues.model.digest for queues in self.models]
 
-    def start(self) -> None:
-        """Start the tasks that compute requests."""
-        self._tasks += [
-            asyncio.create_task(batcher.run())
-            for queues in self.models
-            for batcher in queues.batchers
-            for _ in range(self.resources.options.workers)
-        ]
-
     async def stop(self) -> None:
         """Stop computing, and release the models."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         for queues in self.models:
             await asyncio.to_thread(queues.threads.shutdown, cancel_futures=True)
             self.store.forget(queues.space)

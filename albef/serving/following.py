@@ -43,7 +43,6 @@ class Follower:
         Checks run at the interval of the options, and when ``wake`` is set.
         """
         options = self.engine.resources.options
-        self.engine.start()
         self._switch_to(self.engine)
         if options.follow:
             self.begin(self._check_folders(options.follow, options.refresh))
@@ -107,7 +106,6 @@ class Follower:
     async def _replace(self) -> None:
         old = self.engine
         new = await asyncio.to_thread(Engine, old.resources)
-        new.start()
         # An image added to the old engine's indexes is also read by the new one.
         old.indexes.successor = new.indexes
         try:

@@ -35,6 +35,7 @@ class Limits:
     connections: int = 1000  # open connections
     queue: int = 256  # items that wait for one kind of computation
     batch: int = 8  # items computed together
+    workers: int = 1  # concurrent computations of each export
     stragglers: float = 0.1  # share of a batch's time that the next one waits for a fuller batch
     body_seconds: float = 30  # time for a request's body to arrive
     piece_seconds: float = 5  # time for each 16 KiB of a body to arrive
@@ -72,7 +73,6 @@ class Options:
     follow: float = 0  # seconds between two checks of the folders; 0 never checks
     refresh: Sequence[str] = ()  # words of a command
     expect: Sequence[str] = ()  # empty: any export is loaded
-    workers: int = 1
     threads: int = 0  # 0 uses all cores
     providers: Sequence[str] | None = None  # None uses what works
     precision: str | None = None  # None uses the first of each export

@@ -52,7 +52,6 @@ def run(go: Go, *, busy: bool = True, **limits: float) -> list[list[str]]:
         with ThreadPoolExecutor(1) as executor:
             bounds = Limits(**{"batch": 4, "queue": 8, "stragglers": 0, **limits})  # type: ignore[arg-type]
             batcher = Asked("run", "things", compute, executor, bounds, Metrics(), length=len)
-            running = asyncio.create_task(batcher.run())
             first = await batcher.ask(["a"] if busy else [])
             await compute.begun(busy)
             try:
@@ -60,8 +59,6 @@ def run(go: Go, *, busy: bool = True, **limits: float) -> list[list[str]]:
                 assert await first[0] == ["A"] * busy
             finally:
                 compute.let.release(100)
-                running.cancel()
-                await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(inside())
     return compute.batches
