@@ -148,16 +148,23 @@ class TextTokenizer:
         Texts are cut at ``max_tokens`` and padded to the longest. With ``end``, each ends with
         [SEP], which is kept if the text is cut.
         """
-        rows = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        rows = self.rows(texts, max_tokens)
         if end:
             rows = [[*row[: max_tokens - 1], self.sep_id] for row in rows]
-        rows = [row[:max_tokens] for row in rows]
-        ids = np.full((len(rows), max(map(len, rows), default=1)), self.pad_id, dtype=np.int64)
-        for row, values in zip(ids, rows, strict=True):
-            row[: len(values)] = values
-        lengths = np.array([len(values) for values in rows])
-        mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
-        return ids, mask
+        return self.pad(rows)
+
+    def rows(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+        """Return the ids of each text, cut at ``max_tokens``."""
+        encodings = self.tokenizer.encode_batch(list(texts))
+        return [encoding.ids[:max_tokens] for encoding in encodings]
+
+    def pad(self, rows: Sequence[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the ids of texts, padded to the longest, and their mask, both (B, L)."""
+        longest = max(map(len, rows), default=1)
+        ids = [row + [self.pad_id] * (longest - len(row)) for row in rows]
+        mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+        shape = len(rows), longest
+        return np.array(ids, np.int64).reshape(shape), np.array(mask, np.int64).reshape(shape)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids, without special tokens."""

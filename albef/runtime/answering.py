@@ -30,6 +30,7 @@ and the mask (B, L) of the questions."""
 class Answering(Model):
     """Model that answers as its run was evaluated: by ranking a list, or by generating text."""
 
+    clean = staticmethod(clean_question)
     main: ClassVar[str] = "ask"
 
     def __init__(self, *parts: Any) -> None:
@@ -39,11 +40,6 @@ class Answering(Model):
         self._answer_ids, self._answer_mask = self.tokenizer.encode(
             self.answers, self.facts.max_tokens, end=True
         )
-
-    def ids(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
-        """Clean questions and return their ids and mask (B, L)."""
-        cleaned = [clean_question(text, self.facts.max_words) for text in texts]
-        return self.tokenizer.encode(cleaned, self.facts.max_tokens)
 
     def ask(
         self, images: Sequence[ImageInput], questions: Sequence[str], k: int = 5

@@ -62,6 +62,7 @@ class Model:
     ``digest`` identifies its weights or its export. ``answers`` is the list that a VQA model ranks.
     """
 
+    clean = staticmethod(clean_caption)
     main: ClassVar[str]
     """Its main call. It takes one or more lists of images, and one of texts."""
     extra_calls: ClassVar[frozenset[str]] = frozenset()
@@ -112,9 +113,13 @@ class Model:
         return ImageStates(out["image_keys"], out["image_values"], out.get("image_feat"))
 
     def ids(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
-        """Clean texts as in training and return their ids and mask (B, L)."""
-        cleaned = [clean_caption(text, self.facts.max_words) for text in texts]
-        return self.tokenizer.encode(cleaned, self.facts.max_tokens)
+        """Return the token ids and mask (B, L) of texts."""
+        return self.tokenizer.pad(self.rows(texts))
+
+    def rows(self, texts: Sequence[str]) -> list[list[int]]:
+        """Clean texts as in training and return their token ids."""
+        cleaned = [self.clean(text, self.facts.max_words) for text in texts]
+        return self.tokenizer.rows(cleaned, self.facts.max_tokens)
 
     def encode_distinct(
         self, images: Sequence[ImageInput], start: int

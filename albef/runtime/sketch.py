@@ -5,7 +5,7 @@ Only counts in fixed bins are kept; no image or text is stored.
 
 import json
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +56,10 @@ class Sketch:
             width, height = header.size
         self.count(width=width, height=height, brightness=brightness)
 
-    def text(self, text: str, ids: Ints, model: Model) -> None:
+    def text(self, text: str, ids: Sequence[int] | Ints, model: Model) -> None:
         """Count a text that a model reads as ids (L,), the first of which is [CLS]."""
-        unknown = ids[1:] == model.tokenizer.unk_id
-        self.count(words=len(text.split()), unknown=float(unknown.mean()) if len(unknown) else 0.0)
+        unknown = list(ids).count(model.tokenizer.unk_id)
+        self.count(words=len(text.split()), unknown=unknown / max(1, len(ids) - 1))
 
     def divergence(self, quantity: str, reference: Counts) -> float:
         """Return the Kullback-Leibler divergence in nats, as in :mod:`albef.validation.drift`.

@@ -95,27 +95,29 @@ class ModelQueues:
         self.written = (folder / manifests.NAME).stat().st_mtime
         self.sketch, self.profile = Sketch(), read_counts(folder)
         # Exports share no threads, so that a slow call of one does not hold up another.
-        self.threads = ThreadPoolExecutor(options.workers, "compute")
+        self.threads = ThreadPoolExecutor(options.limits.workers, "compute")
 
         def batcher(step: str, compute: Callable[[Any], Any], **padded: Any) -> Batcher[Any, Any]:
             fixed = self.threads, options.limits, metrics
             return Batcher(self.run, step, compute, *fixed, **padded)
 
         self.images: Batcher[Pixels, EncodedImage] = batcher("images", self._encode_images)
-        self.texts: Batcher[Ints, EncodedText] = batcher("texts", self._encode_texts, length=len)
+        self.texts: Batcher[list[int], EncodedText] = batcher(
+            "texts", self._encode_texts, length=len
+        )
         self.pairs: Batcher[Pair, float] = batcher(
             "pairs", self._match, length=lambda pair: len(pair.text.states)
         )
         whole = self.model.calls - _IN_STEPS
-        self._recent: dict[bytes, EncodedText] = {}
+        self._recent: dict[tuple[int, ...], EncodedText] = {}
         self._cached_texts = options.limits.cached_texts
         self.by_call = {call: batcher(call, partial(self._ask, call)) for call in whole}
         self.batchers: list[Batcher[Any, Any]]
         self.batchers = [self.images, self.texts, self.pairs, *self.by_call.values()]
 
-    def ids(self, text: str, *, counted: bool = False) -> Ints:
-        """Return the token ids (L,) of a text. If ``counted``, the text is added to the sketch."""
-        ids = np.asarray(self.model.ids([text])[0][0])
+    def ids(self, text: str, *, counted: bool = False) -> list[int]:
+        """Return the token ids of a text. If ``counted``, the text is added to the sketch."""
+        ids: list[int] = self.model.rows([text])[0]
         if counted:
             self.sketch.text(text, ids, self.model)
         return ids
@@ -133,11 +135,11 @@ class ModelQueues:
             elif isinstance(answer, list) and answer:
                 self.sketch.count(confidence=answer[0].probability)
 
-    async def encode_texts(self, texts: Sequence[Ints]) -> list[EncodedText]:
-        """Encode texts, given as token ids (L,) each; recent ones are taken from the cache."""
+    async def encode_texts(self, texts: Sequence[list[int]]) -> list[EncodedText]:
+        """Encode texts, given as token ids; recent ones are taken from the cache."""
         if not self._cached_texts:
             return await self.texts(texts)
-        keys = [ids.tobytes() for ids in texts]
+        keys = [*map(tuple, texts)]
         found = {key: self._recent[key] for key in keys if key in self._recent}
         new = {key: ids for key, ids in zip(keys, texts, strict=True) if key not in found}
         found |= zip(new, await self.texts([*new.values()]), strict=True)
@@ -158,10 +160,9 @@ class ModelQueues:
             for i, item in enumerate(items)
         ]
 
-    def _encode_texts(self, items: Sequence[Ints]) -> list[EncodedText]:
-        """Encode texts, given as token ids (L,) each."""
-        ids, mask = _padded(items, self.model.tokenizer.pad_id)
-        states, feats = self.model.encode_text(ids, mask)
+    def _encode_texts(self, items: Sequence[list[int]]) -> list[EncodedText]:
+        """Encode texts, given as token ids."""
+        states, feats = self.model.encode_text(*self.model.tokenizer.pad(items))
         return [
             EncodedText(states[i, : len(item)].copy(), feats[i].copy())
             for i, item in enumerate(items)
@@ -193,10 +194,10 @@ def probability(margin: float) -> float:
     return float(1 / (1 + np.exp(-np.clip(margin, -500, 500))))
 
 
-def _padded(items: Sequence[Array], fill: int = 0) -> tuple[Array, Ints]:
+def _padded(items: Sequence[Array]) -> tuple[Array, Ints]:
     """Pad items (L, ...) of several lengths to (n, L, ...); return them and their mask (n, L)."""
     longest = max(map(len, items))
-    padded = np.full((len(items), longest, *items[0].shape[1:]), fill, items[0].dtype)
+    padded = np.zeros((len(items), longest, *items[0].shape[1:]), items[0].dtype)
     mask = np.zeros((len(items), longest), np.int64)
     for row, item in enumerate(items):
         padded[row, : len(item)], mask[row, : len(item)] = item, 1
