@@ -25,6 +25,7 @@ from albef.serving.metrics import Metrics
 from albef.serving.middleware.access import Hosts, Tokens
 from albef.serving.middleware.admission import Admission
 from albef.serving.middleware.exchange import METRICS, PROBES, State
+from albef.serving.middleware.json_calls import JsonCalls
 from albef.serving.middleware.requests import Requests
 from albef.serving.routes import calls, compatible, indexes, kserve, server
 
@@ -120,6 +121,7 @@ def _middleware(
         else Middleware(Hosts, options.hosts, options.origins, exempt=PROBES),
         Middleware(Admission, options.limits, metrics, exempt=open_paths | {METRICS}),
         Middleware(Current, followers),
+        Middleware(JsonCalls, state.routes),
     ]
 
 

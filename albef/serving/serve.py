@@ -6,7 +6,6 @@ Large packages are imported after the options are parsed, so ``--help`` answers 
 import dataclasses
 import errno
 import gc
-import json
 import logging
 import re
 import shlex
@@ -14,7 +13,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -115,6 +113,7 @@ def serve(
         clients=len(tokens) or 1,
         queue=queue,
         batch=batch,
+        workers=workers,
         seconds=seconds,
         grace=grace,
         cached_texts=cached_texts,
@@ -130,7 +129,6 @@ def serve(
         follow=default if follow is None else follow,
         refresh=shlex.split(refresh) if refresh else fetch,
         expect=expect or (),
-        workers=workers,
         threads=threads,
         providers=provider,
         precision=precision,
@@ -194,7 +192,7 @@ def _run(options: Options, fetch: list[str], host: str, port: int, drain: float)
             changed = {name: dataclasses.replace(trial, export=folder)}
             options = dataclasses.replace(options, **changed)  # type: ignore[arg-type]
     _start_log()
-    state = State()
+    state = State(log=sys.stderr)
     app = create_app(options, state)
     warm_up(app)
     server = Server(app, state, options.limits, host, port, drain)
@@ -232,25 +230,19 @@ def _check_port(host: str, port: int) -> None:
 def _start_log() -> None:
     """Log to standard error, one JSON object per line."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(_JsonLines())
     logging.raiseExceptions = logging.logThreads = logging.logProcesses = False
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     # Its warnings are caused by clients.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
-class JsonLines(logging.Formatter):
+class _JsonLines(logging.Formatter):
     """Formatter that writes each record as a line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
-        now = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line = {
-            "time": now.replace("+00:00", "Z"),
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        from albef.serving.middleware.requests import log_line
+
+        error = {"error": self.formatException(record.exc_info)} if record.exc_info else {}
+        return log_line(record.created, record.levelname.lower(), record.getMessage(), **error)

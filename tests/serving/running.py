@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import io
 import json
 import os
 import sys
@@ -26,13 +27,14 @@ PATIENCE = 120
 
 
 class Running(NamedTuple):
-    """A server in a thread of this process: a client of it, what keeps the engine, uvicorn's."""
+    """A server in a thread of this process: a client, what keeps the engine, uvicorn's, its log."""
 
     client: httpx.Client
     port: int
     follower: Follower
     server: Server
     thread: threading.Thread
+    log: io.StringIO
 
     @property
     def engine(self) -> Engine:
@@ -49,7 +51,8 @@ def running(
     exports: Sequence[Path], limits: Limits | None = None, **options: Any
 ) -> Iterator[Running]:
     """Serve exports inside this context; the options are those of the application."""
-    served, state = Options(exports, limits or Limits(), threads=1, **options), State()
+    served = Options(exports, limits or Limits(), threads=1, **options)
+    state = State(log=(log := io.StringIO()))
     app = create_app(served, state)
     server = Server(app, state, served.limits, "127.0.0.1", 0)
     thread = threading.Thread(target=server.run)
@@ -58,7 +61,7 @@ def running(
         wait_until(lambda: server.started or not thread.is_alive())
         port = server.servers[0].sockets[0].getsockname()[1]
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
-            yield Running(client, port, app.state.follower, server, thread)
+            yield Running(client, port, app.state.follower, server, thread, log)
     finally:
         server.should_exit = True
         thread.join(PATIENCE)

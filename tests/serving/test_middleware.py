@@ -1,8 +1,8 @@
 """Each middleware alone, before a little application and a client that is made of messages."""
 
 import asyncio
+import io
 import json
-import logging
 from typing import Any, NamedTuple
 
 import pytest
@@ -17,7 +17,6 @@ from albef.serving.middleware.access import Hosts, Tokens, parse_token
 from albef.serving.middleware.admission import Admission
 from albef.serving.middleware.exchange import Client, ClientGoneError, Exchange, State
 from albef.serving.middleware.requests import Requests
-from albef.serving.serve import JsonLines
 
 TOKEN, OTHER = "first-token-of-many", "second-token-of-many"
 FORM = {"content-type": "multipart/form-data; boundary=x"}
@@ -336,15 +335,14 @@ def test_answers_carry_safe_headers_and_the_end_of_the_connection() -> None:
     assert asyncio.run(ask(Requests(count, Metrics(), state))).headers["connection"] == "close"
 
 
-def test_a_line_of_the_log_has_no_payload(caplog: pytest.LogCaptureFixture) -> None:
-    metrics = Metrics()
-    app = Requests(Admission(count, Limits(), metrics), metrics, State())
-    with caplog.at_level(logging.INFO, "albef.requests"):
-        names = {"x-request-id": "mine", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
-        answer = asyncio.run(ask(app, b"secret", path="/secret", headers=names))
-        assert answer.headers["x-request-id"] == "mine"
-        forged = asyncio.run(ask(app, headers={"x-request-id": "a\nb"})).headers["x-request-id"]
-    line, other = (json.loads(JsonLines().format(record)) for record in caplog.records)
+def test_a_line_of_the_log_has_no_payload() -> None:
+    metrics, log = Metrics(), io.StringIO()
+    app = Requests(Admission(count, Limits(), metrics), metrics, State(log=log))
+    names = {"x-request-id": "mine", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+    answer = asyncio.run(ask(app, b"secret", path="/secret", headers=names))
+    assert answer.headers["x-request-id"] == "mine"
+    forged = asyncio.run(ask(app, headers={"x-request-id": "a\nb"})).headers["x-request-id"]
+    line, other = map(json.loads, log.getvalue().splitlines())
     assert (line["id"], line["route"], line["status"]) == ("mine", "other", 200)
     assert (line["trace"], "trace" in other) == ("a" * 32, False)
     assert (line["received"], line["sent"]) == (6, 1)

@@ -1,5 +1,6 @@
 """Access control: clients with tokens or, if there are none, clients on this machine."""
 
+import functools
 import hmac
 import os
 import re
@@ -135,14 +136,15 @@ class Hosts(HttpMiddleware):
             if scope["client"] is None:  # The connection was closed before its address was read.
                 raise ClientGoneError
             raise ApiError(421, "without tokens, the server answers only to localhost")
-        # A proxy may change the port of one of its names.
-        same_port = host in self.names or origin.endswith(f"//{address}")
-        is_own_page = _host_name(origin) == host and same_port
-        if origin and not is_own_page and origin not in self.origins:
-            raise ApiError(403, "pages of this origin may not call the server")
+        if origin and origin not in self.origins:
+            # A proxy may change the port of one of its names.
+            same_port = host in self.names or origin.endswith(f"//{address}")
+            if _host_name(origin) != host or not same_port:
+                raise ApiError(403, "pages of this origin may not call the server")
         await self.app(scope, receive, send)
 
 
+@functools.lru_cache
 def _host_name(address: str) -> str:
     try:
         return (urlsplit(address).hostname or "").lower()

@@ -18,6 +18,7 @@ from albef.serving.middleware.exchange import (
     exchange_of,
 )
 
+_SOON = 0.01  # Seconds of an answer before its client is watched.
 _PIECE = 16 * 1024  # Bytes of a body that must arrive in time, and are parsed in one step.
 
 
@@ -41,9 +42,15 @@ class Admission(HttpMiddleware):
         exchange = exchange_of(scope)
         name = exchange.client.name
         self._take_slot(exchange.client)
+        cancel = _Cancel()
         try:
-            body = await self._read(exchange, receive)
-            await self._answer(scope, exchange, body, receive, send)
+            body = await self._read(exchange, receive, cancel)
+            await self._answer(scope, body, receive, send, cancel)
+        except asyncio.CancelledError:
+            if cancel.reason is None:  # The server cancels it.
+                raise
+            cancel.task.uncancel()
+            raise cancel.reason from None
         finally:
             self._slots[name] -= 1
             self._bytes[name] -= exchange.held
@@ -78,7 +85,7 @@ class Admission(HttpMiddleware):
         self.metrics.refused.labels(reason).inc()
         raise ApiError(status, f"{text}; retry after 1 s", 1)
 
-    async def _read(self, exchange: Exchange, receive: Receive) -> bytearray:
+    async def _read(self, exchange: Exchange, receive: Receive, cancel: "_Cancel") -> bytearray:
         """Return the whole body.
 
         The limit is lower for a JSON body, because parsing takes many times its memory.
@@ -90,34 +97,35 @@ class Admission(HttpMiddleware):
         if announced > max_bytes:
             raise _too_large(max_bytes)
         self._hold(exchange, announced)
-        body, more, due = bytearray(), True, 0
-        clock, limits = asyncio.get_running_loop().time, self.limits
-        end = clock() + limits.body_seconds
+        body, more, due, limits = bytearray(), True, _PIECE, self.limits
+        rate = f"{_PIECE} bytes every {limits.piece_seconds:g} s"
+        slow = ApiError(408, f"the body must arrive within {limits.body_seconds:g} s, and {rate}")
+        loop = asyncio.get_running_loop()
+        end = loop.time() + limits.body_seconds
+        timer = loop.call_later(min(limits.body_seconds, limits.piece_seconds), cancel, slow)
         try:
-            async with asyncio.timeout(None) as deadline:
-                while more:
-                    if len(body) >= due:
-                        due = len(body) + _PIECE
-                        deadline.reschedule(min(end, clock() + limits.piece_seconds))
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientGoneError
-                    body += message.get("body", b"")
-                    more = message.get("more_body", False)
-                    exchange.received = len(body)
-                    if exchange.received > max_bytes:
-                        raise _too_large(max_bytes)
-                    self._hold(exchange, max(0, exchange.received - exchange.held))
-        except TimeoutError:
-            rate = f"{_PIECE} bytes every {limits.piece_seconds:g} s"
-            text = f"the body must arrive within {limits.body_seconds:g} s, and {rate}"
-            raise ApiError(408, text) from None
+            while more:
+                if len(body) >= due:
+                    due = len(body) + _PIECE
+                    timer.cancel()
+                    timer = loop.call_at(min(end, loop.time() + limits.piece_seconds), cancel, slow)
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGoneError
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                exchange.received = len(body)
+                if exchange.received > max_bytes:
+                    raise _too_large(max_bytes)
+                self._hold(exchange, max(0, exchange.received - exchange.held))
+        finally:
+            timer.cancel()
         if not is_form and body.count(b",") > COMMAS:
             raise ApiError(413, f"the body has more than {COMMAS} commas; send fewer values")
         return body
 
     async def _answer(
-        self, scope: Scope, exchange: Exchange, body: bytearray, receive: Receive, send: Send
+        self, scope: Scope, body: bytearray, receive: Receive, send: Send, cancel: "_Cancel"
     ) -> None:
         """Let the application answer until the time limit, or until the client is gone."""
         more = True
@@ -132,34 +140,42 @@ class Admission(HttpMiddleware):
             more = bool(body)
             return {"type": "http.request", "body": piece, "more_body": more}
 
-        answering = asyncio.current_task()
-        assert answering is not None
-        reason: Exception | None = None
-
         async def watch() -> None:
-            """Cancel the answer if its client leaves, or at the time limit."""
-            nonlocal reason
-            try:
-                async with asyncio.timeout(self.limits.seconds):
-                    while (await receive())["type"] != "http.disconnect":
-                        pass
-                reason = ClientGoneError()
-            except TimeoutError:
-                text = f"the answer was not ready within {self.limits.seconds:g} s"
-                reason = ApiError(504, text)
-            if not exchange.done:
-                answering.cancel()
+            """Cancel the answer if its client leaves."""
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            if not exchange_of(scope).done:
+                cancel(ClientGoneError())
 
-        watching = asyncio.ensure_future(watch())
+        loop, seconds = asyncio.get_running_loop(), self.limits.seconds
+        tasks: list[asyncio.Task[None]] = []
+        late = ApiError(504, f"the answer was not ready within {seconds:g} s")
+        # Most answers are sent before a task that watches their client would pay off.
+        timers = [
+            loop.call_later(seconds, cancel, late),
+            loop.call_later(_SOON, lambda: tasks.append(loop.create_task(watch()))),
+        ]
         try:
             await self.app(scope, replay, send)
-        except asyncio.CancelledError:
-            if reason is None:  # The server cancels it.
-                raise
-            answering.uncancel()
-            raise reason from None
         finally:
-            watching.cancel()
+            for timer in timers:
+                timer.cancel()
+            for task in tasks:
+                task.cancel()
+
+
+class _Cancel:
+    """Function that cancels the current task for a reason, which the task then raises."""
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.task = task
+        self.reason: Exception | None = None
+
+    def __call__(self, reason: Exception) -> None:
+        self.reason = reason
+        self.task.cancel()
 
 
 def _too_large(max_bytes: int) -> ApiError:

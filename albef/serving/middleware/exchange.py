@@ -1,8 +1,9 @@
 """A request and its answer as middlewares see them, and the base class of middlewares."""
 
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from starlette.datastructures import Headers
 from starlette.routing import BaseRoute
@@ -23,6 +24,7 @@ class State:
 
     ready: bool = False  # the models can answer
     stopping: bool = False  # the server has received a stop signal
+    log: TextIO | None = None  # gets a line for each request
     # They name the route of a request that is refused before routing.
     routes: list[BaseRoute] = field(default_factory=list)
 
@@ -88,10 +90,10 @@ class HttpMiddleware:
     exempt: frozenset[str] = field(default=frozenset(), kw_only=True)
     """Paths that pass unchanged, relative to the application's mount point."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Handle a request, or pass it on unchanged."""
         exempt = scope["type"] != "http" or path_of(scope) in self.exempt
-        await (self.app if exempt else self._handle)(scope, receive, send)
+        return (self.app if exempt else self._handle)(scope, receive, send)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         raise NotImplementedError
