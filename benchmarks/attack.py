@@ -9,6 +9,9 @@ of its own. The attacker has the second one, or none, and does all of this from 
 4. images that are slow to decode: a run-length encoded BMP, a GIF of many comments
 5. a PNG of 150,000 empty chunks, to ``/v1/ground``
 6. requests that smuggle others: an offer of another protocol, and chunks of a byte
+
+Attackers are other machines in reality, so theirs has the lowest priority on the cores of this one;
+with ``--nice 0`` it takes cores from the server.
 """
 
 import argparse
@@ -47,6 +50,7 @@ def main() -> None:
     parser.add_argument("exports", nargs="+", type=Path, help="embeds texts; grounds expressions")
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--nginx", action="store_true", help="behind nginx with deploy/nginx.conf")
+    parser.add_argument("--nice", type=int, default=19, help="of the attacking process")
     parser.add_argument("--only", type=int, nargs="*", default=range(1, 7), help="attacks")
     options = parser.parse_args()
     os.environ["ALBEF_TOKENS"] = ",".join(TOKENS)
@@ -64,7 +68,9 @@ def main() -> None:
             before = sum(process.cpu_times()[:4])
             with ProcessPoolExecutor(2, get_context("spawn")) as pool:
                 loads = [load for kind in attacks for load in requests.get(kind, [])]
-                attacking = pool.submit(attack, port, loads, 3 in attacks, options.seconds + 2)
+                seconds = options.seconds + 2
+                nice = options.nice * bool(attacks)  # Else the client may get this process.
+                attacking = pool.submit(attack, port, loads, 3 in attacks, seconds, nice)
                 time.sleep(2 * bool(attacks))
                 client = pool.submit(_ask, port, options.seconds).result()
                 counts = attacking.result() if attacks else Counter()
@@ -95,9 +101,10 @@ def _ask(port: int, seconds: float) -> Load:
 
 
 def attack(
-    port: int, loads: list[tuple[bytes, int]], connects: bool, seconds: float
+    port: int, loads: list[tuple[bytes, int]], connects: bool, seconds: float, nice: int
 ) -> "Counter[str]":
     """Attack a server with requests of clients each; return the counts of its statuses."""
+    os.nice(nice)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     answers: Counter[str] = Counter()

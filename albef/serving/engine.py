@@ -46,7 +46,7 @@ T = TypeVar("T")
 _DECODERS = 2  # Processes that decode; one more than computes keeps a batch ready.
 # Processor time for an image, several times what the slowest format takes.
 _SECONDS, _PIXELS_PER_SECOND = 1, 2**22
-_NICE = 5  # They have a lower priority than the event loop, so slow images delay others less.
+_NICE = 10  # They have a lower priority than the event loop, so slow images delay others less.
 _READERS = 2  # Threads that read and write the indexes.
 
 log = logging.getLogger("albef")

@@ -60,4 +60,4 @@ def test_the_processes_that_decode_are_ready_and_make_way_for_others() -> None:
         decoders.close()
         return found
 
-    assert asyncio.run(inside()) == [(True, min(19, os.nice(0) + 5))] * 2
+    assert asyncio.run(inside()) == [(True, min(19, os.nice(0) + 10))] * 2

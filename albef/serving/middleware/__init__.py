@@ -1,7 +1,8 @@
 """Middlewares that every request passes before the application, and every answer after it.
 
 From the outermost: :class:`~albef.serving.middleware.requests.Requests`, ``Tokens`` or ``Hosts`` of
-:mod:`~albef.serving.middleware.access`, :class:`~albef.serving.middleware.admission.Admission` and
-:class:`~albef.serving.gradual.Current`. A middleware that refuses a request raises a
+:mod:`~albef.serving.middleware.access`, :class:`~albef.serving.middleware.admission.Admission`,
+:class:`~albef.serving.gradual.Current` and
+:class:`~albef.serving.middleware.json_calls.JsonCalls`. A middleware that refuses a request raises a
 :class:`~albef.serving.errors.ApiError`.
 """
