@@ -3,6 +3,6 @@
 From the outermost: :class:`~albef.serving.middleware.requests.Requests`, ``Tokens`` or ``Hosts`` of
 :mod:`~albef.serving.middleware.access`, :class:`~albef.serving.middleware.admission.Admission`,
 :class:`~albef.serving.gradual.Current` and
-:class:`~albef.serving.middleware.json_calls.JsonCalls`. A middleware that refuses a request raises a
-:class:`~albef.serving.errors.ApiError`.
+:class:`~albef.serving.middleware.json_calls.JsonCalls`. A middleware that refuses a request raises
+an :class:`~albef.serving.errors.ApiError`.
 """

@@ -1,6 +1,6 @@
 """Innermost middleware: calls whose only input is a JSON body skip the framework's general way.
 
-FastAPI's routing, dependencies and checks of its own answers take longer than a small text model.
+FastAPI's routing, dependencies and checks of answers take longer than a small text model.
 """
 
 import json
@@ -19,13 +19,13 @@ from albef.serving.middleware.exchange import HttpMiddleware, exchange_of, path_
 
 @dataclass(eq=False)
 class JsonCalls(HttpMiddleware):
-    """Middleware that answers the routes with a JSON body and no other input; others pass on."""
+    """Middleware that answers those of the routes that take a JSON body and nothing else."""
 
     routes: InitVar[Sequence[BaseRoute]]
 
     def __post_init__(self, routes: Sequence[BaseRoute]) -> None:
         self._calls = {
-            route.path: (route, route.dependant.body_params[0].name)
+            route.path: route
             for route in routes
             if isinstance(route, APIRoute)
             and type(route.body_field and route.body_field.field_info) is Body
@@ -33,43 +33,35 @@ class JsonCalls(HttpMiddleware):
         }
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST" or path_of(scope) not in self._calls:
+        route = self._calls.get(path_of(scope))
+        if route is None or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        route, name = self._calls[path_of(scope)]
-        scope["route"] = route
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body += message["body"]
-            more = message["more_body"]
-        assert route.body_field is not None
-        assert route.response_field is not None
-        kind = exchange_of(scope).headers.get("content-type", "")
-        value, errors = route.body_field.validate(parse(body, kind))
+        scope["route"], fields = route, (route.body_field, route.response_field)
+        given, returned = (field for field in fields if field is not None)
+        value, errors = given.validate(await _read(scope, receive))
         if errors:
             raise invalid(errors[0])
-        answer = route.response_field.serialize_json(await route.endpoint(**{name: value}))
-        headers = [
-            (b"content-length", b"%d" % len(answer)),
-            (b"content-type", b"application/json"),
-        ]
+        answer = returned.serialize_json(await route.endpoint(value))
+        length = b"%d" % len(answer)
+        headers = [(b"content-length", length), (b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 
 
-def parse(body: bytes, kind: str) -> Any:
-    """Return the value of a JSON body with a Content-Type.
-
-    Raises:
-        ApiError: 415, 422 or 400, it is of another type, empty or not valid.
-    """
-    kind = kind.partition(";")[0].strip().lower()
-    if kind != "application/json":
+async def _read(scope: Scope, receive: Receive) -> Any:
+    """Return the value of a JSON body; raise ApiError 400, 415 or 422 for another one."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message["body"]
+        more = message["more_body"]
+    kind = exchange_of(scope).headers.get("content-type", "").partition(";")[0]
+    if kind.strip().lower() != "application/json":
         raise ApiError(415, "send the body with Content-Type: application/json")
     if not body:
         raise ApiError(422, "body: Field required", param="body")
     try:
         return json.loads(body)
-    except (ValueError, RecursionError):  # also of a number of thousands of digits
+    except (ValueError, RecursionError):  # ValueError also for a number of thousands of digits
         raise ApiError(400, "the body is not valid JSON") from None
