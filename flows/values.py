@@ -20,7 +20,6 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from albef.config import ParamsError, did_you_mean, read_preset, read_yaml
 from albef.io import dying_with_parent, file_digest
 from albef.layout import PARAMS, Layout, layout_of, runtime
-from albef.trackers import check_installed
 
 PRESETS = Path("presets")
 CHANGED = Path(".params.changed.yaml")
@@ -79,18 +78,25 @@ def check(path: Path) -> None:
 
 
 def check_packages(stages: Collection[str]) -> None:
-    """Check that the optional packages of trainings are installed, before earlier stages run.
+    """Check that the extras that trainings need are installed, before earlier stages run.
 
     Raises:
-        ParamsError: a package that a tracker or LoRA needs is missing.
+        ParamsError: the package of a tracker or of LoRA is missing.
     """
-    if any(stage.startswith(("pretrain", "finetune")) for stage in stages):
-        params = read_yaml(PARAMS)
-        check_installed(runtime(params.get("runtime")).trackers)
-        trainings = params["pretrain"], *params["tasks"].values()
-        adapted = any(training.get("lora") is not None for training in trainings)
-        if adapted and find_spec("peft") is None:
-            raise ParamsError("lora needs the library peft: `pip install '.[lora]'`")
+    if not any(stage.startswith(("pretrain", "finetune")) for stage in stages):
+        return
+    params = read_yaml(PARAMS)
+    packages: dict[str, str] = {name: name for name in runtime(params.get("runtime")).trackers}
+    trainings = params["pretrain"], *params["tasks"].values()
+    if any(training.get("lora") is not None for training in trainings):
+        packages["lora"] = "peft"
+    for extra, package in packages.items():
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:  # A folder such as W&B's ./wandb has no origin.
+            raise ParamsError(
+                f"{extra} needs the package {package}, which is not installed; in a clone, run "
+                f"`pip install '.[{extra}]'`, or remove {extra} from {PARAMS}"
+            )
 
 
 def is_checked(path: Path) -> bool:

@@ -10,11 +10,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from albef.config import ParamsError, flatten
+from albef.config import flatten
 from albef.io import first_line
 from albef.layout import Layout
 
@@ -112,15 +111,4 @@ class Trackers:
             self._failed.add(name)
             log.warning(
                 "%s cannot be reached (%s); the run continues without it", name, first_line(error)
-            )
-
-
-def check_installed(names: Sequence[str]) -> None:
-    """Raise ParamsError if the package of a named tool is not installed."""
-    for name in names:
-        spec = find_spec(name)
-        if spec is None or spec.origin is None:  # A folder such as W&B's ./wandb has no origin.
-            raise ParamsError(
-                f"runtime.trackers names {name}, which is not installed; in a clone, run "
-                f"`pip install '.[{name}]'`, or remove it"
             )

@@ -22,6 +22,7 @@ from albef.models.kernels import (
 from albef.tasks.pretraining import Task
 from albef.training.speed import Speed
 from tests.conftest import tiny_model
+from tests.models.encoders import image, sizes, text
 from tests.original import vocabulary
 from tests.tasks import random_batch
 from tests.tasks.test_pretraining_parity import config
@@ -92,10 +93,14 @@ def test_selecting_keys_and_values_is_exact_with_gradient_and_without() -> None:
     assert torch.equal(keys, key[index])
 
 
-def test_losses_and_gradients_are_the_same_and_less_is_kept() -> None:
+@pytest.mark.parametrize("own", [True, False])
+def test_recomputed_blocks_give_the_same_losses_and_gradients_and_keep_less(own: bool) -> None:
     values = config(0.4)
-    text = values.model.text.model_copy(update={"dropout": 0.1})
-    model = values.model.model_copy(update={"text": text})
+    dropout = values.model.text.model_copy(update={"dropout": 0.1})
+    model = values.model.model_copy(update={"text": dropout})
+    if not own:
+        bert = text("bert", vocab_size=211)
+        model = sizes(image("vit_tiny_patch16_224", 48), bert, fusion={"depth": 1})
     torch.manual_seed(0)
     task = Task(values.model_copy(update={"model": model}), vocabulary()).train()
     given = random_batch(4, 48, 12, 211, 3)
@@ -103,11 +108,11 @@ def test_losses_and_gradients_are_the_same_and_less_is_kept() -> None:
     kept: list[int] = []
     for on in (False, True):
         recompute(task, on)
-        sizes: dict[int, int] = {}
+        saved: dict[int, int] = {}
 
-        def keep(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+        def keep(tensor: Tensor, saved: dict[int, int] = saved) -> Tensor:
             storage = tensor.untyped_storage()
-            sizes[storage.data_ptr()] = storage.nbytes()
+            saved[storage.data_ptr()] = storage.nbytes()
             return tensor
 
         torch.manual_seed(1)
@@ -117,7 +122,7 @@ def test_losses_and_gradients_are_the_same_and_less_is_kept() -> None:
             torch.autocast("cpu", torch.bfloat16),
         ):
             losses = task(given, 1.0)
-        kept.append(sum(sizes.values()))
+        kept.append(sum(saved.values()))
         losses["loss"].backward()
         gradients = {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
         found.append(({name: losses[name] for name in ("loss", "itc", "itm", "mlm")}, gradients))

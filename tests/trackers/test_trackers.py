@@ -17,9 +17,8 @@ from typing import Any
 import pytest
 import torch
 
-from albef.config import ParamsError
 from albef.layout import Layout, Paths
-from albef.trackers import EXPERIMENT, Run, Trackers, check_installed, training
+from albef.trackers import EXPERIMENT, Run, Trackers, training
 from tests.conftest import free_port, tiny_task
 from tests.data import toy
 from tests.training.toy_training import train_toy
@@ -71,16 +70,6 @@ def test_a_training_has_its_name_its_values_and_its_places(run: Run) -> None:
     assert {name: Path(link).name for name, link in run.links.items()} == {
         "checkpoint": "retrieval", "export": "retrieval", "report": "index.html"
     }  # fmt: skip
-
-
-def test_a_missing_package_is_an_error_with_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    check_installed([])
-    (tmp_path / "none_such").mkdir()  # as W&B leaves a folder ./wandb
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ParamsError, match=r"names none_such.*pip install '\.\[none_such\]'"):
-        check_installed(["none_such"])
 
 
 def test_a_tracker_that_fails_is_reported_once_and_left_out(
