@@ -13,7 +13,6 @@ import logging
 import os
 import platform
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +30,7 @@ import psutil
 from albef.config import ParamsError, Section, read_yaml, validate
 from albef.data.cache import ShardCache
 from albef.data.shards import describe
-from albef.io import call_after, file_digest, first_line, holder_of, lock, printable_output
+from albef.io import call_after, file_digest, first_line, lock, printable_output
 from albef.io import read_json as read_json
 from albef.io import write_json as write_json
 from albef.layout import PARAMS as PARAMS
@@ -55,8 +54,6 @@ SHELLS = {"sh", "bash", "dash", "ash", "zsh", "ksh", "fish"}
 SIDE_BY_SIDE = ("finetune", "evaluate", "export")
 """Stages that run at the same time if there are several runs. Each then gets half of the threads,
 which is faster than one after the other with all."""
-FORGOTTEN_S = 30 * 24 * 3600.0
-"""Seconds after which work in progress that no stage resumed is removed."""
 GRACE_S = 15.0
 """Seconds between asking a stage whose DVC died to end and killing it; less than the flow waits."""
 _TALLY = "spent.json"
@@ -202,10 +199,8 @@ class Stage:
         folder = self.runtime.scratch_root / f"{self.address}-{fingerprint[:16]}"
         with self._locked(folder) if alone and self.first else contextlib.nullcontext():
             folder.mkdir(parents=True, exist_ok=True)
-            os.utime(folder)
             self._tally = folder / _TALLY
             self.cost.before = read_json(self._tally) or {}
-            _remove_forgotten(self.runtime.scratch_root)
             yield folder
 
     @contextlib.contextmanager
@@ -216,7 +211,8 @@ class Stage:
                 raise ValueError(f"process {holder} already uses {folder}; wait for it or stop it")
             log.info("waiting for process %s, which uses %s", holder, folder)
 
-        with lock(path := lock_of(folder), wait):
+        path = folder.with_name(f"{folder.name}.lock")  # outside the folder, which may be removed
+        with lock(path, wait):
             try:
                 yield
             finally:
@@ -268,30 +264,6 @@ def verified_digest(stage: Stage, dataset: str) -> str:
             f"run `albef run --only validate@{dataset}`"
         )
     return digest
-
-
-def lock_of(folder: Path) -> Path:
-    """Return the lock of a scratch folder. It is next to the folder, which may be removed."""
-    return folder.with_name(f"{folder.name}.lock")
-
-
-def _remove_forgotten(root: Path) -> None:
-    """Remove work in progress that no stage has resumed for a month."""
-    for folder in root.iterdir():
-        if folder.is_dir() and _is_forgotten(folder):
-            log.info("removed %s: nothing was written there for a month", folder)
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_forgotten(folder: Path) -> bool:
-    """Return whether nothing in a folder was written for a month and no process locks any of it."""
-    try:
-        paths = [folder, *folder.rglob("*")]
-        idle_s = time.time() - max(path.stat().st_mtime for path in paths)
-        files = [lock_of(folder), *filter(Path.is_file, paths)]
-        return idle_s > FORGOTTEN_S and not any(map(holder_of, files))
-    except OSError:  # It changes meanwhile, or its state is unknown.
-        return False
 
 
 def _seed(params: Mapping[str, Any], name: str) -> int:

@@ -1,24 +1,19 @@
 """Two clones with one scratch run the same stage in several processes: one is killed, interrupted,
-paused or ends first, at a moment of its own, while the clock is a month ahead; the other ends with
-its products."""
+paused or ends first, at a moment of its own; the other ends with its products."""
 
 import contextlib
 import json
-import os
 import random
 import shutil
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from albef.io import file_digest
-from pipelines.stage import FORGOTTEN_S
 from tests.chaos.conftest import SEED
 from tests.chaos.test_flow import family
 from tests.pipelines.conftest import pretrained as pretrained
@@ -33,27 +28,6 @@ WEIGHTS = Path("products/models/pretrained/model.safetensors")
 TRIALS = Path("products/search/retrieval/trials.json")
 FATES = {"killed": signal.SIGKILL, "orphaned": signal.SIGKILL, "interrupted": signal.SIGTERM}
 """What ends a clone: all of its processes, or the first alone."""
-
-
-@contextlib.contextmanager
-def month_ahead(scratch: Path) -> Iterator[None]:
-    """Everything in scratch is older than what is swept as forgotten, as the clock says."""
-    over = threading.Event()
-
-    def age() -> None:
-        while not over.wait(0.1):
-            for folder, _, files in os.walk(scratch):  # passes over what goes meanwhile
-                for name in (".", *files):
-                    with contextlib.suppress(OSError):
-                        os.utime(Path(folder) / name, (time.time() - FORGOTTEN_S - 1e5,) * 2)
-
-    thread = threading.Thread(target=age)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def clone(pretrained: Path, folder: Path, name: str, seed: int = 0) -> Path:
@@ -125,27 +99,26 @@ def test_if_one_clone_fails_the_other_ends_with_its_artifacts(
     until = time.monotonic() + rng.uniform(0, 20)
     while time.monotonic() < until and len(saved(str(scratch))) < rng.choice([1, 2, 2]):
         time.sleep(0.05)
-    with month_ahead(scratch) if rng.randrange(2) else contextlib.nullcontext():
-        processes.append(begin(paths[1]))
-        hit = rng.randrange(2)
-        if fate in FATES:
-            time.sleep(rng.uniform(0, 15))
-            for process in family(processes[hit]) if fate == "killed" else [processes[hit]]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.send_signal(FATES[fate])
-            said = processes[hit].communicate(timeout=600)[1]
-            assert "Traceback" not in said
-            processes[hit] = processes[1 - hit]  # nobody is left to wait for
-        if fate == "paused":  # one after the other, while the others wait for it or go on
-            time.sleep(rng.uniform(0, 10))
-            for process in family(processes[hit]):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.send_signal(signal.SIGSTOP)
-                    time.sleep(rng.uniform(0, 3))
-                    process.send_signal(signal.SIGCONT)
-        whole = [1 - hit] if fate in FATES else [0, 1]
-        for i in whole:
-            end(paths[i], processes[i], processes[i - 1])
+    processes.append(begin(paths[1]))
+    hit = rng.randrange(2)
+    if fate in FATES:
+        time.sleep(rng.uniform(0, 15))
+        for process in family(processes[hit]) if fate == "killed" else [processes[hit]]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(FATES[fate])
+        said = processes[hit].communicate(timeout=600)[1]
+        assert "Traceback" not in said
+        processes[hit] = processes[1 - hit]  # nobody is left to wait for
+    if fate == "paused":  # one after the other, while the others wait for it or go on
+        time.sleep(rng.uniform(0, 10))
+        for process in family(processes[hit]):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGSTOP)
+                time.sleep(rng.uniform(0, 3))
+                process.send_signal(signal.SIGCONT)
+    whole = [1 - hit] if fate in FATES else [0, 1]
+    for i in whole:
+        end(paths[i], processes[i], processes[i - 1])
     for i in {0, 1} - set(whole):  # run again
         process = begin(paths[i])
         end(paths[i], process, process)

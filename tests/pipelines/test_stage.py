@@ -14,8 +14,7 @@ import psutil
 import pytest
 
 from albef.data.shards import ShardError
-from albef.io import lock
-from pipelines.stage import FORGOTTEN_S, RANKS, Stage, _shortage_named, lock_of
+from pipelines.stage import RANKS, Stage, _shortage_named
 from tests.pipelines.test_training import ROOT, values, work
 
 
@@ -32,24 +31,6 @@ def test_evaluation_and_export_take_half_of_the_threads(
     for name, threads, taken in (("pretrain", 4, 4), ("evaluate", 1, 1), ("export", 0, 3)):
         work(tmp_path, values(runtime__threads=threads))
         assert Stage(name, "retrieval").runtime.threads == taken
-
-
-def test_forgotten_scratch_is_removed_but_never_what_a_process_works_in() -> None:
-    """By the clock alone, one that jumps would remove the states of a training that runs."""
-    root = Path("scratch/albef")
-    ages = {"pretrain-old": 60, "pretrain-new": -60, "finetune@a-live": 9 * FORGOTTEN_S}
-    ages["ingest@a-live"] = FORGOTTEN_S
-    one = lock(root / "finetune@a-live" / "trial-0" / "lock")
-    with one, lock(lock_of(root / "ingest@a-live")):
-        for name, beyond in ages.items():
-            folder = root / name
-            (folder / "curves").mkdir(parents=True)
-            for path in (*folder.rglob("*"), folder):
-                os.utime(path, (time.time() - FORGOTTEN_S - beyond,) * 2)
-        with Stage("pretrain", "").scratch("0" * 20) as own:
-            own.rmdir()
-        left = {path.name for path in root.glob("*/")}
-    assert left == {"pretrain-new", "finetune@a-live", "ingest@a-live"}
 
 
 def test_a_stage_is_alone_in_its_scratch_and_one_that_cannot_wait_is_refused(
