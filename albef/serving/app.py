@@ -1,9 +1,7 @@
 """The server's application, assembled from its parts."""
 
-import asyncio
 import contextlib
 import importlib.metadata
-import signal
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, NoReturn
 
@@ -65,8 +63,6 @@ def create_app(options: Options, state: State) -> FastAPI:
         async with contextlib.AsyncExitStack() as stack:
             for each in followers.values():
                 await stack.enter_async_context(each.running())
-            if options.follow:
-                _check_at_hangup(followers)
             state.ready = True
             yield
 
@@ -123,18 +119,6 @@ def _middleware(
         Middleware(Current, followers),
         Middleware(JsonCalls, state.routes),
     ]
-
-
-def _check_at_hangup(followers: Mapping[str, Follower]) -> None:
-    """Let followers check their folders at SIGHUP."""
-
-    def wake() -> None:
-        for follower in followers.values():
-            follower.wake.set()
-
-    # Signal handlers cannot be set outside the main thread.
-    with contextlib.suppress(ValueError, RuntimeError):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, wake)
 
 
 async def _refuse(request: Request, error: Exception) -> NoReturn:

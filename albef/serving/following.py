@@ -25,7 +25,7 @@ class Follower:
     """
 
     def __init__(self, engine: Engine, share: float | None = None) -> None:
-        self.engine, self.wake = engine, asyncio.Event()
+        self.engine = engine
         self._offered, self._is_withdrawn = share, False
         engine.metrics.share.set_function(lambda: self.share)
         self._reading: asyncio.Task[None] | None = None
@@ -38,10 +38,7 @@ class Follower:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Compute inside this context, and check for other exports.
-
-        Checks run at the interval of the options, and when ``wake`` is set.
-        """
+        """Compute inside this context, and check for other exports at the options' interval."""
         options = self.engine.resources.options
         self._switch_to(self.engine)
         if options.follow:
@@ -82,9 +79,7 @@ class Follower:
     async def _check_folders(self, every: float, refresh: Sequence[str]) -> None:
         folder_checks = self.engine.metrics.folder_checks
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.wake.wait(), every)
-            self.wake.clear()
+            await asyncio.sleep(every)
             try:
                 if refresh:
                     await _run(refresh)
