@@ -251,7 +251,11 @@ class MatchingTask(Task):
         return self.model_m.model.encode_image(images) if learns else image_states
 
     def match(
-        self, pairs: EncodedPairs, alpha: float, queued: int | None = None
+        self,
+        pairs: EncodedPairs,
+        alpha: float,
+        queued: int | None = None,
+        exchange: bool = True,
     ) -> tuple[dict[str, Tensor], list[KeyValue]]:
         """Sum the losses of a batch of pairs: ITC, ITM and word-patch alignment.
 
@@ -259,6 +263,7 @@ class MatchingTask(Task):
             pairs: the batch.
             alpha: weight of the momentum model in ITC's targets.
             queued: number of queue entries, the first ones, that are candidates; None means all.
+            exchange: whether texts with exchanged words are negatives of ITM.
 
         Returns:
             The outputs of :meth:`forward`, and keys and values of the student's images.
@@ -279,7 +284,7 @@ class MatchingTask(Task):
             self.itc_bias,
         )
         image = model.fusion_encoder.image_key_values(pairs.image_states)
-        itm, outputs = self._itm(pairs, image, itc, positives)
+        itm, outputs = self._itm(pairs, image, itc, positives, exchange)
         losses = {"itc": itc.loss, "itm": itm}
         loss = itm + itc.loss if self.itc else itm
         if config.wpa:
@@ -322,7 +327,12 @@ class MatchingTask(Task):
         return positives | of_images[:, :size], targets, ignored
 
     def _itm(
-        self, pairs: EncodedPairs, image: list[KeyValue], itc: Contrast, positives: Tensor
+        self,
+        pairs: EncodedPairs,
+        image: list[KeyValue],
+        itc: Contrast,
+        positives: Tensor,
+        exchange: bool,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return ITM's loss with negatives drawn by ITC's similarities, and its values to log."""
         states, batch, size = pairs.text_states, pairs.batch, len(pairs.text_states)
@@ -332,7 +342,7 @@ class MatchingTask(Task):
             states = self.model.encode_text(ids, mask)
             positives = positives | describes(batch["itm_text_id"], batch["text_ids"])
         is_false, outputs = None, {}
-        if self.config.exchanged:
+        if exchange and self.config.exchanged:
             other, exchanged = self.exchange(ids)
             is_false = exchanged & (torch.rand(size, device=mask.device) < 0.5)
             states = torch.cat([states, self.model.encode_text(other, mask)])
