@@ -33,7 +33,7 @@ def two_threads() -> Iterator[None]:
 
 
 def trained(device: str = "cpu") -> dict[str, torch.Tensor]:
-    values = read_yaml(ROOT / "params.yaml")["pretrain"] | {"masked_groups": []}
+    values = read_yaml(ROOT / "params.yaml")["pretrain"] | {"masked_groups": [], "exchanged": []}
     config = validate(Config, values, where="params.yaml")
     torch.manual_seed(4)
     task = Task(config, TextTokenizer.train(CAPTIONS, config.tokenizer.vocab_size)).to(device)
