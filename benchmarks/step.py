@@ -50,7 +50,8 @@ def main() -> None:
     values = read_preset(options.params)
     torch.set_num_threads(values["runtime"]["threads"] or torch.get_num_threads())
     changed, size, length = SIZES[options.size]
-    pretrain = values["pretrain"] | changed | {"wpa": 0.0}  # the plain step has none
+    own = {"wpa": 0.0, "exchanged": []}  # the plain step has neither
+    pretrain = values["pretrain"] | changed | own
     config = validate(Config, pretrain, where="benchmark", key="pretrain")
     batch, types, other = _batch(config, size, length), options.type or [*TYPES], options.against
 

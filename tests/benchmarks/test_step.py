@@ -14,7 +14,7 @@ PARAMS = Path(__file__).parents[2] / "params.yaml"
 
 
 def test_a_step_has_all_that_the_built_in_run_reads() -> None:
-    values = read_preset(PARAMS)["pretrain"] | {"wpa": 0.0}
+    values = read_preset(PARAMS)["pretrain"] | {"wpa": 0.0, "exchanged": []}
     config = validate(Config, values, where="params.yaml")
     batch = step._batch(config, 4, 8)
     fast = partial(step._fast, optimizer=OPTIMIZERS[config.optimizer])
