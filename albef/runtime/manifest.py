@@ -182,7 +182,7 @@ def read(folder: Path) -> Manifest:
         raise ExportError(
             f"{folder} is not an export: {problem}. Run `albef run` or `dvc pull` first"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ExportError(f"{path} is damaged ({error}); {_remedy(folder)}") from None
     version = values.get("format") if isinstance(values, dict) else None
     if version != FORMAT:

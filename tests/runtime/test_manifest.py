@@ -72,7 +72,7 @@ def test_a_wrong_manifest_is_refused(copy: Path) -> None:
         with pytest.raises(ExportError, match=sentence):
             albef.runtime.load(copy)
         (copy / manifest.NAME).write_text(right)
-    for text in ("{", "[]", ""):
+    for text in ("{", "[]", "", "[" * 10**5):
         (copy / manifest.NAME).write_text(text)
         with pytest.raises(ExportError, match=manifest.NAME):
             albef.runtime.load(copy)
