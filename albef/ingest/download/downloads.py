@@ -35,7 +35,7 @@ class _Host:
         self.turns = asyncio.Semaphore(per_host)
         self.rows = 0  # waiting or being requested
         self.failures = 0  # consecutive attempts that failed for a while
-        self.paused = 0.0  # seconds that the host has requested during them
+        self.paused = 0.0  # seconds that the host has requested, less one for each final response
         self.pauses_until = 0.0  # in the time of the event loop
         self.refusal: Response | None = None  # what its other rows get instead of a request
 
@@ -46,9 +46,9 @@ class _Host:
             await asyncio.sleep(seconds)
 
     def update(self, response: Response, limits: Limits, now: float) -> None:
-        """Take account of a response of the host: only an image, or a final error, resets it."""
+        """Take account of a response of the host; a final one is an image or a final error."""
         if not response.is_temporary:
-            self.failures, self.paused = 0, 0.0
+            self.failures, self.paused = 0, max(0.0, self.paused - 1)
             return
         self.failures += 1
         problem = ""
@@ -58,7 +58,7 @@ class _Host:
             self.pauses_until = until
             if self.paused > limits.max_wait_s:
                 limit = f"max_wait_s is {limits.max_wait_s:g}"
-                problem = f"the host asks for pauses of {self.paused:.0f} s in a row, {limit}"
+                problem = f"the host asks for pauses of {self.paused:.0f} s, {limit}"
         if 0 < limits.give_up_after <= self.failures:
             problem = f"attempts at its host failed {self.failures} times in a row"
         if problem and not self.refusal:

@@ -30,8 +30,8 @@ class Limits(Section):
     backoff_s: Seconds = 2.0
     """Seconds to wait before the second attempt; doubled before each further attempt."""
     max_wait_s: Seconds = 300.0
-    """Longest wait in seconds. If a host asks for more (Retry-After), in one pause or in several
-    without an image between them, the rest of its rows is rejected."""
+    """Longest wait in seconds. If the pauses that a host asks for (Retry-After) add up to more,
+    less a second for each row that it settles, the rest of its rows is rejected."""
     give_up_after: Annotated[int, Field(ge=0)] = 50
     """Consecutive attempts with temporary errors after which the remaining rows of a host are
     rejected; 0 never gives up on a host."""

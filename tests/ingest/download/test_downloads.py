@@ -37,7 +37,7 @@ def test_a_server_that_asks_for_a_long_rest_is_left_alone(server: Server, tmp_pa
     addresses = [server.url(f"asks/3600/{i}") for i in range(20)]
     ended, outcomes = download(tmp_path, addresses, bounds)
     assert set(ended.values()) == {Reason.HTTP_ERROR}
-    said = "pauses of 3600 s in a row, max_wait_s is 60"
+    said = "pauses of 3600 s, max_wait_s is 60"
     assert sum(said in outcome.detail for outcome in outcomes.values()) >= 18
     assert sum(server.asked.values()) <= 2
     assert not any(outcome.is_final(bounds) for outcome in outcomes.values()), "later runs retry"
@@ -54,7 +54,13 @@ def test_a_host_has_a_budget_of_attempts_and_of_seconds(server: Server, tmp_path
     addresses = [server.url(f"asks/1/{i}") for i in range(64)]
     _, outcomes = download(tmp_path / "pauses", addresses, limits(max_wait_s=1.5, per_host=1))
     assert sum(server.asked.values()) == 2
-    assert "pauses of 2 s in a row, max_wait_s is 1.5" in outcomes[63].detail
+    assert "pauses of 2 s, max_wait_s is 1.5" in outcomes[63].detail
+    server.asked.clear()
+    addresses = [server.url(f"{kind}/{i}") for i in range(9) for kind in ("asks/2", "status/404")]
+    bounds = limits(max_wait_s=2.5, per_host=1, attempts=1)
+    _, outcomes = download(tmp_path / "between", addresses, bounds)
+    assert sum(server.asked.values()) == 3, "another response between the pauses takes off a second"
+    assert "pauses of 3 s, max_wait_s is 2.5" in outcomes[17].detail
 
 
 def test_progress_names_the_hosts_that_asked_for_a_pause(
