@@ -56,7 +56,7 @@ def main() -> None:
     os.environ["ALBEF_TOKENS"] = ",".join(TOKENS)
     more = [*map(str, options.exports[1:]), "--threads", "1"]
     more += ["--port", "8081"] if options.nginx else []  # as in the configuration
-    requests = _requests()
+    requests = hostile_requests()
     with (
         nginx() if options.nginx else contextlib.nullcontext() as proxy,
         serve(options.exports[0], *more, token=TOKENS[0]) as server,
@@ -145,7 +145,7 @@ def attack(
     return answers
 
 
-def _requests() -> dict[int, list[tuple[bytes, int]]]:
+def hostile_requests() -> dict[int, list[tuple[bytes, int]]]:
     """Return the requests of each attack, with the number of its clients."""
     return {
         1: [(_ground(_gray(4000)), 4)],

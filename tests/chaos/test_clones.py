@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from albef.io import file_digest
-from tests.chaos.conftest import SEED
+from tests.chaos.conftest import SEED, half
 from tests.chaos.test_flow import family
 from tests.pipelines.conftest import pretrained as pretrained
 from tests.pipelines.conftest import validated as validated
@@ -86,8 +86,9 @@ def expected(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return file_digest(path / WEIGHTS)
 
 
-@pytest.mark.parametrize("fate", [*FATES, "paused", "finished"])
-@pytest.mark.parametrize("stage", ["pretrain", "search"])
+@pytest.mark.parametrize(
+    ("stage", "fate"), half(("pretrain", "search"), (*FATES, "paused", "finished"))
+)
 def test_if_one_clone_fails_the_other_ends_with_its_artifacts(
     pretrained: Path, expected: str, tmp_path: Path, stage: str, fate: str
 ) -> None:

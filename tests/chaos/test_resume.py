@@ -22,7 +22,7 @@ from albef.io import file_digest
 from albef.training import state as states
 from albef.training.state import EPOCHS, KEPT, STATES
 from tests.chaos import victim
-from tests.chaos.conftest import SEED
+from tests.chaos.conftest import SEED, half
 from tests.data import toy
 from tests.pipelines.states import step_of
 from tests.training.test_loop import Killed, curves, dying
@@ -31,6 +31,7 @@ pytestmark = pytest.mark.chaos
 ROOT = Path(__file__).parents[2]
 DELAYS = {"good": 0.0, "ahead": 0.0, "slow": 0.1, "hung": 1e6}
 """Mirrors, and the seconds that a copy to each takes; of one that hangs no copy ends."""
+LOCAL = ("good", "torn", "EIO", "EACCES", "stale", "full")
 Whole = tuple[dict[str, torch.Tensor], set[str], dict[str, str]]
 
 
@@ -92,8 +93,7 @@ def unreadable(number: int, name: str) -> Callable[[Path], str]:
     return digest
 
 
-@pytest.mark.parametrize("copies", DELAYS)
-@pytest.mark.parametrize("local", ["good", "torn", "EIO", "EACCES", "stale", "full"])
+@pytest.mark.parametrize(("local", "copies"), half(LOCAL, DELAYS))
 def test_it_resumes_from_the_best_copy_and_ends_with_the_same_bytes(
     data: Path,
     whole: Whole,

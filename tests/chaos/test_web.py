@@ -6,10 +6,12 @@ import csv
 import json
 import os
 import random
-import re
 import subprocess
 import sys
+import time
 from collections import Counter, defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ import pytest
 
 from albef.data.rejection import Reason
 from albef.io import write_json
+from benchmarks.attack import TOKENS, attack, hostile_requests
+from benchmarks.servers import serve
 from tests.chaos.conftest import SEED
 from tests.chaos.test_resume import ROOT
 from tests.data import toy
@@ -183,105 +187,40 @@ def test_an_ingest_from_hostile_servers_accounts_for_every_row(tmp_path: Path) -
         assert found.keys() <= ATTACKS[kind], (kind, found)
 
 
-FORM = b"Content-Type: multipart/form-data; boundary=x\r\n"
-POST = b"POST /v1/embed/images HTTP/1.1\r\nHost: localhost\r\n"
-PART = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+GET = b"GET /healthz HTTP/1.1\r\n"
+FLOODS_OF_BYTES = [
+    (b"GET /" + LONG * 20, 4),
+    (GET + b"X-A: " + LONG * 20, 4),
+    (GET + b"X-A: b\r\n" * 200_000, 4),
+    ((GET + b"Host: localhost\r\n\r\n") * 10_000, 4),
+    (b"POST /v1/embed/images HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n"
+     b"Content-Length: 3\r\n\r\nxx" + LONG, 4),
+]  # fmt: skip
+"""Requests beside those of the benchmark, and the clients that send each."""
 
 
-def pictures(*contents: bytes) -> bytes:
-    """A request with pictures."""
-    body = b"".join(PART + content + b"\r\n" for content in contents) + b"--x--\r\n"
-    return POST + FORM + b"Content-Length: %d\r\n\r\n" % len(body) + body
-
-
-REQUESTS: dict[str, tuple[bytes, bytes, float]] = {
-    "nothing": (b"", b"", 1.0),
-    "headers without end": (b"GET /healthz HTTP/1.1\r\n", b"X-A: b\r\n" * 1000, 0.0),
-    "a header line": (b"GET /healthz HTTP/1.1\r\nX-A: ", LONG, 0.0),
-    "a path": (b"GET /", LONG, 0.0),
-    "dripping headers": (b"GET /healthz HTTP/1.1\r\nX-A: ", b"b", 0.2),
-    "a dripping body": (POST + FORM + b"Content-Length: 9000\r\n\r\n--x\r\n", b"b", 0.2),
-    "a body without end": (
-        POST + FORM + b"Transfer-Encoding: chunked\r\n\r\n",
-        b"4\r\nxxxx\r\n",
-        0,
-    ),
-    "a chunk's size": (POST + FORM + b"Transfer-Encoding: chunked\r\n\r\n1;", LONG, 0.0),
-    "two lengths": (POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\nxx", LONG, 0.0),
-    "a flood of requests": (b"", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100, 0.0),
-    "a long boundary": (POST + FORM.replace(b"=x", b"=" + LONG[:9000]) + b"\r\n", LONG, 0.0),
-    "odd names": (b"GET http://a..b/\xff%00 HTTP/1.1\r\nHost: \xff\r\n\r\n", LONG, 0.0),
-    "scans": (pictures(*[BOMB, jpeg(64, (4096, 4096))] * 4), b"", 1.0),
-    "bombs": (pictures(*(picture for picture, _ in HOSTILE.values())), b"", 1.0),
-}
-"""What clients send: first this, then that again and again, with so many seconds between."""
-
-
-async def attack(port: int, over: asyncio.Event, first: bytes, rest: bytes, pause: float) -> None:
-    """Be one client after the other, none of which reads more than it must."""
-    while not over.is_set():
-        writer = None
-        try:
-            async with asyncio.timeout(15):
-                local = ("127.0.0.2", 0)  # another client than who asks how the server is
-                reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=local)
-                writer.write(first)
-                while not over.is_set() and not reader.at_eof():
-                    writer.write(rest)
-                    await writer.drain()
-                    await asyncio.sleep(pause or 0.05)
-        except OSError:  # refused, reset or out of time
-            await asyncio.sleep(0.1)
-        finally:
-            if writer:
-                writer.transport.abort()
-
-
-async def under_attack(port: int, process: psutil.Process, image: bytes) -> int:
-    """The most memory of a server in bytes, which answers while all that goes on."""
-    over, most = asyncio.Event(), 0
-    clients = [
-        asyncio.create_task(attack(port, over, *request))
-        for request in REQUESTS.values()
-        for _ in range(4)
-    ]
-    options = {"base_url": f"http://127.0.0.1:{port}", "timeout": PATIENCE}
-    apart = httpx.Limits(max_keepalive_connections=0)  # as who probes it
-    async with httpx.AsyncClient(limits=apart, **options) as client:
-        for _ in range(20):
-            answer = await client.get("/healthz")
-            assert answer.status_code == 200, answer.text
-            most = max(most, process.memory_info().rss)
-            await asyncio.sleep(0.5)
-        over.set()
-        await asyncio.gather(*clients)
-        for _ in range(PATIENCE):
-            answer = await client.post("/v1/embed/images", files={"image": image})
-            if answer.is_success:
-                return most
-            assert answer.status_code in (503, 504), answer.text
-            await asyncio.sleep(1)
-    raise AssertionError(answer.text)
-
-
-def test_a_server_answers_while_clients_attack_it(tiny_export: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "albef.cli", "serve", str(tiny_export), "--port", "0"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    log = tmp_path / "log"
-    with log.open("w") as file:
-        server = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=file)
-    try:
-        wait_until(lambda: server.poll() is not None or "serving at" in log.read_text())
-        port = int(re.findall(r"127\.0\.0\.1:(\d+)", log.read_text())[0])
+def test_a_server_answers_while_clients_attack_it(
+    tiny_export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALBEF_TOKENS", ",".join(TOKENS))
+    loads = [load for some in hostile_requests().values() for load in some] + FLOODS_OF_BYTES
+    with (
+        serve(tiny_export, "--threads", "1", token=TOKENS[0]) as server,
+        httpx.Client(
+            base_url=f"http://127.0.0.1:{server.port}",
+            headers={"Authorization": f"Bearer {TOKENS[0]}"},
+            limits=httpx.Limits(max_keepalive_connections=0),  # as who probes it
+            timeout=PATIENCE,
+        ) as client,
+        ProcessPoolExecutor(1, get_context("spawn")) as pool,
+    ):
         process = psutil.Process(server.pid)
-        before = process.memory_info().rss
-        most = asyncio.run(under_attack(port, process, toy.picture(1)))
-        print(before // MIB, most // MIB, "MiB")
+        before = most = process.memory_info().rss
+        attacking = pool.submit(attack, server.port, loads, False, 12)
+        while not attacking.done():
+            assert client.get("/healthz").status_code == 200
+            most = max(most, process.memory_info().rss)
+            time.sleep(0.5)
+        print(attacking.result(), before // MIB, most // MIB, "MiB")
         assert most - before < 700 * MIB, "MiB of bodies that may be held, and pictures"
-    except httpx.HTTPError as error:
-        raise AssertionError(f"{error!r} {server.poll()} {log.read_text()[-2000:]}") from error
-    finally:
-        server.terminate()
-        server.wait()
-    assert server.returncode == 0, log.read_text()[-2000:]
-    assert "Traceback" not in log.read_text()
+        wait_until(lambda: client.post("/v1/embed/texts", json={"texts": ["a"]}).is_success)
