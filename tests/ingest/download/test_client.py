@@ -89,6 +89,8 @@ def test_what_fails_and_whether_it_may_pass(server: Server) -> None:
         found = failure(server.url(path))
         assert (found.reason, found.is_temporary) == (reason, path in TEMPORARY), path
         assert found.detail.startswith(detail), path
+    found = failure("http://127.0.0.1:9/x")  # where nobody listens
+    assert (found.reason, found.is_temporary, found.responded) == (Reason.UNREACHABLE, True, False)
 
 
 @pytest.mark.parametrize(
@@ -115,11 +117,6 @@ def test_this_machine_is_refused_unless_it_is_allowed(server: Server) -> None:
         assert (found.reason, found.is_temporary) == (Reason.BAD_URL, False), host
     assert not server.asked
     assert fetch(f"http://localhost:{server.port}/ok/1") == Response(None, body=toy.picture(1))
-
-
-def test_a_port_where_nobody_listens() -> None:
-    found = failure("http://127.0.0.1:9/x")
-    assert (found.reason, found.is_temporary, found.responded) == (Reason.UNREACHABLE, True, False)
 
 
 def test_invalid_addresses() -> None:

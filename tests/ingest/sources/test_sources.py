@@ -44,6 +44,12 @@ def test_something_is_left_to_train_on(shares: dict[str, float]) -> None:
         validate(RowsConfig, section, where="test")
 
 
+def test_a_parquet_table_has_its_own_header() -> None:
+    values = {**TABLE, "format": "parquet", "header": ["a"], "images": ".", "image": "a"}
+    with pytest.raises(ParamsError, match=r"s: header requires format: tsv or csv"):
+        config_of("table", **values)
+
+
 BY_SPLIT = {"train": ["a-*.x"], "val": ["b.x", "c.x"]}
 TABLE = {"files": ["a-*.x", "c.x"], "format": "csv", "caption": "b.x"}
 DOWNLOAD = {"user_agent": "tests"}

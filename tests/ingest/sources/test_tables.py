@@ -55,6 +55,8 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
         read(tmp_path, "a,b\n".encode("utf-16"))
     with pytest.raises(ParamsError, match=r"t, line 1 .*: the row is not UTF-8"):
         read(tmp_path, b"a\xff\n", header=None)
+    with pytest.raises(ParamsError, match=r"t has no column 'a'; did you mean ab\?"):
+        read(tmp_path, b"ab,b", header=None)
     with pytest.raises(ParamsError, match=r"t has no column 'a'; it has none"):
         read(tmp_path, b"", header=None)
     with pytest.raises(ParamsError, match=r"t has no column 'a'; it has x{40}, x") as caught:

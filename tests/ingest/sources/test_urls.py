@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from albef.config import ParamsError
 from albef.data.rejection import Reason, Rejection
 from albef.ingest.download.store import FILE
 from albef.ingest.sources import urls
@@ -63,15 +62,6 @@ def test_rows_in_the_order_of_the_list(server: Server, tmp_path: Path) -> None:
     assert (blank.reason, ftp.line, ftp.reason) == (Reason.NO_CAPTION, 7, Reason.BAD_URL)
     assert "/ok/2" not in server.asked, "what has no caption is not downloaded"
     assert (server.asked["/status/404"], server.asked["/later/500/1"]) == (1, 2)
-
-
-def test_what_makes_a_list_unreadable_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "list.csv"
-    file.write_text("url,captoin\n")
-    with pytest.raises(ParamsError, match="has no column 'caption'; did you mean captoin"):
-        read(tmp_path, file, format="csv", header=None)
-    with pytest.raises(ParamsError, match=r"s: header requires format: tsv or csv"):
-        read(tmp_path, file, format="parquet")
 
 
 KILLED = """
