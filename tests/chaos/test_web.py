@@ -216,7 +216,7 @@ def test_a_server_answers_while_clients_attack_it(
     ):
         process = psutil.Process(server.pid)
         before = most = process.memory_info().rss
-        attacking = pool.submit(attack, server.port, loads, False, 12)
+        attacking = pool.submit(attack, server.port, loads, False, 12, 0)
         while not attacking.done():
             assert client.get("/healthz").status_code == 200
             most = max(most, process.memory_info().rss)
