@@ -2,9 +2,6 @@
 
 import dataclasses
 import io
-import os
-import resource
-import signal
 import sys
 from pathlib import Path
 from types import FrameType
@@ -26,6 +23,7 @@ from albef.ingest.config import IngestConfig
 from albef.ingest.pool import prepare_rows
 from albef.ingest.prepare import Prepared, Rules, prepare
 from tests.ingest.bad_rows import CAPTION, LIMITS, BadRow, bad_rows, encoded, gradient, turned
+from tests.ingest.deadly import Deadly, starve
 
 ROWS = {row.name: row for row in bad_rows()}
 IMAGES = {name: row.image for name, row in ROWS.items() if not name.startswith("caption_")}
@@ -210,38 +208,9 @@ def test_several_processes_give_the_same_rows_in_order() -> None:
     assert list(prepare_rows(given, rules(24), 2)) == list(prepare_rows(given, rules(24), 0))
 
 
-class Deadly(bytes):
-    """An image that kills the processes that receive it, as the kernel does without memory."""
-
-    times: tuple[Path, int]
-
-    effect: Any = None
-
-    def __reduce__(self) -> Any:
-        return self.effect or _die, (*self.times, bytes(self))
-
-
-def _die(file: Path, times: int, image: bytes) -> bytes:
-    died = file.stat().st_size if file.exists() else 0
-    if died < times:
-        file.write_bytes(bytes(died + 1))
-        os.kill(os.getpid(), signal.SIGKILL)
-    return image
-
-
-def _starve(file: Path, times: int, image: bytes) -> bytes:
-    """Leave the first process no memory to decode the image."""
-    if not file.exists():
-        file.touch()
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        most = pages * resource.getpagesize() + 2**20
-        resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
-    return image
-
-
 def test_an_image_is_tried_again_alone_if_memory_is_short(tmp_path: Path) -> None:
     image = Deadly(encoded(gradient(1000, 1000), "JPEG"))
-    image.times, image.effect = (tmp_path / "starved", 1), _starve
+    image.times, image.effect = (tmp_path / "starved", 1), starve
     made = list(prepare_rows([(1, record(image))], rules(), 1))
     assert made == list(prepare_rows([(1, record(bytes(image)))], rules(), 0))
     assert (tmp_path / "starved").exists()
