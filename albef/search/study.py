@@ -219,12 +219,8 @@ def _open(file: Path) -> RDBStorage:
             grace_period=GRACE_S,
             heartbeat_stale_trial_callback=_retry,
         )
-    except ArgumentError:
+    except (ArgumentError, ImportError):
         raise StudyError(
-            f"{DATABASE} must be a database URL such as postgresql+pg8000://user:secret@host/name"
-        ) from None
-    except ImportError:
-        raise StudyError(
-            f"the driver that {DATABASE} names is not installed; for PostgreSQL, run `pip install "
-            "'.[postgresql]'` and let the URL begin with postgresql+pg8000://"
+            f"{DATABASE} must be a database URL such as postgresql+pg8000://user:secret@host/name, "
+            "whose driver is installed: run `pip install '.[postgresql]'`"
         ) from None
