@@ -69,19 +69,10 @@ def test_losses_gradients_queue_and_momentum_model_equal_the_original(alpha: flo
     expect(f"{key}/image_feat_m", output["image_feat_m"])
     state_matches(key, task)
     originals.compare_gradients(task, "pretraining", FIXTURE, f"{key}/")
-
-
-def test_gradients_equal_the_original_element_by_element() -> None:
-    task = original_task(0.4)
-    task.begin_step()
-    task(batch(), epoch=1.0)["loss"].backward()
-    compared = 0
     for name, parameter in task.named_parameters():
-        theirs = f"alpha0.4/grads/{original_name(name, 'pretraining', TEXT_LAYERS)}"
+        theirs = f"{key}/grads/{original_name(name, 'pretraining', TEXT_LAYERS)}"
         if theirs in FIXTURE and not name.endswith("key.bias"):
             expect(theirs, parameter.grad, rtol=1e-3)
-            compared += 1
-    assert compared > 10
 
 
 def test_two_optimizer_steps_equal_the_original() -> None:
