@@ -18,12 +18,17 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
+from albef.commands.importing import import_original, write
 from albef.config import read_preset
+from albef.data.shards import Shards
 from albef.io import file_digest
+from albef.models.matching import chance_recalls
 from albef.models.weights import load_checkpoint
 from pipelines import evaluate, finetune, heldout, ingest, pretrain, search, validate
 from pipelines.device_lock import device_slot
 from pipelines.stage import Stage, write_json
+from tests.commands.test_importing import HEADS, original
+from tests.original import TOKENS
 from tests.pipelines.states import saved as saved_states
 from tests.pipelines.states import step_of, wait
 
@@ -170,6 +175,54 @@ def test_the_metrics_stand_beside_their_baselines_and_follow_from_the_rows(train
         own = [row["passed"] for row in table.to_pylist() if row["test"] == name]
         assert 10 < len(own) <= 24
         assert metrics["behaviour"][name] == pytest.approx(100 * sum(own) / len(own))
+
+
+def test_answers_stand_beside_those_of_a_model_that_reads_the_questions_alone(
+    trained: Path,
+) -> None:
+    params = values()
+    params["tasks"]["vqa"] |= {"init": "pretrained", "epochs": 0}
+    published = {"accuracy": {"value": 900.0, "tolerance": 1.0, "source": "nobody"}}
+    params["evaluate"]["reference"] = {"vqa": published}
+    work(trained, params)
+    ingest_unchecked("questions")
+    for stage in ("search", "finetune"):
+        step(stage, "vqa")
+    with pytest.raises(ValueError, match=r"evaluate.reference: accuracy .* from 900 of nobody"):
+        step("evaluate", "vqa")  # it fails after it has written
+    metrics = json.loads(Path("products/metrics/vqa.json").read_text())
+    rows = pq.read_table("products/results/vqa/predictions.parquet").to_pylist()
+    right = [row["answer"] in row["truths"] for row in rows if row["split"] == "test"]
+    assert len(right) == sum(map(len, Shards(Path("products/data/questions"), "test").captions))
+    assert metrics["test"]["accuracy"] == pytest.approx(100 * sum(right) / len(right))
+    names = {f"accuracy_{kind}" for kind in ("existence", "count", "object", "relation")}
+    for section in (metrics, *(metrics[it] for it in ("chance", "text_only", "random_weights"))):
+        assert set(section["test"]) == {"accuracy", *names}
+    assert metrics["chance"]["test"]["accuracy_existence"] == 50
+    assert "behaviour" not in metrics, "it does not judge statements"
+
+
+def test_an_imported_checkpoint_is_evaluated_without_training_data(trained: Path) -> None:
+    torch.save({"model": original("retrieval")}, "original.pth")
+    Path("vocab.txt").write_text("\n".join(TOKENS) + "\n")
+    imported = import_original(Path("original.pth"), tokenizer=Path("vocab.txt"), heads=HEADS)
+    write(imported, Path("products/models/brought"))
+    params = values()
+    params["datasets"]["tests"] = copy.deepcopy(params["datasets"]["scenes"])
+    params["datasets"]["tests"]["sources"]["scenes"]["splits"] = {"test": 24}
+    run = {"dataset": "tests", "init": "brought", "epochs": 0, "lr": 1e-5}
+    params["tasks"]["imported"] = params["tasks"]["retrieval"] | run
+    work(trained, params)
+    ingest_unchecked("tests")
+    for name in ("search", "finetune", "evaluate"):
+        step(name, "imported")
+    metrics = json.loads(Path("products/metrics/imported.json").read_text())
+    assert metrics["chance"]["test"] == chance_recalls(24, 24)
+    source, checkpoint = (load_checkpoint(Path("products/models") / name)
+                          for name in ("brought", "imported"))  # fmt: skip
+    assert checkpoint.model.image.image_size == 48  # the run's; the original's is 32
+    for name in ("model.fusion_encoder.layer.1.output.dense.weight", "itm_head.weight"):
+        assert torch.equal(checkpoint.tensors[name], source.tensors[name])
 
 
 def test_training_refuses_data_that_was_not_validated(trained: Path) -> None:
