@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 
-from tests.conftest import free_port, made_once
+from tests.conftest import free_port, listens, made_once
 from tests.flows.toy import Toy
 
 
@@ -22,11 +21,6 @@ from tests.flows.toy import Toy
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prefect's home, away from the project's own."""
     return tmp_path_factory.mktemp("prefect")
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +36,7 @@ def server(home: Path) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        while not _answers(port):
+        while not listens(port):
             assert process.poll() is None
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/api"

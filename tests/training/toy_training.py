@@ -197,8 +197,9 @@ if __name__ == "__main__":
         assert not torch._dynamo.utils.counters["graph_break"]
         for shard, name in STOPPED.items():
             found[name]["state"] = run(name, folder, out / name)
-            with contextlib.suppress(KeyboardInterrupt):
-                run(name, folder, out / f"cut {shard}", stop=8, shard=shard)
+            with contextlib.suppress(KeyboardInterrupt):  # several processes save at step 10
+                run(name, folder, out / f"cut {shard}", stop=11, shard=shard)
+            assert not world().first or list((out / f"cut {shard}").glob("state-*10-*"))
             found[f"cut {shard}"] = run(name, folder, out / f"cut {shard}", shard=shard)
         if world().first:
             torch.save(found, out / "found.pt")
