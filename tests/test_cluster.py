@@ -3,6 +3,7 @@ gives, whatever dies meanwhile.
 """
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -27,12 +28,14 @@ from albef.data.rejection import Reason, Rejection
 from albef.ingest.pool import prepare_rows
 from albef.io import file_digest
 from albef.layout import Engine
+from pipelines import finetune
 from pipelines.stage import Stage
 from tests.ingest.bad_rows import encoded
 from tests.ingest.conftest import server as server
 from tests.ingest.download.server import Server
 from tests.ingest.download.test_client import LIMITS
 from tests.ingest.test_prepare import rules
+from tests.pipelines.conftest import pretrained as pretrained
 from tests.pipelines.conftest import validated as validated
 from tests.pipelines.states import saved, wait
 from tests.pipelines.test_ingest import ROOT, contents, params, pictures
@@ -252,6 +255,34 @@ def test_a_training_on_ray_resumes_when_a_worker_is_killed_and_stops_when_it_is_
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     told = ended(start("pretrain", launch="ray"))
     assert told.startswith("pretrain: no Ray cluster responds at RAY_ADDRESS '127.0.0.1:1'")
+
+
+@pytest.mark.slow
+def test_trials_and_an_evaluation_on_ray_have_the_bytes_of_other_launchers(
+    pretrained: Path, here: Path, nodes: Cluster
+) -> None:
+    shutil.copytree(pretrained, here, dirs_exist_ok=True)
+    params = values(runtime__processes=2)
+    run = params["tasks"]["retrieval"] | {"micro_batch_size": 8, "epochs": 0}
+    random = {"trials": 2, "epochs": 1, "sampler": {"kind": "random"}, "pruner": {"kind": "none"}}
+    work(here, params | {"search": random, "tasks": {"retrieval": run}})
+    for stage, made in (
+        ("search", Path("products/search")),
+        ("evaluate", Path("products/results")),
+    ):
+        found = []
+        for launch in ({"launch": "ray"}, {}):
+            shutil.rmtree(made, ignore_errors=True)
+            process = start(stage, "retrieval", **launch)
+            told = ended(process)
+            assert process.returncode == 0, told
+            found.append(contents(made))
+        assert found[0] == found[1]
+        assert len(found[0]) == 2
+        if stage == "search":
+            trials = json.loads(found[0]["retrieval/trials.json"])["trials"]
+            assert [trial["state"] for trial in trials] == ["complete"] * 2
+            finetune.run(Stage("finetune", "retrieval"))
 
 
 def test_no_cluster_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
