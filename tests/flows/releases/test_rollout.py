@@ -51,7 +51,8 @@ def test_what_is_tried_out_is_rolled_back_or_promoted(
     private, public = keys(tmp_path, "ours")
     replaced: list[str | None] = []
     monkeypatch.setattr(
-        "flows.releases.release.emit", lambda *_, replaces, **__: replaced.append(replaces)
+        "flows.releases.release.emit",
+        lambda event, *_, **payload: event == "released" and replaced.append(payload["replaces"]),
     )
 
     def limit(least: float) -> None:
