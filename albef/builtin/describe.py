@@ -117,41 +117,34 @@ class Wording:
     Attributes:
         frames: frames of captions, by number of groups. ``{where}`` is the position of ``{a}``
             relative to ``{b}``; ``{side}`` and ``{other}`` are the sides with ``{a}`` and ``{b}``.
-        is_varied: true if there are several words for each position and each count, and all frames
-            are equally frequent.
+        is_varied: true if there are several words for each position and each count.
     """
 
     frames: Mapping[int, Sequence[str]]
     is_varied: bool = True
 
 
-SIMPLE = Wording(
-    {
-        1: ("only {a}", "{a} and nothing else"),
-        2: ("{a} {where} {b}", "{a} {side} and {b} {other}"),
-    },
-    is_varied=False,
-)
-"""Two ways to say it. These captions can be part of a sentence."""
 FREE = Wording(
     {
-        1: ("nothing but {a}", "{a} alone"),
+        1: ("only {a}", "{a} and nothing else", "nothing but {a}", "{a} alone"),
         2: (
-            "{a} {is} {where} {b}",
+            "{a} {where} {b}",
+            "{a} {side} and {b} {other}",
             "there {is} {a} {where} {b}",
+            "{where} {b} {is} {a}",
+            "{a} {is} {where} {b}",
+            "{side} {a}, {other} {b}",
             "a picture of {a} {where} {b}",
             "we see {a} {where} {b}",
+            "this shows {a} {where} {b}",
             "here {is} {a} {where} {b}",
-            "{where} {b} {is} {a}",
-            "{where} {b} there {is} {a}",
-            "{where} {b}, {a}",
-            "{side} {a}, {other} {b}",
-            "{side} {is} {a}, {other} {is} {b}",
-            "{b} and {side} {a}",
+            "you can find {a} {where} {b}",
         ),
     }
 )
-"""Many ways to say it, for captions that only ITM reads. Some name the second group first."""
+"""Many ways to say it, for captions that only ITM reads."""
+SIMPLE = Wording({groups: frames[:2] for groups, frames in FREE.frames.items()}, is_varied=False)
+"""The first two frames of FREE. Their captions can be part of a sentence."""
 UNSEEN = Wording(
     {
         1: ("just {a}",),
@@ -177,8 +170,7 @@ def caption(
     Equal generators give two scenes the same frame and style.
     """
     # Squares make the first frames and words the most frequent.
-    power = 1 if wording.is_varied else 2
-    frame, which, turned = rng.random() ** power, rng.random() ** 2, rng.random()
+    frame, which, turned = rng.random() ** 2, rng.random() ** 2, rng.random()
     side = scene.turned() if scene.relation and turned < 0.5 else scene
     words = [phrase(group, names, rng if wording.is_varied else None) for group in side.groups]
     parts = dict(zip("ab", words, strict=False)) | {"is": _is(side.groups[0])}

@@ -39,8 +39,6 @@ def parse(text: str) -> Claim:
         assert where
         before = [i for i, match in enumerate(found) if match.end() < where.start()]
         subject, position = before[-1] if before else 0, where[1]
-        if text[: where.start()].endswith("and "):
-            subject = 1
     scene = Scene((groups[subject], groups[1 - subject]), POSITIONS[position]).canonical()
     return Claim(scene.groups, scene.relation)
 
