@@ -17,14 +17,6 @@ from albef.tasks.task import WARMUP_BLOCK, TrainingConfig
 ORIGINAL_START = 1e-5
 """Learning rate before the first block of the original's warm-up, equal in all its trainings."""
 MUON_MOMENTUM = 0.95
-# Each a x + b x^3 + c x^5 is the nearest to 1 (the last: to 0.88) over the values that the one
-# before it gives, at first from 0.002 to 1 (Amsel et al., 2025, arXiv:2505.16932).
-_QUINTICS = (
-    (8.4268, -24.9361, 18.4925),
-    (4.1116, -3.0591, 0.5750),
-    (3.7146, -2.7781, 0.5429),
-    (2.4480, -1.8259, 0.4079),
-)
 
 
 def adamw(module: nn.Module, lr: float, weight_decay: float) -> AdamW:
@@ -84,7 +76,7 @@ def scale_layers(optimizer: Optimizer, task: nn.Module, decay: float) -> None:
 class Muon(AdamW):
     """Muon (Jordan et al., 2024) for the matrices of layers, :func:`adamw` for other parameters.
 
-    The momentum G = U S V' becomes about U V', by four steps of a Newton-Schulz iteration. It is
+    The momentum G = U S V' becomes about U V', by five steps of a Newton-Schulz iteration. It is
     scaled so that the root mean square of an update is the learning rate for any shape of the
     matrix (Liu et al., 2025, arXiv:2502.16982). Queries, keys and values in one matrix are split
     into three.
@@ -134,12 +126,13 @@ class Muon(AdamW):
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Return the nearest matrices (K, M, N) of equal singular values, about 0.6 to 1.2 each."""
+    """Return the nearest matrices (K, M, N) of equal singular values, about 0.7 to 1.2 each."""
+    a, b, c = 3.4445, -4.7750, 2.0315  # steepest at 0
     norm: Tensor = torch.linalg.matrix_norm(matrices, keepdim=True).clamp_min(1e-7)
     x = (matrices / norm).to(torch.bfloat16 if has_bfloat16(matrices.device) else torch.float32)
     is_tall = x.shape[1] > x.shape[2]
     x = x.mT if is_tall else x
-    for a, b, c in _QUINTICS:
+    for _ in range(5):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if is_tall else x).to(matrices.dtype)
