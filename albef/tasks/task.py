@@ -69,8 +69,7 @@ class LoraConfig(Section):
     """Values of LoRA."""
 
     rank: Tunable = 8.0
-    """Rank of the matrix that an adapter adds to a layer's weight. A rank from a range is
-    rounded."""
+    """Rank of the matrix that an adapter adds to a layer's weight. It is rounded."""
     alpha: Count = 16
     """Scale: what an adapter adds is multiplied by ``alpha / rank``."""
     dropout: Share = 0.0
@@ -83,8 +82,8 @@ class LoraConfig(Section):
     @model_validator(mode="after")
     def _check_rank(self) -> Self:
         lowest = self.rank.low if isinstance(self.rank, Range) else self.rank
-        if lowest < 1 or (self.rank == lowest and lowest % 1):
-            raise ValueError(f"rank must be a whole number of at least 1, got {lowest:g}")
+        if lowest < 1:
+            raise ValueError(f"rank must be at least 1, got {lowest:g}")
         return self
 
 

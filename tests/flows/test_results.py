@@ -3,7 +3,10 @@
 import json
 import re
 import signal
+import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,7 +39,12 @@ def test_metrics_that_count_stand_beside_every_baseline(tmp_path: Path) -> None:
 
 
 def _interrupted(save: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    main = threading.main_thread().ident or 0
+    while "result" not in {
+        frame.f_code.co_name for frame, _ in traceback.walk_stack(sys._current_frames()[main])
+    }:  # It does not wait for this thread yet.
+        time.sleep(0.01)
+    signal.pthread_kill(main, signal.SIGINT)
     return save(*args, **kwargs)
 
 
