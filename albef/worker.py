@@ -79,7 +79,7 @@ class Worker:
         except (EOFError, OSError):  # It may end within an item.
             self._process.join()
             if self._limits[1] is not None and self._process.exitcode == -signal.SIGABRT:
-                raise MemoryError("its process aborted") from None
+                raise MemoryError("aborted, as C++ code does without memory") from None
             raise KilledError(self._process.exitcode, self._limits[0]) from None
         finally:
             if isinstance(result, tuple):  # The call has not ended.
