@@ -8,7 +8,7 @@ from albef.io import file_digest
 from albef.runtime.manifest import NAME
 from tests.conftest import KINDS
 from tests.flows.shop import alter
-from tests.serving.running import Running, running
+from tests.serving.running import Running, running, wait_until
 
 NAMES = ("a-dog-left-of-an-apple", "two-apples-above-a-squid", "IMG_1", "IMG_2", "three-frogs")
 """Of the pictures of the gallery."""
@@ -27,10 +27,11 @@ def gallery(pictures: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> 
 def everything(
     tiny_exports: dict[str, Path], gallery: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    """A server of all kinds, with a gallery and room for indexes."""
+    """A server of all kinds, with a gallery that has been read and room for indexes."""
     folder = tmp_path_factory.mktemp("indexes")
     exports = [tiny_exports[kind] for kind in KINDS]
     with running(exports, gallery=gallery, indexes=folder) as server:
+        wait_until(lambda: server.client.get("/v1/indexes/gallery").json().get("images") == 5)
         yield server
 
 
