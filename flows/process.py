@@ -137,7 +137,6 @@ def _reproduce(
     from dvc.stage.exceptions import StageCmdFailedError
 
     logging.getLogger("dvc").setLevel(logging.WARNING)
-    _record_inputs_first()
     try:
         if pull:
             from flows.remote import fetch_artifacts
@@ -145,7 +144,7 @@ def _reproduce(
             for name in names:
                 fetch_artifacts(name)
         with Repo(".", _wait_for_lock=True) as repo:
-            repo.reproduce(names, single_item=alone, force=force)
+            repo.reproduce(names, single_item=alone, force=force, repro_fn=_bring_up_to_date)
     except (DvcException, OSError) as error:
         cause = error.__cause__ or error
         # DVC reports the exit code only in the text of the error.
@@ -159,24 +158,28 @@ def _reproduce(
     return 0
 
 
-def _record_inputs_first() -> None:
-    """Let DVC record the inputs of a stage as they are before it runs.
+def _bring_up_to_date(stage: Any, *, force: bool, upstream: Any, **_: Any) -> Any:
+    """Run a stage if it is stale, and return it if it ran.
 
-    It records them afterwards, and has no option for this. An edit or a deletion during a run would
-    count as what the stage has read, or discard what it has made.
+    Its inputs are recorded as they are before it runs. DVC records them again afterwards, so an
+    edit or a deletion during a run would count as what the stage has read, or discard what it made.
     """
-    from dvc.stage import run
+    save_deps = stage.save_deps
 
-    run_command = run.cmd_run
-
-    def record_and_run(stage: Any, **options: Any) -> None:
-        stage.save_deps()
-        run_command(stage, **options)
+    def save_once(**options: Any) -> None:
+        save_deps(**options)
         stage.save_deps = lambda **_: None
         for dep in stage.deps:
             dep.get_hash = partial(getattr, dep, "hash_info")
 
-    run.cmd_run = record_and_run
+    if not (force or stage.changed(upstream=upstream)):
+        return None
+    stage.save_deps = save_once
+    if force:  # Otherwise, DVC calls it to look for an equal run.
+        save_once()
+    stage.run(force=force)
+    stage.dump(update_pipeline=False)
+    return stage
 
 
 def _main() -> int:
