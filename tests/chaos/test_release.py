@@ -180,7 +180,7 @@ def settle(clone: Clone) -> None:
 
 def points(whole: Ended, rng: random.Random, some: int) -> list[int]:
     """Commands of a release that something befalls: all once it has begun, and some before."""
-    begun = next(i for i, line in enumerate(whole.commands, 1) if "show-ref" in line)
+    begun = next(i for i, line in enumerate(whole.commands, 1) if "for-each-ref" in line)
     last = len(whole.commands)
     return sorted([*rng.sample(range(1, begun), some), *range(begun, last + 1)])
 
