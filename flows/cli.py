@@ -299,7 +299,7 @@ def check(
     """Check the first rows of a source as ingest and validation would.
 
     A path is a folder of images or shards, a list (.tsv, .csv, .jsonl, .parquet), a shard, or a
-    JSON file of annotations. Nothing is kept except downloaded images. The exit code is 1 if ingest
+    JSON file of captions. Nothing is kept except downloaded images. The exit code is 1 if ingest
     or validation would fail.
 
     Example: albef data check photos --write

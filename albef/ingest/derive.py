@@ -43,7 +43,7 @@ def derive(path: Path, name: str) -> dict[str, Section]:
 
     Args:
         path: a folder of images with texts or lists, of shards or of Parquet files; a list of
-            addresses or paths; a shard; or JSON of annotations.
+            addresses or paths; a shard; or JSON of captions.
         name: name of a source; several sources add their split to it.
 
     Raises:
@@ -297,15 +297,6 @@ def _list(
     }  # fmt: skip
 
 
-_FORMATS = {  # formats of annotations, by the fields of a row
-    "nlvr2": {"images", "sentence"},
-    "vqa": {"image", "question"},
-    "entailment": {"image", "sentence", "label"},
-    "grounding": {"image", "text", "ref_id"},
-    "captions": {"image", "caption"},
-}
-
-
 def _json(path: Path, split: str) -> Section:
     values = read_json(path)
     images = values.get("images") if isinstance(values, dict) else None
@@ -313,7 +304,7 @@ def _json(path: Path, split: str) -> Section:
         rows = [row for row in images if isinstance(row, Mapping)]
         if any(row.get("sentences") for row in rows):
             return _karpathy(path, rows)
-        form, names = "coco", [str(row.get("file_name")) for row in rows[:20]]
+        form, field = "coco", "file_name"
         if not rows or not isinstance(values.get("annotations"), list):
             raise ParamsError(
                 f"{path} has neither COCO's annotations nor sentences of its images, as in "
@@ -321,16 +312,12 @@ def _json(path: Path, split: str) -> Section:
             )
     else:
         rows = [row for row in values if isinstance(row, Mapping)] if type(values) is list else []
-        fits = (name for name, fields in _FORMATS.items() if rows and fields <= set(rows[0]))
-        form = next(fits, "")
-        if not form:
-            raise ParamsError(f"{path} has the fields of no known format of annotations; {HELP}")
-        suffix = ".jpg" * (form == "entailment")
-        names = [f"{name}{suffix}" for name in map(_first_image, rows[:20])]
-    return {
-        "kind": "annotations", "format": form, "files": {split: [str(path)]},
-        "images": _root(path, names),
-    }  # fmt: skip
+        if not rows or not {"image", "caption"} <= set(rows[0]):
+            raise ParamsError(f"{path} has no rows with image and caption; {HELP}")
+        form, field = "captions", "image"
+    root = _root(path, [str(row.get(field)) for row in rows[:20]])
+    files = {split: [str(path)]}
+    return {"kind": "annotations", "format": form, "files": files, "images": root}
 
 
 def _karpathy(path: Path, images: list[Mapping[str, Any]]) -> Section:
@@ -342,11 +329,6 @@ def _karpathy(path: Path, images: list[Mapping[str, Any]]) -> Section:
         "kind": "karpathy", "file": str(path), "images": _root(path, names),
         "splits": list(dict.fromkeys(splits)),
     }  # fmt: skip
-
-
-def _first_image(row: Mapping[str, Any]) -> object:
-    images = row.get("images")
-    return images[0] if isinstance(images, list) and images else row.get("image")
 
 
 def _root(path: Path, names: list[str]) -> str:

@@ -1,15 +1,12 @@
 """Kind ``webdataset``: existing shards, such as those of img2dataset.
 
 A sample is a sequence of members with the same name: an image, and a ``.txt`` or ``.json`` with its
-caption. Only these members are read. A damaged member becomes a rejected row. With ``statuses``,
-the rows that img2dataset could not download become rejected rows too.
+caption. Only these members are read. A damaged member becomes a rejected row.
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -19,7 +16,6 @@ from albef.data.image_formats import IMAGE_SUFFIXES
 from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection, RowError
 from albef.data.tar import Damage, Member, members
-from albef.ingest.sources import tables
 from albef.ingest.sources.rows import (
     MAX_IMAGE_BYTES,
     MAX_TEXT_BYTES,
@@ -47,14 +43,6 @@ class Config(SplitFiles):
     """Member with the captions: ``txt``, or ``json.FIELD``, which may be a list."""
     keep: list[str] | None = None
     """Fields of the JSON to keep in meta; null keeps all."""
-    statuses: bool = False
-    """Read img2dataset's table of each shard (NAME.parquet) for the rows that failed."""
-
-    def inputs(self) -> dict[str, Path]:
-        """Return the shards of all splits, and the tables beside them if they are read."""
-        shards = super().inputs()
-        beside = (shard.with_suffix(".parquet") for shard in shards.values() if self.statuses)
-        return shards | {str(table): table for table in beside}
 
 
 @dataclass(slots=True)
@@ -96,8 +84,6 @@ def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
                     yield result
         except OSError as error:
             raise ParamsError(f"{shard} cannot be read: {error.strerror}") from None
-        if config.statuses:
-            yield from _failed_rows(shard.with_suffix(".parquet"))
 
 
 def limit(name: str) -> int:
@@ -154,31 +140,3 @@ def _caption(config: Config, sample: _Sample, values: Mapping[str, Any]) -> obje
     if config.caption == "txt":
         return sample.parts["txt"].decode() if "txt" in sample.parts else None
     return values.get(config.caption.removeprefix("json."))
-
-
-_STATUS = ("url", "status", "error_message")
-_REASONS = (
-    (r"HTTP Error (404|410)", Reason.NOT_FOUND),
-    (r"HTTP Error", Reason.HTTP_ERROR),
-    (r"X-Robots-Tag", Reason.OPTED_OUT),
-    (r"timed? ?out", Reason.TIMED_OUT),
-    (r"unknown url type|no host given|[Ii]nvalid URL", Reason.BAD_URL),
-    (r"image too small", Reason.TOO_SMALL),
-    (r"aspect ratio", Reason.TOO_ELONGATED),
-    (r"^failed_to_resize", Reason.UNDECODABLE),
-    (r"", Reason.UNREACHABLE),
-)
-"""Patterns of img2dataset's messages, and the reason for each; the first match counts."""
-
-
-def _failed_rows(table: Path) -> Iterator[Rejection]:
-    """Yield the rejection of each row of img2dataset's table that failed."""
-    for row in tables.read(table, "parquet", None, _STATUS):
-        if isinstance(row, Rejection):
-            yield row
-            continue
-        url, status, message = (row.values[column] for column in _STATUS)
-        if status != "success":
-            detail = f"{status}: {message}"
-            reason = next(reason for text, reason in _REASONS if re.search(text, detail))
-            yield row.rejection(RowError(reason, detail), str(url))

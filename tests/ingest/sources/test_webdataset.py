@@ -2,7 +2,6 @@
 
 import json
 import tarfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +35,14 @@ def captions(rows: Rows) -> list[str]:
 
 
 def test_what_img2dataset_wrote_on_spark() -> None:
-    rows = read(SAMPLE / "*.tar", statuses=True)
+    rows = read(SAMPLE / "*.tar")
     assert captions(rows) == ['with "quotes"', "last"]
     first, last = good(rows)
     assert (first.key, last.image_id) == ("train-00000000", 1)
     assert first.image[:2] == b"\xff\xd8"
     values = [first.meta[name] for name in ("status", "similarity", "original_width")]
     assert values == ["success", 1.2, 40]
-    assert Counter(row.reason for row in bad(rows)) == {
-        Reason.OPTED_OUT: 1, Reason.UNDECODABLE: 1, Reason.UNREACHABLE: 2, Reason.TIMED_OUT: 1
-    }  # fmt: skip
-    assert bad(rows)[0].key.endswith("/robots/noai")
-    assert len(rows) == 7, "every row of its table is somewhere"
+    assert not bad(rows)
 
 
 def test_members_that_are_not_expected_are_never_looked_at(tmp_path: Path) -> None:
@@ -124,6 +119,3 @@ def test_a_shard_that_was_cut_says_so(tmp_path: Path) -> None:
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"no file matches .*none-\*.tar"):
         read(tmp_path / "none-*.tar")
-    shard = write_tar(tmp_path / "a.tar", *sample(0))
-    with pytest.raises(ParamsError, match=r"a.parquet cannot be read"):
-        read(shard, statuses=True)
