@@ -1,9 +1,7 @@
 """The seed of what is drawn: printed, and the same in all processes of a run."""
 
-import itertools
 import os
 import time
-from collections.abc import Iterable
 
 import pytest
 import torch
@@ -11,13 +9,6 @@ import torch
 torch.set_num_threads(1)  # as the processes that are killed: equal bytes, on a busy machine too
 SEED = int(os.environ.setdefault("CHAOS_SEED", str(time.time_ns() % 10**6)))
 """The same one kills after the same saves and commands, not at the same instruction."""
-
-
-def half(first: Iterable[str], second: Iterable[str]) -> list[tuple[str, str]]:
-    """Every other pair; a seed of other parity has the rest."""
-    rows, columns = list(first), list(second)
-    pairs = itertools.product(range(len(rows)), range(len(columns)))
-    return [(rows[i], columns[j]) for i, j in pairs if (i + j + SEED) % 2]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from albef.config import read_yaml
 from tests.chaos.conftest import SEED
-from tests.chaos.test_resume import ROOT
+from tests.chaos.stages import ROOT
 from tests.flows.conftest import home as home
 from tests.flows.conftest import server as server
 

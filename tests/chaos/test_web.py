@@ -25,7 +25,7 @@ from albef.io import write_json
 from benchmarks.attack import TOKENS, attack, hostile_requests
 from benchmarks.servers import serve
 from tests.chaos.conftest import SEED
-from tests.chaos.test_resume import ROOT
+from tests.chaos.stages import ROOT
 from tests.data import toy
 from tests.data.test_image_decoding import jpeg
 from tests.ingest.download.server import Response, Server
