@@ -9,8 +9,6 @@ from albef.config import Section, Share
 from albef.ingest.sources import SourceConfig, read_source
 from albef.ingest.sources.rows import Split
 
-Bound = Annotated[float, Field(ge=0)] | None
-
 
 class IngestConfig(Section):
     """Rules for the rows of every dataset."""
@@ -26,16 +24,6 @@ class IngestConfig(Section):
     """Shorter side of the smallest image in pixels."""
     max_aspect_ratio: Annotated[float, Field(ge=1)] = 20.0
     """Largest ratio of the longer to the shorter side of an image."""
-    min_sharpness: Bound = None
-    """Lowest sharpness of an image (:mod:`albef.data.image_quality`); an image below it is rejected
-    as blurred. null disables this check; this also holds for the next three values."""
-    min_highlights: Bound = None
-    """Lowest brightness, 0 to 255, of the brightest 1 % of an image; a darker image is rejected."""
-    max_shadows: Bound = None
-    """Largest brightness, 0 to 255, of the darkest 5 % of an image; a lighter image is rejected."""
-    min_entropy: Bound = None
-    """Lowest entropy of an image's brightness in bits; an image below it is rejected as nearly
-    empty."""
     max_caption_chars: Annotated[int, Field(ge=1)] = 1000
     """Characters of the longest caption, after cleaning; longer captions are dropped."""
     format: Literal["jpeg", "webp"] = "jpeg"

@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from albef.data import boxes, image_decoding
-from albef.data.image_quality import image_quality
 from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection, RowError
 from albef.ingest.cleaning import clean_captions, escape_surrogates
@@ -154,7 +153,6 @@ def _image(
     if min(pixels.size) < limits.min_side:
         detail = f"resized to {pixels.width} x {pixels.height} pixels, the image is too small"
         raise RowError(Reason.TOO_SMALL, f"{detail}; the shorter side must have {limits.min_side}")
-    _check_quality(pixels, limits)
     scale = pixels.width / width, pixels.height / height
     if upright:
         pixels = image_decoding.turned(pixels, orientation)
@@ -167,24 +165,6 @@ def _image(
     if is_plain and scale == (1.0, 1.0):
         return image, scale, fingerprints
     return encode(pixels, limits.format, limits.quality), scale, fingerprints
-
-
-def _check_quality(pixels: Image.Image, limits: IngestConfig) -> None:
-    """Reject an image that is blurred, dark, light or nearly empty, if limits are set."""
-    rules = (
-        ("sharpness", 1, limits.min_sharpness, Reason.BLURRED),
-        ("highlights", 1, limits.min_highlights, Reason.TOO_DARK),
-        ("shadows", -1, limits.max_shadows, Reason.TOO_LIGHT),
-        ("entropy", 1, limits.min_entropy, Reason.BARE),
-    )
-    if not any(limit is not None for _, _, limit, _ in rules):
-        return
-    quality = image_quality(pixels)
-    for name, sign, limit, reason in rules:
-        value = getattr(quality, name)
-        if limit is not None and sign * value < sign * limit:
-            bound = f"at {'least' if sign > 0 else 'most'} {limit:g}"
-            raise RowError(reason, f"{name} of the image is {value:.4g}; {bound} is required")
 
 
 def _crops(pixels: Image.Image, steps: int) -> Iterator[Image.Image]:

@@ -25,14 +25,6 @@ class Tpe(Section):
     """If true, estimate several ranges together instead of one by one."""
 
 
-class Gp(Section):
-    """A Gaussian process with log expected improvement, for few trials over few ranges."""
-
-    kind: Literal["gp"]
-    startup_trials: Count = 10
-    """Number of trials drawn at random before the process is used."""
-
-
 class Random(Section):
     """Independent random draws."""
 
@@ -55,7 +47,7 @@ class Unpruned(Section):
     kind: Literal["none"]
 
 
-_SAMPLERS: Mapping[str, type[Section]] = {"tpe": Tpe, "gp": Gp, "random": Random}
+_SAMPLERS: Mapping[str, type[Section]] = {"tpe": Tpe, "random": Random}
 _PRUNERS: Mapping[str, type[Section]] = {"median": Median, "none": Unpruned}
 
 
@@ -68,11 +60,11 @@ class SearchConfig(Section):
     epochs: Count = 1
     """Number of epochs of a trial."""
     sampler: Annotated[
-        Tpe | Gp | Random,
+        Tpe | Random,
         PlainValidator(lambda values: by_kind(values, _SAMPLERS)),
         PlainSerializer(Section.model_dump),
     ] = Tpe()
-    """Method that chooses values: ``tpe``, ``gp`` or ``random``."""
+    """Method that chooses values: ``tpe`` or ``random``."""
     pruner: Annotated[
         Median | Unpruned,
         PlainValidator(lambda values: by_kind(values, _PRUNERS)),
@@ -96,8 +88,6 @@ def make_sampler(settings: SearchConfig, seed: int) -> BaseSampler:
         case Tpe(startup_trials=startup, candidates=candidates, multivariate=multivariate):
             sizes = {"n_startup_trials": startup, "n_ei_candidates": candidates}
             return optuna.samplers.TPESampler(**sizes, multivariate=multivariate, seed=seed)
-        case Gp(startup_trials=startup):
-            return optuna.samplers.GPSampler(n_startup_trials=startup, seed=seed)
         case Random():
             return optuna.samplers.RandomSampler(seed)
 

@@ -22,7 +22,6 @@ from albef.search.study import Report, Study, TrialRequest
 LR = {"lr": Range(low=1e-5, high=1e-3, log=True, start=1e-4)}
 TWO = LR | {"alpha": Range(low=0.0, high=1.0, log=False, start=0.4)}
 TPE = {"kind": "tpe", "startup_trials": 2, "candidates": 24, "multivariate": False}
-GP = {"kind": "gp", "startup_trials": 2}
 MEDIAN = {"kind": "median", "startup_trials": 2, "warmup_epochs": 0}
 NONE = {"kind": "none"}
 EPOCHS = 4
