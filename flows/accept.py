@@ -116,7 +116,6 @@ def _judge(stage: Any, producers: Mapping[str, str], paths: Sequence[str]) -> Ve
 
 
 def _update_record(stage: str, edits: Iterable[graph.Edit]) -> None:
-    """Write the hashes of the accepted code to the stage's run record."""
     path = values.layout().record(stage)
     if record := read_json(path):
         code = {**record.get("code", {}), **{edit.path: edit.after for edit in edits}}

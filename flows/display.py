@@ -137,7 +137,6 @@ class Display(Progress):
                 self._print_found(values.layout().predictions(run))
 
     def _print_found(self, predictions: Path) -> None:
-        """Print the images that an evaluated run finds for the first text."""
         # Slow imports that most of a run does not need.
         import pyarrow.parquet as pq
 

@@ -64,7 +64,6 @@ def time_left(nodes: Mapping[str, Node], seconds: Mapping[str, float]) -> float:
 
 
 def _digest(params: Mapping[str, Any], stage_name: str) -> str:
-    """Return the digest of the values that decide how long a stage takes."""
     stage, _, key = stage_name.partition("@")
     pretrain, tasks, datasets = (params.get(name) or {} for name in _SECTIONS)
     run = pretrain if stage == "pretrain" else tasks.get(key, {})

@@ -180,7 +180,6 @@ def unpushed_tags(run: str) -> list[str]:
 
 
 def _tags(run: str) -> set[str]:
-    """Return the tags of a run's registry, each with its hash."""
     format_ = "--format=%(objectname)%09%(refname)"
     return set(git("for-each-ref", format_, *_patterns(run)).splitlines())
 
@@ -223,7 +222,6 @@ def _push(run: str, *, commit: bool) -> None:
 
 
 def _is_overtaken(run: str, target: str) -> bool:
-    """Return whether another clone has pushed commits or tags of the run since the last fetch."""
     try_git("fetch", "--quiet", "--no-tags", target)
     behind = try_git("rev-list", "--count", "HEAD..@{upstream}") or "0"
     return behind != "0" or bool(_pushed(run, try_git) - _tags(run))

@@ -180,7 +180,6 @@ def _nodes(repo: Any, params: Path) -> dict[str, Node]:
 def _producers_of_missing(
     stage: Any, upstream: Iterable[str], nodes: Mapping[str, Node]
 ) -> Iterator[str]:
-    """Yield the stages above one that make its missing inputs."""
     inputs = (dep for dep in stage.deps if not isinstance(dep, ParamsDependency))
     absent = [str(dep) for dep in inputs if not dep.exists]
     for name in upstream:
@@ -349,7 +348,6 @@ def _value_reasons(dep: Any) -> Iterator[str]:
 
 
 def _artifact_reasons(stage: Any) -> Iterator[str]:
-    """Yield the artifacts that differ from what the stage made."""
     for out in stage.outs:
         if state := out.status().get(str(out)):
             text = "was changed by hand" if state == "modified" else _STATES.get(state, state)

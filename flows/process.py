@@ -183,7 +183,6 @@ def _bring_up_to_date(stage: Any, *, force: bool, upstream: Any, **_: Any) -> An
 
 
 def _main() -> int:
-    """Run DVC until it ends or the parent process ends."""
     parent, *args = sys.argv[1:]
     exit_with_parent(int(parent))
     os.environ["ALBEF_DVC"] = str(os.getpid())  # The stage exits with this process.

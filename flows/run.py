@@ -78,7 +78,6 @@ def run(
 def _plan(
     nodes: Mapping[str, graph.Node], only: Sequence[str], force: Sequence[str]
 ) -> dict[str, list[str]]:
-    """Return the stages that are to run, in order, each with its reasons."""
     chosen, forced = graph.select(nodes, only, force)
     plan = {}
     for name, node in nodes.items():

@@ -29,7 +29,6 @@ def report() -> str:
 
 
 def _states(node: graph.Node, layout: Layout) -> Iterator[str]:
-    """Yield the lines about a stage."""
     if node.running is not None:
         yield f"running: process {node.running}, {_running_time(node.running)}"
     elif not node.needed:

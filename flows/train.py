@@ -108,7 +108,6 @@ def _refresh(scope: str) -> State:
 
 
 def _data_hashes() -> dict[str, str]:
-    """Return the hash of each dataset in dvc.lock."""
     layout, hashes = values.layout(), {}
     for stage, entry in graph.locked().items():
         kind, _, name = stage.partition("@")
@@ -147,7 +146,6 @@ def _train(only: list[str], force: list[str], push: bool = True) -> State:
 
 
 def _final(name: str, future: PrefectFuture[State]) -> State:
-    """Return the final state of a stage."""
     future.wait()
     if future.state.is_pending():  # Prefect's name of this state is "NotReady".
         log.info("%s: not run, because a stage that it depends on failed", name)

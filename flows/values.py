@@ -170,7 +170,6 @@ def compose(preset: Path) -> str:
 
 
 def _leading_comment(text: str) -> str:
-    """Return the comment at the beginning of a file."""
     return "".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines(True)))
 
 

@@ -166,5 +166,4 @@ def _grams(text: str) -> list[str]:
 
 
 def _top(counts: Counter[str], limit: int) -> list[str]:
-    """Return the most frequent names; equal counts are sorted alphabetically."""
     return sorted(counts, key=lambda name: (-counts[name], name))[:limit]

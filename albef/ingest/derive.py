@@ -96,7 +96,6 @@ def _folder(path: Path, images: list[Path]) -> Section:
 
 
 def _images(path: Path) -> list[Path]:
-    """Return the first images of a folder and of its sub-folders."""
     flat, nested = (
         list(islice((file for file in files if is_image_name(file.name)), _SAMPLE_SIZE))
         for files in (path.iterdir(), path.glob("*/**/*"))

@@ -107,7 +107,6 @@ def _write_rows(
 
 
 def _describe(row: Row, duplicate: Duplicate, blocks: Blocks, heldout: pa.Table) -> dict[str, Any]:
-    """Return the reason and detail of a row that is rejected because of another row."""
     dataset = None
     if duplicate.original < 0:
         original = heldout.slice(-1 - duplicate.original, 1).to_pylist()[0]

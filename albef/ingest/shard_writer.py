@@ -107,7 +107,6 @@ class ShardWriter:
 
     @property
     def _shard(self) -> Path:
-        """Return the path of the open shard, or of the next one."""
         return self._folder / "shards" / f"{self._name}-{self._shards:05d}.tar"
 
     def _close(self) -> None:

@@ -199,7 +199,6 @@ class Study:
 
 
 def _retry(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Enqueue an interrupted trial again, with its values and reports."""
     log.warning("trial %d was interrupted; it runs again", position(trial, study.trials) + 1)
     RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(study, trial)
 

@@ -64,7 +64,6 @@ def annotations(index: pa.Table) -> pd.DataFrame:
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
-    """Yield the kind and annotations of each record on its own."""
     annotated = pc.match_substring_regex(batch["meta"], _FIELDS).to_pylist()
     columns = (column.to_pylist() for column in batch.columns)
     for has, meta, width, height in zip(annotated, *columns, strict=True):

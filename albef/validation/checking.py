@@ -71,7 +71,6 @@ def _spread(values: "pd.Series[Any]") -> dict[str, float]:
 
 
 def _shares(values: "pd.Series[Any]") -> dict[str, float]:
-    """Return the share of each value among the known values, largest first."""
     shares = values.value_counts(normalize=True)
     ordered = sorted(shares.items(), key=lambda item: (-item[1], str(item[0])))
     return {str(name): round(float(share), 6) for name, share in ordered}

@@ -128,7 +128,6 @@ def _numbers(column: Column, values: "pd.Series[Any]") -> dict[str, Any]:
 
 
 def _listed(counts: Counter[str], limit: int) -> dict[str, Any]:
-    """Return the most frequent values and the total count of the rest."""
     most_frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]
     rest = counts.total() - sum(count for _, count in most_frequent)
     return {

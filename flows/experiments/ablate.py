@@ -93,7 +93,6 @@ def _jobs(params: Mapping[str, Any]) -> int:
 
 
 def _steps(name: str, preset: str, ablation: Ablation, seed: int) -> Iterator[Variation]:
-    """Yield the variation of each step with a seed, given the text of the preset."""
     for step in ablation.steps:
         overrides = [f"seed={seed}", f"data_seed={seed}"]
         overrides += [f"{key}={json.dumps(value)}" for key, value in step.values.items()]

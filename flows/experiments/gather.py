@@ -191,7 +191,6 @@ class _Gathering:
         )
 
     def _data(self) -> dict[str, bool]:
-        """Return the datasets that all sides have, and whether they are equal."""
         common = set.intersection(*(set(side.datasets) for side in self._sides))
         folders = {name: [side.data(name) for side in self._sides] for name in sorted(common)}
         digests = {
@@ -203,7 +202,6 @@ class _Gathering:
 
 
 def _is_repeated(before: Revision, after: Revision) -> bool:
-    """Return whether two revisions differ only in their seeds."""
     old, new = (
         {k: v for k, v in revision.params.items() if k not in (*SEEDS, *ELSEWHERE)}
         for revision in (before, after)
@@ -212,7 +210,6 @@ def _is_repeated(before: Revision, after: Revision) -> bool:
 
 
 def _differing(params: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the values that are not the same on all sides, by key."""
     flat = [dict(flatten({k: v for k, v in p.items() if k not in ELSEWHERE})) for p in params]
     for key in dict.fromkeys(key for side in flat for key in side):
         texts = tuple(format_value(side[key]) if key in side else "" for side in flat)

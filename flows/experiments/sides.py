@@ -99,7 +99,6 @@ class Side:
         return None
 
     def _index(self, dataset: str) -> pa.Table | None:
-        """Return the index of a dataset; None if missing."""
         folder = self.data(dataset)
         with self._gaps.recorded():
             return read_index(folder) if folder else None

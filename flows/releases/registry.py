@@ -260,7 +260,6 @@ def path_at(run: str, revision: str | None) -> Path:
 
 @contextmanager
 def _reporting(message: str) -> Iterator[None]:
-    """Raise ParamsError with a message and DVC's reason if the block fails."""
     try:
         yield
     except Exception as error:  # The libraries of remotes have errors of many types.

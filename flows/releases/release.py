@@ -140,7 +140,6 @@ class Candidate:
 
 
 def _find(run: str, stage: str, bump: str) -> Candidate:
-    """Return the export of a run together with its state in the registry."""
     values.check(PARAMS)
     runs = list(read_yaml(PARAMS)["export"]["runs"])
     if run not in runs:
@@ -211,7 +210,6 @@ def _judge(candidate: Candidate) -> dict[str, Any]:
 
 
 def _print(candidate: Candidate, judgement: Mapping[str, Any]) -> None:
-    """Print the comparison with the version that the export would replace."""
     if lost := candidate.registry.lost_files():
         folders = ", ".join(sorted({str(path.parent) for path in lost}))
         print(f"HEAD lacks {folders}; the commit of a new version restores them\n")
@@ -268,7 +266,6 @@ def register_in_mlflow(
 
 
 def _write(candidate: Candidate, judgement: Mapping[str, Any], key: Path | None) -> None:
-    """Write the model card and the other files of a release, and add the export to dvc.yaml."""
     folder = candidate.registry.release_folder(candidate.version)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).write_text(judgement["card"])

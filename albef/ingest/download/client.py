@@ -183,7 +183,6 @@ def opted_out(headers: CIMultiDictProxy[str], user_agent: str) -> str:
 
 
 def _failed(error: aiohttp.ClientError) -> Response:
-    """Return the response that an error of the client amounts to."""
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, PrivateAddressError):
@@ -210,7 +209,6 @@ def _failed(error: aiohttp.ClientError) -> Response:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, and the errors that led to it."""
     while error is not None:
         yield error
         inner = getattr(error, "os_error", None)

@@ -166,7 +166,6 @@ class Downloads:
         return known | {outcome.address: outcome for outcome in fetched}
 
     async def _fetch(self, url: str) -> Outcome:
-        """Request an image, with retries within the limits, and store the outcome."""
         limits, name = self._limits, host_of(url)
         host = self._hosts.setdefault(name, _Host(limits.per_host))
         host.rows += 1

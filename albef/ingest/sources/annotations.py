@@ -137,7 +137,6 @@ def _joined(rows: Iterator[Parsed | Rejection]) -> Iterator[Parsed | Rejection]:
 
 
 def _parser(config: Config) -> Callable[[Row], Parsed]:
-    """Return the function that parses a row of the format."""
     match config.format:
         case "captions" | "coco":
             return lambda row: Parsed(row, (row.text("image"),), row.texts("caption"), {})

@@ -95,7 +95,6 @@ class Config(parquet.Columns):
         return found
 
     def _patterns(self, name: str) -> list[str]:
-        """Return the patterns of the files of a split, given its name in the dataset."""
         if "*" in name or "/" in name:
             layouts: tuple[str, ...] = (name,)
         elif self.config:

@@ -65,7 +65,6 @@ def read(config: Columns, files: Iterable[tuple[str, Path]]) -> Iterator[Record 
 
 
 def _split_images(row: Row | Rejection, config: Columns) -> Iterator[Row | Rejection]:
-    """Yield the row with its one image, or a row for each image of a list in turn."""
     if isinstance(row, Rejection) or not isinstance(row.values[config.image], list):
         yield row
         return

@@ -138,7 +138,6 @@ Line = tuple[int, str | RowError]
 
 
 def _lines(opened: IO[bytes]) -> Iterator[Line]:
-    """Yield each line that is not blank."""
     number = 0
     while raw := opened.readline(_MAX_LINE_BYTES):
         number += 1

@@ -68,7 +68,6 @@ def records(
 
 
 def _chunks(config: Config, max_rows: int | None) -> Iterator[tuple[list[Entry], list[str]]]:
-    """Yield the entries of each chunk of rows, and their URLs."""
     rows = enumerate(islice(config.rows(config.url), max_rows))
     while chunk := [attempt(row, _entry, config, i) for i, row in islice(rows, CHUNK)]:
         yield chunk, [entry[2] for entry in chunk if not isinstance(entry, Rejection)]
