@@ -75,7 +75,6 @@ def files(*patterns: str) -> list[str]:
 
 
 def refuse(offenders: Iterable[str]) -> None:
-    """Fail with all that break a rule, a line each."""
     if lines := sorted(offenders):
         pytest.fail("\n".join(lines), pytrace=False)
 
@@ -186,18 +185,15 @@ COMMANDS = "flows/cli.py"
 
 
 def module_of(file: str) -> str:
-    """The name of one of our modules, from its file."""
     return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 def part(module: str) -> str:
-    """The part of the house that a module or file belongs to."""
     names = module_of(module).split(".")
     return ".".join(names[:2]) if names[0] == "albef" else names[0]
 
 
 def is_below(path: str, module: str) -> bool:
-    """Whether a file of ours may import one of our modules."""
     here, there = part(path), part(path_of(module) or module)
     if here == there or there == "albef" or here == "albef":  # which imports two names lazily
         return True
@@ -212,7 +208,6 @@ def is_below(path: str, module: str) -> bool:
 
 
 def may_import(path: str, module: str) -> bool:
-    """Whether a file of ours may import a module, ours or foreign."""
     top, package = module.split(".")[0], path.split("/")[0]
     if top in FOREIGN[package]:
         return top == "dvclive" and part(path) == "albef.training"

@@ -80,7 +80,6 @@ class Stages:
         )
 
     def close(self) -> None:
-        """End the process."""
         self._process.communicate()
 
     def run(self, folder: Path, stage: str, memory: int = 0) -> Ended:
@@ -94,7 +93,6 @@ class Stages:
 
 
 def _run(folder: str, log: str, stage: str, memory: int) -> None:
-    """Be a stage, in a forked process."""
     name, *key = stage.split()
     os.chdir(folder)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

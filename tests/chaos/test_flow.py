@@ -80,7 +80,6 @@ class Project:
         return stages
 
     def forget(self) -> None:
-        """Be as before the first run."""
         shutil.rmtree(self.path / "products")
         shutil.rmtree(self.path / ".dvc/cache")
         (self.path / "dvc.lock").unlink()

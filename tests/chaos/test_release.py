@@ -142,7 +142,6 @@ def fresh(made: Clone) -> tuple[Clone, Clone]:
 
 
 def tags(clone: Clone, remote: bool = False) -> set[str]:
-    """Tags with what they name, of a clone or its remote."""
     command = "git ls-remote --tags --refs origin" if remote else "git show-ref --tags || true"
     return {line.replace("\t", " ") for line in clone.sh(command).splitlines()}
 

@@ -19,13 +19,11 @@ from tests.flows.toy import Toy
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prefect's home, away from the project's own."""
     return tmp_path_factory.mktemp("prefect")
 
 
 @pytest.fixture(scope="session")
 def server(home: Path) -> Iterator[str]:
-    """The address of the API of a real server on loopback."""
     port = free_port()
     options = ["--no-ui", "--host", "127.0.0.1", "--port", str(port)]
     env = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
@@ -46,7 +44,6 @@ def server(home: Path) -> Iterator[str]:
 
 
 def ask(server: str, what: str, **body: Any) -> Any:
-    """An answer of Prefect's API."""
     data = json.dumps({"limit": 200, **body}).encode()
     request = Request(f"{server}/{what}/filter", data, {"Content-Type": "application/json"})
     with urlopen(request, timeout=300) as answer:

@@ -88,7 +88,6 @@ def build(path: Path, home: Path, store: str, checkpoint: Path, export: Path) ->
 
 
 def bring(folder: Path, checkpoint: Path, export: Path) -> None:
-    """Products of an evaluated export."""
     shutil.copytree(checkpoint, folder / "models/retrieval")
     shutil.copytree(export, folder / "exports/retrieval")
     write(folder / "data/scenes", "scenes", records(), shard_mb=1, licences=[LICENCE], sources=[])
@@ -125,7 +124,6 @@ def set_params(path: Path, **gate: float) -> None:
 
 
 def records() -> list[Record]:
-    """Two dozen pictures with captions."""
     from tests.data.toy import picture
 
     rng = np.random.default_rng(0)

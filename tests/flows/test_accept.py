@@ -29,7 +29,6 @@ from tests.validation.test_suites import picture
 
 @pytest.fixture(scope="module")
 def made(finished: Toy, tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    """A project whose products are in git."""
     toy = finished.copy(tmp_path_factory.mktemp("made") / "project")
     toy.sh("git add -A && git commit -qm products")
     return toy
@@ -223,7 +222,6 @@ def test_a_lock_that_dvc_is_writing_is_read_when_it_is_whole() -> None:
 
 
 def write(caption: str) -> None:
-    """Another version of the data set ``scenes``."""
     records = [
         toy.record(i, image=picture(i), captions=(caption,), split="train" if i < 15 else "test")
         for i in range(20)

@@ -30,7 +30,6 @@ print(CustomWebhookNotificationBlock(name="told", url="%s", json_data=told).save
 
 @contextmanager
 def webhook() -> Iterator[tuple[str, "queue.Queue[dict[str, str]]"]]:
-    """An address that takes notifications, and those that came."""
     came: queue.Queue[dict[str, str]] = queue.Queue()
 
     class Handler(BaseHTTPRequestHandler):

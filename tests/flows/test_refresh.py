@@ -42,7 +42,6 @@ READ = ["ingest@scenes", "ingest@web"]
 
 @pytest.fixture(scope="module")
 def toy(finished: Toy, tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    """A project whose stages ran, validation too."""
     toy = finished.copy(tmp_path_factory.mktemp("refresh") / "project")
     with (toy.path / "dvc.yaml").open("a") as file:
         file.write(VALIDATE)

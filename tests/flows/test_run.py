@@ -74,7 +74,6 @@ def here(server: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def states(server: str) -> dict[str, str]:
-    """How the stages of the last flow run ended."""
     return {name: run["state"]["name"] for name, run in tasks(server, last_flow(server)).items()}
 
 

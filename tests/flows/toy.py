@@ -147,7 +147,6 @@ class Toy:
 
     @classmethod
     def create(cls, path: Path, home: Path, api: str | None = None) -> "Toy":
-        """A new project with one commit."""
         (path / "do").mkdir(parents=True)
         for name in ("code/ingest.py", "code/train.py", "albef/tune/loop.py", "albef/tune/lr.py"):
             (path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -183,12 +182,10 @@ class Toy:
         shutil.copyfile(ROOT / ".dvc/config", self.path / ".dvc/config")
 
     def copy(self, path: Path) -> "Toy":
-        """The project in another place, with its products and DVC's cache."""
         shutil.copytree(self.path, path, symlinks=True)
         return Toy(path, Path(self.env["PREFECT_HOME"]), self.env.get("PREFECT_API_URL"))
 
     def clone(self, path: Path) -> "Toy":
-        """A clone by git, as another machine has it."""
         self.sh(f"git clone -q . {path}")
         toy = Toy(path, Path(self.env["PREFECT_HOME"]), self.env.get("PREFECT_API_URL"))
         (path / "do").mkdir()
@@ -206,13 +203,11 @@ class Toy:
             values.CHANGED.unlink()
 
     def enter(self, patch: pytest.MonkeyPatch) -> None:
-        """Be in this project, as its commands are."""
         for name, value in self.env.items():
             patch.setenv(name, value)
         patch.chdir(self.path)
 
     def sh(self, command: str, *, fails: bool = False) -> str:
-        """Run a shell command; its output, both streams."""
         done = subprocess.run(  # noqa: S602 - commands that the tests write
             command,
             shell=True,
@@ -240,7 +235,6 @@ class Toy:
         return said
 
     def repro(self) -> None:
-        """What ``dvc repro`` does."""
         with self._within(), Repo(".") as repo:
             repo.reproduce()
 
@@ -261,7 +255,6 @@ class Toy:
             signal.signal(signal.SIGTERM, handler)
 
     def start(self, arguments: str, **popen: object) -> "subprocess.Popen[str]":
-        """Start the ``albef`` command in the background."""
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.Popen(
             [sys.executable, "-m", "albef.cli", *arguments.split()],

@@ -54,7 +54,6 @@ def gradient(width: int = 48, height: int = 32, seed: int = 0) -> Image.Image:
 
 
 def encoded(picture: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
-    """A picture in a format of Pillow's."""
     file = io.BytesIO()
     picture.save(file, kind, **options)
     return file.getvalue()
@@ -70,7 +69,6 @@ def _ihdr(width: int, height: int, bits: int = 8, colours: int = 2) -> bytes:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds nothing."""
     rest = _chunk(b"IDAT", zlib.compress(b"")) + _chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + _ihdr(width, height) + rest
 
@@ -81,7 +79,6 @@ def _put(image: bytes, at: int, data: bytes, over: int | None = None) -> bytes:
 
 
 def turned(held: int) -> bytes:
-    """A JPEG of a camera that was held another way, by EXIF."""
     exif = Image.Exif()
     exif[0x0112] = held
     return encoded(gradient(), exif=exif)

@@ -49,7 +49,6 @@ def worth(values: Mapping[str, float], epoch: int) -> float:
 
 
 def train(asked: TrialRequest, report: Report) -> None:
-    """Climb the bump."""
     for epoch in range(1, EPOCHS + 1):
         if report(epoch, worth(asked.values, epoch)):
             raise optuna.TrialPruned
@@ -77,7 +76,6 @@ EIGHT = settings(trials=8, pruner=NONE)
 
 
 def hasten() -> None:
-    """Let heartbeats come every second."""
     study.HEARTBEAT_S, study.GRACE_S, study.POLL_S = 1, 3, 0.2
 
 

@@ -58,7 +58,6 @@ def profiled(folder: Path, records: Sequence[Record]) -> drift.Profile:
 
 @pytest.fixture(scope="module")
 def held(tmp_path_factory: pytest.TempPathFactory) -> drift.Profile:
-    """The profile of those records."""
     return profiled(tmp_path_factory.mktemp("own") / "own", rows())
 
 

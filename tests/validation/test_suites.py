@@ -78,7 +78,6 @@ BOUNDS = {
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set with all of those faults."""
     records = [record(i) for i in range(COUNT)]
     for number, (fault, _) in FAULTS.items():
         records[number] = dataclasses.replace(records[number], **fault)
@@ -154,7 +153,6 @@ def test_a_good_dataset_passes(tmp_path: Path) -> None:
 
 
 def reindexed(folder: Path, rows: list[dict[str, Any]]) -> Path:
-    """A data set with another index."""
     schema = pq.read_schema(folder / "index.parquet")
     pq.write_table(pa.Table.from_pylist(rows, schema), folder / "index.parquet")
     return folder

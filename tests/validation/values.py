@@ -37,7 +37,6 @@ VALUES: dict[str, Any] = {
 
 
 def written(folder: Path, records: Iterable[Record]) -> Path:
-    """The folder, with a data set of the records in it."""
     toy.write(folder, records)
     return folder
 
@@ -61,5 +60,4 @@ def failed_suites(folder: Path, **values: Any) -> list[Check]:
 
 
 def keys(check: Check) -> list[str]:
-    """Keys of the rows that a check shows."""
     return [row["key"] for row in check.sample]

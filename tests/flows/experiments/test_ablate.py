@@ -63,7 +63,6 @@ def clones(toy: Toy) -> list[Path]:
 
 
 def started(toy: Toy) -> Counter[str]:
-    """Stages that ran in any clone since the last call."""
     folders = [str(clone.relative_to(toy.path)) for clone in clones(toy)]
     return Counter(name for folder in folders for name in toy.started(folder))
 

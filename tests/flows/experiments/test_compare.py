@@ -38,7 +38,6 @@ def _records(seed: int = 1) -> list[Record]:
 
 
 def _products(root: Path, right: Sequence[bool], records: Sequence[Record]) -> None:
-    """What a run of a kind with classes leaves."""
     shutil.rmtree(root / "products", ignore_errors=True)
     toy.write(root / "products/data/toy", records)
     table: dict[str, list[Any]] = {
@@ -113,7 +112,6 @@ def _history(root: Path) -> None:
 
 @pytest.fixture
 def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, at its root."""
     root = tmp_path / "project"
     shutil.copytree(made, root, symlinks=True)
     monkeypatch.chdir(root)

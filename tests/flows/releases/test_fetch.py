@@ -52,7 +52,6 @@ def clone(project: Toy, tmp_path: Path) -> Toy:
 
 @pytest.fixture
 def fetch(clone: Toy, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """What `albef fetch` in the clone gives."""
 
     def fetch(key: Path | None = None) -> Path:
         with monkeypatch.context() as patch:

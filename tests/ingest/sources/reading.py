@@ -16,13 +16,11 @@ Rows = list[Record | Rejection]
 
 
 def config_of(kind: str, **values: Any) -> Any:
-    """A source by its values."""
     sources = {"s": {"kind": kind, **values}}
     return validate(RowsConfig, {"sources": sources}, where="test").sources["s"]
 
 
 def read(kind: str, scratch: Path = Path("unused"), **values: Any) -> Rows:
-    """The rows of a source, by its values."""
     source = config_of(kind, **values)
     return list(kind_of(source).records(source, 0, *[scratch] * (kind == "urls")))
 

@@ -43,7 +43,6 @@ def table(path: Path, *captions: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A dataset as a clone of it."""
     root = tmp_path / "hub"
     table(root / "data/train-00000-of-00002.parquet", "one", "three")
     table(root / "data/train-00001-of-00002.parquet", "five")

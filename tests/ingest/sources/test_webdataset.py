@@ -107,15 +107,6 @@ def test_a_damaged_member_is_one_refusal(tmp_path: Path, member: int) -> None:
     assert rejection.detail == f"{shard}, byte {at}: not a tar header"
 
 
-def test_a_shard_that_was_cut_says_so(tmp_path: Path) -> None:
-    shard = tmp_path / "00001.tar"
-    shard.write_bytes((SAMPLE / "00001.tar").read_bytes()[:1700])
-    half, cut = bad(read(shard))
-    assert half.reason == Reason.DAMAGED_MEMBER
-    assert half.detail.startswith(f"{shard}, byte")
-    assert (cut.reason, cut.line) == (Reason.CUT_SHARD, half.line + 1)
-
-
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"no file matches .*none-\*.tar"):
         read(tmp_path / "none-*.tar")
