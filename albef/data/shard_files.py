@@ -126,7 +126,7 @@ class ShardFiles:
             return file
         if shard not in self._lost:
             try:
-                file = self._files[shard] = _File(self.descriptor(shard))
+                file = self._files[shard] = _File(self._descriptor(shard))
                 self._close_some()
                 return file
             except FileNotFoundError:
@@ -135,16 +135,8 @@ class ShardFiles:
                 self._lost[shard] = str(error)
         raise DamagedShardError(shard, "", self._lost[shard], self.remedy)
 
-    def descriptor(self, shard: str) -> int:
-        """Open a shard, fetching it if necessary; the caller closes it.
-
-        Returns:
-            The file descriptor.
-
-        Raises:
-            MissingShardError, FileNotFoundError: the shard cannot be read.
-            OSError: the store cannot be reached.
-        """
+    def _descriptor(self, shard: str) -> int:
+        """Return the descriptor of a shard after opening it, and fetching it if necessary."""
         if self.cache:
             return self.cache.open(self._store, self._stored(shard))
         path = self._folder / "shards" / shard
