@@ -174,45 +174,33 @@ NAMES = (
 )  # fmt: skip
 
 
-def operate(name: str, picture: Image.Image, strength: float, sign: int) -> np.ndarray:
-    operation = transforms._AUGMENTATIONS[NAMES.index(name)]
-    result = operation(picture, strength, sign)
-    assert result.size == picture.size
-    assert result.mode == "RGB"
-    return np.asarray(result).astype(int)
+def test_the_ten_operations_change_no_colour_and_have_the_strengths_of_the_original() -> None:
+    def operate(name: str, picture: Image.Image, strength: float = 0.7, sign: int = 1) -> Any:
+        operation = transforms._AUGMENTATIONS[NAMES.index(name)]
+        return np.asarray(operation(picture, strength, sign)).astype(int)
 
-
-def test_there_are_the_ten_operations_without_colour_changes() -> None:
     assert len(transforms._AUGMENTATIONS) == len(NAMES)
     grey = gradient().convert("L").convert("RGB")
     for name in NAMES:
-        values = operate(name, grey, 0.7, 1)
+        values = operate(name, grey)
+        assert values.shape == (40, 48, 3)
         assert (values.max(-1) == values.min(-1)).all(), name  # what is grey stays grey
-
-
-def test_what_moves_leaves_grey_behind() -> None:
     white = Image.new("RGB", (40, 40), (255, 255, 255))
-    moved = operate("translate_x", white, 0.7, -1)
-    assert (moved[:, :7] == 128).all()
-    assert (moved[:, 7:] == 255).all()
-    moved = operate("translate_y", white, 0.7, 1)
-    assert (moved[33:] == 128).all()
-    assert (moved[:33] == 255).all()
+    right, down = operate("translate_x", white, sign=-1), operate("translate_y", white)
+    assert (right[:, :7] == 128).all()
+    assert (down[33:] == 128).all()
+    assert (right[:, 7:] == 255).all()
+    assert (down[:33] == 255).all()
     for name in ("shear_x", "shear_y", "rotate"):
-        left, right = (operate(name, white, 0.7, sign) for sign in (1, -1))
-        assert (left == 128).any()
-        assert (left == 255).sum() > (left == 128).sum()
-        assert not np.array_equal(left, right)
-
-
-def test_strengths_by_hand() -> None:
+        one, other = (operate(name, white, sign=sign) for sign in (1, -1))
+        assert 0 < (one == 128).sum() < (one == 255).sum()
+        assert not np.array_equal(one, other)
     flat = Image.new("RGB", (20, 20), (100, 100, 100))
-    assert operate("identity", flat, 0.7, 1)[0, 0, 0] == 100
-    assert operate("brightness", flat, 0.5, 1)[0, 0, 0] == 100  # 0.1 + 1.8 * 0.5 = 1
-    assert operate("brightness", flat, 0.7, 1)[0, 0, 0] == 136
-    two = flat.copy()
-    two.paste((150, 150, 150), (0, 0, 10, 20))
-    assert set(np.unique(operate("autocontrast", two, 0.7, 1))) == {0, 255}
+    assert operate("identity", flat)[0, 0, 0] == 100
+    assert operate("brightness", flat, 0.5)[0, 0, 0] == 100  # 0.1 + 1.8 * 0.5 = 1
+    assert operate("brightness", flat)[0, 0, 0] == 136
+    flat.paste((150, 150, 150), (0, 0, 10, 20))
+    assert set(np.unique(operate("autocontrast", flat))) == {0, 255}
 
 
 def test_what_cannot_be_decoded_is_named() -> None:
