@@ -77,12 +77,12 @@ class Captions:
                 f"{name}_{metric}": float(value)
                 for name, scores in _scores(model, case).items()
                 for metric, value in self.judge(scores).items()
+                if f"{name}_{metric}" != "itc_threshold"  # a similarity has no threshold
             }
 
         cases = (attempt(row, self.parse, images, name) for name, row in self._rows(data))
         result = judge_all(cases, judge)
         metrics = result.metrics
-        metrics.pop("itc_threshold", None)  # a similarity has no threshold
         counts = self.counts or (lambda name, cases: False)
         counted = [group for name, group in result.groups.items() if counts(name, group["cases"])]
         for name in list(metrics) if counted else ():

@@ -40,7 +40,7 @@ def main(name: str, weights: Path, data: Path, images: Path, out: Path, device: 
     problems = [_problem(rejection) for rejection in result.rejected]
     if not result.cases:
         first = f"; the first: {problems[0]}" if problems else ""
-        raise ValueError(f"{data} has no case that can be scored{first}")
+        raise ValueError(f"{data} has no case that can be scored with {images}{first}")
     rows = [row for row in rows if (row["benchmark"], row["digest"]) != (name, model.digest)]
     rows.append(
         {

@@ -168,7 +168,7 @@ def test_vl_checklist_judges_pairs_and_by_a_threshold(model: Matching, data: Pat
     assert (list(result.groups), len(result.rejected)) == (["Attribute/vg/color"], 1)
     right, wrong = (preference(model, data / "images/ex_0.png", TEXTS[i]) for i in (0, 2))
     assert result.metrics["itm_threshold"] == 50 * ((right > 0) + (wrong <= 0))
-    assert "itc_threshold" not in result.metrics
+    assert "itc_threshold" not in result.metrics | result.groups["Attribute/vg/color"]
 
 
 def shard(path: Path, samples: list[tuple[bytes | None, object]]) -> None:
@@ -250,7 +250,7 @@ def test_errors_name_the_remedy(tiny_checkpoint: Path, data: Path) -> None:
     with pytest.raises(ValueError, match=r"examples.jsonl cannot be read"):
         benchmark.main("winoground", tiny_checkpoint, data, data, out, "cpu")
     (data / "examples.jsonl").write_text("{}\n")
-    with pytest.raises(ValueError, match="no case that can be scored; the first: row 1"):
+    with pytest.raises(ValueError, match=r"no case that can be scored with .*; the first: row 1"):
         benchmark.main("winoground", tiny_checkpoint, data, data, out, "cpu")
     out.write_text('{"a": 1}')
     with pytest.raises(ValueError, match="--out"):

@@ -130,7 +130,7 @@ class TransformersEncoder(TextEncoder):
         if config.max_positions > longest:
             raise ValueError(
                 f"model.text.max_positions is {config.max_positions}, but {config.transformers} "
-                f"has {longest} positions"
+                f"has {longest} positions; set it to at most {longest}"
             )
 
     @property
