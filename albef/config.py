@@ -140,11 +140,7 @@ def flatten(values: Mapping[str, object], key: str = "") -> Iterator[tuple[str, 
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML 1.2 file. As in DVC, ``1e-4`` is a number.
-
-    Raises:
-        ParamsError: the file is missing, damaged, not a mapping, or has too many values.
-    """
+    """Return the mapping in a YAML 1.2 file, in which ``1e-4`` is a number, as in DVC."""
     from ruamel.yaml.constructor import DuplicateKeyError
     from ruamel.yaml.error import YAMLError
 
@@ -192,11 +188,7 @@ def read_preset(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Return the values of a preset: its ``base`` without ``drop``, merged with its own values.
 
     Mappings are merged key by key, unless they have different ``kind``. Other values replace the
-    old one.
-
-    Args:
-        path: a preset, or a params file, which is a preset without a base.
-        above: presets that are based on it.
+    old one. A params file is a preset without a base. ``above`` are presets that are based on this.
 
     Raises:
         ParamsError: the base is missing or circular, or lacks a dropped key.
@@ -240,14 +232,9 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 def validate(cls: type[S], values: object, *, where: str, key: str = "") -> S:
     """Return ``values`` as a section of class ``cls``.
 
-    Args:
-        cls: class of the section.
-        values: content of the file as plain mappings, lists and scalars.
-        where: name of the file, for error messages.
-        key: dotted key of the section in the file.
-
     Raises:
-        ParamsError: keys are wrong; one error message for each.
+        ParamsError: keys are wrong; a line for each names the file ``where`` and the dotted key,
+            which starts with ``key``.
     """
     try:
         text = json.dumps(values, allow_nan=False)
@@ -307,11 +294,7 @@ def _classes(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def by_kind(values: object, classes: Mapping[str, type[S]]) -> S:
-    """Return a section as the class of its ``kind``, for a :class:`~pydantic.PlainValidator`.
-
-    Raises:
-        ValueError: the kind is unknown, or its class rejects the values.
-    """
+    """Return a section as the class of its ``kind``, for a :class:`~pydantic.PlainValidator`."""
     if isinstance(values, Section):
         return cast(S, values)
     name = values.get("kind") if isinstance(values, Mapping) else None

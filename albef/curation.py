@@ -1,10 +1,7 @@
 """Curation of a training split by a model, written as a filtered dataset.
 
 A model scores the captions, and the filtered dataset keeps those that fit their images, like the
-filter of BLIP's CapFilt.
-
-A filtered dataset has its own index and no shards. Its images are those of the dataset that it is
-made from.
+filter of BLIP's CapFilt. It has its own index, and the shards of the dataset that it is made from.
 """
 
 import json
@@ -73,9 +70,6 @@ def score(checkpoint: Checkpoint, records: Records, device: torch.device, worker
     """Return the :data:`SCORES` of each caption of some records, in order.
 
     Several processes share the records, and each returns the scores of all.
-
-    Raises:
-        CheckpointError: the checkpoint cannot match images and texts.
     """
     matcher = Matcher(checkpoint).to(device)
     model, tokenizer = matcher.model, checkpoint.tokenizer

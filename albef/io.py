@@ -27,12 +27,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Return a text from outside, safe to print on one line: control characters are escaped.
-
-    Args:
-        text: the text.
-        keep: control characters that stay.
-    """
+    """Return a text from outside as one line: control characters not in ``keep`` are escaped."""
     return _UNPRINTABLE.sub(
         lambda found: found[0] if found[0] in keep else f"\\u{ord(found[0]):04x}", text
     )
@@ -71,11 +66,7 @@ def file_digest(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file; None if it does not exist.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
+    """Return a JSON file's content, None if it is missing; raise ValueError if it is damaged."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
@@ -141,17 +132,12 @@ class LockedError(ValueError):
 
 @contextlib.contextmanager
 def lock(path: Path, wait: Callable[[str], object] | None = None) -> Iterator[IO[str]]:
-    """Hold a lock file that contains the process id of its holder.
+    """Hold a lock file that contains its holder's process id; yield it for a child to hold as well.
 
     The kernel frees the lock when the process ends in any way, including for processes that
     inherited the open file. The holder may remove the file, which frees the lock permanently.
 
-    Args:
-        path: the lock file.
-        wait: called with the holder before waiting; None raises an error instead of waiting.
-
-    Yields:
-        The open file, for a child process to hold as well.
+    ``wait`` is called with the holder before waiting.
 
     Raises:
         LockedError: another process holds the lock, and ``wait`` is None.
@@ -248,12 +234,9 @@ def dying_with_parent(command: Sequence[str], signal: str = "KILL") -> list[str]
 def open_filesystem(url: str, key: str) -> tuple[Any, str]:
     """Return the fsspec file system of an address, and the path in it.
 
-    Args:
-        url: the address.
-        key: key of params.yaml that error messages name.
-
     Raises:
-        ValueError: the type of address is unknown, or a required package is not installed.
+        ValueError: the type of address, which ``key`` of params.yaml has, is unknown, or a required
+            package is not installed.
     """
     import fsspec  # Imported only if an address is used.
 

@@ -86,9 +86,7 @@ def _state(recorded: str, local: str) -> State:
 
 
 def lineage(path: Path, project: Project | None = None) -> Step:
-    """Return the chain of an artifact, or of the artifact that a file belongs to.
-
-    Artifacts are exports, checkpoints, datasets and searches.
+    """Return the chain of an export, checkpoint, dataset or search, or of that which has a file.
 
     Raises:
         LineageError: the path is missing or not an artifact, or a file of the chain is malformed.

@@ -73,11 +73,7 @@ class RunRecord(BaseModel):
 
 
 def read(path: Path) -> RunRecord | None:
-    """Return the record in a file; None if the file does not exist.
-
-    Raises:
-        ValueError: the file is damaged. The message names the file and the first wrong key.
-    """
+    """Return the record in a file, None if it is missing; raise ValueError if it is damaged."""
     values = read_json(path)
     try:
         return None if values is None else RunRecord.model_validate(values)

@@ -18,15 +18,9 @@ _LISTED = 20  # rejected rows that a row lists, and groups that the table shows
 
 
 def main(name: str, weights: Path, data: Path, images: Path, out: Path, device: str) -> None:
-    """Score a model, add its row to the table, and print the table of the benchmark.
+    """Score a checkpoint or export, and print the table of the benchmark with its row.
 
-    Args:
-        name: name of the benchmark.
-        weights: checkpoint or export of a model that matches images and texts.
-        data: folder of the benchmark's files.
-        images: folder of its images.
-        out: JSON file of rows; an earlier row of the same model is replaced.
-        device: auto, cpu, cuda or cuda:N, for a checkpoint.
+    ``out`` is the JSON file of rows; an earlier row of the same model is replaced.
 
     Raises:
         ValueError: the benchmark does not exist, its files are missing or invalid, no case can be

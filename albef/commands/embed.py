@@ -36,9 +36,6 @@ class Folder:
     """The images in a folder and its subfolders, sorted by name.
 
     The captions of an image are the lines of the ``.txt`` file with the same name, if there is one.
-
-    Raises:
-        ValueError: the folder does not exist, or has no image.
     """
 
     def __init__(self, folder: Path) -> None:

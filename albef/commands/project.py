@@ -11,11 +11,7 @@ if TYPE_CHECKING:
 
 
 class Project:
-    """A project's values, and the ``layout`` of its artifacts.
-
-    Raises:
-        ParamsError: the params file is missing, damaged, or does not name the folders.
-    """
+    """A project's values, and the ``layout`` of its artifacts."""
 
     def __init__(self, root: Path = Path()) -> None:
         self._file = root / PARAMS

@@ -56,21 +56,15 @@ def main(
     precision: str | None,
     packages: Path | None,
 ) -> None:
-    """Write a site that searches images and answers questions about them.
+    """Write a site that searches the images of a folder and answers questions about them.
 
     Args:
         export: export that searches.
         gallery: folder of the images.
         out: folder to write.
         questions: VQA export that answers questions; None leaves them out.
-        precision: precision of the weights; None takes int8 if available, else the first of each
-            export.
+        precision: None takes int8 if available, else the first of each export.
         packages: folder of the files that ``npm pack`` makes; None fetches them with npm.
-
-    Raises:
-        ValueError: ``out`` exists, ``gallery`` has no readable image, an export is of another kind,
-            or the packages cannot be read or fetched.
-        ExportError: a folder is not an export, or lacks that precision.
     """
     if out.exists():
         raise ValueError(f"{out} exists; remove it or choose another folder")

@@ -81,11 +81,7 @@ def verify(folder: Path, key: Path, signature: Path) -> None:
 
 
 def verify_release(export: Path, release: Path, key: Path) -> dict[str, Any]:
-    """Verify an export and its release; return the statement of the lineage.
-
-    Raises:
-        AttestationError: something differs from what was released. The message names it.
-    """
+    """Verify an export and its release like :func:`verify`; return the statement of its lineage."""
     verify(release, key, release / SEAL)
     verify(export, key, release / SIGNED)
     lineage: dict[str, Any] = read_json(release / LINEAGE)

@@ -119,7 +119,6 @@ def judge(
 
 
 def _batch_effect(name: str, value: float, before: Figures | None, cap: float) -> Row:
-    """Return the row on how much the answers of a precision depend on the rest of their batch."""
     was = "" if before is None else f"{before.batch_effect:.1e}"
     refused = (
         f"{name}: an answer changes by {value:.1e} with the rest of its batch, more than "
@@ -131,12 +130,9 @@ def _batch_effect(name: str, value: float, before: Figures | None, cap: float) -
 
 
 def contaminated(config: ReleaseConfig, records: int, shared: Mapping[str, Sequence[str]]) -> Row:
-    """Return the row on test records whose images are also in training data.
+    """Return the row on the ``records`` test records whose images are also in training data.
 
-    Args:
-        config: limits.
-        records: number of test records.
-        shared: keys of test records with an image in the training split of each dataset.
+    ``shared`` has the keys of those with an image in the training split of each dataset.
     """
     affected, cap = set().union(*shared.values()), config.max_contamination
     counted = f"{len(affected)} of {records}"

@@ -50,17 +50,8 @@ def measure(
 ) -> list[Measured]:
     """Evaluate and time exports of a kind, in turn for each precision and call.
 
-    Recorded metrics are not used, because they depend on the machine and data of their time.
-
-    Args:
-        folders: exports.
-        task: task of the model that was exported.
-        records: test records.
-        threads: threads of ONNX Runtime; 0 takes all cores.
-        tested: behaviour tests, or None.
-
-    Raises:
-        ExportError: this version cannot read a folder as an export.
+    Recorded metrics are not used, because they depend on the machine and data of their time. ONNX
+    Runtime takes ``threads``, or all cores if it is 0.
     """
     manifests = [manifest.read(folder) for folder in folders]
     measured = [Measured() for _ in folders]

@@ -37,11 +37,7 @@ class Trial(NamedTuple):
 
 
 def read_metrics(url: str) -> list[Sample]:
-    """Return the metrics of a server, with the token in ``ALBEF_TOKEN`` if there is one.
-
-    Raises:
-        ParamsError: the server does not answer with metrics.
-    """
+    """Return the metrics of a server, with the token in ``ALBEF_TOKEN`` if there is one."""
     token = os.environ.get("ALBEF_TOKEN")
     headers = {"authorization": f"Bearer {token}"} if token else {}
     try:
@@ -56,11 +52,7 @@ def read_metrics(url: str) -> list[Sample]:
 
 
 def judge_trial(config: ReleaseConfig, run: str, samples: Iterable[Sample]) -> Trial:
-    """Compare the canary and the shadow of a run with the stable version, by metrics of servers.
-
-    Raises:
-        ParamsError: the servers have neither.
-    """
+    """Compare the canary and the shadow of a run with the stable version, by metrics of servers."""
     counts: Counts = Counter()
     digests: dict[str, set[str]] = {}
     for name, labels, value, *_ in samples:

@@ -1,85 +1,60 @@
 """Examples that one model answers correctly and the other wrongly, with both answers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from albef.report.scores import Scores, format_truth
-from albef.report.thumbnails import SplitRecords, Thumbnail, draw_located
+from albef.report.thumbnails import SplitRecords, Thumbnail
 
 _Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A model's answer, a text or an image."""
-
-    right: bool
-    text: str = ""
-    thumbnail: Thumbnail | None = None
-
-
-@dataclass(frozen=True)
-class Flip:
+class Flip(NamedTuple):
     """An example whose correctness changed, with the answers of both models.
 
-    ``asked`` is "" if the query is an image, and ``truth`` is "" if the correct answer is an image.
-    ``thumbnail`` is None if the image is unavailable or the choices show it.
+    ``asked`` is "" if the query is an image, and ``truth`` is "" if ``thumbnail`` is the correct
+    answer. ``thumbnail`` is None if the image is unavailable.
     """
 
     asked: str
     thumbnail: Thumbnail | None
     truth: str
-    before: Choice
-    after: Choice
+    before: str
+    after: str
 
 
 def flips(
     before: Scores, after: Scores, pairs: Sequence[tuple[int, int]], records: SplitRecords | None
 ) -> tuple[Flip, ...]:
     """Return the examples at pairs of rows of two scores of one split."""
-    rows = ((_row(before, old), _row(after, new)) for old, new in pairs)
-    return tuple(_flip(old, new, before.columns, records) for old, new in rows)
-
-
-def _row(scores: Scores, index: int) -> dict[str, Any]:
-    [row] = scores.table.slice(index, 1).to_pylist()
-    return {**row, "right": bool(scores.right[index])}
-
-
-def _flip(old: _Row, new: _Row, columns: _Row, records: SplitRecords | None) -> Flip:
-    thumbnail = records.thumbnail(old["key"]) if records else None
-    truth = _truth(old, columns, thumbnail)
-    before, after = (_choice(row, columns, records) for row in (old, new))
-    if records and "heat" in old and "heat" in new:  # each choice shows its own boxes
-        thumbnail = None
-        before = replace(before, thumbnail=draw_located(records, old))
-        after = replace(after, thumbnail=draw_located(records, new))
-    asked = old["changed"] if "changed" in old else old.get(columns.get("question", ""), "")
-    return Flip(str(asked), thumbnail, truth, before, after)
+    columns, found = before.columns, []
+    for indices in pairs:
+        old, new = (
+            scores.table.slice(index, 1).to_pylist()[0]
+            for scores, index in zip((before, after), indices, strict=True)
+        )
+        thumbnail = records.thumbnail(old["key"]) if records else None
+        asked = old["changed"] if "changed" in old else old.get(columns.get("question", ""), "")
+        truth = _truth(old, columns, thumbnail)
+        given = _answer(old, columns), _answer(new, columns)
+        found.append(Flip(str(asked), thumbnail, truth, *given))
+    return tuple(found)
 
 
 def _truth(row: _Row, columns: _Row, thumbnail: Thumbnail | None) -> str:
     """Return the correct answer as text, or "" if it is an image."""
     if "query" in row:
         return "" if row["query"] == "t2i" else "; ".join(thumbnail.captions if thumbnail else ())
-    if "changed" in row:
-        return str(row["caption"])
-    return format_truth(row, columns)
+    return str(row["caption"]) if "changed" in row else format_truth(row, columns)
 
 
-def _choice(row: _Row, columns: _Row, records: SplitRecords | None) -> Choice:
-    right = row["right"]
-    if "query" in row:
-        first = next(iter(row["top"]), "")
-        if row["query"] == "i2t":
-            return Choice(right, first)
-        thumbnail = records.thumbnail(first) if records and first else None
+def _answer(row: _Row, columns: _Row) -> str:
+    if "query" in row and row["query"] == "t2i":
         depth = len(row["top"])  # later answers may not have been re-ranked
         rank = f"at rank {row['rank'] + 1}" if row["rank"] < depth else f"beyond rank {depth}"
-        return Choice(right, f"correct image {rank}", thumbnail)
+        return f"correct image {rank}"
+    if "query" in row:
+        return str(next(iter(row["top"]), ""))
     if "changed" in row:
-        return Choice(right, f"{row['changed_score']:.3f}, true text {row['score']:.3f}")
-    if "iou" in row:
-        return Choice(right, f"IoU {row['iou']:.2f}")
-    return Choice(right, str(row[columns["given"]]))
+        return f"{row['changed_score']:.3f}, true text {row['score']:.3f}"
+    return f"IoU {row['iou']:.2f}" if "iou" in row else str(row[columns["given"]])

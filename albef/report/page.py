@@ -42,12 +42,9 @@ class Report:
 
 
 def read(params: Mapping[str, Any], project: Project, count: int) -> Report:
-    """Return the report on all available artifacts of a project.
+    """Return the report on all available artifacts of a project, with ``count`` examples per group.
 
-    Args:
-        params: sections that define the experiment, as plain values.
-        project: project to report on.
-        count: number of examples per group.
+    ``params`` are the sections that define the experiment, as plain values.
     """
     layout: Layout = project.layout
     tasks: Mapping[str, Any] = params.get("tasks", {})
@@ -70,11 +67,7 @@ def read(params: Mapping[str, Any], project: Project, count: int) -> Report:
 
 
 def used_by(params: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the users of each dataset, by its name.
-
-    Users are pre-training, runs and filtered datasets. A filtered dataset counts as a dataset too.
-    """
-
+    """Return the users of each dataset by its name: pre-training, runs and filtered datasets."""
     filtered = params.get("curate") or {}
     users: dict[str, list[str]] = {name: [] for name in (*params.get("datasets", {}), *filtered)}
     for name, values in filtered.items():

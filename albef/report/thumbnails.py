@@ -1,5 +1,6 @@
 """Thumbnails of records as ``data:`` URLs for the page, and samples at even steps."""
 
+import contextlib
 import io
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -51,11 +52,7 @@ def sample(items: Sequence[T], count: int) -> list[T]:
 
 
 class SplitRecords:
-    """The records of a split, found by key.
-
-    Raises:
-        ShardError: a part of the dataset is missing or damaged.
-    """
+    """The records of a split, found by key."""
 
     def __init__(self, folder: Path, split: str) -> None:
         self._shards = Shards(folder, split)
@@ -71,9 +68,11 @@ class SplitRecords:
     def at(self, index: int) -> Thumbnail:
         """Return the thumbnail of the record at an index."""
         record = self._shards[index]
+        noise = _NOISE.get(str(record.meta.get("noise")))
+        badges = tuple(filter(None, (noise, UNSEEN if record.meta.get("unseen") is True else None)))
         originals = tuple(map(str, record.meta.get("original_captions", ())))
         uri = data_uri(*record.images)
-        return Thumbnail(record.key, uri, record.captions, _badges(record.meta), originals)
+        return Thumbnail(record.key, uri, record.captions, badges, originals)
 
     def thumbnail(self, key: str) -> Thumbnail | None:
         """Return the thumbnail of a record; None if the split has no such record."""
@@ -110,28 +109,16 @@ class SplitRecords:
         return indices
 
 
-def _badges(meta: Mapping[str, Any]) -> tuple[str, ...]:
-    noise = _NOISE.get(str(meta.get("noise")))
-    return tuple(filter(None, (noise, UNSEEN if meta.get("unseen") is True else None)))
-
-
 def data_uri(*images: bytes) -> str:
-    """Return thumbnails of images in a row, as one ``data:`` URL.
-
-    A broken image leaves a gap. If all are broken, the result is "".
-    """
-    thumbnails: list[Image.Image | None] = []
+    """Return thumbnails of the images that are not broken in a row, as one ``data:`` URL, or ""."""
+    row: list[Image.Image] = []
     for encoded in images:
-        try:
+        with contextlib.suppress(ImageError):
             image = decode(encoded)
-        except ImageError:
-            thumbnails.append(None)
-        else:
             image.thumbnail((_SIDE, _SIDE))
-            thumbnails.append(image)
-    if not any(thumbnails):
+            row.append(image)
+    if not row:
         return ""
-    row = [image or Image.new("RGB", (_SIDE, _SIDE), "white") for image in thumbnails]
     width = sum(image.width for image in row) + _GAP * (len(row) - 1)
     joined = Image.new("RGB", (width, max(image.height for image in row)), "white")
     left = 0

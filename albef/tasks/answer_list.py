@@ -20,14 +20,9 @@ log = logging.getLogger(__name__)
 
 
 def answer_list(source: str, dataset: str, train: Shards | None) -> list[str]:
-    """Return the list of answers.
+    """Return the list of answers in a JSON file, or :data:`FROM_TRAIN` those of the train split.
 
-    Answers of the train split are sorted by weight; equal weights are sorted alphabetically.
-
-    Args:
-        source: :data:`FROM_TRAIN`, or the path of a JSON file.
-        dataset: name of the dataset, for error messages.
-        train: train split of the dataset, if it has one.
+    These are sorted by weight; equal weights are sorted alphabetically.
 
     Raises:
         ParamsError: the train split is missing, or the file is wrong for it.

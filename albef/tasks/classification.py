@@ -217,10 +217,7 @@ def stacked(
 ) -> Tensor:
     """Stack I ``images`` of each of B records, each prepared independently: (B, I, 3, S, S).
 
-    Args:
-        records: the B records.
-        images: I, the number of images that each record must have.
-        prepare: function from an encoded image and its record's key to (3, S, S).
+    ``prepare`` makes (3, S, S) of an encoded image and its record's key.
 
     Raises:
         RecordError: a record has another number of images.
@@ -236,11 +233,7 @@ def stacked(
 
 
 def sentence_of(record: Record) -> str:
-    """Return the only sentence of a record.
-
-    Raises:
-        RecordError: the record has none or several.
-    """
+    """Return the only sentence of a record; raise RecordError if it has none or several."""
     if len(record.captions) != 1:
         raise RecordError(
             f"record {record.key} has {len(record.captions)} captions; it needs one, the sentence"
@@ -249,11 +242,7 @@ def sentence_of(record: Record) -> str:
 
 
 def label_of(record: Record, classes: tuple[str, ...]) -> str:
-    """Return the class in a record's meta.
-
-    Raises:
-        RecordError: the class is missing or unknown.
-    """
+    """Return the class in a record's meta; raise RecordError if it is missing or unknown."""
     label = record.meta.get("label")
     if label not in classes:
         known = " or ".join(map(repr, classes))

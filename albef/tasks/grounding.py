@@ -105,9 +105,6 @@ class Task(PairTask):
         - ``heat``, the map (n, n) as bytes, with 255 at its peak.
 
         The map of an exported model is attention without Grad-CAM's gradient.
-
-        Raises:
-            ValueError: a record has no expression or no box.
         """
         table: Table = {}
         for rows, images in self.read(records, batch_size, model):
@@ -164,11 +161,7 @@ class Task(PairTask):
 
 
 def check_record(record: Record) -> None:
-    """Check that a record can be grounded.
-
-    Raises:
-        ValueError: it has no expression, or no box.
-    """
+    """Raise ValueError if a record has no expression or no box."""
     if not record.captions:
         raise ValueError(f"record {record.key} has no caption, the expression to ground")
     proposals = record.meta.get("proposals") or []

@@ -57,7 +57,6 @@ WARMUP_BLOCK = 100
 
 
 def _check_part(name: str) -> str:
-    """Return the name of a part of an encoder; raise ValueError if it has another form."""
     if not PART.fullmatch(name):
         example = "image_encoder.blocks.0-7"
         known = ("image_encoder", "text_encoder", "text_encoder.embeddings", example)
@@ -412,11 +411,8 @@ class RunTask(Task):
     ) -> list[float]:
         """Return the probability that each text is true of its image, if the kind sets ``judges``.
 
-        Args:
-            records: records of the split.
-            pairs: pairs in order of the record's index, which keeps the texts of an image together.
-            batch_size: pairs of one forward pass.
-            model: see :meth:`predict`.
+        The pairs are in order of the record's index, which keeps the texts of an image together.
+        The other arguments are those of :meth:`predict`.
         """
         raise NotImplementedError
 
@@ -437,11 +433,9 @@ def extend(table: Table, columns: Mapping[str, Sequence[Any]]) -> None:
 def accuracies(
     scores: Sequence[float | None], groups: Sequence[str | None] | None
 ) -> dict[str, float]:
-    """Return ``accuracy``, the mean in percent, and ``accuracy_GROUP`` of each group.
+    """Return ``accuracy``, the mean score in percent, and ``accuracy_GROUP`` of each group.
 
-    Args:
-        scores: per-example scores, from 0, wrong, to 1, right. Rows with None are left out.
-        groups: group of each row; "" or None if it has none.
+    Rows with the score None are left out. A row whose group is "" or None has none.
     """
     rows = zip(scores, groups or [None] * len(scores), strict=True)
     scored = [(value, group) for value, group in rows if value is not None]

@@ -80,11 +80,7 @@ class Collate:
     answer_tokens: int
 
     def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
-        """Stack the records.
-
-        Raises:
-            ValueError: a record has no answer.
-        """
+        """Stack the records; raise ValueError if one has no answer."""
         image = np.stack([self.transform(record.image, rng, record.key) for record in records])
         questions = [clean_question(record.captions[0], TRAINED_WORDS) for record in records]
         ids, mask = self.tokenizer.encode(questions, self.max_tokens)
@@ -112,11 +108,7 @@ class Collate:
 
 
 class Task(RunTask):
-    """Question answering, fine-tuned.
-
-    Attributes:
-        answers: the list that answers are ranked from.
-    """
+    """Question answering, fine-tuned; ``answers`` is the list that answers are ranked from."""
 
     primary: ClassVar[str] = "accuracy"
     does = "answers questions about an image (`ask`)"

@@ -51,11 +51,8 @@ def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
     """Return the accuracy of an answer, from 0 to 1.
 
     It is ``min(n / 3, 1)``, where n is the number of annotators who agree, as the mean over leaving
-    each one out. If all annotators agree, the answer must equal theirs without normalization.
-
-    Args:
-        answer: the model's answer.
-        annotators: the annotators' answers, ten in the official data.
+    each one out. If all annotators agree, the answer must equal theirs without normalization. The
+    official data have ten.
     """
     votes = [_spaced(vote) for vote in annotators]
     candidate = _spaced(answer)
@@ -67,11 +64,7 @@ def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
 
 
 def judged(answer: str, truths: Sequence[str], annotators: Sequence[str] | None) -> float:
-    """Return the correctness of an answer, from 0 to 1.
-
-    It is :func:`vqa_accuracy`; without annotators, it is 1 if a truth equals the answer after
-    normalization.
-    """
+    """Return :func:`vqa_accuracy`; without annotators, 1 if a truth is the answer, normalized."""
     if annotators:
         return vqa_accuracy(answer, annotators)
     return float(normalised(answer) in map(normalised, truths))

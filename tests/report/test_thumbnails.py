@@ -4,7 +4,6 @@ import base64
 import io
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from albef.report.thumbnails import UNSEEN, SplitRecords, data_uri
@@ -26,8 +25,7 @@ def test_large_images_are_made_small_and_broken_ones_left_out() -> None:
 def test_the_images_of_a_record_stand_in_a_row(tmp_path: Path) -> None:
     large, small, broken = toy.picture(7, size=(320, 100)), toy.picture(9), toy.picture(7)[:60]
     row = decoded(data_uri(large, small, broken))
-    assert row.size == (160 + 4 + 40 + 4 + 160, 160)
-    assert min(np.asarray(row)[:, 220:].flat) > 250, "a broken one leaves its place empty"
+    assert row.size == (160 + 4 + 40, 50)
     toy.write(tmp_path / "toy", [toy.record(0, more=(small,))])
     thumbnail = SplitRecords(tmp_path / "toy", "train").at(0)
     assert decoded(thumbnail.uri).size == (84, 32)

@@ -11,13 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from albef.data.boxes import MIN_IOU
 from albef.report import scores
 from albef.report.thumbnails import SplitRecords, Thumbnail, draw_located, sample
 
 _IMAGES, _TEXTS = 5, 4  # shown as answers to a text and to an image
 _RANKED = {"query", "key", "caption", "rank", "rank_itc", "top", "top_itc"}
-_LOCATED = {"key", "expression", "truth", "box", "iou", "map_box", "map_iou", "heat"}
 _DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
 
 
@@ -61,26 +59,16 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Located:
-    """An expression, and its image under the heat map with the boxes."""
-
-    right: bool
-    thumbnail: Thumbnail
-    expression: str
-    note: str
-
-
-@dataclass(frozen=True)
 class Group:
     """Examples of one group, at least one."""
 
     layout: str
-    """``texts``, ``images`` or ``pairs`` (:class:`Query`), ``answers`` or ``located``."""
+    """``texts``, ``images`` or ``pairs`` (:class:`Query`); ``answers`` or ``located``."""
     title: str
     note: str
     """Selection of the examples, and out of how many."""
-    good: bool | None
-    """True if all answers are correct, False if none is; None if mixed or unknown."""
+    good: bool
+    """True if all answers are correct, False if none is."""
     examples: Sequence[Any]
 
 
@@ -93,10 +81,7 @@ def read(
     the first ``rerank_k`` answers of ITC; None means all.
     """
     table = scores.drop_null_columns(table)
-    columns = set(table.column_names)
-    if columns >= _LOCATED:
-        groups = _located(table, records, count) if records else iter(())
-    elif columns >= _RANKED:
+    if set(table.column_names) >= _RANKED:
         draw = _pairs if is_paired(table) else _directions
         groups = draw(table, records, count, rerank_k) if records else iter(())
     else:
@@ -201,48 +186,35 @@ def _query(row: Mapping[str, Any], records: SplitRecords, rerank_k: int | None) 
     )
 
 
-def _located(table: pa.Table, records: SplitRecords, count: int) -> Iterator[Group]:
-    """Yield boxes, half of them correct if there are enough."""
-    right = table["iou"].to_numpy() >= MIN_IOU
-    good, bad = np.flatnonzero(right).tolist(), np.flatnonzero(~right).tolist()
-    chosen = sample(good, max(count - count // 2, count - len(bad)))
-    chosen += sample(bad, count - len(chosen))
-    located = [
-        Located(
-            row["iou"] >= MIN_IOU,
-            draw_located(records, row),
-            row["expression"],
-            f"IoU {row['iou']:.2f}, hottest region {row['map_iou']:.2f}",
-        )
-        for row in _take(table, chosen)
-    ]
-    note = "an even sample, if possible half correct and half wrong. The heat map is Grad-CAM"
-    yield Group("located", "Predicted boxes", note, None, located)
-
-
 def _answers(table: pa.Table, records: SplitRecords | None, count: int) -> Iterator[Group]:
-    """Yield correct and wrong answers, ``count`` each; none if the table has no truths."""
+    """Yield correct and wrong answers or boxes, ``count`` each; none if nothing says the truth."""
     scored = scores.from_table(table)
-    if scored is None or not (scored.columns.get("given") and scored.columns.get("truth")):
+    is_located = "heat" in table.column_names
+    needed = () if is_located else ("given", "truth")
+    if scored is None or not all(scored.columns.get(name) for name in needed):
         return
-    for good, title in ((True, "Correct answers"), (False, "Wrong answers")):
+    layout, noun = ("located", "boxes") if is_located else ("answers", "answers")
+    for good, title in ((True, f"Correct {noun}"), (False, f"Wrong {noun}")):
         found = np.flatnonzero(scored.right == good).tolist()
         rows = _take(scored.table, sample(found, count))
         answers = [_answer(row, scored.columns, records, good) for row in rows]
-        note = _note(len(found), len(scored.right), count, "answers")
-        yield Group("answers", title, note, good, answers)
+        yield Group(layout, title, _note(len(found), len(scored.right), count, noun), good, answers)
 
 
 def _answer(
     row: Mapping[str, Any], columns: Mapping[str, Any], records: SplitRecords | None, right: bool
 ) -> Answer:
-    thumbnails = [records.thumbnail(row[name]) for name in columns["pictures"]] if records else []
-    probabilities = row.get("probabilities") or [None]
+    question = str(row[columns["question"]]) if columns["question"] else ""
+    if "heat" in row:
+        given = f"IoU {row['iou']:.2f}, hottest region {row['map_iou']:.2f}"
+        thumbnails = [draw_located(records, row)] if records else []
+        return Answer(right, thumbnails, question, given, truth="", probability=None)
+    found = [records.thumbnail(row[name]) for name in columns["pictures"]] if records else []
     return Answer(
         right=right,
-        thumbnails=[thumbnail for thumbnail in thumbnails if thumbnail is not None],
-        question=str(row[columns["question"]]) if columns["question"] else "",
+        thumbnails=[thumbnail for thumbnail in found if thumbnail is not None],
+        question=question,
         given=str(row[columns["given"]]),
         truth=scores.format_truth(row, columns),
-        probability=row.get("probability", max(probabilities)),
+        probability=row.get("probability", max(row.get("probabilities") or [None])),
     )

@@ -130,7 +130,7 @@ def test_two_revisions_side_by_side_where_both_answered(project: Path) -> None:
     assert test.interval.low > 0
     assert test.p == 2 / 2**15
     assert test.verdict == "better"
-    assert [flip.before.text for flip in test.better] == ["no"] * 3
+    assert [flip.before for flip in test.better] == ["no"] * 3
     assert all(flip.thumbnail and flip.thumbnail.uri.startswith("data:") for flip in test.better)
     assert it.data == {"toy": True}
     assert not list(Path(".dvc/tmp").glob("compare-*")), "its working files are gone"
@@ -281,7 +281,7 @@ def test_behaviour_tests_are_compared_like_metrics(
     assert overall.better == ()
     flip = count.better[0]
     assert flip.asked.startswith("count ")
-    assert flip.before.text == "0.950, true text 0.900"
+    assert flip.before == "0.950, true text 0.900"
     assert not _command("before", "after", "one", "--out", "x.html")
     out = capsys.readouterr().out
     assert "said behaviour count before -> after 50.00 97.50 +47.50 (+" in " ".join(out.split())

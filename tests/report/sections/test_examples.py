@@ -14,7 +14,7 @@ from albef.report.flips import flips
 from albef.report.heatmap import CORRECT, WRONG
 from albef.report.sections import examples
 from albef.report.thumbnails import Thumbnail, sample
-from tests.report.test_scores import scored
+from tests.report.test_scores import predicted, scored
 
 
 class Toy:
@@ -138,14 +138,17 @@ def test_pairs_show_what_itm_gains_over_itc_change_by_change() -> None:
     )
 
 
-def located(*ious: float) -> pa.Table:
-    rows = [
-        {"key": f"k{i}", "expression": f"the <{i}>", "truth": [2.0, 2.0, 10.0, 10.0],
-         "box": [30.0, 4.0, 10.0, 10.0] if iou < 0.5 else [2.0, 2.0, 10.0, 10.0], "iou": iou,
-         "map_box": [0.0, 0.0, 20.0, 20.0], "map_iou": 0.25, "heat": bytes([255, 0, 0, 0])}
-        for i, iou in enumerate(ious)
-    ]  # fmt: skip
-    return table(*rows)
+def located(iou: float, key: str = "k", box: list[float] | None = None) -> Any:
+    """The only answer of a grounding of one expression."""
+    row = {
+        "key": key, "expression": "the <b>", "type": "", "truth": [2.0, 2.0, 10.0, 10.0],
+        "box": box, "iou": iou, "map_box": box and [0.0, 0.0, 20.0, 20.0], "map_iou": 0.25,
+        "share": 0.0, "heat": bytes([255, 0, 0, 0]),
+    }  # fmt: skip
+    predictions = predicted("grounding", {name: [value] for name, value in row.items()})
+    [group] = examples.read(predictions, Plain(), 2)
+    assert group.good == (iou >= 0.5)
+    return group.examples[0]
 
 
 class Plain:
@@ -155,48 +158,26 @@ class Plain:
         return None if key == "gone" else Image.new("RGB", (48, 24), (240, 240, 240))
 
 
-def places(rows: pa.Table, count: int) -> Any:
-    [group] = examples.read(rows, Plain(), count)
-    return group.examples
-
-
-def test_half_of_the_places_are_right_as_far_as_there_are() -> None:
-    def rights(ious: list[float], count: int) -> list[bool]:
-        return [place.right for place in places(located(*ious), count)]
-
-    assert rights([1.0] * 6 + [0.0] * 6, 4) == [True, True, False, False]
-    assert rights([1.0] * 6 + [0.0], 4) == [True, True, True, False]
-    assert rights([1.0] + [0.0] * 6, 4) == [True, False, False, False]
-    assert rights([0.5], 4) == [True]
-
-
 def has_colour(pixels: "np.ndarray[Any, Any]", colour: tuple[int, int, int]) -> bool:
     return bool((np.abs(pixels - colour).sum(-1) < 40).any())
 
 
-def pixels_of(uri: str) -> "np.ndarray[Any, Any]":
-    data = b64decode(uri.partition(",")[2])
+def pixels_of(answer: Any) -> "np.ndarray[Any, Any]":
+    data = b64decode(answer.thumbnails[0].uri.partition(",")[2])
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
 
 
-def test_places_show_what_is_meant_and_what_was_chosen() -> None:
-    right, wrong = places(located(1.0, 0.0), 2)
-    assert wrong.note == "IoU 0.00, hottest region 0.25"
-    assert has_colour(pixels_of(right.thumbnail.uri), CORRECT)
-    assert not has_colour(pixels_of(right.thumbnail.uri), WRONG)
-    pixels = pixels_of(wrong.thumbnail.uri)
+def test_boxes_show_what_is_meant_and_what_was_chosen() -> None:
+    right, wrong = located(1.0, box=[2.0, 2.0, 10.0, 10.0]), located(0.0, box=[30.0, 4.0, 10, 10])
+    assert (wrong.question, wrong.given) == ("the <b>", "IoU 0.00, hottest region 0.25")
+    assert has_colour(pixels_of(right), CORRECT)
+    assert not has_colour(pixels_of(right), WRONG)
+    pixels = pixels_of(wrong)
     assert pixels.shape == (120, 240, 3)
     assert has_colour(pixels, CORRECT)
     assert has_colour(pixels[43:48, 148:153], WRONG)  # an edge of the box
-
-
-def test_a_place_without_its_image_or_a_box() -> None:
-    rows = located(0.0).to_pylist()
-    rows[0] |= {"key": "gone", "box": None, "map_box": None}
-    assert places(table(*rows), 1)[0].thumbnail.uri == ""
-    assert examples.read(table(*rows), None, 1) == []
-    rows[0]["key"] = "here"
-    assert not has_colour(pixels_of(places(table(*rows), 1)[0].thumbnail.uri), WRONG)
+    assert not has_colour(pixels_of(located(0.0)), WRONG), "no box was chosen"
+    assert located(0.0, "gone").thumbnails[0].uri == ""
 
 
 def test_images_that_were_classified_stand_beside_a_ranked_split() -> None:
@@ -223,4 +204,4 @@ def test_images_that_were_classified_stand_beside_a_ranked_split() -> None:
     found = scored(part)
     assert found.mean() == 50
     (flip,) = flips(found, found, [(1, 1)], None)
-    assert (flip.truth, flip.before.text) == ("a dog", "an apple")
+    assert (flip.truth, flip.before) == ("a dog", "an apple")
