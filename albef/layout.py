@@ -201,6 +201,6 @@ class Layout:
 
 
 def layout_of(params: Mapping[str, object], where: str, root: Path = Path()) -> Layout:
-    """Return the layout that the values of a params file ``where`` define, below a project's root."""
+    """Return the layout that ``params`` of the file ``where`` define, below a project's root."""
     paths = validate(Paths, params.get("paths"), where=where, key="paths")
     return Layout(Paths(root=str(root / paths.root), models=str(root / paths.models)))
