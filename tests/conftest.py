@@ -32,11 +32,9 @@ from albef.models.weights import load_checkpoint, save_checkpoint
 from albef.preprocessing.text import TextTokenizer
 
 CAPTIONS = (
-    "a dog left of an apple",
-    "two apples above a squid",
-    "a fox at the top and two tractors at the bottom",
-    "only three frogs",
-)
+    "a dog left of an apple", "two apples above a squid",
+    "a fox at the top and two tractors at the bottom", "only three frogs",
+)  # fmt: skip
 """What the tiny tokenizer was trained on."""
 
 EXAMPLES = int(os.environ.get("ALBEF_FUZZ", "50"))
@@ -84,54 +82,25 @@ def tiny_model() -> ModelConfig:
     values = {
         "image": {"image_size": 16, "patch_size": 8, "width": 24, "depth": 2, "heads": 2},
         "text": {
-            "width": 16,
-            "depth": 4,
-            "fusion_depth": 2,
-            "heads": 2,
-            "intermediate": 32,
-            "max_positions": 16,
-            "dropout": 0.0,
+            "width": 16, "depth": 4, "fusion_depth": 2, "heads": 2, "intermediate": 32,
+            "max_positions": 16, "dropout": 0.0,
         },
         "embed_dim": 8,
-    }
+    }  # fmt: skip
     return validate(ModelConfig, values, where="tests")
 
 
 _COMMON = {
-    "dataset": "scenes",
-    "init": "pretrained",
-    "epochs": 1,
-    "global_batch_size": 4,
-    "micro_batch_size": 4,
-    "precision": "float32",
-    "lr": 1e-3,
-    "min_lr": 1e-5,
-    "warmup_steps": 1,
-    "weight_decay": 0.02,
-    "schedule": "cosine",
-    "momentum": 0.9,
-    "image_size": 16,
-    "max_tokens": 12,
-    "alpha": 0.4,
-}
+    "dataset": "scenes", "init": "pretrained", "epochs": 1, "global_batch_size": 4,
+    "micro_batch_size": 4, "precision": "float32", "lr": 1e-3, "min_lr": 1e-5, "warmup_steps": 1,
+    "momentum": 0.9, "image_size": 16, "max_tokens": 12, "alpha": 0.4,
+}  # fmt: skip
 _BY_KIND: dict[str, dict[str, object]] = {
-    "retrieval": {"queue_size": 8, "itc": True, "hard_negatives": True, "rerank_k": 4},
-    "vqa": {
-        "answer_list": "train",
-        "max_answers": 9,
-        "answering": "rank",
-        "answer_k": 3,
-        "beams": 2,
-    },
+    "retrieval": {"queue_size": 8, "rerank_k": 4},
+    "vqa": {"max_answers": 9, "answer_k": 3, "beams": 2},
     "entailment": {},
     "nlvr2": {},
-    "grounding": {
-        "queue_size": 8,
-        "hard_negatives": True,
-        "gradcam": "itm",
-        "layer": 1,
-        "threshold": 0.5,
-    },
+    "grounding": {"queue_size": 8, "layer": 1},
 }
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 KINDS = tuple(_BY_KIND)
@@ -228,11 +197,7 @@ class _Exports(dict[str, Path]):
     """
 
     def __init__(
-        self,
-        checkpoints: dict[str, Path],
-        pictures: list[bytes],
-        folder: Path,
-        store: Path,
+        self, checkpoints: dict[str, Path], pictures: list[bytes], folder: Path, store: Path
     ) -> None:
         self._checkpoints, self._pictures = checkpoints, pictures
         self._folder, self._store = folder, store
@@ -257,17 +222,13 @@ class _Exports(dict[str, Path]):
                 if not kept.exists():
                     with atomic(kept) as part:
                         part.mkdir(exist_ok=True)
+                        records = tiny_validation(kind, self._pictures)
+                        facts: dict[str, Any] = {"run": kind, "opset": 23, "tolerance": 1e-3}
+                        measure = partial(calibrate, records=records)
                         export(
-                            checkpoint,
-                            part,
-                            run=kind,
-                            opset=23,
-                            tolerance=1e-3,
-                            precisions=("float32", "int8"),
-                            calibrate=partial(
-                                calibrate, records=tiny_validation(kind, self._pictures)
-                            ),
-                        )
+                            checkpoint, part, precisions=("float32", "int8"), calibrate=measure,
+                            **facts,
+                        )  # fmt: skip
         shutil.copytree(kept, folder)
         self[kind] = folder
         return folder
@@ -427,14 +388,9 @@ def pictures() -> list[bytes]:
     """Six encoded pictures of several shapes and formats."""
     rng = np.random.default_rng(0)
     encoded = []
-    for height, width, kind in (
-        (16, 16, "PNG"),
-        (20, 30, "PNG"),
-        (40, 8, "JPEG"),
-        (16, 16, "WEBP"),
-        (5, 5, "PNG"),
-        (33, 32, "PNG"),
-    ):
+    sides = (16, 16), (20, 30), (40, 8), (16, 16), (5, 5), (33, 32)
+    kinds = ("PNG", "PNG", "JPEG", "WEBP", "PNG", "PNG")
+    for (height, width), kind in zip(sides, kinds, strict=True):
         noise = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(noise).resize((width, height)).save(buffer, kind)

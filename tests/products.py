@@ -111,19 +111,12 @@ def _ingest(name: str, records: list[Record]) -> None:
     listed.write_text("[]")
     inputs = {str(listed): file_digest(listed)}
     licence = {
-        "what": "pictures",
-        "licence": "CC BY 9",
-        "attribution": "Ann <b>",
-        "url": "http://a",
-    }
+        "what": "pictures", "licence": "CC BY 9", "attribution": "Ann <b>", "url": "http://a"
+    }  # fmt: skip
+    sources = [{"name": "rows", "kind": "pairs", "seed": 1, "inputs": inputs}]
     folder = stage.layout.data(name)
     described = shard_writer.write(
-        folder,
-        name,
-        records,
-        shard_mb=1,
-        licences=[licence],
-        sources=[{"name": "rows", "kind": "pairs", "seed": 1, "inputs": inputs}],
+        folder, name, records, shard_mb=1, licences=[licence], sources=sources
     )
     _done(stage, folder / "dataset.json")
     verdict = {"dataset": name, "digest": described["digest"]}

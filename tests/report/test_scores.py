@@ -17,52 +17,35 @@ from pipelines.evaluate import predictions_table
 from pipelines.params import kinds
 from tests.data import toy
 
-RANKS = ("query", "key", "caption", "rank", "rank_itc", "top", "top_itc")
 CLASSES = {
-    "key": ["a", "b", "b"],
-    "sentence": ["s", "s", "t"],
-    "answer": ["x", "y", "y"],
-    "predicted": ["x", "x", "y"],
-    "probabilities": [[0.5, 0.5]] * 3,
-}
+    "key": ["a", "b", "b"], "sentence": ["s", "s", "t"], "answer": ["x", "y", "y"],
+    "predicted": ["x", "x", "y"], "probabilities": [[0.5, 0.5]] * 3,
+}  # fmt: skip
 PAIRED = {
-    "query": ["i2t", "t2i", "t2i"],
-    "key": ["a", "a", "b"],
-    "caption": ["", "one", "two"],
-    "rank": [0, 1, 0],
-    "rank_itc": [1, 1, 0],
-    "top": [["one"], ["b", "a"], ["b"]],
-    "top_itc": [["one"], ["b", "a"], ["b"]],
-    "change": ["count", "count", "object"],
-}
+    "query": ["i2t", "t2i", "t2i"], "key": ["a", "a", "b"], "caption": ["", "one", "two"],
+    "rank": [0, 1, 0], "rank_itc": [1, 1, 0], "top": [["one"], ["b", "a"], ["b"]],
+    "top_itc": [["one"], ["b", "a"], ["b"]], "change": ["count", "count", "object"],
+}  # fmt: skip
 TABLES: dict[str, dict[str, list[Any]]] = {
     "retrieval": {
-        "query": ["i2t", "i2t", "t2i", "t2i", "t2i"],
-        "key": ["a", "b", "a", "b", "b"],
-        "caption": ["", "", "one", "two", "three"],
-        "rank": [0, 7, 3, 12, 0],
-        "rank_itc": [0, 0, 0, 0, 0],
-        "top": [["one"], ["two"], ["a"], ["b"], ["b"]],
+        "query": ["i2t", "i2t", "t2i", "t2i", "t2i"], "key": ["a", "b", "a", "b", "b"],
+        "caption": ["", "", "one", "two", "three"], "rank": [0, 7, 3, 12, 0],
+        "rank_itc": [0, 0, 0, 0, 0], "top": [["one"], ["two"], ["a"], ["b"], ["b"]],
         "top_itc": [["one"], ["two"], ["a"], ["b"], ["b"]],
     },
     "vqa": {
-        "key": ["a", "b", "c"],
-        "question": ["how many?", "what?", "hidden?"],
-        "answer": ["Two.", "a dog", "x"],
-        "truths": [["2"], ["cat"], []],
+        "key": ["a", "b", "c"], "question": ["how many?", "what?", "hidden?"],
+        "answer": ["Two.", "a dog", "x"], "truths": [["2"], ["cat"], []],
         "annotators": [None, ["dog"] * 2 + ["cat"] * 8, None],
     },
     "entailment": CLASSES,
     "nlvr2": CLASSES,
     "text_assignment": CLASSES | {"first": ["a", "b", "c"], "second": ["d", "e", "f"]},
     "grounding": {
-        "key": ["a", "b"],
-        "expression": ["the key", "the dog"],
-        "type": ["name", "name"],
-        "iou": [0.5, 0.4],
-        "map_iou": [0.1, 0.1],
+        "key": ["a", "b"], "expression": ["the key", "the dog"], "type": ["name", "name"],
+        "iou": [0.5, 0.4], "map_iou": [0.1, 0.1],
     },
-}
+}  # fmt: skip
 
 
 def predicted(kind: str, table: dict[str, list[Any]] | None = None) -> pa.Table:

@@ -1,7 +1,6 @@
 """Equal bytes from equal seeds, at the built-in size and with several threads."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +17,11 @@ from pipelines.device_lock import device_of
 from pipelines.stage import Stage
 from tests.conftest import CAPTIONS, NEEDS_CUDA
 from tests.data import toy
+from tests.tasks.test_contract import stepped
 
 ROOT = Path(__file__).parents[2]
 BATCH = 8
 AUGMENT = {"flip": False, "crop": [0.8, 1.0], "randaugment": 0}
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def trained(device: str = "cpu") -> dict[str, torch.Tensor]:
@@ -43,18 +35,17 @@ def trained(device: str = "cpu") -> dict[str, torch.Tensor]:
     collate = task.collate(Transform(augment, config.model.image.image_size))
     batch = to_device(collate(records, np.random.default_rng(0)), torch.device(device))
     for _ in range(2):  # the second step shows what differed in the first one's gradients
-        task.begin_step()
-        with torch.autocast(device, torch.bfloat16):
-            outputs = task(batch, 1.0)
-        outputs["loss"].backward()
-        task.end_step([{name: value.detach() for name, value in outputs.items()}])
-        optimizer.step()
         optimizer.zero_grad()
+        with torch.autocast(device, torch.bfloat16):
+            stepped(task, optimizer, batch)
     return task.state_dict()
 
 
-def test_two_trainings_with_two_threads_are_equal(two_threads: None) -> None:
+def test_two_trainings_with_two_threads_are_equal() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
     first, second = trained(), trained()
+    torch.set_num_threads(before)
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
