@@ -1,12 +1,6 @@
 """``albef embed``: the features of a folder's images and captions, or of a dataset's split.
 
-The Parquet file has these columns:
-
-- ``kind``: "image" or "text".
-- ``key``: key of the record, or path of the image in the folder.
-- ``image_id``: equal for an image and its texts.
-- ``text``: the text; null for an image.
-- ``feature``: a unit vector. Dot products are the similarities that evaluation ranks by.
+``docs/how-to/inspect-a-model.md`` lists the columns of the Parquet file.
 """
 
 import sys

@@ -25,15 +25,13 @@ Counts = Counter[tuple[str, str, str]]
 
 
 class Trial(NamedTuple):
-    """Judgement of a trial.
-
-    ``digests`` has the SHA-256 of each export that is tried out. ``early`` has the reasons why it
-    is too early to decide.
-    """
+    """Judgement of a trial."""
 
     rows: list[Row]
     digests: set[str]
+    """SHA-256 of each export that is tried out."""
     early: list[str]
+    """Reasons why it is too early to decide."""
 
 
 def read_metrics(url: str) -> list[Sample]:

@@ -84,21 +84,12 @@ class Compared(NamedTuple):
 
 @dataclass(frozen=True)
 class Card:
-    """Content of a card.
+    """Content of a card. What is unknown, or an export or release that is missing, is empty.
 
-    Attributes:
-        does: continuation of "It", such as "answers questions"; "" if unknown.
-        hub: name of its task on the Hugging Face Hub, or "".
-        reads: facts of :class:`albef.runtime.manifest.Facts`; for a checkpoint those that its
-            values contain.
-        precisions: precisions of its export; empty without an export.
-        evaluation: metrics of the main split.
-        metrics: content of the run's metrics file.
-        datasets: datasets of training and test.
-        provenance: facts by name.
-        version: version of the release, or "".
-        compared: comparison with the previous release.
-        calibration: as returned by :func:`albef.export.calibration.describe`, or empty.
+    ``does`` continues "It", such as "answers questions". ``hub`` is the Hugging Face Hub's name of
+    the task. ``reads`` has facts of :class:`albef.runtime.manifest.Facts`, for a checkpoint those
+    in its values. ``evaluation`` is of the main split. ``metrics`` is the run's metrics file.
+    ``calibration`` is that of :func:`albef.export.calibration.describe`.
     """
 
     run: str

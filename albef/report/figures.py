@@ -46,10 +46,9 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure: lines over axes, or a histogram.
+    """A figure, lines over axes or a histogram; ``legend`` has (label, class) of each series.
 
-    ``note`` is shown beside the title. ``legend`` has (label, class) of each drawn series. ``main``
-    charts are shown first.
+    ``note`` is shown beside the title. ``main`` charts are shown first.
     """
 
     title: str

@@ -2,8 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from albef.commands.project import Project
-from albef.config import ParamsError
+from albef.cli import main
 from tests.data.toy import picture
 
 PARAMS = """
@@ -12,22 +11,9 @@ tasks: {retrieval: {dataset: scenes}, broken: {}}
 """
 
 
-def test_a_run_is_found_from_below_and_an_unknown_one_is_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text(PARAMS)
-    project = Project(tmp_path)
-    assert project.dataset("retrieval") == tmp_path / "products/data/scenes"
-    assert project.checkpoint("retrieval") == tmp_path / "checkpoints/retrieval"
-    with pytest.raises(ParamsError, match=r"no run 'retreival' .* did you mean retrieval\?"):
-        project.checkpoint("retreival")
-    with pytest.raises(ParamsError, match=r"tasks\.broken\.dataset must be the name"):
-        project.dataset("broken")
-
-
 def test_commands_name_runs_and_checkpoints_of_the_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from albef.cli import main
-
     (tmp_path / "params.yaml").write_text(PARAMS)
     (tmp_path / "dvc.yaml").touch()
     (tmp_path / "below").mkdir()
@@ -35,7 +21,11 @@ def test_commands_name_runs_and_checkpoints_of_the_project(
     monkeypatch.chdir(tmp_path / "below")
     for arguments, sentence in (
         (["find", "a dog", "--run", "retreival"], "did you mean retrieval?"),
-        (["ask", "a.png", "what?", "--run", "retrieval"], "retrieval is not a checkpoint"),
+        (["find", "a dog", "--run", "broken"], "tasks.broken.dataset must be the name of a"),
+        (
+            ["ask", "a.png", "what?", "--run", "retrieval"],
+            "checkpoints/retrieval is not a",
+        ),
         (["ask", "b.png", "what?", "--run", "retrieval"], "below/b.png does not exist"),
         (["find", "a dog", "--run", "retrieval"], "products/data/scenes"),
         (["explain", "a.png", "what?", "--model", "other"], "other is not a checkpoint"),
