@@ -70,7 +70,7 @@ def _reranking(sizes: ModelConfig) -> dict[str, Callable[[], object]]:
 
     def simple() -> Tensor:
         encoded = model.encode_image(images)
-        return plain.texts_of_images(model, head, encoded, states, mask, sim, CAPTIONS)
+        return plain.reranked(model, head, (encoded, states, mask), sim, CAPTIONS)
 
     return {
         "plain": torch.no_grad()(simple),
@@ -86,11 +86,9 @@ def _both_ways(sizes: ModelConfig) -> dict[str, Callable[[], object]]:
     pairs = best(sim, texts_k) | best(sim.t(), images_k).t()
 
     def simple() -> tuple[Tensor, Tensor]:
-        given = model, head, model.encode_image(images), states, mask
-        return (
-            plain.texts_of_images(*given, sim, texts_k),
-            plain.images_of_texts(*given, sim.t(), images_k),
-        )
+        given = model, head, (model.encode_image(images), states, mask)
+        by_image = plain.reranked(*given, sim, texts_k)
+        return by_image, plain.reranked(*given, sim.t(), images_k, by_text=True)
 
     return {
         "plain": torch.no_grad()(simple),

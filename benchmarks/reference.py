@@ -136,54 +136,31 @@ def _masked_logits(task: Task, batch: Batch, image_states: Tensor, *, ema: bool)
 
 
 @torch.no_grad()
-def texts_of_images(
+def reranked(
     model: ALBEF,
     itm_head: nn.Linear,
-    image_states: Tensor,
-    text_states: Tensor,
-    text_mask: Tensor,
+    states: tuple[Tensor, Tensor, Tensor],
     sim: Tensor,
     k: int,
+    *,
+    by_text: bool = False,
 ) -> Tensor:
-    """Raw ITM logits of the best ``k`` texts of each image.
+    """Raw ITM logits of the best ``k`` candidates of each query, :data:`NOT_RANKED` elsewhere.
 
     Args:
         model: the model.
         itm_head: linear, 2 classes.
-        image_states: (I, N, D).
-        text_states: (T, L, D).
-        text_mask: (T, L).
-        sim: (I, T) similarities by ITC.
+        states: of images (I, N, D), of texts (T, L, D), and the mask (T, L) of these.
+        sim: (I, T) similarities by ITC; (T, I) if texts are the queries. The result has its shape.
         k: how many are re-ranked.
-
-    Returns:
-        (I, T), :data:`NOT_RANKED` where not among the best.
+        by_text: true if texts are the queries.
     """
+    images, texts, mask = states
     result = torch.full(sim.shape, NOT_RANKED)
     for row, scores in enumerate(sim):
-        texts = scores.topk(min(k, len(scores))).indices
-        repeated = image_states[row].repeat(len(texts), 1, 1)
-        states = fused(model, text_states[texts], text_mask[texts], repeated)
-        result[row, texts] = itm_head(states[:, 0])[:, 1].float()
-    return result
-
-
-@torch.no_grad()
-def images_of_texts(
-    model: ALBEF,
-    itm_head: nn.Linear,
-    image_states: Tensor,
-    text_states: Tensor,
-    text_mask: Tensor,
-    sim: Tensor,
-    k: int,
-) -> Tensor:
-    """The same of the best ``k`` images of each text; ``sim`` and the result are (T, I)."""
-    result = torch.full(sim.shape, NOT_RANKED)
-    for row, scores in enumerate(sim):
-        images = scores.topk(min(k, len(scores))).indices
-        repeated = text_states[row].repeat(len(images), 1, 1)
-        mask = text_mask[row].repeat(len(images), 1)
-        states = fused(model, repeated, mask, image_states[images])
-        result[row, images] = itm_head(states[:, 0])[:, 1].float()
+        best = scores.topk(min(k, len(scores))).indices
+        query = torch.full_like(best, row)
+        image, text = (best, query) if by_text else (query, best)
+        fused_states = fused(model, texts[text], mask[text], images[image])
+        result[row, best] = itm_head(fused_states[:, 0])[:, 1].float()
     return result

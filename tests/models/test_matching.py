@@ -11,7 +11,7 @@ from albef.models.matching import (
     match_scores,
     recalls,
 )
-from benchmarks.reference import images_of_texts, texts_of_images
+from benchmarks.reference import reranked
 from tests.tasks.test_pretraining_parity import original_task
 
 
@@ -50,8 +50,9 @@ def test_pairs_scored_once_equal_pairs_scored_for_each_query() -> None:
     mask = (torch.arange(10)[None] < torch.randint(3, 11, (9, 1))).long()
     _, states = encode_texts(task.model, ids * mask, mask, 4)
     sim = torch.randn(7, 9)
-    given = task.model, task.itm_head, task.model.encode_image(torch.cat(images)), states, mask
-    plain = texts_of_images(*given, sim, 4), images_of_texts(*given, sim.t(), 4)
+    encoded = task.model.encode_image(torch.cat(images)), states, mask
+    given = task.model, task.itm_head, encoded
+    plain = reranked(*given, sim, 4), reranked(*given, sim.t(), 4, by_text=True)
     chosen = best(sim, 4) | best(sim.t(), 4).t()
     ours = match_scores(task.model, task.itm_head, images, states, mask, chosen)
     for scores, side in ((ours, 0), (ours.t(), 1)):
