@@ -266,7 +266,6 @@ def _export_or_checkpoint(model: str) -> Path:
 
 
 def _checkpoint(model: str) -> Path:
-    """Return the folder of a checkpoint, given its path or its name in the project."""
     if (Path(model) / "config.json").is_file() or len(Path(model).parts) > 1:
         return Path(model)
     from albef.commands.project import Project

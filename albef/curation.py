@@ -151,7 +151,6 @@ def _counts(batch: pa.RecordBatch) -> NDArray[np.int32]:
 
 
 def _with_captions(batch: pa.RecordBatch, stays: NDArray[np.bool_]) -> pa.RecordBatch:
-    """Return rows of an index with only the captions of mask ``stays``."""
     counts = _counts(batch)
     remaining = np.bincount(np.repeat(np.arange(len(counts)), counts)[stays], minlength=len(counts))
     offsets = pa.array(np.concatenate([[0], np.cumsum(remaining)]), pa.int32())

@@ -108,7 +108,6 @@ def lineage(path: Path, project: Project | None = None) -> Step:
 
 
 def _find(path: Path, chains: "Lineage", project: Project | None) -> Step | None:
-    """Return the chain of the artifact that a path is or lies in; None if there is none."""
     for folder in (path, *path.parents):
         if project and folder == project.root.resolve():
             break
@@ -185,7 +184,6 @@ class Lineage:
         return self._with_record(step, weights, stage)
 
     def _inputs(self, run: str, origin: Facts) -> Iterator[Step]:
-        """Yield the inputs of the checkpoint of a run, given its provenance."""
         if choice := origin.get("choice"):
             yield self.search(run, choice)
         if name := origin.get("parent"):
@@ -253,12 +251,10 @@ class Lineage:
             yield Step("source", source["name"], facts=facts, origins=tuple(files))
 
     def _read(self, path: Path) -> Any:
-        """Return the content of a JSON file; None if it does not exist."""
         self.last_read = path
         return read_json(path)
 
     def _digest(self, path: Path | None) -> str:
-        """Return the SHA-256 of a file, which is read once; "" if it does not exist."""
         if path is None or not path.is_file():
             return ""
         if path not in self._digests:
@@ -278,7 +274,6 @@ class Lineage:
 
 
 def _compared(what: str, name: str, digest: str, path: Path | None, local: str) -> Step:
-    """Return an input as a step after comparing its recorded digest with the local one."""
     state = _state(digest, local)
     changed = local if state == "changed" else ""
     return Step(what, name, str(path or ""), digest or local, state, changed)

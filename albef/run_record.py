@@ -184,8 +184,6 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def _git(inputs: Iterable[str]) -> dict[str, Any]:
-    """Return the revision of the work tree and whether the inputs are as in it."""
-
     def git(*args: str) -> str:
         command = ["git", "--literal-pathspecs", *args]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -57,7 +57,6 @@ def main(name: str, weights: Path, data: Path, images: Path, out: Path, device: 
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of earlier models."""
     if not path.parent.is_dir():
         raise ValueError(f"cannot write {path}: folder {path.parent} does not exist")
     try:

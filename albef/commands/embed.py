@@ -117,7 +117,6 @@ def write_features(model: Matching, records: Shards | Folder, out: Path) -> tupl
 
 
 def _progress(label: str, count: int) -> Iterator[slice]:
-    """Yield the batches of some items under a progress bar."""
     with typer.progressbar(list(batches(count)), label=label, file=sys.__stderr__) as parts:
         yield from parts
 

@@ -86,7 +86,6 @@ def explain(checkpoint: Checkpoint, image: bytes, text: str) -> Explanation:
 
 
 def _words(tokenizer: TextTokenizer, text: str, max_tokens: int) -> list[tuple[str, list[int]]]:
-    """Return each word with the indices of its tokens, up to where the text is cut."""
     encoding = tokenizer.tokenizer.encode(text)
     words: dict[int, list[int]] = {}
     for index, word in enumerate(encoding.word_ids[:max_tokens]):

@@ -109,7 +109,6 @@ def _read_card(path: Path, run: str, licence: str, datasets: list[str]) -> Model
 
 
 def _write_graphs(export: Path, folder: Path, manifest: Manifest, precision: str) -> None:
-    """Write the graphs of one precision, and both encoders in one graph if they share a space."""
     encoders = []
     for graph in manifest.graphs:
         source = export / graph_file(precision, graph)
@@ -155,7 +154,6 @@ def _combine(image: Any, text: Any, temperature: float) -> Any:
 
 
 def _rename_values(model: Any) -> Any:
-    """Return a graph whose inputs and outputs have the Hub's names."""
     for value in (*model.graph.input, *model.graph.output):
         value.name = _HUB_NAMES.get(value.name, value.name)
     for node in model.graph.node:
@@ -165,7 +163,6 @@ def _rename_values(model: Any) -> Any:
 
 
 def _configs(manifest: Manifest, tokenizer: TextTokenizer) -> dict[str, dict[str, Any]]:
-    """Return the contents of the JSON files, by file name."""
     facts, pixels = manifest.model, manifest.preprocessing
     side = {"height": facts.image_size, "width": facts.image_size}
     special = {

@@ -95,7 +95,6 @@ def main(
 
 
 def _describe(models: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
-    """Return the facts that the page needs, in the form of ``site.json``."""
     limits = Limits()
     return {
         "albef": metadata.version("albef-pipeline"),
@@ -114,7 +113,6 @@ def _describe(models: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
 
 
 def _copy_export(export: Path, part: Path, precision: str | None) -> tuple[Any, dict[str, Any]]:
-    """Copy the needed files of an export; return the loaded model and the facts the page needs."""
     manifest = manifests.read(export)
     precision = precision or ("int8" if "int8" in manifest.precisions else manifest.precisions[0])
     model = load(export, [CPU], precision=precision)
@@ -160,7 +158,6 @@ def _write_images(model: Any, gallery: Path, part: Path) -> list[str]:
 
 
 def _unpack_packages(part: Path, packages: Path | None) -> None:
-    """Unpack files of npm's packages, and ONNX Runtime's licences from the installed one."""
     with tempfile.TemporaryDirectory() as scratch:
         if packages is None:
             command = ["npm", "pack", "--silent", "--pack-destination", scratch, *_PACKAGES]

@@ -47,7 +47,6 @@ def main(export: Path, out: Path, precision: str | None, batch: int) -> None:
 
 
 def _config(graph: str, path: Path, batch: int) -> str:
-    """Return the ``ModelConfig`` of a graph as text; the first axis is the batch."""
     session = InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
     return "\n".join(
         [
@@ -63,7 +62,6 @@ def _config(graph: str, path: Path, batch: int) -> str:
 
 
 def _tensors(field: str, tensors: Sequence[Any]) -> list[str]:
-    """Return the descriptions of inputs or outputs; axes of any length are -1."""
     lines = []
     for tensor in tensors:
         axes = [axis if isinstance(axis, int) else -1 for axis in tensor.shape[1:]]

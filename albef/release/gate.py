@@ -106,16 +106,12 @@ def judge(
         yield Row("precision", name, "present", "missing", refused=refused)
     if (loss := int8_loss(new, primary)) is not None:
         before_loss, cap = int8_loss(released, primary), config.max_int8_loss
+        was = "" if before_loss is None else f"{before_loss:.2f}"
+        change = "" if before_loss is None else f"{loss - before_loss:+.2f}"
         refused = f"int8 loses {loss:.2f} points of {primary}, more than release.max_int8_loss"
-        yield Row(
-            f"{primary} lost",
-            "int8",
-            "" if before_loss is None else f"{before_loss:.2f}",
-            f"{loss:.2f}",
-            "" if before_loss is None else f"{loss - before_loss:+.2f}",
-            f"{cap:g} in all",
-            "" if loss <= cap else f"{refused} {cap:g}",
-        )
+        refused = "" if loss <= cap else f"{refused} {cap:g}"
+        allowed = f"{cap:g} in all"
+        yield Row(f"{primary} lost", "int8", was, f"{loss:.2f}", change, allowed, refused)
 
 
 def _batch_effect(name: str, value: float, before: Figures | None, cap: float) -> Row:
@@ -157,7 +153,6 @@ def int8_loss(figures: Mapping[str, Figures], primary: str) -> float | None:
 
 
 def _row(subject: str, name: str, value: float, before: float | None, key: str, cap: float) -> Row:
-    """Return the row of a value and its released one; ``cap`` limits points lost or the ratio."""
     is_loss = key.endswith("drop")
     form = "{:.2f}" if is_loss else "{:.3g}"
     if before is None:

@@ -79,7 +79,6 @@ def measure(
 
 
 def _behaviour(model: Model, task: RunTask, tested: Tested) -> dict[str, float]:
-    """Return the percent of cases that pass, by test."""
     scores = task.agreement(tested.records, tested.tests.pairs, BATCH, model)
     test_rates = rates(tested.tests.judge(scores))
     return {name: rate for name, rate in test_rates.items() if name not in (OVERALL, ACCEPTED)}

@@ -76,7 +76,6 @@ def judge_trial(config: ReleaseConfig, run: str, samples: Iterable[Sample]) -> T
 
 
 def _rows(config: ReleaseConfig, version: str, counts: Counts) -> Iterator[Row]:
-    """Yield rows that compare a version with the stable one, on the routes that it answered."""
     routes = [route for of, route, what in counts if (of, what) == (version, "requests")]
 
     def total(of: str, what: str) -> float:

@@ -156,7 +156,6 @@ def _evaluation(
     metrics: Mapping[str, Any],
     precisions: Sequence[str],
 ) -> Evaluation:
-    """Return the figures of the split that the export was evaluated on, or of the main split."""
     export = params.get("export", {}).get("runs", {}).get(run) or {}
     measured = read_json(layout.export_metrics(run)) or {}
     splits = [name for name in metrics.get("chance", {}) if name != BEHAVIOUR]
@@ -231,7 +230,6 @@ def render(card: Card) -> str:
 
 
 def _tables(card: Card) -> Iterator[tuple[str, str]]:
-    """Yield the tables of the results, each with its introduction."""
     evaluation, metrics = card.evaluation, card.metrics
     measured = {name: item.metrics for name, item in evaluation.new.items()}
     baselines = {
@@ -279,7 +277,6 @@ def _baselines(metrics: Mapping[str, Any], section: str) -> dict[str, Mapping[st
 
 
 def _tabulate(header: str, columns: Mapping[str, Mapping[str, float]], names: Iterable[str]) -> str:
-    """Return a table of named values, with one column per mapping."""
     cells = ((f"`{name}`", *(column.get(name) for column in columns.values())) for name in names)
     return _table([(header, *columns), *cells])
 

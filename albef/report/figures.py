@@ -101,7 +101,6 @@ class Axes:
 
 
 def _ticks(low: float, high: float, count: int) -> Iterator[float]:
-    """Return about ``count`` round numbers between two bounds."""
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * n for n in (1, 2, 2.5, 5, 10) if power * n >= rough * 0.999)

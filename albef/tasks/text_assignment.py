@@ -142,7 +142,6 @@ class Questions:
 def _draw_question(
     rows: Sequence[Record], index: int, rng: np.random.Generator
 ) -> tuple[int, int, int]:
-    """Return the indices of the two images shown with a record's text, and the right class."""
     others: list[int] = []
     while len(others) < 2:
         other = int(rng.integers(len(rows)))

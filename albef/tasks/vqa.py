@@ -202,7 +202,6 @@ class Task(RunTask):
         return {"loss": loss, "alpha": torch.full_like(loss.detach(), alpha)}
 
     def _logits(self, model: ALBEF, decoder: AnswerDecoder, batch: Batch) -> Tensor:
-        """Return logits (A, L, V) of all answers."""
         owner, mask = batch["answer_owner"], batch["text_mask"]
         fused = fuse(model, model.encode_image(batch["image"]), batch["ids"], mask)
         question = decoder.question_key_values(fused)

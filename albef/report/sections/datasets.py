@@ -261,7 +261,6 @@ def _thumbnails(folder: Path, keys: Iterable[str]) -> dict[str, Thumbnail]:
 
 
 def _rows_of(folder: Path, keys: Sequence[str], column: str) -> list[dict[str, Any]]:
-    """Return the key and one column of some records."""
     index = read_index(folder, columns=["key", column])
     rows = index.filter(pc.is_in(index["key"], pa.array(keys, pa.string())))
     return list(rows.to_pylist())

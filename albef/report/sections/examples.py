@@ -127,7 +127,6 @@ def _note(total: int, query_count: int, count: int, noun: str) -> str:
 def _directions(
     table: pa.Table, records: SplitRecords, count: int, rerank_k: int | None
 ) -> Iterator[Group]:
-    """Yield correct and wrong queries of each direction."""
     for direction, noun in (("t2i", "texts"), ("i2t", "images")):
         asked = table.filter(pc.equal(table["query"], direction))
         for good in (True, False):

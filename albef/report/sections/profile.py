@@ -57,7 +57,6 @@ def tallies(profile: Mapping[str, Any]) -> Iterator[Tally]:
 
 
 def _by_part(profile: Mapping[str, Any], kind: str) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """Return the counts of each quantity by part."""
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for name in (part for part in _PARTS if part in profile["parts"]):
         for counted in profile["parts"][name][kind]:
