@@ -36,11 +36,7 @@ class Worker:
     """
 
     def __init__(
-        self,
-        seconds: float,
-        memory: int | None = None,
-        nice: int = 0,
-        modules: Sequence[str] = (),
+        self, seconds: float, memory: int | None = None, nice: int = 0, modules: Sequence[str] = ()
     ) -> None:
         self._limits = seconds, memory, nice, modules
         self._start()

@@ -100,10 +100,7 @@ def main() -> None:
 
 
 def write_export(
-    folder: Path,
-    size: str,
-    precisions: Sequence[Precision] = ("float32", "int8"),
-    opset: int = 23,
+    folder: Path, size: str, precisions: Sequence[Precision] = ("float32", "int8"), opset: int = 23
 ) -> tuple[ModelConfig, int]:
     """A retrieval checkpoint with random weights, and its export."""
     path, run, changed = SIZES[size]
@@ -260,11 +257,7 @@ def _pace(
 
 
 def _load(
-    export: Path,
-    requests: dict[str, Request],
-    seconds: float,
-    options: str,
-    floods: Sequence[int],
+    export: Path, requests: dict[str, Request], seconds: float, options: str, floods: Sequence[int]
 ) -> None:
     """From a start to a first answer, and latency at a part of the peak."""
     print(

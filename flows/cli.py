@@ -207,8 +207,7 @@ def release(
         Option(metavar="URL", help="Decide about `next` by this server's metrics; repeatable."),
     ] = None,
     key: Annotated[
-        File,
-        Option(envvar="ALBEF_SIGNING_KEY", parser=from_root, help="Private key, a PEM file."),
+        File, Option(envvar="ALBEF_SIGNING_KEY", parser=from_root, help="Private key, a PEM file.")
     ] = None,
 ) -> None:
     """Release an export that passes the gate, or go back one version.

@@ -43,11 +43,7 @@ def task_of(node: Node, *, fresh: bool, force: bool, pull: bool) -> "Task[[], St
 
     run.__doc__ = f"`dvc repro --single-item {node.name}`"
     return Task(
-        run,
-        name=node.name,
-        task_run_name=node.name,
-        cache_policy=NO_CACHE,
-        persist_result=False,
+        run, name=node.name, task_run_name=node.name, cache_policy=NO_CACHE, persist_result=False
     )
 
 

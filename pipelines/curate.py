@@ -9,15 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from albef.curation import (
-    SCORES,
-    SPLIT,
-    CurateConfig,
-    choose,
-    score,
-    write_filtered,
-    write_scores,
-)
+from albef.curation import SCORES, SPLIT, CurateConfig, choose, score, write_filtered, write_scores
 from albef.data.rejection import Reason
 from albef.data.shards import Shards, read_index
 from albef.distributed import world

@@ -21,15 +21,7 @@ from albef.config import ParamsError, Range, Section, did_you_mean, read_preset,
 from albef.curation import CurateConfig
 from albef.evaluation.behaviour.suite import read_suite
 from albef.ingest.config import IngestConfig, RowsConfig
-from albef.layout import (
-    ENVIRONMENT,
-    PARAMS,
-    PROFILES,
-    Layout,
-    Paths,
-    Runtime,
-    runtime,
-)
+from albef.layout import ENVIRONMENT, PARAMS, PROFILES, Layout, Paths, Runtime, runtime
 from albef.release.gate import ReleaseConfig
 from albef.search.samplers import SearchConfig
 from albef.tasks import pretraining

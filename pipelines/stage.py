@@ -35,14 +35,7 @@ from albef.io import read_json as read_json
 from albef.io import write_json as write_json
 from albef.layout import PARAMS as PARAMS
 from albef.layout import Layout, Paths, runtime
-from albef.run_record import (
-    Cost,
-    code_digest,
-    declared_files,
-    inputs,
-    keep,
-    surroundings,
-)
+from albef.run_record import Cost, code_digest, declared_files, inputs, keep, surroundings
 
 if TYPE_CHECKING:  # Data stages do not need torch.
     from albef.tasks.task import RunConfig, RunTask

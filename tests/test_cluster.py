@@ -195,9 +195,7 @@ class Deadly(bytes):
 
 
 @pytest.mark.slow
-def test_a_row_that_ends_its_process_is_rejected_and_errors_are_raised(
-    nodes: Cluster,
-) -> None:
+def test_a_row_that_ends_its_process_is_rejected_and_errors_are_raised(nodes: Cluster) -> None:
     images = [photograph(i) for i in range(40)]
     images[20] = Deadly(images[20])
     rows = [

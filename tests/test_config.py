@@ -5,16 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from albef.config import (
-    ParamsError,
-    Section,
-    Tunable,
-    choose,
-    fixed,
-    ranges,
-    read_yaml,
-    validate,
-)
+from albef.config import ParamsError, Section, Tunable, choose, fixed, ranges, read_yaml, validate
 
 
 class Inner(Section):

@@ -10,13 +10,7 @@ import pytest
 
 from albef import curation
 from albef.config import validate
-from albef.curation import (
-    SCORES,
-    CurateConfig,
-    choose,
-    write_filtered,
-    write_scores,
-)
+from albef.curation import SCORES, CurateConfig, choose, write_filtered, write_scores
 from albef.data.shards import Shards, describe
 from tests.data import toy
 

@@ -142,11 +142,7 @@ def test_another_number_of_processes_resumes_where_they_stopped(
 
 @pytest.mark.filterwarnings("ignore:`broadcast_buffers`")
 @pytest.mark.parametrize(
-    ("size", "phase"),
-    [
-        (2, "backward"),
-        pytest.param(4, "validate", marks=pytest.mark.slow),
-    ],
+    ("size", "phase"), [(2, "backward"), pytest.param(4, "validate", marks=pytest.mark.slow)]
 )
 def test_a_process_that_fails_alone_ends_and_the_others_notice(
     data: Path, tmp_path: Path, size: int, phase: str

@@ -249,11 +249,7 @@ class Shards:
         further = self._columns["more"][i].as_py() if "more" in self._columns else ()
         image, *more = (
             self.files.image(
-                row["shard"],
-                location["offset"],
-                location["size"],
-                location["digest"],
-                row["key"],
+                row["shard"], location["offset"], location["size"], location["digest"], row["key"]
             )
             for location in (row, *further)
         )

@@ -123,11 +123,7 @@ def start_text(model: ALBEF, mlm_head: MLMHead, source: str) -> str:
     assert isinstance(encoder, TextEncoder)  # pre-training checks it
     weights, layers = _bert(source), len(encoder.layer)
     parts = nn.ModuleDict(
-        {
-            "text_encoder": encoder,
-            "fusion_encoder": model.fusion_encoder,
-            "mlm_head": mlm_head,
-        }
+        {"text_encoder": encoder, "fusion_encoder": model.fusion_encoder, "mlm_head": mlm_head}
     )
     ours = {_bert_name(name, layers): name for name in parts.state_dict()}
     tensors = {ours.get(n, n): t for n, t in weights.items() if not _BERT_UNUSED.match(n)}

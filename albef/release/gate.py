@@ -84,10 +84,7 @@ class Row(NamedTuple):
 
 
 def judge(
-    config: ReleaseConfig,
-    primary: str,
-    new: Mapping[str, Figures],
-    released: Mapping[str, Figures],
+    config: ReleaseConfig, primary: str, new: Mapping[str, Figures], released: Mapping[str, Figures]
 ) -> Iterator[Row]:
     """Yield rows that compare an export with the gate and, by precision, with the released one.
 

@@ -15,16 +15,7 @@ import torch
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
-from albef.config import (
-    Count,
-    CountOrZero,
-    Range,
-    Section,
-    Share,
-    Tunable,
-    did_you_mean,
-    opt_in,
-)
+from albef.config import Count, CountOrZero, Range, Section, Share, Tunable, did_you_mean, opt_in
 from albef.data.record import Record
 from albef.distributed import world
 from albef.loading.reading import (

@@ -18,10 +18,7 @@ from albef.validation.tables import Tables, tables
 
 
 def check_dataset(
-    folder: Path,
-    config: ValidateConfig,
-    stats: NDArray[np.float64],
-    accepted: Profile = NO_PROFILE,
+    folder: Path, config: ValidateConfig, stats: NDArray[np.float64], accepted: Profile = NO_PROFILE
 ) -> tuple[Result, dict[str, Any]]:
     """Validate a dataset and return the result and the dataset's profile.
 

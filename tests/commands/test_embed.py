@@ -73,10 +73,7 @@ def test_recall_from_the_features_is_that_of_evaluation(
 
 
 def test_rows_say_whose_they_are(
-    tiny_checkpoint: Path,
-    pictures: list[bytes],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    tiny_checkpoint: Path, pictures: list[bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "below").mkdir()
     (tmp_path / "b.PNG").write_bytes(pictures[0])

@@ -148,10 +148,7 @@ def test_what_does_not_fit_is_named(save: Save, vocabulary: Path) -> None:
             without(retrieval, "itm_head.bias"),
             "does not fit kind retrieval: 1 tensors missing: itm_head.bias",
         ),
-        (
-            retrieval | {"lm_head.weight": torch.zeros(1)},
-            "1 tensors left over: lm_head.weight",
-        ),
+        (retrieval | {"lm_head.weight": torch.zeros(1)}, "1 tensors left over: lm_head.weight"),
         (without(pretrain, "_m."), "tensors missing: visual_encoder_m.cls_token"),
         (pretrain | words, "1 tensors that must equal others differ: text_encoder.cls.predictions"),
         (

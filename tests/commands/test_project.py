@@ -22,10 +22,7 @@ def test_commands_name_runs_and_checkpoints_of_the_project(
     for arguments, sentence in (
         (["find", "a dog", "--run", "retreival"], "did you mean retrieval?"),
         (["find", "a dog", "--run", "broken"], "tasks.broken.dataset must be the name of a"),
-        (
-            ["ask", "a.png", "what?", "--run", "retrieval"],
-            "checkpoints/retrieval is not a",
-        ),
+        (["ask", "a.png", "what?", "--run", "retrieval"], "checkpoints/retrieval is not a"),
         (["ask", "b.png", "what?", "--run", "retrieval"], "below/b.png does not exist"),
         (["find", "a dog", "--run", "retrieval"], "products/data/scenes"),
         (["explain", "a.png", "what?", "--model", "other"], "other is not a checkpoint"),

@@ -156,10 +156,7 @@ def test_what_makes_no_site_is_a_sentence(
         ([retrieval, str(tmp_path / "there"), out], "has no image that can be read"),
         ([str(tiny_exports["vqa"]), str(tmp_path), out], "has no image-text matching"),
         ([retrieval, str(tmp_path), out, "--questions", retrieval], "not a VQA export"),
-        (
-            [retrieval, str(tmp_path), out, "--packages", str(tmp_path)],
-            "is not onnxruntime-web",
-        ),
+        ([retrieval, str(tmp_path), out, "--packages", str(tmp_path)], "is not onnxruntime-web"),
     ):
         with pytest.raises(SystemExit, match="1"):
             main(["site", *given])

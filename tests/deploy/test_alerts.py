@@ -77,11 +77,7 @@ SERIES = {
 }
 """Series for each alert, one value a minute."""
 FIRES = {  # first minute at which an alert fires, its labels, and its summary
-    "AlbefIsSlow": (
-        12,
-        {"route": "/v1/ask"},
-        "99 % of the requests to /v1/ask take up to 4.7 s",
-    ),
+    "AlbefIsSlow": (12, {"route": "/v1/ask"}, "99 % of the requests to /v1/ask take up to 4.7 s"),
     "AlbefFails": (38, {"route": "/v1/ask"}, "5.66% of the requests to /v1/ask fail"),
     "AlbefCanaryFails": (
         37,

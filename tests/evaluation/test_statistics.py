@@ -5,14 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from albef.evaluation.statistics import (
-    Interval,
-    between,
-    holm,
-    mcnemar,
-    paired_interval,
-    spread,
-)
+from albef.evaluation.statistics import Interval, between, holm, mcnemar, paired_interval, spread
 
 differences = st.lists(st.integers(-2, 2).map(float), min_size=2, max_size=12)
 

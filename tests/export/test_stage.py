@@ -24,10 +24,7 @@ from tests.conftest import CAPTIONS, tiny_config, tiny_validation
 
 @pytest.fixture
 def project(
-    tmp_path: Path,
-    tiny_checkpoint: Path,
-    pictures: list[bytes],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, tiny_checkpoint: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """The working folder, with what the stage reads."""
     shutil.copytree(tiny_checkpoint, tmp_path / "products/models/retrieval")

@@ -196,10 +196,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"image": image("convnext_atto", 48)}, "48 is not a multiple of 32"),
     ({"image": {"timm": "resnet18", "image_size": 32}}, "batch normalization"),
     ({"image": image("convnext_atto") | {"arguments": {"dim": 3}}}, "cannot be built.*dim"),
-    (
-        {"text": text("bert", model_type="bart")},
-        "not a tested text encoder; did you mean bert",
-    ),
+    ({"text": text("bert", model_type="bart")}, "not a tested text encoder; did you mean bert"),
     ({"text": {"transformers": "roberta-bas"}}, "did you mean FacebookAI/roberta-base"),
     ({"text": text("bert") | {"max_positions": 99}}, "max_positions is 99.* 40 positions"),
     ({"text": text("bert", vocab_size=9)}, "embeds 9 tokens, but the tokenizer has 80"),

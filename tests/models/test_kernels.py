@@ -11,14 +11,7 @@ from torch.nn import functional as F
 
 from albef.models import kernels, vision
 from albef.models.bert import attention_bias
-from albef.models.kernels import (
-    attend,
-    compile_blocks,
-    evaluating,
-    product_type,
-    recompute,
-    select,
-)
+from albef.models.kernels import attend, compile_blocks, evaluating, product_type, recompute, select
 from albef.tasks.pretraining import Task
 from albef.training.speed import Speed
 from tests.conftest import tiny_model

@@ -65,11 +65,7 @@ def test_the_end_of_a_process_is_reported_as_what_it_did(
     )
     for command, stage, message in (
         (killed, ("pretrain", ""), "process 1 died (SIGKILL); run the stage again to resume"),
-        (
-            "sh -c 'exit 1' {processes}",
-            ("evaluate", "vqa"),
-            "a process died (see above)",
-        ),
+        ("sh -c 'exit 1' {processes}", ("evaluate", "vqa"), "a process died (see above)"),
     ):
         work(tmp_path, values(runtime__processes=2, runtime__launch=command))
         with pytest.raises(OSError, match=re.escape(message)):

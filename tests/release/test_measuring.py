@@ -8,12 +8,7 @@ import pytest
 from onnxruntime.quantization import quantize_dynamic
 
 from albef.release.gate import ReleaseConfig
-from albef.release.measuring import (
-    batch_effect,
-    main_call,
-    medians,
-    numbers,
-)
+from albef.release.measuring import batch_effect, main_call, medians, numbers
 from albef.runtime.loading import load
 from albef.runtime.manifest import graph_file
 from albef.runtime.sessions import Sessions

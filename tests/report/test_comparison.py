@@ -3,15 +3,7 @@
 from dataclasses import replace
 
 from albef.evaluation.statistics import Interval, Spread
-from albef.report.comparison import (
-    Comparison,
-    Paired,
-    SeedRow,
-    Side,
-    Split,
-    metrics_of,
-    render,
-)
+from albef.report.comparison import Comparison, Paired, SeedRow, Side, Split, metrics_of, render
 from albef.report.flips import Flip, flips
 from albef.report.thumbnails import Thumbnail
 from tests.report.test_page import Page

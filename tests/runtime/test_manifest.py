@@ -59,10 +59,7 @@ def test_a_wrong_manifest_is_refused(copy: Path) -> None:
         (lambda m: m["model"].pop("image_size"), "image_size is missing"),
         (lambda m: m.update(image_sise=3), "image_sise is not a known key"),
         (lambda m: m["model"].update(image_size="16"), "image_size"),
-        (
-            lambda m: m["model"].update(surface="poetry"),
-            "capability .poetry.",
-        ),
+        (lambda m: m["model"].update(surface="poetry"), "capability .poetry."),
         (lambda m: m["model"].update(temperature=0.0), "temperature"),
         (lambda m: m["preprocessing"].update(mean=[0.5, 0.5, 0.5]), "preprocessing"),
         (lambda m: m["files"].pop("float32/matcher/1/model.onnx"), "does not list float32/matcher"),

@@ -125,9 +125,7 @@ def test_tensorboard_has_the_curves_of_a_resumed_run_once(run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_wandb_offline_has_values_curves_and_final_metrics(
-    tmp_path: Path,
-) -> None:
+def test_wandb_offline_has_values_curves_and_final_metrics(tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="needs wandb")
     program = (
         "import json, sys\nfrom pathlib import Path\nfrom albef.trackers import Run, Trackers\n"

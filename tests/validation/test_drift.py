@@ -25,10 +25,7 @@ from tests.validation.test_suites import picture
 from tests.validation.values import FREE, config, written
 
 LIMITS = {
-    "accepted": {
-        "divergence": {"warn": 0.1, "stop": 0.5},
-        "shift": {"warn": 0.25, "stop": 1.0},
-    },
+    "accepted": {"divergence": {"warn": 0.1, "stop": 0.5}, "shift": {"warn": 0.25, "stop": 1.0}},
     "evaluation": FREE["evaluation"],
 }
 TIGHT = {**FREE["evaluation"], "divergence": {"warn": 0.1, "stop": 0.5}}
@@ -62,10 +59,7 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> drift.Profile:
 
 
 def against(
-    folder: Path,
-    records: Sequence[Record],
-    held: drift.Profile = drift.NO_PROFILE,
-    **limits: Any,
+    folder: Path, records: Sequence[Record], held: drift.Profile = drift.NO_PROFILE, **limits: Any
 ) -> Result:
     own = parts(folder / "toy", records)
     described = profile.profile("toy", "digest", own)

@@ -274,7 +274,7 @@ class GroundForm(Body):
             json_schema_extra={
                 "contentMediaType": "application/json",
                 "contentSchema": _BOXES.json_schema(),
-            },
+            }
         ),
     ] = None
     """Boxes to choose from, as JSON: [[left, top, width, height], ...] in pixels."""

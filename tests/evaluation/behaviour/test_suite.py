@@ -25,10 +25,7 @@ WRONG: tuple[tuple[object, str], ...] = (
     ({"turned": RULE | {"swpa": []}}, "did you mean tests.turned.swap?"),
     ({"turned": RULE | {"swap": [["a", "b"], ["B", "c"]]}}, "swap has 'b' in two pairs"),
     ({"like": {"expects": "same", "alike": [["{a} x {b}", "{a} y"]]}}, "different placeholders"),
-    (
-        {"like": {"expects": "same", "alike": [["{a} x", "{a.b} y"]]}},
-        "must be like {a}",
-    ),
+    ({"like": {"expects": "same", "alike": [["{a} x", "{a.b} y"]]}}, "must be like {a}"),
     ({"Left": RULE}, "'Left' is not a name of a test"),
     ({"overall": RULE}, "'overall' is not a name of a test"),
 )

@@ -7,12 +7,7 @@ import pytest
 
 from albef.ingest.blocks import EXAMPLES
 from albef.report.page import render_dataset
-from albef.report.sections.datasets import (
-    Dataset,
-    DatasetPage,
-    read,
-    read_page,
-)
+from albef.report.sections.datasets import Dataset, DatasetPage, read, read_page
 from albef.validation.result import ValidationFailedError
 from pipelines import heldout, ingest, validate
 from pipelines.stage import Stage
