@@ -1,19 +1,17 @@
 """Run records of stages, and digests of the code that ran.
 
 A record contains the cost of a stage, its environment, and the digests of what it made. If DVC
-takes earlier artifacts from its cache, no stage runs, and the record in place belongs to later
-artifacts. The matching record, which is kept in :data:`KEPT`, is then restored.
+takes earlier artifacts from its cache, no stage runs, and a record in place may belong to later
+artifacts. It is then removed; git has that of committed artifacts.
 """
 
 import ast
 import contextlib
 import hashlib
 import io
-import json
 import os
 import platform
 import resource
-import shutil
 import subprocess
 import time
 import tokenize
@@ -27,10 +25,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from albef.io import file_digest, read_json
 
-KEPT = Path(".albef/records")
-"""Folder of kept records, relative to the root of the project."""
-MOST = 50
-"""Maximum number of records kept for each stage; the oldest are removed first."""
 _PACKAGES = ("torch", "timm", "transformers", "onnxruntime-gpu", "onnxruntime", "dvc", "prefect")
 _HOUR_S = 3600
 _CODE = ("albef/", "pipelines/")
@@ -83,37 +77,11 @@ def read(path: Path) -> RunRecord | None:
         raise ValueError(f"{path}: {key}: {first['msg'].lower()}; restore it with git") from None
 
 
-def keep(record: Path) -> None:
-    """Keep a copy of a run record that was just written."""
-    folder = KEPT / record.stem
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(record, folder / f"{file_digest(record)[:16]}.json")
-    for outdated in _newest_first(folder)[MOST:]:
-        outdated.unlink(missing_ok=True)
-
-
-def recall(record: Path) -> bool:
-    """Restore the newest kept record that matches the local artifacts; return whether one matches.
-
-    The record in place stays if it matches, or if no other does.
-    """
-    digest_of = cache(lambda name: file_digest(Path(name)) if Path(name).is_file() else "")
-
-    def matches(path: Path) -> bool:
-        digests = json.loads(path.read_text()).get("made", {})
-        return bool(digests) and all(digest_of(name) == digest for name, digest in digests.items())
-
-    if record.is_file() and matches(record):
-        return True
-    match = next(filter(matches, _newest_first(KEPT / record.stem)), None)
-    if match is not None:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(match, record)
-    return match is not None
-
-
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+def discard_foreign(record: Path) -> None:
+    """Remove a run record if a local file is not the one that it names."""
+    made = (read_json(record) or {}).get("made", {})
+    if any(Path(it).is_file() and file_digest(Path(it)) != made[it] for it in made):
+        record.unlink()
 
 
 def surroundings(inputs: Iterable[str]) -> dict[str, Any]:

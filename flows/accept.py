@@ -16,7 +16,6 @@ from typing import Any
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
-from albef import run_record
 from albef.config import ParamsError, did_you_mean, read_yaml
 from albef.io import read_json, write_json
 from albef.layout import PARAMS, PROFILES
@@ -122,7 +121,6 @@ def _update_record(stage: str, edits: Iterable[graph.Edit]) -> None:
         record["code"] = {name: md5 for name, md5 in code.items() if md5 is not None}
         record["code_digest"] = graph.code_digest(stage)
         write_json(path, record)
-        run_record.keep(path)
 
 
 def accept_data(name: str) -> str:

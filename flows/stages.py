@@ -16,7 +16,7 @@ from prefect.states import Completed, Failed
 
 from albef.io import write_atomic
 from albef.report.wording import format_duration
-from albef.run_record import recall
+from albef.run_record import discard_foreign
 from flows.graph import FAILED, Node
 from flows.process import Child
 from flows.values import layout
@@ -81,7 +81,7 @@ def run_stage(name: str, *, fresh: bool, force: bool, pull: bool) -> State:
         if _mtime_ns(record) != before:
             log.info("%s: done, %s", name, duration)
             return Completed(message=lines[-1].removeprefix(f"{name}: ") if lines else "Ran.")
-        recall(record)  # The record in place may belong to other artifacts.
+        discard_foreign(record)
         log.info("%s: cached, %s", name, duration)
         return Completed(name="Cached", message="DVC's cache had its artifacts.")
     if child.stopped:

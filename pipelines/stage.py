@@ -35,7 +35,7 @@ from albef.io import read_json as read_json
 from albef.io import write_json as write_json
 from albef.layout import PARAMS as PARAMS
 from albef.layout import Layout, Paths, runtime
-from albef.run_record import Cost, code_digest, declared_files, inputs, keep, surroundings
+from albef.run_record import Cost, code_digest, declared_files, inputs, surroundings
 
 if TYPE_CHECKING:  # Data stages do not need torch.
     from albef.tasks.task import RunConfig, RunTask
@@ -217,7 +217,7 @@ class Stage:
             write_json(self._tally, self.cost.spent())
 
     def write_record(self, started: float) -> None:
-        """Write and keep the run record of a finished stage."""
+        """Write the run record of a finished stage."""
         record = {
             "stage": self.address,
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
@@ -230,7 +230,6 @@ class Stage:
         }
         path = self.layout.record(self.address)
         write_json(path, record)
-        keep(path)
         if "DVC_EXP_NAME" in os.environ:  # An experiment includes a new file only if git tracks it.
             subprocess.run(["git", "add", "--force", "--", str(path)], capture_output=True)
 

@@ -1,7 +1,6 @@
-"""Run records that are kept until their products come back."""
+"""Run records, and the code that they name."""
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -19,39 +18,16 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     RECORD.parent.mkdir()
 
 
-def _made(text: str, seconds: int = 1) -> str:
-    """A product and its record, as a stage writes them."""
-    Path("weights").write_text(text)
-    told = {"made": {"weights": file_digest(Path("weights"))}, "seconds": seconds}
-    RECORD.write_text(json.dumps(told))
-    run_record.keep(RECORD)
-    return RECORD.read_text()
-
-
-def test_the_record_of_a_local_file_comes_back_and_of_two_the_newer(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(run_record, "MOST", 3)
-    _made("dropped")
-    _made("one", 1)
-    first = _made("one", 2)
-    second = _made("two")
-    assert len(list((run_record.KEPT / RECORD.stem).iterdir())) == 3
-    for product, record, is_found in (
-        ("two", second, True),
-        ("one", first, True),
-        ("from elsewhere", first, False),
-        ("dropped", first, False),
-    ):
-        Path("weights").write_text(product)
-        assert run_record.recall(RECORD) == is_found
-        assert RECORD.read_text() == record
-    Path("weights").unlink()
-    assert not run_record.recall(RECORD)
-    Path("weights").write_text("two")
-    shutil.rmtree(RECORD.parent)
-    assert run_record.recall(RECORD)
-    assert RECORD.read_text() == second
+def test_a_record_of_other_artifacts_is_removed() -> None:
+    weights = Path("weights")
+    weights.write_text("later")
+    RECORD.write_text(json.dumps({"made": {"weights": file_digest(weights)}}))
+    run_record.discard_foreign(RECORD)
+    assert RECORD.exists()
+    weights.write_text("earlier")
+    run_record.discard_foreign(RECORD)
+    assert not RECORD.exists()
+    run_record.discard_foreign(RECORD)
 
 
 BEFORE = '''"""A module."""
