@@ -65,41 +65,26 @@ def test_a_good_dataset_of_each_kind_passes_and_its_test_split_needs_no_answers(
 OUTSIDE = {"box": [32, 2, 10, 10], "proposals": [[32, 2, 8, 10]]}
 EMPTY = {"box": [2, 2, 10, 10], "proposals": [[2, 2, 10, 10], [2, 2, 0, 10]]}
 UNPROPOSED = {"box": [2, 2, 10, 10], "proposals": [[20, 2, 10, 10]]}
+TWO_TEXTS = [{"captions": ("a b", "c d")}]
 FAULTS: list[tuple[str, dict[str, list[dict[str, Any]]], dict[str, Any]]] = [
-    (
-        "questions",
-        {
-            "questions have an answer": [{"meta": {"question_id": 4}}, {"meta": {"answers": []}}],
-            "records have one question": [{"captions": ("a b", "c d")}],
-        },
-        {"answers": {"yes": 1.0}},
-    ),
-    (
-        "statements",
-        {
-            "statements are labelled": [{"meta": {}}, {"meta": {"label": "true"}}],
-            "records have one statement": [{"captions": ("a b", "c d")}],
-        },
-        {"label": "neutral"},
-    ),
-    (
-        "comparisons",
-        {
-            "statements are labelled": [{"meta": {"label": True}}],
-            "records have one statement": [{"captions": ("a b", "c d")}],
-        },
-        {"label": "True"},
-    ),
-    (
-        "expressions",
-        {
-            "expressions have a box": [{"meta": {"ref_id": 4}}],
-            "boxes are within their image": [{"meta": OUTSIDE}, {"meta": EMPTY}],
-            "proposals cover the box": [{"meta": UNPROPOSED}],
-        },
-        {},
-    ),
-]
+    ("questions", {
+        "questions have an answer": [{"meta": {"question_id": 4}}, {"meta": {"answers": []}}],
+        "records have one question": TWO_TEXTS,
+    }, {"answers": {"yes": 1.0}}),
+    ("statements", {
+        "statements are labelled": [{"meta": {}}, {"meta": {"label": "true"}}],
+        "records have one statement": TWO_TEXTS,
+    }, {"label": "neutral"}),
+    ("comparisons", {
+        "statements are labelled": [{"meta": {"label": True}}],
+        "records have one statement": TWO_TEXTS,
+    }, {"label": "True"}),
+    ("expressions", {
+        "expressions have a box": [{"meta": {"ref_id": 4}}],
+        "boxes are within their image": [{"meta": OUTSIDE}, {"meta": EMPTY}],
+        "proposals cover the box": [{"meta": UNPROPOSED}],
+    }, {}),
+]  # fmt: skip
 """By kind, one fault each of records and the only expectation that fails for it; annotations that
 prevail."""
 

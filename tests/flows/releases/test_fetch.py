@@ -103,20 +103,12 @@ def test_with_a_key_only_what_its_owner_signed_is_led_to(
     others, _ = keys(tmp_path, "theirs")
     release("v0.1.0", key=private)
     link = fetch(public)
-    for version, signing, refusal in (
-        ("v0.2.0", {}, "releases/retrieval/v0.2.0/release.sig is missing"),
-        (
-            "v0.3.0",
-            {"key": others},
-            "v0.3.0/release.sig was not made with the private key of .*ours.pub",
-        ),
-        (
-            "v0.4.0",
-            {"key": private, "signed_as": "v0.1.0"},
-            "tag retrieval@v0.4.0 points to .* signed as retrieval v0.1.0",
-        ),
+    for version, key, signed_as, refusal in (
+        ("v0.2.0", None, "", "releases/retrieval/v0.2.0/release.sig is missing"),
+        ("v0.3.0", others, "", "v0.3.0/release.sig was not made with the private key of .*ours"),
+        ("v0.4.0", private, "v0.1.0", "tag retrieval@v0.4.0 points to .* signed as retrieval v0.1"),
     ):
-        release(version, **signing)  # type: ignore[arg-type]
+        release(version, key=key, signed_as=signed_as)
         with pytest.raises(AttestationError, match=refusal):
             fetch(public)
         assert link.readlink() == Path("v0.1.0")

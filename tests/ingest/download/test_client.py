@@ -67,10 +67,7 @@ FAILURES = {
     "to/http://[": (Reason.BAD_URL, "the redirect leads to an invalid URL"),
     "to/http://a..b/": (Reason.BAD_URL, "the URL cannot be requested (Unicode"),
     "to/http://10.0.0.1/x": (Reason.PRIVATE_ADDRESS, "the host's IP address is not public"),
-    "to/http://169.254.169.254/latest/meta-data": (
-        Reason.PRIVATE_ADDRESS,
-        "the host's IP address is not",
-    ),
+    "to/http://169.254.169.254/latest": (Reason.PRIVATE_ADDRESS, "the host's IP address is not"),
     "to/http://[fe80::1]/x": (Reason.PRIVATE_ADDRESS, "the host's IP address is not public"),
     "rubbish": (Reason.HTTP_ERROR, "the response is not valid HTTP"),
     "robots/noai": (Reason.OPTED_OUT, "the server sent X-Robots-Tag: noai"),
