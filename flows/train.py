@@ -9,12 +9,10 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 from prefect import Task, flow, get_client, tags
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State
 from prefect.context import TagsContext
 from prefect.futures import PrefectFuture
@@ -24,7 +22,7 @@ from prefect.settings import (
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     temporary_settings,
 )
-from prefect.states import Completed, Crashed, Failed
+from prefect.states import Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from albef.config import ParamsError
@@ -165,7 +163,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
-        with _server(temporary), tags(TAG, f"{Path.cwd()}"):
+        with _server(temporary), tags(TAG):
             state = train(**json.loads(parameters), return_state=True)
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
@@ -184,20 +182,7 @@ def _server(temporary: str) -> Iterator[None]:
     settings = {PREFECT_API_URL: temporary, PREFECT_API_REQUEST_TIMEOUT: patience}
     with temporary_settings(settings):
         _check_server("the temporary server did not start; see its messages above")
-        _end_killed_runs()
         yield
-
-
-def _end_killed_runs() -> None:
-    """Mark flow runs of this clone as crashed that still count as running.
-
-    None can be alive, because ``albef run`` holds the lock of this clone.
-    """
-    unfinished = {"type": {"any_": ["PENDING", "RUNNING"]}}
-    tagged = {"tags": {"all_": [f"{Path.cwd()}"]}, "state": unfinished}
-    with get_client(sync_client=True) as client:
-        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(tagged)):
-            client.set_flow_run_state(run.id, Crashed(message="It was killed."), force=True)
 
 
 def _check_server(remedy: str) -> None:
