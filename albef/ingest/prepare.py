@@ -198,9 +198,4 @@ def encode(image: Image.Image, form: str, quality: int) -> bytes:
 
 def _json_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Return meta as JSON can hold it; unpaired surrogates become question marks."""
-    try:
-        text = json.dumps(meta, ensure_ascii=False)
-        text.encode()
-    except UnicodeEncodeError:
-        return dict(json.loads(text.encode(errors="replace").decode()))
-    return dict(meta)
+    return dict(json.loads(json.dumps(meta, ensure_ascii=False).encode(errors="replace")))
