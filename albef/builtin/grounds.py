@@ -49,19 +49,46 @@ def _clouded(pixels: int, rng: random.Random) -> Image.Image:
 
 
 def _chequered(pixels: int, rng: random.Random) -> Image.Image:
-    colors, cells = (_color(rng), _color(rng)), rng.randint(3, 10)
-    squares = [colors[(x + y) % 2] for y in range(cells) for x in range(cells)]
-    return _enlarged(squares, cells, pixels, Image.Resampling.NEAREST)
+    cells = rng.randint(3, 10)
+    squares = [(x + y) % 2 for y in range(cells) for x in range(cells)]
+    return _two_colors(squares, cells, pixels, rng)
+
+
+def _tiled(pixels: int, rng: random.Random) -> Image.Image:
+    """Return tiles of up to 3 x 3 cells, at any angle."""
+    size, cells = rng.randint(2, 3), rng.randint(6, 15)
+    tile = [[rng.randint(0, 1) for _ in range(size)] for _ in range(size)]
+    tile[0][:2], tile[1][:2] = [0, 1], [1, rng.randint(0, 1)]  # neither rows nor columns are equal
+    squares = [tile[y % size][x % size] for y in range(cells) for x in range(cells)]
+    return _turned(squares, cells, pixels, rng)
+
+
+def _mosaic(pixels: int, rng: random.Random) -> Image.Image:
+    """Return squares of many colors."""
+    cells = rng.randint(3, 12)
+    colors = [_color(rng) for _ in range(cells * cells)]
+    return _enlarged(colors, cells, pixels, Image.Resampling.NEAREST)
 
 
 def _striped(pixels: int, rng: random.Random) -> Image.Image:
     """Return bars of two colors, at any angle."""
-    colors, bars = (_color(rng), _color(rng)), rng.randint(4, 14)
-    square = [colors[x % 2] for _ in range(bars) for x in range(bars)]
-    large = _enlarged(square, bars, 3 * pixels // 2, Image.Resampling.NEAREST)
+    bars = rng.randint(4, 14)
+    return _turned([x % 2 for _ in range(bars) for x in range(bars)], bars, pixels, rng)
+
+
+def _turned(squares: list[int], cells: int, pixels: int, rng: random.Random) -> Image.Image:
+    """Return squares of two colors, numbered 0 and 1, at any angle."""
+    large = _two_colors(squares, cells, 3 * pixels // 2, rng)
     margin = (large.width - pixels) // 2
     turned = large.rotate(rng.uniform(0, 180), Image.Resampling.BILINEAR)
     return turned.crop((margin, margin, margin + pixels, margin + pixels))
+
+
+def _two_colors(squares: list[int], cells: int, pixels: int, rng: random.Random) -> Image.Image:
+    colors = (_color(rng), _color(rng))
+    return _enlarged(
+        [colors[square] for square in squares], cells, pixels, Image.Resampling.NEAREST
+    )
 
 
 def _near(base: Color, rng: random.Random) -> Color:
@@ -77,7 +104,8 @@ def _enlarged(colors: list[Color], cells: int, pixels: int, how: Image.Resamplin
 
 KINDS: dict[str, Callable[[int, random.Random], Image.Image]] = {
     "light": partial(_plain, low=200), "dark": partial(_plain, high=70), "colored": _plain,
-    "graded": _graded, "clouded": _clouded, "chequered": _chequered, "striped": _striped,
+    "graded": _graded, "clouded": _clouded, "chequered": _chequered, "tiled": _tiled,
+    "mosaic": _mosaic, "striped": _striped,
 }  # fmt: skip
 """Function that draws each kind of background."""
 VARIED = tuple(kind for kind in KINDS if kind not in ("light", HELD_OUT))

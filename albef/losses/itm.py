@@ -80,3 +80,16 @@ def itm_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
     """
     losses = F.cross_entropy(logits.float(), labels, reduction="none")
     return (losses * valid).sum() / valid.sum().clamp(min=1)
+
+
+def ranking_loss(true: Tensor, false: Tensor, chosen: Tensor) -> Tensor:
+    """Return the mean logistic loss of ranking true pairs above false ones (Burges et al., 2005).
+
+    Args:
+        true: (B, 2) ITM logits; class 1 is "match".
+        false: (B, 2) ITM logits of the same images with false texts.
+        chosen: (B,) bool; other rows are left out. If no row is chosen, the loss is 0.
+    """
+    margins = true.float().diff(dim=1) - false.float().diff(dim=1)
+    losses = F.softplus(-margins.squeeze(1))
+    return (losses * chosen).sum() / chosen.sum().clamp(min=1)

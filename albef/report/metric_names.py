@@ -45,6 +45,7 @@ LOSSES = {
     "mlm": "MLM loss",
     "wpa": "Word-patch alignment",
     "exchanged": "Share of negatives with exchanged words",
+    "ranking": "Ranking loss of exchanged words",
     "lr": "Learning rate",
     "gradient_norm": "Gradient norm",
     "temperature": "Temperature",

@@ -23,7 +23,7 @@ from albef.losses.itc import (
     one_hot_targets,
     same_image_targets,
 )
-from albef.losses.itm import hard_negative_indices, itm_loss
+from albef.losses.itm import hard_negative_indices, itm_loss, ranking_loss
 from albef.losses.wpa import wpa_loss
 from albef.models.albef import ALBEF, ModelConfig, resized
 from albef.models.bert import attention_bias
@@ -57,6 +57,10 @@ class MatchingConfig(Section):
     Each word must be a token of the vocabulary. In half of the texts with such words, the negative
     text of ITM is the text itself with the words of one group exchanged, instead of a drawn text.
     The paper has no groups."""
+    exchanged_ranking: float = opt_in(0.0)
+    """Weight of a loss that ranks a text above the same text with exchanged words, by ITM's logits.
+    From weights that start at random, ITM alone learns the order of words late, or not at all. The
+    paper does not have it."""
     itm_captions: Share = 0.0
     """Share of ITM's texts that are drawn from an image's ``itm_captions`` in its meta: texts that
     may be true of many other images, such as "two frogs". ITC and MLM do not read them. It needs
@@ -255,7 +259,6 @@ class MatchingTask(Task):
         pairs: EncodedPairs,
         alpha: float,
         queued: int | None = None,
-        exchange: bool = True,
     ) -> tuple[dict[str, Tensor], list[KeyValue]]:
         """Sum the losses of a batch of pairs: ITC, ITM and word-patch alignment.
 
@@ -263,7 +266,6 @@ class MatchingTask(Task):
             pairs: the batch.
             alpha: weight of the momentum model in ITC's targets.
             queued: number of queue entries, the first ones, that are candidates; None means all.
-            exchange: whether texts with exchanged words are negatives of ITM.
 
         Returns:
             The outputs of :meth:`forward`, and keys and values of the student's images.
@@ -284,9 +286,13 @@ class MatchingTask(Task):
             self.itc_bias,
         )
         image = model.fusion_encoder.image_key_values(pairs.image_states)
-        itm, outputs = self._itm(pairs, image, itc, positives, exchange)
-        losses = {"itc": itc.loss, "itm": itm}
-        loss = itm + itc.loss if self.itc else itm
+        losses, outputs = self._itm(pairs, image, itc, positives)
+        loss = losses["itm"]
+        if "ranking" in losses:
+            loss = loss + config.exchanged_ranking * losses["ranking"]
+        losses["itc"] = itc.loss
+        if self.itc:
+            loss = loss + itc.loss
         if config.wpa:
             mask = pairs.batch["text_mask"]
             query = model.fusion_encoder.first_query(pairs.text_states, attention_bias(mask))
@@ -294,7 +300,7 @@ class MatchingTask(Task):
             loss = loss + config.wpa * losses["wpa"]
         outputs |= {name: value.detach() for name, value in losses.items()} | {
             "temperature": self.temperature.detach(),
-            "alpha": torch.full_like(itm.detach(), alpha),
+            "alpha": torch.full_like(itc.loss.detach(), alpha),
             "image_feat_m": pairs.image_feat_m,
             "text_feat_m": pairs.text_feat_m,
         }
@@ -332,9 +338,8 @@ class MatchingTask(Task):
         image: list[KeyValue],
         itc: Contrast,
         positives: Tensor,
-        exchange: bool,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return ITM's loss with negatives drawn by ITC's similarities, and its values to log."""
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return ITM's losses with negatives drawn by ITC's similarities, and values to log."""
         states, batch, size = pairs.text_states, pairs.batch, len(pairs.text_states)
         ids, mask = batch["ids"], batch["text_mask"]
         if "itm_ids" in batch:
@@ -342,7 +347,7 @@ class MatchingTask(Task):
             states = self.model.encode_text(ids, mask)
             positives = positives | describes(batch["itm_text_id"], batch["text_ids"])
         is_false, outputs = None, {}
-        if exchange and self.config.exchanged:
+        if self.config.exchanged:
             other, exchanged = self.exchange(ids)
             is_false = exchanged & (torch.rand(size, device=mask.device) < 0.5)
             states = torch.cat([states, self.model.encode_text(other, mask)])
@@ -352,7 +357,11 @@ class MatchingTask(Task):
         sims = itc.sim_i2t[:, :size] * weight, itc.sim_t2i[:, :size] * weight
         negatives = hard_negative_indices(*sims, positives, is_false)
         matches = match_pairs(self.model, self.itm_head, states, mask, image, negatives)
-        return itm_loss(matches.logits, matches.labels, matches.valid), outputs
+        losses = {"itm": itm_loss(matches.logits, matches.labels, matches.valid)}
+        if is_false is not None and self.config.exchanged_ranking:
+            true, _, false = matches.logits.split(size)
+            losses["ranking"] = ranking_loss(true, false, is_false)
+        return losses, outputs
 
     def end_step(self, outputs: Sequence[Mapping[str, Tensor]]) -> None:
         """Enqueue the momentum features of all micro-batches at once, with their ids if any."""

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from albef.config import Count, Section, Share, opt_in
+from albef.config import Count, Section, Share
 from albef.data.record import Record
 from albef.loading.reading import Batch
 from albef.losses.distill import ramp
@@ -59,9 +59,6 @@ class Config(MatchingConfig, TrainingConfig):
     """Number of epochs before the queue's entries count as ITC candidates. If weights start at
     random, early queue entries differ from the batch only by their age, which teaches nothing. The
     paper starts from trained encoders and uses 0."""
-    exchanged_from: Annotated[float, Field(ge=0)] = opt_in(0.0)
-    """Number of epochs before texts with ``exchanged`` words are negatives. Earlier, they keep ITC
-    from learning."""
     momentum: Share = 0.995
     """Share of the momentum model's weights that is kept at each step (EMA decay)."""
     temperature: Annotated[float, Field(gt=0)] = 0.07
@@ -176,8 +173,7 @@ class Task(RankingTask):
             feats_m = model_m.image_feat(image_states_m), model_m.text_feat(text_states_m)
         pairs = EncodedPairs(batch, image_states, text_states, *feats_m)
         queued = config.queue_size if epoch >= config.queue_from else 0
-        exchange = epoch >= config.exchanged_from
-        outputs, image = self.match(pairs, config.alpha_itc * ramp(epoch), queued, exchange)
+        outputs, image = self.match(pairs, config.alpha_itc * ramp(epoch), queued)
 
         labels = batch["mlm_labels"].flatten()
         positions = batch["mlm_positions"]

@@ -21,13 +21,3 @@ def test_a_frozen_image_encoder_is_shared_with_the_momentum_model() -> None:
         losses.append(task(given, 1.0)["loss"].item())
     assert losses[0] == losses[1]
     assert seen == [4]
-
-
-def test_words_are_exchanged_from_an_epoch_on() -> None:
-    given = batch()
-    task = Task(config(0.4), vocabulary()).train()
-    values = {"exchanged": (("w8", "w9"),), "exchanged_from": 1.0}
-    task.config = task.config.model_copy(update=values)
-    task.exchanges = torch.arange(211).roll(1)[None]
-    assert "exchanged" not in task(given, 0.9)
-    assert "exchanged" in task(given, 1.0)

@@ -114,6 +114,16 @@ def test_a_text_with_words_exchanged_is_the_negative_of_half_of_those_that_have_
     assert torch.equal(torch.stack(shares), exchanged.float().mean(dim=1))
     assert ((exchanged.sum(dim=0) > 8) & (exchanged.sum(dim=0) < 32)).all()
     assert "exchanges" not in task.state_dict()
+
+    task.config = task.config.model_copy(update={"exchanged_ranking": 2.0})
+    matches = results(monkeypatch, matching, "match_pairs")
+    with torch.no_grad():
+        losses = task(made, 0.0)
+    true, _, false = matches[-1].logits.diff(dim=1).split(4)
+    gaps = (true - false)[drawn[-1].text >= 4]
+    ranking = -torch.nn.functional.logsigmoid(gaps).mean()
+    assert torch.isclose(losses["ranking"], ranking)
+    assert torch.isclose(losses["loss"], losses["itc"] + losses["itm"] + 2 * ranking)
     with pytest.raises(ValueError, match="'behind' is not a token of the vocabulary"):
         tiny_task(exchanged=[["a", "behind"]])
     with pytest.raises(ValueError, match="exchanged"):  # one word has no other
