@@ -137,7 +137,7 @@ def test_a_changed_value_runs_what_depends_on_it_and_its_old_artifacts_come_back
     toy.checked(f"tasks.retrieval.epochs={epochs}")
     assert "cached" in toy.albef(f"run --set tasks.retrieval.epochs={epochs}")
     assert toy.started() == []
-    assert record.read_text() == before, "the products bring their run record"
+    assert not record.exists(), "it is of other artifacts"
 
 
 def test_what_is_wrong_is_reported_before_the_first_stage_and_nothing_is_written(
