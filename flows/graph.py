@@ -355,6 +355,15 @@ def _artifact_reasons(stage: Any) -> Iterator[str]:
             yield f"{out} {text}" + ("; DVC's cache has the original" if is_cached else "")
 
 
+def dependents(nodes: dict[str, Node]) -> dict[str, int]:
+    """Return the number of stages that depend on each stage, directly or not."""
+    below: dict[str, set[str]] = {name: set() for name in nodes}
+    for name in reversed(nodes):  # they are in the order of the graph
+        for other in nodes[name].upstream:
+            below[other] |= {name} | below[name]
+    return {name: len(others) for name, others in below.items()}
+
+
 def select(
     nodes: Mapping[str, Node], only: Iterable[str], force: Iterable[str]
 ) -> tuple[set[str], set[str]]:

@@ -1,10 +1,12 @@
 """One Prefect task per DVC stage: a process that runs ``dvc repro --single-item NAME``."""
 
+import contextlib
 import logging
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,21 +27,58 @@ log = logging.getLogger("albef")
 _CRASHES = {128 + it: it.name for it in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)}
 _children: set[Child] = set()
 _stopping = threading.Event()
-_cpu_slots = threading.BoundedSemaphore(os.cpu_count() or 1)
 
 
-def task_of(node: Node, *, fresh: bool, force: bool, pull: bool) -> "Task[[], State]":
+class Slots:
+    """Slots for running stages, one per CPU core.
+
+    A stage also starts without a free slot if more stages depend on it than on any running one:
+    what the rest of the run waits for must not wait for what only the report reads.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._running: list[int] = []
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def hold(self, dependents: int) -> Iterator[None]:
+        """Hold a slot for a stage that so many stages depend on."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._may_start(dependents))
+            self._running.append(dependents)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running.remove(dependents)
+                self._changed.notify_all()
+
+    def _may_start(self, dependents: int) -> bool:
+        return len(self._running) < self._count or dependents > max(self._running)
+
+
+_slots = Slots(os.cpu_count() or 1)
+
+
+def task_of(
+    node: Node, dependents: int, *, fresh: bool, force: bool, pull: bool
+) -> "Task[[], State]":
     """Return the Prefect task of a stage.
 
     Args:
         node: the stage.
+        dependents: number of stages that depend on it.
         fresh: whether it and all stages above it are up to date, so that nothing runs.
         force: run even if nothing changed.
         pull: look for its artifacts in the remote first, unless forced.
     """
 
     def run() -> State:
-        return run_stage(node.name, fresh=fresh, force=force, pull=pull and not force)
+        if fresh:
+            return Completed(name="Cached", message="Nothing that it depends on changed.")
+        with _slots.hold(dependents):
+            return run_stage(node.name, force=force, pull=pull and not force)
 
     run.__doc__ = f"`dvc repro --single-item {node.name}`"
     return Task(
@@ -47,14 +86,14 @@ def task_of(node: Node, *, fresh: bool, force: bool, pull: bool) -> "Task[[], St
     )
 
 
-def run_stage(name: str, *, fresh: bool, force: bool, pull: bool) -> State:
+def run_stage(name: str, *, force: bool, pull: bool) -> State:
     """Run a stage as a process and return its state; see :func:`task_of`.
 
     The name of the state is ``Cached`` if the artifacts were available. Its message is the last one
     of the stage.
     """
-    if fresh:
-        return Completed(name="Cached", message="Nothing that it depends on changed.")
+    if _stopping.is_set():
+        return Failed(message="The run was stopped before this stage.")
     logger, lines = get_run_logger(), list[str]()
 
     def line(text: str) -> None:
@@ -62,18 +101,15 @@ def run_stage(name: str, *, fresh: bool, force: bool, pull: bool) -> State:
         logger.info(text)
         log.info("%s: %s", name, text.removeprefix(f"{name}: "))
 
-    with _cpu_slots:
-        if _stopping.is_set():
-            return Failed(message="The run was stopped before this stage.")
-        log.info("%s: starts", name)
-        began, record = time.monotonic(), layout().record(name)
-        before = _mtime_ns(record)
-        child = Child.reproducing([name], alone=True, force=force, pull=pull)
-        _children.add(child)
-        try:
-            code = child.follow(line)
-        finally:
-            _children.discard(child)
+    log.info("%s: starts", name)
+    began, record = time.monotonic(), layout().record(name)
+    before = _mtime_ns(record)
+    child = Child.reproducing([name], alone=True, force=force, pull=pull)
+    _children.add(child)
+    try:
+        code = child.follow(line)
+    finally:
+        _children.discard(child)
     duration = format_duration(time.monotonic() - began)
     failure = FAILED / name
     if code == 0:

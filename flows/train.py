@@ -123,12 +123,14 @@ def _train(only: list[str], force: list[str], push: bool = True) -> State:
     if shared:
         _fetch_runs()
     futures: dict[str, PrefectFuture[State]] = {}
+    dependents = graph.dependents(nodes)
     changing: set[str] = set()  # Stages that may make something new, and those that read it.
     for name in (name for name in nodes if name in chosen):
         node, is_forced = nodes[name], name in forced
         if is_forced or (node.needed and (node.stale or changing.intersection(node.upstream))):
             changing.add(name)
-        run = stages.task_of(node, fresh=name not in changing, force=is_forced, pull=shared)
+        fresh = name not in changing
+        run = stages.task_of(node, dependents[name], fresh=fresh, force=is_forced, pull=shared)
         above = [futures[other] for other in node.upstream if other in futures]
         with TagsContext():  # For each tag of a task, the server is asked for a concurrency limit.
             futures[name] = run.submit(return_state=False, wait_for=above)

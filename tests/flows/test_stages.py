@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -13,8 +14,11 @@ import pytest
 from dvc.repo import Repo
 
 from albef.config import read_yaml
-from flows import stages
+from flows import graph, stages
+from flows.graph import Node
 from flows.process import _reproduce
+
+GRAPH = {"a": (), "b": ("a",), "c": ("a",), "d": ("c",), "e": ("b", "d")}
 
 
 def test_a_warning_of_dvc_is_printed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,6 +29,26 @@ def test_a_warning_of_dvc_is_printed_once(tmp_path: Path, monkeypatch: pytest.Mo
     child = [sys.executable, "-m", "flows.process", str(os.getpid()), "reproduce"]
     ended = subprocess.run([*child, '{"names": ["a"]}'], capture_output=True, text=True)
     assert ended.stderr.count("'a' is empty") == 1, ended.stderr
+
+
+def test_a_stage_that_more_depend_on_starts_without_a_free_slot() -> None:
+    nodes = {name: Node(name, above, ()) for name, above in GRAPH.items()}
+    dependents = graph.dependents(nodes)
+    assert dependents == {"a": 4, "b": 1, "c": 2, "d": 1, "e": 0}
+    slots, started = stages.Slots(1), {name: threading.Event() for name in nodes}
+
+    def run(name: str) -> None:
+        with slots.hold(dependents[name]):
+            started[name].set()
+
+    with slots.hold(dependents["c"]):
+        waiting = threading.Thread(target=run, args=["b"])
+        waiting.start()
+        run("a")
+        assert not started["b"].is_set()
+    waiting.join()
+    assert started["a"].is_set()
+    assert started["b"].is_set()
 
 
 def test_a_failure_is_reported_in_one_line() -> None:
