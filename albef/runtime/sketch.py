@@ -41,14 +41,17 @@ class Sketch:
 
     def __init__(self) -> None:
         self.counts: dict[str, Counts] = {w: np.zeros(len(e) - 1) for w, e in BINS.items()}
+        self._totals = dict.fromkeys(BINS, 0.0)
 
     def count(self, **values: float) -> None:
         """Count one value for each given quantity of :data:`BINS`."""
         for quantity, value in values.items():
             counts = self.counts[quantity]
             counts[min(bisect_right(BINS[quantity], value) - 1, len(counts) - 1)] += 1
-            if counts.sum() >= _MAX_COUNT:
+            self._totals[quantity] += 1
+            if self._totals[quantity] >= _MAX_COUNT:
                 counts /= 2
+                self._totals[quantity] /= 2
 
     def image(self, image: bytes, brightness: float) -> None:
         """Count an encoded image with a brightness from 0 to 255."""
