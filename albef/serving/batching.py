@@ -1,10 +1,12 @@
 """Micro-batching: items of concurrent requests are computed together."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from contextvars import ContextVar
 from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Thread
 from typing import Generic, TypeVar
 
 from albef.serving.errors import ApiError
@@ -19,9 +21,33 @@ _PADDING = 1.5  # Maximum ratio of a batch's tokens with padding to its tokens w
 _RECENT = 0.2  # Weight of the last batch in the running mean of seconds per item.
 
 
+class Threads:
+    """Threads that compute. Unlike those of concurrent.futures, they make no Future of a call."""
+
+    def __init__(self, count: int) -> None:
+        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self.submit = self._calls.put
+        self._threads = [
+            Thread(target=self._run, name="compute", daemon=True) for _ in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self) -> None:
+        for call in iter(self._calls.get, None):
+            call()
+
+    def shutdown(self) -> None:
+        """End the threads after their current calls."""
+        for _ in self._threads:
+            self._calls.put(None)
+        for thread in self._threads:
+            thread.join()
+
+
 @dataclass(slots=True, eq=False)
 class _Waiting(Generic[Item, Result]):
-    """An item that waits for its result, since a time of the loop's clock."""
+    """An item that waits for its result, since a time of the monotonic clock."""
 
     item: Item
     length: int
@@ -41,7 +67,7 @@ class Batcher(Generic[Item, Result]):
     most similar lengths. An item whose client has gone is not computed.
 
     ``run`` and ``step`` name the export and the computation, for metrics and errors. ``compute``
-    returns as many results as items, in a thread of ``executor``. ``length`` is that of an item, if
+    returns as many results as items, in one of the ``threads``. ``length`` is that of an item, if
     batches are padded.
     """
 
@@ -50,17 +76,17 @@ class Batcher(Generic[Item, Result]):
         run: str,
         step: str,
         compute: Callable[[Sequence[Item]], Sequence[Result]],
-        executor: Executor,
+        threads: Threads,
         limits: Limits,
         metrics: Metrics,
         length: Callable[[Item], int] = lambda item: 1,
     ) -> None:
-        self._step, self._compute, self._executor, self._limits = step, compute, executor, limits
+        self._step, self._compute, self._threads, self._limits = step, compute, threads, limits
         self._length, self._metrics = length, metrics
         self._queue: list[_Waiting[Item, Result]] = []
         self._free = limits.workers  # Further batches that may be computed now.
         self._expected = 0  # Items of the next batch, if each answered client sends another.
-        self._deadline = 0.0  # End of the wait for them, on the loop's clock.
+        self._deadline = 0.0  # End of the wait for them, on the monotonic clock.
         self._pace = 0.0  # Running mean of seconds per item.
         self._items = metrics.items.labels(run, step)
         self._seconds = metrics.computing.labels(run, step)
@@ -91,12 +117,15 @@ class Batcher(Generic[Item, Result]):
         """
         self.check_room(len(items))
         loop = asyncio.get_running_loop()
-        now, client = loop.time(), CLIENT.get()
+        now, client = time.monotonic(), CLIENT.get()
         waiting: list[_Waiting[Item, Result]] = [
             _Waiting(item, self._length(item), now, loop.create_future(), client) for item in items
         ]
         self._queue += waiting
-        loop.call_soon(self._start)  # Requests that arrive together form one batch.
+        if self._expected > 1:  # Requests that arrive together form one batch.
+            loop.call_soon(self._start, loop)
+        else:
+            self._start(loop)
         try:
             return [await entry.result for entry in waiting]
         finally:
@@ -107,17 +136,17 @@ class Batcher(Generic[Item, Result]):
                 self._queue = [entry for entry in self._queue if not entry.result.cancelled()]
                 self._dropped.inc(length - len(self._queue))
 
-    def _start(self) -> None:
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start to compute waiting items, unless a fuller batch can be expected soon."""
-        loop = asyncio.get_running_loop()
         while self._queue and self._free > 0:
-            if len(self._queue) < self._expected and loop.time() < self._deadline:
-                loop.call_at(self._deadline, self._start)
+            now = time.monotonic()
+            if len(self._queue) < self._expected and now < self._deadline:
+                loop.call_later(self._deadline - now, self._start, loop)
                 return
-            batch, now = self._take_batch(), loop.time()
+            batch = self._take_batch()
             for entry in batch:
                 self._waited.observe(now - entry.since)
-            self._submit(batch)
+            self._submit(batch, loop)
 
     def _take_batch(self) -> list[_Waiting[Item, Result]]:
         """Remove a batch from the queue and return it."""
@@ -133,36 +162,36 @@ class Batcher(Generic[Item, Result]):
         self._queue = [entry for entry in self._queue if id(entry) not in batched]
         return batch
 
-    def _submit(self, batch: list[_Waiting[Item, Result]]) -> None:
+    def _submit(self, batch: list[_Waiting[Item, Result]], loop: asyncio.AbstractEventLoop) -> None:
         """Compute a batch in a thread."""
-        loop, items = asyncio.get_running_loop(), [entry.item for entry in batch]
-        start = loop.time()
+        items = [entry.item for entry in batch]
         self._free -= 1
 
         def compute() -> None:
+            start = time.monotonic()
             try:
                 results, error = self._compute(items), None
             except Exception as caught:
                 results, error = (), caught
-            loop.call_soon_threadsafe(self._answer, batch, results, error, start)
+            seconds = time.monotonic() - start
+            loop.call_soon_threadsafe(self._answer, loop, batch, results, error, seconds)
 
-        self._executor.submit(compute)
+        self._threads.submit(compute)
 
     def _answer(
         self,
+        loop: asyncio.AbstractEventLoop,
         batch: list[_Waiting[Item, Result]],
         results: Sequence[Result],
         error: Exception | None,
-        start: float,
+        seconds: float,
     ) -> None:
         """Give the waiting requests their results, and start the next batch."""
         self._free += 1
         if error is None:
-            end = asyncio.get_running_loop().time()
-            seconds = end - start
             self._pace += _RECENT * (seconds / len(batch) - self._pace)
             self._expected = min(self._limits.batch, len(batch) + len(self._queue))
-            self._deadline = end + self._limits.stragglers * seconds
+            self._deadline = time.monotonic() + self._limits.stragglers * seconds
             self._items.observe(len(batch))
             self._seconds.observe(seconds)
             for entry, result in zip(batch, results, strict=True):
@@ -171,7 +200,7 @@ class Batcher(Generic[Item, Result]):
         elif len(batch) > 1:  # Each is computed alone, because only the faulty one has the error.
             for entry in batch:
                 if not entry.result.done():
-                    self._submit([entry])
+                    self._submit([entry], loop)
         elif not batch[0].result.done():
             batch[0].result.set_exception(error)
-        self._start()
+        self._start(loop)

@@ -219,7 +219,7 @@ class Engine:
     async def stop(self) -> None:
         """Stop computing, and release the models."""
         for queues in self.models:
-            await asyncio.to_thread(queues.threads.shutdown, cancel_futures=True)
+            await asyncio.to_thread(queues.threads.shutdown)
             self.store.forget(queues.space)
             # Frees the model even if other objects still hold the rest of the queues.
             queues.model = None

@@ -4,7 +4,6 @@ Shapes: S image side, L text tokens, D width, E shared width.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from albef.runtime.matching import Grounded
 from albef.runtime.model import Array, Floats, ImageStates, Ints
 from albef.runtime.sessions import CPU
 from albef.runtime.sketch import Sketch, read_counts
-from albef.serving.batching import Batcher
+from albef.serving.batching import Batcher, Threads
 from albef.serving.limits import BEST, Options
 from albef.serving.loading import check_answers, load_faster
 from albef.serving.metrics import Metrics
@@ -95,7 +94,7 @@ class ModelQueues:
         self.written = (folder / manifests.NAME).stat().st_mtime
         self.sketch, self.profile = Sketch(), read_counts(folder)
         # Exports share no threads, so that a slow call of one does not hold up another.
-        self.threads = ThreadPoolExecutor(options.limits.workers, "compute")
+        self.threads = Threads(options.limits.workers)
 
         def batcher(step: str, compute: Callable[[Any], Any], **padded: Any) -> Batcher[Any, Any]:
             fixed = self.threads, options.limits, metrics

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import signal
+import sys
 import time
 from types import FrameType
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from albef.serving.limits import Limits
@@ -23,6 +24,34 @@ _ONCE = (b"host", b"transfer-encoding")
 log = logging.getLogger("albef")
 
 
+class _Joining:
+    """A transport that sends the head of an answer with the first piece of its body."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport, self._head = transport, b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; the head of an answer stays until the next ones, or until a flush."""
+        if data.startswith(b"HTTP/1.1 ") and not (self._head or data.startswith(b"HTTP/1.1 100")):
+            self._head = data
+        else:
+            self._transport.write(self._head + data)
+            self._head = b""
+
+    def flush(self) -> None:
+        """Send a head without a body."""
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        """Close after all bytes were sent."""
+        self.flush()
+        self._transport.close()
+
+
 class _Parser(HttpToolsProtocol):
     """uvicorn's protocol, which limits headers and continues if a client offers another protocol.
 
@@ -30,6 +59,15 @@ class _Parser(HttpToolsProtocol):
     """
 
     _unfinished = 0  # Bytes since the last complete headers, or since the last piece of a body.
+
+    def connection_made(self, transport: Any) -> None:
+        """Take a connection."""
+        super().connection_made(_Joining(transport))  # type: ignore[arg-type]
+
+    def on_response_complete(self) -> None:
+        """End an answer; that to HEAD has no body."""
+        self.transport.flush()  # type: ignore[attr-defined]
+        super().on_response_complete()
 
     def parse(self, data: Any) -> None:
         """Parse bytes of the connection."""
@@ -113,10 +151,11 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self, app: ASGIApp, state: State, limits: Limits, host: str, port: int, drain: float = 0
+        self, app: FastAPI, state: State, limits: Limits, host: str, port: int, drain: float = 0
     ) -> None:
         config = uvicorn.Config(
-            app,
+            # FastAPI itself looks for telemetry at each request.
+            app if "opentelemetry.sdk" in sys.modules else app.build_middleware_stack(),
             host=host,
             port=port,
             http=_Protocol,  # type: ignore[arg-type]  # It takes any protocol.

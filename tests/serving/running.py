@@ -14,6 +14,7 @@ from subprocess import PIPE, Popen
 from typing import Any, NamedTuple
 
 import httpx
+from fastapi import FastAPI
 
 from albef.serving.app import create_app
 from albef.serving.engine import Engine
@@ -27,14 +28,20 @@ PATIENCE = 120
 
 
 class Running(NamedTuple):
-    """A server in a thread of this process: a client, what keeps the engine, uvicorn's, its log."""
+    """A server in a thread of this process, with a client and its log."""
 
     client: httpx.Client
     port: int
-    follower: Follower
+    app: FastAPI
     server: Server
     thread: threading.Thread
     log: io.StringIO
+
+    @property
+    def follower(self) -> Follower:
+        """What keeps the engine."""
+        follower: Follower = self.app.state.follower
+        return follower
 
     @property
     def engine(self) -> Engine:
@@ -61,7 +68,7 @@ def running(
         wait_until(lambda: server.started or not thread.is_alive())
         port = server.servers[0].sockets[0].getsockname()[1]
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
-            yield Running(client, port, app.state.follower, server, thread, log)
+            yield Running(client, port, app, server, thread, log)
     finally:
         server.should_exit = True
         thread.join(PATIENCE)

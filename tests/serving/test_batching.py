@@ -1,11 +1,10 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from albef.serving.batching import CLIENT, Batcher
+from albef.serving.batching import CLIENT, Batcher, Threads
 from albef.serving.errors import ApiError
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
@@ -49,16 +48,17 @@ def run(go: Go, *, busy: bool = True, **limits: float) -> list[list[str]]:
     compute = Upper()
 
     async def inside() -> None:
-        with ThreadPoolExecutor(1) as executor:
-            bounds = Limits(**{"batch": 4, "queue": 8, "stragglers": 0, **limits})  # type: ignore[arg-type]
-            batcher = Asked("run", "things", compute, executor, bounds, Metrics(), length=len)
-            first = await batcher.ask(["a"] if busy else [])
-            await compute.begun(busy)
-            try:
-                await go(batcher, compute)
-                assert await first[0] == ["A"] * busy
-            finally:
-                compute.let.release(100)
+        threads = Threads(1)
+        bounds = Limits(**{"batch": 4, "queue": 8, "stragglers": 0, **limits})  # type: ignore[arg-type]
+        batcher = Asked("run", "things", compute, threads, bounds, Metrics(), length=len)
+        first = await batcher.ask(["a"] if busy else [])
+        await compute.begun(busy)
+        try:
+            await go(batcher, compute)
+            assert await first[0] == ["A"] * busy
+        finally:
+            compute.let.release(100)
+            threads.shutdown()
 
     asyncio.run(inside())
     return compute.batches

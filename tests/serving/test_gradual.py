@@ -148,8 +148,7 @@ def test_answers_of_a_shadow_are_compared_and_never_sent(
 
 def test_requests_that_wait_too_long_for_a_shadow_are_dropped(tiny_export: Path) -> None:
     with running([tiny_export], shadow=Trial(tiny_export, 1)) as server:
-        app: Any = server.server.config.app
-        model, go = app.state.followers["shadow"].engine.models[0].model, threading.Event()
+        model, go = server.app.state.followers["shadow"].engine.models[0].model, threading.Event()
         encode = model.encode_text
         model.encode_text = lambda *given: go.wait(PATIENCE) and encode(*given)
         for _ in range(40):
@@ -166,9 +165,8 @@ def test_a_canary_that_fails_is_refused_by_the_numbers_of_its_server(
 ) -> None:
     first, second = exports.values()
     with running([first], canary=Trial(second, 0.5), shadow=Trial(second, 1)) as server:
-        app: Any = server.server.config.app
         for version in ("canary", "shadow"):
-            app.state.followers[version].engine.models[0].model.encode_text = None
+            server.app.state.followers[version].engine.models[0].model.encode_text = None
         for i in range(12):
             answer = server.client.post(
                 "/v1/embed/texts", json=TEXTS, headers={"X-Albef-Key": f"{i}"}

@@ -6,7 +6,6 @@ import json
 from typing import Any, NamedTuple
 
 import pytest
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from albef.serving.errors import ApiError
@@ -85,8 +84,8 @@ async def ask(
     raw = [(name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
     scope: Scope = {"type": "http", "method": method, "path": mounted + path, "root_path": mounted}
     address = client or ""
-    exchange = Exchange("mine", Headers(raw=raw), address, Client(address))  # of a request before
-    scope |= {"headers": raw, "client": client and (client, 1), "albef": exchange}
+    before = Exchange("mine", dict(headers or {}), address, Client(address))
+    scope |= {"headers": raw, "client": client and (client, 1), "albef": before}
     await app(scope, receive, send)
     names = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return Answer(sent[0]["status"], names, b"".join(part.get("body", b"") for part in sent[1:]))

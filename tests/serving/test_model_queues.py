@@ -11,7 +11,7 @@ import numpy as np
 from albef.release.gate import ReleaseConfig
 from albef.serving.limits import Limits
 from tests.conftest import CAPTIONS
-from tests.serving.running import parts, running
+from tests.serving.running import parts, running, wait_until
 
 
 def test_clients_at_once_get_what_each_gets_alone(
@@ -26,7 +26,7 @@ def test_clients_at_once_get_what_each_gets_alone(
             form = {"data": {field: text}, "files": parts("image", [picture])}
             calls.append((f"/v1/{path}", form))
     exports = [tiny_exports[kind] for kind in ("retrieval", "vqa", "entailment")]
-    clients = 8
+    clients, texts_of = 8, {"run": "retrieval", "step": "texts"}
     with running(exports, Limits(stragglers=1), precision="int8") as server:
 
         def ask(client: httpx.Client, number: int) -> list[float]:
@@ -36,22 +36,27 @@ def test_clients_at_once_get_what_each_gets_alone(
             return [*_numbers(response.json())]
 
         alone = [ask(server.client, number) for number in range(len(calls))]
-        start = threading.Barrier(clients)
+        go = threading.Event()
+        server.engine.models[0].threads.submit(go.wait)
 
         def many(first: int) -> list[list[float]]:
-            start.wait()
             base = f"http://127.0.0.1:{server.port}"
             with httpx.Client(base_url=base, timeout=120) as client:
                 return [ask(client, first * 3 + i) for i in range(len(calls))]
 
         with ThreadPoolExecutor(clients) as pool:
-            for first, found in enumerate(pool.map(many, range(clients))):
+            answers = pool.map(many, range(clients))
+            wait_until(lambda: server.metric("albef_waiting_items", **texts_of) == clients - 1)
+            go.set()
+            for first, found in enumerate(answers):
                 for i, row in enumerate(found):
                     expected = alone[(first * 3 + i) % len(calls)]
                     bound = ReleaseConfig.model_fields["max_batch_effect"].default
                     np.testing.assert_allclose(row, expected, rtol=0, atol=bound)
-        batches = server.metric("albef_batch_items_count", run="vqa", step="ask")
-        assert 0 < batches < clients * len(calls) / 4, "some were computed together"
+        items, batches = (
+            server.metric(f"albef_batch_items_{part}", **texts_of) for part in ("sum", "count")
+        )
+        assert items > batches, "some were computed together"
 
 
 def _numbers(answer: Any) -> Any:

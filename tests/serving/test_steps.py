@@ -67,7 +67,7 @@ def traced(tiny_export: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple
 
 def test_no_request_makes_a_long_step(traced: tuple[Running, Lines]) -> None:
     server, lines = traced
-    warm_up(server.server.config.app)  # type: ignore[arg-type]  # FastAPI prepares its routes.
+    warm_up(server.app)  # FastAPI prepares its routes.
     for name, (path, kind, body) in HOSTILE.items():
         lines.longest = 0
         head, length = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n", len(body)

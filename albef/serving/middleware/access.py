@@ -44,11 +44,11 @@ class Tokens(HttpMiddleware):
         self._clients = [parse_token(token, i) for i, token in enumerate(tokens, 1)]
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sent_headers = exchange_of(scope).headers.getlist("authorization")
+        sent_headers = [value for name, value in scope["headers"] if name == b"authorization"]
         if len(sent_headers) > 1:  # Proxies do not agree on which one counts.
             raise ApiError(401, "send one Authorization header, not several")
-        kind, _, token = "".join(sent_headers).partition(" ")
-        sent = token.strip().encode("latin-1") if kind.lower() == "bearer" else b""
+        kind, _, token = b"".join(sent_headers).partition(b" ")
+        sent = token.strip() if kind.lower() == b"bearer" else b""
         # Compared in constant time, so that the response time reveals no token.
         matches = [each for each in self._clients if hmac.compare_digest(sent, each.token)]
         if not matches:

@@ -1,9 +1,11 @@
 """Limits of the number, size and duration of requests."""
 
 import asyncio
+import math
+import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -18,8 +20,34 @@ from albef.serving.middleware.exchange import (
     exchange_of,
 )
 
-_SOON = 0.01  # Seconds of an answer before its client is watched.
+_TICK = 0.01  # Seconds between two checks of all open requests.
 _PIECE = 16 * 1024  # Bytes of a body that must arrive in time, and are parsed in one step.
+
+
+@dataclass(eq=False)
+class _Open:
+    """A request in progress, and the error that cancels its task at a time."""
+
+    task: asyncio.Task[Any]
+    receive: Receive
+    exchange: Exchange
+    due: float
+    status: int
+    text: str
+    reason: Exception | None = None  # why the task was cancelled
+    watching: asyncio.Task[None] | None = None
+
+    def cancel(self, reason: Exception) -> None:
+        """Cancel the task for a reason, which it then raises."""
+        self.reason = reason
+        self.task.cancel()
+
+    async def watch(self) -> None:
+        """Cancel the answer if its client leaves."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        if not self.exchange.done:
+            self.cancel(ClientGoneError())
 
 
 @dataclass(eq=False)
@@ -37,26 +65,60 @@ class Admission(HttpMiddleware):
     metrics: Metrics
     _slots: Counter[str] = field(default_factory=Counter)
     _bytes: Counter[str] = field(default_factory=Counter)
+    # Timers and tasks of each request would take longer than the rest of this middleware.
+    _open: set[_Open] = field(default_factory=set)
+    _is_checking: bool = False
+
+    def __post_init__(self) -> None:
+        limits = self.limits
+        self._slow = (
+            f"the body must arrive within {limits.body_seconds:g} s, and {_PIECE} bytes every "
+            f"{limits.piece_seconds:g} s"
+        )
+        self._late = f"the answer was not ready within {limits.seconds:g} s"
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = exchange_of(scope)
+        exchange, task = exchange_of(scope), asyncio.current_task()
+        assert task is not None
         name = exchange.client.name
         self._take_slot(exchange.client)
-        cancel = _Cancel()
+        request = _Open(task, receive, exchange, math.inf, 408, self._slow)
+        self._open.add(request)
+        if not self._is_checking:
+            self._is_checking = True
+            task.get_loop().call_later(_TICK, self._check, task.get_loop())
         try:
-            body = await self._read(exchange, receive, cancel)
-            await self._answer(scope, body, receive, send, cancel)
+            body = await self._read(request)
+            request.status, request.text = 504, self._late
+            request.due = time.monotonic() + self.limits.seconds
+            await self.app(scope, _replay(body, receive), send)
         except asyncio.CancelledError:
-            if cancel.reason is None:  # The server cancels it.
+            if request.reason is None:  # The server cancels it.
                 raise
-            cancel.task.uncancel()
-            raise cancel.reason from None
+            task.uncancel()
+            raise request.reason from None
         finally:
+            self._open.remove(request)
+            if request.watching:
+                request.watching.cancel()
             self._slots[name] -= 1
             self._bytes[name] -= exchange.held
             self.metrics.held_bytes -= exchange.held
             if not self._slots[name]:
                 del self._slots[name], self._bytes[name]
+
+    def _check(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Cancel the requests that are late, and watch whether clients that wait leave."""
+        now = time.monotonic()
+        for each in self._open:
+            if now >= each.due:
+                each.due = math.inf
+                each.cancel(ApiError(each.status, each.text))
+            elif each.status == 504 and each.watching is None:
+                each.watching = loop.create_task(each.watch())
+        self._is_checking = bool(self._open)
+        if self._open:
+            loop.call_later(_TICK, self._check, loop)
 
     def _take_slot(self, client: Client) -> None:
         if self._slots.total() >= self.limits.requests:
@@ -85,97 +147,54 @@ class Admission(HttpMiddleware):
         self.metrics.refused.labels(reason).inc()
         raise ApiError(status, f"{text}; retry after 1 s", 1)
 
-    async def _read(self, exchange: Exchange, receive: Receive, cancel: "_Cancel") -> bytearray:
+    async def _read(self, request: _Open) -> bytearray:
         """Return the whole body.
 
         The limit is lower for a JSON body, because parsing takes many times its memory.
         """
+        exchange, limits = request.exchange, self.limits
         is_form = exchange.headers.get("content-type", "").startswith("multipart/form-data")
-        max_bytes = self.limits.body if is_form else min(self.limits.json, self.limits.body)
+        max_bytes = limits.body if is_form else min(limits.json, limits.body)
         length = exchange.headers.get("content-length", "")
         announced = int(length[:20]) if length.isdecimal() else 0
         if announced > max_bytes:
             raise _too_large(max_bytes)
         self._hold(exchange, announced)
-        body, more, due, limits = bytearray(), True, _PIECE, self.limits
-        rate = f"{_PIECE} bytes every {limits.piece_seconds:g} s"
-        slow = ApiError(408, f"the body must arrive within {limits.body_seconds:g} s, and {rate}")
-        loop = asyncio.get_running_loop()
-        end = loop.time() + limits.body_seconds
-        timer = loop.call_later(min(limits.body_seconds, limits.piece_seconds), cancel, slow)
-        try:
-            while more:
-                if len(body) >= due:
-                    due = len(body) + _PIECE
-                    timer.cancel()
-                    timer = loop.call_at(min(end, loop.time() + limits.piece_seconds), cancel, slow)
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGoneError
-                body += message.get("body", b"")
-                more = message.get("more_body", False)
-                exchange.received = len(body)
-                if exchange.received > max_bytes:
-                    raise _too_large(max_bytes)
-                self._hold(exchange, max(0, exchange.received - exchange.held))
-        finally:
-            timer.cancel()
+        body, more, due = bytearray(), True, 0
+        end = time.monotonic() + limits.body_seconds
+        while more:
+            if len(body) >= due:
+                due = len(body) + _PIECE
+                request.due = min(end, time.monotonic() + limits.piece_seconds)
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            exchange.received = len(body)
+            if exchange.received > max_bytes:
+                raise _too_large(max_bytes)
+            self._hold(exchange, max(0, exchange.received - exchange.held))
         if not is_form and body.count(b",") > COMMAS:
             raise ApiError(413, f"the body has more than {COMMAS} commas; send fewer values")
         return body
 
-    async def _answer(
-        self, scope: Scope, body: bytearray, receive: Receive, send: Send, cancel: "_Cancel"
-    ) -> None:
-        """Let the application answer until the time limit, or until the client is gone."""
-        more = True
 
-        async def replay() -> Message:
-            nonlocal more
-            if not more:
-                return await receive()
-            if len(body) > _PIECE:
-                await asyncio.sleep(0)  # Others are served between two pieces.
-            piece, body[:_PIECE] = bytes(body[:_PIECE]), b""
-            more = bool(body)
-            return {"type": "http.request", "body": piece, "more_body": more}
+def _replay(body: bytearray, receive: Receive) -> Receive:
+    """Return a function that receives a body that has been read, in pieces."""
+    more = True
 
-        async def watch() -> None:
-            """Cancel the answer if its client leaves."""
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            if not exchange_of(scope).done:
-                cancel(ClientGoneError())
+    async def replay() -> Message:
+        nonlocal more
+        if not more:
+            return await receive()
+        if len(body) > _PIECE:
+            await asyncio.sleep(0)  # Others are served between two pieces.
+        piece, body[:_PIECE] = bytes(body[:_PIECE]), b""
+        more = bool(body)
+        return {"type": "http.request", "body": piece, "more_body": more}
 
-        loop, seconds = asyncio.get_running_loop(), self.limits.seconds
-        tasks: list[asyncio.Task[None]] = []
-        late = ApiError(504, f"the answer was not ready within {seconds:g} s")
-        # Most answers are sent before a task that watches their client would pay off.
-        timers = [
-            loop.call_later(seconds, cancel, late),
-            loop.call_later(_SOON, lambda: tasks.append(loop.create_task(watch()))),
-        ]
-        try:
-            await self.app(scope, replay, send)
-        finally:
-            for timer in timers:
-                timer.cancel()
-            for task in tasks:
-                task.cancel()
-
-
-class _Cancel:
-    """Function that cancels the current task for a reason, which the task then raises."""
-
-    def __init__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.task = task
-        self.reason: Exception | None = None
-
-    def __call__(self, reason: Exception) -> None:
-        self.reason = reason
-        self.task.cancel()
+    return replay
 
 
 def _too_large(max_bytes: int) -> ApiError:

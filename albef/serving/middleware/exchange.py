@@ -5,7 +5,6 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import NamedTuple, TextIO
 
-from starlette.datastructures import Headers
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -71,7 +70,7 @@ class Exchange:
     """A request and its answer as middlewares see them (``albef`` in the scope)."""
 
     id: str
-    headers: Headers
+    headers: dict[str, str]  # the first of each name
     address: str
     client: Client
     received: int = 0
