@@ -180,12 +180,8 @@ def write_scores(path: Path, base: Path, scores: pa.Table, keep_mask: NDArray[np
             rows = batch.filter(pc.equal(batch["split"], SPLIT))
             owner = pc.list_parent_indices(rows["captions"])
             texts, meta = pc.list_flatten(rows["captions"]), rows["meta"].take(owner)
-            noise = pa.array(map(_noise, meta.to_pylist()), pa.string())
-            spoken = rows["key"].take(owner), texts, noise
+            noise = [json.loads(it)["noise"] if '"noise"' in it else "" for it in meta.to_pylist()]
+            spoken = rows["key"].take(owner), texts, pa.array(noise, pa.string())
             batch_scores = scores.slice(offset, len(owner)).combine_chunks()
             writer.write_table(pa.table([*spoken, *batch_scores.columns], schema=schema))
             offset += len(owner)
-
-
-def _noise(meta: str) -> str:
-    return str(json.loads(meta)["noise"]) if '"noise"' in meta else ""

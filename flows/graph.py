@@ -193,7 +193,6 @@ def overlap(one: str, other: str) -> bool:
 
 
 def _initial_checkpoints(params: Path) -> set[str]:
-    """Return the checkpoints that runs start from or that score captions."""
     sections, models = read_yaml(params), values.layout(params).paths.models
     names = [str(run.get("init")) for run in (sections.get("tasks") or {}).values()]
     filtered = (sections.get("curate") or {}).values()

@@ -102,7 +102,6 @@ def check_files(files: Sequence[Path], path: str, shown: str) -> None:
 
 
 def _digest(path: Path) -> str:
-    """Return the digest of a params file and of the code that reads it."""
     code = (file for name in ("albef", "pipelines") for file in Path(name).rglob("*.py"))
     digests = (f"{file} {file_digest(file)}" for file in sorted(code))
     return hashlib.sha256("\n".join([file_digest(path), *digests]).encode()).hexdigest()

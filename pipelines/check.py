@@ -155,7 +155,6 @@ def _try(
 def _read(
     folder: Path, stage: Stage, config: RowsConfig, intake: IngestConfig, rows: int
 ) -> Blocks:
-    """Prepare the first rows of each source, in blocks."""
     blocks = Blocks(folder)
     rules = Rules(intake, config.longest_side, min_scores=config.min_scores)
     scratch = stage.runtime.scratch_root
@@ -228,7 +227,6 @@ def _choose(
 
 
 def _path(source: Path) -> Path:
-    """Return a path, relative to the working directory if it lies below it."""
     path = Path(os.path.abspath(source))
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 

@@ -59,7 +59,6 @@ def run(stage: Stage) -> None:
 def _score(
     stage: Stage, checkpoint: Checkpoint, base: Path, folder: Path, device: torch.device
 ) -> pa.Table:
-    """Return the scores of all records."""
     records, parts = Shards(base, SPLIT), list[pa.Table]()
     least, most = _PART
     size = min(most, max(least, len(records) // 100 // least * least))
@@ -80,7 +79,6 @@ def _score(
 
 
 def _summary(base: Path, filtered: Path) -> dict[str, object]:
-    """Return rows, kept rows and rejected rows of each source, in ingest's format."""
     rows, kept = (
         {entry["values"]: entry["counts"] for entry in pc.value_counts(index["source"]).to_pylist()}
         for index in (read_index(folder, columns=["source"]) for folder in (base, filtered))

@@ -127,7 +127,6 @@ def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torc
 
 
 def _track(stage: Stage, config: RunConfig, metrics: Mapping[str, Mapping[str, object]]) -> None:
-    """Add the metrics to the trackers of the run's training."""
     if not (names := stage.runtime.trackers):
         return
     address = f"finetune@{stage.key}"

@@ -117,7 +117,6 @@ def _prepare(blocks: Blocks, stage: Stage, config: RowsConfig, rules: Rules) -> 
 def _write_shards(
     folder: Path, blocks: Blocks, dropped: Container[int], config: RowsConfig, stage: Stage
 ) -> dict[str, Any]:
-    """Write the shards of all kept rows, and their index; return the contents of dataset.json."""
     sources: list[dict[str, Any]] = []
     licences: list[Mapping[str, str]] = []
     for name, source in config.sources.items():

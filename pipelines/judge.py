@@ -116,7 +116,6 @@ def _restore(stage: Stage) -> RunTask:
 
 
 def _provenance(folder: Path, split: Shards) -> dict[str, Any]:
-    """Return what the card records about the origin of an export and of its test data."""
     metadata = manifest.read(folder)
     origin = dict(metadata.provenance)
     return {
@@ -130,7 +129,6 @@ def _provenance(folder: Path, split: Shards) -> dict[str, Any]:
 
 
 def _prepare_behaviour(stage: Stage, dataset: str, kind: type[RunTask]) -> Tested | None:
-    """Return the behaviour tests of a run, as in its evaluation."""
     settings, data = stage.section("evaluate", EvaluateConfig), stage.layout.data(dataset)
     records = Shards(data, splits_of(settings.splits, describe(data)["splits"])[0])
     tests = prepare(settings.behaviour, kind, records)
@@ -138,7 +136,6 @@ def _prepare_behaviour(stage: Stage, dataset: str, kind: type[RunTask]) -> Teste
 
 
 def _previous(kind: str, facts: Mapping[str, Any]) -> tuple[list[Path], str]:
-    """Return the folders of exports to compare with, and a note about them."""
     replaces = facts["replaces"]
     if facts["released"] is None:
         return [], f"Stage {facts['stage']} has no version yet to compare with."

@@ -109,7 +109,6 @@ def load(path: Path, *, related: bool = True) -> Params:
 
 
 def _run(values: Any, *, where: str, key: str) -> Section:
-    """Return an entry of ``tasks`` as the section of its kind."""
     if not isinstance(values, Mapping):
         raise ParamsError(f"{where}: {key} must be a mapping")
     kind = values.get("kind")
@@ -133,7 +132,6 @@ def kinds() -> list[str]:
 
 
 def _conflicts(params: Params) -> Iterator[str]:
-    """Yield an error message for each conflict between sections."""
     try:
         read_suite(Path(params.evaluate.behaviour.tests))
     except ParamsError as error:
@@ -157,7 +155,6 @@ def _conflicts(params: Params) -> Iterator[str]:
 
 
 def _trainings(params: Params) -> dict[str, Any]:
-    """Return the sections of all trainings by their key in the file."""
     runs = {f"tasks.{name}": run for name, run in params.tasks.items()}
     return {"pretrain": params.pretrain, **runs}
 
@@ -210,7 +207,6 @@ def _check_processes(params: Params) -> Iterator[str]:
 
 
 def _is_exported(kind: str) -> bool:
-    """Return whether models of a kind can be exported."""
     return bool(importlib.import_module(f"albef.tasks.{kind}").Task.capability)
 
 
@@ -243,7 +239,6 @@ def _check_starts(params: Params) -> Iterator[str]:
 
 
 def _check_filtered(params: Params) -> Iterator[str]:
-    """Yield errors of filtered datasets."""
     for name, filtered in params.curate.items():
         if name in params.datasets:
             yield f"curate.{name}: a dataset has this name; choose another"
@@ -263,7 +258,6 @@ def _owner(params: Params, by: str) -> str:
 
 
 def _check_cycles(params: Params) -> Iterator[str]:
-    """Yield an error if datasets and runs depend on themselves."""
     deps = {
         f"curate.{name}": (f"curate.{filtered.dataset}", _owner(params, filtered.by))
         for name, filtered in params.curate.items()

@@ -316,7 +316,6 @@ def main(path: Path, gpus: Gpus, rows: Sequence[str]) -> int:
 
 
 def _count(params: Params, item: str) -> tuple[str, int]:
-    """Return the name and the number of rows of NAME=COUNT."""
     name, _, count = item.partition("=")
     datasets = {**params.datasets, **params.curate}
     if not count.isdecimal():
@@ -327,7 +326,6 @@ def _count(params: Params, item: str) -> tuple[str, int]:
 
 
 def _rows(params: Params, dataset: str) -> int:
-    """Return the rows of a dataset's train split; 0 if it is not available."""
     try:
         return int(describe(Layout(params.paths).data(dataset))["splits"]["train"])
     except (ShardError, KeyError):

@@ -66,7 +66,6 @@ def data_page(name: str) -> Path:
 
 
 def _write(folder: Path, texts: Mapping[str, str]) -> list[Path]:
-    """Write files with these texts to a new folder and return their paths."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, text in texts.items():

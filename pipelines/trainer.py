@@ -126,7 +126,6 @@ def fit(
 
 
 def _trackers(stage: Stage, config: TrainingConfig, folder: Path) -> Trackers | None:
-    """Start the trackers of a training, or continue those of its killed process."""
     names = stage.runtime.trackers
     if not names or not world().first:
         return None
@@ -138,7 +137,6 @@ def _trackers(stage: Stage, config: TrainingConfig, folder: Path) -> Trackers | 
 
 
 def _prepare(stage: Stage, task: Task, shards: Shards) -> Loader:
-    """Prepare the task for training on ``shards``, and return their loader."""
     config: TrainingConfig = task.config
     processes, runtime = world(), stage.runtime
     task.prepare(shards)

@@ -67,6 +67,5 @@ def judge_all(
 
 
 def _means(values: list[Mapping[str, float]]) -> dict[str, float]:
-    """Return the mean of each metric in percent."""
     names = values[0] if values else ()
     return {name: 100 * float(np.mean([each[name] for each in values])) for name in names}

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 
 from albef.commands.command import find_root
 from albef.config import ParamsError, read_preset
-from albef.layout import PARAMS, Layout, layout_of
+from albef.layout import PARAMS, layout_of
 from albef.lineage import DIGITS, Project, Step, lineage, render_facts
 
 
@@ -61,13 +61,10 @@ def project_around(path: Path) -> Project | None:
     if root is None:
         return None
     projects = list(_projects(root))
-    holding = [project for project in projects if _holds(project.layout, path.resolve())]
+    is_in = path.resolve().is_relative_to
+    holding = [it for it in projects if is_in(it.layout.root) or is_in(it.layout.paths.models)]
     # products/smoke is inside products, so the deepest folder that holds the path wins.
     return max(holding or projects[:1], key=lambda project: len(project.layout.root.parts))
-
-
-def _holds(layout: Layout, path: Path) -> bool:
-    return path.is_relative_to(layout.root) or path.is_relative_to(layout.paths.models)
 
 
 def _projects(root: Path) -> Iterator[Project]:

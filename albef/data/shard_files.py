@@ -99,7 +99,6 @@ class ShardFiles:
         return f"{address} is damaged at {key}" if is_damaged else "", image
 
     def _address(self, shard: str) -> str:
-        """Return the location of a shard: a path, or an address in the store."""
         if self._manifest:
             return self._store.address(self._stored(shard))
         return str(self._folder / "shards" / shard)

@@ -81,7 +81,6 @@ def export(
 
 
 def _convert(folder: Path, inputs: _Inputs, precisions: Sequence[Precision]) -> None:
-    """Convert graphs from float32 to the requested precisions, given the inputs of each graph."""
     for graph in inputs:
         for precision in precisions:
             if precision != "float32":

@@ -70,7 +70,6 @@ def parts(checkpoint: Checkpoint) -> Parts:
 
 
 def _kind(checkpoint: Checkpoint) -> ModuleType:
-    """Return the module in albef/tasks that trained a checkpoint."""
     try:
         return importlib.import_module(f"albef.tasks.{checkpoint.kind}")
     except ImportError:

@@ -72,7 +72,6 @@ def _run(
     rows: pd.DataFrame,
     config: ValidateConfig,
 ) -> list[dict[str, Any]]:
-    """Return the outcomes of the expectations of one table, in any order."""
     import great_expectations as gx
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 

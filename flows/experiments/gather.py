@@ -96,11 +96,6 @@ class _Gathering:
         return tuple(map(tuple, groups))
 
     def _baseline(self, index: int) -> int:
-        """Return the index of the side that a side is compared with.
-
-        It belongs to the previous group (``stepwise``) or to the first group. The side with the
-        same seeds is preferred; otherwise it is the baseline.
-        """
         number = next(i for i, group in enumerate(self._groups) if index in group)
         others = self._groups[number - 1 if self._stepwise else 0] if number else ()
         seeds = self._sides[index].revision.seeds

@@ -90,7 +90,6 @@ def _record(
 
 
 def _problems(registry: Registry, version: str, trial: Trial, key: Path | None) -> Iterator[str]:
-    """Yield an error message for each reason why nothing can be decided or recorded."""
     card = registry.release_folder(version) / CARD
     if trial.digests != {registry.digest(version)}:
         tried = ", ".join(f"sha256:{digest}" for digest in sorted(trial.digests))
