@@ -141,8 +141,7 @@ def flatten(values: Mapping[str, object], key: str = "") -> Iterator[tuple[str, 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML 1.2 file, in which ``1e-4`` is a number, as in DVC."""
-    from ruamel.yaml.constructor import DuplicateKeyError
-    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
         values = copy.deepcopy(_parse(path.read_text()))
@@ -150,12 +149,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ParamsError(f"{path} does not exist; run from the root of the project") from None
     except OSError as error:
         raise ParamsError(f"cannot read {path}: {error.strerror}") from None
-    except DuplicateKeyError as error:
-        key = str(error.problem).removeprefix("found duplicate key ").split(" with value ")[0]
-        line = error.problem_mark.line + 1
-        raise ParamsError(
-            f"{path} line {line}: duplicate key {key}; merge it into the first {key}"
-        ) from None
+    except MarkedYAMLError as error:
+        line, text = error.problem_mark.line + 1, str(error.problem).split(" with value ")[0]
+        raise ParamsError(f"{path} is not valid YAML: line {line}, {text}") from None
     except (YAMLError, ValueError, RecursionError) as error:
         raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

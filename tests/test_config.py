@@ -86,7 +86,7 @@ def test_yaml_is_read_as_version_1_2(tmp_path: Path) -> None:
         ("[" * 400, "is not valid YAML"),
         ("a: " + "9" * 5000, "is not valid YAML"),
         ("", "must be a mapping"),
-        ("a: {x: 1}\nb: 1\na: {y: 2}\n", 'line 3: duplicate key "a"; merge it'),
+        ("a: {x: 1}\nb: 1\na: {y: 2}\n", 'is not valid YAML: line 3, found duplicate key "a"'),
     ):
         path.write_text(text)
         with pytest.raises(ParamsError, match=message):

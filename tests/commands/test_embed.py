@@ -32,20 +32,6 @@ def run(checkpoint: Path, folder: Path, out: Path, split: str = "test") -> None:
     embed.main(folder, split, checkpoint, "cpu", out)
 
 
-def test_an_export_gives_the_features_of_its_checkpoint(
-    tiny_checkpoint: Path, tiny_export: Path, pictures: list[bytes], tmp_path: Path
-) -> None:
-    (tmp_path / "a.png").write_bytes(pictures[0])
-    (tmp_path / "a.txt").write_text("a dog\n")
-    run(tiny_checkpoint, tmp_path, tmp_path / "torch.parquet")
-    run(tiny_export, tmp_path, tmp_path / "onnx.parquet")
-    for one, other in zip(
-        _read(tmp_path / "torch.parquet"), _read(tmp_path / "onnx.parquet"), strict=True
-    ):
-        np.testing.assert_allclose(one.pop("feature"), other.pop("feature"), atol=1e-5)
-        assert one == other
-
-
 def test_recall_from_the_features_is_that_of_evaluation(
     tiny_checkpoint: Path, shards: Shards, scenes: list[Record], tmp_path: Path
 ) -> None:
@@ -72,33 +58,33 @@ def test_recall_from_the_features_is_that_of_evaluation(
     assert 0 < metrics["itc_tr@10"] < 100
 
 
-def test_rows_say_whose_they_are(
-    tiny_checkpoint: Path, pictures: list[bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "below").mkdir()
-    (tmp_path / "b.PNG").write_bytes(pictures[0])
-    (tmp_path / "below" / "a.jpeg").write_bytes(pictures[2])
-    (tmp_path / "b.txt").write_text("a dog\n\n  two apples \n", encoding="utf-8")
-    (tmp_path / "alone.txt").write_text("of no picture")
-    out = tmp_path / "x.parquet"
-    run(tiny_checkpoint, tmp_path, out)
-    assert capsys.readouterr().out == f"2 images, 2 texts\n{out}\n"
-    images, texts = _read(out)
-    assert images["key"] == ["b.PNG", "below/a.jpeg"]
-    assert images["text"] == [None, None]
-    assert texts["key"] == ["b.PNG", "b.PNG"]
-    assert texts["text"] == ["a dog", "two apples"]
-    assert texts["image_id"] == [0, 0]
-    model = load(tiny_checkpoint)
-    np.testing.assert_allclose(
-        images["feature"], model.embed_image([pictures[0], pictures[2]]), atol=1e-6
-    )
-    np.testing.assert_allclose(
-        texts["feature"], model.embed_text(["a dog", "two apples"]), atol=1e-6
-    )
-    weights = pq.read_schema(out).metadata[b"weights"].decode()
-    assert weights == load_checkpoint(tiny_checkpoint).digest
-    assert [path.name for path in tmp_path.iterdir() if "part" in path.name] == []
+def test_rows_of_a_checkpoint_or_export_say_whose_they_are(
+    tiny_checkpoint: Path, tiny_export: Path, pictures: list[bytes], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (folder := tmp_path / "photos").mkdir()
+    (folder / "below").mkdir()
+    (folder / "b.PNG").write_bytes(pictures[0])
+    (folder / "below" / "a.jpeg").write_bytes(pictures[2])
+    (folder / "b.txt").write_text("a dog\n\n  two apples \n", encoding="utf-8")
+    (folder / "alone.txt").write_text("of no picture")
+    torch_model, out = load(tiny_checkpoint), tmp_path / "x.parquet"
+    for weights in (tiny_checkpoint, tiny_export):
+        run(weights, folder, out)
+        assert capsys.readouterr().out == f"2 images, 2 texts\n{out}\n"
+        images, texts = _read(out)
+        assert images["key"] == ["b.PNG", "below/a.jpeg"]
+        assert images["text"] == [None, None]
+        assert texts["key"] == ["b.PNG", "b.PNG"]
+        assert texts["text"] == ["a dog", "two apples"]
+        assert texts["image_id"] == [0, 0]
+        expected = torch_model.embed_image([pictures[0], pictures[2]])
+        np.testing.assert_allclose(images["feature"], expected, atol=1e-5)
+        expected = torch_model.embed_text(["a dog", "two apples"])
+        np.testing.assert_allclose(texts["feature"], expected, atol=1e-5)
+        digest = pq.read_schema(out).metadata[b"weights"].decode()
+        assert digest == embed.load_model(weights, "cpu").digest
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", "x.parquet"}
 
 
 def test_errors_are_sentences(
