@@ -145,7 +145,6 @@ def _rows_of_cut_shards(quarantine: Path) -> int:
 def _yield_message(
     stage: Stage, rows: int, cut: int, reasons: Counter[tuple[str, str]], min_yield: float
 ) -> str:
-    """Return the error message for a dataset of which too few rows are kept."""
     if not rows:
         return f"the sources of dataset {stage.key} have no rows"
     counts: Counter[str] = Counter()

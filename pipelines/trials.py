@@ -79,7 +79,6 @@ class _Search:
 
     @property
     def file(self) -> Path:
-        """File of the study."""
         return self.folder / _STUDY
 
     @property

@@ -12,9 +12,12 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensorMode,
 )
+from torch.nn import functional
 
+from albef.data.shards import Shards
 from albef.export.graphs import parts
 from albef.export.onnx import example
+from albef.export.torch_model import model_of
 from albef.loading.reading import to_device
 from albef.models.weights import load_checkpoint
 from albef.tasks.task import LoraConfig
@@ -22,8 +25,8 @@ from albef.training.lora import adapt
 from albef.training.optim import Muon, adamw
 from pipelines.fake_gpu import DEVICE, move, on_gpu
 from tests.conftest import save_task
-from tests.fake_gpu import SLOWER, Operations, named
-from tests.tasks.test_contract import RUNS, collated, folder, pretrained, start, stepped
+from tests.fake_gpu import SLOWER, Operations, ValuedGpu, named
+from tests.tasks.test_contract import RUNS, collated, data, folder, pretrained, start, stepped
 from tests.tasks.test_encoders import MODEL
 
 __all__ = ["folder"]  # a fixture
@@ -41,7 +44,8 @@ def on_device(folder: Path, run: str) -> tuple[FakeTensorMode, Any, dict[str, Te
     move(mode, task.train())
     with mode, torch.no_grad():
         fake = {name: mode.from_tensor(tensor) for name, tensor in batch.items()}
-        return mode, task, to_device(fake, DEVICE)
+        with Operations(copies=True):  # a loader pins the memory of batches
+            return mode, task, to_device(fake, DEVICE)
 
 
 @pytest.mark.parametrize("run", ["pretraining", "other encoders", *RUNS, "lora"])
@@ -49,13 +53,14 @@ def test_a_step_stays_on_its_device(run: str, folder: Path) -> None:
     mode, task, batch = on_device(folder, run)
     with mode:
         assert {tensor.device for tensor in batch.values()} == {DEVICE}
-        ways: list[Any] = [(adamw, (torch.bfloat16,))]  # in 16 bits where they pay
+        ways: list[Any] = [(adamw, (torch.float16,))]
         if run in ("pretraining", "other encoders"):
-            ways = [(adamw, ()), (Muon, (torch.bfloat16,))]
+            ways += [(adamw, ()), (Muon, (torch.bfloat16,))]
         for optimizer, dtypes in ways:
-            autocast = torch.autocast(DEVICE.type, torch.bfloat16, enabled=bool(dtypes))
+            autocast = torch.autocast(DEVICE.type, *dtypes, enabled=bool(dtypes))
+            scaler = torch.amp.GradScaler(DEVICE.type, enabled=torch.float16 in dtypes)
             with autocast, Operations(*dtypes) as operations:
-                outputs = stepped(task, optimizer(task, 1e-3, 0.02), batch)
+                outputs = stepped(task, optimizer(task, 1e-3, 0.02), batch, scaler)
             assert outputs["loss"].device == DEVICE
             # docs/explanation/determinism.md lists what `deterministic` slows down.
             slower = named(operations, SLOWER)
@@ -90,6 +95,28 @@ def test_planted_faults_are_found(folder: Path) -> None:
         task.forward = faulty
         with mode, pytest.raises(error, match=message), Operations():
             stepped(task, adamw(task, 1e-3, 0.02), batch)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_an_evaluation_and_the_calls_of_a_model_are_those_of_a_cpu(
+    run: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def attention(*given: Any) -> Tensor:
+        result: Tensor = torch.ops.aten._scaled_dot_product_attention_math(*given)[0]
+        return result
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", attention)
+    task = start(folder, run).eval()
+    split = Shards(data(folder, task.config.dataset), "test")
+    checkpoint, models = load_checkpoint(save_task(task, folder / f"{run}-asked")), [None]
+    if task.capability:
+        models.append(model_of(checkpoint))
+    expected = [task.predict(split, 7, model) for model in models]
+    with ValuedGpu():
+        task.to(DEVICE)
+        assert {tensor.device for tensor in task.state_dict().values()} == {DEVICE}
+        models[1:] = [model_of(checkpoint, str(DEVICE)) for _ in models[1:]]
+        assert [task.predict(split, 7, model) for model in models] == expected
 
 
 def test_modules_of_exports_stay_on_their_device(folder: Path) -> None:

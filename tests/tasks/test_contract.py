@@ -106,15 +106,25 @@ def collated(folder: Path, task: Any) -> Batch:
     return dict(collate([shards[i] for i in range(8)], np.random.default_rng(0)))
 
 
-def stepped(task: Any, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, torch.Tensor]:
+UNSCALED = torch.amp.GradScaler("cpu", enabled=False)
+
+
+def stepped(
+    task: Any,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    scaler: torch.amp.GradScaler = UNSCALED,
+) -> dict[str, torch.Tensor]:
     """The outputs of a training step, taken as the loop takes it."""
     task.begin_step()
     outputs: dict[str, torch.Tensor] = task(batch, 1.0)
-    outputs["loss"].backward()
+    scaler.scale(outputs["loss"]).backward()
     learning = {name for name, p in task.named_parameters() if p.requires_grad}
     assert learning == {name for name, p in task.named_parameters() if p.grad is not None}
     task.end_step([{name: value.detach() for name, value in outputs.items()}])
-    optimizer.step()
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    scaler.update()
     return outputs
 
 

@@ -36,7 +36,8 @@ def trained(device: str = "cpu") -> dict[str, torch.Tensor]:
     batch = to_device(collate(records, np.random.default_rng(0)), torch.device(device))
     for _ in range(2):  # the second step shows what differed in the first one's gradients
         optimizer.zero_grad()
-        with torch.autocast(device, torch.bfloat16):
+        # A tensor that is made without a device would be on "meta" and raise an error.
+        with torch.device("meta"), torch.autocast(device, torch.bfloat16):
             stepped(task, optimizer, batch)
     return task.state_dict()
 
