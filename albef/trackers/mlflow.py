@@ -68,6 +68,7 @@ def register(name: str, version: str, stage: str, tags: Mapping[str, str], run: 
     numbers = [each.version for each in known if each.tags.get("version") == version]
     if not numbers:
         source = f"dvc:///{name}@{version}"  # for `dvc artifacts get`; MLflow requires a path
-        made = client.create_model_version(name, source, run, tags={"version": version, **tags})
+        values = {"version": version, **tags}
+        made = client.create_model_version(name, source, run, values, await_creation_for=0)
         numbers = [made.version]
     client.set_registered_model_alias(name, stage, numbers[0])
