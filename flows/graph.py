@@ -369,7 +369,10 @@ def select(
     """Return the stages that a run may start, and those of them that it starts even if fresh.
 
     The first ones are those of ``only`` and ``force`` with those that make their missing inputs,
-    or all stages without ``only``. See :func:`_choose` for names and errors.
+    or all stages without ``only``.
+
+    Raises:
+        ParamsError: a stage does not exist. The message suggests the nearest name.
     """
     chosen, forced = _choose(nodes, only, "--only"), _choose(nodes, force, "--force")
     start = {*chosen, *forced} if chosen else nodes
@@ -387,11 +390,7 @@ def with_above(names: Iterable[str], above: Callable[[str], Iterable[str]]) -> s
 
 
 def _choose(nodes: Mapping[str, Node], names: Iterable[str], option: str) -> list[str]:
-    """Return stages by name; NAME means every NAME@KEY.
-
-    Raises:
-        ParamsError: a stage does not exist. The message suggests the nearest name.
-    """
+    """Return stages by name; NAME means every NAME@KEY."""
     chosen: dict[str, None] = {}
     for name in names:
         matches = [node for node in nodes if name in (node, node.partition("@")[0])]

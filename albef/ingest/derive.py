@@ -117,11 +117,6 @@ def _files(path: Path, suffix: str) -> list[Path]:
 
 
 def _lists(path: Path) -> dict[str, Path]:
-    """Return the lists of a folder by split.
-
-    Raises:
-        ParamsError: the folder has several lists, and no name tells which to read.
-    """
     found = sorted(filter(_is_list, path.iterdir()))
     usual = [file for file in found if _USUAL_LISTS.match(file.name.lower())]
     if not found:
@@ -331,11 +326,7 @@ def _karpathy(path: Path, images: list[Mapping[str, Any]]) -> Section:
 
 
 def _root(path: Path, names: list[str]) -> str:
-    """Return the folder that the paths of some images in a list start from.
-
-    Raises:
-        ParamsError: no folder near the list has any of them.
-    """
+    """Return the folder that the paths of some images in a list start from."""
     root = _root_of(path, names)
     if root is None:
         missing = names[0] if names else "any image"

@@ -115,20 +115,12 @@ def _metric_rows(comparison: Comparison, split: Split, metric: Metric) -> Iterat
 def _seeds(comparison: Comparison) -> str:
     rows = []
     for row in comparison.seeds:
-        interval = row.spread.interval
-        change = ("", "")
+        mean, change = f"{row.spread.mean:.2f}", ("", "")
+        if interval := row.spread.interval:
+            mean += f" ({interval.low:.2f} to {interval.high:.2f})"
         if row.difference is not None and row.interval is not None:
             change = (format_interval(row.difference, row.interval), verdict(row.interval))
-        rows.append(
-            (
-                f"{row.run} {row.split}",
-                row.metric,
-                comparison.group_label(row.group),
-                str(row.spread.count),
-                f"{row.spread.mean:.2f}"
-                + (f" ({interval.low:.2f} to {interval.high:.2f})" if interval else ""),
-                *change,
-            )
-        )
+        group = (f"{row.run} {row.split}", row.metric, comparison.group_label(row.group))
+        rows.append((*group, str(row.spread.count), mean, *change))
     header = ("over seeds", "metric", "group", "seeds", "mean (95 %)", "difference (95 %)", "")
     return table(rows, header) if rows else ""

@@ -161,12 +161,9 @@ class _Gathering:
         gained = np.flatnonzero(~old.right[old_positions] & new.right[new_positions])
         lost = np.flatnonzero(old.right[old_positions] & ~new.right[new_positions])
         strata = old.strata[old_positions]
+        pairs = [*zip(old_positions.tolist(), new_positions.tolist(), strict=True)]
         chosen = [
-            [
-                (int(old_positions[i]), int(new_positions[i]))
-                for i in sample(flipped.tolist(), examples)
-            ]
-            for flipped in (gained, lost)
+            [pairs[i] for i in sample(flipped.tolist(), examples)] for flipped in (gained, lost)
         ]
         records = before.records(*where) if any(chosen) else None
         with contextlib.closing(records) if records else contextlib.nullcontext():

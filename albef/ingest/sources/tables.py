@@ -278,11 +278,6 @@ def _group(
 
 @functools.lru_cache(1)  # The footer, which lists all row groups, is read once, not for each.
 def _opened(file: Path) -> Any:
-    """Open a Parquet file.
-
-    Raises:
-        ParamsError: the footer cannot be read or makes impossible claims.
-    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
