@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -102,7 +101,8 @@ def _prepared(line: int, name: str, record: Record, rules: Rules) -> Prepared:
     for score, min_score in rules.min_scores.items() if record.split == "train" else ():
         _check_score(score, record.meta.get(score), min_score)
     captions = clean_captions(record.captions, rules.limits.max_caption_chars)
-    meta = _json_meta(record.meta)
+    # As JSON can hold it: unpaired surrogates become question marks.
+    meta = dict(json.loads(json.dumps(record.meta, ensure_ascii=False).encode(errors="replace")))
     if meta.get("itm_captions") is not None:
         meta["itm_captions"] = _itm_captions(meta["itm_captions"], rules.limits.max_caption_chars)
     located = boxes.of_meta(meta)
@@ -194,8 +194,3 @@ def encode(image: Image.Image, form: str, quality: int) -> bytes:
     file = io.BytesIO()
     image.save(file, "WEBP", quality=quality, method=4)
     return file.getvalue()
-
-
-def _json_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return meta as JSON can hold it; unpaired surrogates become question marks."""
-    return dict(json.loads(json.dumps(meta, ensure_ascii=False).encode(errors="replace")))
