@@ -55,6 +55,7 @@ def run(
         nodes = graph.read()
         accept_comments(nodes)
         if plan := _plan(nodes, only, force):
+            values.check_packages(plan)
             seconds = estimate(plan)
             print(_format_plan(nodes, seconds), flush=True)
             with displayed(nodes, seconds) as output:

@@ -7,7 +7,8 @@ import itertools
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,28 @@ def check(path: Path) -> None:
         CHECKED.parent.mkdir(parents=True, exist_ok=True)
         CHECKED.write_text(digest)
     runtime(read_yaml(path).get("runtime"))
+
+
+def check_packages(stages: Collection[str]) -> None:
+    """Check that the extras that trainings need are installed, before earlier stages run.
+
+    Raises:
+        ParamsError: the package of a tracker or of LoRA is missing.
+    """
+    if not any(stage.startswith(("pretrain", "finetune")) for stage in stages):
+        return
+    params = read_yaml(PARAMS)
+    packages: dict[str, str] = {name: name for name in runtime(params.get("runtime")).trackers}
+    trainings = params["pretrain"], *params["tasks"].values()
+    if any(training.get("lora") is not None for training in trainings):
+        packages["lora"] = "peft"
+    for extra, package in packages.items():
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:  # A folder such as W&B's ./wandb has no origin.
+            raise ParamsError(
+                f"{extra} needs the package {package}, which is not installed; in a clone, run "
+                f"`pip install '.[{extra}]'`, or remove {extra} from {PARAMS}"
+            )
 
 
 def is_checked(path: Path) -> bool:

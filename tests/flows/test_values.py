@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,21 @@ def test_a_wrong_override_is_one_sentence_and_writes_nothing(
         values.prepare(None, ["seed=2"])
     assert (project / "params.yaml").read_bytes() == before
     assert not (project / values.CHANGED).exists()
+
+
+def test_a_missing_package_is_reported_before_the_stages_that_a_training_waits_for(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ModuleSpec("mlflow", None)  # as a folder ./mlflow looks to Python
+    for value, found, says in (
+        ("tasks.vqa.lora={}", None, r"lora needs the package peft.* `pip install '\.\[lora\]'`"),
+        ("runtime.trackers=[mlflow]", folder, r"mlflow needs.* `pip install '\.\[mlflow\]'`"),
+    ):
+        monkeypatch.setattr(values, "find_spec", lambda name, found=found: found)
+        values.prepare(None, [value])
+        values.check_packages(["ingest@web", "report"])
+        with pytest.raises(ParamsError, match=says):
+            values.check_packages(["ingest@web", "pretrain"])
 
 
 def test_a_preset_replaces_what_git_or_a_preset_holds_and_nothing_else(project: Path) -> None:
