@@ -41,17 +41,12 @@ def change(path: str | Path, key: str, **values: object) -> None:
 def test_an_export_leads_back_to_the_files_of_its_sources(project: Path) -> None:
     chain = lineage(EXPORT)
     assert states(chain) == [
-        ("export", "retrieval", "verified"),
-        ("checkpoint", "retrieval", "verified"),
-        ("search", "retrieval", "verified"),
-        ("checkpoint", "pretrained", "verified"),
-        ("dataset", "web", "verified"),
-        ("source", "rows", ""),
-        ("file", "web.json", "verified"),
-        ("dataset", "scenes", "verified"),
-        ("source", "rows", ""),
+        ("export", "retrieval", "verified"), ("checkpoint", "retrieval", "verified"),
+        ("search", "retrieval", "verified"), ("checkpoint", "pretrained", "verified"),
+        ("dataset", "web", "verified"), ("source", "rows", ""), ("file", "web.json", "verified"),
+        ("dataset", "scenes", "verified"), ("source", "rows", ""),
         ("file", "scenes.json", "verified"),
-    ]
+    ]  # fmt: skip
     assert {step.record.stage for step in chain.walk() if step.record} == {
         "export@retrieval", "finetune@retrieval", "search@retrieval", "pretrain", "ingest@web",
         "ingest@scenes",
@@ -64,16 +59,10 @@ def test_it_is_a_tree_on_a_terminal_and_whole_as_json(
     assert command.main(EXPORT, False) == 0
     text = capsys.readouterr().out
     for part in (
-        "export retrieval  products/exports/retrieval\n",
-        "8 of 8 files verified; float32, int8",
-        "└─ checkpoint retrieval  products/models/retrieval",
-        "chosen: lr 0.0002",
-        "4 train; 8 captions",
-        "licence of pictures: CC BY 9",
-        "code ",
-        "outside git",
-        "pretrain, 20",
-    ):
+        "export retrieval  products/exports/retrieval\n", "8 of 8 files verified; float32, int8",
+        "└─ checkpoint retrieval  products/models/retrieval", "chosen: lr 0.0002", "code ",
+        "4 train; 8 captions", "licence of pictures: CC BY 9", "outside git", "pretrain, 20",
+    ):  # fmt: skip
         assert part in text, part
     assert command.main(EXPORT, True) == 0
     values = json.loads(capsys.readouterr().out)
