@@ -21,7 +21,7 @@ from albef.models.weights import load_checkpoint
 from albef.release.gate import ReleaseConfig, contaminated, judge
 from albef.release.measuring import Tested, measure
 from albef.report import card as model_card
-from albef.report.card import Compared, training_facts
+from albef.report.card import training_facts
 from albef.run_record import machine
 from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
@@ -65,21 +65,19 @@ def compare(facts: Mapping[str, Any]) -> dict[str, Any]:
     assert card is not None  # Its metrics, checkpoint and export have already been read.
     shared = {data.name: data.shared for data in card.datasets if data.shared is not None}
     rows.append(contaminated(gate, len(split), shared))
-    compared = Compared(f"{note} {facts['limits']}".rstrip(), [row[:6] for row in rows])
+    shown, note = [row[:6] for row in rows], f"{note} {facts['limits']}".rstrip()
     provenance = facts["provenance"] | _provenance(folder, split)
     chance = task.chance(new.table)
     evaluation = replace(
         card.evaluation, new=new, primary=task.primary, chance=chance, machine=machine()
     )
-    version = facts["version"]
-    card = replace(
-        card, version=version, evaluation=evaluation, compared=compared, provenance=provenance
-    )
+    about = {"version": facts["version"], "note": note, "rows": shown, "provenance": provenance}
+    card = replace(card, evaluation=evaluation, **about)
     released = {name: asdict(old) for name, old in others[0].items()} if others else None
     return {
-        "rows": compared.rows,
+        "rows": shown,
         "reasons": [*failures, *(row.refused for row in rows if row.refused)],
-        "note": compared.note,
+        "note": note,
         "figures": {**asdict(evaluation), "released": released},
         "limits": gate.model_dump(),
         "provenance": provenance,

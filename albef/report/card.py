@@ -72,16 +72,6 @@ class Dataset:
     """Keys of the test records that share an image with its training split; None if unknown."""
 
 
-class Compared(NamedTuple):
-    """Comparison of a release with the previous one.
-
-    ``rows`` are the gate's judgements as (what, precision, released, this, change, allowed).
-    """
-
-    note: str
-    rows: Sequence[Sequence[str]]
-
-
 @dataclass(frozen=True)
 class Card:
     """Content of a card. What is unknown, or an export or release that is missing, is empty.
@@ -103,7 +93,10 @@ class Card:
     datasets: Sequence[Dataset]
     provenance: Mapping[str, object]
     version: str = ""
-    compared: Compared | None = None
+    note: str = ""
+    """Note on the comparison of a release with the previous one."""
+    rows: Sequence[Sequence[str]] = ()
+    """The gate's judgements as (what, precision, released, this, change, allowed)."""
     calibration: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from albef.export.calibration import Judged, describe
 from albef.io import read_json, write_json
 from albef.layout import Layout, Paths
-from albef.report.card import Card, Compared, Dataset, Evaluation, Measured, read, render
+from albef.report.card import Card, Dataset, Evaluation, Measured, read, render
 from tests.data.toy import LICENCE
 
 METRICS: dict[str, Any] = {
@@ -144,11 +144,8 @@ def test_an_export_has_its_precisions_and_a_release_the_comparison() -> None:
     assert "5 records (the first ones)" in text
     assert front(card)["model-index"][0]["results"][0]["metrics"][0]["value"] == 59
     assert "onnx" in front(card)["tags"]
-    released = replace(
-        card,
-        version="v0.2.0",
-        compared=Compared("Beside v0.1.0.", [("accuracy", "int8", "58", "59", "+1", "-1")]),
-    )
+    rows = [("accuracy", "int8", "58", "59", "+1", "-1")]
+    released = replace(card, version="v0.2.0", note="Beside v0.1.0.", rows=rows)
     text = render(released)
     for line in (
         "# mine v0.2.0",
