@@ -15,7 +15,13 @@ from torch import nn
 
 from albef.training import state as states
 from albef.training.mirror import Mirror
-from albef.training.state import CheckpointLockedError, CheckpointMismatchError, TrainingState, kept
+from albef.training.state import (
+    KEPT,
+    CheckpointLockedError,
+    CheckpointMismatchError,
+    TrainingState,
+    kept,
+)
 
 
 def parts() -> tuple[nn.Linear, torch.optim.Optimizer]:
@@ -61,25 +67,6 @@ def test_what_is_only_named_like_a_state_stops_the_run(tmp_path: Path, odd: str)
 @pytest.fixture
 def mirror(tmp_path: Path) -> Mirror:
     return Mirror(str(tmp_path / "mirror"), "a")
-
-
-def test_a_state_comes_back_and_old_ones_are_pruned(tmp_path: Path) -> None:
-    state = TrainingState(tmp_path)
-    assert state.restore(*parts()) == (0, {})
-    module, optimizer = parts()
-    module(torch.ones(1, 2)).sum().backward()
-    optimizer.step()
-    for step in range(8):
-        state.save(step, module, optimizer, {"sums": {"loss": torch.tensor(2.0)}})
-        state.wait()
-    assert [path.name[:15] for path in state.files()] == ["state-000000007", "state-000000006"]
-    other, its_optimizer = parts()
-    step, extra = TrainingState(tmp_path).restore(other, its_optimizer)
-    assert step == 7
-    assert extra["sums"]["loss"] == 2
-    assert torch.equal(other.weight, module.weight)
-    before, loaded = optimizer.state_dict()["state"], its_optimizer.state_dict()["state"]
-    assert torch.equal(before[0]["exp_avg"], loaded[0]["exp_avg"])
 
 
 def test_training_continues_while_a_state_is_written_and_the_newest_that_waits_is_next(
@@ -151,8 +138,10 @@ def test_what_cannot_be_read_now_stops_and_nothing_is_moved(
 
 def test_the_newest_intact_copy_is_taken_wherever_it_is(tmp_path: Path, mirror: Mirror) -> None:
     there, here = tmp_path / "there", tmp_path / "here"
-    saved(there, 1, 2, 3, 4, mirror=mirror).keep(1, parts()[0].state_dict())
+    state = saved(there, 1, 2, 3, 4, mirror=mirror)
+    state.keep(1, parts()[0].state_dict())
     mirror.wait()
+    assert len(state.files()) == KEPT
     copies = sorted((tmp_path / "mirror/a").iterdir())
     assert [path.name[:15] for path in copies[1:]] == ["state-000000003", "state-000000004"]
 
