@@ -192,11 +192,12 @@ def _run(options: Options, fetch: list[str], host: str, port: int, drain: float)
             changed = {name: dataclasses.replace(trial, export=folder)}
             options = dataclasses.replace(options, **changed)  # type: ignore[arg-type]
     _start_log()
-    state = State(log=sys.stderr)
+    state = State(log=sys.__stderr__)  # Nothing in its lines needs to be escaped.
     app = create_app(options, state)
     warm_up(app)
     server = Server(app, state, options.limits, host, port, drain)
     gc.freeze()  # A collection of all modules and models takes longer than most answers.
+    gc.set_threshold(10_000)  # By default, a collection would follow every few requests.
     sys.setswitchinterval(0.0005)  # Threads that compute let the event loop run.
     server.run()
     return 0 if server.started else 1

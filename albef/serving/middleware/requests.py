@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic_core import to_json
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
@@ -167,4 +168,8 @@ def log_line(created: float, level: str, message: str, **fields: Any) -> str:
     """Return a line of the log, in JSON, with the Unix time of its event."""
     now = datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds")
     time_ = now.replace("+00:00", "Z")
-    return json.dumps({"time": time_, "level": level, "message": message, **fields})
+    line = {"time": time_, "level": level, "message": message, **fields}
+    try:
+        return to_json(line).decode()
+    except ValueError:  # An unpaired surrogate, as in a path that is not text.
+        return json.dumps(line)
