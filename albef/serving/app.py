@@ -102,7 +102,6 @@ def _middleware(
     followers: Mapping[str, Follower],
     public: list[APIRouter],
 ) -> list[Middleware]:
-    """Return the middlewares, the outermost first."""
     # These paths read no body and compute nothing, so they need no token and no slot.
     open_paths = frozenset(
         {"/openapi.json", *(each.path for router in public for each in router.routes)}  # type: ignore[attr-defined]

@@ -163,7 +163,6 @@ class Batcher(Generic[Item, Result]):
         return batch
 
     def _submit(self, batch: list[_Waiting[Item, Result]], loop: asyncio.AbstractEventLoop) -> None:
-        """Compute a batch in a thread."""
         items = [entry.item for entry in batch]
         self._free -= 1
 

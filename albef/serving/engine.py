@@ -128,7 +128,6 @@ class Decoders:
             self._waiting -= 1
 
     def _run_next(self) -> None:
-        """Run a call of the client whose turn it is."""
         with self._lock:
             client = next(iter(self._lines))
             line = self._lines.pop(client)

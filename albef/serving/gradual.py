@@ -129,7 +129,6 @@ class Current(HttpMiddleware):
         return is_same and is_chosen(key, trial.share)
 
     def _shadow(self, route: str, scope: Scope, body: bytes, answer: bytes) -> None:
-        """Send a request to the shadow later, unless too many wait."""
         shadow = self.followers[SHADOW]
         if len(self._waiting) < _WAITING and sum(self._waiting) + len(body) <= _WAITING_BYTES:
             self._waiting.append(len(body))
@@ -153,7 +152,6 @@ class Current(HttpMiddleware):
             self._waiting.remove(len(body))
 
     async def _ask(self, engine: Engine, scope: Scope, body: bytes) -> tuple[int, bytes]:
-        """Return the status and the body of an engine's answer."""
         answer, status = bytearray(), 500
         TEXT_RATE.set(None)
 
@@ -208,7 +206,6 @@ def best_answers(answer: Any) -> list[Any]:
 
 
 def _vectors(answer: Any) -> list[Any]:
-    """Return the vectors (n, E) of a response, if it has any."""
     data = answer.get("data", ())
     vectors: list[Any] = answer.get("embeddings") or [each["embedding"] for each in data]
     return vectors

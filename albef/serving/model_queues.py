@@ -160,7 +160,6 @@ class ModelQueues:
         ]
 
     def _encode_texts(self, items: Sequence[list[int]]) -> list[EncodedText]:
-        """Encode texts, given as token ids."""
         states, feats = self.model.encode_text(*self.model.tokenizer.pad(items))
         return [
             EncodedText(states[i, : len(item)].copy(), feats[i].copy())
@@ -168,7 +167,6 @@ class ModelQueues:
         ]
 
     def _match(self, items: Sequence[Pair]) -> list[float]:
-        """Return the logit of "match" minus that of "no match"."""
         texts, mask = _padded([item.text.states for item in items])
         # With one image, its states are not copied for each text.
         if len({id(item.image) for item in items}) == 1:

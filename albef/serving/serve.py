@@ -229,7 +229,6 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _start_log() -> None:
-    """Log to standard error, one JSON object per line."""
     handler = logging.StreamHandler()
     handler.setFormatter(_JsonLines())
     logging.raiseExceptions = logging.logThreads = logging.logProcesses = False
@@ -242,7 +241,6 @@ class _JsonLines(logging.Formatter):
     """Formatter that writes each record as a line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record."""
         from albef.serving.middleware.requests import log_line
 
         error = {"error": self.formatException(record.exc_info)} if record.exc_info else {}

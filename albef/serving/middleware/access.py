@@ -107,7 +107,6 @@ def parse_token(text: str, number: int) -> Client:
 
 
 def _needed_scope(scope: Scope) -> str:
-    """Return the scope that a request needs."""
     path, method = path_of(scope), scope["method"]
     if path == METRICS:
         return "metrics"

@@ -132,7 +132,6 @@ class Admission(HttpMiddleware):
         self._slots[client.name] += 1
 
     def _hold(self, exchange: Exchange, count: int) -> None:
-        """Count bytes of a body, which are announced or have arrived."""
         name, limits = exchange.client.name, self.limits
         most = limits.share(limits.all_bodies, limits.body)
         if self.metrics.held_bytes + count > limits.all_bodies:

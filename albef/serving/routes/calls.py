@@ -41,7 +41,6 @@ def call(name: str, path: str) -> Callable[[Endpoint], Endpoint]:
 
 
 def _model(name: str) -> str:
-    """Return the name of the model that answers a call."""
     return current().calls[name].name
 
 

@@ -100,7 +100,6 @@ class RerankRequest(Body):
 
 
 def _names() -> list[str]:
-    """Return the runs of the models, in their order."""
     return list(dict.fromkeys(queues.run for queues in current().models))
 
 

@@ -160,7 +160,6 @@ def _elements(name: str, tensors: Sequence[Tensor]) -> dict[str, list[Any]]:
 
 
 async def _compute(name: str, given: dict[str, list[Any]]) -> dict[str, Any]:
-    """Return the values of all outputs of a call."""
     engine = current()
     if name == "embed_text":
         return {"embedding": await engine.embed_texts(given["text"])}
@@ -183,7 +182,6 @@ def _best(answer: Any) -> tuple[str, float]:
 
 
 def _tensor(name: str, datatype: str, values: Any) -> Json:
-    """Return an output tensor, with its values in one list."""
     array = np.asarray(values)
     data = array.ravel().tolist()
     return {"name": name, "datatype": datatype, "shape": list(array.shape), "data": data}
