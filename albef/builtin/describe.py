@@ -116,7 +116,8 @@ class Wording:
 
     Attributes:
         frames: frames of captions, by number of groups. ``{where}`` is the position of ``{a}``
-            relative to ``{b}``; ``{side}`` and ``{other}`` are the sides with ``{a}`` and ``{b}``.
+            relative to ``{b}``; ``{side}`` and ``{other}`` are the sides with ``{a}`` and ``{b}``;
+            ``{it}`` is the pronoun of ``{b}``.
         is_varied: true if there are several words for each position and each count.
     """
 
@@ -132,8 +133,10 @@ FREE = Wording(
             "{a} {side} and {b} {other}",
             "there {is} {a} {where} {b}",
             "{where} {b} {is} {a}",
+            "{b} and {a} {where} {it}",
             "{a} {is} {where} {b}",
             "{side} {a}, {other} {b}",
+            "{where} {b} there {is} {a}",
             "a picture of {a} {where} {b}",
             "we see {a} {where} {b}",
             "this shows {a} {where} {b}",
@@ -175,6 +178,7 @@ def caption(
     words = [phrase(group, names, rng if wording.is_varied else None) for group in side.groups]
     parts = dict(zip("ab", words, strict=False)) | {"is": _is(side.groups[0])}
     if side.relation:
+        parts["it"] = "them" if side.groups[1].count > 1 else "it"
         parts["where"] = _choice(_WHERE[side.relation], which if wording.is_varied else 0.0)
         sides = _SIDES if wording.is_varied else _SIMPLE_SIDES
         parts["side"], parts["other"] = sides[side.relation]

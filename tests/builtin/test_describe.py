@@ -32,7 +32,8 @@ def parse(text: str) -> Claim:
         return Claim((groups[0],), only=bool(re.search("only|just|nothing|alone", text)))
     where = re.search("(left|right|on top) of|above|over|below|under|beneath", text)
     if where:  # the group after these words is the one that the other is beside
-        subject = int(found[0].start() > where.start())
+        is_behind = found[-1].start() < where.start()  # "a squid and two apples above it"
+        subject = int(is_behind or found[0].start() > where.start())
         position = where[1] or where[0]
     else:
         where = re.search("(?:on|at) the (left|right|top|bottom)", text)
