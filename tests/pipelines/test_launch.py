@@ -17,10 +17,9 @@ import pytest
 
 from albef.config import ParamsError
 from albef.io import file_digest
-from albef.models.weights import load_checkpoint
 from albef.training.state import KEPT
 from pipelines.launch import launch
-from pipelines.stage import Stage
+from pipelines.stage import RANKS, Stage
 from tests.conftest import Bucket
 from tests.pipelines.states import saved as saved_states
 from tests.pipelines.states import wait
@@ -63,13 +62,16 @@ def test_the_end_of_a_process_is_reported_as_what_it_did(
         "torchrun --standalone --nproc-per-node {processes} --no-python "
         "sh -c 'test $RANK = 0 && sleep 60; kill -9 $$$$'"
     )
-    for command, stage, message in (
-        (killed, ("pretrain", ""), "process 1 died (SIGKILL); run the stage again to resume"),
-        ("sh -c 'exit 1' {processes}", ("evaluate", "vqa"), "a process died (see above)"),
+    end = json.dumps({"code": 2, "message": "wrong value", "lost": False})
+    refused = f"sh -c 'echo $0 > ${RANKS}/rank-00000.json; exit 1' '{end}'"
+    for command, stage, kind, message in (
+        (killed, "pretrain", OSError, "process 1 died (SIGKILL); run the stage again to resume"),
+        ("sh -c 'exit 1'", "evaluate", OSError, "a process died (see above)"),
+        (refused.replace("{", "{{").replace("}", "}}"), "pretrain", ValueError, "wrong value"),
     ):
         work(tmp_path, values(runtime__processes=2, runtime__launch=command))
-        with pytest.raises(OSError, match=re.escape(message)):
-            launch(Stage(*stage))
+        with pytest.raises(kind, match=re.escape(message)):
+            launch(Stage(stage, ""))
         assert not capfd.readouterr().err, "the launcher has nothing to say"
     assert not list(Path("scratch/albef").iterdir())
 
@@ -163,27 +165,6 @@ def test_two_processes_survive_what_befalls_them(
     assert file_digest(WEIGHTS) == expected
     loss = Path("products/curves/pretrained/plots/metrics/train/loss.tsv")
     assert file_digest(loss) == curves
-
-
-@pytest.mark.slow
-def test_search_and_fine_tuning_in_two_processes(
-    prepared: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(prepared)
-    params = values(**TWO | {"pretrain__epochs": 1})
-    work(prepared, params)
-    stages = [("pretrain", "", 0), ("search", "retrieval", 2)]
-    for name, key, code in (*stages, ("search", "retrieval", 0), ("finetune", "retrieval", 0)):
-        process = start(name, key)
-        told = ended(process)
-        assert process.returncode == code, told
-        if code:  # 16 samples are one micro-batch of 16
-            assert "2 processes cannot share 1 micro-batches" in told
-            params["tasks"]["retrieval"]["micro_batch_size"] = 8
-            work(prepared, params)
-    trials = json.loads(Path("products/search/retrieval/trials.json").read_text())["trials"]
-    assert [trial["number"] for trial in trials] == [0, 1]
-    assert load_checkpoint(Path("products/models/retrieval")).kind == "retrieval"
 
 
 @pytest.mark.slow
