@@ -125,7 +125,7 @@ class ShardFiles:
             return file
         if shard not in self._lost:
             try:
-                file = self._files[shard] = _File(self._descriptor(shard))
+                file = self._files[shard] = _File(self.descriptor(shard))
                 self._close_some()
                 return file
             except FileNotFoundError:
@@ -134,8 +134,16 @@ class ShardFiles:
                 self._lost[shard] = str(error)
         raise DamagedShardError(shard, "", self._lost[shard], self.remedy)
 
-    def _descriptor(self, shard: str) -> int:
-        """Return the descriptor of a shard after opening it, and fetching it if necessary."""
+    def descriptor(self, shard: str) -> int:
+        """Open a shard, fetching it if necessary; the caller closes it.
+
+        Returns:
+            The file descriptor.
+
+        Raises:
+            MissingShardError, FileNotFoundError: the shard cannot be read.
+            OSError: the store cannot be reached.
+        """
         if self.cache:
             return self.cache.open(self._store, self._stored(shard))
         path = self._folder / "shards" / shard

@@ -6,6 +6,7 @@ micro-batch use (seed, epoch, its number). A webdataset pipeline splits these nu
 workers, and :class:`Pipeline` makes the batches.
 """
 
+import copy
 import functools
 import itertools
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ import numpy as np
 
 from albef.data.shards import Shards
 from albef.loading.pipeline import DamageCount, Pipeline, Reading
+from albef.loading.prefetch import Prefetcher
 from albef.loading.reading import Batch, Collate
 from albef.loading.sampler import Mixture, Sampler
 from albef.loading.workers import in_workers, or_error
@@ -128,17 +130,34 @@ class Loader:
     def _micro_batches(self, steps: range) -> Iterator[Batch]:
         import webdataset as wds  # a slow import that only training needs
 
+        def numbers() -> Iterator[int]:
+            return itertools.chain.from_iterable(map(self.numbers, steps))
+
         workers = min(self._workers, len(steps) * self._per_rank)
         make = self._pipeline.make
         pipeline = wds.DataPipeline(
-            lambda: itertools.chain.from_iterable(map(self.numbers, steps)),
+            numbers,
             wds.split_by_worker,  # in turns, as torch asks its workers: this keeps the order
             wds.map(functools.partial(or_error, make) if workers else make),
         )
         made = in_workers(pipeline, workers) if workers else iter(pipeline)
+        prefetcher = self._prefetcher(numbers())  # start after the workers: a fork has no threads
         try:
             for micro in made:
                 self.damage.add(micro.damaged)
+                if prefetcher:
+                    prefetcher.advance()
                 yield micro.batch
         finally:
             made.close()  # The workers end now and not when the garbage is collected.
+            if prefetcher:
+                prefetcher.stop()
+
+    def _prefetcher(self, numbers: Iterator[int]) -> Prefetcher | None:
+        """Return the prefetcher of the next window's shards, or None without a store."""
+        files = self._pipeline.shards.files
+        sampler = copy.copy(self._sampler)  # its thread may be in another epoch
+        if files.cache is None:
+            return None
+        distance = max(1, sampler.per_window * self._per_rank // self._micros)
+        return Prefetcher(files, map(sampler.shards_of, numbers), distance)

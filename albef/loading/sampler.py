@@ -94,6 +94,19 @@ class Sampler:
         order = self._order(epoch)[inside * self._size : (inside + 1) * self._size]
         return order.astype(np.int64)
 
+    def shards_of(self, number: int) -> list[str]:
+        """Return the names of the shards that hold a micro-batch."""
+        names: list[str] = self._shards.shard_names.take(self.chosen(number)).unique().to_pylist()
+        return names
+
+    @property
+    def per_window(self) -> int:
+        """Number of micro-batches of a window, or of an epoch."""
+        if not self._window:
+            return self.per_epoch
+        shards = len(self._shards.shard_names.unique())
+        return max(1, min(self.per_epoch, self.per_epoch * self._window // shards))
+
     def spares(self, number: int, position: int) -> Iterator[int]:
         """Yield records that may replace the one at a position of a micro-batch, in order.
 
