@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,15 @@ import numpy as np
 import pytest
 
 import albef
+from albef.export.calibration import calibrate
+from albef.export.folder import export
 from albef.io import file_digest
+from albef.models.weights import load_checkpoint
 from albef.runtime import manifest, sessions
 from albef.runtime.manifest import ExportError
-from tests.conftest import CAPTIONS, KINDS, NEEDS_CUDA
+from tests.conftest import CAPTIONS, KINDS, NEEDS_CUDA, tiny_validation
+
+OPENVINO = "OpenVINOExecutionProvider"
 
 
 def test_runs_on_what_is_really_there(tiny_export: Path) -> None:
@@ -93,6 +99,23 @@ def test_a_card_answers_as_the_processor_does(
         assert card.backend.device == "cuda"
         expected = asked(albef.runtime.load(folder, providers=[sessions.CPU]), pictures)
         np.testing.assert_allclose(asked(card, pictures), expected, atol=1e-3)
+
+
+@pytest.mark.skipif(
+    OPENVINO not in sessions.ort.get_available_providers(), reason="needs onnxruntime-openvino"
+)
+def test_openvino_answers_as_the_default_does(
+    tiny_checkpoint: Path, tmp_path: Path, pictures: list[bytes]
+) -> None:
+    export(
+        load_checkpoint(tiny_checkpoint), tmp_path, run="retrieval", opset=22, tolerance=1e-3,
+        precisions=("float32",),
+        calibrate=partial(calibrate, records=tiny_validation("retrieval", pictures)),
+    )  # fmt: skip
+    model = albef.runtime.load(tmp_path, providers=[OPENVINO, sessions.CPU])
+    assert model.backend.providers[0] == OPENVINO
+    expected = asked(albef.runtime.load(tmp_path, providers=[sessions.CPU]), pictures)
+    np.testing.assert_allclose(asked(model, pictures), expected, atol=1e-3)
 
 
 def test_no_onnx_runtime_and_two_are_a_sentence(tmp_path: Path) -> None:
