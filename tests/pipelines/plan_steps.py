@@ -9,6 +9,8 @@ from pipelines.params import Params, load
 from pipelines.plan import Gpus, Trainings, main
 
 PRESETS = Path("presets")
+SMOKE = "pretrained retrieval vqa entailment text_assignment nlvr2 grounding"
+PAPER = "pretrained coco flickr vqa entailment text_assignment nlvr2 grounding"
 
 
 def smoke(**changes: object) -> Params:
@@ -56,12 +58,34 @@ def test_the_largest_micro_batch_fits_and_divides_the_batch() -> None:
     assert trainings.largest("retrieval", trainings.need("retrieval", 2).peak - 1) is None
 
 
+def rows(printed: str) -> list[list[str]]:
+    """The cells of a printed plan."""
+    return [line.strip("| ").split(" | ") for line in printed.splitlines()[2:]]
+
+
+@pytest.mark.parametrize(
+    ("preset", "gpus", "trainings"),
+    [
+        ("smoke", Gpus(1, 2.0, 1e12), SMOKE),
+        ("bring-your-own", Gpus(1, 24.0, 1e14), "flickr"),  # its checkpoint is not here
+        ("paper-4m", Gpus(8, 80.0, 1e14), PAPER),
+    ],
+)
+def test_a_preset_is_planned(
+    preset: str, gpus: Gpus, trainings: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(PRESETS / f"{preset}.yaml", gpus, []) == 0
+    found = rows(capsys.readouterr().out)
+    assert [cells[0] for cells in found] == trainings.split()
+    assert {cells[5] for cells in found} == {"yes"}
+
+
 def test_the_plan_is_a_table_that_says_what_fits(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipelines.plan.load", lambda path, related: smoke())
     assert main(Path(), Gpus(1, 2.0, 1e12), ["scenes=1000"]) == 0
-    found = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    found = rows(capsys.readouterr().out)
     assert [cells[0] for cells in found] == ["pretrained", "retrieval"]
     assert [cells[5] for cells in found] == ["yes", "yes"]
     assert [cells[8] == "?" for cells in found] == [True, False], "the rows of web are unknown"
