@@ -46,22 +46,16 @@ def damage(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("odd", ["link", "folder", "pipe", "other name"])
-def test_what_is_only_named_like_a_state_stops_the_run(tmp_path: Path, odd: str) -> None:
+def test_what_is_only_named_like_a_state_stops_the_run(tmp_path: Path) -> None:
     state = saved(tmp_path, 1)
-    path = tmp_path / f"state-000000002-{'0' * 16}.pt"
-    match odd:
-        case "link":
-            path.symlink_to("gone")
-        case "folder":
-            path.mkdir()
-        case "pipe":
-            os.mkfifo(path)
-        case _:
-            path = tmp_path / "state-best.pt"
-            path.write_bytes(b"")
-    with pytest.raises(CheckpointMismatchError, match=f"{path} is named like .* remove it"):
-        state.restore(*parts())
+    makers: list[Any] = [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("gone")]
+    right = f"state-000000002-{'0' * 16}.pt"
+    for name, make in (("state-best.pt", Path.touch), *((right, make) for make in makers)):
+        path = tmp_path / name
+        make(path)
+        with pytest.raises(CheckpointMismatchError, match=f"{path} is named like .* remove it"):
+            state.restore(*parts())
+        path.rmdir() if path.is_dir() else path.unlink()
 
 
 @pytest.fixture
