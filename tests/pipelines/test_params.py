@@ -77,7 +77,7 @@ def test_every_value_is_explained_with_its_sentence_and_where_it_comes_from(
     assert "runtime.threads: 3  # ALBEF_RUNTIME__THREADS" in text
     assert "datasets.web.store: null  # default of RowsConfig" in text
     assert "tasks.vqa.augment.flip: false  # default of TrainingConfig" in text
-    assert f"validate.drift.evaluation.shift.warn: 0.6  # {BUILT_IN}" in text
+    assert f"validate.drift.evaluation.shift.warn: 3.0  # {BUILT_IN}" in text
     assert "validate.drift.accepted.shift.warn: 0.25  # default of DriftConfig" in text
     lines = explain(BUILT_IN, "tasks.retrieval.lr").splitlines()
     assert lines[0].startswith("tasks.retrieval.lr: 0.0006")

@@ -56,7 +56,8 @@ def test_what_is_tried_out_is_rolled_back_or_promoted(
     )
 
     def limit(least: float) -> None:
-        set_params(project.path, min_trial_requests=8, min_equal_answers=least)
+        few = {"min_trial_requests": 8, "min_equal_answers": least}
+        set_params(project.path, **few, max_slower=1e6)  # a busy machine may slow down either
         project.checked()
         project.sh("git commit -qam limits && git push -q")
 
@@ -83,7 +84,8 @@ def test_what_is_tried_out_is_rolled_back_or_promoted(
         decide = f"{decide} --key {private}"
         before = project.sh("git rev-parse HEAD; git tag; git status --porcelain")
         said = project.albef(decide, fails=True)
-        assert "retrieval is not released:\n- shadow: 0.00% of " in said
+        assert "retrieval is not released:\n" in said
+        assert "\n- shadow: 0.00% of " in said
         assert "would be decided: v0.2.0 no longer holds next; run again with --approve" in said
         assert project.sh("git rev-parse HEAD; git tag; git status --porcelain") == before
         said = project.albef(f"{decide} --approve", fails=True)
@@ -146,7 +148,6 @@ def test_a_server_tries_out_next_and_then_serves_it(project: Toy, tmp_path: Path
             decide = typed("albef release retrieval --from-canary http://127.0.0.1:8080 --approve")
             said = project.sh(f"albef {decide.replace('http://127.0.0.1:8080', address)}")
             assert "v0.2.0 holds prod: " in said
-            process.send_signal(1)
 
             def share() -> str:
                 return httpx.get(f"{address}/metrics", timeout=PATIENCE).text
