@@ -200,7 +200,7 @@ def declared_files(stages: Mapping[str, Any], address: str, params: Mapping[str,
 def code_digest(files: Iterable[Path]) -> str:
     """Return a SHA-256 over the modules among files, without comments and docstrings, in hex.
 
-    It is "" if there is no module, or if one is missing.
+    It is "" without modules, or if one is missing.
     """
     digest, names = hashlib.sha256(), {path.as_posix() for path in files if path.suffix == ".py"}
     for name in sorted(names):

@@ -59,8 +59,8 @@ class MatchingConfig(Section):
     The paper has no groups."""
     exchanged_ranking: float = opt_in(0.0)
     """Weight of a loss that ranks a text above the same text with exchanged words, by ITM's logits.
-    From weights that start at random, ITM alone learns the order of words late, or not at all. The
-    paper does not have it."""
+    From weights that start at random, ITM alone learns the order of words late, or not at all.
+    Without ``exchanged``, it has no effect. The paper does not have it."""
     itm_captions: Share = 0.0
     """Share of ITM's texts that are drawn from an image's ``itm_captions`` in its meta: texts that
     may be true of many other images, such as "two frogs". ITC and MLM do not read them. It needs

@@ -20,7 +20,7 @@ def run_seeds(preset: str | None, overrides: Sequence[str], name: str | None, co
     The names of the experiments begin with ``name``.
 
     Raises:
-        ParamsError: there is no name, or code is not committed.
+        ParamsError: the name is missing, or code is not committed.
         CloneError: a training in a clone failed.
     """
     if not name:
