@@ -12,10 +12,6 @@ from albef.io import read_json, write_json
 from albef.layout import PARAMS
 from albef.run_record import inputs
 
-NO_IDENTITY = (
-    "git has no committer; run `git config user.name NAME` and `git config user.email ADDRESS`"
-)
-"""Error message for a git installation that cannot commit."""
 BEFORE_RELEASE = Path(".dvc/tmp/albef-release.json")
 """Record of the state before the current release, or before one that was killed."""
 
@@ -75,27 +71,36 @@ def uncommitted(needed: Sequence[Path], excluded: Sequence[Path] = ()) -> Iterat
         needed: files that git must track.
         excluded: paths that may differ from HEAD.
     """
-    if try_git("rev-parse", "--verify", "HEAD") is None:
+    if _has_commit():
+        if try_git("rev-parse", "--show-prefix"):
+            yield "the project must be the root of its git repository, because GTO's tags need it"
+        exclusions = [f":(exclude){path.as_posix()}" for path in excluded]
+        if changed := git("status", "--porcelain", "--untracked-files=no", "--", ".", *exclusions):
+            names = [line.split(maxsplit=1)[1] for line in changed.splitlines()]
+            yield f"uncommitted changes: {_some(names)}; commit or undo them"
+    yield from unrecordable(needed)
+
+
+def unrecordable(needed: Sequence[Path] = ()) -> Iterator[str]:
+    """Yield an error message if git cannot commit, or does not track a file that stages read."""
+    if not _has_commit():
         yield "the repository has no commit; run `git add -A && git commit`"
         return
-    if try_git("rev-parse", "--show-prefix"):
-        yield "the project must be the root of its git repository, because GTO's tags need it"
-    exclusions = [f":(exclude){path.as_posix()}" for path in excluded]
-    if changed := git("status", "--porcelain", "--untracked-files=no", "--", ".", *exclusions):
-        names = [line.split(maxsplit=1)[1] for line in changed.splitlines()]
-        yield f"uncommitted changes: {_some(names)}; commit or undo them"
     missing = [str(path) for path in needed if not git("ls-files", "--", str(path))]
-    if untracked := [*missing, *untracked_inputs()]:
-        yield f"files that git does not track: {_some(untracked)}; add and commit them"
-    if try_git("var", "GIT_COMMITTER_IDENT") is None:
-        yield NO_IDENTITY
-
-
-def untracked_inputs() -> list[str]:
-    """Return the files that stages read, such as code, and that git neither tracks nor ignores."""
     paths = inputs(read_yaml(Path("dvc.yaml"))["stages"], read_yaml(PARAMS))
     options = ("ls-files", "--others", "--exclude-standard", "--")
-    return git("--literal-pathspecs", *options, *paths).splitlines()
+    missing += git("--literal-pathspecs", *options, *paths).splitlines()
+    if missing:
+        yield f"files that git does not track: {_some(missing)}; add and commit them"
+    if try_git("var", "GIT_COMMITTER_IDENT") is None:
+        yield (
+            "git has no committer; run `git config user.name NAME` and `git config user.email "
+            "ADDRESS`"
+        )
+
+
+def _has_commit() -> bool:
+    return try_git("rev-parse", "--verify", "HEAD") is not None
 
 
 def _some(names: Sequence[str]) -> str:

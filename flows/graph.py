@@ -354,13 +354,10 @@ def _artifact_reasons(stage: Any) -> Iterator[str]:
             yield f"{out} {text}" + ("; DVC's cache has the original" if is_cached else "")
 
 
-def dependents(nodes: dict[str, Node]) -> dict[str, int]:
+def dependents(nodes: Mapping[str, Node]) -> dict[str, int]:
     """Return the number of stages that depend on each stage, directly or not."""
-    below: dict[str, set[str]] = {name: set() for name in nodes}
-    for name in reversed(nodes):  # they are in the order of the graph
-        for other in nodes[name].upstream:
-            below[other] |= {name} | below[name]
-    return {name: len(others) for name, others in below.items()}
+    graph = nx.DiGraph({name: node.upstream for name, node in nodes.items()})
+    return {name: len(nx.ancestors(graph, name)) for name in nodes}
 
 
 def select(
@@ -376,17 +373,13 @@ def select(
     """
     chosen, forced = _choose(nodes, only, "--only"), _choose(nodes, force, "--force")
     start = {*chosen, *forced} if chosen else nodes
-    return with_above(start, lambda name: nodes[name].missing_from), set(forced)
+    return with_above(start, {name: node.missing_from for name, node in nodes.items()}), set(forced)
 
 
-def with_above(names: Iterable[str], above: Callable[[str], Iterable[str]]) -> set[str]:
-    """Return stages with all stages above them."""
-    selected: set[str] = set()
-    todo = [*names]
-    while todo:
-        selected.add(name := todo.pop())
-        todo += [other for other in above(name) if other not in selected]
-    return selected
+def with_above(names: Iterable[str], above: Mapping[str, Iterable[str]]) -> set[str]:
+    """Return stages with all stages above them, given those directly above each."""
+    graph = nx.DiGraph(above)
+    return {other for name in names for other in (name, *nx.descendants(graph, name))}
 
 
 def _choose(nodes: Mapping[str, Node], names: Iterable[str], option: str) -> list[str]:

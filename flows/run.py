@@ -137,18 +137,8 @@ def check_recording(name: str) -> None:
         ParamsError: the name is invalid, or git has no commit or committer, or does not track code.
     """
     check_name(name)
-    if git.try_git("rev-parse", "--verify", "HEAD") is None:
-        raise ParamsError(
-            "--name needs a git commit to record an experiment; run "
-            "`git add -A && git commit -m start`"
-        )
-    if git.try_git("var", "GIT_COMMITTER_IDENT") is None:
-        raise ParamsError(f"--name records an experiment in git: {git.NO_IDENTITY}")
-    if untracked_code := git.untracked_inputs():
-        raise ParamsError(
-            f"--name records code in git, which does not track {', '.join(untracked_code)}; "
-            "add it with `git add`, or move it out of the project"
-        )
+    if reasons := list(git.unrecordable()):
+        raise ParamsError(f"--name records an experiment in git; {'; '.join(reasons)}")
 
 
 def save_experiment(name: str) -> str | None:

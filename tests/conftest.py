@@ -191,9 +191,8 @@ def tiny_exports(
 class _Exports(dict[str, Path]):
     """Copies of exports that pytest's cache keeps for all workers and for later sessions.
 
-    A graph takes seconds and its bytes depend on its weights, the code and the libraries alone, so
-    it is written anew where one of them is another (or after ``pytest --cache-clear``), and once
-    for all kinds that have it; each export is compared with torch all the same.
+    An export takes seconds, and its bytes depend on the code and the libraries alone, so it is
+    made anew where one of them is another (or after ``pytest --cache-clear``).
     """
 
     def __init__(
@@ -206,55 +205,21 @@ class _Exports(dict[str, Path]):
         from albef.export.calibration import calibrate
         from albef.export.folder import export
 
-        checkpoint, folder = load_checkpoint(self._checkpoints[kind]), self._folder / kind
-        store = self._store / _export_key()
-        kept = store / f"{kind}-{checkpoint.digest[:16]}"
-        if not kept.exists():  # without the lock: the other worker may be at another kind
-            with (
-                lock(self._store / "lock", wait=str),  # a worker makes it, the others take it
-                pytest.MonkeyPatch.context() as patch,
-            ):
-                for old in self._store.glob("*/"):
-                    if old != store:
-                        shutil.rmtree(old)
-                store.mkdir(exist_ok=True)
-                patch.setattr("albef.export.folder.write_graphs", partial(_write_graphs, store))
-                if not kept.exists():
-                    with atomic(kept) as part:
-                        part.mkdir(exist_ok=True)
-                        records = tiny_validation(kind, self._pictures)
-                        facts: dict[str, Any] = {"run": kind, "opset": 23, "tolerance": 1e-3}
-                        measure = partial(calibrate, records=records)
-                        export(
-                            checkpoint, part, precisions=("float32", "int8"), calibrate=measure,
-                            **facts,
-                        )  # fmt: skip
-        shutil.copytree(kept, folder)
-        self[kind] = folder
-        return folder
-
-
-def _write_graphs(store: Path, graphs: Any, folder: Path, opset: int, vocab_size: int) -> Any:
-    """:func:`albef.export.onnx.write_graphs` of those that are not in a store."""
-    from albef.export.onnx import write_graphs
-    from albef.runtime.manifest import Onnx
-
-    versions = []
-    for name, graph in graphs.items():
-        facts = name, type(graph.module).__name__, graph.inputs, graph.outputs, opset, vocab_size
-        weights = hashlib.sha256(repr(facts).encode())
-        for key, tensor in graph.module.state_dict().items():
-            weights.update(f"{key} {tensor.shape}".encode() + tensor.numpy().tobytes())
-        kept = store / f"graph-{weights.hexdigest()[:16]}"
-        if not kept.exists():
-            with atomic(kept) as part:
-                part.mkdir(exist_ok=True)
-                written = write_graphs({name: graph}, part, opset, vocab_size)
-                (part / "versions.json").write_text(written.model_dump_json())
-        versions.append(Onnx.model_validate_json((kept / "versions.json").read_text()))
-        shutil.copytree(kept, folder, dirs_exist_ok=True)
-        (folder / "versions.json").unlink()
-    return versions[0]
+        kept = self._store / _export_key() / kind
+        with lock(self._store / f"{kind}.lock", wait=str):  # a worker makes it, the others take it
+            for old in self._store.glob("*/"):
+                if old != kept.parent:
+                    shutil.rmtree(old, ignore_errors=True)
+            if not kept.exists():
+                measure = partial(calibrate, records=tiny_validation(kind, self._pictures))
+                facts: dict[str, Any] = {"run": kind, "opset": 23, "tolerance": 1e-3}
+                checkpoint = load_checkpoint(self._checkpoints[kind])
+                with atomic(kept) as part:
+                    part.mkdir()
+                    precisions = ("float32", "int8")
+                    export(checkpoint, part, precisions=precisions, calibrate=measure, **facts)
+        self[kind] = shutil.copytree(kept, self._folder / kind)
+        return self[kind]
 
 
 @cache

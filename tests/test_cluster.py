@@ -250,9 +250,6 @@ def test_a_training_on_ray_resumes_when_a_worker_is_killed_and_stops_when_it_is_
     assert ended(again).count("resuming at step") == 1
     assert again.returncode == 0
     assert file_digest(WEIGHTS) == expected
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    told = ended(start("pretrain", launch="ray"))
-    assert told.startswith("pretrain: no Ray cluster responds at RAY_ADDRESS '127.0.0.1:1'")
 
 
 @pytest.mark.slow

@@ -91,6 +91,9 @@ def test_yaml_is_read_as_version_1_2(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(ParamsError, match=message):
             read_yaml(path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(ParamsError, match="is not valid YAML"):
+        read_yaml(path)
     with pytest.raises(ParamsError, match="does not exist; run from the root"):
         read_yaml(tmp_path / "other.yaml")
 

@@ -29,15 +29,6 @@ def states(chain: Step) -> list[tuple[str, str, str]]:
     return [(step.what, step.name, step.state) for step in chain.walk()]
 
 
-def change(path: str | Path, key: str, **values: object) -> None:
-    """Change the mapping under a key of a JSON file; None removes an entry."""
-    file = Path(path)
-    whole = json.loads(file.read_text())
-    changed = whole[key] | values
-    whole[key] = {name: value for name, value in changed.items() if value is not None}
-    file.write_text(json.dumps(whole))
-
-
 def test_an_export_leads_back_to_the_files_of_its_sources(project: Path) -> None:
     chain = lineage(EXPORT)
     assert states(chain) == [
@@ -141,11 +132,6 @@ def test_data_that_changed_are_reported(project: Path) -> None:
     Path("scenes.json").write_text("[1]")
     changed = {(what, name) for what, name, state in states(lineage(EXPORT)) if state == "changed"}
     assert changed == {("dataset", "web"), ("file", "scenes.json")}
-
-
-def test_without_a_record_of_it_an_artifact_is_not_verified(project: Path) -> None:
-    change("products/runs/pretrain.json", "made", **{str(WEIGHTS): None})
-    assert (lineage(WEIGHTS).state, lineage(WEIGHTS).record) == ("", None)
 
 
 def test_an_imported_checkpoint_comes_from_its_file(project: Path) -> None:

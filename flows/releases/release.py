@@ -306,7 +306,7 @@ def stale_reasons(run: str) -> Iterator[str]:
     Artifacts of the stages above it may be missing locally, but nothing may have changed.
     """
     nodes, last = graph.read(), (f"export@{run}", f"evaluate@{run}")
-    needed = graph.with_above(last, lambda name: nodes[name].upstream)
+    needed = graph.with_above(last, {name: node.upstream for name, node in nodes.items()})
     for name in (name for name in nodes if name in needed):
         comments = (f"comments of {path} changed" for path in nodes[name].comments)
         for reason in (*nodes[name].reasons, *comments):

@@ -1,6 +1,5 @@
 """`albef accept` takes an edit and changes nothing else; `albef data accept` makes a suite."""
 
-import contextlib
 import difflib
 import hashlib
 import re
@@ -190,11 +189,6 @@ def test_status_says_why_and_that_pretraining_is_not_needed_where_no_run_starts_
 @pytest.mark.usefixtures("project")
 def test_a_damaged_file_is_named() -> None:
     whole = Path("dvc.lock").read_bytes()
-    for end in range(1, len(whole), len(whole) // 12):
-        Path("dvc.lock").write_bytes(whole[:end])
-        for read in (graph.read, graph.locked):
-            with contextlib.suppress(ParamsError):
-                read()
     cut = whole[: whole.rindex(b"md5:") + 2]  # within a key
     for content, says in (
         (cut, r"^dvc\.lock is .* run `git checkout dvc\.lock`"),

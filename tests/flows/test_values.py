@@ -87,6 +87,9 @@ def test_a_missing_package_is_reported_before_the_stages_that_a_training_waits_f
 
 
 def test_a_preset_replaces_what_git_or_a_preset_holds_and_nothing_else(project: Path) -> None:
+    (project / "params.yaml").write_text("")
+    with pytest.raises(ParamsError, match=r"^params\.yaml must be a mapping"):
+        values.prepare(None, ["seed=2"])
     values.prepare("smoke", [])
     assert read_yaml(project / "params.yaml") == read_preset(project / "presets/smoke.yaml")
     edited = (project / "presets/smoke.yaml").read_text() + "seed: 4\n"
@@ -134,14 +137,6 @@ def test_a_wrong_preset_is_refused(project: Path) -> None:
         (project / "presets/mine.yaml").write_text(text)
         with pytest.raises(ParamsError, match=says):
             values.prepare("mine", [])
-
-
-def test_an_empty_file_is_named_and_a_preset_fills_it(project: Path) -> None:
-    (project / "params.yaml").write_text("")
-    with pytest.raises(ParamsError, match=r"^params\.yaml must be a mapping"):
-        values.prepare(None, ["seed=2"])
-    values.prepare("smoke", [])
-    assert read_yaml(project / "params.yaml") == read_preset(project / "presets/smoke.yaml")
 
 
 def test_a_wrong_override_of_runtime_is_refused_and_names_the_variable(

@@ -181,7 +181,7 @@ def test_code_that_is_not_committed_is_refused_and_values_are_not_looked_at(
     extra.write_text("# a stage would read it, and a clone lacks it\n")
     with pytest.raises(ParamsError, match=r"not track: albef/tune/extra.py; add"):
         variations.clean()
-    with pytest.raises(ParamsError, match=r"not track albef/tune/extra.py; add it with `git add`"):
+    with pytest.raises(ParamsError, match=r"--name .* not track: albef/tune/extra.py; add"):
         run.run(name="mine")
     extra.unlink()
     assert variations.clean() == git.git("rev-parse", "HEAD")
