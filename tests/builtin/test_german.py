@@ -3,20 +3,16 @@
 import random
 from pathlib import Path
 
-import pytest
-
 from albef.builtin.describe import Group, Scene, scenes
 from albef.builtin.german import caption, name
 from albef.builtin.openmoji import MOST, things
-from albef.config import ParamsError, validate
 from albef.data.record import Record
 from albef.evaluation.behaviour.cases import make_cases
 from albef.evaluation.behaviour.judging import prepare
 from albef.evaluation.behaviour.suite import BehaviourConfig, read_suite
-from albef.ingest.config import RowsConfig
-from albef.ingest.sources import read_rows
 from albef.loading.reading import Records
 from albef.tasks.retrieval import Task
+from tests.builtin.drawn import draw, of
 
 GERMAN = Path(__file__).parents[2] / "behaviour/german.json"
 NAMES = {thing.name: thing for thing in things(MOST)}
@@ -46,36 +42,17 @@ def test_no_two_scenes_share_a_german_caption() -> None:
             assert of_scene.setdefault(text, scene.text()) == scene.text()
 
 
-def config(**values: object) -> RowsConfig:
-    source = {"kind": "scenes", "objects": 20, "pixels": 32, "splits": {"train": 3}, **values}
-    return validate(RowsConfig, {"sources": {"a": source}}, where="test")
-
-
-def test_the_built_in_scenes_are_drawn_with_german_captions(tmp_path: Path) -> None:
+def test_the_built_in_scenes_are_drawn_with_german_captions() -> None:
     splits = {"train": 3, "test": 40, "pairs": 4}
-    rows = [
-        row
-        for _, row in read_rows("toy", config(language="de", splits=splits).sources, 1, tmp_path)
-        if isinstance(row, Record)
-    ]
+    rows = draw("scenes", objects=20, pixels=32, language="de", splits=splits)
     assert {row.meta["language"] for row in rows} == {"de"}
     assert all("mal " in text for row in rows for text in row.captions)
     assert {len(row.captions) for row in rows if row.split != "train"} == {1}
-    tested = [row for row in rows if row.split == "test"]
+    tested = of(rows, "test")
     suite = read_suite(GERMAN)
     cases = make_cases(suite, tested, [row.captions for row in tested], 99)
     assert {case.test for case in cases} == set(suite.tests)
     assert all(case.changed != case.caption for case in cases)
-
-
-def test_what_is_english_is_refused_in_german() -> None:
-    for key, value, said in (
-        ("itm_captions", True, "no itm_captions"),
-        ("caption_noise", 0.5, "no caption_noise"),
-        ("splits", {"wordings": 2}, "no split wordings"),
-    ):
-        with pytest.raises(ParamsError, match=said):
-            config(language="de", **{key: value})
 
 
 def test_records_of_another_language_are_not_tested() -> None:

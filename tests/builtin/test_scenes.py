@@ -26,17 +26,13 @@ def large() -> list[Record]:
     return draw("scenes", 2, **LARGE)
 
 
-@pytest.fixture
-def records() -> list[Record]:
-    return large()
-
-
 def pairs(records: Iterable[Record]) -> set[frozenset[str]]:
     scenes = map(scene_of, records)
     return {frozenset(g.name for g in scene.groups) for scene in scenes if len(scene.groups) == 2}
 
 
-def test_unseen_combinations_are_in_no_training_scene(records: list[Record]) -> None:
+def test_unseen_combinations_are_in_no_training_scene() -> None:
+    records = large()
     trained = pairs(of([*small(), *large()], "train"))
     for split in ("val", "test"):
         evaluated = of(records, split)
@@ -47,9 +43,9 @@ def test_unseen_combinations_are_in_no_training_scene(records: list[Record]) -> 
         assert record.meta["unseen"] == describe.unseen(scene_of(record))
 
 
-def test_evaluation_captions_are_true_of_their_image_alone(records: list[Record]) -> None:
+def test_evaluation_captions_are_true_of_their_image_alone() -> None:
     for split in ("val", "test", "pairs"):
-        rows = of(records, split)
+        rows = of(large(), split)
         assert len({record.captions for record in rows}) == len(rows)
         for i, record in enumerate(rows):
             (caption,) = record.captions
@@ -57,7 +53,8 @@ def test_evaluation_captions_are_true_of_their_image_alone(records: list[Record]
             assert [j for j, row in enumerate(rows) if true_of(claim, scene_of(row))] == [i]
 
 
-def test_noise_is_what_it_says(records: list[Record]) -> None:
+def test_noise_is_what_it_says() -> None:
+    records = large()
     train = of(records, "train")
     noisy = [record for record in train if "noise" in record.meta]
     assert len(noisy) / len(train) == pytest.approx(0.3, abs=0.07)
@@ -72,8 +69,8 @@ def test_noise_is_what_it_says(records: list[Record]) -> None:
     assert not any("noise" in record.meta for record in of(records, "val", "test", "pairs"))
 
 
-def test_a_pair_differs_in_the_one_thing_it_names(records: list[Record]) -> None:
-    rows = of(records, "pairs")
+def test_a_pair_differs_in_the_one_thing_it_names() -> None:
+    rows = of(large(), "pairs")
     changes = Counter(record.meta["change"] for record in rows)
     assert set(changes.values()) == {len(rows) // 4}
     names = [thing.name for thing in openmoji.things(40)]

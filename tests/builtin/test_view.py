@@ -43,6 +43,8 @@ def test_what_every_view_promises(kind: str) -> None:
         ("scenes", {"splits": {"tran": 3}}, "'test', 'pairs', 'wordings', 'things'"),
         ("scenes", {"objects": openmoji.MOST, "splits": {"novel": 6}}, "novel needs 6 further"),
         ("scenes", {"objects": 1000}, f"objects: .* less than or equal to {openmoji.MOST}"),
+        ("scenes", {"language": "de", "itm_captions": True}, "language: de has no"),
+        ("scenes", {"language": "de", "splits": {"wordings": 2}}, "no split wordings"),
         ("pictures", {"splits": {"val": 13}}, r"splits\.val needs 13 different captions"),
         ("statements", {"splits": {"train": 4}}, "train: .* multiple of 3, got 4"),
         ("expressions", {"objects": 8, "splits": {"val": 5000}},

@@ -31,14 +31,7 @@ CAPTION = "a red ball on the grass"
 
 
 class BadRow(NamedTuple):
-    """A row and what becomes of it.
-
-    Attributes:
-        name: of the row, which names its file.
-        image: the bytes of its picture.
-        caption: what is said of it.
-        expected: why it is set aside, or the caption that it ends in a shard with.
-    """
+    """A row, and why it is set aside, or the caption that it ends in a shard with."""
 
     name: str
     image: bytes

@@ -112,6 +112,8 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
     (result,) = model["results"]
     assert result["metrics"] == [{"type": "accuracy", "value": 60}]
     assert result["dataset"] == {"name": "questions", "type": "questions", "split": "test"}
+    for name in ('a "quoted": name', "yes", "- x", "ü # y"):
+        assert front(replace(CARD, run=name))["model-index"][0]["name"] == name
 
 
 def test_calibration_as_the_export_stage_stores_it(tmp_path: Path) -> None:
@@ -125,11 +127,6 @@ def test_calibration_as_the_export_stage_stores_it(tmp_path: Path) -> None:
     assert "| 0.95 | 0 |  |" in table
     assert f"{stored['ece']:.2f} percentage points" in text
     assert f"{stored['ece_before']:.2f} without the temperature 1.7" in text
-
-
-def test_any_name_is_a_name_in_it() -> None:
-    for name in ('a "quoted": name', "yes", "- x", "ü # y"):
-        assert front(replace(CARD, run=name))["model-index"][0]["name"] == name
 
 
 def test_an_export_has_its_precisions_and_a_release_the_comparison() -> None:

@@ -3,11 +3,11 @@
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 from albef.report import page
 from albef.report.page import Report, environment, render
 from albef.report.sections.results import Run, SplitResult
+from albef.report.wording import web_address
 
 VOID = {"meta", "img", "br"}
 POINTS = ((9.0, 2.0), (19.0, 1.0))
@@ -46,16 +46,6 @@ class Page(HTMLParser):
             self._text.append(data)
 
 
-def page_of(**parts: Any) -> Page:
-    return Page(render(Report(1, **parts)))
-
-
-def trial(number: int, value: float | None, *values: float, **more: Any) -> dict[str, Any]:
-    state = "complete" if value is not None else "pruned"
-    row = {"number": number, "state": state, "params": {"lr": 3e-4}, "values": list(values)}
-    return {**row, "value": value, "start": False, "chosen": False, "error": "", **more}
-
-
 def test_no_text_of_an_artifact_becomes_markup_or_an_address() -> None:
     """Values are escaped, so each stays in its element or in the quotes of its attribute."""
     folder = Path(page.__file__).parent / "templates"
@@ -68,6 +58,9 @@ def test_no_text_of_an_artifact_becomes_markup_or_an_address() -> None:
             checked = "|address" in address or "|urlencode" in address
             assert checked or address.startswith("#") or address == "{{ thumbnail.uri }}", path
     assert "url(" not in (folder / "style.css").read_text()
+    for url in ("javascript:alert(1)", "data:text/html,x", "//x.test"):
+        assert web_address(url) == ""
+    assert web_address("https://a.test") == "https://a.test"
 
 
 def test_a_card_tells_what_is_known_of_a_run() -> None:
@@ -96,7 +89,7 @@ def test_validation_curves_are_by_epoch_and_once_where_nothing_is_re_ranked() ->
     assert "ITC alone" not in Page(html).text
     assert "r_mean: 50 at 2" in html
     curves["val/itc_r_mean"] = ((99.0, 20.0), (199.0, 40.0))
-    assert "ITC alone" in page_of(trainings={"a": curves}).text
+    assert "ITC alone" in Page(render(Report(1, trainings={"a": curves}))).text
 
 
 def test_curves_that_say_less_are_folded() -> None:

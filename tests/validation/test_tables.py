@@ -1,11 +1,9 @@
 """In which script texts are written, and how their words are counted."""
 
 import pyarrow as pa
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from albef.data.record import word_count
-from albef.validation.tables import OTHER, SCRIPTS, scripts
+from albef.validation.tables import OTHER, scripts
 
 
 def test_a_text_is_in_the_script_of_most_of_its_letters() -> None:
@@ -23,14 +21,6 @@ def test_a_text_is_in_the_script_of_most_of_its_letters() -> None:
         "": None,
     }
     assert scripts(pa.array(expected)).to_pylist() == [*expected.values()]
-
-
-@settings(max_examples=8)
-@given(st.lists(st.text(max_size=12), max_size=6))
-def test_each_text_is_judged_by_itself(texts: list[str]) -> None:
-    together = scripts(pa.array(texts, pa.string())).to_pylist()
-    assert together == [scripts(pa.array([text])).to_pylist()[0] for text in texts]
-    assert set(together) <= {*SCRIPTS, OTHER, None}
 
 
 def test_words_of_scripts_without_spaces_are_counted() -> None:

@@ -6,12 +6,11 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from albef.config import read_preset, validate
+from albef.config import validate
 from albef.ingest.config import RowsConfig
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-TERMS = (ROOT / "docs/reference/public-datasets.md").read_text()
 
 
 def test_datasets_of_the_docs_are_read_strictly_and_show_every_kind_that_reads_files() -> None:
@@ -27,13 +26,3 @@ def test_datasets_of_the_docs_are_read_strictly_and_show_every_kind_that_reads_f
                     shown |= {source["kind"] for source in sources.values()}
     files = "folder table urls karpathy annotations parquet webdataset huggingface"
     assert shown >= set(files.split())
-
-
-def test_presets_name_the_terms_of_the_public_sets() -> None:
-    for preset in sorted((ROOT / "presets").glob("**/*.yaml")):
-        for name, dataset in read_preset(preset).get("datasets", {}).items():
-            for source in dataset["sources"].values():
-                if source["kind"] in ("annotations", "karpathy"):
-                    assert source["licences"], f"{preset.stem}: {name}"
-                    for licence in source["licences"]:
-                        assert f"({licence['url']}" in TERMS, "where the page says it is"

@@ -55,8 +55,5 @@ def test_bad_rows_are_rejected() -> None:
         (5, "../a.jpg", Reason.OUTSIDE_ROOT),
     ]
     assert bad(refused)[0].detail.startswith("split.json: 'split' is \"dev\"; it must be train")
-
-
-def test_another_file_is_named() -> None:
     with pytest.raises(ParamsError, match=r"split.json must contain .* list 'images'"):
         rows([1], "test")

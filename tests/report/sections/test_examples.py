@@ -174,6 +174,9 @@ def test_boxes_show_what_is_meant_and_what_was_chosen() -> None:
     assert not has_colour(pixels_of(right), WRONG)
     pixels = pixels_of(wrong)
     assert pixels.shape == (120, 240, 3)
+    redness = pixels[..., 0] - pixels[..., 1]
+    assert redness[15:30, 15:30].mean() > 80, "the hottest cell is red"
+    assert abs(redness[105:, 210:]).max() < 8, "a cold one shows the image"
     assert has_colour(pixels, CORRECT)
     assert has_colour(pixels[43:48, 148:153], WRONG)  # an edge of the box
     assert not has_colour(pixels_of(located(0.0)), WRONG), "no box was chosen"
