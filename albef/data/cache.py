@@ -50,10 +50,7 @@ class ShardCache:
         return cls(runtime.scratch_root / "shards", round(runtime.cache_gb * 2**30))
 
     def open(self, store: Store, shard: Stored) -> int:
-        """Open a shard, fetching it if it is missing locally; the caller closes it.
-
-        Returns:
-            The file descriptor.
+        """Return the descriptor of an open shard, fetched if it is missing; the caller closes it.
 
         Raises:
             MissingShardError: the store does not have the shard as it was sent.

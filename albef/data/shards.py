@@ -32,7 +32,7 @@ from albef.data.shard_files import DamagedShardError as DamagedShardError
 from albef.data.shard_files import ShardError as ShardError
 from albef.data.shard_files import ShardFiles, remedy
 from albef.data.store import MANIFEST as MANIFEST
-from albef.io import atomic, file_digest, lock
+from albef.io import atomic, file_digest, lock, read_json
 
 SCHEMA = pa.schema({
     "key": pa.string(), "shard": pa.string(), "offset": pa.int64(), "size": pa.int32(),
@@ -55,15 +55,13 @@ def describe(folder: Path) -> dict[str, Any]:
     """Return the contents of a dataset's dataset.json.
 
     Raises:
-        ShardError: the file is missing or is not JSON.
+        ShardError: the file is missing.
     """
     path = folder / "dataset.json"
-    try:
-        return dict(json.loads(path.read_text()))
-    except FileNotFoundError:
-        raise ShardError(f"{path} is missing: {remedy(folder)}") from None
-    except (ValueError, TypeError) as error:
-        raise ShardError(f"{path} is not valid JSON ({error}): {remedy(folder)}") from None
+    described = read_json(path)
+    if described is None:
+        raise ShardError(f"{path} is missing: {remedy(folder)}")
+    return dict(described)
 
 
 def shards_of(folder: Path, described: Mapping[str, Any]) -> Path:
@@ -162,18 +160,16 @@ def index_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def shared_keys(
-    folder: Path, split: str, other: Path, other_split: str = "train"
-) -> tuple[str, ...]:
-    """Return the keys of the records of a split that share an image with another split.
+def shared_keys(folder: Path, split: str, trained: Path) -> tuple[str, ...]:
+    """Return the keys of the records of a split that share an image with a training split.
 
-    Equal files are found; images that only look alike are not. ``other`` is the folder of the other
-    dataset, which may be the same.
+    Equal files are found; images that only look alike are not. ``trained`` is the folder of the
+    training data, which may be the same.
 
     Raises:
         ShardError: a dataset is missing or damaged.
     """
-    theirs = pc.unique(_images(other, other_split)["digest"])
+    theirs = pc.unique(_images(trained, "train")["digest"])
     ours = _images(folder, split)
     keys = ours.filter(pc.is_in(ours["digest"], value_set=theirs))["key"]
     return tuple(dict.fromkeys(keys.to_pylist()))
@@ -195,13 +191,9 @@ class Shards:
     """Records of one split, read by position; columns stay in Arrow, not in Python lists.
 
     You can pass it to worker processes: each process opens files when it first reads. ``name`` and
-    ``digest`` are those of the whole dataset; ``metas`` are JSON texts.
-
-    Args:
-        folder: folder of the dataset.
-        split: split of the dataset.
-        cache: cache for the shards of a store; None is the default of the process.
-        mapped: folder for an index that several processes share; None reads a private copy.
+    ``digest`` are those of the whole dataset; ``metas`` are JSON texts. ``cache`` is for the shards
+    of a store; None is the default of the process. In the folder ``mapped``, several processes
+    share an index; None reads a private copy.
 
     Raises:
         ShardError: the dataset or split does not exist, or is damaged.

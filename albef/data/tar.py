@@ -44,13 +44,9 @@ class Damage:
 def members(path: Path, limit: Callable[[str], int]) -> Iterator[Member | Damage]:
     """Yield the plain files of an uncompressed tar, in order.
 
-    Links, devices and folders are skipped. A tar without its end mark was cut off: this is the last
-    damage that is reported.
-
-    Args:
-        path: path of the tar.
-        limit: function that returns the most bytes of a member by its name. A larger member counts
-            as damage; 0 skips the member unread.
+    ``limit`` returns the most bytes of a member by its name. A larger member counts as damage; 0
+    skips the member unread. Links, devices and folders are skipped. A tar without its end mark was
+    cut off: this is the last damage that is reported.
 
     Raises:
         OSError: the file cannot be opened or read.

@@ -39,12 +39,10 @@ Section = dict[str, Any]
 
 
 def derive(path: Path, name: str) -> dict[str, Section]:
-    """Return the sections of the sources at a path, by name.
+    """Return the sections of the sources at a path, by name; several add their split to ``name``.
 
-    Args:
-        path: a folder of images with texts or lists, of shards or of Parquet files; a list of
-            addresses or paths; a shard; or JSON of captions.
-        name: name of a source; several sources add their split to it.
+    The path is a folder of images with texts or lists, of shards or of Parquet files; a list of
+    addresses or paths; a shard; or JSON of captions.
 
     Raises:
         ParamsError: the kind of a source, or a part of its section, cannot be inferred; the message

@@ -62,11 +62,8 @@ def compare(
 ) -> tuple[dict[int, Duplicate], list[Duplicate]]:
     """Return the rows to drop because of another row, by number, and all repeated rows in order.
 
-    Args:
-        blocks: blocks of prepared rows.
-        config: settings of the dataset.
-        distance: ``ingest.near_distance``.
-        heldout: images that no screened dataset trains on, as :data:`HELDOUT`.
+    ``distance`` is ``ingest.near_distance``. No screened dataset trains on the images ``heldout``,
+    which are as :data:`HELDOUT`.
     """
     dropped = {duplicate.row: duplicate for duplicate in repeated_keys(blocks)}
     images = read_fingerprints(blocks)
@@ -232,14 +229,8 @@ def near_pairs(hashes: Hashes, distance: int) -> Iterator[tuple[int, int, int]]:
     """Yield all pairs of hashes that differ in few bits, without comparing all with all.
 
     At least two of ``distance + 2`` bands of bits are equal in such a pair. Hashes are sorted by
-    two bands at a time, and compared with those that share both.
-
-    Args:
-        hashes: (N,) in ascending order, each once.
-        distance: most bits in which two hashes differ.
-
-    Returns:
-        Positions i and j of each pair, i < j, in ascending order; and the number of different bits.
+    two bands at a time, and compared with those that share both. ``hashes`` (N,) are in ascending
+    order, each once. Pairs are positions i < j, in ascending order, and the different bits.
     """
     edges = np.linspace(0, _BITS, distance + 3).round().astype(int)
     bands = [(1 << int(b)) - (1 << int(a)) for a, b in pairwise(edges)]

@@ -42,13 +42,10 @@ def write_quarantine(
     heldout: pa.Table,
     limits: IngestConfig,
 ) -> Counter[tuple[str, str]]:
-    """Write the rejected rows and the repeated images.
+    """Write the rejected rows and the repeated images; count the former by source and reason.
 
     ``dropped`` and ``repeated`` are the result of :func:`albef.ingest.duplicates.compare` with
     ``heldout``; images within ``limits`` get a thumbnail.
-
-    Returns:
-        The number of rejected rows by source and reason.
     """
     folder.mkdir(parents=True, exist_ok=True)
     counts = _write_rows(folder, blocks, dropped, heldout, limits)

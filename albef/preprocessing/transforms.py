@@ -61,14 +61,10 @@ class AugmentConfig(Section):
 
 @dataclass(frozen=True)
 class Transform:
-    """Random crop, flip and RandAugment, as far as the dataset's captions allow.
+    """Random crop, flip and RandAugment, as far as the dataset's captions allow, to a side S.
 
     The result is not normalised yet, so passing it between processes moves a quarter of the bytes.
     If the crop stays large enough for the result, a JPEG is decoded at half of its size or less.
-
-    Attributes:
-        augment: allowed augmentation.
-        image_size: side S of the result in pixels.
     """
 
     augment: AugmentConfig

@@ -28,11 +28,6 @@ def format_difference(value: float | None) -> str:
     return "–" if value is None else f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
 
 
-def format_range(least: float, median: float, most: float) -> str:
-    """Format the range and median of values."""
-    return f"{least:g}" if least == most else f"{least:g} to {most:g}, median {median:g}"
-
-
 def format_value(value: object) -> str:
     """Format a value as in params.yaml."""
     if isinstance(value, bool):

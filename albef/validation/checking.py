@@ -22,11 +22,7 @@ def check_dataset(
 ) -> tuple[Result, dict[str, Any]]:
     """Validate a dataset and return the result and the dataset's profile.
 
-    Args:
-        folder: of the dataset.
-        config: limits of the expectations and of drift.
-        stats: statistics of its images, as :func:`read_image_stats` returns them.
-        accepted: accepted profile of the dataset, as :mod:`albef.validation.drift` reads it.
+    ``stats`` are the statistics of its images, as :func:`read_image_stats` returns them.
 
     Raises:
         ShardError: a part of the dataset is missing or damaged.

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from albef.config import ParamsError
 from albef.validation import profile as profiles
@@ -63,11 +63,8 @@ def measure_drift(
     Each part is compared with the accepted profile, and the training split with the evaluation
     splits.
 
-    Args:
-        rows: tables of each part, from :func:`albef.validation.profile.parts`.
-        profile: profile of the same rows.
-        accepted: accepted profile.
-        config: limits on the distances.
+    ``rows`` are the tables of each part, from :func:`albef.validation.profile.parts`; ``profile``
+    is the profile of these rows.
     """
     counts = {part: profiles.count_values(tables) for part, tables in rows.items()}
     references = [("accepted", part, accepted["parts"].get(part)) for part in PARTS]
@@ -111,8 +108,11 @@ def distances(
         yield "divergence", divergence(observed, weights)
         return
     yield "divergence", divergence(np.histogram(values, expected["bins"])[0], weights)
-    quantiles = values.quantile(list(QUANTILES), interpolation="nearest")
-    yield "shift", shift(np.array(quantiles, float), np.array(expected["quantiles"], float))
+    quantiles = np.array(values.quantile(list(QUANTILES), interpolation="nearest"), float)
+    reference = np.array(expected["quantiles"], float)
+    # If its outer quantiles are equal, the largest move is a share of its middle one.
+    extent = reference[-1] - reference[0] or abs(reference[len(reference) // 2]) or 1.0
+    yield "shift", float(np.abs(quantiles - reference).max() / extent)
 
 
 def divergence(observed: ArrayLike, reference: ArrayLike) -> float:
@@ -127,13 +127,3 @@ def divergence(observed: ArrayLike, reference: ArrayLike) -> float:
     weights *= (1 - _HELD_OUT) / weights.sum()
     weights[empty] = _HELD_OUT / max(1, empty.sum())
     return float(entropy(observed, weights))
-
-
-def shift(observed: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
-    """Return the largest move of a quantile.
-
-    It is a share of the distance between the first and the last quantile of the reference. If these
-    are equal, it is a share of the reference's middle quantile.
-    """
-    extent = reference[-1] - reference[0] or abs(reference[len(reference) // 2]) or 1.0
-    return float(np.abs(observed - reference).max() / extent)

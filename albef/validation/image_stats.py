@@ -24,14 +24,9 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def read_image_stats(folder: Path, threads: int) -> NDArray[np.float64]:
-    """Return the :data:`STATS` of all images of a dataset.
+    """Return the :data:`STATS` of all images of a dataset (images of a record, records, 6).
 
-    Args:
-        folder: of the dataset.
-        threads: decoding threads; 0 uses all cores.
-
-    Returns:
-        (images of a record, records, 6), NaN for an image that cannot be decoded.
+    They are NaN for an image that cannot be decoded. 0 ``threads`` uses all cores.
 
     Raises:
         ShardError: a part of the dataset is missing or damaged.

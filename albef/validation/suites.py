@@ -39,10 +39,7 @@ def read_suite(name: str) -> list[dict[str, Any]]:
 def check_suites(tables: Tables, config: ValidateConfig) -> tuple[Check, ...]:
     """Check a dataset against the common suite and the suites of its kinds.
 
-    The suite of a kind sees only records of this kind.
-
-    Returns:
-        A check for each expectation, in the order of the suites.
+    The suite of a kind sees only records of this kind. The checks are in the order of the suites.
 
     Raises:
         ValidationFailedError: an expectation cannot be computed.

@@ -25,11 +25,8 @@ _FEW = 10  # images that may share a caption in a dataset of any size
 def tables(index: pa.Table, stats: NDArray[np.float64]) -> Tables:
     """Return the tables ``images``, ``records``, ``captions`` and ``labels``.
 
-    Each has the columns ``split`` and ``kind``.
-
-    Args:
-        index: of the dataset, with its chunks combined.
-        stats: (images of a record, records, 6), as :func:`read_image_stats` returns them.
+    Each has the columns ``split`` and ``kind``. The chunks of the dataset's index are combined, and
+    ``stats`` are what :func:`read_image_stats` returns.
     """
     images = _images(index, stats)
     records = _records(index, images)

@@ -68,12 +68,8 @@ class _Host:
 class Downloads:
     """Downloader of the images of a list into a folder, each of them once, as a context manager.
 
-    ``store`` has the outcomes and images.
-
-    Args:
-        folder: folder of the downloads of this list; one process at a time works in it.
-        limits: limits of the download.
-        engine: ``ray`` sends requests from each node of a cluster in turn.
+    ``store`` has the outcomes and images. One process at a time works in the folder. The engine
+    ``ray`` sends requests from each node of a cluster in turn.
     """
 
     def __init__(self, folder: Path, limits: Limits, engine: Engine = "local") -> None:

@@ -79,16 +79,9 @@ def read_rows(
 ) -> Iterator[tuple[int, Record | Rejection]]:
     """Yield the rows of a dataset's sources, one source after the other, with their lines.
 
-    Keys and image ids are those of the dataset.
-
-    Args:
-        dataset: name of the dataset.
-        sources: sections of the sources, by name.
-        seed: seed of the data.
-        scratch: folder in which a kind may keep files that are costly to fetch again.
-        max_rows: most rows of each source; None reads all.
-        split_off: shares of the training rows that become other splits.
-        engine: engine with which a kind fetches files.
+    Keys and image ids are those of the dataset. In ``scratch``, a kind may keep files that are
+    costly to fetch again. ``max_rows`` limits the rows of each source. ``split_off`` has the shares
+    of the training rows that become other splits.
 
     Raises:
         ParamsError: a source cannot be read as a whole; the message names it.

@@ -68,14 +68,9 @@ class Tables(OneSplit):
 def read(
     file: Path, form: str, header: Sequence[str] | None, columns: Sequence[str], batch: int = 4096
 ) -> Iterator[Row | Rejection]:
-    """Yield the rows of a file.
+    """Yield some columns of the rows of a file, with ``form`` and ``header`` as in :class:`Tables`.
 
-    Args:
-        file: path of the file.
-        form: ``tsv`` (no quotes), ``csv`` (as in RFC 4180), ``jsonl`` or ``parquet``.
-        header: names of all columns if a text file has no header line.
-        columns: names of the columns to read.
-        batch: most Parquet rows that are read together.
+    At most ``batch`` Parquet rows are read together.
 
     Raises:
         ParamsError: the file cannot be read at all, or lacks a column.

@@ -20,10 +20,11 @@ from albef.report.sections import curation, profile
 from albef.report.sections.curation import Curation
 from albef.report.sections.profile import Tally
 from albef.report.thumbnails import SplitRecords, Thumbnail, data_uri, sample
-from albef.report.wording import format_range, training_first
+from albef.report.wording import training_first
 
 WORDS = {str(reason): reason.words for reason in Reason}
 """Short description of each reason for rejection."""
+_RANGE = "{least:g} to {most:g}, median {median:g}"
 _REPEATED = (Reason.DUPLICATE, Reason.NEAR_DUPLICATE)
 _Row = Mapping[str, Any]
 
@@ -43,7 +44,8 @@ class Validation:
             if isinstance(value, int | float) and name != "captions":
                 texts[name] = f"{value:,}"
             elif isinstance(value, Mapping) and {"least", "median", "most"} <= set(value):
-                texts[name] = format_range(value["least"], value["median"], value["most"])
+                text = "{least:g}" if value["least"] == value["most"] else _RANGE
+                texts[name] = text.format(**value)
         return texts
 
 
