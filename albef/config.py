@@ -80,11 +80,8 @@ Tunable = Annotated[
 ]
 """A value of at least 0, or a range that search replaces by a value."""
 Count = Annotated[int, Field(ge=1)]
-"""A number of things, at least 1."""
 CountOrZero = Annotated[int, Field(ge=0)]
-"""A number of things, at least 0."""
 Share = Annotated[float, Field(ge=0, le=1)]
-"""A share, from 0 to 1."""
 
 
 def fixed(value: float | Range) -> float:

@@ -16,7 +16,7 @@ import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +62,6 @@ def describe(folder: Path) -> dict[str, Any]:
     if described is None:
         raise ShardError(f"{path} is missing: {remedy(folder)}")
     return dict(described)
-
-
-def shards_of(folder: Path, described: Mapping[str, Any]) -> Path:
-    """Return the folder with the shards of a dataset.
-
-    A filtered dataset uses the shards of the dataset that it filters.
-    """
-    return folder.parent / described["shards_of"] if "shards_of" in described else folder
 
 
 @contextlib.contextmanager
@@ -224,7 +216,9 @@ class Shards:
         self.image_ids: NDArray[np.int64] = columns["image_id"].to_numpy()
         self.shard_names: pa.StringArray = columns["shard"]
         self.metas: pa.StringArray = columns["meta"]
-        self.files = ShardFiles(shards_of(folder, described), cache)
+        # A filtered dataset uses the shards of the dataset that it filters.
+        shards_of = folder.parent / described.get("shards_of", folder.name)
+        self.files = ShardFiles(shards_of, cache)
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -46,6 +46,8 @@ def check_dataset(
 def _statistics(described: Mapping[str, Any], rows: Tables) -> dict[str, Any]:
     words, records = rows["captions"]["words"], rows["records"]
     kinds = records["kind"].value_counts()
+    scripts = rows["captions"]["script"].value_counts(normalize=True)
+    by_share = sorted(scripts.items(), key=lambda item: (-item[1], str(item[0])))
     return {
         "splits": described["splits"],
         "kinds": {str(name): int(count) for name, count in sorted(kinds.items())},
@@ -54,16 +56,10 @@ def _statistics(described: Mapping[str, Any], rows: Tables) -> dict[str, Any]:
         "shorter side in pixels": _spread(records["shorter_side"].dropna()),
         "longer side in pixels": _spread(records["longer_side"].dropna()),
         "different images": int(rows["images"]["digest"].nunique()),
-        "scripts": _shares(rows["captions"]["script"]),
+        "scripts": {str(name): round(float(share), 6) for name, share in by_share},
     }
 
 
 def _spread(values: "pd.Series[Any]") -> dict[str, float]:
     spread = values.agg(["min", "median", "max"]).astype(float)
     return {} if values.empty else dict(zip(("least", "median", "most"), spread, strict=True))
-
-
-def _shares(values: "pd.Series[Any]") -> dict[str, float]:
-    shares = values.value_counts(normalize=True)
-    ordered = sorted(shares.items(), key=lambda item: (-item[1], str(item[0])))
-    return {str(name): round(float(share), 6) for name, share in ordered}

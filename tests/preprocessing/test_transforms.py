@@ -1,6 +1,5 @@
 """Decoding, augmentation and normalisation."""
 
-import io
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from albef.loading.reading import to_device
 from albef.preprocessing import transforms
 from albef.preprocessing.transforms import AugmentConfig, Evaluate, Transform
 from tests.data import toy
-from tests.ingest.bad_rows import png_header
+from tests.ingest.bad_rows import encoded, gradient, png_header
 
 SIDE = 32
 
@@ -27,21 +26,9 @@ def augment(**changed: object) -> AugmentConfig:
     return validate(AugmentConfig, values, where="test")
 
 
-def encoded(picture: Image.Image, kind: str = "PNG") -> bytes:
-    file = io.BytesIO()
-    picture.save(file, kind)
-    return file.getvalue()
-
-
-def gradient(width: int = 48, height: int = 40) -> Image.Image:
-    x, y = np.meshgrid(np.arange(width), np.arange(height))
-    values = np.stack([x * 255 / width, y * 255 / height, (x + y) % 256], -1)
-    return Image.fromarray(values.astype(np.uint8))
-
-
 def test_values_are_normalised_as_clip_does() -> None:
     picture = Image.new("RGB", (SIDE, SIDE), (255, 0, 128))
-    values = Evaluate(SIDE)(encoded(picture))
+    values = Evaluate(SIDE)(encoded(picture, "PNG"))
     assert values.shape == (3, SIDE, SIDE)
     assert values.dtype == np.float32
     assert values.flags.c_contiguous
@@ -55,9 +42,9 @@ def test_values_are_normalised_as_clip_does() -> None:
 
 
 def test_evaluation_is_a_plain_bicubic_resize() -> None:
-    picture = gradient()
+    picture = gradient(48, 40)
     expected = transforms.normalised(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-    np.testing.assert_array_equal(Evaluate(SIDE)(encoded(picture)), expected)
+    np.testing.assert_array_equal(Evaluate(SIDE)(encoded(picture, "PNG")), expected)
 
 
 def trained(transform: Transform, image: bytes, seed: int = 0) -> np.ndarray:
@@ -69,7 +56,7 @@ def trained(transform: Transform, image: bytes, seed: int = 0) -> np.ndarray:
 
 
 def test_without_augmentation_training_is_evaluation() -> None:
-    image = encoded(gradient())
+    image = encoded(gradient(48, 40), "PNG")
     rng = np.random.default_rng(0)
     Transform(augment(), SIDE)(image, rng)
     assert rng.random() == np.random.default_rng(0).random()  # nothing was drawn
@@ -144,7 +131,7 @@ def test_a_jpeg_with_trifling_damage_is_left_to_pillow() -> None:
 
 
 def test_half_of_the_images_are_flipped_when_allowed() -> None:
-    image = encoded(gradient())
+    image = encoded(gradient(48, 40), "PNG")
     plain = Transform(augment(), SIDE)(image, np.random.default_rng(0))
     rng = np.random.default_rng(0)
     results = [Transform(augment(flip=True), SIDE)(image, rng) for _ in range(200)]
@@ -180,7 +167,7 @@ def test_the_ten_operations_change_no_colour_and_have_the_strengths_of_the_origi
         return np.asarray(operation(picture, strength, sign)).astype(int)
 
     assert len(transforms._AUGMENTATIONS) == len(NAMES)
-    grey = gradient().convert("L").convert("RGB")
+    grey = gradient(48, 40).convert("L").convert("RGB")
     for name in NAMES:
         values = operate(name, grey)
         assert values.shape == (40, 48, 3)

@@ -97,19 +97,13 @@ def hub(folder: Path) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-        def answer(self, body: bytes, **headers: str) -> None:
-            self.send_response(200)
+        def answer(self, body: bytes = b"", status: int = 200, **headers: str) -> None:
+            self.send_response(status)
             for name, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(name.replace("_", "-"), value)
             self.end_headers()
             if self.command == "GET":
                 self.wfile.write(body)
-
-        def refuse(self, status: int, code: str) -> None:
-            self.send_response(status)
-            self.send_header("X-Error-Code", code)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
 
         def do_GET(self) -> None:
             path, _, _ = self.path.partition("?")
@@ -117,16 +111,15 @@ def hub(folder: Path) -> Iterator[str]:
             files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
             names = {p.relative_to(folder).as_posix(): p for p in files}
             if parts == [""]:
-                self.answer(b"")
-            elif f"{'/'.join(parts[-4:-2])}" not in ("a/open", "a/gated") and parts[0] == "api":
-                self.refuse(404, "RepoNotFound")
+                self.answer()
+            elif "/".join(parts[-4:-2]) not in ("a/open", "a/gated") and parts[0] == "api":
+                self.answer(status=404, X_Error_Code="RepoNotFound")
             elif parts[-2:-1] == ["revision"] and parts[-1] not in ("main", "v1", COMMIT):
-                self.refuse(404, "RevisionNotFound")
+                self.answer(status=404, X_Error_Code="RevisionNotFound")
             elif parts[-2:-1] == ["revision"]:
                 siblings = [{"rfilename": name} for name in names]
-                self.answer(
-                    json.dumps({"id": "a/open", "sha": COMMIT, "siblings": siblings}).encode()
-                )
+                about = {"id": "a/open", "sha": COMMIT, "siblings": siblings}
+                self.answer(json.dumps(about).encode())
             elif parts[-2:-1] == ["tree"]:
                 tree = [
                     {"type": "file", "path": n, "size": p.stat().st_size, "oid": n}
@@ -134,7 +127,7 @@ def hub(folder: Path) -> Iterator[str]:
                 ]
                 self.answer(json.dumps(tree).encode())
             elif parts[2] == "gated" and self.headers["Authorization"] != "Bearer secret":
-                self.refuse(403, "GatedRepo")
+                self.answer(status=403, X_Error_Code="GatedRepo")
             else:
                 content = names["/".join(parts[5:])].read_bytes()
                 etag = hashlib.sha256(content).hexdigest()
