@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from albef.io import file_digest, read_json
 
@@ -69,7 +69,12 @@ class RunRecord(BaseModel):
 def read(path: Path) -> RunRecord | None:
     """Return the record in a file, None if it is missing; raise ValueError if it is damaged."""
     values = read_json(path)
-    return None if values is None else RunRecord.model_validate(values)
+    try:
+        return None if values is None else RunRecord.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{path}: {key}: {first['msg'].lower()}; restore it with git") from None
 
 
 def discard_foreign(record: Path) -> None:
