@@ -93,17 +93,12 @@ def test_equal_records_give_equal_bytes_and_others_another_digest(tmp_path: Path
 
     first = written("first")
     assert first == written("again")
-    for number, (name, value) in enumerate(
-        {
-            "image": toy.picture(99),
-            "captions": ("else",),
-            "split": "val",
-            "meta": {},
-            "key": "other",
-            "more": (toy.picture(7),),
-        }.items()
-    ):
-        other = written(f"{number}", **{name: value})
+    changes: dict[str, object] = {
+        "image": toy.picture(99), "captions": ("else",), "split": "val", "meta": {},
+        "key": "other", "more": (toy.picture(7),),
+    }  # fmt: skip
+    for name, value in changes.items():
+        other = written(name, **{name: value})
         digests = {json.loads(files["dataset.json"])["digest"] for files in (first, other)}
         assert len(digests) == 2, name
 

@@ -82,7 +82,7 @@ def test_a_card_tells_what_is_known_of_a_run() -> None:
         assert untold not in text
 
 
-def test_validation_curves_are_by_epoch_and_once_where_nothing_is_re_ranked() -> None:
+def test_curves_are_by_epoch_without_what_is_not_re_ranked_and_the_minor_ones_are_folded() -> None:
     points = ((99.0, 30.0), (199.0, 50.0))
     curves = {"val/r_mean": points, "val/itc_r_mean": points}
     html = render(Report(1, trainings={"a": curves}))
@@ -90,9 +90,6 @@ def test_validation_curves_are_by_epoch_and_once_where_nothing_is_re_ranked() ->
     assert "r_mean: 50 at 2" in html
     curves["val/itc_r_mean"] = ((99.0, 20.0), (199.0, 40.0))
     assert "ITC alone" in Page(render(Report(1, trainings={"a": curves}))).text
-
-
-def test_curves_that_say_less_are_folded() -> None:
     names = ("train/loss", "lr", "val/accuracy", "val/map_iou")
     html = render(Report(1, trainings={"a": dict.fromkeys(names, POINTS)}))
     assert "<summary>Learning rate, Mean IoU of the box around the hottest region</summary>" in html

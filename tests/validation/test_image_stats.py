@@ -37,13 +37,10 @@ def test_the_spread_is_that_of_the_colour_that_varies_most() -> None:
 
 def test_every_image_stands_at_the_place_of_its_record(tmp_path: Path) -> None:
     splits = ("train", "val", "train", "test", "val", "train")
+    plain = [toy.picture(20 * i) for i in range(12)]
+    images = [picture(i, kind="JPEG") if i % 2 else plain[2 * i] for i in range(6)]
     rows = [
-        toy.record(
-            i,
-            image=picture(i, kind="JPEG") if i % 2 else toy.picture(i * 40),
-            more=(toy.picture(i * 40 + 20),),
-            split=split,
-        )
+        toy.record(i, image=images[i], more=(plain[2 * i + 1],), split=split)
         for i, split in enumerate(splits)
     ]
     folder = written(tmp_path / "toy", rows)
