@@ -42,9 +42,7 @@ def shard_of(folder: Path, record: int) -> tuple[Path, int]:
 
 def flip(folder: Path, record: int) -> None:
     path, offset = shard_of(folder, record)
-    content = bytearray(path.read_bytes())
-    content[offset + 1000] ^= 1
-    path.write_bytes(content)
+    toy.flip(path, offset + 1000)
 
 
 @pytest.fixture(scope="module")

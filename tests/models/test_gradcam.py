@@ -52,9 +52,3 @@ def test_itc_equals_the_original(original: tuple[ALBEF, nn.Linear, float]) -> No
     assert FIXTURE[f"itc_block{block}"].max() > 1e-5
     assert attention.fused_attn
     assert not attention.attn_drop._forward_hooks
-
-
-def test_a_layer_that_is_not_there_is_named(original: tuple[ALBEF, nn.Linear, float]) -> None:
-    model, head, _ = original
-    with pytest.raises(ValueError, match="layer 2: the fusion encoder has layers 0 to 1"):
-        itm_maps(model, head, encoded(model)[0], MASK, encoded(model)[1], 2)

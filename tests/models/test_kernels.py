@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from albef.models import kernels, vision
 from albef.models.bert import attention_bias
@@ -46,21 +45,6 @@ def test_products_give_what_the_kernel_gives(monkeypatch: pytest.MonkeyPatch) ->
     torch.manual_seed(0)
     dropped = attend(query, key, value, bias, 0.5)
     assert not torch.allclose(dropped, products)
-
-
-def test_the_image_encoder_takes_products_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vision, "UNFUSED_TOKENS", 1)
-    encoder = vision.ImageEncoder(tiny_model().image)
-    image = torch.randn(2, 3, 16, 16)
-    calls = []
-    monkeypatch.setattr(
-        F, "scaled_dot_product_attention", lambda q, k, v, **rest: calls.append(1) or v
-    )
-    with torch.autocast("cpu", torch.bfloat16):
-        encoder(image)
-        assert not calls
-    encoder(image)
-    assert len(calls) == len(encoder.vit.blocks)
 
 
 def test_recomputed_blocks_take_the_same_kernel_as_before(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,17 +8,6 @@ from torch import nn
 from albef.models.momentum import EMPTY, FeatureQueue, MomentumModel
 
 
-def test_the_momentum_model_moves_by_one_minus_momentum_and_has_no_gradient() -> None:
-    student = nn.Linear(2, 2)
-    momentum_model = MomentumModel(student)
-    before = momentum_model.model.weight.clone()
-    with torch.no_grad():
-        student.weight += 1
-    momentum_model.update(student, 0.75)
-    torch.testing.assert_close(momentum_model.model.weight, before + 0.25)
-    assert not any(p.requires_grad for p in momentum_model.parameters())
-
-
 def test_the_momentum_model_has_no_dropout() -> None:
     parent = nn.Module()
     parent.momentum_model = MomentumModel(nn.Dropout(0.9))

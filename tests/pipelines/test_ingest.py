@@ -345,18 +345,14 @@ def prepared(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize(("step", "at"), [("block", 0), ("block", 3), ("shard", 2), ("end", 0)])
+BLOCK, SHARD, END = (Blocks, "write"), (ShardWriter, "_close"), (ingest, "_publish")
+
+
+@pytest.mark.parametrize(("where", "at"), [(BLOCK, 0), (BLOCK, 3), (SHARD, 2), (END, 0)])
 def test_what_was_ended_is_not_prepared_again(
-    whole: dict[str, bytes],
-    prepared: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    step: str,
-    at: int,
-) -> None:
-    where = {
-        "block": (Blocks, "write"), "shard": (ShardWriter, "_close"),
-        "end": (ingest, "_publish"),
-    }[step]  # fmt: skip
+    whole: dict[str, bytes], prepared: list[str], monkeypatch: pytest.MonkeyPatch,
+    where: tuple[Any, str], at: int,
+) -> None:  # fmt: skip
     real, calls = getattr(*where), [0]
 
     def ends(*args: Any) -> Any:
@@ -372,7 +368,7 @@ def test_what_was_ended_is_not_prepared_again(
     prepared.clear()
     ingest.run(Stage("ingest", "toy"))
     assert contents(DATA) | contents(ASIDE) == whole
-    assert len(prepared) == (60 - 10 * at if step == "block" else 0)
+    assert len(prepared) == (60 - 10 * at if where is BLOCK else 0)
 
 
 def test_only_what_is_new_is_prepared(here: Path, prepared: list[str]) -> None:

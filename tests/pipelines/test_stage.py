@@ -24,6 +24,13 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work(tmp_path, values())
 
 
+def ran(run: str, *prefix: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """A stage in a process of its own; the code of ``run`` defines what it does."""
+    command = [*prefix, sys.executable, "-c", f"from pipelines.stage import main\n{run}\nmain(run)"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
 def test_evaluation_and_export_take_half_of_the_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,20 +80,13 @@ def test_a_full_disk_is_named_and_not_retried(tmp_path: Path) -> None:
     if subprocess.run([*prefix, "true"], cwd=tmp_path, capture_output=True).returncode:
         pytest.skip("needs user name spaces")
     (tmp_path / "large").write_bytes(bytes(2**17))
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for write in (
         "open('products/a', 'wb').write(bytes(2**17))",
         "shutil.copytree('.', 'products/b', ignore=shutil.ignore_patterns('products'))",
         "feather.write_feather(pa.table({'a': [os.urandom(2**17)]}), 'products/c')",
     ):
-        script = (
-            "import os, shutil, pyarrow as pa\nfrom pyarrow import feather\n"
-            f"from pipelines.stage import main\ndef run(stage):\n    {write}\nmain(run)\n"
-        )
-        command = [*prefix, sys.executable, "-c", script]
-        ended = subprocess.run(
-            command, env=environment, cwd=tmp_path, capture_output=True, text=True
-        )
+        imports = "import os, shutil, pyarrow as pa\nfrom pyarrow import feather\n"
+        ended = ran(f"{imports}def run(stage):\n    {write}", *prefix)
         assert ended.returncode == 2, ended.stderr
         assert re.search(r"disk is full: paths.root \(products\) has [0-9]+ MiB", ended.stderr)
         assert "Errno" not in ended.stderr
@@ -113,16 +113,11 @@ def test_too_little_memory_has_a_remedy(error: Exception) -> None:
         fail()
 
 
-def test_a_stage_prints_its_own_messages_and_not_those_of_libraries(tmp_path: Path) -> None:
-    script = (
-        "import logging\nfrom pipelines.stage import main\n"
-        "def run(stage):\n    for name in ('albef', 'botocore'):\n"
-        "        logging.getLogger(name).info('from ' + name)\n"
-        "main(run)\n"
+def test_a_stage_prints_its_own_messages_and_not_those_of_libraries() -> None:
+    ended = ran(
+        "import logging\ndef run(stage):\n    for name in ('albef', 'botocore'):\n"
+        "        logging.getLogger(name).info('from ' + name)"
     )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", script]
-    ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert "from albef" in ended.stderr
     assert "from botocore" not in ended.stderr
 
@@ -130,16 +125,12 @@ def test_a_stage_prints_its_own_messages_and_not_those_of_libraries(tmp_path: Pa
 def test_a_process_of_several_that_fails_ends_at_once(tmp_path: Path) -> None:
     """Its exit handlers may wait for the others, whom the launcher ends when it has ended."""
     for error, code in (("OSError", os.EX_IOERR), ("RuntimeError", 1)):
-        script = (
-            "import atexit\nfrom pipelines.stage import main\n"
-            "atexit.register(print, 'waited')\n"
-            f"def run(stage):\n    raise {error}('alone')\n"
-            "main(run)\n"
-        )
         ends = tmp_path / error
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "RANK": "1", RANKS: str(ends)}
-        command = [sys.executable, "-c", script]
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+        run = f"def run(stage):\n    raise {error}('alone')"
+        ended = ran(
+            f"import atexit\natexit.register(print, 'waited')\n{run}",
+            **{"RANK": "1", RANKS: str(ends)},
+        )
         assert (ended.returncode, ended.stdout) == (code, "")
         assert ("alone" in ended.stderr) == (error == "RuntimeError")
         assert (ends / "rank-00001.json").exists() == (error == "OSError")

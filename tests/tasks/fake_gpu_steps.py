@@ -8,29 +8,24 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
     FakeTensorMode,
 )
 from torch.nn import functional
 
 from albef.data.shards import Shards
-from albef.export.graphs import parts
-from albef.export.onnx import example
 from albef.export.torch_model import model_of
 from albef.loading.reading import to_device
 from albef.models.weights import load_checkpoint
 from albef.tasks.task import LoraConfig
 from albef.training.lora import adapt
 from albef.training.optim import Muon, adamw
-from pipelines.fake_gpu import DEVICE, move, on_gpu
+from pipelines.fake_gpu import DEVICE, move
 from tests.conftest import save_task
 from tests.fake_gpu import SLOWER, Operations, ValuedGpu, named
 from tests.tasks.test_contract import RUNS, collated, data, folder, pretrained, start, stepped
 from tests.tasks.test_encoders import MODEL
 
 __all__ = ["folder"]  # a fixture
-SIZES = {"batch": 2, "texts": 3, "length": 7, "nodes": 5}
 
 
 def on_device(folder: Path, run: str) -> tuple[FakeTensorMode, Any, dict[str, Tensor]]:
@@ -68,23 +63,19 @@ def test_a_step_stays_on_its_device(run: str, folder: Path) -> None:
             assert slower <= listed | ({"index_put"} if run == "other encoders" else set())
 
 
-FAULTS: list[tuple[Callable[[Tensor], Tensor], type[BaseException], str]] = [
-    (lambda x: x + x.cpu().to(x.device), AssertionError, "copies between devices"),
-    (lambda x: x + torch.ones(1), RuntimeError, "on the same device"),
-    (lambda x: x[x > 0], DynamicOutputShapeException, "nonzero"),
-    (lambda x: x * x.sum().item(), DataDependentOutputException, "_local_scalar_dense"),
-    (lambda x: x + torch.multinomial(x.exp(), 1), AssertionError, "multinomial waits"),
-    (lambda x: x * torch.tensor([2.0], device=x.device), NotImplementedError, "empty_strided"),
-    (lambda x: x.double().float(), AssertionError, "computes in .*float64"),
-    (lambda x: x.cumsum(0), AssertionError, "cumsum has no deterministic form"),
-    (lambda x: x.half().float(), AssertionError, "computes in .*float16"),
+FAULTS: list[tuple[Callable[[Tensor], Tensor], str]] = [
+    (lambda x: x + x.cpu().to(x.device), "copies between devices"),
+    (lambda x: x + torch.multinomial(x.exp(), 1), "multinomial waits"),
+    (lambda x: x.double().float(), "computes in .*float64"),
+    (lambda x: x.cumsum(0), "cumsum has no deterministic form"),
 ]
+"""What :class:`Operations` finds; torch itself finds others, such as a value that is read."""
 
 
 def test_planted_faults_are_found(folder: Path) -> None:
     mode, task, batch = on_device(folder, "retrieval")
     forward = task.forward
-    for fault, error, message in FAULTS:
+    for fault, message in FAULTS:
 
         def faulty(
             batch: Any, epoch: float, fault: Callable[[Tensor], Tensor] = fault
@@ -93,7 +84,7 @@ def test_planted_faults_are_found(folder: Path) -> None:
             return outputs | {"loss": fault(outputs["loss"][None]).sum()}
 
         task.forward = faulty
-        with mode, pytest.raises(error, match=message), Operations():
+        with mode, pytest.raises(AssertionError, match=message), Operations():
             stepped(task, adamw(task, 1e-3, 0.02), batch)
 
 
@@ -117,20 +108,3 @@ def test_an_evaluation_and_the_calls_of_a_model_are_those_of_a_cpu(
         assert {tensor.device for tensor in task.state_dict().values()} == {DEVICE}
         models[1:] = [model_of(checkpoint, str(DEVICE)) for _ in models[1:]]
         assert [task.predict(split, 7, model) for model in models] == expected
-
-
-def test_modules_of_exports_stay_on_their_device(folder: Path) -> None:
-    for run in RUNS:
-        task = start(folder, run)
-        if not task.capability:
-            continue
-        model = parts(load_checkpoint(save_task(task, folder / f"{run}-exported")))
-        mode = FakeTensorMode(allow_non_fake_inputs=True)
-        for name, graph in model.graphs.items():
-            arrays = example(graph.inputs, SIZES, 90)
-            given = [on_gpu(mode, torch.from_numpy(array)) for array in arrays]
-            move(mode, graph.module)
-            with mode, torch.no_grad(), Operations():
-                result = graph.module(*given)
-            outputs = result if isinstance(result, tuple) else (result,)
-            assert {tensor.device for tensor in outputs} == {DEVICE}, (run, name)

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pyarrow as pa
 import pytest
 import torch
 
-import albef.tasks
 from albef.config import read_preset, validate
 from albef.data.shards import Shards
 from albef.ingest import shard_writer
@@ -23,25 +21,15 @@ from albef.models.weights import load_checkpoint, save_checkpoint
 from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import Transform
 from albef.tasks import pretraining
-from albef.tasks.task import RunConfig, RunTask
+from albef.tasks.task import RunConfig
 from albef.training.optim import adamw
+from pipelines.params import kinds
 from tests.conftest import save_task
 
 ROOT = Path(__file__).parents[2]
 SMOKE: dict[str, Any] = read_preset(ROOT / "presets/smoke.yaml")
 RUNS: dict[str, dict[str, Any]] = SMOKE["tasks"]
 """A run of each kind."""
-
-
-def kinds() -> list[str]:
-    """Names of the files in albef/tasks that hold a kind."""
-    found = []
-    for module in pkgutil.iter_modules(albef.tasks.__path__):
-        held = importlib.import_module(f"albef.tasks.{module.name}")
-        task = getattr(held, "Task", None)
-        if module.name != "task" and isinstance(task, type) and issubclass(task, RunTask):
-            found.append(module.name)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +117,7 @@ def stepped(
 
 
 def test_a_run_of_every_kind_is_taken_through_the_contract() -> None:
-    assert sorted({entry["kind"] for entry in RUNS.values()}) == sorted(kinds())
+    assert sorted({entry["kind"] for entry in RUNS.values()}) == kinds()
 
 
 @pytest.mark.parametrize("run", RUNS)

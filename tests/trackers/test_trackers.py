@@ -61,17 +61,6 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Recorder]:
     return Recorder
 
 
-def test_a_training_has_its_name_its_values_and_its_places(run: Run) -> None:
-    assert run.name == "slower finetune@retrieval"
-    assert run.values == {
-        "seed": "7", "lr": "0.01", "augment.flip": "true", "augment.crop": "[0.5, 1.0]",
-        "kind": "retrieval",
-    }  # fmt: skip
-    assert {name: Path(link).name for name, link in run.links.items()} == {
-        "checkpoint": "retrieval", "export": "retrieval", "report": "index.html"
-    }  # fmt: skip
-
-
 def test_a_tracker_that_fails_is_reported_once_and_left_out(
     run: Run, recorder: type[Recorder], monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -2,22 +2,20 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from albef.loading.loader import Loader
 from albef.training.loop import NonFiniteError
 from albef.training.state import TrainingState, kept
 from tests.conftest import tiny_task
 from tests.data import toy
 from tests.pipelines.states import step_of
-from tests.training.toy_training import loader_of, train_toy
+from tests.training.toy_training import train_toy
 
 Whole = tuple[dict[str, torch.Tensor], Path]
 
@@ -125,38 +123,6 @@ def test_low_layers_move_least_under_layer_decay(data: Path, tmp_path: Path, who
     for name, share in names.items():
         moved = [(weights[name] - before[name]).norm() for weights in (decayed, whole[0])]
         assert moved[0] / moved[1] == pytest.approx(share, rel=0.5), name
-
-
-class Reads(TorchDispatchMode):
-    """Calls ``found`` at each operation that reads values, for which a GPU is waited for."""
-
-    def __init__(self, found: Callable[[], None]) -> None:
-        super().__init__()
-        self._found = found
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        if torch.Tag.data_dependent_output in func.tags:
-            self._found()
-        return func(*args, **(kwargs or {}))
-
-
-def test_the_loop_reads_no_value_between_two_points(data: Path, tmp_path: Path) -> None:
-    """Losses are summed where they are; the device is waited for every ten steps alone."""
-    done = [0]
-    read: set[int] = set()
-    task = tiny()
-    steps = list(loader_of(task, data).batches(0, 12))
-    seen = Reads(lambda: read.add(done[0]))
-
-    def progress(step: int, total: int, means: Mapping[str, float]) -> None:
-        done[0] = step
-
-    batches = mock.patch.object(Loader, "batches", return_value=iter(steps))
-    with batches, seen:
-        train_toy(task, data, tmp_path, progress, every=100)
-    assert read - {0} == {9, 11}  # before the first step values are read, too
 
 
 def test_a_loss_that_is_nan_stops_the_run_and_says_what_to_do(data: Path, tmp_path: Path) -> None:

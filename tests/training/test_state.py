@@ -22,6 +22,7 @@ from albef.training.state import (
     TrainingState,
     kept,
 )
+from tests.data import toy
 
 
 def parts() -> tuple[nn.Linear, torch.optim.Optimizer]:
@@ -38,12 +39,6 @@ def saved(folder: Path, *steps: int, mirror: Mirror | None = None) -> TrainingSt
         state.save(step, *parts(), {})
         state.wait()
     return state
-
-
-def damage(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 3] ^= 1
-    path.write_bytes(content)
 
 
 def test_what_is_only_named_like_a_state_stops_the_run(tmp_path: Path) -> None:
@@ -98,14 +93,14 @@ def test_a_damaged_state_falls_back_to_the_one_before_and_says_so(
 ) -> None:
     state = saved(tmp_path, 1, 2)
     newest, older = state.files()
-    damage(newest)
+    toy.flip(newest)
     with caplog.at_level(logging.WARNING):
         assert state.restore(*parts())[0] == 1
     assert f"{newest.name} is damaged" in caplog.text
     assert not newest.exists()
     assert newest.with_suffix(".torn").exists()  # not lost
 
-    damage(older)
+    toy.flip(older)
     for _ in range(2):  # never from the start, unless somebody deletes the folder
         with pytest.raises(CheckpointMismatchError, match=rf"in {tmp_path} are damaged; delete"):
             state.restore(*parts())
@@ -143,14 +138,14 @@ def test_the_newest_intact_copy_is_taken_wherever_it_is(tmp_path: Path, mirror: 
     state.mirror = mirror
     assert state.restore(*parts())[0] == 4
     assert list(kept(here, [1])) == [1]
-    damage(state.files()[0])
+    toy.flip(state.files()[0])
     assert state.restore(*parts())[0] == 4  # fetched again
     for copy in (copies[2], state.files()[0]):
-        damage(copy)
+        toy.flip(copy)
     assert state.restore(*parts())[0] == 3
     state.save(4, *parts(), {})
     state.wait()
-    damage(state.files()[0])
+    toy.flip(state.files()[0])
     assert state.restore(*parts())[0] == 4  # the damaged copy was replaced
 
 
@@ -181,7 +176,7 @@ def test_a_kept_epoch_is_what_was_written_or_refused(tmp_path: Path) -> None:
         state.keep(2, module.state_dict())
     (path,) = kept(tmp_path, [2]).values()
     assert list(tmp_path.iterdir()) == [path]
-    damage(path)
+    toy.flip(path)
     for epoch in (1, 2):
         with pytest.raises(CheckpointMismatchError, match=rf"of epoch {epoch} .* damaged; delete"):
             kept(tmp_path, [epoch])

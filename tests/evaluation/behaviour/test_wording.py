@@ -79,9 +79,3 @@ COUNTED: tuple[tuple[str, list[str]], ...] = (
 def test_a_count_becomes_the_next_that_the_data_have() -> None:
     for text, becomes in COUNTED:
         assert list(wording.miscounted(text, NUMBERS, {"two", "three", "four"})) == becomes
-
-
-def test_the_topics_of_a_text_are_its_words_that_are_not_common() -> None:
-    assert wording.topics("Two apples left of a key", COMMON) == {"appl", "key"}
-    assert wording.topics("an apple", COMMON) < wording.topics("keys and apples", COMMON)
-    assert wording.words_in("two apples, three keys", {"two", "three", "four"}) == {"two", "three"}
