@@ -98,14 +98,9 @@ class Need:
 
 
 class Training:
-    """A training whose step runs with micro-batches of any size.
+    """A training whose step runs with micro-batches of any size, which repeat the ``records``.
 
-    Args:
-        task: task to train.
-        runtime: decides whether activations are recomputed.
-        records: records that a micro-batch repeats.
-        mode: mode of the fake GPU; None computes real steps on ``device``.
-        device: device of real steps.
+    ``mode`` is that of the fake GPU; None computes real steps on ``device``.
     """
 
     def __init__(
@@ -180,12 +175,7 @@ class Training:
 
 
 class Trainings:
-    """The trainings of a preset that run, on fake GPUs.
-
-    Args:
-        params: all values.
-        gpus: number of processes, each on its GPU.
-    """
+    """The trainings of a preset that run, in as many processes as fake ``gpus``."""
 
     def __init__(self, params: Params, gpus: int) -> None:
         self.params, self.gpus = params, gpus

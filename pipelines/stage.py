@@ -337,9 +337,7 @@ def main(
 ) -> None:
     """Run a stage as a program; print an error as one message, exit code 2 (values) or 74 (system).
 
-    Args:
-        run: does the work of the stage.
-        launch: runs the stage in several processes, or returns false if it needs only one.
+    ``launch`` runs the stage in several processes, or returns false if it needs only one.
     """
     context = Context.read()
     name = Path(sys.argv[0]).stem

@@ -77,17 +77,10 @@ def fit(
 ) -> dict[str, Any]:
     """Train on a dataset's train split; validate on its val split after each epoch.
 
-    Args:
-        stage: the running stage.
-        task: task to train in place, without ranges in its values.
-        device: device to train on.
-        folder: scratch folder of this training.
-        label: label of progress lines; defaults to the stage's address.
-        on_epoch: function of the epoch, from 1, and its validation metrics, called by the first
-            process; true ends the training.
-
-    Returns:
-        Facts for the run record.
+    The task is trained in place, with work in progress in ``folder``, and has no ranges in its
+    values. ``label`` starts the lines of progress; by default it is the stage's address.
+    ``on_epoch`` is a function of the epoch, from 1, and its validation metrics, which the first
+    process calls. If it returns true, the training ends. Returns facts for the run record.
 
     Raises:
         EndedEarlyError: ``on_epoch`` returned true.
@@ -196,13 +189,8 @@ def publish(
 ) -> None:
     """Write the artifacts of a finished training, in its first process, and remove its scratch.
 
-    Args:
-        stage: the running stage.
-        folder: scratch folder of the training.
-        name: name of the checkpoint; kept epochs go to ``epochs/N`` in its folder.
-        task: the trained task.
-        provenance: provenance of the training.
-        init: checkpoint that a run started from; None for pre-training.
+    Kept epochs go to ``epochs/N`` in the folder of the checkpoint ``name``. ``init`` is the
+    checkpoint that a run started from; pre-training has none.
     """
     if not stage.first:
         return

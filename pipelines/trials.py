@@ -73,11 +73,6 @@ class _Search:
     device: torch.device
 
     @property
-    def start(self) -> dict[str, float]:
-        """Values of the first trial."""
-        return {name: range_.start for name, range_ in ranges(self.config).items()}
-
-    @property
     def file(self) -> Path:
         return self.folder / _STUDY
 
@@ -154,7 +149,8 @@ class _Search:
 
     def conclude(self, study: Study, write: Write) -> None:
         """Write the chosen values and the trials."""
-        stage, ended, start = self.stage, study.ended, self.start
+        stage, ended = self.stage, study.ended
+        start = {name: range_.start for name, range_ in ranges(self.config).items()}
         try:
             best = best_of(ended, start)
         except ValueError:

@@ -81,11 +81,7 @@ def score(train: Sequence[Row], test: Sequence[Row]) -> dict[str, float]:
 
 
 class TextOnly:
-    """The trained text-only model.
-
-    Args:
-        rows: training rows, at least one with an answer; those with "" are ignored.
-    """
+    """The trained text-only model. Rows whose answer is "" are ignored; one must have an answer."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         rows = [row for row in rows if row.answer]

@@ -35,13 +35,8 @@ def itm_maps(
     whole text is the mean over L. Without ``gradient`` the maps are the plain attention, as in an
     export. In the last layer only the row of [CLS] has a gradient, because no later layer mixes the
     text's tokens.
-
-    Raises:
-        ValueError: the layer does not exist.
     """
     layers = [cast(BertLayer, block) for block in model.fusion_encoder.layer]
-    if not 0 <= layer < len(layers):
-        raise ValueError(f"layer {layer}: the fusion encoder has layers 0 to {len(layers) - 1}")
     image = model.fusion_encoder.image_key_values(image_states)
     bias, states = attention_bias(text_mask), text_states
     for index in range(layer):

@@ -98,11 +98,6 @@ class SeededSampler(BaseSampler):  # type: ignore[misc]
     A plain sampler that resumes a stored study would repeat its first draws. Trial 0 is at the
     start of every range. Random values replace those that were tried: a sampler that learns only
     from complete trials would propose the values of a pruned one again and again.
-
-    Args:
-        settings: values of the search.
-        space: ranges by name.
-        seed: seed of the study.
     """
 
     def __init__(self, settings: SearchConfig, space: Mapping[str, Range], seed: int) -> None:

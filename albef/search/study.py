@@ -58,12 +58,8 @@ class Study:
     An interrupted trial is tried again with its values and reports: when the file is opened again,
     or by another machine when its heartbeat is missing.
 
-    Args:
-        file: file of the study, for one process at a time, unless the environment names a database.
-        name: name of the study, which contains the digest of its inputs.
-        settings: values of the search.
-        space: ranges by name.
-        seed: seed of the study.
+    The study is in a ``file``, for one process at a time, unless the environment names a database.
+    Its ``name`` contains the digest of its inputs. ``space`` has the ranges by name.
 
     Raises:
         StudyError: the file or the database cannot be used.

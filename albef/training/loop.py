@@ -94,13 +94,9 @@ class Trainer:
     on the seed and the micro-batch, so k processes compute the same as one process with k
     micro-batches, up to rounding. Only the first process writes.
 
-    Args:
-        task: task to train in place, without ranges in its values.
-        loader: loader of the train split.
-        setup: device, folder, and what to save.
-        validate: function that every process calls after each epoch with its number, from 1. Its
-            metrics are logged under ``val/``.
-        progress: function that is called after each step.
+    The task is trained in place and has no ranges in its values. Every process calls ``validate``
+    after each epoch with its number, from 1; its metrics are logged under ``val/``. ``progress`` is
+    called after each step.
     """
 
     def __init__(

@@ -25,10 +25,7 @@ class Mirror:
     """Copies of the newest files of a folder at an fsspec address (``s3://bucket/a``, ``/mnt/b``).
 
     Copies are made in the background. If one fails, a warning is logged and training continues.
-
-    Args:
-        url: parent folder of all mirrors; credentials come from the environment.
-        name: name of this mirror.
+    ``url`` is the parent folder of all mirrors. Credentials come from the environment.
 
     Raises:
         ValueError: the kind of address is unknown, or a package it needs is not installed.

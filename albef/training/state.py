@@ -41,11 +41,8 @@ class TrainingState:
 
     A thread writes a copy while training continues; of several that wait, only the newest. A file's
     name has its step and the start of its SHA-256. Random draws depend on seed and step, so no
-    generator is saved.
-
-    Args:
-        folder: folder of the training checkpoints.
-        mirror: destination of copies, and source of training checkpoints if they are newer there.
+    generator is saved. Copies go to the mirror; training checkpoints that are newer there come from
+    it.
     """
 
     def __init__(self, folder: Path, mirror: Mirror | None = None) -> None:

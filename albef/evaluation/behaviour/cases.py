@@ -34,12 +34,8 @@ class Case:
     changed: str
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A text that is true of an image."""
-
-    index: int
-    text: str
+Claim = tuple[int, str]
+"""The index of a record, and a text that is true of its image."""
 
 
 def make_cases(
@@ -47,39 +43,37 @@ def make_cases(
 ) -> list[Case]:
     """Return the cases of a split, test by test and in the order of its records.
 
-    Args:
-        suite: the tests.
-        rows: all records of the split; their images are not read.
-        claims: the texts that are true of each record.
-        limit: maximum number of cases of each test.
+    ``rows`` are all records of the split; their images are not read. ``claims`` are the texts that
+    are true of each. A test has at most ``limit`` cases.
     """
-    all_claims = [Claim(index, text) for index, texts in enumerate(claims) for text in texts]
+    all_claims = [(index, text) for index, texts in enumerate(claims) for text in texts]
     if not all_claims:
         return []
     common = frozenset(word.lower() for word in suite.common)
     counts = {word.lower() for rule in suite.tests.values() for word in rule.numbers or ()}
-    counts_used = {word for claim in all_claims for word in wording.words_in(claim.text, counts)}
+    counts_used = {word for _, text in all_claims for word in wording.words_in(text, counts)}
     topics = _topics(rows, claims, common)
 
     def case(name: str, claim: Claim) -> Case | None:
-        rule, row = suite.tests[name], rows[claim.index]
-        generator = random.Random(f"{name} {row.key} {claim.text}")
+        index, text = claim
+        rule, row = suite.tests[name], rows[index]
+        generator = random.Random(f"{name} {row.key} {text}")
         if rule.another:
             changed = _unrelated(all_claims, topics[row.image_id], common, generator)
         else:
-            options = dict.fromkeys(_options(rule, claim.text, counts_used, common))
-            changes = [option for option in options if option.lower() != claim.text.lower()]
+            options = dict.fromkeys(_options(rule, text, counts_used, common))
+            changes = [option for option in options if option.lower() != text.lower()]
             changed = generator.choice(changes) if changes else None
         if changed is None:
             return None
-        return Case(name, rule.expects, claim.index, row.key, claim.text, changed)
+        return Case(name, rule.expects, index, row.key, text, changed)
 
     def cases_of(name: str, of: Iterable[Claim]) -> list[Case]:
         return evenly([found for claim in of if (found := case(name, claim))], limit)
 
     cases = {n: cases_of(n, all_claims) for n, rule in suite.tests.items() if not rule.another}
-    tested = dict.fromkeys(Claim(c.index, c.caption) for of in cases.values() for c in of)
-    targets = sorted(tested, key=lambda claim: claim.index) or all_claims
+    tested = dict.fromkeys((c.index, c.caption) for of in cases.values() for c in of)
+    targets = sorted(tested, key=lambda claim: claim[0]) or all_claims
     cases |= {n: cases_of(n, targets) for n, rule in suite.tests.items() if rule.another}
     return [one for name in suite.tests for one in cases[name]]
 
@@ -123,7 +117,7 @@ def _unrelated(
 ) -> str | None:
     """Draw a text with other topics than an image's; return None if none is found."""
     for _ in range(_DRAWS):
-        text = generator.choice(claims).text
+        _, text = generator.choice(claims)
         topics = wording.topics(text, common)
         if topics and not topics & shown:
             return text

@@ -16,12 +16,9 @@ def swapped(text: str, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
 def reworded(
     text: str, groups: Sequence[Sequence[str]], common: Collection[str] = ()
 ) -> Iterator[str]:
-    """Yield every text in which a phrase with the same meaning replaces another.
+    """Yield every text in which a phrase with the same meaning, of a group, replaces another.
 
-    Args:
-        text: the caption.
-        groups: phrases with the same meaning; those with {a} and {b} are whole wordings.
-        common: words that cannot end the text for {a} or {b}.
+    Phrases with {a} and {b} are whole wordings; no word of ``common`` can end the text for these.
     """
     for group in groups:
         for wording in group:
