@@ -13,13 +13,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_every_load_of_the_built_in_size_is_answered() -> None:
     options = "--size built-in --part graphs --part load --part gradual --rounds 1 --seconds 0.5"
-    ended = subprocess.run(
-        [sys.executable, "-m", "benchmarks.serving", *options.split()],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", "benchmarks.serving", *options.split()]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert len(re.findall(r"^\| (image|text, 12 tokens) \| [18] \|", ended.stdout, re.M)) == 4
     for kind in ("texts", "images"):

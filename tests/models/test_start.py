@@ -170,13 +170,9 @@ def test_without_a_network_the_cache_is_enough_and_an_error_names_the_remedies_a
     vocabulary = [*special, *(f"word{i}" for i in range(VOCABULARY - len(special)))]
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
     sums = [vit["cls_token"].sum().item(), words.sum().item()]
-    ended = subprocess.run(
-        [sys.executable, "-c", OFFLINE],
-        env={**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": NOWHERE},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": NOWHERE}
+    command = [sys.executable, "-c", OFFLINE]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert [float(line) for line in ended.stdout.split()] == pytest.approx(sums, rel=1e-4)
     assert "tokenizer other/bert is neither local nor at the Hugging Face Hub" in ended.stderr

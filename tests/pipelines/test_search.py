@@ -5,9 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -46,13 +46,6 @@ def here(pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def found() -> dict[str, Any]:
     told: dict[str, Any] = json.loads(TRIALS.read_text())
     return told
-
-
-def raising(error: BaseException) -> Callable[..., None]:
-    def broken(*args: object, **kwargs: object) -> None:
-        raise error
-
-    return broken
 
 
 def test_a_search_that_is_stopped_ends_with_the_same_trials(
@@ -112,7 +105,7 @@ def test_what_ends_a_search_is_one_error_and_fails_no_trial_once_it_is_mended(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(retrieval.Task, "start", raising(RuntimeError("no such operator")))
+        patch.setattr(retrieval.Task, "start", Mock(side_effect=RuntimeError("no such operator")))
         with pytest.raises(ValueError, match=r"2 failed .* RuntimeError: no such operator"):
             step("search", "retrieval")
     assert not Path("products/search/retrieval").exists()
@@ -120,7 +113,7 @@ def test_what_ends_a_search_is_one_error_and_fails_no_trial_once_it_is_mended(
 
     short = RuntimeError("DefaultCPUAllocator: can't allocate memory")
     with monkeypatch.context() as patch:
-        patch.setattr(retrieval.Task, "start", raising(short))
+        patch.setattr(retrieval.Task, "start", Mock(side_effect=short))
         with pytest.raises(RuntimeError, match="allocate memory"):
             step("search", "retrieval")
 

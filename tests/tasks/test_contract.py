@@ -17,7 +17,7 @@ from albef.ingest import shard_writer
 from albef.ingest.config import RowsConfig
 from albef.ingest.sources import kind_of
 from albef.loading.reading import Batch, to_device
-from albef.models.weights import load_checkpoint, save_checkpoint
+from albef.models.weights import load_checkpoint
 from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import Transform
 from albef.tasks import pretraining
@@ -40,15 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def saved(here: Path, task: pretraining.Task) -> Path:
     """A folder with the checkpoint ``pretrained``."""
-    save_checkpoint(
-        here / "pretrained",
-        kind="pretraining",
-        model=task.sizes,
-        tensors=task.state_dict(),
-        tokenizer=task.tokenizer,
-        values=task.config.model_dump(),
-        provenance={},
-    )
+    save_task(task, here / "pretrained")
     return here
 
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -111,10 +112,7 @@ def test_what_cannot_be_read_now_stops_and_nothing_is_moved(
 ) -> None:
     state = saved(tmp_path, 1, 2)
     before = sorted(tmp_path.iterdir())
-
-    def fails(*args: object, **kwargs: object) -> None:
-        raise OSError(errno.EIO, "passing")
-
+    fails = Mock(side_effect=OSError(errno.EIO, "passing"))
     owners: dict[str, Any] = {"file_digest": states, "load": torch, "iterdir": Path}
     for name, owner in owners.items():
         with monkeypatch.context() as patch:
