@@ -36,13 +36,9 @@ def paired_interval(
 ) -> Interval:
     """Return the bootstrap interval of a mean difference over examples that both models answered.
 
-    Examples of one unit are not independent, so they are drawn together.
-
-    Args:
-        differences: difference of each example (N).
-        units: unit of each example (N), at least one.
-        strata: parts (N) whose means have equal weight, such as the two directions of retrieval;
-            None is one part.
+    Each of N examples, at least one, has a difference and a unit. Examples of one unit are not
+    independent, so they are drawn together. ``strata`` (N) are parts whose means have equal weight,
+    such as the two directions of retrieval; None is one part.
     """
     values = np.asarray(differences, float)
     _, unit = np.unique(np.asarray(units), return_inverse=True)

@@ -60,16 +60,11 @@ class Mixture:
 
 
 class Sampler:
-    """The records of each micro-batch, by their indices in the split.
+    """The records of each micro-batch of ``size`` records, by their indices in the split.
 
-    Args:
-        shards: shards of the split.
-        size: B, records of a micro-batch.
-        per_epoch: micro-batches of an epoch.
-        seed: seed of the order.
-        pool: number of micro-batches whose records are sorted by length; 0 keeps the random order.
-        mixture: selects the records of an epoch; None shows each once.
-        window: number of shards within which records are shuffled; None is the whole split.
+    An epoch has ``per_epoch`` micro-batches, of records that the mixture selects; None shows each
+    once. Records are shuffled within windows of as many shards; None is the whole split. Those of
+    ``pool`` micro-batches are then sorted by length; 0 keeps the random order.
     """
 
     def __init__(

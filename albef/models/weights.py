@@ -61,14 +61,10 @@ def save_checkpoint(
     provenance: Mapping[str, Any],
     facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint; its bytes depend only on the arguments.
+    """Write a checkpoint; its bytes depend only on the arguments. Files in the folder are replaced.
 
-    Args:
-        folder: created if needed; files in it are replaced.
-        kind, model, tensors, tokenizer: as in :class:`Checkpoint`.
-        values: values of the training, with defaults filled in.
-        provenance: digests of data and parent; no time or machine.
-        facts: further values that the kind needs to be restored.
+    ``values`` are those of the training, with defaults filled in. ``provenance`` has digests of
+    data and parent; no time or machine. ``facts`` are what the kind also needs to be restored.
     """
     folder.mkdir(parents=True, exist_ok=True)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

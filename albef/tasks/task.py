@@ -314,11 +314,8 @@ class Task(nn.Module, ABC):
     ) -> Iterator[tuple[list[Record], Tensor]]:
         """Yield this process' batches of a split, in order, each with its images.
 
-        Args:
-            records: records of the split.
-            batch_size: B, records of a batch.
-            model: exported model to use instead. It decodes the images, so none are yielded.
-            stack: function like :func:`stack_images`, which is the default; runs in the workers.
+        An exported ``model`` decodes the images itself, so none are yielded. ``stack`` is a
+        function like :func:`stack_images`, which is the default; it runs in the workers.
         """
         stacked = None if model is not None else partial(stack or stack_images, resize=self.resize)
         workers = 0 if model is not None else self.workers

@@ -69,9 +69,7 @@ def adapt(task: Task, config: LoraConfig) -> None:
 def merged(task: Task, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Return the state of a task with its adapters merged, by the names of a task without any.
 
-    Args:
-        task: a task, adapted or not.
-        state: another state of the task to merge instead; it is loaded.
+    The task may have none. Another ``state`` of it is loaded and merged instead.
     """
     if not task.base:
         return dict(state or task.state_dict())
