@@ -31,18 +31,14 @@ class Project:
         self.section(run)
         return self.layout.model(run)
 
-    def dataset(self, run: str) -> Path:
-        """Return the folder of a run's dataset; raise ParamsError if the run names none."""
-        name = self.section(run).get("dataset")
-        if not isinstance(name, str):
-            raise ParamsError(f"{self._file}: tasks.{run}.dataset must be the name of a dataset")
-        return self.layout.data(name)
-
     def shards(self, run: str, split: str) -> "Shards":
-        """Return a split of a run's dataset."""
+        """Return a split of a run's dataset; raise ParamsError if the run names none."""
         # A machine that only serves lacks their dependencies.
         from albef.data.cache import ShardCache
         from albef.data.shards import Shards
 
+        name = self.section(run).get("dataset")
+        if not isinstance(name, str):
+            raise ParamsError(f"{self._file}: tasks.{run}.dataset must be the name of a dataset")
         cache = ShardCache.of(runtime(self._params.get("runtime")))
-        return Shards(self.dataset(run), split, cache=cache)
+        return Shards(self.layout.data(name), split, cache=cache)

@@ -26,7 +26,7 @@ from albef.runtime.matching import as_matching
 from albef.runtime.sessions import CPU
 from albef.serving.indexes.gallery import list_images
 from albef.serving.indexes.reader import THUMBNAIL
-from albef.serving.limits import BEST, IMAGES, TEXT, Limits
+from albef.serving.limits import Limits
 
 WEB = "1.30.0"
 """Tested version of npm's onnxruntime-web. Its first versions lack opset 23."""
@@ -58,13 +58,8 @@ def main(
 ) -> None:
     """Write a site that searches the images of a folder and answers questions about them.
 
-    Args:
-        export: export that searches.
-        gallery: folder of the images.
-        out: folder to write.
-        questions: VQA export that answers questions; None leaves them out.
-        precision: None takes int8 if available, else the first of each export.
-        packages: folder of the files that ``npm pack`` makes; None fetches them with npm.
+    ``precision`` is by default int8 if available, else the first of each export. ``packages`` is a
+    folder of the files that ``npm pack`` makes.
     """
     if out.exists():
         raise ValueError(f"{out} exists; remove it or choose another folder")
@@ -95,19 +90,12 @@ def main(
 
 
 def _describe(models: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
-    limits = Limits()
     return {
         "albef": metadata.version("albef-pipeline"),
         "onnxruntime": f"{WEB} (web)",
         "models": models,
         "calls": {call: each["run"] for each in models for call in each["calls"]},
-        "limits": {
-            "body_bytes": limits.body,
-            "pixels": limits.pixels,
-            "images": IMAGES,
-            "text": TEXT,
-            "best": BEST,
-        },
+        "limits": Limits().described(),
         "images": names,
     }
 

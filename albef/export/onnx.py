@@ -35,10 +35,7 @@ _STATES = ("states", "keys", "values")
 def example(inputs: Mapping[str, Input], sizes: Mapping[str, int], vocab_size: int) -> list[Array]:
     """Return example inputs of a graph, in order; the same every time.
 
-    Args:
-        inputs: inputs of the graph.
-        sizes: sizes of the axes that have a name.
-        vocab_size: upper bound of the ids, exclusive.
+    ``sizes`` are those of the axes that have a name.
     """
     rng = np.random.default_rng(0)
     arrays: list[Array] = []
@@ -100,14 +97,8 @@ def convert(
     """Write a graph of an export again, converted from float32 to fewer bits.
 
     Inputs and outputs keep their precision, except that ``float16`` also halves states. ``int8``
-    has a scale per column of weights; ``inputs`` fix the scales of activations, so no item changes
-    another's numbers.
-
-    Args:
-        folder: the export, with the graph in float32.
-        graph: name of the graph.
-        precision: precision to write.
-        inputs: inputs of the graph from validation data, which only ``int8`` uses, and needs.
+    has a scale per column of weights; ``inputs``, from validation data, fix the scales of
+    activations, so no item changes another's numbers.
     """
     source, target = (folder / graph_file(bits, graph) for bits in ("float32", precision))
     proto = onnx.load(source)

@@ -117,8 +117,7 @@ def _batch_effect(name: str, value: float, before: Figures | None, cap: float) -
         f"{name}: an answer changes by {value:.1e} with the rest of its batch, more than "
         f"release.max_batch_effect {cap:g}; remove {name} from {_PRECISIONS}"
     )
-    is_small = value <= cap  # False for NaN.
-    refused = "" if is_small else refused
+    refused = "" if value <= cap else refused  # NaN does not pass.
     return Row("change with batch", name, was, f"{value:.1e}", "", f"{cap:g}", refused)
 
 
@@ -162,6 +161,6 @@ def _row(subject: str, name: str, value: float, before: float | None, key: str, 
         worse = value / before
         change, allowed = f"x {worse:.2f}", f"x {cap:g}"
         refused = f"{name}, {subject}: {now} is {worse:.2f} times the released {was}"
-    passes = worse <= cap  # False for NaN.
-    refused = "" if passes else f"{refused}, more than release.{key} {cap:g}"
+    # NaN does not pass.
+    refused = "" if worse <= cap else f"{refused}, more than release.{key} {cap:g}"
     return Row(subject, name, was, now, change, allowed, refused)

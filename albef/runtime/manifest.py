@@ -209,13 +209,10 @@ def check(folder: Path, manifest: Manifest, precision: str) -> None:
     files of other precisions.
 
     Raises:
-        ExportError: a file is missing, was changed, or refers to weights in another file; or the
-            folder has a file that the manifest does not list.
+        ExportError: a file is missing, changed, not listed, or refers to weights in another file.
     """
     names = needed_files(manifest, precision)
     for name in names:
-        if name not in manifest.files:
-            raise ExportError(f"{folder / NAME} does not list {name}; {_remedy(folder)}")
         if not (folder / name).is_file():
             raise ExportError(f"{folder / name} is missing; {_remedy(folder)}")
     listed = {NAME, *manifest.files}
@@ -228,7 +225,7 @@ def check(folder: Path, manifest: Manifest, precision: str) -> None:
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(file_digest, [folder / name for name in names]))
     for name, actual in zip(names, digests, strict=True):
-        if actual != manifest.files[name]:
+        if actual != manifest.files.get(name):
             raise ExportError(
                 f"{folder / name} was changed: its SHA-256 is not the one in {NAME}; "
                 f"{_remedy(folder)}"

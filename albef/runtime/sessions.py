@@ -139,7 +139,6 @@ def _choose(providers: Sequence[str] | None) -> list[str]:
 
 
 def _has_cuda() -> bool:
-    """Return whether NVIDIA's driver is installed and has a device."""
     name = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
     try:
         driver: Any = ctypes.CDLL(name)

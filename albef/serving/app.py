@@ -39,10 +39,6 @@ _PROTECTED = tuple(each.router for each in (calls, server, indexes, compatible, 
 def create_app(options: Options, state: State) -> FastAPI:
     """Return the application of a server; ``app.state.follower`` has the engine that computes.
 
-    Args:
-        options: exports, clients and settings.
-        state: readiness; the application sets ``ready``, the server sets ``stopping``.
-
     Raises:
         ExportError: a folder is not an export, was changed, or cannot run with these options.
         ValueError: a gallery is set, but no export embeds images; or the canary or shadow is of

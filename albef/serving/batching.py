@@ -149,7 +149,6 @@ class Batcher(Generic[Item, Result]):
             self._submit(batch, loop)
 
     def _take_batch(self) -> list[_Waiting[Item, Result]]:
-        """Remove a batch from the queue and return it."""
         oldest, *others = self._queue
         others.sort(key=lambda entry: abs(entry.length - oldest.length))
         batch, longest, total = [oldest], oldest.length, oldest.length

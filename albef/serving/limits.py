@@ -45,6 +45,18 @@ class Limits:
     cached_texts: int = 0  # encoded texts that each export keeps
     indexes: int = 512 * MIB  # bytes of indexes in memory; above it, clients cannot add images
 
+    def described(self) -> dict[str, int | float]:
+        """Return the limits of a request, as ``GET /v1/model`` names them."""
+        return {
+            "body_bytes": self.body,
+            "pixels": self.pixels,
+            "images": IMAGES,
+            "text": TEXT,
+            "boxes": BOXES,
+            "best": BEST,
+            "seconds": self.seconds,
+        }
+
     def share(self, total: int, least: int = 1) -> int:
         """Return how much of a limit one client can take: half of it, if there are several."""
         return total if self.clients == 1 else max(least, total // 2)

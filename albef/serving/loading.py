@@ -72,7 +72,6 @@ def check_answers(model: Model, name: str, count: int = 1) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return an array or dataclass as JSON has it."""
     return value.tolist() if hasattr(value, "tolist") else vars(value)
 
 

@@ -219,7 +219,6 @@ def _fetched(exports: Sequence[Path], command: Sequence[str]) -> list[Path]:
 
 
 def _check_port(host: str, port: int) -> None:
-    """Raise ValueError if another program listens on the port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port), family=family).close()

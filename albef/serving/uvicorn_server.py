@@ -61,7 +61,6 @@ class _Parser(HttpToolsProtocol):
     _unfinished = 0  # Bytes since the last complete headers, or since the last piece of a body.
 
     def connection_made(self, transport: Any) -> None:
-        """Take a connection."""
         super().connection_made(_Joining(transport))  # type: ignore[arg-type]
 
     def on_response_complete(self) -> None:
@@ -70,7 +69,6 @@ class _Parser(HttpToolsProtocol):
         super().on_response_complete()
 
     def parse(self, data: Any) -> None:
-        """Parse bytes of the connection."""
         self._unset_keepalive_if_required()
         self._unfinished += len(data)
         try:
@@ -106,12 +104,10 @@ class _Parser(HttpToolsProtocol):
             raise HttpParserError
 
     def on_body(self, body: bytes) -> None:
-        """Give a piece of the body to the application."""
         self._unfinished = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End the request."""
         if not self.parser.should_upgrade():
             super().on_message_complete()
 
@@ -134,11 +130,9 @@ class _Protocol(asyncio.BufferedProtocol):
             setattr(self, name, getattr(inner, name))
 
     def get_buffer(self, sizehint: int) -> bytearray:
-        """Return the buffer to read into."""
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Parse what was read."""
         self._parse(memoryview(self._buffer)[:nbytes])
 
 

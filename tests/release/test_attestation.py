@@ -85,33 +85,36 @@ def test_what_was_changed_is_refused_by_name(
     (export / ".gitignore").touch()
     (export / "tokenizer.json").unlink()
     said = refused()
-    assert said.endswith(
-        ": .gitignore (extra), int8/text_encoder/1/model.onnx (changed), tokenizer.json (missing), "
-        "weights.data (extra)"
-    )
+    assert f"{export} is not what the owner of {public} signed in {release / SIGNED}" in said
+    for part in (
+        "Extra files found in model 'export': .gitignore, weights.data",
+        "Missing files in model 'export': tokenizer.json",
+        "Hash mismatch for 'int8/text_encoder/1/model.onnx'",
+    ):
+        assert part in said
     restore()
     alter(export)  # folder and manifest fit each other
-    assert "manifest.json (changed)" in refused()
+    assert "Hash mismatch for 'manifest.json'" in refused()
     sign(export, private, release / SIGNED)
-    assert refused() == f"{release} differs from what was signed: {SIGNED} (changed)"
+    assert f"Hash mismatch for '{SIGNED}'" in refused()
     (release / SEAL).unlink()
     sign(release, private, release / SEAL)
-    assert refused() == f"{release / SEAL} was not made with the private key of {public}"
+    assert "Key mismatch" in refused()
     restore()
     told = json.loads((release / LINEAGE).read_text())
     told["predicate"]["buildDefinition"]["resolvedDependencies"][1]["name"] = "checkpoint other"
     (release / LINEAGE).write_text(json.dumps(told))
-    assert refused() == f"{release} differs from what was signed: {LINEAGE} (changed)"
+    assert f"Hash mismatch for '{LINEAGE}'" in refused()
     (release / SEAL).unlink()
     sign(release, tmp_path / "ours.pem", release / SEAL)  # by who may sign, of another export
     assert refused() == f"{release / LINEAGE} does not match the manifest of {export}"
     restore()
     with pytest.raises(AttestationError, match="is not a public key in PEM format"):
         verify_release(export, release, private)
-    with pytest.raises(AttestationError, match=r"release\.sig was not made with .*theirs\.pub"):
+    with pytest.raises(AttestationError, match=r"owner of .*theirs\.pub signed in .*release\.sig"):
         verify_release(export, release, others)
     (release / SEAL).write_text("{}")
-    assert refused() == f"{release / SEAL} is not a signature, or is damaged"
+    assert f"signed in {release / SEAL}" in refused()
     (release / SEAL).unlink()
     assert refused() == f"{release / SEAL} is missing"
 

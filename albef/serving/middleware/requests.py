@@ -122,7 +122,6 @@ class Requests(HttpMiddleware):
     def _finish(
         self, headers: list[tuple[bytes, bytes]], exchange: Exchange, closes: bool
     ) -> list[tuple[bytes, bytes]]:
-        """Return the headers of an answer, with those that every answer has."""
         every = [*headers, *_SAFE, (b"x-request-id", exchange.id.encode())]
         if exchange.version:
             every.append((b"x-albef-version", exchange.version.encode()))

@@ -12,7 +12,6 @@ from fastapi.routing import APIRouter
 from albef.runtime.manifest import Facts
 from albef.serving.engine import current
 from albef.serving.errors import ApiError, describe_errors
-from albef.serving.limits import BEST, BOXES, IMAGES, TEXT
 from albef.serving.middleware.exchange import State
 from albef.serving.routes.bodies import Body
 
@@ -77,7 +76,6 @@ def probe_routes(state: State) -> APIRouter:
 async def model() -> Server:
     """Describe the server: exports, calls, versions and limits."""
     engine = current()
-    limits = engine.limits
     return Server(
         albef=importlib.metadata.version("albef-pipeline"),
         onnxruntime=onnxruntime.__version__,
@@ -93,15 +91,7 @@ async def model() -> Server:
             for queues in engine.models
         ],
         calls={call: queues.run for call, queues in engine.calls.items()},
-        limits={
-            "body_bytes": limits.body,
-            "pixels": limits.pixels,
-            "images": IMAGES,
-            "text": TEXT,
-            "boxes": BOXES,
-            "best": BEST,
-            "seconds": limits.seconds,
-        },
+        limits=engine.limits.described(),
     )
 
 
