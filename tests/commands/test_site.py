@@ -15,8 +15,8 @@ from PIL import Image
 import albef.runtime
 from albef.cli import main
 from albef.preprocessing.transforms import MEAN, STD, Evaluate
-from albef.runtime.manifest import NAME
 from tests.conftest import CAPTIONS
+from tests.serving.running import describe
 
 SITE = Path(albef.__file__).parent / "serving/site"
 
@@ -79,10 +79,7 @@ def test_searches_matches_and_answers_as_the_runtime_does(
     (gallery / "broken.png").write_bytes(b"no picture")
     exports = {kind: tmp_path / kind for kind in ("retrieval", "vqa")}
     for kind, export in exports.items():  # as calibration leaves them
-        shutil.copytree(tiny_exports[kind], export)
-        about = json.loads((export / NAME).read_text())
-        about["model"]["temperature"] = 0.6
-        (export / NAME).write_text(json.dumps(about))
+        describe(shutil.copytree(tiny_exports[kind], export), temperature=0.6)
     given = [str(exports["retrieval"]), str(gallery), str(site)]
     with pytest.raises(SystemExit, match="0"):
         main(["site", *given, "--questions", str(exports["vqa"])])

@@ -1,10 +1,8 @@
 """What is decided about an export that servers try out, and with which message."""
 
-import http.server
-import threading
-from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -69,37 +67,20 @@ def test_a_few_requests_decide_nothing_and_a_server_without_a_trial_is_an_error(
         judge_trial(LIMITS, "vqa", samples("canary"))
 
 
-class Answers(http.server.BaseHTTPRequestHandler):
-    """A server that wants a token, and has no valid metrics."""
-
-    def do_GET(self) -> None:
-        self.send_response(200 if self.headers["authorization"] == "Bearer right" else 401)
-        self.end_headers()
-        self.wfile.write(b"<html>\n")
-
-    def log_message(self, *args: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def address() -> Iterator[str]:
-    with http.server.HTTPServer(("127.0.0.1", 0), Answers) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-def test_a_server_without_metrics_is_an_error(
-    address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for token, url, reason in (
-        ("wrong", address, "status 401; set ALBEF_TOKEN to a token with the scope `metrics`"),
-        ("right", address, ""),
-        ("right", f"http://127.0.0.1:{free_port()}", "refused"),
-        ("right", "127.0.0.1", "http"),
-    ):
-        monkeypatch.setenv("ALBEF_TOKEN", token)
+def test_a_server_without_metrics_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for url, reason in ((f"http://127.0.0.1:{free_port()}", "refused"), ("127.0.0.1", "http")):
         with pytest.raises(ParamsError, match=f"cannot read the metrics of {url}: .*{reason}"):
             read_metrics(url)
+
+    def get(url: str, headers: dict[str, str], timeout: float) -> httpx.Response:
+        status = 200 if headers == {"authorization": "Bearer right"} else 401
+        return httpx.Response(status, text="<html>\n")
+
+    monkeypatch.setattr(httpx, "get", get)
+    for token, reason in (
+        ("wrong", "status 401; set ALBEF_TOKEN to a token with the scope `metrics`"),
+        ("right", ""),
+    ):
+        monkeypatch.setenv("ALBEF_TOKEN", token)
+        with pytest.raises(ParamsError, match=f"cannot read the metrics of a: .*{reason}"):
+            read_metrics("a")

@@ -9,7 +9,6 @@ from PIL import Image
 import albef
 from albef.data.image_decoding import ImageError
 from albef.runtime.matching import Matching
-from albef.runtime.model import BATCH
 from tests.conftest import CAPTIONS
 
 
@@ -33,28 +32,6 @@ def test_bytes_path_and_opened_image_are_the_same(
     with Image.open(io.BytesIO(pictures[2])) as opened:
         feat = model.embed_image([pictures[2], path, str(path), opened])
     np.testing.assert_allclose(feat, feat[[0]].repeat(4, 0), atol=1e-6)
-
-
-def test_numbers_do_not_depend_on_the_batch(model: Matching, pictures: list[bytes]) -> None:
-    images = [pictures[i % 6] for i in range(BATCH + 3)]
-    texts = [CAPTIONS[i % 4] for i in range(BATCH + 3)]
-    together = model.match_logits(images, texts)
-    alone = [
-        model.match_logits([image], [text])[0] for image, text in zip(images, texts, strict=True)
-    ]
-    np.testing.assert_allclose(together, np.stack(alone), atol=1e-5)
-    several = np.concatenate([model.embed_text([text]) for text in texts])
-    np.testing.assert_allclose(model.embed_text(texts), several, atol=1e-5)
-    several = np.concatenate([model.embed_image([image]) for image in images])
-    np.testing.assert_allclose(model.embed_image(images), several, atol=1e-5)
-
-
-def test_match_is_the_probability_of_class_one(model: Matching, pictures: list[bytes]) -> None:
-    logits = model.match_logits(pictures[:4], CAPTIONS).astype(np.float64)
-    expected = np.exp(logits[:, 1]) / np.exp(logits).sum(1)
-    found = model.match(pictures[:4], CAPTIONS)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert len(set(found.round(4))) == 4
 
 
 def test_texts_are_cleaned_and_cut(model: Matching) -> None:

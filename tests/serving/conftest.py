@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+import albef.runtime
 from albef.io import file_digest
 from albef.runtime.manifest import NAME
+from albef.runtime.matching import Matching
 from tests.conftest import KINDS
 from tests.flows.shop import alter
 from tests.serving.running import Running, running, wait_until
@@ -40,6 +42,12 @@ def retrieval(tiny_export: Path) -> Iterator[Running]:
     """A server of a retrieval export, which keeps no indexes."""
     with running([tiny_export]) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def model(tiny_export: Path) -> Matching:
+    """The runtime's model of the retrieval export."""
+    return albef.runtime.load(tiny_export)
 
 
 @pytest.fixture

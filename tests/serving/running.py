@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import httpx
 from fastapi import FastAPI
 
+from albef.runtime.manifest import NAME
 from albef.serving.app import create_app
 from albef.serving.engine import Engine
 from albef.serving.following import Follower
@@ -48,9 +50,10 @@ class Running(NamedTuple):
         """What computes now."""
         return self.follower.engine
 
-    def metric(self, name: str, **labels: str) -> float:
-        """A number of the server; 0 where it was not counted yet."""
-        return self.engine.metrics.registry.get_sample_value(name, labels) or 0.0
+    def metric(self, name: str, trial: str = "", **labels: str) -> float:
+        """A number of the server, or of its canary or shadow; 0 where it was not counted yet."""
+        metrics = self.engine.metrics.trials[trial] if trial else self.engine.metrics
+        return metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 @contextlib.contextmanager
@@ -103,6 +106,20 @@ def wait_until(done: Callable[[], object], seconds: float = PATIENCE) -> None:
         time.sleep(0.01)
 
 
+def exchange(port: int, *segments: bytes) -> bytes:
+    """All that a server sends until it closes a connection, which it may do before it reads all."""
+    received = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(ConnectionError):
+            for segment in segments:
+                connection.sendall(segment)
+        with contextlib.suppress(ConnectionError):
+            while part := connection.recv(65536):
+                received += part
+    return received
+
+
 def error(response: httpx.Response) -> tuple[int, str]:
     """Status and code of a refusal, which has the one shape that all have."""
     body = response.json()
@@ -115,6 +132,14 @@ def error(response: httpx.Response) -> tuple[int, str]:
 def parts(field: str, images: Sequence[bytes]) -> list[tuple[str, tuple[str, bytes]]]:
     """Pictures as a field of a form."""
     return [(field, ("a.png", image)) for image in images]
+
+
+def describe(folder: Path, **facts: Any) -> Path:
+    """Change facts of the model in the manifest of an export."""
+    manifest = json.loads((folder / NAME).read_text())
+    manifest["model"] |= facts
+    (folder / NAME).write_text(json.dumps(manifest))
+    return folder
 
 
 def uri(image: bytes) -> str:

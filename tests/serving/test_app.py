@@ -11,12 +11,13 @@ from PIL import Image
 
 import albef
 from albef.runtime.loading import CAPABILITIES
+from albef.runtime.matching import Matching
 from albef.serving.indexes.index import About, Entry
 from albef.serving.indexes.store import Store
 from albef.serving.limits import Limits
 from albef.serving.routes.calls import CALLS
 from tests.conftest import CAPTIONS, KINDS
-from tests.serving.running import Running, error, parts, running, wait_until
+from tests.serving.running import Running, describe, error, parts, running, wait_until
 
 TEXTS = [*CAPTIONS, "A dog, left of an APPLE!", "squid"]
 
@@ -26,21 +27,14 @@ def form(**fields: str) -> list[tuple[str, tuple[None, str]]]:
     return [(name, (None, value)) for name, value in fields.items()]
 
 
-def test_embeds_as_the_runtime_does(
-    everything: Running, tiny_export: Path, pictures: list[bytes]
+def test_embeds_and_matches_as_the_runtime_does(
+    everything: Running, model: Matching, pictures: list[bytes]
 ) -> None:
-    model = albef.runtime.load(tiny_export)
     answer = everything.client.post("/v1/embed/images", files=parts("image", pictures)).json()
     assert answer["model"] == f"retrieval@{model.digest[:12]}"
     np.testing.assert_allclose(answer["embeddings"], model.embed_image(pictures), atol=1e-5)
     answer = everything.client.post("/v1/embed/texts", json={"texts": TEXTS}).json()
     np.testing.assert_allclose(answer["embeddings"], model.embed_text(TEXTS), atol=1e-5)
-
-
-def test_matches_as_the_runtime_does(
-    everything: Running, tiny_export: Path, pictures: list[bytes]
-) -> None:
-    model = albef.runtime.load(tiny_export)
     for some, texts in ((4, 4), (1, 6), (6, 1)):
         files, sent = parts("image", pictures[:some]), {"text": TEXTS[:texts]}
         answer = everything.client.post("/v1/match", files=files, data=sent).json()
@@ -50,20 +44,16 @@ def test_matches_as_the_runtime_does(
 
 
 def test_classifies_as_the_runtime_does(
-    everything: Running, tiny_export: Path, pictures: list[bytes]
+    everything: Running, model: Matching, pictures: list[bytes]
 ) -> None:
-    sent = {"label": ["a dog", "an apple", "frogs"], "template": ["{}", "only {}"]}
-    files = parts("image", pictures)
-    answer = everything.client.post("/v1/zero-shot", files=files, data=sent).json()
-    right = albef.runtime.load(tiny_export).zero_shot(pictures, *sent.values())
-    found = [list(result["probabilities"].values()) for result in answer["results"]]
-    np.testing.assert_allclose(found, right, atol=1e-4)
-    labels = [sent["label"][i] for i in right.argmax(axis=1)]
-    assert [result["label"] for result in answer["results"]] == labels
-    plain = everything.client.post("/v1/zero-shot", files=files, data={"label": sent["label"]})
-    (right, *_) = albef.runtime.load(tiny_export).zero_shot(pictures, sent["label"])
-    found = list(plain.json()["results"][0]["probabilities"].values())
-    np.testing.assert_allclose(found, right, atol=1e-4)
+    labels, files = ["a dog", "an apple", "frogs"], parts("image", pictures)
+    for sent in ({"label": labels}, {"label": labels, "template": ["{}", "only {}"]}):
+        answer = everything.client.post("/v1/zero-shot", files=files, data=sent).json()
+        right = model.zero_shot(pictures, *sent.values())
+        found = [list(result["probabilities"].values()) for result in answer["results"]]
+        np.testing.assert_allclose(found, right, atol=1e-4)
+        best = [labels[i] for i in right.argmax(axis=1)]
+        assert [result["label"] for result in answer["results"]] == best
 
 
 def test_below_the_least_probability_an_image_has_no_label(
@@ -158,10 +148,8 @@ def test_a_call_that_no_export_has_is_refused(retrieval: Running, pictures: list
 def test_a_user_defined_kind_is_classified(
     everything: Running, tiny_exports: dict[str, Path], pictures: list[bytes], tmp_path: Path
 ) -> None:
-    folder = Path(shutil.copytree(tiny_exports["entailment"], tmp_path / "mine"))
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["model"] |= {"kind": "mine", "surface": "classifying"}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    folder = shutil.copytree(tiny_exports["entailment"], tmp_path / "mine")
+    describe(folder, kind="mine", surface="classifying")
     files = parts("image", pictures[:1])
     right = everything.client.post("/v1/entail", files=files, data={"statement": TEXTS}).json()
     with running([folder]) as server:
@@ -213,7 +201,7 @@ def test_the_page_and_no_other_file_is_shown(retrieval: Running) -> None:
 
 
 def test_an_index_is_made_filled_searched_and_deleted(
-    everything: Running, tiny_export: Path, pictures: list[bytes]
+    everything: Running, model: Matching, pictures: list[bytes]
 ) -> None:
     client = everything.client
     assert error(client.get("/v1/indexes/zoo")) == (404, "no_such_index")
@@ -223,7 +211,6 @@ def test_an_index_is_made_filled_searched_and_deleted(
     files = parts("image", pictures)
     added = client.post("/v1/indexes/zoo/images", files=files, data={"id": names}).json()
     assert (added["ids"], added["images"]) == (names, 6)
-    model = albef.runtime.load(tiny_export)
     feats, text = model.embed_image(pictures), "two apples above a squid"
     sims = feats @ model.embed_text([text])[0]
 
@@ -278,31 +265,22 @@ def test_what_an_index_is_sent_must_go_together(everything: Running, pictures: l
     client.delete("/v1/indexes/any")
 
 
-def listed(server: Running) -> list[dict[str, object]]:
-    indexes: list[dict[str, object]] = server.client.get("/v1/indexes").json()["indexes"]
-    return indexes
-
-
-def test_an_index_with_a_damaged_file_is_a_conflict(tiny_export: Path, tmp_path: Path) -> None:
-    with running([tiny_export], indexes=tmp_path) as server:
-        server.client.put("/v1/indexes/zoo").raise_for_status()
-        (file,) = tmp_path.glob("*.sqlite")
-        file.unlink()
-        file.write_bytes(b"no database" * 100)
-        for _ in range(2):
-            assert error(server.client.put("/v1/indexes/zoo")) == (409, "damaged")
-        server.client.put("/v1/indexes/other").raise_for_status()
-        assert [each["name"] for each in listed(server)] == ["other"]
-
-
-def test_an_index_whose_features_are_damaged_says_so(
+def test_damaged_indexes_are_reported(
     tiny_export: Path, tmp_path: Path, pictures: list[bytes]
 ) -> None:
     with running([tiny_export], indexes=tmp_path) as server:
         server.client.put("/v1/indexes/zoo").raise_for_status()
         server.client.post("/v1/indexes/zoo/images", files=parts("image", pictures[:2]))
-    (file,) = tmp_path.glob("*.sqlite")
-    with sqlite3.connect(file) as damaged:
+        (zoo,) = tmp_path.glob("*.sqlite")
+        server.client.put("/v1/indexes/other").raise_for_status()
+        (other,) = {*tmp_path.glob("*.sqlite")} - {zoo}
+        other.unlink()
+        other.write_bytes(b"no database" * 100)
+        for _ in range(2):
+            assert error(server.client.put("/v1/indexes/other")) == (409, "damaged")
+        listed = server.client.get("/v1/indexes").json()["indexes"]
+        assert [each["name"] for each in listed] == ["zoo"]
+    with sqlite3.connect(zoo) as damaged:
         damaged.execute("UPDATE features SET feat = x'00'")
     damaged.close()
     with running([tiny_export], indexes=tmp_path) as server:

@@ -47,17 +47,3 @@ def test_pictures_wait_in_turns_of_clients_and_find_room_or_are_refused(tmp_path
 
     asyncio.run(inside())
     assert done == ["h", "4", "1", "2", "3", "5"]
-
-
-def test_the_processes_that_decode_are_ready_and_make_way_for_others() -> None:
-    module = "'albef.preprocessing.transforms' in __import__('sys').modules"
-    state = f"[({module}, __import__('os').nice(0))]"
-
-    async def inside() -> list[tuple[bool, int]]:
-        decoders = Decoders(2, Limits(), Metrics())
-        decoders.warm_up()
-        found = [await decoders(eval, state) for _ in range(2)]
-        decoders.close()
-        return found
-
-    assert asyncio.run(inside()) == [(True, min(19, os.nice(0) + 10))] * 2

@@ -17,7 +17,7 @@ from albef.serving.limits import Trial
 from tests.serving.running import PATIENCE, Running, parts, running, wait_until
 
 TEXTS = {"texts": ["two apples above a squid"]}
-EVERY = 0.05
+EVERY, ROUTE = 0.05, "/v1/embed/texts"
 
 
 @given(st.text(), st.floats(0, 1), st.floats(0, 1))
@@ -35,7 +35,7 @@ def test_a_share_of_all_keys_is_chosen(share: float) -> None:
 def asked(server: Running, key: str = "") -> tuple[str, str]:
     """Version and model that answer about a text."""
     headers = {"X-Albef-Key": key} if key else {}
-    answer = server.client.post("/v1/embed/texts", json=TEXTS, headers=headers).raise_for_status()
+    answer = server.client.post(ROUTE, json=TEXTS, headers=headers).raise_for_status()
     return answer.headers["x-albef-version"], answer.json()["model"]
 
 
@@ -59,7 +59,7 @@ def test_a_key_always_gets_the_same_version_and_both_are_counted(
             assert (answer.is_success, answer.headers["x-albef-version"]) == (True, "stable")
         wait_until(lambda: not server.engine.open_requests)
         page = client.get("/metrics").text
-        assert client.post("/v1/embed/texts", json={"texts": []}).status_code == 422
+        assert client.post(ROUTE, json={"texts": []}).status_code == 422
     counted = 'albef_requests_total{method="POST",route="/v1/embed/texts",status="200",version='
     expected = {version: sum(v == version for v, _ in right) for version in ("stable", "canary")}
     expected["canary" if own else "stable"] += 1
@@ -92,21 +92,16 @@ def test_a_canary_that_is_withdrawn_gets_no_requests_until_it_is_back(
     link.symlink_to(second)
     trial = Trial(link, 1, ["true"])
     with running([first], canary=trial, follow=EVERY) as server:
-        metrics = server.engine.metrics.trials["canary"].registry
-
-        def share() -> float | None:
-            return metrics.get_sample_value("albef_version_share")
-
         assert asked(server) == ("canary", canary)
         link.unlink()
-        wait_until(lambda: share() == 0)
+        wait_until(lambda: server.metric("albef_version_share", "canary") == 0)
         assert asked(server) == ("stable", stable)
-        assert metrics.get_sample_value("albef_looks_total", {"outcome": "failed"}) == 0
+        assert server.metric("albef_looks_total", "canary", outcome="failed") == 0
         link.symlink_to(first)  # Another version is tried out, with new counts.
-        wait_until(lambda: share() == 1)
+        wait_until(lambda: server.metric("albef_version_share", "canary") == 1)
         wait_until(lambda: asked(server) == ("canary", stable))
-        labels = {"route": "/v1/embed/texts", "method": "POST", "status": "200"}
-        wait_until(lambda: metrics.get_sample_value("albef_requests_total", labels) == 1)
+        labels = {"route": ROUTE, "method": "POST", "status": "200"}
+        wait_until(lambda: server.metric("albef_requests_total", "canary", **labels) == 1)
         (first / "float32/text_encoder/1/model.onnx").write_bytes(b"no graph")
         assert asked(server) == ("canary", stable), "it is in memory"
     assert f"{canary} gets a share of 0 now" in caplog.text
@@ -114,13 +109,10 @@ def test_a_canary_that_is_withdrawn_gets_no_requests_until_it_is_back(
 
 def compared(server: Running, route: str) -> dict[str, float]:
     """Number of answers of the shadow by outcome."""
-    registry = server.engine.metrics.trials["shadow"].registry
-    samples = (sample for family in registry.collect() for sample in family.samples)
-    return {
-        each.labels["outcome"]: each.value
-        for each in samples
-        if each.name == "albef_shadow_answers_total" and each.labels["route"] == route
-    }
+    name, counts = "albef_shadow_answers_total", {}
+    for outcome in ("equal", "different", "failed", "dropped"):
+        counts[outcome] = server.metric(name, "shadow", route=route, outcome=outcome)
+    return {outcome: count for outcome, count in counts.items() if count}
 
 
 @pytest.mark.parametrize("which", ["first", "second"])
@@ -135,10 +127,8 @@ def test_answers_of_a_shadow_are_compared_and_never_sent(
         assert answer.json()["model"] == stable
         assert asked(server) == ("stable", stable)
         wait_until(lambda: sum(compared(server, "/v1/zero-shot").values()) == len(pictures))
-        registry = server.engine.metrics.trials["shadow"].registry
-        route = {"route": "/v1/embed/texts"}
-        wait_until(lambda: registry.get_sample_value("albef_shadow_cosine_count", route))
-        cosine = registry.get_sample_value("albef_shadow_cosine_sum", route) or 0
+        wait_until(lambda: server.metric("albef_shadow_cosine_count", "shadow", route=ROUTE))
+        cosine = server.metric("albef_shadow_cosine_sum", "shadow", route=ROUTE)
         if which == "first":
             assert compared(server, "/v1/zero-shot") == {"equal": len(pictures)}
             assert cosine == pytest.approx(1, abs=1e-5)
@@ -153,11 +143,9 @@ def test_requests_that_wait_too_long_for_a_shadow_are_dropped(tiny_export: Path)
         model.encode_text = lambda *given: go.wait(PATIENCE) and encode(*given)
         for _ in range(40):
             assert asked(server)[0] == "stable"
-        assert compared(server, "/v1/embed/texts") == {"dropped": 8}
+        assert compared(server, ROUTE) == {"dropped": 8}
         go.set()
-        registry = server.engine.metrics.trials["shadow"].registry
-        name, route = "albef_shadow_cosine_count", {"route": "/v1/embed/texts"}
-        wait_until(lambda: registry.get_sample_value(name, route) == 32)
+        wait_until(lambda: server.metric("albef_shadow_cosine_count", "shadow", route=ROUTE) == 32)
 
 
 def test_a_canary_that_fails_is_refused_by_the_numbers_of_its_server(
@@ -168,11 +156,9 @@ def test_a_canary_that_fails_is_refused_by_the_numbers_of_its_server(
         for version in ("canary", "shadow"):
             server.app.state.followers[version].engine.models[0].model.encode_text = None
         for i in range(12):
-            answer = server.client.post(
-                "/v1/embed/texts", json=TEXTS, headers={"X-Albef-Key": f"{i}"}
-            )
+            answer = server.client.post(ROUTE, json=TEXTS, headers={"X-Albef-Key": f"{i}"})
             assert answer.status_code == (500 if is_chosen(f"{i}", 0.5) else 200)
-        wait_until(lambda: compared(server, "/v1/embed/texts").get("failed"))
+        wait_until(lambda: compared(server, ROUTE).get("failed"))
         samples = read_metrics(f"http://127.0.0.1:{server.port}/")
     trial = judge_trial(ReleaseConfig(min_trial_requests=1, max_slower=1e6), "retrieval", samples)
     assert trial.early == []

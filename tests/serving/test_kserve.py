@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import albef
+from albef.runtime.matching import Matching
 from tests.conftest import CAPTIONS
 from tests.serving.running import Running, uri
 
@@ -37,24 +37,21 @@ def test_probes_and_metadata(everything: Running) -> None:
 
 
 def test_answers_equal_those_of_the_own_calls(
-    everything: Running, tiny_export: Path, pictures: list[bytes]
+    everything: Running, model: Matching, pictures: list[bytes]
 ) -> None:
-    model = albef.runtime.load(tiny_export)
-    texts, images = CAPTIONS[:2], [uri(each) for each in pictures[:2]]
-    answer = infer(everything, "embed_text", tensor("text", texts), id="7")
-    (output,) = answer["outputs"]
-    assert (answer["id"], output["shape"], output["datatype"]) == ("7", [2, 8], "FP32")
-    np.testing.assert_allclose(
-        np.reshape(output["data"], output["shape"]), model.embed_text(texts), atol=1e-5
-    )
-    (output,) = infer(everything, "embed_image", tensor("image", images))["outputs"]
-    np.testing.assert_allclose(
-        np.reshape(output["data"], output["shape"]), model.embed_image(pictures[:2]), atol=1e-5
-    )
-    pairs = tensor("text", texts), tensor("image", images[:1])
-    (output,) = infer(everything, "match", *pairs)["outputs"]
-    expected = model.match(pictures[:1] * 2, texts)
-    np.testing.assert_allclose(output["data"], expected, atol=1e-5)
+    texts, images = CAPTIONS[:2], pictures[:2]
+    text, image = tensor("text", texts), tensor("image", [uri(each) for each in images])
+    one = tensor("image", [uri(images[0])])
+    for call, inputs, expected in (
+        ("embed_text", [text], model.embed_text(texts)),
+        ("embed_image", [image], model.embed_image(images)),
+        ("match", [text, one], model.match(images[:1] * 2, texts)),
+    ):
+        answer = infer(everything, call, *inputs, id="7")
+        (output,) = answer["outputs"]
+        assert (answer["id"], output["datatype"]) == ("7", "FP32")
+        assert output["shape"] == [*expected.shape]
+        np.testing.assert_allclose(output["data"], expected.ravel(), atol=1e-5)
 
 
 @pytest.mark.parametrize("call", ["ask", "entail", "compare"])
@@ -109,7 +106,7 @@ print(json.dumps(result.as_numpy("embedding").tolist()))
 
 @pytest.mark.slow
 def test_tritons_own_client_is_answered(
-    everything: Running, tiny_export: Path, triton_client: Path
+    everything: Running, model: Matching, triton_client: Path
 ) -> None:
     done = subprocess.run(
         [triton_client, "-c", CLIENT, f"127.0.0.1:{everything.port}"],
@@ -117,5 +114,5 @@ def test_tritons_own_client_is_answered(
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    expected = albef.runtime.load(tiny_export).embed_text(["a dog", "two cats"])
+    expected = model.embed_text(["a dog", "two cats"])
     np.testing.assert_allclose(json.loads(done.stdout), expected, atol=1e-5)

@@ -7,7 +7,6 @@ answered, or have another answer than an error, unless its framing is clear.
 
 import re
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 
 from albef.serving.limits import Limits
 from tests.deploy.test_nginx import proxied
-from tests.serving.running import PATIENCE, Running, running
+from tests.serving.running import Running, exchange, running
 
 SMUGGLED = b"GET /v1/model HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 BODY = b'{"texts": ["a"]}'
@@ -128,16 +127,7 @@ def proxy(tiny_export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 def statuses(port: int, request: bytes, split: int = 0) -> tuple[list[int], bytes]:
     """The statuses of all answers, and their bytes. The request may come in two segments."""
-    received = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
-            for part in (request[:split], request[split:]):
-                connection.sendall(part)
-            while part := connection.recv(65536):
-                received += part
-        except ConnectionError:
-            pass  # closed before all was sent
+    received = exchange(port, request[:split], request[split:])
     return [int(code) for code in re.findall(rb"HTTP/1\.1 (\d+) ", received)], received
 
 

@@ -1,5 +1,4 @@
 import hashlib
-import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +18,6 @@ def test_no_name_reaches_the_file_system(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "indexes").iterdir()] == [f"{name}.sqlite"]
     (tmp_path / "indexes" / "damaged.sqlite").write_text("no database" * 100)
     (tmp_path / "indexes" / "empty.sqlite").touch()
-    with sqlite3.connect(tmp_path / "indexes" / f"{name}.sqlite") as file:
-        for damage in ("UPDATE about SET name = NULL", "DROP TABLE removed"):
-            other = tmp_path / "indexes" / f"{damage[:4]}.sqlite"
-            with sqlite3.connect(other) as copy:
-                file.backup(copy)
-                copy.execute(damage)
-            copy.close()
-    file.close()
     store.create(ZOO._replace(name="none"))
     assert [index.about.name for index in store.all()] == ["none", "zoo"]
     store.delete("zoo")
