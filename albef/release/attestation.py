@@ -6,6 +6,8 @@ another every file of the release. Both are Sigstore bundles, which ``model_sign
 reads.
 """
 
+import base64
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,8 +53,7 @@ def verify(folder: Path, key: Path, signature: Path) -> None:
     """Verify that a folder has exactly the files that the owner of a public key signed.
 
     Raises:
-        AttestationError: files differ (the message names them), someone else signed them, or the
-            signature is damaged.
+        AttestationError: files differ (the message names them), or someone else signed them.
         ParamsError: the packages that verification needs are not installed.
     """
     try:
@@ -73,11 +74,10 @@ def verify(folder: Path, key: Path, signature: Path) -> None:
     config.set_hashing_config(_hashing_config(folder, signature))
     try:
         config.verify(folder, signature)
-    except (InvalidSignature, ValueError, KeyError, AttributeError) as error:
-        reason = f"{error}" or type(error).__name__
-        raise AttestationError(
-            f"{folder} is not what the owner of {key} signed in {signature}: {reason}"
-        ) from None
+    except (InvalidSignature, ValueError, KeyError, AttributeError):
+        if names := ", ".join(_differences(folder, signature)):
+            raise AttestationError(f"{folder} differs from what was signed: {names}") from None
+        raise AttestationError(f"{signature} was not made with the private key of {key}") from None
 
 
 def verify_release(export: Path, release: Path, key: Path) -> dict[str, Any]:
@@ -122,6 +122,19 @@ def statement(export: Path, version: str, commit: str) -> dict[str, Any]:
             "runDetails": {"builder": {"id": "urn:albef:pipeline"}},
         },
     }
+
+
+def _differences(folder: Path, signature: Path) -> list[str]:
+    """Return the files that differ from a signature's list. The signature need not be verified."""
+    try:
+        payload = base64.b64decode(read_json(signature)["dsseEnvelope"]["payload"])
+        resources = json.loads(payload)["predicate"]["resources"]
+    except (ValueError, KeyError, TypeError):
+        raise AttestationError(f"{signature} is not a signature, or is damaged") from None
+    signed = {(each["name"], each["digest"]) for each in resources}
+    hashed = _hashing_config(folder, signature).hash(folder).resource_descriptors()
+    local = {(each.identifier, each.digest.digest_hex) for each in hashed}
+    return sorted({name for name, _ in signed ^ local})
 
 
 def _signer(key: Path) -> Any:

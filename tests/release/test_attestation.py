@@ -84,37 +84,31 @@ def test_what_was_changed_is_refused_by_name(
     (export / "weights.data").touch()
     (export / ".gitignore").touch()
     (export / "tokenizer.json").unlink()
-    said = refused()
-    assert f"{export} is not what the owner of {public} signed in {release / SIGNED}" in said
-    for part in (
-        "Extra files found in model 'export': .gitignore, weights.data",
-        "Missing files in model 'export': tokenizer.json",
-        "Hash mismatch for 'int8/text_encoder/1/model.onnx'",
-    ):
-        assert part in said
+    names = ".gitignore, int8/text_encoder/1/model.onnx, tokenizer.json, weights.data"
+    assert refused() == f"{export} differs from what was signed: {names}"
     restore()
     alter(export)  # folder and manifest fit each other
-    assert "Hash mismatch for 'manifest.json'" in refused()
+    assert "manifest.json" in refused()
     sign(export, private, release / SIGNED)
-    assert f"Hash mismatch for '{SIGNED}'" in refused()
+    assert refused() == f"{release} differs from what was signed: {SIGNED}"
     (release / SEAL).unlink()
     sign(release, private, release / SEAL)
-    assert "Key mismatch" in refused()
+    assert refused() == f"{release / SEAL} was not made with the private key of {public}"
     restore()
     told = json.loads((release / LINEAGE).read_text())
     told["predicate"]["buildDefinition"]["resolvedDependencies"][1]["name"] = "checkpoint other"
     (release / LINEAGE).write_text(json.dumps(told))
-    assert f"Hash mismatch for '{LINEAGE}'" in refused()
+    assert refused() == f"{release} differs from what was signed: {LINEAGE}"
     (release / SEAL).unlink()
     sign(release, tmp_path / "ours.pem", release / SEAL)  # by who may sign, of another export
     assert refused() == f"{release / LINEAGE} does not match the manifest of {export}"
     restore()
     with pytest.raises(AttestationError, match="is not a public key in PEM format"):
         verify_release(export, release, private)
-    with pytest.raises(AttestationError, match=r"owner of .*theirs\.pub signed in .*release\.sig"):
+    with pytest.raises(AttestationError, match=r"release\.sig was not made with .*theirs\.pub"):
         verify_release(export, release, others)
     (release / SEAL).write_text("{}")
-    assert f"signed in {release / SEAL}" in refused()
+    assert refused() == f"{release / SEAL} is not a signature, or is damaged"
     (release / SEAL).unlink()
     assert refused() == f"{release / SEAL} is missing"
 

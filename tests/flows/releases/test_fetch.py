@@ -105,7 +105,7 @@ def test_with_a_key_only_what_its_owner_signed_is_led_to(
     link = fetch(public)
     for version, key, signed_as, refusal in (
         ("v0.2.0", None, "", "releases/retrieval/v0.2.0/release.sig is missing"),
-        ("v0.3.0", others, "", "owner of .*ours.* signed in .*v0.3.0/release.sig: Key mismatch"),
+        ("v0.3.0", others, "", "v0.3.0/release.sig was not made with the private key of .*ours"),
         ("v0.4.0", private, "v0.1.0", "tag retrieval@v0.4.0 points to .* signed as retrieval v0.1"),
     ):
         release(version, key=key, signed_as=signed_as)
@@ -118,7 +118,9 @@ def test_with_a_key_only_what_its_owner_signed_is_led_to(
     release("v0.1.0")
     fetch(public)
     flip(link / "tokenizer.json")
-    with pytest.raises(AttestationError, match=r"retrieval v0.1.0 is not .* 'tokenizer.json'"):
+    with pytest.raises(
+        AttestationError, match=r"retrieval v0.1.0 differs from what was signed: tokenizer.js"
+    ):
         fetch(public)
     project.sh(
         "git commit -q --allow-empty -m none && gto register retrieval HEAD --version v0.5.0"
