@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from albef.serving.limits import Limits
@@ -147,9 +148,15 @@ class Server(uvicorn.Server):
     def __init__(
         self, app: FastAPI, state: State, limits: Limits, host: str, port: int, drain: float = 0
     ) -> None:
+        # FastAPI itself looks for telemetry at each request.
+        stack = app if "opentelemetry.sdk" in sys.modules else app.build_middleware_stack()
+
+        async def served(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["app"] = app  # Without it, Starlette answers unknown paths with plain text.
+            await stack(scope, receive, send)
+
         config = uvicorn.Config(
-            # FastAPI itself looks for telemetry at each request.
-            app if "opentelemetry.sdk" in sys.modules else app.build_middleware_stack(),
+            served,
             host=host,
             port=port,
             http=_Protocol,  # type: ignore[arg-type]  # It takes any protocol.

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from albef.serving.serve import serve
-from tests.serving.running import PATIENCE, running, serving
+from tests.serving.running import PATIENCE, error, running, serving
 
 BODY = {"texts": ["a dog"]}
 HEAVY = ("torch", "timm", "transformers", "prefect", "dvc", "onnx", "pandas", "pyarrow")
@@ -55,6 +55,7 @@ def test_a_process_serves_without_torch_and_ends_well(tiny_export: Path, tmp_pat
     with serving("-W", "error", "-c", program, cwd=tmp_path) as (process, address):
         answer = httpx.post(f"{address}/v1/embed/texts", json=BODY, timeout=PATIENCE)
         assert answer.is_success
+        assert error(httpx.get(f"{address}/nothing")) == (404, "not_found")
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
