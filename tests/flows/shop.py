@@ -17,7 +17,7 @@ from albef.ingest.shard_writer import write
 from albef.io import file_digest
 from albef.runtime.manifest import NAME, graph_file
 from tests.conftest import CAPTIONS, tiny_config
-from tests.data.toy import LICENCE
+from tests.data.toy import LICENCE, picture
 from tests.flows.toy import ROOT, Toy
 
 DVC = """\
@@ -124,8 +124,6 @@ def set_params(path: Path, **gate: float) -> None:
 
 
 def records() -> list[Record]:
-    from tests.data.toy import picture
-
     rng = np.random.default_rng(0)
     said = [" ".join(rng.permutation(CAPTIONS[i % 4].split())) for i in range(24)]
     return [
