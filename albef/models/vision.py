@@ -1,16 +1,19 @@
 """The image encoder: a Vision Transformer with timm's parameter names, so that its weights load."""
 
 import math
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from albef.config import Count, Section
+from albef.config import Count, Section, opt_in
 from albef.models import encoders
 from albef.models.bert import width_scale
 from albef.models.kernels import UNFUSED_TOKENS, Layer, products_pay, rows
+
+_STEM_SCALE = 0.45  # States of convolutions then start as large as those of a linear map.
 
 
 class ImageConfig(Section):
@@ -26,6 +29,24 @@ class ImageConfig(Section):
     """Number of blocks."""
     heads: Count
     """Number of attention heads of a block."""
+    stem: Literal["linear", "convolutions"] = opt_in("linear")
+    """What maps pixels to patches. ``linear`` is ViT's: one linear map of each patch.
+    ``convolutions`` are 3 x 3 and halve the side until a patch is one state (Xiao et al., 2021,
+    arXiv:2106.14881). From random weights, they learn from fewer images. ``patch_size`` must then
+    be a power of two, and ``width`` a multiple of half of it. Public weights of a ViT do not fit.
+    """
+
+    @model_validator(mode="after")
+    def _check_stem(self) -> Self:
+        size = self.patch_size
+        if self.stem == "convolutions" and (
+            size < 2 or size & (size - 1) or self.width % (size // 2)
+        ):
+            raise ValueError(
+                f"stem: convolutions needs a patch_size that is a power of two, and a width that "
+                f"is a multiple of half of it; got patch_size {size} and width {self.width}"
+            )
+        return self
 
 
 class ImageEncoder(encoders.ImageEncoder):
@@ -87,7 +108,7 @@ class ViT(nn.Module):
     def __init__(self, config: ImageConfig) -> None:
         super().__init__()
         width, tokens = config.width, 1 + (config.image_size // config.patch_size) ** 2
-        self.patch_embed = _PatchEmbed(config.patch_size, width)
+        self.patch_embed = _PatchEmbed(config)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, tokens, width))
         fused = tokens > UNFUSED_TOKENS
@@ -121,13 +142,31 @@ class ViT(nn.Module):
 
 
 class _PatchEmbed(nn.Module):
-    def __init__(self, patch_size: int, width: int) -> None:
+    def __init__(self, config: ImageConfig) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+        self.proj: nn.Module
+        if config.stem == "convolutions":
+            self.proj = _convolutions(config)
+        else:
+            self.proj = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
         patches: Tensor = self.proj(images)
         return patches.flatten(2).transpose(1, 2)
+
+
+def _convolutions(config: ImageConfig) -> nn.Sequential:
+    """Return convolutions that halve the side and double the channels, up to the width."""
+    layers: list[nn.Module] = []
+    inputs, outputs = 3, 2 * config.width // config.patch_size
+    while outputs <= config.width:
+        convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+        nn.init.zeros_(convolution.bias)
+        layers += [convolution, nn.GELU()]
+        inputs, outputs = outputs, 2 * outputs
+    convolution.weight.data *= _STEM_SCALE
+    return nn.Sequential(*layers[:-1])
 
 
 class _Block(Layer):
