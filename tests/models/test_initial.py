@@ -1,5 +1,6 @@
 """Weights that a model starts with when it has no pre-trained ones."""
 
+import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
@@ -42,6 +43,24 @@ def test_patches_start_by_looking_near_and_the_class_token_by_looking_everywhere
             looks = weights[1:, 1:] / weights[1:, 1:].sum(dim=1, keepdim=True)
             assert (looks * distances).sum(dim=1).mean() < 0.7 * distances.mean()
             assert weights[0, 0] < 0.2
+
+
+def test_convolutions_start_with_states_as_large_as_those_of_a_linear_map() -> None:
+    torch.manual_seed(0)
+    linear = ImageConfig(image_size=64, patch_size=8, width=128, depth=1, heads=2)
+    images = torch.randn(8, 3, 8, 8).repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
+    images[:, :, :, 32:] += torch.randn(8, 3, 64, 32) / 2
+    sizes = []
+    for config in (linear, linear.model_copy(update={"stem": "convolutions"})):
+        states = ViT(config).patch_embed(images)
+        assert states.shape == (8, 64, 128)
+        sizes.append(states.square().mean().sqrt().item())
+    assert 0.7 < sizes[1] / sizes[0] < 1.4
+
+
+def test_convolutions_need_a_side_that_they_can_halve() -> None:
+    with pytest.raises(ValueError, match="power of two.*patch_size 12"):
+        ImageConfig(image_size=48, patch_size=12, width=24, depth=1, heads=2, stem="convolutions")
 
 
 def test_a_token_starts_with_half_of_the_one_before_it() -> None:
