@@ -121,6 +121,8 @@ def export_original(folder: Path, target: Path) -> None:
     text, image = checkpoint.model.text, checkpoint.model.image
     if isinstance(text, TransformersConfig) or isinstance(image, TimmConfig):
         raise CheckpointError(f"{folder} has an encoder that the original code lacks")
+    if image.stem != "linear":
+        raise CheckpointError(f"{folder} has a stem that the original code lacks: {image.stem}")
     state = to_original(checkpoint.tensors, checkpoint.kind, text.depth - text.fusion_depth)
     with atomic(target) as part:
         torch.save({"model": {name: t.clone() for name, t in state.items()}}, part)

@@ -19,6 +19,7 @@ from albef.commands.importing import export_original, import_original, track, wr
 from albef.config import validate
 from albef.models.weights import CheckpointError, load_checkpoint
 from tests import original as originals
+from tests.conftest import save_task, tiny_task
 from tests.original import TOKENS, run_values
 
 HEADS = (3, 4)
@@ -100,6 +101,16 @@ def test_there_and_back_again_nothing_changes(save: Save, vocabulary: Path, tmp_
         export_original(folder, tmp_path / "back.pth")
         assert_equal(torch.load(tmp_path / "back.pth", weights_only=True)["model"], state)
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_stem_that_the_original_lacks_is_not_written(tmp_path: Path) -> None:
+    task = tiny_task()
+    task.sizes = task.sizes.model_copy(
+        update={"image": task.sizes.image.model_copy(update={"stem": "convolutions"})}
+    )
+    save_task(task, tmp_path)
+    with pytest.raises(CheckpointError, match="convolutions"):
+        export_original(tmp_path, tmp_path / "back.pth")
 
 
 def test_an_imported_checkpoint_is_put_to_use(
