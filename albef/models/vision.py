@@ -30,7 +30,7 @@ class ImageConfig(Section):
     heads: Count
     """Number of attention heads of a block."""
     stem: Literal["linear", "convolutions"] = opt_in("linear")
-    """What maps pixels to patches. ``linear`` is ViT's: one linear map of each patch.
+    """Map from pixels to patches. ``linear`` is ViT's: one linear map of each patch.
     ``convolutions`` are 3 x 3 and halve the side until a patch is one state (Xiao et al., 2021,
     arXiv:2106.14881). From random weights, they learn from fewer images. ``patch_size`` must then
     be a power of two, and ``width`` a multiple of half of it. Public weights of a ViT do not fit.
