@@ -59,7 +59,7 @@ def test_convolutions_start_with_states_as_large_as_those_of_a_linear_map() -> N
 
 
 def test_convolutions_need_a_side_that_they_can_halve() -> None:
-    with pytest.raises(ValueError, match="power of two.*patch_size 12"):
+    with pytest.raises(ValueError, match=r"power of two.*patch_size 12"):
         ImageConfig(image_size=48, patch_size=12, width=24, depth=1, heads=2, stem="convolutions")
 
 
