@@ -162,6 +162,7 @@ def _convolutions(config: ImageConfig) -> nn.Sequential:
     while outputs <= config.width:
         convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
         nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+        assert convolution.bias is not None
         nn.init.zeros_(convolution.bias)
         layers += [convolution, nn.GELU()]
         inputs, outputs = outputs, 2 * outputs
