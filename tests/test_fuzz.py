@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from albef.config import ParamsError
+from albef.config import ParamsError, read_yaml
 from albef.data.image_decoding import decode
 from albef.data.record import Record
 from albef.data.rejection import Rejection, RowError
@@ -38,6 +38,7 @@ from tests.ingest.sources.reading import read, write_tar
 from tests.ingest.sources.test_webdataset import sample
 from tests.ingest.test_hostile import ANNOTATIONS, KARPATHY, settled
 from tests.ingest.test_prepare import ROWS, rules
+from tests.serving.running import Running, running
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, of odd headers
 CPU_S, MIB = 10, 512
@@ -102,12 +103,27 @@ def bounded() -> Iterator[None]:
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: list[bytes]) -> bytes:
-    """An input in which pieces are replaced by others, which may be empty or longer, or cut off."""
+    """An input with bits flipped, or pieces inserted, removed or repeated, or cut off."""
     held = bytearray(draw(st.sampled_from(whole)))
     for _ in range(draw(st.integers(1, 4))):
-        at = draw(st.integers(0, len(held)))
-        length = draw(st.integers(0, 64) | st.just(len(held)))
-        held[at : at + length] = draw(st.binary(max_size=64))
+        if not held:
+            break
+        at = draw(st.integers(0, len(held) - 1))
+        length = draw(st.integers(1, 64))
+        match draw(st.sampled_from(["bit", "bytes", "insert", "remove", "double", "cut"])):
+            case "bit":
+                held[at] ^= 1 << draw(st.integers(0, 7))
+            case "bytes":
+                piece = draw(st.binary(min_size=1, max_size=16))
+                held[at : at + len(piece)] = piece
+            case "insert":
+                held[at:at] = draw(st.binary(min_size=1, max_size=64))
+            case "remove":
+                del held[at : at + length]
+            case "double":
+                held[at:at] = held[at : at + length]
+            case "cut":
+                del held[at:]
     return bytes(held)
 
 
@@ -171,6 +187,11 @@ def caption(path: Path, _: Choose) -> None:
         assert clean(path.read_bytes().decode(errors="surrogateescape")).isprintable()
 
 
+def yaml_file(path: Path, _: Choose) -> None:
+    with contextlib.suppress(ParamsError):
+        read_yaml(path)
+
+
 def export_manifest(path: Path, _: Choose) -> None:
     path.rename(path.with_name(manifest.NAME))
     with contextlib.suppress(ExportError):
@@ -227,6 +248,11 @@ TARGETS = {
         [row.caption.encode(errors="surrogatepass") for row in ROWS.values() if row.caption],
         [b"&" + part * 12_000 for part in (b"amp;", b"#38;", "ａｍｐ；".encode(), b"<b")],
     ),
+    "yaml": Target(
+        yaml_file,
+        [b"a: &a {b: 1e-4, c: [x, 'y', null]}\nd:\n  - |\n    z\n  - {<<: *a}\n"],
+        [b"a: " + b"[" * 10**4, b"\xff", b"a: &a [*a]", b"a: &a {b: 1}\n<<: *a" * 9],
+    ),
     "index": Target(index_file, [index()], [b"", b"SQLite format 3\0" + bytes(2**16)]),
 }
 
@@ -254,3 +280,29 @@ def test_damaged_manifests_are_read_or_refused_within_bounds(
 ) -> None:
     target = Target(export_manifest, [(tiny_export / manifest.NAME).read_bytes()], [])
     target.run(data.draw(damaged(target.whole)), lambda options: options[0])
+
+
+@pytest.fixture(scope="module")
+def server(tiny_export: Path) -> Iterator[Running]:
+    with running([tiny_export]) as server:
+        yield server
+
+
+FORM = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n%s\r\n--x--\r\n'
+BODIES = {
+    "/v1/embed/images": ("multipart/form-data; boundary=x", [FORM % image for image in IMAGES]),
+    "/v1/embed/texts": ("application/json", [b'{"texts": ["a dog", "two"]}']),
+}
+
+
+@pytest.mark.parametrize("path", BODIES)
+@fuzzed
+@given(data=st.data())
+def test_damaged_bodies_are_answered_within_bounds(
+    server: Running, path: str, data: st.DataObject
+) -> None:
+    kind, whole = BODIES[path]
+    held = data.draw(damaged(whole) | st.sampled_from(DEEP))
+    with bounded():
+        answer = server.client.post(path, content=held, headers={"content-type": kind})
+    assert answer.status_code in (200, 400, 413, 422)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import resource
 import runpy
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -80,17 +82,17 @@ class Stages:
     def close(self) -> None:
         self._process.communicate()
 
-    def run(self, folder: Path, stage: str) -> Ended:
-        """Run ``NAME KEY`` in a folder."""
+    def run(self, folder: Path, stage: str, memory: int = 0) -> Ended:
+        """Run ``NAME KEY`` in a folder, with so many bytes of address space to add; 0: no limit."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        order = {"folder": str(folder), "log": str(self._log), "stage": stage}
+        order = {"folder": str(folder), "log": str(self._log), "stage": stage, "memory": memory}
         print(json.dumps(order), file=self._process.stdin, flush=True)
         code = int(self._process.stdout.readline())
         return Ended(code, self._log.read_text())
 
 
-def _run(folder: str, log: str, stage: str) -> None:
+def _run(folder: str, log: str, stage: str, memory: int) -> None:
     name, *key = stage.split()
     os.chdir(folder)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -98,6 +100,11 @@ def _run(folder: str, log: str, stage: str) -> None:
     os.dup2(file, 2)
     sys.argv = [name, *key]
     del sys.modules[f"pipelines.{name}"]  # or else there is a warning that it is imported
+    if memory:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + memory
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        signal.alarm(100)  # A thread that has no memory to begin may be waited for forever.
     runpy.run_module(f"pipelines.{name}", run_name="__main__", alter_sys=True)
     raise SystemExit
 

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from tests.chaos.conftest import SEED
 from tests.chaos.stages import ROOT
 from tests.flows.conftest import home as home
 from tests.flows.conftest import server as server
-from tests.flows.toy import Toy
 
 pytestmark = pytest.mark.chaos
 KILLS, CPU_S = int(os.environ.get("CHAOS_KILLS", "30")), 5.0
@@ -39,29 +39,35 @@ evaluate: {{behaviour: {{cases: 6}}}}
 """One run of the smoke preset on one data set: each stage is there, with all that it does."""
 
 
-class Project(Toy):
+class Project:
     """A clone of the project with that preset, and a cache of its own."""
 
     def __init__(self, path: Path, server: str, home: Path) -> None:
-        super().__init__(path, home, server)
+        self.path = path
         listed = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True)
         for name in filter(None, listed.split("\0")):
             if (ROOT / name).exists():
                 (path / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, path / name)
         (path / "presets/chaos.yaml").write_text(PRESET)
-        self.env |= {
+        self.env = os.environ | {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "XDG_CACHE_HOME": str(path.with_name(f"{path.name}.cache")),
             "TMPDIR": str(path.with_name(f"{path.name}.tmp")),
+            "PREFECT_API_URL": server,
+            "PREFECT_HOME": str(home),
             "OMP_NUM_THREADS": "1",
         }
-        del self.env["PYTHONPATH"]  # its code is that of the clone
+        self.env.pop("PYTHONPATH", None)
         Path(self.env["TMPDIR"]).mkdir()
-        self.sh("git init -q && git add -A && git commit -qm start")
+        git = "git -c user.name=a -c user.email=a@a.test"
+        command = f"git init -q && git add -A && {git} commit -qm start"
+        subprocess.run(["sh", "-c", command], cwd=path, check=True)
 
-    def begin(self) -> "subprocess.Popen[str]":
+    def start(self) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "albef.cli", "run", "--preset", "chaos"]
         with (self.path / "run.log").open("ab") as log:
-            return self.start("run --preset chaos", stdout=log, stderr=log)
+            return subprocess.Popen(command, cwd=self.path, env=self.env, stdout=log, stderr=log)
 
     def said(self) -> str:
         return (self.path / "run.log").read_text(errors="replace")[-4000:]
@@ -96,7 +102,7 @@ def cpu_s(processes: list[psutil.Process]) -> float:
     return spent
 
 
-def kill_one(root: "subprocess.Popen[str]", rng: random.Random) -> str:
+def kill_one(root: "subprocess.Popen[bytes]", rng: random.Random) -> str:
     """Kill a process of the run once it has computed for a while; what it was, "" where all ended
     before."""
     until = rng.expovariate(1 / CPU_S) + cpu_s(family(root))
@@ -116,11 +122,11 @@ def test_a_pipeline_that_is_killed_thirty_times_ends_with_the_same_artifacts(
 ) -> None:
     rng = random.Random(SEED)
     whole = Project(tmp_path / "whole", server, home)
-    undisturbed = whole.begin()
+    undisturbed = whole.start()
     project = Project(tmp_path / "killed", server, home)
     kills = 0
     for _ in range(10 * KILLS):
-        last, run = kills == KILLS, project.begin()
+        last, run = kills == KILLS, project.start()
         while kills < KILLS and (line := kill_one(run, rng)):
             kills += 1
             print(kills, line[-70:], flush=True)

@@ -1,5 +1,5 @@
-"""A release is killed before and after every git command: run again, it completes or leaves
-nothing, and the remote has what is told."""
+"""A release is killed before and after every git command, and another clone releases meanwhile:
+run again, it completes or leaves nothing, and the remote has what is told."""
 
 import contextlib
 import multiprocessing
@@ -25,7 +25,7 @@ from tests.flows.toy import Toy
 pytestmark = pytest.mark.chaos
 SHIM = """\
 #!/bin/sh
-# The n-th git command of the process that starts it: killed before or after.
+# The n-th git command of the process that starts it: killed before, after, or another's turn.
 n=$(( $(cat "$CHAOS/count" 2>/dev/null || echo 0) + 1 ))
 echo $n > "$CHAOS/count"
 echo "$n $*" >> "$CHAOS/log"
@@ -34,6 +34,7 @@ case "$CHAOS_HOW" in
 before) kill -9 $PPID ;;
 after) %(git)s "$@"; kill -9 $PPID ;;
 orphan) kill -9 $PPID; exec %(git)s "$@" ;;
+meanwhile) echo > "$CHAOS/turn"; read -r _ < "$CHAOS/turn"; exec %(git)s "$@" ;;
 esac
 """
 TAGS = {"retrieval@v0.1", "retrieval#prod"}
@@ -63,7 +64,7 @@ def _noted(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _released(folder: Path, environment: dict[str, str], said: Path) -> None:
+def _released(folder: Path, environment: dict[str, str], back: bool, said: Path) -> None:
     """Be a release, in a process of its own that can be killed."""
     os.chdir(folder)
     os.environ.update(environment)
@@ -72,7 +73,8 @@ def _released(folder: Path, environment: dict[str, str], said: Path) -> None:
         setattr(Registry, name, _noted(getattr(Registry, name)))
     with said.open("w", buffering=1) as file, contextlib.redirect_stdout(file):
         try:
-            release.main("retrieval", "prod", approve=True)
+            options = {"approve": True, "back": back, "dry": False}
+            release.main("retrieval", "prod", "minor", accept_limits=False, key=None, **options)
         except ValueError as refused:
             file.write(f"refused: {refused}")
             sys.exit(1)
@@ -81,19 +83,30 @@ def _released(folder: Path, environment: dict[str, str], said: Path) -> None:
 class Clone(Toy):
     """A clone whose releases are run in processes of their own."""
 
-    def release(self, at: int = 0, how: str = "") -> Ended:
+    def release(self, at: int = 0, how: str = "", *, back: bool = False) -> Ended:
+        process, chaos = self.begin(at, how, back=back)
+        process.join()
+        return self.ended(process, chaos)
+
+    def begin(
+        self, at: int = 0, how: str = "", *, back: bool = False
+    ) -> tuple[multiprocessing.process.BaseProcess, Path]:
         chaos = self.path.parent / f"{self.path.name}.chaos"
         shutil.rmtree(chaos, ignore_errors=True)
         chaos.mkdir()
+        os.mkfifo(chaos / "turn")
         shim = chaos / "git"
         shim.write_text(SHIM % {"git": shutil.which("git")})
         shim.chmod(0o755)
         environment = {k: v for k, v in self.env.items() if k.startswith("GIT_")}
         environment |= {"CHAOS": str(chaos), "CHAOS_AT": str(at), "CHAOS_HOW": how}
         environment["PATH"] = f"{chaos}{os.pathsep}{self.env['PATH']}"
-        process = FORK.Process(target=_released, args=(self.path, environment, chaos / "said"))
+        arguments = (self.path, environment, back, chaos / "said")
+        process = FORK.Process(target=_released, args=arguments)
         process.start()
-        process.join()
+        return process, chaos
+
+    def ended(self, process: multiprocessing.process.BaseProcess, chaos: Path) -> Ended:
         log = chaos / "log"
         assert process.exitcode is not None
         commands = log.read_text().splitlines() if log.exists() else []
@@ -164,6 +177,13 @@ def settle(clone: Clone) -> None:
     assert {tag.split("refs/tags/")[1][:14] for tag in tags(clone)} == TAGS
 
 
+def points(whole: Ended, rng: random.Random, some: int) -> list[int]:
+    """Commands of a release that something befalls: all once it has begun, and some before."""
+    begun = next(i for i, line in enumerate(whole.commands, 1) if "for-each-ref" in line)
+    last = len(whole.commands)
+    return sorted([*rng.sample(range(1, begun), some), *range(begun, last + 1)])
+
+
 @pytest.mark.parametrize("how", CHANGING)
 def test_a_release_that_is_killed_at_a_command_completes_or_leaves_nothing(
     made: Clone, how: str
@@ -173,9 +193,7 @@ def test_a_release_that_is_killed_at_a_command_completes_or_leaves_nothing(
     whole = clone.release()
     check(clone, whole)
     assert whole.code == 0
-    begun = next(i for i, line in enumerate(whole.commands, 1) if "for-each-ref" in line)
-    before = sorted(rng.sample(range(1, begun), 3))
-    for at in (*before, *range(begun, len(whole.commands) + 1)):
+    for at in points(whole, rng, 3):
         if not re.search(CHANGING[how], whole.commands[at - 1]):
             continue
         clone, other = fresh(made)
@@ -186,3 +204,18 @@ def test_a_release_that_is_killed_at_a_command_completes_or_leaves_nothing(
         if rng.random() < 0.5:  # another clone was first, or finds it pushed
             check(other, other.release())
         settle(clone)
+
+
+def test_another_clone_releases_between_two_commands(made: Clone) -> None:
+    rng = random.Random(f"{SEED} meanwhile")
+    whole = fresh(made)[0].release()
+    for at in points(whole, rng, 2):
+        clone, other = fresh(made)
+        process, chaos = clone.begin(at, "meanwhile")
+        (chaos / "turn").read_text()
+        check(other, other.release())
+        (chaos / "turn").write_text("go\n")
+        process.join()
+        check(clone, clone.ended(process, chaos))
+        settle(clone)
+        settle(other)
