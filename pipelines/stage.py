@@ -53,7 +53,9 @@ _TALLY = "spent.json"
 """File in a stage's scratch folder with the cost of its interrupted processes."""
 RANKS, LAUNCHED_ON = "ALBEF_RANKS", "ALBEF_LAUNCHED_ON"
 """Environment variables of a stage's processes: the folder for end files, the launching machine."""
-_NO_MEMORY = re.compile("(?i)allocate memory|out of memory|bad_alloc|new thread|map segment")
+_NO_MEMORY = re.compile(
+    "(?i)allocate memory|out of memory|bad_alloc|new thread|map segment|create a primitive"
+)
 log = logging.getLogger("albef")
 
 
@@ -296,11 +298,17 @@ def die_with_dvc(context: Context) -> None:
 
 def memory_error(error: Exception) -> Exception | None:
     """Return the first cause of an error if it is that memory is short, else None."""
-    causes: list[Any] = [error]
-    while causes[-1].__context__:
-        causes.append(causes[-1].__context__)
-    short = (it for it in causes[::-1] if isinstance(it, MemoryError) or _NO_MEMORY.search(str(it)))
+    causes = _causes(error)
+    short = (it for it in causes if isinstance(it, MemoryError) or _NO_MEMORY.search(str(it)))
     return next(short, None)
+
+
+def _causes(error: Exception) -> list[Any]:
+    """Return an error and those that led to it, the first one first."""
+    causes: list[Any] = [error]
+    while causes[0].__context__:
+        causes.insert(0, causes[0].__context__)
+    return causes
 
 
 @contextlib.contextmanager
@@ -314,7 +322,8 @@ def _shortage_named(stage: Stage) -> Iterator[None]:
                 f"out of memory ({first_line(shortage)}). Lower micro_batch_size or "
                 "runtime.workers, or free memory"
             ) from error
-        if not any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT)):
+        full = *map(os.strerror, (errno.ENOSPC, errno.EDQUOT)), "disk is full"  # the last: SQLite
+        if not any(text in str(cause) for cause in _causes(error) for text in full):
             raise
         layout = stage.layout.paths
         folders = {"paths.root": Path(layout.root), "paths.models": Path(layout.models)}
