@@ -322,7 +322,7 @@ def _shortage_named(stage: Stage) -> Iterator[None]:
                 f"out of memory ({first_line(shortage)}). Lower micro_batch_size or "
                 "runtime.workers, or free memory"
             ) from error
-        full = *map(os.strerror, (errno.ENOSPC, errno.EDQUOT)), "disk is full"  # the last: SQLite
+        full = os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full"  # SQLite's
         if not any(text in str(cause) for cause in _causes(error) for text in full):
             raise
         layout = stage.layout.paths

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from albef.data.cache import MissingShardError, ShardCache
-from albef.data.store import Manifest, Store, Stored, read_manifest
+from albef.data.store import MANIFEST, Manifest, Store, Stored, read_manifest
 from albef.layout import Runtime
 
 _OPEN = 128  # shards that a process keeps open at most
@@ -42,12 +42,15 @@ class ShardFiles:
     ``cache`` is None if the dataset has no store.
 
     Raises:
-        ValueError: the manifest is damaged.
+        ShardError: the manifest is damaged.
     """
 
-    def __init__(self, folder: Path, cache: ShardCache | None) -> None:
+    def __init__(self, folder: Path, cache: ShardCache | None = None) -> None:
         self._folder = folder
-        self._manifest: Manifest | None = read_manifest(folder)
+        try:
+            self._manifest: Manifest | None = read_manifest(folder)
+        except ValueError as error:
+            raise ShardError(f"{error}; {remedy(folder)}") from None
         own_cache = cache or ShardCache.default or ShardCache.of(Runtime())
         self.cache = own_cache if self._manifest else None
         self._store = Store(self._manifest.store if self._manifest else "")
@@ -110,6 +113,9 @@ class ShardFiles:
 
     def _stored(self, shard: str) -> Stored:
         assert self._manifest is not None
+        if shard not in self._manifest.shards:
+            path = self._folder / MANIFEST
+            raise ShardError(f"{path} does not list shard {shard}: {remedy(self._folder)}")
         return self._manifest.shards[shard]
 
     def _open(self, shard: str) -> "_File":
@@ -129,7 +135,10 @@ class ShardFiles:
         raise DamagedShardError(shard, "", self._lost[shard], self.remedy)
 
     def descriptor(self, shard: str) -> int:
-        """Return the descriptor of an open shard, fetched if necessary; the caller closes it.
+        """Open a shard, fetching it if necessary; the caller closes it.
+
+        Returns:
+            The file descriptor.
 
         Raises:
             MissingShardError, FileNotFoundError: the shard cannot be read.

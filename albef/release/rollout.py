@@ -85,22 +85,24 @@ def _rows(config: ReleaseConfig, version: str, counts: Counts) -> Iterator[Row]:
     least = f"{config.min_trial_requests} at least"
     yield Row("requests", version, f"{old:.0f}", f"{new:.0f}", "", least)
     was, now = total("stable", "failed") / (old or 1), total(version, "failed") / (new or 1)
-    cap = config.max_trial_failures
-    refused = (
-        f"{version}: {now:.2%} of the requests fail, {was:.2%} of the stable version's; the "
-        f"difference is more than release.max_trial_failures {cap:g}"
-    )
-    refused = refused if now - was > cap else ""
+    cap, refused = config.max_trial_failures, ""
+    if now - was > cap:
+        refused = (
+            f"{version}: {now:.2%} of the requests fail, {was:.2%} of the stable version's; the "
+            f"difference is more than release.max_trial_failures {cap:g}"
+        )
     yield Row("failed", version, f"{was:.2%}", f"{now:.2%}", "", f"+{cap:.2%}", refused)
     if version == "canary" and (slower := _slower(counts, routes)):
-        cap = config.max_slower
-        refused = f"canary: requests take {slower:.2f} times as long, more than release.max_slower"
-        refused = f"{refused} {cap:g}" if slower > cap else ""
+        cap, refused = config.max_slower, ""
+        if slower > cap:
+            refused = f"canary: requests take {slower:.2f} times as long, more than "
+            refused += f"release.max_slower {cap:g}"
         yield Row("time", version, "", "", f"x {slower:.2f}", f"x {cap:g}", refused)
     if answers := total(version, "equal") + total(version, "different"):
-        share, floor = total(version, "equal") / answers, config.min_equal_answers
-        refused = f"{version}: {share:.2%} of {answers:.0f} best answers are equal, less than "
-        refused = f"{refused}release.min_equal_answers {floor:g}" if share < floor else ""
+        share, floor, refused = total(version, "equal") / answers, config.min_equal_answers, ""
+        if share < floor:
+            refused = f"{version}: {share:.2%} of {answers:.0f} best answers are equal, less than "
+            refused += f"release.min_equal_answers {floor:g}"
         yield Row("equal answers", version, "", f"{share:.2%}", "", f"{floor:.2%}", refused)
     if vectors := total(version, "vectors"):
         yield Row("cosine of vectors", version, "", f"{total(version, 'cosine') / vectors:.4f}")
