@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from albef.config import ParamsError, read_yaml
+from albef.config import read_yaml
 from albef.data import cache as caches
 from albef.data.cache import ShardCache
 from albef.data.record import Record
+from albef.data.shard_files import ShardError
 from albef.data.shards import DamagedShardError, Shards, read_index
 from albef.data.store import Store, Stored, read_manifest
 from albef.io import file_digest, open_filesystem
@@ -180,5 +181,5 @@ def test_a_manifest_names_no_other_files(stored: Path) -> None:
     path = stored / "shards.json"
     shards = {"toy-00000.tar": {"digest": "../" * 20, "size": 1}}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"shards": shards}))
-    with pytest.raises(ParamsError, match=rf"{path}: shards.*digest: string should match"):
+    with pytest.raises(ShardError, match=rf"{path}: shards.*digest: string should match"):
         Shards(stored, "train")
