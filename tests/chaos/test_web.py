@@ -117,9 +117,8 @@ class Hostile(Server):
         await asyncio.sleep(3600)
 
     async def bomb(self, path: str, writer: Any) -> Response:
-        bad = (picture for picture, _ in HOSTILE.values())
-        every = [BOMB, *(picture for picture in bad if picture[:2] != b"BM")]  # which ingest reads
-        return 200, {}, every[int(path.split("/")[2]) % len(every)]
+        bad = [picture for name, (picture, _) in HOSTILE.items() if "--format" not in name]
+        return 200, {}, [BOMB, *bad][int(path.split("/")[2]) % (1 + len(bad))]
 
 
 STALLED = {Reason.TIMED_OUT, Reason.UNREACHABLE}
