@@ -127,7 +127,7 @@ class ViT(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Encode images (B, 3, H, W) to states (B, N, D)."""
         patches = self.patch_embed(images)
-        cls = self.cls_token.expand(len(patches), -1, -1)
+        cls = self.cls_token.expand(patches.shape[0], -1, -1)  # len() would fix B in an export
         states = torch.cat([cls, patches], dim=1) + self.pos_embed
         if self.training and self.dropped_patches:
             states = self._drop_patches(states)
