@@ -74,7 +74,9 @@ def _reranking(sizes: ModelConfig) -> dict[str, Callable[[], object]]:
 
     return {
         "plain": torch.no_grad()(simple),
-        "ours": lambda: match_scores(model, head, [images], states, mask, pairs),
+        "ours": lambda: match_scores(
+            model, head, [model.encode_image(images)], states, mask, pairs
+        ),
     }
 
 
@@ -92,7 +94,9 @@ def _both_ways(sizes: ModelConfig) -> dict[str, Callable[[], object]]:
 
     return {
         "plain": torch.no_grad()(simple),
-        "ours": lambda: match_scores(model, head, [images], states, mask, pairs),
+        "ours": lambda: match_scores(
+            model, head, [model.encode_image(images)], states, mask, pairs
+        ),
     }
 
 

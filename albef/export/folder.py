@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from albef.export.graphs import Parts, parts
 from albef.export.onnx import convert, write_graphs
 from albef.export.torch_model import TorchBackend, on_backend
@@ -103,14 +105,21 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 class _Recorder:
-    """Backend that records the inputs of each graph in its first calls."""
+    """Backend that records the inputs of each graph in its first calls.
+
+    It also keeps each graph's last outputs, because a judged image is encoded three times in a row.
+    """
 
     def __init__(self, backend: Backend, graphs: Iterable[str]) -> None:
         self._backend = backend
         self.inputs: _Inputs = {graph: [] for graph in graphs}
+        self._last: dict[str, tuple[Mapping[str, Array], dict[str, Array]]] = {}
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """See :meth:`albef.runtime.model.Backend.run`."""
         if len(self.inputs[graph]) < _CALLS:
             self.inputs[graph].append({name: array[:_ITEMS] for name, array in inputs.items()})
-        return self._backend.run(graph, inputs)
+        last = self._last.get(graph)
+        if not last or not all(np.array_equal(inputs[name], last[0][name]) for name in inputs):
+            self._last[graph] = last = inputs, self._backend.run(graph, inputs)
+        return last[1]

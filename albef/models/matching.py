@@ -80,15 +80,15 @@ def match_logits(itm_head: nn.Linear, fused_cls: Tensor) -> Tensor:
 def match_scores(
     model: ALBEF,
     itm_head: nn.Linear,
-    images: Iterable[Tensor],
+    image_states: Iterable[Tensor],
     text_states: Tensor,
     text_mask: Tensor,
     pairs: Tensor,
 ) -> Tensor:
     """Return the raw ITM logit of class 1 for selected pairs; see :func:`score_pairs`.
 
-    ``images`` are batches (B, 3, H, W), I images in all. Texts are (T, L, D). An image's keys and
-    values are computed once and used by all of its texts. The last layer computes only [CLS].
+    ``image_states`` are batches (B, N, D), I images in all. Texts are (T, L, D). An image's keys
+    and values are computed once and used by all of its texts. The last layer computes only [CLS].
     Memory is bounded by one batch of images and one image's texts.
     """
 
@@ -98,8 +98,8 @@ def match_scores(
 
     each = (
         [(key[i : i + 1], value[i : i + 1]) for key, value in image]
-        for batch in images
-        for image in [model.fusion_encoder.image_key_values(model.encode_image(batch))]
+        for batch in image_states
+        for image in [model.fusion_encoder.image_key_values(batch)]
         for i in range(len(batch))
     )
     return score_pairs(pairs, text_mask.sum(1), each, score)

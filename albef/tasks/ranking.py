@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 TOP = 10
 """Number of ranked candidates kept of each query."""
+KEPT = 2**26
+"""Maximum number of values of a split's image states that are kept for ITM. If there are more, the
+images are encoded a second time."""
 
 
 class ZeroShot(Section):
@@ -79,9 +82,13 @@ class RankingTask(MatchingTask):
             return self._predict_exported(model, records, batch_size)
         local_rows: list[Record] = []
         features: list[Tensor] = []
+        kept: list[Tensor] = []
         for batch, images in self.read(records, batch_size):
-            local_rows += [replace(row, image=b"") for row in batch]  # bytes are read twice
-            features.append(self.model.image_feat(self.model.encode_image(images)).cpu())
+            local_rows += [replace(row, image=b"") for row in batch]
+            states = self.model.encode_image(images)
+            features.append(self.model.image_feat(states).cpu())
+            if len(records) * states[0].numel() <= KEPT:
+                kept.append(states)
         rows = world().join(local_rows)
         image_feat = torch.cat(world().join(features)).to(self.device)
         if shot := self.zero_shot.get(rows[0].split):
@@ -100,8 +107,10 @@ class RankingTask(MatchingTask):
 
         def match(pairs: Tensor) -> Tensor:
             of_mine = pairs[mine]
-            images = (images for _, images in self.read(records, batch_size))
-            partial = match_scores(self.model, self.itm_head, images, text_states, mask, of_mine)
+            encoded = kept or (
+                self.model.encode_image(images) for _, images in self.read(records, batch_size)
+            )
+            partial = match_scores(self.model, self.itm_head, encoded, text_states, mask, of_mine)
             scores = torch.full(pairs.shape, NOT_RANKED, device=pairs.device)
             scores[pairs] = torch.cat(world().join([partial[of_mine].cpu()])).to(pairs.device)
             return scores
@@ -145,7 +154,13 @@ class RankingTask(MatchingTask):
         parts = [slice(i, i + batch_size) for i in range(0, len(ids), batch_size)]
         texts = [model.encode_text(ids[part], mask[part]) for part in parts]
         states, text_feat = (np.concatenate(part) for part in zip(*texts, strict=True))
-        image_feat = np.concatenate([model.embed_image(images) for images in encoded])
+        features, kept = [], []
+        for batch in encoded:
+            image_states: Any = model.encode_image(model.pixels(batch))
+            features.append(image_states.feat)
+            if len(rows) * 2 * image_states.keys[0].size <= KEPT:
+                kept.append(image_states)
+        sim = torch.from_numpy(np.concatenate(features) @ text_feat.T)
 
         def score(texts: Tensor, longest: int, image: object) -> Tensor:
             indices = texts.numpy()
@@ -155,13 +170,12 @@ class RankingTask(MatchingTask):
         def match(pairs: Tensor) -> Tensor:
             images = (
                 image_states.take([index])
-                for batch in encoded
-                for image_states in [model.encode_image(model.pixels(batch))]
-                for index in range(len(batch))
+                for image_states in kept or (model.encode_image(model.pixels(b)) for b in encoded)
+                for index in range(len(image_states.keys))
             )
             return score_pairs(pairs, torch.from_numpy(mask.sum(1)), images, score)
 
-        return ranked(rows, torch.from_numpy(image_feat @ text_feat.T), self.rerank_k, match)
+        return ranked(rows, sim, self.rerank_k, match)
 
     @torch.no_grad()
     def agreement(

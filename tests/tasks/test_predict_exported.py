@@ -10,6 +10,7 @@ import albef
 from albef.data.record import Record
 from albef.export.torch_model import model_of
 from albef.models.weights import load_checkpoint
+from albef.tasks import ranking
 from tests.conftest import ANSWERS, CAPTIONS, save_task, tiny_task
 from tests.data.toy import picture
 
@@ -55,6 +56,16 @@ def test_the_same_table_as_the_task(
         else:
             assert found[column] == values, column
     assert len({str(row) for row in zip(*expected.values(), strict=True)}) > 5
+
+
+def test_states_of_a_large_split_are_computed_again(
+    tiny_exports: dict[str, Path], pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, records = tiny_task(), records_of("retrieval", pictures)
+    model = albef.runtime.load(tiny_exports["retrieval"])
+    kept = task.predict(records, 7), task.predict(records, 7, model)
+    monkeypatch.setattr(ranking, "KEPT", 0)
+    assert kept == (task.predict(records, 7), task.predict(records, 7, model))
 
 
 def test_it_judges_texts_as_the_task_does(pictures: list[bytes], tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ def test_re_ranking_and_recall_equal_the_original() -> None:
     task = original_task(0.4).eval()
     images, ids = FIXTURE["inputs/eval_image"], FIXTURE["inputs/eval_input_ids"]
     mask = FIXTURE["inputs/eval_attention_mask"]
-    states = [task.model.encode_image(part) for part in images.split(2)]
-    image_feat = torch.cat([task.model.image_feat(part) for part in states]).detach()
+    image_states = [task.model.encode_image(part) for part in images.split(2)]
+    image_feat = torch.cat([task.model.image_feat(part) for part in image_states]).detach()
     text_feat, states = encode_texts(task.model, ids, mask, 3)
     sim = image_feat @ text_feat.t()
     expect("eval/image_feat", image_feat)
@@ -110,7 +110,7 @@ def test_re_ranking_and_recall_equal_the_original() -> None:
 
     chosen = {"i2t": best(sim, 3), "t2i": best(sim.t(), 3)}
     pairs = chosen["i2t"] | chosen["t2i"].t()
-    scores = match_scores(task.model, task.itm_head, images.split(2), states, mask, pairs)
+    scores = match_scores(task.model, task.itm_head, image_states, states, mask, pairs)
     final = {
         "i2t": scores.masked_fill(~chosen["i2t"], NOT_RANKED),
         "t2i": scores.t().masked_fill(~chosen["t2i"], NOT_RANKED),
