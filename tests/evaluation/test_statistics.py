@@ -4,8 +4,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
-from albef.evaluation.statistics import Interval, between, holm, mcnemar, paired_interval, spread
+from albef.evaluation.statistics import (
+    CONFIDENCE,
+    Interval,
+    between,
+    holm,
+    mcnemar,
+    paired_interval,
+    proportion,
+    spread,
+)
 
 differences = st.lists(st.integers(-2, 2).map(float), min_size=2, max_size=12)
 
@@ -13,6 +23,13 @@ differences = st.lists(st.integers(-2, 2).map(float), min_size=2, max_size=12)
 def test_mcnemar_counts_what_is_as_uneven_or_more() -> None:
     flips = {(0, 0): 1.0, (5, 5): 1.0, (9, 1): 22 / 1024, (1, 9): 22 / 1024, (6, 0): 2 / 64}
     assert {pair: mcnemar(*pair) for pair in flips} == pytest.approx(flips)
+
+
+@pytest.mark.parametrize(("passed", "of"), [(0, 7), (7, 7), (0, 1), (177, 200), (1, 3)])
+def test_the_interval_of_a_share_is_wilsons(passed: int, of: int) -> None:
+    expected = binomtest(passed, of).proportion_ci(CONFIDENCE, method="wilson")
+    found = proportion(passed, of)
+    assert (found.low, found.high) == pytest.approx((100 * expected.low, 100 * expected.high))
 
 
 def test_holm_corrects_the_smallest_p_most_and_keeps_their_order() -> None:
