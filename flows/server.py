@@ -59,9 +59,11 @@ def main() -> None:
     if PREFECT_API_URL.value():
         return
     import uvicorn
-    from prefect.server.api.server import create_app
+    from prefect.server.api import server
 
-    app = create_app(ephemeral=True, final=True)
+    # A run schedules no background tasks, and the idle worker for them polls all the time.
+    vars(server)["background_worker"] = lambda *_, **__: contextlib.nullcontext()
+    app = server.create_app(ephemeral=True, final=True)
     config = uvicorn.Config(app, log_level="error")
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=listener)])
 
