@@ -9,6 +9,7 @@ import ast
 import contextlib
 import hashlib
 import io
+import itertools
 import os
 import platform
 import resource
@@ -221,13 +222,24 @@ def strip_comments(source: str) -> str:
     except SyntaxError:
         return source
     lines = source.splitlines()
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        for statement in body if isinstance(body, list) else ():
-            match statement:  # Match a docstring, or the string below a field that describes it.
-                case ast.Expr(value=ast.Constant(value=str()), lineno=first, end_lineno=int(last)):
-                    lines[first - 1 : last] = [""] * (last - first + 1)
-    tokens = tokenize.generate_tokens(io.StringIO("\n".join(lines) + "\n").readline)
-    for row, column in [token.start for token in tokens if token.type == tokenize.COMMENT]:
-        lines[row - 1] = lines[row - 1][:column]
+    for statement in _statements(tree):
+        match statement:  # Match a docstring, or the string below a field that describes it.
+            case ast.Expr(value=ast.Constant(value=str()), lineno=first, end_lineno=int(last)):
+                lines[first - 1 : last] = [""] * (last - first + 1)
+    # The tokenizer is slow, and most top-level statements contain no comment.
+    pairs = itertools.pairwise(tree.body)
+    ends = [one.end_lineno or 0 for one, two in pairs if two.lineno > (one.end_lineno or 0)]
+    for start, end in itertools.pairwise([0, *ends, len(lines)]):
+        if "#" in (text := "\n".join(lines[start:end])):
+            tokens = tokenize.generate_tokens(io.StringIO(f"{text}\n").readline)
+            for row, column in [token.start for token in tokens if token.type == tokenize.COMMENT]:
+                lines[start + row - 1] = lines[start + row - 1][:column]
     return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _statements(node: ast.AST) -> Iterator[ast.stmt]:
+    """Yield the statements in the bodies of a node and of what it contains, but no expressions."""
+    yield from getattr(node, "body", ())
+    for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for child in getattr(node, part, ()):
+            yield from _statements(child)
