@@ -135,7 +135,10 @@ def _reproduce(
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.stage.exceptions import StageCmdFailedError
+    from dvc.utils.serialize import _yaml
 
+    # dvc.lock has no comments, and the parser that keeps them takes most of the time here.
+    _yaml.parse_yaml_for_update = _yaml.parse_yaml
     logging.getLogger("dvc").setLevel(logging.WARNING)
     try:
         if pull:
