@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import shutil
+import tarfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -86,18 +87,17 @@ class ShardWriter:
             )
         members = _members(record)
         size = sum(map(_padded, members.values()))
-        if self._tar is not None and self._tar.tarstream.offset + size > self._limit - _END:
+        if self._tar is not None and self._tar.offset + size > self._limit - _END:
             self._close()
         if self._tar is None:
-            from webdataset.writer import TarWriter  # imported late because it loads torch
-
-            self._tar = TarWriter(str(self._shard), encoder=False, mtime=0)
+            self._tar = tarfile.open(self._shard, "w")  # noqa: SIM115 - closed by _close
         offsets = {}
-        start = self._tar.tarstream.offset
-        for name in sorted(members):  # TarWriter writes the members of a sample in this order.
-            offsets[name] = start + BLOCK
-            start += _padded(members[name])
-        self._tar.write({"__key__": record.key, **members})
+        for name, content in sorted(members.items()):
+            offsets[name] = self._tar.offset + BLOCK
+            header = tarfile.TarInfo(f"{record.key}.{name}")
+            header.size, header.mode = len(content), 0o444
+            header.uname = header.gname = "bigdata"  # as webdataset's own writer
+            self._tar.addfile(header, io.BytesIO(content))
         images = [_index_image(members[name], offsets[name]) for name in members if name != "json"]
         self._rows.append(_index_row(record, self._shard.name, images))
         self._splits[record.split] += 1
