@@ -5,6 +5,7 @@ each other. A hash of the scene's canonical text alone decides which splits may 
 no two datasets, of any seed or size, train and evaluate on the same scene.
 """
 
+import functools
 import hashlib
 import itertools
 import random
@@ -219,6 +220,7 @@ def _choice(options: Sequence[str], share: float) -> str:
     return options[int(share * len(options))]
 
 
+@functools.cache
 def held_out(a: str, b: str) -> bool:
     """Return whether the objects named ``a`` and ``b`` appear together in no training scene."""
     return _hashed("pair " + " ".join(sorted((a, b)))) < HELD_OUT

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from albef.config import ParamsError
 
@@ -78,7 +78,7 @@ def _plural(name: str) -> str:
 
 
 class Artist:
-    """Renderer of objects at any size and angle; it renders each object from the font once.
+    """Renderer of objects at any size and angle; each object is rendered from the font once.
 
     Args:
         pixels: side of the images that sprites are made for; no sprite is larger.
@@ -86,7 +86,6 @@ class Artist:
 
     def __init__(self, pixels: int) -> None:
         self._sides = [max(1, round(pixels * _STEP**step)) for step in range(3, -8, -1)]
-        self._rendered: dict[tuple[str, bool], list[Image.Image]] = {}
 
     def sprite(self, thing: Thing, size: float, angle: float, *, thin: bool = False) -> Image.Image:
         """Return ``thing`` as an RGBA image, cropped to its visible part.
@@ -94,24 +93,21 @@ class Artist:
         ``size`` is the longer side in pixels before rotation by ``angle`` degrees
         counter-clockwise; ``thin`` outlines are thinner.
         """
-        levels = self._rendered.get((thing.character, thin))
-        if levels is None:
-            largest = _render(thing.character, self._sides[0])
-            if thin:
-                largest = _with_thin_outlines(largest)
-            scales = [side / max(largest.size) for side in self._sides]
-            levels = [_bordered(_resized(largest, scale)) for scale in scales]
-            self._rendered[thing.character, thin] = levels
-        enough = [step for step, side in enumerate(self._sides) if side >= size]
-        step = enough[-1] if enough else 0
-        turned = _turned(levels[step], size / self._sides[step], angle).convert("RGBA")
-        visible = turned.getchannel("A").point(_VISIBLE).getbbox()
+        largest = self._sides[0]
+        side = min((side for side in self._sides if side >= size), default=largest)
+        drawing = _drawing(thing.character, thin, largest, side)
+        turned = _turned(drawing, size / side, angle).convert("RGBA")
+        faint = Image.new("L", turned.size, _FAINT)
+        visible = ImageChops.subtract(turned.getchannel("A"), faint).getbbox()
         return turned.crop(visible) if visible else turned
 
 
-def _bordered(image: Image.Image) -> Image.Image:
-    """Return an RGBA image ready to be turned: smooth at its edges, premultiplied by alpha."""
-    return ImageOps.expand(image, 2, (0, 0, 0, 0)).convert("RGBa")
+@functools.cache
+def _drawing(character: str, thin: bool, largest: int, side: int) -> Image.Image:
+    """Return a drawing ready to be turned: smooth at its edges, premultiplied by alpha."""
+    image = _rendered(character, thin, largest)
+    resized = _resized(image, side / max(image.size))
+    return ImageOps.expand(resized, 2, (0, 0, 0, 0)).convert("RGBa")
 
 
 def _turned(image: Image.Image, scale: float, angle: float) -> Image.Image:
@@ -131,17 +127,19 @@ def _turned(image: Image.Image, scale: float, angle: float) -> Image.Image:
 
 
 _STEP = 2**0.4  # ratio of the sizes at which drawings are kept: a little more than what is needed
-_VISIBLE = [255 * (value > 40) for value in range(256)]
+_FAINT = 40  # most alpha of a pixel that does not count as visible
 
 
-def _render(character: str, side: int) -> Image.Image:
+@functools.cache
+def _rendered(character: str, thin: bool, side: int) -> Image.Image:
     """Return ``character`` as RGBA, cropped, with its longer side ``side`` pixels."""
     canvas = Image.new("RGBA", (2 * side, 2 * side), (255, 255, 255, 0))
     ImageDraw.Draw(canvas).text(
         (side, side), character, font=_font(side), anchor="mm", embedded_color=True
     )
     visible = canvas.crop(canvas.getbbox())
-    return _resized(visible, side / max(visible.size))
+    image = _resized(visible, side / max(visible.size))
+    return _with_thin_outlines(image) if thin else image
 
 
 def _with_thin_outlines(image: Image.Image) -> Image.Image:

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import itertools
 import random
 from typing import Any, NamedTuple
 
@@ -214,23 +215,21 @@ def _place(
     """Return a random box within the ranges of x and y that is clear of ``existing``, or None."""
     (left, right), (top, bottom) = ranges
     width, height = size
-    if right - left < width or bottom - top < height:
-        return None
-    for _ in range(20):
-        x = rng.randint(left, right - width)
-        y = rng.randint(top, bottom - height)
+    xs, ys = range(left, right - width + 1), range(top, bottom - height + 1)
+    for _ in range(20 if xs and ys else 0):
+        x, y = rng.choice(xs), rng.choice(ys)  # randint draws the same, more slowly
         box = (x, y, x + width, y + height)
-        if all(_clear(box, other) for other in existing):
+        if all(map(_clear, itertools.repeat(box), existing)):
             return box
     return None
 
 
 def _clear(a: Box, b: Box) -> bool:
     """Return whether two boxes share at most a sliver of the smaller one."""
+    if a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]:
+        return True
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return True
     areas = ((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
     return width * height <= _OVERLAP * min(areas)
 
