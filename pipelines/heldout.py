@@ -12,7 +12,7 @@ from albef.ingest.duplicates import HELDOUT, TRAIN
 from albef.ingest.pool import prepare_rows
 from albef.ingest.prepare import Prepared, Rules
 from albef.io import atomic
-from pipelines.rows import read
+from pipelines.rows import read, workers
 from pipelines.stage import Stage, main
 
 log = logging.getLogger("albef")
@@ -31,10 +31,10 @@ def run(stage: Stage) -> None:
         for line, row in read(stage, config)
         if isinstance(row, Record) and row.split != TRAIN
     )
-    rules, runtime = Rules(limits, None, heldout=True), stage.runtime
+    rules, engine = Rules(limits, None, heldout=True), stage.runtime.engine
     fingerprints: list[dict[str, Any]] = [
         {"dataset": stage.key, "key": row.record.key, "digest": one.digest, "look": one.phash}
-        for row in prepare_rows(rows, rules, runtime.workers, runtime.engine)
+        for row in prepare_rows(rows, rules, workers(stage, config), engine)
         if isinstance(row, Prepared)
         for one in row.fingerprints
     ]

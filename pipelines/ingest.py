@@ -31,7 +31,7 @@ from albef.ingest.prepare import Prepared, Rules
 from albef.ingest.quarantine import write_quarantine
 from albef.io import file_digest
 from albef.run_record import code_digest
-from pipelines.rows import read
+from pipelines.rows import read, workers
 from pipelines.stage import Stage, main
 
 log = logging.getLogger("albef")
@@ -92,24 +92,24 @@ def _digest(rules: Rules) -> str:
 
 def _prepare(blocks: Blocks, stage: Stage, config: RowsConfig, rules: Rules) -> None:
     """Write all rows into blocks; rows that were prepared before are not prepared again."""
-    batches: deque[list[tuple[bytes, Values | None]]] = deque()
+    batches: deque[tuple[int, list[tuple[bytes, Values | None]]]] = deque()  # with the new rows
     pending: deque[Prepared | Rejection] = deque()
 
     def write() -> None:
-        while batches and len(pending) >= sum(known is None for _, known in batches[0]):
-            batch = batches.popleft()
+        while batches and len(pending) >= batches[0][0]:
+            _, batch = batches.popleft()
             rows = [pending.popleft() if known is None else known for _, known in batch]
             blocks.write(rows, [digest for digest, _ in batch])
 
     def missing() -> Iterator[NumberedRow]:
         for portion in portions(read(stage, config), _ROWS, _BYTES):
             batch = blocks.find(portion)
-            batches.append(batch)
-            write()
             new = [known is None for _, known in batch]
+            batches.append((sum(new), batch))
+            write()
             yield from itertools.compress(portion, new)
 
-    for row in prepare_rows(missing(), rules, stage.runtime.workers, stage.runtime.engine):
+    for row in prepare_rows(missing(), rules, workers(stage, config), stage.runtime.engine):
         pending.append(row)
         write()
 

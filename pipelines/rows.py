@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 
+from albef.builtin.view import DrawnConfig
 from albef.ingest.config import RowsConfig
 from albef.ingest.pool import NumberedRow
 from albef.ingest.sources import read_rows
@@ -11,6 +12,12 @@ from pipelines.stage import Stage
 
 log = logging.getLogger("albef")
 _LOG_EVERY_S = 5.0
+
+
+def workers(stage: Stage, config: RowsConfig) -> int:
+    """Return the number of processes that prepare rows: 0 for drawings, which can end none."""
+    drawn = all(isinstance(source, DrawnConfig) for source in config.sources.values())
+    return 0 if drawn else stage.runtime.workers
 
 
 def read(stage: Stage, config: RowsConfig) -> Iterator[NumberedRow]:

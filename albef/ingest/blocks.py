@@ -18,7 +18,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyarrow import feather
 
 from albef.data.record import Record
 from albef.data.rejection import Rejection
@@ -207,12 +206,12 @@ def digest_of(row: Record | Rejection) -> bytes:
 
 
 def _write(path: Path, table: pa.Table) -> None:
-    with atomic(path) as part:
-        feather.write_feather(table, str(part), compression="uncompressed")
+    with atomic(path) as part, pa.ipc.new_file(str(part), table.schema) as file:
+        file.write_table(table)
 
 
 def _read(path: Path) -> pa.Table:
-    return feather.read_table(str(path), memory_map=True)
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
 def digests_of(column: pa.ChunkedArray) -> NDArray[np.bytes_]:
