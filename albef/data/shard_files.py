@@ -88,15 +88,14 @@ class ShardFiles:
         file = self._open(shard)
         if self.cache:
             self.cache.touch(file.number)
-        address = self._address(shard)
         try:
             image = os.pread(file.number, size, offset)
         except OSError as error:
-            return f"cannot read {key} in {address} ({error.strerror})", b""
+            return f"cannot read {key} in {self._address(shard)} ({error.strerror})", b""
         if len(image) != size:
-            return f"{address} ends before {key}", b""
+            return f"{self._address(shard)} ends before {key}", b""
         is_damaged = hashlib.sha256(image).hexdigest() != digest
-        return f"{address} is damaged at {key}" if is_damaged else "", image
+        return f"{self._address(shard)} is damaged at {key}" if is_damaged else "", image
 
     def _address(self, shard: str) -> str:
         if self._manifest:

@@ -5,6 +5,7 @@ Retrieval and grounding train on pairs.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -129,10 +130,16 @@ def _drawn(texts: Sequence[str], rng: np.random.Generator) -> str:
     return clean_caption(texts[int(rng.integers(len(texts)))], MAX_WORDS)
 
 
+@lru_cache(2**16)
+def _cleaned_id(text: str) -> int:
+    """Return the id of a text once cleaned; every epoch needs it again."""
+    return text_id(clean_caption(text, MAX_WORDS))
+
+
 def _text_ids(text: str, record: Record) -> list[int]:
     """Return the id of a record's drawn caption, and those of all, filled with the first."""
     true_texts = (*record.captions, *record.itm_captions)
-    known = [text_id(clean_caption(other, MAX_WORDS)) for other in true_texts[:KNOWN_TEXTS]]
+    known = [_cleaned_id(other) for other in true_texts[:KNOWN_TEXTS]]
     own = text_id(text)
     return [own, *known, *[own] * (KNOWN_TEXTS - len(known))]
 
