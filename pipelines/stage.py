@@ -55,6 +55,7 @@ RANKS, LAUNCHED_ON = "ALBEF_RANKS", "ALBEF_LAUNCHED_ON"
 """Environment variables of a stage's processes: the folder for end files, the launching machine."""
 _NO_MEMORY = re.compile(
     "(?i)allocate memory|out of memory|bad_alloc|new thread|map segment|create a primitive"
+    "|error return without exception set"  # by CPython, if it has no memory for the exception
 )
 log = logging.getLogger("albef")
 

@@ -99,6 +99,8 @@ def test_a_full_disk_is_named_and_not_retried(tmp_path: Path) -> None:
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
         OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
         RuntimeError("can't start new thread"),
+        RuntimeError("could not create a primitive"),
+        SystemError("error return without exception set"),
     ],
 )
 def test_too_little_memory_has_a_remedy(error: Exception) -> None:
