@@ -40,8 +40,7 @@ def test_clients_at_once_get_what_each_gets_alone(
         server.engine.models[0].threads.submit(go.wait)
 
         def many(first: int) -> list[list[float]]:
-            base = f"http://127.0.0.1:{server.port}"
-            with httpx.Client(base_url=base, timeout=120) as client:
+            with httpx.Client(base_url=server.client.base_url, timeout=120) as client:
                 return [ask(client, first * 3 + i) for i in range(len(calls))]
 
         with ThreadPoolExecutor(clients) as pool:

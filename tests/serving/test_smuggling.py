@@ -18,7 +18,15 @@ from tests.serving.running import Running, exchange, running
 
 SMUGGLED = b"GET /v1/model HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 BODY = b'{"texts": ["a"]}'
-CHUNK = b"10\r\n" + BODY + b"\r\n0\r\n\r\n"
+CHUNKED = b"Transfer-Encoding: chunked"
+
+
+def chunks(body: bytes) -> bytes:
+    """A body in one chunk."""
+    return b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+
+
+CHUNK = chunks(BODY)
 
 
 def post(headers: bytes, body: bytes, version: bytes = b"HTTP/1.1") -> bytes:
@@ -33,11 +41,8 @@ def encoded(value: bytes) -> bytes:
 
 
 AMBIGUOUS = {
-    "the length, or chunks": encoded(b"Transfer-Encoding: chunked"),
-    "chunks, or the length": post(
-        b"Content-Length: 4\r\nTransfer-Encoding: chunked",
-        b"%x\r\n%s\r\n0\r\n\r\n" % (len(SMUGGLED), SMUGGLED),
-    ),
+    "the length, or chunks": encoded(CHUNKED),
+    "chunks, or the length": post(b"Content-Length: 4\r\n" + CHUNKED, chunks(SMUGGLED)),
     **{
         f"encoding {value!r}": encoded(value)
         for value in (
@@ -72,7 +77,7 @@ AMBIGUOUS = {
         )
     },
     **{
-        f"chunk {chunk!r}": post(b"Transfer-Encoding: chunked", chunk + SMUGGLED)
+        f"chunk {chunk!r}": post(CHUNKED, chunk + SMUGGLED)
         for chunk in (
             *(sign + CHUNK for sign in (b"+", b"-", b"0x", b"1_", b" ", b"\r\n", b"g")),
             *(b"10;a\nb" + CHUNK[2:], b"10;\n" + CHUNK[4:], b"10\r" + CHUNK[4:]),
@@ -82,9 +87,7 @@ AMBIGUOUS = {
             *(b"10;" + b"a" * 40_000 + CHUNK[2:], CHUNK[:-2] + b"X: y\r\n\rz: y\r\n\r\n"),
         )
     },
-    "HTTP/1.0 with both": post(
-        b"Content-Length: 16\r\nTransfer-Encoding: chunked", CHUNK + SMUGGLED, b"HTTP/1.0"
-    ),
+    "HTTP/1.0 with both": post(b"Content-Length: 16\r\n" + CHUNKED, CHUNK + SMUGGLED, b"HTTP/1.0"),
     "a coded body": post(b"Transfer-Encoding: gzip, chunked", CHUNK + SMUGGLED),
     "a tunnel": b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n" + SMUGGLED,
     "a zero byte": post(b"X: a\x00b\r\nContent-Length: 16", BODY + SMUGGLED),
@@ -99,11 +102,7 @@ UPGRADES = {
     for protocol in (b"h2c", b"websocket", b"TLS/1.0")
     for name, framing, body in (
         ("with a length", b"Content-Length: %d" % (16 + len(SMUGGLED)), BODY + SMUGGLED),
-        (
-            "in chunks",
-            b"Transfer-Encoding: chunked",
-            b"%x\r\n%s\r\n0\r\n\r\n" % (16 + len(SMUGGLED), BODY + SMUGGLED),
-        ),
+        ("in chunks", CHUNKED, chunks(BODY + SMUGGLED)),
     )
 }
 """Bodies with a second request. The server must not take them for bytes of another protocol."""
@@ -168,7 +167,7 @@ def test_ambiguous_requests_behind_nginx(proxy: int) -> None:
 
 
 def test_fields_after_a_body_are_not_headers(server: Running) -> None:
-    request = post(b"Connection: close\r\nTransfer-Encoding: chunked", CHUNK[:-2])
+    request = post(b"Connection: close\r\n" + CHUNKED, CHUNK[:-2])
     codes, received = statuses(server.port, request + b"X-Request-Id: trailer\r\n\r\n")
     assert codes == [200]
     assert b"trailer" not in received

@@ -71,10 +71,8 @@ def test_no_request_makes_a_long_step(traced: tuple[Running, Lines]) -> None:
         head, length = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n", len(body)
         size = f"Content-Length: {length}"
         if name == "chunks of a byte":
-            size, body = (
-                "Transfer-Encoding: chunked",
-                b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n",
-            )
+            size = "Transfer-Encoding: chunked"
+            body = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
         head += f"Connection: close\r\nContent-Type: {kind}\r\n{size}\r\n\r\n"
         expected = b"HTTP/1.1 200" if name == "long texts" else b"HTTP/1.1 4"
         assert exchange(server.port, head.encode() + body).startswith(expected), name

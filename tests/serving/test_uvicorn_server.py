@@ -87,8 +87,8 @@ def test_a_busy_export_does_not_hold_up_another(
     with running([tiny_exports["retrieval"], tiny_exports["entailment"]]) as server:
         busy = Busy(server)
         waiting = busy.post()
-        base, files = f"{server.client.base_url}", parts("image", pictures[:1])
-        with httpx.Client(base_url=base, timeout=PATIENCE) as client:
+        files = parts("image", pictures[:1])
+        with httpx.Client(base_url=server.client.base_url, timeout=PATIENCE) as client:
             other = client.post("/v1/entail", files=files, data={"statement": "a dog"})
         assert other.is_success
         assert not waiting.done()
@@ -134,8 +134,7 @@ def test_a_full_server_says_how_it_is_and_refuses_before_the_body(tiny_export: P
     with running([tiny_export], Limits(requests=1)) as server:
         busy = Busy(server)
         first = busy.post()
-        base = f"{server.client.base_url}"
-        with httpx.Client(base_url=base, timeout=PATIENCE) as client:
+        with httpx.Client(base_url=server.client.base_url, timeout=PATIENCE) as client:
             for _ in range(2):  # on a connection that stays
                 refused = client.post("/v1/embed/texts", json=TEXTS)
                 assert error(refused) == (503, "unavailable")

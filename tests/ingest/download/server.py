@@ -85,7 +85,8 @@ class Server:
     ) -> None:
         told = {"Content-Type": "image/png", "Content-Length": str(len(body)), **headers}
         lines = "".join(f"{name}: {value}\r\n" for name, value in told.items() if value)
-        writer.write(f"HTTP/1.1 {status} X\r\n{lines}\r\n".encode() + body)
+        head = f"HTTP/1.1 {status} X\r\n{lines}\r\n"
+        writer.write(head.encode("utf-8", "surrogateescape") + body)
         await writer.drain()
 
     async def ok(self, path: str, writer: Any) -> Response:
