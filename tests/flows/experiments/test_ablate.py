@@ -71,7 +71,7 @@ def stages(
     toy: Toy, process: "subprocess.Popen[str]", name: str, count: int
 ) -> list[psutil.Process]:
     """The processes of a stage, once it is at work in so many clones."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while True:
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -137,7 +137,7 @@ def test_an_ablation_that_was_killed_or_interrupted_resumes(toy: Toy) -> None:
     process = toy.start(command)
     found = stages(toy, process, "evaluate", 2)
     process.send_signal(signal.SIGINT)
-    told, _ = process.communicate(timeout=120)
+    told, _ = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "run the same command again" in told
     assert_ended(found)
