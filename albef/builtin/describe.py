@@ -120,10 +120,12 @@ class Wording:
             relative to ``{b}``; ``{side}`` and ``{other}`` are the sides with ``{a}`` and ``{b}``;
             ``{it}`` is the pronoun of ``{b}``.
         is_varied: true if there are several words for each position and each count.
+        is_even: true if all frames and words are as frequent as the first ones.
     """
 
     frames: Mapping[int, Sequence[str]]
     is_varied: bool = True
+    is_even: bool = False
 
 
 FREE = Wording(
@@ -143,8 +145,14 @@ FREE = Wording(
             "this shows {a} {where} {b}",
             "here {is} {a} {where} {b}",
             "you can find {a} {where} {b}",
+            "{where} {b} is where {a} {is}",
+            "{b} {other}, {a} {side}",
+            "{b} {other} and {a} {side}",
+            "{side} we find {a}, {other} {b}",
+            "look {where} {b} for {a}",
         ),
-    }
+    },
+    is_even=True,
 )
 """Many ways to say it, for captions that only ITM reads."""
 SIMPLE = Wording({groups: frames[:2] for groups, frames in FREE.frames.items()}, is_varied=False)
@@ -173,8 +181,9 @@ def caption(
 
     Equal generators give two scenes the same frame and style.
     """
-    # Squares make the first frames and words the most frequent.
-    frame, which, turned = rng.random() ** 2, rng.random() ** 2, rng.random()
+    frame, which, turned = rng.random(), rng.random(), rng.random()
+    if not wording.is_even:  # squares make the first frames and words the most frequent
+        frame, which = frame**2, which**2
     side = scene.turned() if scene.relation and turned < 0.5 else scene
     words = [phrase(group, names, rng if wording.is_varied else None) for group in side.groups]
     parts = dict(zip("ab", words, strict=False)) | {"is": _is(side.groups[0])}

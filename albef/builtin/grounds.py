@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from functools import partial
 
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageDraw
 
 Color = tuple[int, int, int]
 HELD_OUT = "striped"
@@ -70,6 +70,25 @@ def _mosaic(pixels: int, rng: random.Random) -> Image.Image:
     return _enlarged(colors, cells, pixels, Image.Resampling.NEAREST)
 
 
+def _spotted(pixels: int, rng: random.Random) -> Image.Image:
+    """Return discs of one color on another."""
+    image, color = _plain(pixels, rng), _color(rng)
+    pen, size = ImageDraw.Draw(image), rng.uniform(0.02, 0.12) * pixels
+    for _ in range(rng.randint(10, 40)):
+        pen.circle((rng.uniform(0, pixels), rng.uniform(0, pixels)), size, color)
+    return image
+
+
+def _splintered(pixels: int, rng: random.Random) -> Image.Image:
+    """Return triangles of many colors."""
+    image = _plain(pixels, rng)
+    pen = ImageDraw.Draw(image)
+    for _ in range(rng.randint(4, 16)):
+        corners = [(rng.uniform(0, pixels), rng.uniform(0, pixels)) for _ in range(3)]
+        pen.polygon(corners, _color(rng))
+    return image
+
+
 def _striped(pixels: int, rng: random.Random) -> Image.Image:
     """Return bars of two colors, at any angle."""
     bars = rng.randint(4, 14)
@@ -105,7 +124,7 @@ def _enlarged(colors: list[Color], cells: int, pixels: int, how: Image.Resamplin
 KINDS: dict[str, Callable[[int, random.Random], Image.Image]] = {
     "light": partial(_plain, low=200), "dark": partial(_plain, high=70), "colored": _plain,
     "graded": _graded, "clouded": _clouded, "chequered": _chequered, "tiled": _tiled,
-    "mosaic": _mosaic, "striped": _striped,
+    "mosaic": _mosaic, "spotted": _spotted, "splintered": _splintered, "striped": _striped,
 }  # fmt: skip
 """Function that draws each kind of background."""
 VARIED = tuple(kind for kind in KINDS if kind not in ("light", HELD_OUT))
