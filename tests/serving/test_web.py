@@ -150,6 +150,19 @@ def test_search_needs_no_mouse(page: Page) -> None:
     expect(page.locator("#query")).to_be_focused()
 
 
+def test_a_text_that_is_sent_before_its_image_is_read_is_answered(
+    page: Page, pictures: list[bytes]
+) -> None:
+    place = show(page, "ground")
+    page.evaluate(
+        "() => { const read = createImageBitmap; window.createImageBitmap = async (blob) => {"
+        " await new Promise((done) => setTimeout(done, 300)); return read(blob); }; }"
+    )
+    give(place, pictures[5])
+    say(place, EVIL)
+    expect(place.locator("figcaption b")).to_have_text(EVIL)
+
+
 @pytest.mark.slow
 def test_ground_draws_a_map(page: Page, pictures: list[bytes]) -> None:
     place = show(page, "ground")

@@ -49,8 +49,9 @@ export class Grounding extends EventTarget {
   }
 
   async #ask(text, choose = false) {
+    await this.slot.shared.ready(); // an image that arrives stops the work before it
     await this.panel.run(async (signal) => {
-      const image = await this.slot.shared.ready();
+      const image = this.slot.shared.image;
       if (image === null) return this.panel.requireImage(this.slot);
       const boxes = boxesOf(this.boxes.value);
       const fields = { image: image.blob, expression: text };
