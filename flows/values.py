@@ -201,7 +201,7 @@ def overridden(text: str, overrides: Sequence[str], option: str = "--set") -> st
     Raises:
         ParamsError: a value is not valid YAML, or the file lacks the dataset or run.
     """
-    yaml, changes = YAML(typ="safe"), {}
+    yaml, changes = YAML(typ="safe", pure=True), {}
     values = yaml.load(text)
     for item in overrides:
         key, equals, value = item.partition("=")

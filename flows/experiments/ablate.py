@@ -69,7 +69,7 @@ def ablate(
     file = values.find_yaml(ABLATIONS, steps_name, "file of steps")
     ablation = validate(Ablation, read_yaml(file), where=str(file))
     text = values.overridden(values.compose(preset), overrides)
-    params = YAML(typ="safe").load(text)
+    params = YAML(typ="safe", pure=True).load(text)
     if ablation.run not in params.get("tasks", {}):
         raise ParamsError(f"{file}: run {ablation.run} is not in the tasks of {preset}")
     commit, name = variations.clean(), name or preset_name
