@@ -92,7 +92,8 @@ def _digest(rules: Rules) -> str:
 
 def _prepare(blocks: Blocks, stage: Stage, config: RowsConfig, rules: Rules) -> None:
     """Write all rows into blocks; rows that were prepared before are not prepared again."""
-    batches: deque[tuple[int, list[tuple[bytes, Values | None]]]] = deque()  # with the new rows
+    # Each batch comes with the number of its new rows.
+    batches: deque[tuple[int, list[tuple[bytes, Values | None]]]] = deque()
     pending: deque[Prepared | Rejection] = deque()
 
     def write() -> None:

@@ -15,7 +15,10 @@ _LOG_EVERY_S = 5.0
 
 
 def workers(stage: Stage, config: RowsConfig) -> int:
-    """Return the number of processes that prepare rows: 0 for drawings, which can end none."""
+    """Return the number of processes that prepare rows: 0 if built-in sources draw them all.
+
+    Processes only protect from images that come from outside.
+    """
     drawn = all(isinstance(source, DrawnConfig) for source in config.sources.values())
     return 0 if drawn else stage.runtime.workers
 

@@ -2,7 +2,6 @@
 
 import functools
 import io
-import itertools
 import random
 from typing import Any, NamedTuple
 
@@ -216,10 +215,12 @@ def _place(
     (left, right), (top, bottom) = ranges
     width, height = size
     xs, ys = range(left, right - width + 1), range(top, bottom - height + 1)
-    for _ in range(20 if xs and ys else 0):
+    if not (xs and ys):
+        return None
+    for _ in range(20):
         x, y = rng.choice(xs), rng.choice(ys)  # randint draws the same, more slowly
         box = (x, y, x + width, y + height)
-        if all(map(_clear, itertools.repeat(box), existing)):
+        if all(_clear(box, other) for other in existing):
             return box
     return None
 
