@@ -120,7 +120,7 @@ class Wording:
             relative to ``{b}``; ``{side}`` and ``{other}`` are the sides with ``{a}`` and ``{b}``;
             ``{it}`` is the pronoun of ``{b}``.
         is_varied: true if there are several words for each position and each count.
-        is_even: true if all frames and words are equally frequent; otherwise, the first are more so.
+        is_even: true if all frames and words are equally frequent, not mostly the first ones.
     """
 
     frames: Mapping[int, Sequence[str]]
