@@ -22,8 +22,9 @@ CHAIN = (
 TIMED = ("runs", "logs", "report")  # what tells times
 FAULTS = {"disk": 2, "memory": 2, "clock": 0}
 """How often each stage fails."""
-# Of a library; the flow says what it may be. The last one is that of a stage that hangs.
-CRASHES = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGALRM)
+# Of a library; the flow says what it may be. SIGALRM is that of a stage that hangs, and 127 that of
+# the C library, if it has no memory for a thread's variables.
+CRASHES = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGALRM, 127)
 MESSAGES = {"disk": "the disk is full: paths.root (products) has ", "memory": "out of memory ("}
 
 
