@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import json
 import logging
+import mmap
 import os
 import platform
 import re
@@ -57,6 +58,8 @@ _NO_MEMORY = re.compile(
     "(?i)allocate memory|out of memory|bad_alloc|new thread|map segment|create a primitive"
     "|error return without exception set"  # by CPython, if it has no memory for the exception
 )
+_ROOM = 2**25
+"""Bytes that a process can still reserve unless memory is short."""
 log = logging.getLogger("albef")
 
 
@@ -297,18 +300,27 @@ def die_with_dvc(context: Context) -> None:
     call_after(lambda: dvc in {process.pid for process in psutil.Process().parents()}, end)
 
 
-def memory_error(error: Exception) -> Exception | None:
-    """Return the first cause of an error if it is that memory is short, else None."""
+def memory_error(error: BaseException) -> BaseException | None:
+    """Return the first cause of an error if it is that memory is short, else None.
+
+    Errors that name no memory, such as an import that fails halfway, count if it is still short.
+    """
     causes = _causes(error)
     short = (it for it in causes if isinstance(it, MemoryError) or _NO_MEMORY.search(str(it)))
-    return next(short, None)
+    if named := next(short, None):
+        return named
+    try:
+        mmap.mmap(-1, _ROOM).close()
+    except OSError:
+        return causes[0]
+    return None
 
 
-def _causes(error: Exception) -> list[Any]:
+def _causes(error: BaseException) -> list[BaseException]:
     """Return an error and those that led to it, the first one first."""
-    causes: list[Any] = [error]
-    while causes[0].__context__:
-        causes.insert(0, causes[0].__context__)
+    causes = [error]
+    while context := causes[0].__context__:
+        causes.insert(0, context)
     return causes
 
 

@@ -115,6 +115,16 @@ def test_too_little_memory_has_a_remedy(error: Exception) -> None:
         fail()
 
 
+def test_an_error_of_an_import_counts_as_too_little_memory_while_it_is_short() -> None:
+    ended = ran(
+        "import resource, psutil\ndef run(stage):\n    most = psutil.Process().memory_info().vms\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (most, most))\n"
+        "    raise ImportError('cannot import name')"
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert "out of memory (cannot import name). Lower" in ended.stderr
+
+
 def test_a_stage_prints_its_own_messages_and_not_those_of_libraries() -> None:
     ended = ran(
         "import logging\ndef run(stage):\n    for name in ('albef', 'botocore'):\n"
