@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from albef.io import file_digest
+from flows.stages import failure_message
 from tests.chaos.conftest import SEED
 from tests.chaos.stages import MONTHS, NEEDS_COMPILER, Ended, Stages
 from tests.pipelines.test_search import searched
@@ -93,8 +94,9 @@ def test_each_stage_ends_with_the_usual_artifacts_or_an_error_message(
             if ended.code and not (fault == "memory" and ended.code in CRASHES):
                 assert ended.code in (2, 74), shown
                 assert "Traceback" not in ended.said, shown
-                assert ended.said.splitlines()[-1].startswith(stage.replace(" ", "@")), shown
-                assert f": {MESSAGES[fault]}" in ended.said, shown
+                name = stage.replace(" ", "@")
+                message = failure_message(name, ended.said.splitlines(), ended.code)
+                assert message.startswith(f"{name}: {MESSAGES[fault]}"), shown
             now = made(folder)
             assert {name: now.get(name) for name in before} == before, shown
             for name in now.keys() - before:  # as DVC does before it runs the stage again
