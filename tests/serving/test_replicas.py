@@ -19,7 +19,7 @@ PORT = 8000  # Ray Serve's
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    None in map(importlib.util.find_spec, ("ray", "grpc")), reason="needs the extra ray"
+    None in map(importlib.util.find_spec, ("ray", "grpc_reflection")), reason="needs the extra ray"
 )
 def test_two_replicas_answer_as_the_runtime_does(tiny_export: Path, tmp_path: Path) -> None:
     run = [sys.executable, "-m", "ray.serve.scripts", "run", "--blocking"]
