@@ -68,6 +68,7 @@ def enlarged(heat: Heat, height: int, width: int) -> Heat:
     return result
 
 
+@lru_cache(4)
 def _cubic(old: int, new: int) -> NDArray[np.float64]:
     """Return the (new, old) weights of each old cell in each new cell."""
     centre = (np.arange(new) + 0.5) * old / new - 0.5
@@ -94,15 +95,16 @@ def hottest(
     if not boxes:
         return None
     height, width = size or heat.shape
+    x, y, across, down = np.array(boxes, np.float64).T
+    with np.errstate(over="ignore"):  # Clients choose the numbers.
+        area, beneath, beyond = across * down, y + down, x + across
+    top, bottom = (np.clip(edge, 0, height).astype(int) for edge in (y, beneath))
+    left, right = (np.clip(edge, 0, width).astype(int) for edge in (x, beyond))
     rows, columns = _sums(heat.shape[0], height), _sums(heat.shape[1], width)
-    scores = []
-    for x, y, across, down in boxes:
-        top, bottom = (int(min(max(0, edge), height)) for edge in (y, y + down))
-        left, right = (int(min(max(0, edge), width)) for edge in (x, x + across))
-        total = (rows[bottom] - rows[top]) @ heat @ (columns[right] - columns[left])
-        is_empty = bottom <= top or right <= left or across * down <= 0
-        scores.append(0.0 if is_empty else float(total) / (across * down) ** 0.5)
-    best = int(np.argmax(scores))
+    totals = ((rows[bottom] - rows[top]) @ heat * (columns[right] - columns[left])).sum(axis=1)
+    is_empty = (bottom <= top) | (right <= left) | (area <= 0)
+    scores = np.where(is_empty, 0.0, totals / np.sqrt(np.where(is_empty, 1.0, area)))
+    best = int(scores.argmax())
     return best if scores[best] > 0 else None
 
 
