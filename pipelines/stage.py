@@ -311,7 +311,7 @@ def memory_error(error: BaseException) -> BaseException | None:
         return named
     try:
         mmap.mmap(-1, _ROOM).close()
-    except OSError:
+    except (OSError, MemoryError):
         return causes[0]
     return None
 

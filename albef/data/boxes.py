@@ -68,7 +68,7 @@ def enlarged(heat: Heat, height: int, width: int) -> Heat:
     return result
 
 
-@lru_cache(4)
+@lru_cache(4)  # of the grid and of an image, which all texts of a request share
 def _cubic(old: int, new: int) -> NDArray[np.float64]:
     """Return the (new, old) weights of each old cell in each new cell."""
     centre = (np.arange(new) + 0.5) * old / new - 0.5
@@ -96,7 +96,7 @@ def hottest(
         return None
     height, width = size or heat.shape
     x, y, across, down = np.array(boxes, np.float64).T
-    with np.errstate(over="ignore"):  # Clients choose the numbers.
+    with np.errstate(over="ignore"):  # Clients may send huge numbers.
         area, beneath, beyond = across * down, y + down, x + across
     top, bottom = (np.clip(edge, 0, height).astype(int) for edge in (y, beneath))
     left, right = (np.clip(edge, 0, width).astype(int) for edge in (x, beyond))
