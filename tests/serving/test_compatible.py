@@ -70,6 +70,7 @@ def test_vectors_come_in_the_type_and_format_that_is_requested(
     answer = everything.client.post("/v1/embed/texts", json=both).json()["embeddings"]
     np.testing.assert_allclose(answer["float"], feats, atol=1e-5)
     assert np.array_equal(answer["ubinary"], np.packbits(feats > 0, 1))
+    assert all(type(number) is int for number in answer["ubinary"][0])
     files = [("image", picture) for picture in pictures[:2]]
     sent = everything.client.post("/v1/embed/images", files=files, data=options)
     bits = [base64.b64decode(vector) for vector in sent.json()["embeddings"]]

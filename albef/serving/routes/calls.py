@@ -44,7 +44,7 @@ def _model(name: str) -> str:
     return current().calls[name].name
 
 
-Vectors = list[list[float] | str]
+Vectors = list[list[float] | list[int] | str]
 
 
 class Embeddings(ResponseBody):
