@@ -5,7 +5,7 @@ import contextlib
 import logging
 import sqlite3
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
@@ -44,6 +44,7 @@ from albef.worker import KilledError, Worker
 
 T = TypeVar("T")
 _DECODERS = 2  # Processes that decode; one more than computes keeps a batch ready.
+_AHEAD = 2 * _DECODERS  # Images of a request that are on the way to them at a time.
 # Processor time for an image, several times what the slowest format takes.
 _SECONDS, _PIXELS_PER_SECOND = 1, 2**22
 _NICE = 10  # They have a lower priority than the event loop, so slow images delay others less.
@@ -82,8 +83,9 @@ class Decoders:
             self._idle.put(Worker(seconds, nice=_NICE))
         self._lines: dict[str, deque[tuple[Future[Any], Any, Any]]] = {}
         self._lock = threading.Lock()
-        self._waiting, self._limits, self._metrics = 0, limits, metrics
-        metrics.waiting.labels("", "decode").set_function(lambda: self._waiting)
+        self._held: Counter[str] = Counter()  # images of each client
+        self._limits, self._metrics = limits, metrics
+        metrics.waiting.labels("", "decode").set_function(self._held.total)
 
     def warm_up(self) -> None:
         """Let the processes import what decodes, for which the first images would wait."""
@@ -102,14 +104,19 @@ class Decoders:
         while not self._idle.empty():
             self._idle.get().close()
 
-    def check_room(self, count: int) -> None:
-        """Raise ApiError 429 if the queue has no room for ``count`` images."""
+    @contextlib.contextmanager
+    def room(self, count: int) -> Iterator[None]:
+        """Hold room for ``count`` images in the queue; raise ApiError 429 if it has none."""
+        client, waiting = CLIENT.get(), self._held.total()
         most = self._limits.share(self._limits.queue, BEST)
-        with self._lock:
-            own = len(self._lines.get(CLIENT.get(), ()))
-        if self._waiting + count > self._limits.queue or own + count > most:
+        if waiting + count > self._limits.queue or self._held[client] + count > most:
             self._metrics.refused.labels("queue").inc()
-            raise ApiError(429, f"{self._waiting} images wait for a decoder; retry after 1 s", 1)
+            raise ApiError(429, f"{waiting} images wait for a decoder; retry after 1 s", 1)
+        self._held[client] += count
+        try:
+            yield
+        finally:
+            self._held -= Counter({client: count})
 
     async def __call__(self, call: Callable[..., Iterable[T]], *args: object) -> T:
         """Run a call with one result in a process and return the result.
@@ -120,12 +127,8 @@ class Decoders:
         future: Future[T] = Future()
         with self._lock:
             self._lines.setdefault(CLIENT.get(), deque()).append((future, call, args))
-        self._waiting += 1
-        try:
-            self._threads.submit(self._run_next)
-            return await asyncio.wrap_future(future)
-        finally:
-            self._waiting -= 1
+        self._threads.submit(self._run_next)
+        return await asyncio.wrap_future(future)
 
     def _run_next(self) -> None:
         with self._lock:
@@ -315,8 +318,8 @@ class Engine:
         queues = self.calls[call]
         _take_texts(len(texts))
         queues.by_call[call].check_room(len(texts))
-        self.decoders.check_room(len(images))
-        decoded = [await self.decode(queues, image, i) for i, image in enumerate(images)]
+        with self.decoders.room(len(images)):
+            decoded = [await self.decode(queues, image, i) for i, image in enumerate(images)]
         inputs, size = [Image.fromarray(each.pixels) for each in decoded], decoded[0].size
         more = (*boxes, size) if boxes else ()
         answers = await queues.by_call[call]([(*inputs, text, *more) for text in texts])
@@ -327,18 +330,22 @@ class Engine:
         self, queues: ModelQueues, images: Sequence[bytes], *, keep: bool, counted: bool = True
     ) -> list[EncodedImage]:
         """Encode images to features, and to states if ``keep`` is true."""
-        self.decoders.check_room(len(images))
         queues.images.check_room(len(images))
-        decoding = [
-            asyncio.ensure_future(self.decode(queues, image, i, counted=counted))
-            for i, image in enumerate(images)
-        ]
-        try:
-            decoded = await asyncio.gather(*decoding)
-        finally:  # If one image fails, the others are cancelled.
-            for task in decoding:
-                task.cancel()
-        return await queues.images([Pixels(each.pixels, keep) for each in decoded])
+        decoded: dict[int, Square] = {}
+        numbered = iter(enumerate(images))
+
+        async def decode() -> None:
+            for number, image in numbered:
+                decoded[number] = await self.decode(queues, image, number, counted=counted)
+
+        with self.decoders.room(len(images)):
+            decoding = [asyncio.ensure_future(decode()) for _ in images[:_AHEAD]]
+            try:
+                await asyncio.gather(*decoding)
+            finally:  # If one image fails, the others are cancelled.
+                for task in decoding:
+                    task.cancel()
+        return await queues.images([Pixels(decoded[i].pixels, keep) for i in range(len(images))])
 
     async def encode_texts(
         self, queues: ModelQueues, texts: Sequence[str], *, counted: bool = True

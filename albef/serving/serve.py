@@ -175,6 +175,7 @@ def _run(options: Options, fetch: list[str], host: str, port: int, drain: float)
     from albef.serving.app import create_app, warm_up
     from albef.serving.middleware.access import LOCAL, TOKENS
     from albef.serving.middleware.exchange import State
+    from albef.serving.scheduling import shorten_turns
     from albef.serving.uvicorn_server import Server
 
     if options.gallery is not None and not options.gallery.is_dir():
@@ -192,13 +193,13 @@ def _run(options: Options, fetch: list[str], host: str, port: int, drain: float)
             changed = {name: dataclasses.replace(trial, export=folder)}
             options = dataclasses.replace(options, **changed)  # type: ignore[arg-type]
     _start_log()
+    shorten_turns()
     state = State(log=sys.__stderr__)  # Nothing in its lines needs to be escaped.
     app = create_app(options, state)
     warm_up(app)
     server = Server(app, state, options.limits, host, port, drain)
     gc.freeze()  # A collection of all modules and models takes longer than most answers.
     gc.set_threshold(10_000)  # By default, a collection would follow every few requests.
-    sys.setswitchinterval(0.0005)  # Threads that compute let the event loop run.
     server.run()
     return 0 if server.started else 1
 

@@ -22,7 +22,8 @@ def test_pictures_wait_in_turns_of_clients_and_find_room_or_are_refused(tmp_path
 
         async def decode(client: str, *call: object) -> None:
             CLIENT.set(client)
-            done.append(await decoders(*call))  # type: ignore[arg-type]
+            with decoders.room(1):
+                done.append(await decoders(*call))  # type: ignore[arg-type]
 
         held = asyncio.create_task(decode("a", Path.read_text, tmp_path / "pipe"))
         pipe = await asyncio.to_thread((tmp_path / "pipe").open, "w")  # when the process reads
@@ -31,16 +32,15 @@ def test_pictures_wait_in_turns_of_clients_and_find_room_or_are_refused(tmp_path
             for client, letter in (("a", "0"), ("a", "1"), ("a", "2"), ("a", "3"), ("b", "4"))
         )
         await asyncio.sleep(0)
-        with pytest.raises(ApiError, match="6 images wait") as refused:
-            decoders.check_room(1)
+        with pytest.raises(ApiError, match="6 images wait") as refused, decoders.room(1):
+            pass
         assert refused.value.status == 429
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)
         pipe.write("h")
         pipe.close()
         await asyncio.gather(held, *rest)
-        decoders.check_room(6)
-        with pytest.raises(KilledError):
+        with decoders.room(6), pytest.raises(KilledError):
             await decoders(os._exit, 1)
         await decode("a", list, "5")
         decoders.close()

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -21,7 +21,10 @@ from albef.serving.middleware.exchange import (
 )
 
 _TICK = 0.01  # Seconds between two checks of all open requests.
-_PIECE = 16 * 1024  # Bytes of a body that must arrive in time, and are parsed in one step.
+_PIECE = 16 * 1024  # Bytes of a body that must arrive in time.
+_STEP = 24 * 1024  # Bytes of a body that are parsed in one step of the event loop.
+# Its pieces are never joined, because growing 16 MiB of contiguous memory would hold up the loop.
+_Body = deque[bytearray]
 
 
 @dataclass(eq=False)
@@ -146,8 +149,8 @@ class Admission(HttpMiddleware):
         self.metrics.refused.labels(reason).inc()
         raise ApiError(status, f"{text}; retry after 1 s", 1)
 
-    async def _read(self, request: _Open) -> bytearray:
-        """Return the whole body.
+    async def _read(self, request: _Open) -> _Body:
+        """Return the whole body, in pieces.
 
         The limit is lower for a JSON body, because parsing takes many times its memory.
         """
@@ -159,27 +162,27 @@ class Admission(HttpMiddleware):
         if announced > max_bytes:
             raise _too_large(max_bytes)
         self._hold(exchange, announced)
-        body, more, due = bytearray(), True, 0
-        end = time.monotonic() + limits.body_seconds
+        body, more, end = _Body(), True, time.monotonic() + limits.body_seconds
         while more:
-            if len(body) >= due:
-                due = len(body) + _PIECE
+            if not body or len(body[-1]) >= _PIECE:
+                body.append(bytearray())
                 request.due = min(end, time.monotonic() + limits.piece_seconds)
             message = await request.receive()
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
-            body += message.get("body", b"")
+            piece = message.get("body", b"")
+            body[-1] += piece
             more = message.get("more_body", False)
-            exchange.received = len(body)
+            exchange.received += len(piece)
             if exchange.received > max_bytes:
                 raise _too_large(max_bytes)
             self._hold(exchange, max(0, exchange.received - exchange.held))
-        if not is_form and body.count(b",") > COMMAS:
+        if not is_form and sum(piece.count(b",") for piece in body) > COMMAS:
             raise ApiError(413, f"the body has more than {COMMAS} commas; send fewer values")
         return body
 
 
-def _replay(body: bytearray, receive: Receive) -> Receive:
+def _replay(body: _Body, receive: Receive) -> Receive:
     """Return a function that receives a body that has been read, in pieces."""
     more = True
 
@@ -187,10 +190,14 @@ def _replay(body: bytearray, receive: Receive) -> Receive:
         nonlocal more
         if not more:
             return await receive()
-        if len(body) > _PIECE:
-            await asyncio.sleep(0)  # Others are served between two pieces.
-        piece, body[:_PIECE] = bytes(body[:_PIECE]), b""
+        first = body[0]
+        piece = bytes(first[:_STEP])
+        del first[:_STEP]
+        if not first:
+            body.popleft()
         more = bool(body)
+        if more:
+            await asyncio.sleep(0)  # Others are served between two pieces.
         return {"type": "http.request", "body": piece, "more_body": more}
 
     return replay
