@@ -44,7 +44,7 @@ from albef.worker import KilledError, Worker
 
 T = TypeVar("T")
 _DECODERS = 2  # Processes that decode; one more than computes keeps a batch ready.
-_AHEAD = 2 * _DECODERS  # Images of a request that are on the way to them at a time.
+_AHEAD = 2 * _DECODERS  # Images of a request that are decoded, or in their queue, at a time.
 # Processor time for an image, several times what the slowest format takes.
 _SECONDS, _PIXELS_PER_SECOND = 1, 2**22
 _NICE = 10  # They have a lower priority than the event loop, so slow images delay others less.
@@ -83,7 +83,7 @@ class Decoders:
             self._idle.put(Worker(seconds, nice=_NICE))
         self._lines: dict[str, deque[tuple[Future[Any], Any, Any]]] = {}
         self._lock = threading.Lock()
-        self._held: Counter[str] = Counter()  # images of each client
+        self._held: Counter[str] = Counter()  # images of each client, decoded ones included
         self._limits, self._metrics = limits, metrics
         metrics.waiting.labels("", "decode").set_function(self._held.total)
 
@@ -116,7 +116,7 @@ class Decoders:
         try:
             yield
         finally:
-            self._held -= Counter({client: count})
+            self._held -= Counter({client: count})  # drops a client that holds none
 
     async def __call__(self, call: Callable[..., Iterable[T]], *args: object) -> T:
         """Run a call with one result in a process and return the result.

@@ -1,4 +1,4 @@
-"""Scheduling of the server's threads, which share cores with each other and with processes."""
+"""Scheduling of the server's threads on cores that they share."""
 
 import ctypes
 import os
@@ -18,7 +18,7 @@ def shorten_turns() -> None:
 
     Since Linux 6.12, a thread that wakes takes the core of a thread with a longer time slice.
     Otherwise it may wait 4 ms, even for a process with a lower priority. On other systems, only the
-    interpreter's interval changes. Threads that start later inherit the slice.
+    interpreter's interval changes. Threads and processes that start later inherit the slice.
     """
     sys.setswitchinterval(_INTERVAL)
     number = _SCHED_SETATTR.get(platform.machine())

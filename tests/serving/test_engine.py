@@ -1,13 +1,16 @@
 import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from albef.preprocessing.transforms import Square
 from albef.serving.batching import CLIENT
-from albef.serving.engine import Decoders
+from albef.serving.engine import Decoders, Engine, Resources
 from albef.serving.errors import ApiError
-from albef.serving.limits import Limits
+from albef.serving.limits import Limits, Options
 from albef.serving.metrics import Metrics
 from albef.worker import KilledError
 
@@ -47,3 +50,36 @@ def test_pictures_wait_in_turns_of_clients_and_find_room_or_are_refused(tmp_path
 
     asyncio.run(inside())
     assert done == ["h", "4", "1", "2", "3", "5"]
+
+
+def test_images_of_a_request_are_decoded_a_few_at_a_time_and_stay_in_order(
+    tiny_export: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = most = 0
+
+    async def decode(self: Engine, *arguments: Any, **options: Any) -> Square:
+        nonlocal started, most
+        started += 1
+        most = max(most, started)
+        try:
+            return await original(self, *arguments, **options)
+        finally:
+            started -= 1
+
+    async def inside() -> None:
+        resources = Resources(Options([tiny_export], Limits(queue=32)), Metrics())
+        engine = Engine(resources)
+        alone = [await engine.embed_images([picture]) for picture in pictures]
+        together = await engine.embed_images(pictures)
+        np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-5)
+        with pytest.raises(ApiError, match="file 0 cannot be decoded"):
+            await engine.embed_images([b"", *pictures])
+        with engine.decoders.room(32):  # all of it was given back
+            pass
+        await engine.stop()
+        await resources.close()
+
+    original = Engine.decode
+    monkeypatch.setattr(Engine, "decode", decode)
+    asyncio.run(inside())
+    assert most == 4

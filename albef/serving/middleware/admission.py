@@ -23,7 +23,7 @@ from albef.serving.middleware.exchange import (
 _TICK = 0.01  # Seconds between two checks of all open requests.
 _PIECE = 16 * 1024  # Bytes of a body that must arrive in time.
 _STEP = 24 * 1024  # Bytes of a body that are parsed in one step of the event loop.
-# Its pieces are never joined, because growing 16 MiB of contiguous memory would hold up the loop.
+# A body stays in pieces, because growing 16 MiB of contiguous memory would hold up the loop.
 _Body = deque[bytearray]
 
 
@@ -183,7 +183,7 @@ class Admission(HttpMiddleware):
 
 
 def _replay(body: _Body, receive: Receive) -> Receive:
-    """Return a function that receives a body that has been read, in pieces."""
+    """Return a function that receives a body that has been read, at most a step at a time."""
     more = True
 
     async def replay() -> Message:
