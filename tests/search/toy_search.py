@@ -4,6 +4,7 @@
 trial, says so and waits to be killed.
 """
 
+import contextlib
 import math
 import sys
 import threading
@@ -63,13 +64,12 @@ def hang(asked: TrialRequest, report: Report) -> None:
 def search(
     study: Study, trials: int = 99, train: Callable[[TrialRequest, Report], None] = train
 ) -> list[FrozenTrial]:
-    """Run trials, close the study and return those that ended."""
-    for _ in range(trials):
-        if not study.run_trial(train):
-            break
-    ended = study.ended
-    study.close()
-    return ended
+    """Run trials, close the study and return those that ended. An error also closes it."""
+    with contextlib.closing(study):
+        for _ in range(trials):
+            if not study.run_trial(train):
+                break
+        return study.ended
 
 
 EIGHT = settings(trials=8, pruner=NONE)
