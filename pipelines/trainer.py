@@ -18,6 +18,7 @@ from albef.distributed import world
 from albef.io import file_digest, write_atomic
 from albef.loading.loader import Loader
 from albef.loading.pipeline import Reading
+from albef.loading.sampler import Pool
 from albef.models.kernels import compile_blocks, evaluating, recompute
 from albef.models.weights import CONFIG, WEIGHTS, Checkpoint, save_checkpoint
 from albef.preprocessing.transforms import Transform
@@ -147,7 +148,7 @@ def _prepare(stage: Stage, task: Task, shards: Shards) -> Loader:
         stage.seed,
         runtime.workers,
         (processes.rank, processes.size),
-        config.pooled_batches,
+        Pool(config.pooled_batches, config.pooled_by),
         config.source_weights,
         Reading(config.window, damaged_records, damaged_shards),
     )

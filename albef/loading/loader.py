@@ -17,11 +17,13 @@ from albef.data.shards import Shards
 from albef.loading.pipeline import DamageCount, Pipeline, Reading
 from albef.loading.prefetch import Prefetcher
 from albef.loading.reading import Batch, Collate
-from albef.loading.sampler import Mixture, Sampler
+from albef.loading.sampler import Mixture, Pool, Sampler
 from albef.loading.workers import in_workers, or_error
 
 WHOLE_SPLIT = Reading()
 """Default reading: the whole split is shuffled, and the first damaged record stops the training."""
+AS_DRAWN = Pool()
+"""Default pool: batches keep the random order."""
 _DRAWS = 2  # separates random generators; order has 0, content 1
 
 
@@ -38,8 +40,8 @@ class Loader:
         workers: number of processes that decode and augment; 0 uses this process.
         share: rank of this process and number of processes; each has the same number of
             micro-batches in every step.
-        pooled: number of batches whose records are sorted by caption length and cut into
-            micro-batches, which are then shuffled. 0 keeps the random order.
+        pool: batches whose records are sorted by caption length or source and cut into
+            micro-batches, which are then shuffled.
         weights: passes over each source in an epoch, by name; None is one pass over all records.
         reading: shuffling window in shards, and limits of damage.
 
@@ -61,7 +63,7 @@ class Loader:
         seed: int,
         workers: int,
         share: tuple[int, int] = (0, 1),
-        pooled: int = 0,
+        pool: Pool = AS_DRAWN,
         weights: Mapping[str, float] | None = None,
         reading: Reading = WHOLE_SPLIT,
     ) -> None:
@@ -88,7 +90,7 @@ class Loader:
             micro_batch_size,
             self._micros * self.steps_per_epoch,
             seed,
-            pooled * self._micros,
+            pool._replace(batches=pool.batches * self._micros),
             mixture,
             reading.window,
         )

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -59,12 +60,19 @@ class Mixture:
         return np.concatenate(orders)[offset : offset + count]
 
 
+class Pool(NamedTuple):
+    """Number of batches whose records are regrouped by length or source; 0 keeps them as drawn."""
+
+    batches: int = 0
+    by: Literal["length", "source"] = "length"
+
+
 class Sampler:
     """The records of each micro-batch of ``size`` records, by their indices in the split.
 
     An epoch has ``per_epoch`` micro-batches, of records that the mixture selects; None shows each
     once. Records are shuffled within windows of as many shards; None is the whole split. Those of
-    ``pool`` micro-batches are then sorted by length; 0 keeps the random order.
+    a ``pool`` of micro-batches are then sorted and regrouped.
     """
 
     def __init__(
@@ -73,7 +81,7 @@ class Sampler:
         size: int,
         per_epoch: int,
         seed: int,
-        pool: int,
+        pool: Pool,
         mixture: Mixture | None,
         window: int | None,
     ) -> None:
@@ -81,7 +89,7 @@ class Sampler:
         self._shards, self._size, self._seed = shards, size, seed
         self._pool, self._mixture, self._window = pool, mixture, window
         self._epoch: tuple[int, NDArray[np.int32]] = -1, np.empty(0, np.int32)
-        self._words = _longest_caption(shards.captions) if pool else None
+        self._sorted_by = _sort_key(shards, pool) if pool.batches else None
 
     def chosen(self, number: int) -> Indices:
         """Return the records of a micro-batch."""
@@ -128,23 +136,27 @@ class Sampler:
             in_windows = windows[shard.indices.to_numpy()[order]]
             order = order[np.argsort(in_windows, kind="stable")]
         order = order[: self.per_epoch * self._size]
-        return order if self._words is None else self._by_length(order, self._words, rng)
+        return order if self._sorted_by is None else self._regroup(order, self._sorted_by, rng)
 
-    def _by_length(
-        self, order: Indices, words: NDArray[np.int64], rng: np.random.Generator
-    ) -> Indices:
-        """Sort the records by length within each pool of micro-batches, and shuffle those."""
+    def _regroup(self, order: Indices, key: Indices, rng: np.random.Generator) -> Indices:
+        """Sort the records by a key within each pool of micro-batches, and shuffle those."""
         parts = []
-        for start in range(0, len(order), self._pool * self._size):
-            pool = order[start : start + self._pool * self._size]
-            sorted_pool = pool[np.argsort(words[pool], kind="stable")]
+        records = self._pool.batches * self._size
+        for start in range(0, len(order), records):
+            pool = order[start : start + records]
+            sorted_pool = pool[np.argsort(key[pool], kind="stable")]
             micros = sorted_pool.reshape(-1, self._size)
             parts.append(micros[rng.permutation(len(micros))])
         return np.concatenate(parts).ravel()
 
 
-def _longest_caption(captions: pa.ListArray) -> NDArray[np.int64]:
-    """Return the number of words of each record's longest caption, minus one."""
+def _sort_key(shards: Shards, pool: Pool) -> Indices:
+    """Return a number per record: its source's, or the words of its longest caption minus one."""
+    if pool.by == "source":
+        sources: Indices = shards.sources.dictionary_encode().indices.to_numpy()
+        return sources
+    captions = shards.captions
     blanks = pc.count_substring(pc.list_flatten(captions), " ").to_numpy()
     starts = np.concatenate([[0], np.cumsum(pc.list_value_length(captions).to_numpy())])
-    return np.maximum.reduceat(np.append(blanks, 0), starts[:-1])
+    longest: Indices = np.maximum.reduceat(np.append(blanks, 0), starts[:-1])
+    return longest

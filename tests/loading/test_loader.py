@@ -12,6 +12,7 @@ from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.loading.loader import Loader
 from albef.loading.reading import Batch
+from albef.loading.sampler import Pool
 from albef.preprocessing.transforms import AugmentConfig, Transform
 from tests.data import toy
 
@@ -55,7 +56,7 @@ def test_pooled_batches_have_less_padding_and_every_record_once(tmp_path: Path) 
     split = Shards(tmp_path / "toy", "train")
 
     def ids(pooled: int) -> list[list[int]]:
-        loader = Loader(split, collate, 4, 2, 5, 0, pooled=pooled)
+        loader = Loader(split, collate, 4, 2, 5, 0, pool=Pool(pooled))
         return [b["id"].tolist() for b in batches(loader, 0, loader.steps_per_epoch)]
 
     def padded(micros: list[list[int]]) -> int:
@@ -68,6 +69,15 @@ def test_pooled_batches_have_less_padding_and_every_record_once(tmp_path: Path) 
     assert padded(whole) < padded(pooled) < padded(plain)
     spans = sorted(sorted(lengths[i] for i in micro) for micro in whole)
     assert all(a[-1] <= b[0] for a, b in itertools.pairwise(spans))
+
+
+def test_batches_are_pooled_by_source(tmp_path: Path) -> None:
+    toy.write(tmp_path / "toy", [toy.record(i, source="ab"[i % 3 == 0]) for i in range(24)])
+    split = Shards(tmp_path / "toy", "train")
+    loader = Loader(split, collate, 8, 4, 5, 0, pool=Pool(3, "source"))
+    shown = [batch["id"].tolist() for batch in batches(loader, 0, 3)]
+    assert sorted(i for micro in shown for i in micro) == list(range(24))
+    assert sorted(sum(i % 3 == 0 for i in micro) for micro in shown) == [0, 0, 0, 0, 4, 4]
 
 
 def test_what_no_loader_can_share_out(shards: Shards) -> None:

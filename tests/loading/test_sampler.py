@@ -21,7 +21,7 @@ from albef.data.store import Store, Stored
 from albef.loading.loader import Loader
 from albef.loading.pipeline import Reading
 from albef.loading.reading import Batch
-from albef.loading.sampler import Mixture
+from albef.loading.sampler import Mixture, Pool
 from tests.data import toy
 
 COUNT = 60
@@ -52,12 +52,12 @@ def collate(records: Sequence[Record], rng: np.random.Generator) -> Batch:
     seed=st.integers(0, 2**40),
     micro=st.sampled_from([1, 2, 5]),
     processes=st.sampled_from([1, 2, 3]),
-    pooled=st.sampled_from([0, 2]),
+    pool=st.sampled_from([Pool(), Pool(2), Pool(2, "source")]),
     start=st.integers(0, 3),
     weights=st.sampled_from([None, {"a": 1.5, "b": 0.0}]),
 )
 def test_any_start_and_number_of_processes_give_the_same_micro_batches(
-    folder: Path, window: int, seed: int, micro: int, processes: int, pooled: int, start: int,
+    folder: Path, window: int, seed: int, micro: int, processes: int, pool: Pool, start: int,
     weights: dict[str, float] | None,
 ) -> None:  # fmt: skip
     split, size = shards(folder), 30
@@ -65,7 +65,7 @@ def test_any_start_and_number_of_processes_give_the_same_micro_batches(
 
     def of(rank: int, among: int) -> Loader:
         share = (rank, among)
-        return Loader(split, collate, size, micro, seed, 0, share, pooled, weights, Reading(window))
+        return Loader(split, collate, size, micro, seed, 0, share, pool, weights, Reading(window))
 
     def drawn(batches: Iterable[Batch]) -> list[tuple[list[int], float]]:
         return [(batch["id"].tolist(), batch["draw"].item()) for batch in batches]
