@@ -42,12 +42,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def two(data: Path) -> tuple[dict[str, Any], Path]:
     """What two processes found, and their folder."""
-    out = data.parent / "two"
+    return in_two_processes("each", data, data.parent / "two"), data.parent / "two"
+
+
+def in_two_processes(what: str, data: Path, out: Path) -> dict[str, Any]:
     out.mkdir()
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    command = [sys.executable, "-m", toy_training.__name__, str(data), str(out)]
+    command = [sys.executable, "-m", toy_training.__name__, str(data), str(out), what]
     subprocess.run(command, cwd=ROOT, env=os.environ | address, check=True)
-    return torch.load(out / "found.pt", weights_only=True), out
+    found: dict[str, Any] = torch.load(out / "found.pt", weights_only=True)
+    return found
 
 
 @pytest.mark.parametrize("kind", toy_training.KINDS)
@@ -98,6 +102,11 @@ def test_split_weights_train_as_whole_ones_do(two: tuple[dict[str, Any], Path]) 
     assert_same_curves(out / "split", out / kind)
     epochs = [load_file(kept(out / name, [1])[1]) for name in ("split", kind)]
     torch.testing.assert_close(*epochs, rtol=1e-2, atol=5e-3)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_split_weights_as_others_do(data: Path) -> None:
+    found = in_two_processes("split", data, data.parent / "split")
     torch.testing.assert_close(found["split, compiled"], found["split"])
 
 

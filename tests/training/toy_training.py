@@ -178,29 +178,41 @@ def fail(phase: str, data: Path, out: Path) -> None:
         os._exit(LOST)
 
 
+def train_split(folder: Path, out: Path) -> dict[str, Any]:
+    """Weights that are split, with compiled blocks and without."""
+    found = {}
+    for name, compiled in (("split", False), ("split, compiled", True)):
+        found[name] = run(STOPPED[True], folder, out / name, shard=True, compiled=compiled)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 6
+    assert not torch._dynamo.utils.counters["graph_break"]
+    return found
+
+
+def train_each(folder: Path, out: Path) -> dict[str, Any]:
+    """Gradients of each kind, whole trainings, and trainings that stop and go on."""
+    found: dict[str, Any] = {}
+    for name in KINDS:
+        found[name] = {
+            "gradients": gradients(name, folder),
+            "compressed": gradients(name, folder, compress=True),
+        }
+    found["split"] = {"state": run(STOPPED[True], folder, out / "split", shard=True)}
+    for shard, name in STOPPED.items():
+        found[name]["state"] = run(name, folder, out / name)
+        with contextlib.suppress(KeyboardInterrupt):  # several processes save at step 10
+            run(name, folder, out / f"cut {shard}", stop=11, shard=shard)
+        assert not world().first or list((out / f"cut {shard}").glob("state-*10-*"))
+        found[f"cut {shard}"] = run(name, folder, out / f"cut {shard}", shard=shard)
+    return found
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder, out = map(Path, sys.argv[1:3])
     other = os.fork()  # what takes seconds to import is imported once
     os.environ["RANK"] = "0" if other else "1"
     with joined(torch.device("cpu")):
-        found: dict[str, Any] = {}
-        for name in KINDS:
-            found[name] = {
-                "gradients": gradients(name, folder),
-                "compressed": gradients(name, folder, compress=True),
-            }
-        for name, compiled in (("split", False), ("split, compiled", True)):
-            state = run(STOPPED[True], folder, out / name, shard=True, compiled=compiled)
-            found[name] = {"state": state}
-        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 6
-        assert not torch._dynamo.utils.counters["graph_break"]
-        for shard, name in STOPPED.items():
-            found[name]["state"] = run(name, folder, out / name)
-            with contextlib.suppress(KeyboardInterrupt):  # several processes save at step 10
-                run(name, folder, out / f"cut {shard}", stop=11, shard=shard)
-            assert not world().first or list((out / f"cut {shard}").glob("state-*10-*"))
-            found[f"cut {shard}"] = run(name, folder, out / f"cut {shard}", shard=shard)
+        found = {"each": train_each, "split": train_split}[sys.argv[3]](folder, out)
         if world().first:
             torch.save(found, out / "found.pt")
     if other:
