@@ -10,19 +10,24 @@ also contrasts words and patches, but by features instead of attention.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from albef.losses.itc import soft_cross_entropy
 
+BLOCK = 2**26
+"""Maximum number of attention scores that are in memory at a time."""
+CPU_BLOCK = 2**20
+"""The same on a CPU, where they stay in its cache."""
+
 
 def wpa_loss(query: Tensor, key: Tensor, text_mask: Tensor, same: Tensor) -> Tensor:
     """Return the mean of the image-to-text and the text-to-image cross-entropy, a scalar.
 
     A word's score is a soft maximum of its attention scores over the patches. A text's score for an
-    image is the mean over its words and the heads. Both [CLS] are left out. Memory: H x BL x BN
-    numbers.
+    image is the mean over its words and the heads. Both [CLS] are left out.
 
     Args:
         query: (B, H, L, D / H) of the texts, in a layer of cross-attention.
@@ -35,9 +40,44 @@ def wpa_loss(query: Tensor, key: Tensor, text_mask: Tensor, same: Tensor) -> Ten
     with torch.autocast(query.device.type, enabled=False):
         words = query[:, :, 1:].float().transpose(0, 1).reshape(heads, -1, width)
         patches = key[:, :, 1:].float().transpose(0, 1).reshape(heads, -1, width)
-        attention = words @ patches.transpose(1, 2) / math.sqrt(width)
-        soft_maxima = attention.unflatten(2, (len(key), -1)).logsumexp(dim=3).mean(dim=0)
+        soft_maxima = SoftMaxima.apply(words / math.sqrt(width), patches, len(key)).mean(dim=0)
     weights = text_mask[:, 1:, None].float()
     scores = (soft_maxima.unflatten(0, (len(query), -1)) * weights).sum(dim=1) / weights.sum(dim=1)
     by_text, by_image = (mask / mask.sum(dim=1, keepdim=True) for mask in (same, same.t()))
     return (soft_cross_entropy(scores, by_text) + soft_cross_entropy(scores.t(), by_image)) / 2
+
+
+class SoftMaxima(torch.autograd.Function):
+    """For each word and image, the logarithm of the sum of exponentials of scores over patches.
+
+    Scores are computed in blocks of words, and once more in the backward pass. Writing all H x BL x
+    BN of them to memory takes several times as long as the products.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, words: Tensor, patches: Tensor, images: int) -> Tensor:
+        """Return (H, W, B) from W words (H, W, D) and all patches (H, B x N, D) of B images."""
+        heads, rows, _ = patches.shape
+        block = CPU_BLOCK if words.device.type == "cpu" else BLOCK
+        ctx.step = max(1, block // (heads * rows))
+        maxima = [
+            (some @ patches.transpose(1, 2)).unflatten(2, (images, -1)).logsumexp(dim=3)
+            for some in words.split(ctx.step, dim=1)
+        ]
+        result = torch.cat(maxima, dim=1)
+        ctx.save_for_backward(words, patches, result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the gradients of words and patches."""
+        words, patches, maxima = ctx.saved_tensors
+        of_words, of_patches = [], torch.zeros_like(patches)
+        blocks = (tensor.split(ctx.step, dim=1) for tensor in (words, maxima, gradient))
+        for some, maximum, change in zip(*blocks, strict=True):
+            scores = some @ patches.transpose(1, 2)
+            by_image = scores.unflatten(2, (maxima.shape[2], -1))
+            by_image.sub_(maximum[..., None]).exp_().mul_(change[..., None])
+            of_words.append(scores @ patches)
+            of_patches.baddbmm_(scores.transpose(1, 2), some)
+        return torch.cat(of_words, dim=1), of_patches, None

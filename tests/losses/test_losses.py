@@ -147,10 +147,14 @@ def test_no_masked_token_gives_a_loss_of_zero_with_a_gradient_of_zero() -> None:
     assert not logits.grad.any()
 
 
-def test_word_patch_alignment_is_the_contrast_of_softly_highest_looks_of_words_alone() -> None:
-    """Against loops, at any precision; neither padding nor either [CLS] takes part."""
+def test_word_patch_alignment_is_the_contrast_of_softly_highest_looks_of_words_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Against loops, in blocks, at any precision; neither padding nor either [CLS] takes part."""
+    monkeypatch.setattr("albef.losses.wpa.CPU_BLOCK", 80)  # two of nine words at a time
     torch.manual_seed(0)
-    query, key = torch.randn(3, 2, 4, 5), torch.randn(3, 2, 7, 5)
+    query = torch.randn(3, 2, 4, 5, requires_grad=True)
+    key = torch.randn(3, 2, 7, 5, requires_grad=True)
     mask, own = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]]), torch.eye(3).bool()
     scores = torch.zeros(3, 3)
     for text in range(3):
@@ -164,7 +168,11 @@ def test_word_patch_alignment_is_the_contrast_of_softly_highest_looks_of_words_a
             scores[text, image] = torch.stack([look.exp().sum().log() for look in looks]).mean()
     targets = torch.eye(3)
     expected = (soft_cross_entropy(scores, targets) + soft_cross_entropy(scores.t(), targets)) / 2
-    torch.testing.assert_close(wpa_loss(query, key, mask, own), expected)
+    loss = wpa_loss(query, key, mask, own)
+    torch.testing.assert_close(loss, expected)
+    gradients = (torch.autograd.grad(of, [query, key]) for of in (loss, expected))
+    torch.testing.assert_close(*gradients)
+    query, key = query.detach(), key.detach()
     query[:, :, 0], query[2, :, 2:], key[:, :, 0] = 9.0, 9.0, 9.0
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(wpa_loss(query, key, mask, own), expected)
