@@ -40,7 +40,8 @@ def wpa_loss(query: Tensor, key: Tensor, text_mask: Tensor, same: Tensor) -> Ten
     with torch.autocast(query.device.type, enabled=False):
         words = query[:, :, 1:].float().transpose(0, 1).reshape(heads, -1, width)
         patches = key[:, :, 1:].float().transpose(0, 1).reshape(heads, -1, width)
-        soft_maxima = SoftMaxima.apply(words / math.sqrt(width), patches, len(key)).mean(dim=0)
+        apply: Any = SoftMaxima.apply
+        soft_maxima = apply(words / math.sqrt(width), patches, len(key)).mean(dim=0)
     weights = text_mask[:, 1:, None].float()
     scores = (soft_maxima.unflatten(0, (len(query), -1)) * weights).sum(dim=1) / weights.sum(dim=1)
     by_text, by_image = (mask / mask.sum(dim=1, keepdim=True) for mask in (same, same.t()))
