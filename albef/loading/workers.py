@@ -1,5 +1,6 @@
 """Worker processes that make batches ahead, in training and in evaluation."""
 
+import atexit
 import os
 import signal
 import tempfile
@@ -59,15 +60,21 @@ def in_workers(
 def _drain(items: Any) -> Generator[Any]:
     """Yield the items, then kill the remaining workers, which ignore torch's SIGTERM."""
     workers = items._workers
+
+    def end() -> None:
+        items._shutdown_workers()  # torch asks the workers to end
+        for worker in workers:
+            worker.kill()
+
+    atexit.register(end)  # an error's trace can keep this generator open until then
     try:
         for item in items:
             if isinstance(item, Exception):
                 raise item
             yield item
     finally:
-        del items  # torch asks the workers to end
-        for worker in workers:
-            worker.kill()
+        end()
+        atexit.unregister(end)
 
 
 def or_error(make: Callable[[Part], Made], part: Part) -> Made | Exception:

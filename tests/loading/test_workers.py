@@ -36,3 +36,16 @@ def test_workers_end_with_a_parent_that_is_killed() -> None:
         parent.kill()
     assert len(children) == 2
     assert not psutil.wait_procs(children, timeout=20)[1]
+
+
+def test_a_program_that_fails_while_workers_make_batches_ends() -> None:
+    script = (
+        "from albef.loading.workers import ahead\n"
+        "made = ahead(str, range(80), 2)\n"
+        "raise RuntimeError(next(made))\n"
+    )
+    failed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert failed.returncode == 1, failed.stderr
+    assert failed.stderr.endswith("RuntimeError: 0\n")
