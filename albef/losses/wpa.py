@@ -75,10 +75,11 @@ class SoftMaxima(torch.autograd.Function):
         words, patches, maxima = ctx.saved_tensors
         of_words, of_patches = [], torch.zeros_like(patches)
         blocks = (tensor.split(ctx.step, dim=1) for tensor in (words, maxima, gradient))
-        for some, maximum, change in zip(*blocks, strict=True):
-            scores = some @ patches.transpose(1, 2)
-            by_image = scores.unflatten(2, (maxima.shape[2], -1))
-            by_image.sub_(maximum[..., None]).exp_().mul_(change[..., None])
-            of_words.append(scores @ patches)
-            of_patches.baddbmm_(scores.transpose(1, 2), some)
+        with torch.autocast(words.device.type, enabled=False):
+            for some, maximum, change in zip(*blocks, strict=True):
+                scores = some @ patches.transpose(1, 2)
+                by_image = scores.unflatten(2, (maxima.shape[2], -1))
+                by_image.sub_(maximum[..., None]).exp_().mul_(change[..., None])
+                of_words.append(scores @ patches)
+                of_patches.baddbmm_(scores.transpose(1, 2), some)
         return torch.cat(of_words, dim=1), of_patches, None
