@@ -51,8 +51,8 @@ def wpa_loss(query: Tensor, key: Tensor, text_mask: Tensor, same: Tensor) -> Ten
 class SoftMaxima(torch.autograd.Function):
     """For each word and image, the logarithm of the sum of exponentials of scores over patches.
 
-    Scores are computed in blocks of words, and once more in the backward pass. Writing all H x BL x
-    BN of them to memory takes several times as long as the products.
+    Scores are computed in blocks of words, and once more in the backward pass. That is faster than
+    to write all H x BL x BN of them to memory.
     """
 
     @staticmethod
