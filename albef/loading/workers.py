@@ -66,7 +66,9 @@ def _drain(items: Any) -> Generator[Any]:
         for worker in workers:
             worker.kill()
 
-    atexit.register(end)  # an error's trace can keep this generator open until then
+    # An error's trace can keep this generator open. Of exit's functions, the last one runs first,
+    # before torch's, after which torch ends no workers.
+    atexit.register(end)
     try:
         for item in items:
             if isinstance(item, Exception):
