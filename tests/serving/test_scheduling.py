@@ -9,9 +9,9 @@ SHOW = """
 import os, sys, threading
 from albef.serving.scheduling import shorten_turns
 
-os.nice(3)
+raised = os.nice(3)
 shorten_turns()
-assert os.nice(0) == 3
+assert os.nice(0) == raised
 assert sys.getswitchinterval() < 6e-5
 show = lambda: print(open(f"/proc/self/task/{threading.get_native_id()}/sched").read())
 if os.path.exists("/proc/self/sched"):
