@@ -66,8 +66,8 @@ def _drain(items: Any) -> Generator[Any]:
         for worker in workers:
             worker.kill()
 
-    # An error's trace can keep this generator open. Of exit's functions, the last one runs first,
-    # before torch's, after which torch ends no workers.
+    # If an error's trace keeps this generator open, this ends the workers when Python exits.
+    # Registered last, it runs before torch's own function, after which torch ends no workers.
     atexit.register(end)
     try:
         for item in items:

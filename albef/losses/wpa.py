@@ -57,7 +57,7 @@ class SoftMaxima(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, words: Tensor, patches: Tensor, images: int) -> Tensor:
-        """Return (H, W, B) from W words (H, W, D) and all patches (H, B x N, D) of B images."""
+        """Return (H, W, B) from W words (H, W, D / H) and patches (H, BN, D / H) of B images."""
         heads, rows, _ = patches.shape
         block = CPU_BLOCK if words.device.type == "cpu" else BLOCK
         ctx.step = max(1, block // (heads * rows))
@@ -75,7 +75,7 @@ class SoftMaxima(torch.autograd.Function):
         words, patches, maxima = ctx.saved_tensors
         of_words, of_patches = [], torch.zeros_like(patches)
         blocks = (tensor.split(ctx.step, dim=1) for tensor in (words, maxima, gradient))
-        with torch.autocast(words.device.type, enabled=False):
+        with torch.autocast(words.device.type, enabled=False):  # the caller may enable it
             for some, maximum, change in zip(*blocks, strict=True):
                 scores = some @ patches.transpose(1, 2)
                 by_image = scores.unflatten(2, (maxima.shape[2], -1))
