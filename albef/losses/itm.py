@@ -21,7 +21,7 @@ class Negatives(NamedTuple):
 
 
 def hard_negative_indices(
-    sim_i2t: Tensor, sim_t2i: Tensor, barred: Tensor, is_false: Tensor | None = None
+    sim_i2t: Tensor, sim_t2i: Tensor, barred: Tensor, false: Tensor | None = None
 ) -> Negatives:
     """Draw a negative image for each text of a batch, and a negative text for each image.
 
@@ -29,13 +29,13 @@ def hard_negative_indices(
         sim_i2t: (B, B) similarities that weigh the texts; see :func:`hard_negatives`.
         sim_t2i: (B, B) similarities that weigh the images.
         barred: (B, B) bool; true if the text of a column is not a negative of the image of a row.
-        is_false: (B,) bool; true if the pair's false text replaces the drawn text.
+        false: (B,) index of the pair's false text, which replaces the drawn text; -1 if it has
+            none.
     """
     image, has_image = hard_negatives(sim_t2i, barred.t())
     text, has_text = hard_negatives(sim_i2t, barred)
-    if is_false is not None:
-        own = len(text) + torch.arange(len(text), device=text.device)
-        text, has_text = torch.where(is_false, own, text), has_text | is_false
+    if false is not None:
+        text, has_text = torch.where(false < 0, text, false), has_text | (false >= 0)
     return Negatives(image, has_image, text, has_text)
 
 

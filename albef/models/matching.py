@@ -41,8 +41,8 @@ def match_pairs(
 ) -> Matches:
     """Score the three groups of pairs in one pass.
 
-    Texts are (B, L, D), or (2B, L, D) with the false texts at the end, as their mask. ``image`` has
-    keys and values of B images.
+    Texts are (B, L, D), or more with the false texts at the end, as their mask. ``image`` has keys
+    and values of B images.
     """
     index = torch.arange(len(negatives.text), device=text_states.device)
     texts = torch.cat([index, index, negatives.text])

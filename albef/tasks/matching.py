@@ -3,6 +3,7 @@
 Retrieval and grounding train on pairs.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,8 +29,8 @@ from albef.losses.itm import hard_negative_indices, itm_loss, ranking_loss
 from albef.losses.wpa import wpa_loss
 from albef.models.albef import ALBEF, ModelConfig, resized
 from albef.models.bert import attention_bias
-from albef.models.kernels import KeyValue
-from albef.models.matching import match_pairs
+from albef.models.kernels import KeyValue, select
+from albef.models.matching import Matches, match_pairs
 from albef.models.momentum import EMPTY, FeatureQueue, MomentumModel
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer, clean_caption, text_id
@@ -55,17 +56,17 @@ class MatchingConfig(Section):
     first 16). The paper treats it as a negative."""
     exchanged: tuple[Annotated[tuple[str, ...], Field(min_length=2)], ...] = ()
     """Groups of words that make a text false if they are exchanged, such as "left" and "right".
-    Each word must be a token of the vocabulary. In half of the texts with such words, the negative
-    text of ITM is the text itself with the words of one group exchanged, instead of a drawn text.
-    The paper has no groups."""
+    Each word must be a token of the vocabulary. In half of the captions with such words, and in all
+    texts of ``itm_captions`` with any, the negative text of ITM is the text itself with the words
+    of one group exchanged, instead of a drawn text. The paper has no groups."""
     exchanged_ranking: float = opt_in(0.0)
     """Weight of a loss that ranks a text above the same text with exchanged words, by ITM's logits.
     From weights that start at random, ITM alone learns the order of words late, or not at all.
     Without ``exchanged``, it has no effect. The paper does not have it."""
     itm_captions: Share = 0.0
-    """Share of ITM's texts that are drawn from an image's ``itm_captions`` in its meta: texts that
-    may be true of many other images, such as "two frogs". ITC and MLM do not read them. It needs
-    ``equal_texts``. The paper has no such captions."""
+    """Share of the images for which ITM also reads a text drawn from their ``itm_captions`` in the
+    meta: texts that may be true of many other images, such as "two frogs". ITC and MLM do not read
+    them. It needs ``equal_texts``. The paper has no such captions."""
     wpa: float = 0.0
     """Weight of word-patch alignment, a loss that aligns words with the image patches they
     describe. The paper does not have it. If weights start at random, this loss teaches which of two
@@ -89,9 +90,10 @@ class Collate:
     """Collate of records to ``image``, ``ids``, ``text_mask`` and ``image_id``.
 
     One caption is drawn per record. With ``equal_texts`` the batch also has ``text_ids`` (B, 17):
-    the id of the caption, and those of the record's captions. With ``itm_captions``, the share of
-    ITM's texts that are drawn from these, it also has ``itm_ids``, ``itm_mask`` (B, M) and
-    ``itm_text_id`` (B,).
+    the id of the caption, and those of the record's captions. With ``itm_captions``, it also has
+    K further texts for ITM: ``itm_ids`` and ``itm_mask`` (K, M), ``itm_text_id`` (K,), and
+    ``itm_rows`` (K,), the rows of their images. K is this share of the records that have such
+    captions; if there are none, these four are missing.
     """
 
     tokenizer: TextTokenizer
@@ -116,13 +118,24 @@ class Collate:
                 [_text_ids(text, record) for text, record in zip(texts, records, strict=True)]
             )
         if self.itm_captions:
-            for row, record in enumerate(records):
-                if record.itm_captions and rng.random() < self.itm_captions:
-                    texts[row] = _drawn(record.itm_captions, rng)
-            ids, mask = self.tokenizer.encode(texts, self.max_tokens)
-            batch["itm_ids"], batch["itm_mask"] = torch.from_numpy(ids), torch.from_numpy(mask)
-            batch["itm_text_id"] = torch.tensor([text_id(text) for text in texts])
+            batch |= self._further(records, rng)
         return batch
+
+    def _further(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
+        """Draw the further texts of ITM."""
+        having = [row for row, record in enumerate(records) if record.itm_captions]
+        count = math.ceil(self.itm_captions * len(having))
+        if not count:
+            return {}
+        rows = sorted(rng.choice(having, count, replace=False).tolist())
+        texts = [_drawn(records[row].itm_captions, rng) for row in rows]
+        ids, mask = self.tokenizer.encode(texts, self.max_tokens)
+        return {
+            "itm_ids": torch.from_numpy(ids),
+            "itm_mask": torch.from_numpy(mask),
+            "itm_text_id": torch.tensor([text_id(text) for text in texts]),
+            "itm_rows": torch.tensor(rows),
+        }
 
 
 def _drawn(texts: Sequence[str], rng: np.random.Generator) -> str:
@@ -347,28 +360,52 @@ class MatchingTask(Task):
         positives: Tensor,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return ITM's losses with negatives drawn by ITC's similarities, and values to log."""
-        states, batch, size = pairs.text_states, pairs.batch, len(pairs.text_states)
-        ids, mask = batch["ids"], batch["text_mask"]
-        if "itm_ids" in batch:
-            ids, mask = batch["itm_ids"], batch["itm_mask"]
-            states = self.model.encode_text(ids, mask)
-            positives = positives | describes(batch["itm_text_id"], batch["text_ids"])
-        is_false, outputs = None, {}
-        if self.config.exchanged:
-            other, exchanged = self.exchange(ids)
-            is_false = exchanged & (torch.rand(size, device=mask.device) < 0.5)
-            states = torch.cat([states, self.model.encode_text(other, mask)])
-            mask = mask.repeat(2, 1)
-            outputs["exchanged"] = is_false.float().mean()
+        batch, size = pairs.batch, len(pairs.text_states)
         weight = 1.0 if self.config.hard_negatives else 0.0  # Equal similarities draw uniformly.
         sims = itc.sim_i2t[:, :size] * weight, itc.sim_t2i[:, :size] * weight
-        negatives = hard_negative_indices(*sims, positives, is_false)
-        matches = match_pairs(self.model, self.itm_head, states, mask, image, negatives)
-        losses = {"itm": itm_loss(matches.logits, matches.labels, matches.valid)}
-        if is_false is not None and self.config.exchanged_ranking:
-            true, _, false = matches.logits.split(size)
-            losses["ranking"] = ranking_loss(true, false, is_false)
+        texts = batch["ids"], batch["text_mask"], pairs.text_states
+        groups = [self._matches(texts, image, sims, positives, (size + 1) // 2)]
+        if "itm_ids" in batch:
+            ids, mask, rows = batch["itm_ids"], batch["itm_mask"], batch["itm_rows"]
+            texts = ids, mask, self.model.encode_text(ids, mask)
+            sims = sims[0][rows][:, rows], sims[1][rows][:, rows]
+            positives = describes(batch["itm_text_id"], batch["text_ids"][rows])
+            groups.append(self._matches(texts, select(image, rows), sims, positives, len(rows)))
+        matches, false = zip(*groups, strict=True)
+        losses, outputs = {"itm": itm_loss(*map(torch.cat, zip(*matches, strict=True)))}, {}
+        if self.config.exchanged:
+            is_false = torch.cat(false) >= 0
+            outputs["exchanged"] = is_false.float().mean()
+            if self.config.exchanged_ranking:
+                by_kind = (match.logits.chunk(3) for match in matches)
+                true, _, other = map(torch.cat, zip(*by_kind, strict=True))
+                losses["ranking"] = ranking_loss(true, other, is_false)
         return losses, outputs
+
+    def _matches(
+        self,
+        texts: tuple[Tensor, Tensor, Tensor],
+        image: list[KeyValue],
+        sims: tuple[Tensor, Tensor],
+        positives: Tensor,
+        count: int,
+    ) -> tuple[Matches, Tensor]:
+        """Score B pairs and their negatives; also return the index of each false text, or -1.
+
+        ``texts`` are ids and mask (B, L), and states (B, L, D). Words are exchanged in ``count``
+        texts, drawn at random; only these are encoded again.
+        """
+        ids, mask, states = texts
+        false = torch.full((len(ids),), -1, device=ids.device)
+        if self.config.exchanged:
+            drawn = torch.randperm(len(ids), device=ids.device)[:count]
+            other, exchanged = self.exchange(ids[drawn])
+            states = torch.cat([states, self.model.encode_text(other, mask[drawn])])
+            mask = torch.cat([mask, mask[drawn]])
+            index = len(ids) + torch.arange(count, device=ids.device)
+            false[drawn] = torch.where(exchanged, index, -1)
+        negatives = hard_negative_indices(*sims, positives, false)
+        return match_pairs(self.model, self.itm_head, states, mask, image, negatives), false
 
     def end_step(self, outputs: Sequence[Mapping[str, Tensor]]) -> None:
         """Enqueue the momentum features of all micro-batches at once, with their ids if any."""

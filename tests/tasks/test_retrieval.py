@@ -104,15 +104,24 @@ def test_a_text_with_words_exchanged_is_the_negative_of_half_of_those_that_have_
     monkeypatch.setattr(task.model, "encode_text", encode)
     drawn = results(monkeypatch, matching, "hard_negative_indices")
     torch.manual_seed(0)
-    for _ in range(40):
+    for _ in range(80):
         shares.append(task(made, 0.0)["exchanged"])
-    said = {task.tokenizer.tokenizer.decode(ids[0, 1:3].tolist()) for ids in encoded[1::2]}
-    assert said == {"two dog", "three dog", "a squid"}  # words of one group, the others stay
-    chosen = torch.stack([negatives.text for negatives in drawn])
-    exchanged = chosen >= len(CAPTIONS)
-    assert torch.equal(chosen[exchanged], (torch.arange(4) + 4).expand(40, 4)[exchanged])
-    assert torch.equal(torch.stack(shares), exchanged.float().mean(dim=1))
-    assert ((exchanged.sum(dim=0) > 8) & (exchanged.sum(dim=0) < 32)).all()
+    decode = task.tokenizer.tokenizer.decode
+    counts = [0] * len(CAPTIONS)
+    for others, negatives, share in zip(encoded[1::2], drawn, shares, strict=True):
+        assert len(others) == len(CAPTIONS) / 2  # no other text is encoded twice
+        is_false = negatives.text >= len(CAPTIONS)
+        assert share == is_false.float().mean()
+        for row in is_false.nonzero().flatten().tolist():
+            counts[row] += 1
+            false = others[int(negatives.text[row]) - len(CAPTIONS)]
+            ways = task.exchanges[:, made["ids"][row]]
+            assert (ways == false).all(dim=1).any()
+            assert (false != made["ids"][row]).any()
+    assert {decode(ids[0, 1:3].tolist()) for ids in encoded[1::2]} >= {"two dog", "three dog"}
+    has_word = task.exchange(made["ids"])[1].tolist()
+    for count, has in zip(counts, has_word, strict=True):
+        assert 20 < count < 60 if has else count == 0
     assert "exchanges" not in task.state_dict()
 
     task.config = task.config.model_copy(update={"exchanged_ranking": 2.0})
@@ -172,26 +181,38 @@ def test_the_texts_of_a_record_are_known_to_its_batch() -> None:
 
 
 def test_captions_of_itm_are_read_by_itm_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = tiny_task(equal_texts=True, itm_captions=0.5).train()
+    task = tiny_task(equal_texts=True, itm_captions=0.5, exchanged=[["a", "two"]]).train()
     image, more = draw("pictures")[0].image, {"itm_captions": ["two frogs", "a squid"]}
     records = [
-        Record(str(i), image, ("a dog left of an apple",), i, "train", "s", more) for i in range(40)
+        Record(str(i), image, ("a dog left of an apple",), i, "train", "s", more if i % 4 else {})
+        for i in range(40)
     ]
     made = task.collate(Transform(AugmentConfig(), 16))(records, np.random.default_rng(0))
     made["image"] = made["image"].float()
     drawn = Counter(made["itm_text_id"].tolist())
-    ids = [text_id(text) for text in ("a dog left of an apple", "two frogs", "a squid")]
-    assert set(drawn) == set(ids)
-    assert 10 < drawn[ids[0]] < 30
-    assert set(made["text_ids"][:, 0].tolist()) == set(ids[:1])
+    assert set(drawn) == {text_id("two frogs"), text_id("a squid")}
+    assert drawn.total() == len(made["itm_ids"]) == 15  # half of the 30 records that have any
+    assert len({*made["itm_rows"].tolist()}) == 15
+    assert all(row % 4 for row in made["itm_rows"].tolist())
+    assert {*made["text_ids"][:, 0].tolist()} == {text_id("a dog left of an apple")}
+
     negatives = results(monkeypatch, matching, "hard_negative_indices")
-    out, other = (
-        task(made | changed, 0.0)
-        for changed in ({}, {"itm_ids": made["ids"], "itm_mask": made["text_mask"]})
+    matches = results(monkeypatch, matching, "match_pairs")
+    out = task(made, 0.0)
+    alone = task({n: t for n, t in made.items() if not n.startswith("itm_")}, 0.0)
+    assert out["itc"] == alone["itc"]
+    assert out["itm"] != alone["itm"]
+    own, further = (match.logits[match.valid] for match in matches[:2])
+    labels = torch.cat([match.labels[match.valid] for match in matches[:2]])
+    loss = torch.nn.functional.cross_entropy(torch.cat([own, further]), labels)
+    torch.testing.assert_close(out["itm"], loss.detach())
+    assert not negatives[1].has_image.any()  # the captions of ITM are true of all these images
+    assert negatives[1].has_text.any()  # but not with "a" instead of "two"
+
+    plain = [Record("a", image, ("a dog",), 0, "train", "s", {})]
+    assert "itm_ids" not in task.collate(Transform(AugmentConfig(), 16))(
+        plain, np.random.default_rng(0)
     )
-    assert out["itc"] == other["itc"]
-    assert out["itm"] != other["itm"]
-    assert not negatives[0].has_image.any()  # every text is true of every image
     with pytest.raises(ValueError, match="itm_captions needs equal_texts"):
         tiny_task(itm_captions=0.5)
 
