@@ -56,9 +56,10 @@ class MatchingConfig(Section):
     first 16). The paper treats it as a negative."""
     exchanged: tuple[Annotated[tuple[str, ...], Field(min_length=2)], ...] = ()
     """Groups of words that make a text false if they are exchanged, such as "left" and "right".
-    Each word must be a token of the vocabulary. In half of the captions with such words, and in all
-    texts of ``itm_captions`` with any, the negative text of ITM is the text itself with the words
-    of one group exchanged, instead of a drawn text. The paper has no groups."""
+    Each word must be a token of the vocabulary. In half of the captions with such words, and in
+    60 % of the texts of ``itm_captions`` with any, the negative text of ITM is the text
+    itself with the words of one group exchanged, instead of a drawn text. The paper has no
+    groups."""
     exchanged_ranking: float = opt_in(0.0)
     """Weight of a loss that ranks a text above the same text with exchanged words, by ITM's logits.
     From weights that start at random, ITM alone learns the order of words late, or not at all.
@@ -79,6 +80,9 @@ class MatchingConfig(Section):
         return self
 
 
+EXCHANGED, EXCHANGED_ITM = 0.5, 0.6
+"""Shares of a batch's captions and of its ``itm_captions`` in which words are exchanged. With a
+larger share, more true short captions are refused; with a smaller one, more false ones accepted."""
 START_BIAS = -10.0
 """Initial bias of ``contrast: sigmoid``, as in SigLIP: at first almost all pairs are false."""
 KNOWN_TEXTS = 16
@@ -364,13 +368,14 @@ class MatchingTask(Task):
         weight = 1.0 if self.config.hard_negatives else 0.0  # Equal similarities draw uniformly.
         sims = itc.sim_i2t[:, :size] * weight, itc.sim_t2i[:, :size] * weight
         texts = batch["ids"], batch["text_mask"], pairs.text_states
-        groups = [self._matches(texts, image, sims, positives, (size + 1) // 2)]
+        groups = [self._matches(texts, image, sims, positives, math.ceil(EXCHANGED * size))]
         if "itm_ids" in batch:
             ids, mask, rows = batch["itm_ids"], batch["itm_mask"], batch["itm_rows"]
             texts = ids, mask, self.model.encode_text(ids, mask)
             sims = sims[0][rows][:, rows], sims[1][rows][:, rows]
             positives = describes(batch["itm_text_id"], batch["text_ids"][rows])
-            groups.append(self._matches(texts, select(image, rows), sims, positives, len(rows)))
+            count = math.ceil(EXCHANGED_ITM * len(rows))
+            groups.append(self._matches(texts, select(image, rows), sims, positives, count))
         matches, false = zip(*groups, strict=True)
         losses, outputs = {"itm": itm_loss(*map(torch.cat, zip(*matches, strict=True)))}, {}
         if self.config.exchanged:
