@@ -1,6 +1,7 @@
 """Device of a stage, and locks for exclusive use of it: a GPU, or cores of the CPU."""
 
 import contextlib
+import ctypes
 import functools
 import logging
 import os
@@ -15,6 +16,7 @@ from albef.io import LockedError, lock
 from pipelines.stage import Stage
 
 _POLL_S = 0.1
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of mallopt in glibc
 log = logging.getLogger("albef")
 
 
@@ -36,9 +38,23 @@ def device_of(stage: Stage) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"runtime.device must be auto, cpu, cuda or cuda:N, got {name}") from None
+    if device.type == "cpu":
+        _keep_freed_memory()
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"runtime.device is {name}, but torch finds no GPU; use auto or cpu")
     return device
+
+
+def _keep_freed_memory() -> None:
+    """Keep the memory of freed tensors for the next ones of this process.
+
+    By default, glibc returns large blocks to the system, which clears them before they are used
+    again, in each step of a training. Other C libraries are left as they are.
+    """
+    with contextlib.suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_MMAP_THRESHOLD, 2**25)  # the maximum, 32 MiB
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextlib.contextmanager

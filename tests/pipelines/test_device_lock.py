@@ -1,6 +1,8 @@
 """Slots of the devices of a machine, which all stages of a user wait for."""
 
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -57,3 +59,33 @@ def test_a_slot_follows_no_link_of_another_user(
     folder.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="belongs to another user"), device_slot("cpu"):
         pass
+
+
+_FAULTS = """
+import resource, sys, types
+import torch
+from pipelines.device_lock import device_of
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        tensors = [torch.ones(2**20) for _ in range(16)]
+        del tensors
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+runtime = types.SimpleNamespace(deterministic=False, threads=1, device="cpu")
+torch.set_num_threads(1)
+if sys.argv[1] == "stage":
+    device_of(types.SimpleNamespace(runtime=runtime))
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+def test_the_memory_of_freed_tensors_is_not_cleared_again() -> None:
+    plain, stage = (
+        int(subprocess.check_output([sys.executable, "-c", _FAULTS, name]))
+        for name in ("", "stage")
+    )
+    assert 20 * stage < plain
