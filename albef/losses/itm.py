@@ -21,7 +21,7 @@ class Negatives(NamedTuple):
 
 
 def hard_negative_indices(
-    sim_i2t: Tensor, sim_t2i: Tensor, barred: Tensor, false: Tensor | None = None
+    sim_i2t: Tensor, sim_t2i: Tensor, barred: Tensor, false_text: Tensor
 ) -> Negatives:
     """Draw a negative image for each text of a batch, and a negative text for each image.
 
@@ -29,14 +29,14 @@ def hard_negative_indices(
         sim_i2t: (B, B) similarities that weigh the texts; see :func:`hard_negatives`.
         sim_t2i: (B, B) similarities that weigh the images.
         barred: (B, B) bool; true if the text of a column is not a negative of the image of a row.
-        false: (B,) index of the pair's false text, which replaces the drawn text; -1 if it has
+        false_text: (B,) index of a pair's false text, which replaces the drawn one; -1 if it has
             none.
     """
     image, has_image = hard_negatives(sim_t2i, barred.t())
     text, has_text = hard_negatives(sim_i2t, barred)
-    if false is not None:
-        text, has_text = torch.where(false < 0, text, false), has_text | (false >= 0)
-    return Negatives(image, has_image, text, has_text)
+    is_drawn = false_text < 0
+    text = torch.where(is_drawn, text, false_text)
+    return Negatives(image, has_image, text, has_text | ~is_drawn)
 
 
 def hard_negatives(

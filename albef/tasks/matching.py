@@ -57,9 +57,8 @@ class MatchingConfig(Section):
     exchanged: tuple[Annotated[tuple[str, ...], Field(min_length=2)], ...] = ()
     """Groups of words that make a text false if they are exchanged, such as "left" and "right".
     Each word must be a token of the vocabulary. In half of the captions with such words, and in
-    60 % of the texts of ``itm_captions`` with any, the negative text of ITM is the text
-    itself with the words of one group exchanged, instead of a drawn text. The paper has no
-    groups."""
+    60 % of the texts of ``itm_captions`` with any, the negative text of ITM is the text itself with
+    the words of one group exchanged, instead of a drawn text. The paper has no groups."""
     exchanged_ranking: float = opt_in(0.0)
     """Weight of a loss that ranks a text above the same text with exchanged words, by ITM's logits.
     From weights that start at random, ITM alone learns the order of words late, or not at all.
@@ -376,10 +375,11 @@ class MatchingTask(Task):
             positives = describes(batch["itm_text_id"], batch["text_ids"][rows])
             count = math.ceil(EXCHANGED_ITM * len(rows))
             groups.append(self._matches(texts, select(image, rows), sims, positives, count))
-        matches, false = zip(*groups, strict=True)
-        losses, outputs = {"itm": itm_loss(*map(torch.cat, zip(*matches, strict=True)))}, {}
+        matches, false_texts = zip(*groups, strict=True)
+        logits, labels, valid = (torch.cat(part) for part in zip(*matches, strict=True))
+        losses, outputs = {"itm": itm_loss(logits, labels, valid)}, {}
         if self.config.exchanged:
-            is_false = torch.cat(false) >= 0
+            is_false = torch.cat(false_texts) >= 0
             outputs["exchanged"] = is_false.float().mean()
             if self.config.exchanged_ranking:
                 by_kind = (match.logits.chunk(3) for match in matches)
@@ -401,16 +401,16 @@ class MatchingTask(Task):
         texts, drawn at random; only these are encoded again.
         """
         ids, mask, states = texts
-        false = torch.full((len(ids),), -1, device=ids.device)
+        false_text = torch.full((len(ids),), -1, device=ids.device)
         if self.config.exchanged:
             drawn = torch.randperm(len(ids), device=ids.device)[:count]
             other, exchanged = self.exchange(ids[drawn])
             states = torch.cat([states, self.model.encode_text(other, mask[drawn])])
             mask = torch.cat([mask, mask[drawn]])
             index = len(ids) + torch.arange(count, device=ids.device)
-            false[drawn] = torch.where(exchanged, index, -1)
-        negatives = hard_negative_indices(*sims, positives, false)
-        return match_pairs(self.model, self.itm_head, states, mask, image, negatives), false
+            false_text[drawn] = torch.where(exchanged, index, -1)
+        negatives = hard_negative_indices(*sims, positives, false_text)
+        return match_pairs(self.model, self.itm_head, states, mask, image, negatives), false_text
 
     def end_step(self, outputs: Sequence[Mapping[str, Tensor]]) -> None:
         """Enqueue the momentum features of all micro-batches at once, with their ids if any."""
