@@ -37,13 +37,20 @@ def wpa_loss(query: Tensor, key: Tensor, text_mask: Tensor, same: Tensor) -> Ten
             own image. The positives share the weight equally.
     """
     heads, width = query.shape[1], query.shape[3]
+    is_word = text_mask[:, 1:].flatten()
     with torch.autocast(query.device.type, enabled=False):
         words = query[:, :, 1:].float().transpose(0, 1).reshape(heads, -1, width)
         patches = key[:, :, 1:].float().transpose(0, 1).reshape(heads, -1, width)
+        places = torch.arange(words.shape[1], device=words.device)
+        if places.device.type == "cpu":  # A GPU would have to wait for the number of words.
+            places = is_word.nonzero().squeeze(1)
         apply: Any = SoftMaxima.apply
-        soft_maxima = apply(words / math.sqrt(width), patches, len(key)).mean(dim=0)
+        maxima = apply(words.index_select(1, places) / math.sqrt(width), patches, len(key)).mean(
+            dim=0
+        )
+    of_words = maxima.new_zeros(len(is_word), len(key)).index_copy(0, places, maxima)
     weights = text_mask[:, 1:, None].float()
-    scores = (soft_maxima.unflatten(0, (len(query), -1)) * weights).sum(dim=1) / weights.sum(dim=1)
+    scores = (of_words.unflatten(0, (len(query), -1)) * weights).sum(dim=1) / weights.sum(dim=1)
     by_text, by_image = (mask / mask.sum(dim=1, keepdim=True) for mask in (same, same.t()))
     return (soft_cross_entropy(scores, by_text) + soft_cross_entropy(scores.t(), by_image)) / 2
 
