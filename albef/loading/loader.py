@@ -40,8 +40,8 @@ class Loader:
         workers: number of processes that decode and augment; 0 uses this process.
         share: rank of this process and number of processes; each has the same number of
             micro-batches in every step.
-        pool: batches whose records are sorted by caption length or source and cut into
-            micro-batches, which are then shuffled.
+        pool: batches whose records are sorted by caption length or source and cut into batches
+            again, which are then shuffled.
         weights: passes over each source in an epoch, by name; None is one pass over all records.
         reading: shuffling window in shards, and limits of damage.
 
@@ -90,7 +90,7 @@ class Loader:
             micro_batch_size,
             self._micros * self.steps_per_epoch,
             seed,
-            pool._replace(batches=pool.batches * self._micros),
+            pool._replace(micros=self._micros),
             mixture,
             reading.window,
         )

@@ -61,10 +61,15 @@ class Mixture:
 
 
 class Pool(NamedTuple):
-    """Number of batches whose records are regrouped by length or source; 0 keeps them as drawn."""
+    """Number of batches whose records are regrouped by length or source; 0 keeps them as drawn.
+
+    The micro-batches of a batch are regrouped together, so that processes have equal work.
+    """
 
     batches: int = 0
     by: Literal["length", "source"] = "length"
+    micros: int = 1
+    """Number of micro-batches of a batch."""
 
 
 class Sampler:
@@ -72,7 +77,7 @@ class Sampler:
 
     An epoch has ``per_epoch`` micro-batches, of records that the mixture selects; None shows each
     once. Records are shuffled within windows of as many shards; None is the whole split. Those of
-    a ``pool`` of micro-batches are then sorted and regrouped.
+    a ``pool`` of batches are then sorted and regrouped.
     """
 
     def __init__(
@@ -139,14 +144,15 @@ class Sampler:
         return order if self._sorted_by is None else self._regroup(order, self._sorted_by, rng)
 
     def _regroup(self, order: Indices, key: Indices, rng: np.random.Generator) -> Indices:
-        """Sort the records by a key within each pool of micro-batches, and shuffle those."""
+        """Sort the records by a key within each pool of batches, and shuffle those."""
         parts = []
-        records = self._pool.batches * self._size
+        batch = self._pool.micros * self._size
+        records = self._pool.batches * batch
         for start in range(0, len(order), records):
             pool = order[start : start + records]
             sorted_pool = pool[np.argsort(key[pool], kind="stable")]
-            micros = sorted_pool.reshape(-1, self._size)
-            parts.append(micros[rng.permutation(len(micros))])
+            batches = sorted_pool.reshape(-1, batch)
+            parts.append(batches[rng.permutation(len(batches))])
         return np.concatenate(parts).ravel()
 
 
