@@ -47,7 +47,8 @@ def judge(model: Model, records: Records) -> Judged:
     """Return a model's answers about records, without those whose answer is not known.
 
     A matching model scores each image with its own caption and with the most similar other caption
-    of the batch, because training draws its negatives like this.
+    of the batch, because training draws its negatives like this. The same follows with the first of
+    each image's ``itm_captions``, if it has any.
     """
     score = next(score for capability, score in _SCORERS.items() if isinstance(model, capability))
     rows: list[tuple[Any, float]] = []
@@ -57,10 +58,24 @@ def judge(model: Model, records: Records) -> Judged:
 
 
 def _match(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
-    images, texts = [r.image for r in records], [r.captions[0] for r in records]
+    shorter = [record for record in records if record.itm_captions]
+    rows = _match_texts(model, records, [record.captions[0] for record in records])
+    return rows + _match_texts(model, shorter, [record.itm_captions[0] for record in shorter])
+
+
+def _match_texts(
+    model: Any, records: Sequence[Record], texts: Sequence[str]
+) -> list[tuple[Any, float]]:
+    if not records:
+        return []
+    images = [record.image for record in records]
     sim = model.embed_image(images) @ model.embed_text(texts).T
     for i, record in enumerate(records):
-        positive = [o.image_id == record.image_id or o.captions[0] == texts[i] for o in records]
+        true = {texts[i], *record.captions, *record.itm_captions}
+        positive = [
+            other.image_id == record.image_id or text in true
+            for other, text in zip(records, texts, strict=True)
+        ]
         sim[i, positive] = -np.inf
     negatives = [(i, int(row.argmax())) for i, row in enumerate(sim) if np.isfinite(row.max())]
     pairs = [(i, i) for i in range(len(records))] + negatives
