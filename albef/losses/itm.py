@@ -11,9 +11,9 @@ class Negatives(NamedTuple):
     """The negatives of a batch of B pairs; an index without a negative is arbitrary."""
 
     image: Tensor
-    """(B,) index of each text's negative image."""
+    """(T,) index of the negative image of each of the first T texts."""
     has_image: Tensor
-    """(B,) bool; true if the text has a negative image."""
+    """(T,) bool; true if the text has a negative image."""
     text: Tensor
     """(B,) index of each image's negative text; indices from B on are false texts."""
     has_text: Tensor
@@ -23,16 +23,16 @@ class Negatives(NamedTuple):
 def hard_negative_indices(
     sim_i2t: Tensor, sim_t2i: Tensor, barred: Tensor, false_text: Tensor
 ) -> Negatives:
-    """Draw a negative image for each text of a batch, and a negative text for each image.
+    """Draw negative images for the first T texts of a batch, and a negative text for each image.
 
     Args:
         sim_i2t: (B, B) similarities that weigh the texts; see :func:`hard_negatives`.
-        sim_t2i: (B, B) similarities that weigh the images.
+        sim_t2i: (T, B) similarities that weigh the images.
         barred: (B, B) bool; true if the text of a column is not a negative of the image of a row.
         false_text: (B,) index of a pair's false text, which replaces the drawn one; -1 if it has
             none.
     """
-    image, has_image = hard_negatives(sim_t2i, barred.t())
+    image, has_image = hard_negatives(sim_t2i, barred.t()[: len(sim_t2i)])
     text, has_text = hard_negatives(sim_i2t, barred)
     is_drawn = false_text < 0
     text = torch.where(is_drawn, text, false_text)
@@ -45,12 +45,12 @@ def hard_negatives(
     """Draw one negative per row in proportion to ``softmax(sim)`` over the allowed columns.
 
     Args:
-        sim: (B, B) similarities over temperature; zeros make the draw uniform.
-        barred: (B, B) bool; true if a column is not a negative of the row (the pair itself).
+        sim: (R, B) similarities over temperature; zeros make the draw uniform.
+        barred: (R, B) bool; true if a column is not a negative of the row (the pair itself).
         generator: random generator of the draw; None uses torch's default.
 
     Returns:
-        (B,) column indices, and (B,) bool: true if the row has a negative. The index of a row
+        (R,) column indices, and (R,) bool: true if the row has a negative. The index of a row
         without one is arbitrary.
     """
     valid = ~barred.all(dim=1)

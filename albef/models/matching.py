@@ -21,14 +21,14 @@ RANKS = (1, 5, 10)
 
 
 class Matches(NamedTuple):
-    """The 3B pairs: (text, image), (text, negative image), (negative text, image)."""
+    """P = 2B + T pairs: (text, image), T of (text, negative image), (negative text, image)."""
 
     logits: Tensor
-    """(3B, 2); class 1 is "match"."""
+    """(P, 2); class 1 is "match"."""
     labels: Tensor
-    """(3B,): 1, 0, 0."""
+    """(P,): 1 for the first B pairs, else 0."""
     valid: Tensor
-    """(3B,) bool; false if a row has no possible negative."""
+    """(P,) bool; false if a row has no possible negative."""
 
 
 def match_pairs(
@@ -45,13 +45,13 @@ def match_pairs(
     and values of B images.
     """
     index = torch.arange(len(negatives.text), device=text_states.device)
-    texts = torch.cat([index, index, negatives.text])
+    texts = torch.cat([index, index[: len(negatives.image)], negatives.text])
     images = torch.cat([index, negatives.image, index])
     chosen = text_states.index_select(0, texts)  # indexing has no fixed order backward
     logits = itm_head(model.fused_cls(chosen, text_mask[texts], select(image, images)))
     labels = (torch.arange(len(texts), device=logits.device) < len(index)).long()
     has_image, has_text = negatives.has_image, negatives.has_text
-    valid = torch.cat([torch.ones_like(has_image), has_image, has_text])
+    valid = torch.cat([torch.ones_like(has_text), has_image, has_text])
     return Matches(logits, labels, valid)
 
 

@@ -56,17 +56,18 @@ class MatchingConfig(Section):
     first 16). The paper treats it as a negative."""
     exchanged: tuple[Annotated[tuple[str, ...], Field(min_length=2)], ...] = ()
     """Groups of words that make a text false if they are exchanged, such as "left" and "right".
-    Each word must be a token of the vocabulary. In half of the captions with such words, and in
-    60 % of the texts of ``itm_captions`` with any, the negative text of ITM is the text itself with
-    the words of one group exchanged, instead of a drawn text. The paper has no groups."""
+    Each word must be a token of the vocabulary. In half of the captions with such words, and in all
+    texts of ``itm_captions`` with any, the negative text of ITM is the text itself with the words
+    of one group exchanged, instead of a drawn text. The paper has no groups."""
     exchanged_ranking: float = opt_in(0.0)
     """Weight of a loss that ranks a text above the same text with exchanged words, by ITM's logits.
     From weights that start at random, ITM alone learns the order of words late, or not at all.
     Without ``exchanged``, it has no effect. The paper does not have it."""
     itm_captions: Share = 0.0
     """Share of the images for which ITM also reads a text drawn from their ``itm_captions`` in the
-    meta: texts that may be true of many other images, such as "two frogs". ITC and MLM do not read
-    them. It needs ``equal_texts``. The paper has no such captions."""
+    meta: texts that may be true of many other images, such as "two frogs". Half of them also
+    has a negative image. ITC and MLM do not read them. It needs ``equal_texts``. The paper has no
+    such captions."""
     wpa: float = 0.0
     """Weight of word-patch alignment, a loss that aligns words with the image patches they
     describe. The paper does not have it. If weights start at random, this loss teaches which of two
@@ -79,9 +80,11 @@ class MatchingConfig(Section):
         return self
 
 
-EXCHANGED, EXCHANGED_ITM = 0.5, 0.6
-"""Shares of a batch's captions and of its ``itm_captions`` in which words are exchanged. With a
-larger share, more true short captions are refused; with a smaller one, more false ones accepted."""
+EXCHANGED = 0.5
+"""Share of a batch's captions in which words are exchanged."""
+NEGATIVE_IMAGES_ITM = 0.5
+"""Share of the ``itm_captions`` that also have a negative image. With a larger share, more true
+short captions are refused; with a smaller one, more false ones accepted."""
 START_BIAS = -10.0
 """Initial bias of ``contrast: sigmoid``, as in SigLIP: at first almost all pairs are false."""
 KNOWN_TEXTS = 16
@@ -371,10 +374,10 @@ class MatchingTask(Task):
         if "itm_ids" in batch:
             ids, mask, rows = batch["itm_ids"], batch["itm_mask"], batch["itm_rows"]
             texts = ids, mask, self.model.encode_text(ids, mask)
-            sims = sims[0][rows][:, rows], sims[1][rows][:, rows]
+            with_image = rows[: round(NEGATIVE_IMAGES_ITM * len(rows))]
+            sims = sims[0][rows][:, rows], sims[1][with_image][:, rows]
             positives = describes(batch["itm_text_id"], batch["text_ids"][rows])
-            count = math.ceil(EXCHANGED_ITM * len(rows))
-            groups.append(self._matches(texts, select(image, rows), sims, positives, count))
+            groups.append(self._matches(texts, select(image, rows), sims, positives, len(rows)))
         matches, false_texts = zip(*groups, strict=True)
         logits, labels, valid = (torch.cat(part) for part in zip(*matches, strict=True))
         losses, outputs = {"itm": itm_loss(logits, labels, valid)}, {}
@@ -382,8 +385,9 @@ class MatchingTask(Task):
             is_false = torch.cat(false_texts) >= 0
             outputs["exchanged"] = is_false.float().mean()
             if self.config.exchanged_ranking:
-                by_kind = (match.logits.chunk(3) for match in matches)
-                true, _, other = map(torch.cat, zip(*by_kind, strict=True))
+                sizes = map(len, false_texts)
+                ends = ((m.logits[:n], m.logits[-n:]) for m, n in zip(matches, sizes, strict=True))
+                true, other = map(torch.cat, zip(*ends, strict=True))
                 losses["ranking"] = ranking_loss(true, other, is_false)
         return losses, outputs
 
