@@ -10,7 +10,7 @@ also contrasts words and patches, but by features instead of attention.
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -37,22 +37,28 @@ def wpa_loss(query: Tensor, key: Tensor, text_mask: Tensor, same: Tensor) -> Ten
             own image. The positives share the weight equally.
     """
     heads, width = query.shape[1], query.shape[3]
-    is_word = text_mask[:, 1:].flatten()
     with torch.autocast(query.device.type, enabled=False):
         words = query[:, :, 1:].float().transpose(0, 1).reshape(heads, -1, width)
         patches = key[:, :, 1:].float().transpose(0, 1).reshape(heads, -1, width)
-        places = torch.arange(words.shape[1], device=words.device)
-        if places.device.type == "cpu":  # A GPU would have to wait for the number of words.
-            places = is_word.nonzero().squeeze(1)
-        apply: Any = SoftMaxima.apply
-        maxima = apply(words.index_select(1, places) / math.sqrt(width), patches, len(key)).mean(
-            dim=0
-        )
-    of_words = maxima.new_zeros(len(is_word), len(key)).index_copy(0, places, maxima)
+        words = words / math.sqrt(width)
+        of_words = _soft_maxima(words, patches, len(key), text_mask[:, 1:].flatten())
     weights = text_mask[:, 1:, None].float()
     scores = (of_words.unflatten(0, (len(query), -1)) * weights).sum(dim=1) / weights.sum(dim=1)
     by_text, by_image = (mask / mask.sum(dim=1, keepdim=True) for mask in (same, same.t()))
     return (soft_cross_entropy(scores, by_text) + soft_cross_entropy(scores.t(), by_image)) / 2
+
+
+def _soft_maxima(words: Tensor, patches: Tensor, images: int, is_word: Tensor) -> Tensor:
+    """Return the soft maxima (W, B) of W words, as means over the heads; see :class:`SoftMaxima`.
+
+    On a CPU, those of padding are not computed, and 0. A GPU would wait for the number of words.
+    """
+    apply: Any = SoftMaxima.apply
+    if words.device.type != "cpu":
+        return cast(Tensor, apply(words, patches, images).mean(dim=0))
+    places = is_word.nonzero().squeeze(1)
+    maxima = apply(words.index_select(1, places), patches, images).mean(dim=0)
+    return cast(Tensor, maxima.new_zeros(len(is_word), images).index_copy(0, places, maxima))
 
 
 class SoftMaxima(torch.autograd.Function):
