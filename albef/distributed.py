@@ -8,6 +8,7 @@ import contextlib
 import datetime as dt
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -49,7 +50,11 @@ class World:
         if self.size == 1:
             return task
         # Every process applies the same enqueue, so buffers (the queue) stay equal.
-        model = DistributedDataParallel(task, broadcast_buffers=False, gradient_as_bucket_view=True)
+        with warnings.catch_warnings():  # What replaces broadcast_buffers needs the newest torch.
+            warnings.simplefilter("ignore", FutureWarning)
+            model = DistributedDataParallel(
+                task, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
         if compress:
             model.register_comm_hook(None, _averaged_in_bfloat16)
         return model

@@ -137,8 +137,8 @@ class TrainingConfig(Section):
     drawn."""
     pooled_by: Literal["length", "source"] = opt_in("length")
     """Sort key of pooled batches. ``length`` of the longest caption reduces padding. ``source``
-    gives almost every micro-batch records of one source, so that the source does not reveal which
-    pairs are negative (Nussbaum et al., 2024, arXiv:2402.01613)."""
+    gives almost every batch records of one source, so that the source does not reveal which pairs
+    are negative (Nussbaum et al., 2024, arXiv:2402.01613)."""
     source_weights: dict[str, Annotated[float, Field(ge=0, le=1000)]] | None = opt_in(None)
     """Passes over each source of the dataset in an epoch, by source name. A source without an entry
     has 1. If unset, an epoch is one pass over all records."""
