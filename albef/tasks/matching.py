@@ -56,9 +56,9 @@ class MatchingConfig(Section):
     first 16). The paper treats it as a negative."""
     exchanged: tuple[Annotated[tuple[str, ...], Field(min_length=2)], ...] = ()
     """Groups of words that make a text false if they are exchanged, such as "left" and "right".
-    Each word must be a token of the vocabulary. In half of the captions with such words, and in all
-    texts of ``itm_captions`` with any, the negative text of ITM is the text itself with the words
-    of one group exchanged, instead of a drawn text. The paper has no groups."""
+    Each word must be a token of the vocabulary. In half of the captions with such words, and in
+    70 % of the texts of ``itm_captions`` with any, the negative text of ITM is the text itself with
+    the words of one group exchanged, instead of a drawn text. The paper has no groups."""
     exchanged_ranking: float = opt_in(0.0)
     """Weight of a loss that ranks a text above the same text with exchanged words, by ITM's logits.
     From weights that start at random, ITM alone learns the order of words late, or not at all.
@@ -80,8 +80,8 @@ class MatchingConfig(Section):
         return self
 
 
-EXCHANGED = 0.5
-"""Share of a batch's captions in which words are exchanged."""
+EXCHANGED, EXCHANGED_ITM = 0.5, 0.7
+"""Shares of a batch's captions and of its ``itm_captions`` in which words are exchanged."""
 NEGATIVE_IMAGES_ITM = 0.5
 """Share of the ``itm_captions`` that also have a negative image. With a larger share, more true
 short captions are refused; with a smaller one, more false ones accepted."""
@@ -95,9 +95,10 @@ KNOWN_TEXTS = 16
 class Collate:
     """Collate of records to ``image``, ``ids``, ``text_mask`` and ``image_id``.
 
-    One caption is drawn per record. With ``equal_texts`` the batch also has ``text_ids`` (B, 17):
-    the id of the caption, and those of the record's captions. With ``itm_captions``, it also has
-    K further texts for ITM: ``itm_ids`` and ``itm_mask`` (K, M), ``itm_text_id`` (K,), and
+    One caption is drawn per record. All have the same relative rank by length among those of their
+    record, so a batch has little padding. With ``equal_texts`` the batch also has ``text_ids``
+    (B, 17): the id of the caption, and those of the record's captions. With ``itm_captions``, it
+    also has K further texts for ITM: ``itm_ids`` and ``itm_mask`` (K, M), ``itm_text_id`` (K,), and
     ``itm_rows`` (K,), the rows of their images. K is this share of the records that have such
     captions; if there are none, these four are missing.
     """
@@ -111,7 +112,8 @@ class Collate:
     def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
         """Stack the records."""
         image = np.stack([self.transform(record.image, rng, record.key) for record in records])
-        texts = [_drawn(record.captions, rng) for record in records]
+        rank = rng.random()
+        texts = [_drawn(record.captions, rank) for record in records]
         ids, mask = self.tokenizer.encode(texts, self.max_tokens)
         batch = {
             "image": torch.from_numpy(image),
@@ -134,7 +136,8 @@ class Collate:
         if not count:
             return {}
         rows = sorted(rng.choice(having, count, replace=False).tolist())
-        texts = [_drawn(records[row].itm_captions, rng) for row in rows]
+        rank = rng.random()
+        texts = [_drawn(records[row].itm_captions, rank) for row in rows]
         ids, mask = self.tokenizer.encode(texts, self.max_tokens)
         return {
             "itm_ids": torch.from_numpy(ids),
@@ -144,9 +147,9 @@ class Collate:
         }
 
 
-def _drawn(texts: Sequence[str], rng: np.random.Generator) -> str:
-    """Draw one of the texts and clean it."""
-    return clean_caption(texts[int(rng.integers(len(texts)))], MAX_WORDS)
+def _drawn(texts: Sequence[str], rank: float) -> str:
+    """Return the text at a relative rank by length, from 0 to below 1, cleaned."""
+    return clean_caption(sorted(texts, key=len)[int(rank * len(texts))], MAX_WORDS)
 
 
 @lru_cache(2**16)
@@ -377,7 +380,8 @@ class MatchingTask(Task):
             with_image = rows[: round(NEGATIVE_IMAGES_ITM * len(rows))]
             sims = sims[0][rows][:, rows], sims[1][with_image][:, rows]
             positives = describes(batch["itm_text_id"], batch["text_ids"][rows])
-            groups.append(self._matches(texts, select(image, rows), sims, positives, len(rows)))
+            count = math.ceil(EXCHANGED_ITM * len(rows))
+            groups.append(self._matches(texts, select(image, rows), sims, positives, count))
         matches, false_texts = zip(*groups, strict=True)
         logits, labels, valid = (torch.cat(part) for part in zip(*matches, strict=True))
         losses, outputs = {"itm": itm_loss(logits, labels, valid)}, {}

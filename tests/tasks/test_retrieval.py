@@ -1,7 +1,6 @@
 """Retrieval without one of its parts, as the rungs of an ablation have it."""
 
 import math
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -187,11 +186,13 @@ def test_captions_of_itm_are_read_by_itm_alone(monkeypatch: pytest.MonkeyPatch) 
         Record(str(i), image, ("a dog left of an apple",), i, "train", "s", more if i % 4 else {})
         for i in range(40)
     ]
-    made = task.collate(Transform(AugmentConfig(), 16))(records, np.random.default_rng(0))
+    collate = task.collate(Transform(AugmentConfig(), 16))
+    draws = [collate(records, np.random.default_rng(i))["itm_text_id"].tolist() for i in range(9)]
+    # Texts of a batch have the same relative rank by length, for little padding.
+    assert {tuple({*draw}) for draw in draws} == {(text_id("two frogs"),), (text_id("a squid"),)}
+    made = collate(records, np.random.default_rng(0))
     made["image"] = made["image"].float()
-    drawn = Counter(made["itm_text_id"].tolist())
-    assert set(drawn) == {text_id("two frogs"), text_id("a squid")}
-    assert drawn.total() == len(made["itm_ids"]) == 15  # half of the 30 records that have any
+    assert len(made["itm_ids"]) == 15  # half of the 30 records that have any
     assert len({*made["itm_rows"].tolist()}) == 15
     assert all(row % 4 for row in made["itm_rows"].tolist())
     assert {*made["text_ids"][:, 0].tolist()} == {text_id("a dog left of an apple")}
@@ -207,9 +208,9 @@ def test_captions_of_itm_are_read_by_itm_alone(monkeypatch: pytest.MonkeyPatch) 
     loss = torch.nn.functional.cross_entropy(torch.cat([own, further]), labels)
     torch.testing.assert_close(out["itm"], loss.detach())
     assert negatives[1].has_image.tolist() == [False] * 8  # the texts are true of all images
-    false = negatives[1].text >= 15  # but not with "a" instead of "two", or the other way round
-    assert torch.equal(false, negatives[1].has_text)
-    assert false.all()
+    is_false = negatives[1].text >= 15  # but not with "a" instead of "two", or the other way round
+    assert torch.equal(is_false, negatives[1].has_text)
+    assert is_false.sum() == math.ceil(0.7 * 15)
 
     plain = [Record("a", image, ("a dog",), 0, "train", "s", {})]
     assert "itm_ids" not in task.collate(Transform(AugmentConfig(), 16))(
