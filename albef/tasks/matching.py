@@ -5,7 +5,7 @@ Retrieval and grounding train on pairs.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
@@ -57,7 +57,7 @@ class MatchingConfig(Section):
     exchanged: tuple[Annotated[tuple[str, ...], Field(min_length=2)], ...] = ()
     """Groups of words that make a text false if they are exchanged, such as "left" and "right".
     Each word must be a token of the vocabulary. In half of the captions with such words, and in
-    70 % of the texts of ``itm_captions`` with any, the negative text of ITM is the text itself with
+    60 % of the texts of ``itm_captions`` with any, the negative text of ITM is the text itself with
     the words of one group exchanged, instead of a drawn text. The paper has no groups."""
     exchanged_ranking: float = opt_in(0.0)
     """Weight of a loss that ranks a text above the same text with exchanged words, by ITM's logits.
@@ -65,9 +65,9 @@ class MatchingConfig(Section):
     Without ``exchanged``, it has no effect. The paper does not have it."""
     itm_captions: Share = 0.0
     """Share of the images for which ITM also reads a text drawn from their ``itm_captions`` in the
-    meta: texts that may be true of many other images, such as "two frogs". Half of them also
-    has a negative image. ITC and MLM do not read them. It needs ``equal_texts``. The paper has no
-    such captions."""
+    meta: texts that may be true of many other images, such as "two frogs". In fine-tuning, only
+    half of them have a negative image. ITC and MLM do not read them. It needs ``equal_texts``. The
+    paper has no such captions."""
     wpa: float = 0.0
     """Weight of word-patch alignment, a loss that aligns words with the image patches they
     describe. The paper does not have it. If weights start at random, this loss teaches which of two
@@ -80,11 +80,9 @@ class MatchingConfig(Section):
         return self
 
 
-EXCHANGED, EXCHANGED_ITM = 0.5, 0.7
-"""Shares of a batch's captions and of its ``itm_captions`` in which words are exchanged."""
-NEGATIVE_IMAGES_ITM = 0.5
-"""Share of the ``itm_captions`` that also have a negative image. With a larger share, more true
-short captions are refused; with a smaller one, more false ones accepted."""
+EXCHANGED, EXCHANGED_ITM = 0.5, 0.6
+"""Shares of a batch's captions and of its ``itm_captions`` in which words are exchanged. With a
+larger share, more true short captions are refused; with a smaller one, more false ones accepted."""
 START_BIAS = -10.0
 """Initial bias of ``contrast: sigmoid``, as in SigLIP: at first almost all pairs are false."""
 KNOWN_TEXTS = 16
@@ -95,12 +93,12 @@ KNOWN_TEXTS = 16
 class Collate:
     """Collate of records to ``image``, ``ids``, ``text_mask`` and ``image_id``.
 
-    One caption is drawn per record. All have the same relative rank by length among those of their
-    record, so a batch has little padding. With ``equal_texts`` the batch also has ``text_ids``
-    (B, 17): the id of the caption, and those of the record's captions. With ``itm_captions``, it
-    also has K further texts for ITM: ``itm_ids`` and ``itm_mask`` (K, M), ``itm_text_id`` (K,), and
+    One caption is drawn per record. With ``equal_texts`` the batch also has ``text_ids`` (B, 17):
+    the id of the caption, and those of the record's captions. With ``itm_captions``, it also has
+    K further texts for ITM: ``itm_ids`` and ``itm_mask`` (K, M), ``itm_text_id`` (K,), and
     ``itm_rows`` (K,), the rows of their images. K is this share of the records that have such
-    captions; if there are none, these four are missing.
+    captions; if there are none, these four are missing. With ``itm_equal_rank``, all of them have
+    the same relative rank by length among those of their record, and so little padding.
     """
 
     tokenizer: TextTokenizer
@@ -108,12 +106,12 @@ class Collate:
     max_tokens: int
     equal_texts: bool = False
     itm_captions: float = 0.0
+    itm_equal_rank: bool = False
 
     def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
         """Stack the records."""
         image = np.stack([self.transform(record.image, rng, record.key) for record in records])
-        rank = rng.random()
-        texts = [_drawn(record.captions, rank) for record in records]
+        texts = [_drawn(record.captions, rng) for record in records]
         ids, mask = self.tokenizer.encode(texts, self.max_tokens)
         batch = {
             "image": torch.from_numpy(image),
@@ -136,8 +134,11 @@ class Collate:
         if not count:
             return {}
         rows = sorted(rng.choice(having, count, replace=False).tolist())
-        rank = rng.random()
-        texts = [_drawn(records[row].itm_captions, rank) for row in rows]
+        captions = [records[row].itm_captions for row in rows]
+        if self.itm_equal_rank:
+            rank = rng.random()
+            captions = [(sorted(some, key=len)[int(rank * len(some))],) for some in captions]
+        texts = [_drawn(some, rng) for some in captions]
         ids, mask = self.tokenizer.encode(texts, self.max_tokens)
         return {
             "itm_ids": torch.from_numpy(ids),
@@ -147,9 +148,9 @@ class Collate:
         }
 
 
-def _drawn(texts: Sequence[str], rank: float) -> str:
-    """Return the text at a relative rank by length, from 0 to below 1, cleaned."""
-    return clean_caption(sorted(texts, key=len)[int(rank * len(texts))], MAX_WORDS)
+def _drawn(texts: Sequence[str], rng: np.random.Generator) -> str:
+    """Draw one of the texts and clean it."""
+    return clean_caption(texts[int(rng.integers(len(texts)))], MAX_WORDS)
 
 
 @lru_cache(2**16)
@@ -224,6 +225,8 @@ class MatchingTask(Task):
     """(K, V): the token that replaces each token, for each of K ways to exchange words."""
     itc: bool = True
     """True if the contrastive loss is trained."""
+    itm_negative_images: ClassVar[float] = 1.0
+    """Share of the ``itm_captions`` that have a negative image."""
 
     def __init__(self, config: object, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
@@ -377,7 +380,7 @@ class MatchingTask(Task):
         if "itm_ids" in batch:
             ids, mask, rows = batch["itm_ids"], batch["itm_mask"], batch["itm_rows"]
             texts = ids, mask, self.model.encode_text(ids, mask)
-            with_image = rows[: round(NEGATIVE_IMAGES_ITM * len(rows))]
+            with_image = rows[: round(self.itm_negative_images * len(rows))]
             sims = sims[0][rows][:, rows], sims[1][with_image][:, rows]
             positives = describes(batch["itm_text_id"], batch["text_ids"][rows])
             count = math.ceil(EXCHANGED_ITM * len(rows))
@@ -440,6 +443,10 @@ class PairTask(MatchingTask, RunTask):
     Every entry of the same image is a positive. As in the original, the temperature is not clamped.
     """
 
+    # With a negative image for each, more true short captions are refused; with none, more false
+    # ones accepted.
+    itm_negative_images = 0.5
+
     def __init__(self, config: PairConfig, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
         self.add_momentum_model(temperature=0.07)
@@ -459,6 +466,11 @@ class PairTask(MatchingTask, RunTask):
         load_strict(task, tensors, where=str(init.folder), fresh=fresh, dropped=dropped)
         task.queue.ids.fill_(EMPTY)
         return task
+
+    def collate(self, transform: Transform) -> Collate:
+        """Return the collate of training batches."""
+        # Not in pre-training, where seeds then did not learn left and right.
+        return replace(super().collate(transform), itm_equal_rank=True)
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """Return the two losses of a micro-batch of B pairs, and the momentum features."""

@@ -210,7 +210,7 @@ def test_captions_of_itm_are_read_by_itm_alone(monkeypatch: pytest.MonkeyPatch) 
     assert negatives[1].has_image.tolist() == [False] * 8  # the texts are true of all images
     is_false = negatives[1].text >= 15  # but not with "a" instead of "two", or the other way round
     assert torch.equal(is_false, negatives[1].has_text)
-    assert is_false.sum() == math.ceil(0.7 * 15)
+    assert is_false.sum() == math.ceil(0.6 * 15)
 
     plain = [Record("a", image, ("a dog",), 0, "train", "s", {})]
     assert "itm_ids" not in task.collate(Transform(AugmentConfig(), 16))(
