@@ -47,8 +47,8 @@ def judge(model: Model, records: Records) -> Judged:
     """Return a model's answers about records, without those whose answer is not known.
 
     A matching model scores each image with its own caption and with the most similar other caption
-    of the batch, because training draws its negatives like this. The same follows with the first of
-    each image's ``itm_captions``, if it has any.
+    of the batch, because training draws its negatives like this. Images with ``itm_captions`` are
+    scored in the same way with the first of these.
     """
     score = next(score for capability, score in _SCORERS.items() if isinstance(model, capability))
     rows: list[tuple[Any, float]] = []
@@ -58,9 +58,9 @@ def judge(model: Model, records: Records) -> Judged:
 
 
 def _match(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
-    shorter = [record for record in records if record.itm_captions]
+    further = [record for record in records if record.itm_captions]
     rows = _match_texts(model, records, [record.captions[0] for record in records])
-    return rows + _match_texts(model, shorter, [record.itm_captions[0] for record in shorter])
+    return rows + _match_texts(model, further, [record.itm_captions[0] for record in further])
 
 
 def _match_texts(
@@ -71,9 +71,9 @@ def _match_texts(
     images = [record.image for record in records]
     sim = model.embed_image(images) @ model.embed_text(texts).T
     for i, record in enumerate(records):
-        true = {texts[i], *record.captions, *record.itm_captions}
+        known = {*record.captions, *record.itm_captions}
         positive = [
-            other.image_id == record.image_id or text in true
+            other.image_id == record.image_id or text in known
             for other, text in zip(records, texts, strict=True)
         ]
         sim[i, positive] = -np.inf

@@ -5,7 +5,7 @@ Retrieval and grounding train on pairs.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
@@ -134,11 +134,8 @@ class Collate:
         if not count:
             return {}
         rows = sorted(rng.choice(having, count, replace=False).tolist())
-        captions = [records[row].itm_captions for row in rows]
-        if self.itm_equal_rank:
-            rank = rng.random()
-            captions = [(sorted(some, key=len)[int(rank * len(some))],) for some in captions]
-        texts = [_drawn(some, rng) for some in captions]
+        rank = rng.random() if self.itm_equal_rank else None
+        texts = [_drawn(records[row].itm_captions, rng, rank) for row in rows]
         ids, mask = self.tokenizer.encode(texts, self.max_tokens)
         return {
             "itm_ids": torch.from_numpy(ids),
@@ -148,9 +145,13 @@ class Collate:
         }
 
 
-def _drawn(texts: Sequence[str], rng: np.random.Generator) -> str:
-    """Draw one of the texts and clean it."""
-    return clean_caption(texts[int(rng.integers(len(texts)))], MAX_WORDS)
+def _drawn(texts: Sequence[str], rng: np.random.Generator, rank: float | None = None) -> str:
+    """Draw one of the texts, or take that at a relative rank by length in [0, 1), and clean it."""
+    if rank is None:
+        text = texts[int(rng.integers(len(texts)))]
+    else:
+        text = sorted(texts, key=len)[int(rank * len(texts))]
+    return clean_caption(text, MAX_WORDS)
 
 
 @lru_cache(2**16)
@@ -227,6 +228,8 @@ class MatchingTask(Task):
     """True if the contrastive loss is trained."""
     itm_negative_images: ClassVar[float] = 1.0
     """Share of the ``itm_captions`` that have a negative image."""
+    itm_equal_rank: ClassVar[bool] = False
+    """True if the ``itm_captions`` of a batch have the same relative rank by length."""
 
     def __init__(self, config: object, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
@@ -244,6 +247,7 @@ class MatchingTask(Task):
             config.max_tokens,
             equal_texts=config.equal_texts,
             itm_captions=config.itm_captions,
+            itm_equal_rank=self.itm_equal_rank,
         )
 
     def add_momentum_model(self, temperature: float) -> None:
@@ -392,9 +396,9 @@ class MatchingTask(Task):
             is_false = torch.cat(false_texts) >= 0
             outputs["exchanged"] = is_false.float().mean()
             if self.config.exchanged_ranking:
-                sizes = map(len, false_texts)
-                ends = ((m.logits[:n], m.logits[-n:]) for m, n in zip(matches, sizes, strict=True))
-                true, other = map(torch.cat, zip(*ends, strict=True))
+                sized = [*zip(matches, map(len, false_texts), strict=True)]
+                true = torch.cat([match.logits[:size] for match, size in sized])
+                other = torch.cat([match.logits[-size:] for match, size in sized])
                 losses["ranking"] = ranking_loss(true, other, is_false)
         return losses, outputs
 
@@ -446,6 +450,8 @@ class PairTask(MatchingTask, RunTask):
     # With a negative image for each, more true short captions are refused; with none, more false
     # ones accepted.
     itm_negative_images = 0.5
+    # It saves padding. In pre-training, left and right were then not learned under some seeds.
+    itm_equal_rank = True
 
     def __init__(self, config: PairConfig, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
@@ -466,11 +472,6 @@ class PairTask(MatchingTask, RunTask):
         load_strict(task, tensors, where=str(init.folder), fresh=fresh, dropped=dropped)
         task.queue.ids.fill_(EMPTY)
         return task
-
-    def collate(self, transform: Transform) -> Collate:
-        """Return the collate of training batches."""
-        # Not in pre-training, where seeds then did not learn left and right.
-        return replace(super().collate(transform), itm_equal_rank=True)
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """Return the two losses of a micro-batch of B pairs, and the momentum features."""

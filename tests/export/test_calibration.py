@@ -52,6 +52,25 @@ def test_calibration_error_by_hand() -> None:
     assert few["coverage"][-1] == {"min_probability": 0.95, "answered": 0.0, "accuracy": None}
 
 
+def test_short_captions_are_asked_too_but_never_as_negatives_of_an_image_that_has_them(
+    tiny_exports: dict[str, Path], pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = albef.runtime.load(tiny_exports["retrieval"])
+    records = tiny_records("retrieval", pictures, "val", 3)
+    own = [record.captions[0] for record in records]
+    meta = [{"itm_captions": ["a frog", "a bell"]}, {"itm_captions": ["a bell", "a frog"]}, {}]
+    records = [dataclasses.replace(r, meta=m) for r, m in zip(records, meta, strict=True)]
+    asked: list[tuple[str, ...]] = []
+    match_logits = model.match_logits
+    monkeypatch.setattr(
+        model, "match_logits", lambda i, t: asked.append(tuple(t)) or match_logits(i, t)
+    )
+    judged = judge(model, records)
+    assert asked[0][:3] == tuple(own)
+    assert asked[1] == ("a frog", "a bell")
+    assert len(judged.scores) == sum(map(len, asked)) == 8
+
+
 @pytest.mark.parametrize("kind", ["retrieval", "vqa", "entailment", "nlvr2", "grounding"])
 def test_a_model_is_asked_what_it_is_made_for(
     kind: str, tiny_exports: dict[str, Path], pictures: list[bytes]
