@@ -12,10 +12,6 @@ from torch.utils.checkpoint import checkpoint
 
 from albef.models.encoders import Encoder
 
-UNFUSED_TOKENS = 128
-"""Maximum number of tokens for which plain matrix products are used on a CPU. Up to here they are
-faster than fused attention (1.2x for a whole training step at 65 tokens in bfloat16), and
-their (N, N) weights are small."""
 VARIANTS = 64
 """Maximum number of compiled variants of a block's code: student and momentum model, the passes
 that use it, lengths."""
@@ -28,7 +24,8 @@ def products_pay(states: Tensor) -> bool:
     """Return whether attention as two products is faster than the fused kernel.
 
     It is, for forward and backward together, on a CPU in 16 bits: the fused backward is slow there,
-    especially with few tokens. It is not in float32 or without gradient.
+    especially with few tokens (1.2x for a whole training step at 65). It is not in float32 or
+    without gradient.
     """
     on_cpu = states.device.type == "cpu"
     return on_cpu and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")

@@ -8,10 +8,10 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from albef.config import Count, Section, opt_in
+from albef.config import Count, CountOrZero, Section, opt_in
 from albef.models import encoders
 from albef.models.bert import width_scale
-from albef.models.kernels import UNFUSED_TOKENS, Layer, products_pay, rows
+from albef.models.kernels import Layer, products_pay, rows
 
 _STEM_SCALE = 0.45  # States of convolutions then start as large as those of a linear map.
 
@@ -29,6 +29,8 @@ class ImageConfig(Section):
     """Number of blocks."""
     heads: Count
     """Number of attention heads of a block."""
+    intermediate: CountOrZero = opt_in(0)
+    """Hidden width of the feed-forward network; 0 is four times the width, as in ViT."""
     stem: Literal["linear", "convolutions"] = opt_in("linear")
     """Map from pixels to patches. ``linear`` is ViT's: one linear map of each patch.
     ``convolutions`` are 3 x 3 and halve the side until a patch is one state (Xiao et al., 2021,
@@ -111,10 +113,8 @@ class ViT(nn.Module):
         self.patch_embed = _PatchEmbed(config)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, tokens, width))
-        fused = tokens > UNFUSED_TOKENS
-        self.blocks = nn.Sequential(
-            *(_Block(width, config.heads, fused) for _ in range(config.depth))
-        )
+        sizes = width, config.heads, config.intermediate or 4 * width
+        self.blocks = nn.Sequential(*(_Block(*sizes) for _ in range(config.depth)))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.dropped_patches = 0.0
         _draw_normal(self.pos_embed)
@@ -171,12 +171,12 @@ def _convolutions(config: ImageConfig) -> nn.Sequential:
 
 
 class _Block(Layer):
-    def __init__(self, width: int, heads: int, fused: bool) -> None:
+    def __init__(self, width: int, heads: int, intermediate: int) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = Attention(width, heads, fused)
+        self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = _FeedForward(width)
+        self.mlp = _FeedForward(width, intermediate)
 
     def compute(self, states: Tensor) -> Tensor:
         """Compute the block: (B, N, D) to (B, N, D)."""
@@ -188,15 +188,15 @@ class _Block(Layer):
 class Attention(nn.Module):
     """Multi-head self-attention; queries, keys and values in one matrix.
 
-    ``fused`` selects torch's fused kernel, unless products are faster. Without it, the weights
+    ``fused_attn`` selects torch's fused kernel, unless products are faster. Without it, the weights
     (B, H, N, N) pass through the module ``attn_drop``, for hooks; the names are timm's.
     """
 
-    def __init__(self, width: int, heads: int, fused: bool) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
-        self.heads, self.fused_attn = heads, fused
+        self.heads, self.fused_attn = heads, True
         self.qkv = nn.Linear(width, 3 * width)
         self.attn_drop = nn.Identity()
         self.proj = nn.Linear(width, width)
@@ -215,10 +215,10 @@ class Attention(nn.Module):
 
 
 class _FeedForward(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, intermediate: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
+        self.fc1 = nn.Linear(width, intermediate)
+        self.fc2 = nn.Linear(intermediate, width)
 
     def forward(self, states: Tensor) -> Tensor:
         result: Tensor = self.fc2(F.gelu(self.fc1(states)))

@@ -12,13 +12,16 @@ from tests.conftest import tiny_model
 
 def test_a_vit_starts_with_timms_weights_for_any_version_of_torch() -> None:
     sizes = ImageConfig(image_size=32, patch_size=8, width=24, depth=2, heads=2)
-    torch.manual_seed(0)
-    ours = ViT(sizes).state_dict()
-    torch.manual_seed(0)
-    theirs = VisionTransformer(32, 8, embed_dim=24, depth=2, num_heads=2, num_classes=0)
-    assert list(ours) == list(theirs.state_dict())
-    for name, tensor in theirs.state_dict().items():
-        assert torch.equal(ours[name], tensor), name
+    for ratio, config in (4, sizes), (2, sizes.model_copy(update={"intermediate": 48})):
+        torch.manual_seed(0)
+        ours = ViT(config).state_dict()
+        torch.manual_seed(0)
+        theirs = VisionTransformer(
+            32, 8, embed_dim=24, depth=2, num_heads=2, num_classes=0, mlp_ratio=ratio
+        )
+        assert list(ours) == list(theirs.state_dict())
+        for name, tensor in theirs.state_dict().items():
+            assert torch.equal(ours[name], tensor), name
 
 
 def test_patches_start_by_looking_near_and_the_class_token_by_looking_everywhere() -> None:

@@ -47,8 +47,7 @@ def test_products_give_what_the_kernel_gives(monkeypatch: pytest.MonkeyPatch) ->
     assert not torch.allclose(dropped, products)
 
 
-def test_recomputed_blocks_take_the_same_kernel_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vision, "UNFUSED_TOKENS", 1)
+def test_recomputed_blocks_take_the_same_kernel_as_before() -> None:
     encoder = vision.ImageEncoder(tiny_model().image)
     recompute(encoder, True)
     with torch.autocast("cpu", torch.bfloat16):
