@@ -170,7 +170,7 @@ UNSEEN = Wording(
 )
 """Frames that no training caption has."""
 _SHORT = ("{a}", "a picture of {a}", "there {is} {a}")
-_REWORDED = 6  # captions with the wording FREE
+_REWORDED = 4  # captions with the wording FREE
 _DIGITS, _ONE = 0.1, 0.1  # shares of counts that are written as digits, and of "one" for "a"
 
 
