@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from flows.values import layout
 
 log = logging.getLogger("albef")
 _CRASHES = {128 + it: it.name for it in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)}
+_PATIENCE_S = 2.0  # longest wait for the start of a stage that may never start
 _children: set[Child] = set()
 _stopping = threading.Event()
 
@@ -58,17 +59,38 @@ class Slots:
         return len(self._running) < self._count or dependents > max(self._running)
 
 
+class Start:
+    """The start of a stage, for which those that become ready with it and matter less wait.
+
+    Otherwise the order in which they ask for a slot is random.
+    """
+
+    def __init__(self, dependents: int, before: Sequence["Start"]) -> None:
+        self.dependents, self._before, self._started = dependents, before, threading.Event()
+
+    @contextlib.contextmanager
+    def hold_slot(self) -> Iterator[None]:
+        """Hold a slot for the stage."""
+        for other in self._before:
+            other._started.wait(_PATIENCE_S)
+        with _slots.hold(self.dependents):
+            self._started.set()
+            yield
+
+    def skip(self) -> None:
+        """Note that the stage has nothing to do."""
+        self._started.set()
+
+
 _slots = Slots(os.cpu_count() or 1)
 
 
-def task_of(
-    node: Node, dependents: int, *, fresh: bool, force: bool, pull: bool
-) -> "Task[[], State]":
+def task_of(node: Node, start: Start, *, fresh: bool, force: bool, pull: bool) -> "Task[[], State]":
     """Return the Prefect task of a stage.
 
     Args:
         node: the stage.
-        dependents: number of stages that depend on it.
+        start: its start.
         fresh: whether it and all stages above it are up to date, so that nothing runs.
         force: run even if nothing changed.
         pull: look for its artifacts in the remote first, unless forced.
@@ -76,8 +98,9 @@ def task_of(
 
     def run() -> State:
         if fresh:
+            start.skip()
             return Completed(name="Cached", message="Nothing that it depends on changed.")
-        with _slots.hold(dependents):
+        with start.hold_slot():
             return run_stage(node.name, force=force, pull=pull and not force)
 
     run.__doc__ = f"`dvc repro --single-item {node.name}`"

@@ -8,7 +8,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from prefect import Task, flow, get_client, tags
@@ -123,14 +123,14 @@ def _train(only: list[str], force: list[str], push: bool = True) -> State:
     if shared:
         _fetch_runs()
     futures: dict[str, PrefectFuture[State]] = {}
-    dependents = graph.dependents(nodes)
+    starts = _starts({name: nodes[name] for name in nodes if name in chosen})
     changing: set[str] = set()  # Stages that may make something new, and those that read it.
     for name in (name for name in nodes if name in chosen):
         node, is_forced = nodes[name], name in forced
         if is_forced or (node.needed and (node.stale or changing.intersection(node.upstream))):
             changing.add(name)
         fresh = name not in changing
-        run = stages.task_of(node, dependents[name], fresh=fresh, force=is_forced, pull=shared)
+        run = stages.task_of(node, starts[name], fresh=fresh, force=is_forced, pull=shared)
         above = [futures[other] for other in node.upstream if other in futures]
         with TagsContext():  # For each tag of a task, the server is asked for a concurrency limit.
             futures[name] = run.submit(return_state=False, wait_for=above)
@@ -143,6 +143,18 @@ def _train(only: list[str], force: list[str], push: bool = True) -> State:
         return Failed(message="\n".join(failed))
     cached = sum(state.name == "Cached" for state in states.values())
     return Completed(message=f"{len(states) - cached} stages ran, {cached} were up to date")
+
+
+def _starts(nodes: Mapping[str, graph.Node]) -> dict[str, stages.Start]:
+    """Return the starts of stages. Of those that wait for the same, the one with most dependents
+    is first.
+    """
+    dependents, starts = graph.dependents(nodes), dict[str, stages.Start]()
+    for name in sorted(nodes, key=dependents.__getitem__, reverse=True):
+        alike = [other for other in starts if nodes[other].upstream == nodes[name].upstream]
+        before = [starts[other] for other in alike if dependents[other] > dependents[name]]
+        starts[name] = stages.Start(dependents[name], before)
+    return starts
 
 
 def _final(name: str, future: PrefectFuture[State]) -> State:

@@ -14,7 +14,7 @@ import pytest
 from dvc.repo import Repo
 
 from albef.config import read_yaml
-from flows import graph, stages
+from flows import graph, stages, train
 from flows.graph import Node
 from flows.process import _reproduce
 
@@ -49,6 +49,27 @@ def test_a_stage_that_more_depend_on_starts_without_a_free_slot() -> None:
     waiting.join()
     assert started["a"].is_set()
     assert started["b"].is_set()
+
+
+def test_of_stages_that_become_ready_together_the_most_needed_starts_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stages, "_slots", stages.Slots(2))
+    nodes = {name: Node(name, above, ()) for name, above in GRAPH.items()}
+    starts, order = train._starts(nodes), list[str]()
+
+    def run(name: str) -> None:
+        with starts[name].hold_slot():
+            order.append(name)
+
+    less = threading.Thread(target=run, args=["b"])
+    less.start()
+    run("c")
+    less.join()
+    assert order == ["c", "b"]
+    monkeypatch.setattr(stages, "_PATIENCE_S", 0.0)
+    with train._starts(nodes)["b"].hold_slot():  # c never starts
+        pass
 
 
 def test_a_failure_is_reported_in_one_line() -> None:
