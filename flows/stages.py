@@ -59,10 +59,13 @@ class Slots:
         return len(self._running) < self._count or dependents > max(self._running)
 
 
-class Start:
-    """The start of a stage, for which those that become ready with it and matter less wait.
+_slots = Slots(os.cpu_count() or 1)
 
-    Otherwise the order in which they ask for a slot is random.
+
+class Start:
+    """The start of a stage, after the stages in ``before`` that become ready at the same time.
+
+    Without this, the order in which they ask for a slot would be random.
     """
 
     def __init__(self, dependents: int, before: Sequence["Start"]) -> None:
@@ -78,11 +81,8 @@ class Start:
             yield
 
     def skip(self) -> None:
-        """Note that the stage has nothing to do."""
+        """Let the others start, since the stage has nothing to do."""
         self._started.set()
-
-
-_slots = Slots(os.cpu_count() or 1)
 
 
 def task_of(node: Node, start: Start, *, fresh: bool, force: bool, pull: bool) -> "Task[[], State]":

@@ -146,9 +146,7 @@ def _train(only: list[str], force: list[str], push: bool = True) -> State:
 
 
 def _starts(nodes: Mapping[str, graph.Node]) -> dict[str, stages.Start]:
-    """Return the starts of stages. Of those that wait for the same, the one with most dependents
-    is first.
-    """
+    """Return the start of each stage, after stages with the same upstream and more dependents."""
     dependents, starts = graph.dependents(nodes), dict[str, stages.Start]()
     for name in sorted(nodes, key=dependents.__getitem__, reverse=True):
         alike = [other for other in starts if nodes[other].upstream == nodes[name].upstream]
