@@ -13,7 +13,7 @@ from PIL import Image
 
 from albef.commands.panels import Panel, draw_panels, fit
 from albef.data.image_decoding import decode
-from albef.export.graphs import attention, facts_of
+from albef.export.graphs import attention_layer, facts_of
 from albef.export.modules import Matcher
 from albef.models.gradcam import itm_maps
 from albef.models.weights import Checkpoint, load_checkpoint
@@ -70,7 +70,7 @@ def explain(checkpoint: Checkpoint, image: bytes, text: str) -> Explanation:
     image_states = matcher.model.encode_image(pixels)
     text_states = matcher.model.encode_text(ids, mask)
     logits = matcher(text_states, mask, image_states)
-    layer, _ = attention(checkpoint)
+    layer = attention_layer(checkpoint)
     maps = itm_maps(matcher.model, matcher.itm_head, text_states, mask, image_states, layer)
     tokens = maps[0].float().numpy()
     words = [

@@ -95,8 +95,7 @@ def _matching(checkpoint: Checkpoint) -> Parts:
         "text_states": Input("floats", ("batch", "texts", "length", sizes.fused.width)),
         "text_mask": _TEXTS["text_mask"],
     }
-    layer, of_cls = attention(checkpoint)
-    texts_matcher = TextsMatcher(matcher, layer if grounding else None, of_cls)
+    texts_matcher = TextsMatcher(matcher, attention_layer(checkpoint) if grounding else None)
     outputs = ("logits", "heat") if grounding else ("logits",)
     graphs = {
         "image_encoder": _image_encoder(matcher.model, checkpoint, feat=True),
@@ -112,16 +111,15 @@ def _matching(checkpoint: Checkpoint) -> Parts:
     return Parts(facts, graphs)
 
 
-def attention(checkpoint: Checkpoint) -> tuple[int, bool]:
-    """Return the fusion layer whose attention locates a text, and whether [CLS] alone is used.
+def attention_layer(checkpoint: Checkpoint) -> int:
+    """Return the fusion layer whose attention locates a text.
 
     The layer is the one that the checkpoint was evaluated with, or the one below the middle, as in
     the paper (the third of six).
     """
     values = checkpoint.config.get("values", {})
-    gradcam = values.get("gradcam", "itc")
     middle = (checkpoint.model.fused.fusion_depth - 1) // 2
-    return (middle if gradcam == "itc" else int(values["layer"])), gradcam is None
+    return middle if values.get("gradcam", "itc") == "itc" else int(values["layer"])
 
 
 def _answering(checkpoint: Checkpoint) -> Parts:

@@ -81,15 +81,14 @@ class TextEncoder(nn.Module):
 class TextsMatcher(nn.Module):
     """ITM logits (B, T, 2) of T texts of each image.
 
-    With ``layer``, their heat maps too: of all tokens, or of [CLS] if ``of_cls``.
+    With ``layer``, their heat maps too.
     """
 
-    def __init__(self, matcher: Matcher, layer: int | None, of_cls: bool = False) -> None:
+    def __init__(self, matcher: Matcher, layer: int | None) -> None:
         super().__init__()
         self.fusion = matcher.model.fusion_encoder
         self.itm_head = matcher.itm_head
         self.layer = layer
-        self.of_cls = of_cls
 
     def forward(
         self, text_states: Tensor, text_mask: Tensor, image_keys: Tensor, image_values: Tensor
@@ -104,7 +103,7 @@ class TextsMatcher(nn.Module):
         return logits, self._heat(states, text_mask, image)
 
     def _heat(self, states: Tensor, text_mask: Tensor, image: list[KeyValue]) -> Tensor:
-        """Return the attention of each text to each patch: (B, T, n, n)."""
+        """Return the mean attention of each text's tokens to each patch: (B, T, n, n)."""
         assert self.layer is not None
         bias = _full_bias(text_mask.flatten(0, 1))
         for index in range(self.layer):
@@ -114,9 +113,8 @@ class TextsMatcher(nn.Module):
         heat = weights.mean(1)[:, :, 1:].unflatten(1, text_mask.shape[1:])  # (B, T, L, n * n)
         side = round(heat.shape[-1] ** 0.5)
         # A mean over the padded length would depend on the batch.
-        mean = (heat * text_mask[..., None]).sum(2) / text_mask.sum(2)[..., None]
-        square: Tensor = (heat[:, :, 0] if self.of_cls else mean).unflatten(2, (side, side))
-        return square
+        mean: Tensor = (heat * text_mask[..., None]).sum(2) / text_mask.sum(2)[..., None]
+        return mean.unflatten(2, (side, side))
 
 
 class QuestionEncoder(nn.Module):

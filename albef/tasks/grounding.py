@@ -42,8 +42,8 @@ class Config(PairConfig):
 
     gradcam: Literal["itm", "itc"] | None = "itm"
     """Source of the heat map. ``itm`` is ITM's Grad-CAM on a fusion layer, ``itc`` is ITC's
-    Grad-CAM on a block of the image encoder. null is the attention of [CLS] in a fusion layer,
-    without gradient; an export then computes the same map."""
+    Grad-CAM on a block of the image encoder. null is the mean attention of the text's tokens in a
+    fusion layer, without gradient; an export computes the same map."""
     layer: Annotated[int, Field(ge=0)] = 2
     """Index of the fusion layer or block for the map, from 0. The paper uses ITM with the third of
     six layers, 2."""
@@ -89,8 +89,7 @@ class Task(PairTask):
             return itc_maps(self.model, images, text_feat, temperature, self.config.layer)
         states = text_states, mask, self.model.encode_image(images)
         layer, gradient = self.config.layer, self.config.gradcam is not None
-        maps = itm_maps(self.model, self.itm_head, *states, layer, gradient=gradient)
-        return maps.mean(1) if gradient else maps[:, 0]
+        return itm_maps(self.model, self.itm_head, *states, layer, gradient=gradient).mean(1)
 
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
         """Predict a box for each record's expression.
