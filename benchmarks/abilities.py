@@ -2,14 +2,15 @@
 
 ``python -m benchmarks.abilities products/exports/retrieval``: the share of single objects that it
 names among 24, by background, and with ``--font`` those of another emoji font, such as
-NotoColorEmoji.ttf. Then, from the behavior tests of the same run, the share of true captions that
-score above their reverse. All in percent.
+NotoColorEmoji.ttf. Then, in test scenes of two groups, how often it accepts a number of objects,
+by their true number. Then, from the behavior tests of the same run, the share of true captions
+that score above their reverse. All in percent.
 """
 
 import argparse
 import io
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -21,7 +22,7 @@ from albef.builtin.studio import Studio
 from albef.runtime import load
 from albef.runtime.matching import Matching
 
-PIXELS, EACH = 64, 10  # side of an image, images of an object
+PIXELS, EACH, SCENES = 64, 10, 400  # side of an image, images of an object, scenes of two groups
 BITMAP = 109  # the only size of Noto's bitmap font
 TEMPLATES = ("{}", "a picture of {}")
 
@@ -40,6 +41,24 @@ def foreign(font: Path, character: str, rng: random.Random) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
+
+
+def accepted_counts(model: Matching, studio: Studio) -> Iterator[tuple[str, float]]:
+    """Yield how often short captions such as "two frogs" are accepted, by the true number."""
+    rng = random.Random(1)
+    asked = []
+    for scene in rng.sample(studio.pool("test", groups=2), SCENES):
+        image = studio.draw(scene, rng).png()
+        for group in scene.groups:
+            asked += [(group.count, said, image, group.name) for said in range(1, 5)]
+    texts = [describe.phrase(Group(name, said), studio.names) for _, said, _, name in asked]
+    accepted = model.match([image for _, _, image, _ in asked], texts) >= 0.5
+    shares: dict[tuple[int, int], list[bool]] = {}
+    for (true, said, _, _), yes in zip(asked, accepted, strict=True):
+        shares.setdefault((true, said), []).append(bool(yes))
+    for (true, said), answers in sorted(shares.items()):
+        numbers = describe.NUMBERS[true], describe.NUMBERS[said]
+        yield "{} called {}".format(*numbers), 100 * sum(answers) / len(answers)
 
 
 def main() -> None:
@@ -73,6 +92,8 @@ def main() -> None:
             given.font.stem,
             lambda name, rng: foreign(given.font, studio.names[name].character, rng),
         )
+    for what, share in accepted_counts(model, studio):
+        print(f"{what:24}{share:6.1f}")
     results = given.export.parents[1] / "results" / given.export.name / "behaviour.parquet"
     for test in ("left_right", "above_below"):
         cases = pq.read_table(results, filters=[("test", "==", test)]).to_pylist()

@@ -113,8 +113,9 @@ class TextsMatcher(nn.Module):
         heat = weights.mean(1)[:, :, 1:].unflatten(1, text_mask.shape[1:])  # (B, T, L, n * n)
         side = round(heat.shape[-1] ** 0.5)
         # A mean over the padded length would depend on the batch.
-        mean: Tensor = (heat * text_mask[..., None]).sum(2) / text_mask.sum(2)[..., None]
-        return mean.unflatten(2, (side, side))
+        mean = (heat * text_mask[..., None]).sum(2) / text_mask.sum(2)[..., None]
+        square: Tensor = mean.unflatten(2, (side, side))
+        return square
 
 
 class QuestionEncoder(nn.Module):
