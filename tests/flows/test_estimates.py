@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from albef.config import read_yaml
 from flows import estimates
 from flows.estimates import estimate, time_left
 from flows.graph import Node
@@ -51,3 +52,10 @@ def test_an_estimate_is_of_the_last_run_or_of_a_measured_one_with_equal_values(
     values["tasks"]["retrieval"]["epochs"] += 1
     Path("params.yaml").write_text(json.dumps(values))
     assert estimate(names)["finetune@retrieval"] is None
+
+
+def test_a_clone_without_records_has_an_estimate_of_each_stage_of_the_built_in_run() -> None:
+    built_in = read_yaml(estimates.TYPICAL.parents[1] / "presets/built-in.yaml")
+    stages = json.loads(estimates.TYPICAL.read_text())["stages"]
+    stale = [name for name, (_, of) in stages.items() if of != estimates._digest(built_in, name)]
+    assert stages and not stale, "after `make run`, run `python -m flows.estimates`"
