@@ -58,4 +58,5 @@ def test_a_clone_without_records_has_an_estimate_of_each_stage_of_the_built_in_r
     built_in = read_yaml(estimates.TYPICAL.parents[1] / "presets/built-in.yaml")
     stages = json.loads(estimates.TYPICAL.read_text())["stages"]
     stale = [name for name, (_, of) in stages.items() if of != estimates._digest(built_in, name)]
-    assert stages and not stale, "after `make run`, run `python -m flows.estimates`"
+    assert stages
+    assert not stale, "after `make run`, run `python -m flows.estimates`"
