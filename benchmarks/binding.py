@@ -101,7 +101,7 @@ def learn(case: Case, steps: int, seed: int) -> list[tuple[float, float]]:
             loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
             if case.wpa:
                 unmasked = torch.where(labels == IGNORED, ids, labels)
-                query = fusion.first_query(text(unmasked, bias), bias)
+                query = fusion.first_query(fusion.begin(text(unmasked, bias), bias))
                 own = torch.eye(BATCH, dtype=torch.bool)
                 loss = loss + wpa_loss(query, image[0][0], torch.ones_like(ids), own)
         optimizer.zero_grad()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import dpath
 import networkx as nx
 from dvc.dependency import ParamsDependency
 from dvc.exceptions import DvcException
@@ -161,7 +162,7 @@ def _nodes(repo: Any, params: Path) -> dict[str, Node]:
         waits = tuple(name for name in upstream if nodes[name].stale or nodes[name].running)
         entry, failure = lock.get(stage.name), FAILED / stage.name
         edits = code_edits(stage, producers) if entry is not None and not running else {}
-        reasons = () if running else reasons_of(stage, entry, producers, edits, waits)
+        reasons = () if running else reasons_of(stage, entry, producers, edits, waits, params)
         comments = (edit.path for found in edits.values() for edit in found if edit.in_comments)
         nodes[stage.name] = Node(
             stage.name,
@@ -232,6 +233,7 @@ def reasons_of(
     producers: Mapping[str, str],
     edits: Mapping[Any, Iterable[Edit]],
     waits: Collection[str] = (),
+    params: Path = PARAMS,
 ) -> Iterator[str]:
     """Yield the reasons why a stage differs from its entry in dvc.lock.
 
@@ -241,6 +243,7 @@ def reasons_of(
         producers: stage that makes each artifact.
         edits: result of :func:`code_edits`.
         waits: stages whose artifacts are not compared, because they will be made again.
+        params: file with the values.
     """
     if entry is None:
         yield "never run"
@@ -249,7 +252,7 @@ def reasons_of(
         yield "its command changed"
     for dep in stage.deps:
         if isinstance(dep, ParamsDependency):
-            yield from _value_reasons(dep)
+            yield from _value_reasons(dep, read_yaml(params))
         elif dep in edits:
             yield from (str(edit) for edit in edits[dep] if not edit.in_comments)
         elif producers[str(dep)] not in waits and (state := dep.status().get(str(dep))):
@@ -338,8 +341,12 @@ def outdated(nodes: Mapping[str, Node]) -> dict[str, str]:
     return reasons
 
 
-def _value_reasons(dep: Any) -> Iterator[str]:
-    before, after = (dict(flatten(it)) for it in (dep.hash_info.value or {}, dep.read_params()))
+def _value_reasons(dep: Any, sections: dict[str, Any]) -> Iterator[str]:
+    # DVC would parse the file again for each stage.
+    unset = object()
+    found = {key: dpath.get(sections, key, ".", default=unset) for key in dep.params}
+    current = {key: value for key, value in found.items() if value is not unset}
+    before, after = (dict(flatten(it)) for it in (dep.hash_info.value or {}, current))
     for key in before | after:
         was, now = (repr(side[key]) if key in side else "unset" for side in (before, after))
         if was != now:

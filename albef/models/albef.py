@@ -158,22 +158,28 @@ class ALBEF(nn.Module):
         """Project (B, L, D) to unit vectors (B, E)."""
         return F.normalize(self.text_proj(text_states[:, 0]).float(), dim=-1)
 
+    def begin_fusion(self, text_states: Tensor, text_mask: Tensor) -> Tensor:
+        """Begin the fusion of texts (B, L, D): the part that is the same for all images."""
+        return self.fusion_encoder.begin(text_states, attention_bias(text_mask))
+
     def fuse(
         self,
         text_states: Tensor,
         text_mask: Tensor,
         image: list[KeyValue],
         positions: Tensor | slice | None = None,
+        begun: bool = False,
     ) -> Tensor:
         """Return ``fused_states`` of texts and of images given by their keys and values."""
-        states: Tensor = self.fusion_encoder(
-            text_states, attention_bias(text_mask), image, positions
-        )
+        bias = attention_bias(text_mask)
+        states: Tensor = self.fusion_encoder(text_states, bias, image, positions, begun)
         return states
 
-    def fused_cls(self, text_states: Tensor, text_mask: Tensor, image: list[KeyValue]) -> Tensor:
+    def fused_cls(
+        self, text_states: Tensor, text_mask: Tensor, image: list[KeyValue], begun: bool = False
+    ) -> Tensor:
         """Return the fused [CLS] state (B, D); the last layer computes only this row."""
-        return self.fuse(text_states, text_mask, image, slice(0, 1))[:, 0]
+        return self.fuse(text_states, text_mask, image, slice(0, 1), begun)[:, 0]
 
 
 class PairALBEF(ALBEF):

@@ -106,6 +106,7 @@ class BertLayer(Layer):
         image: KeyValue | None = None,
         positions: Tensor | slice | None = None,
         image_bias: Tensor | None = None,
+        attended: bool = False,
     ) -> Tensor:
         """Compute the layer: (B, L, D) to (B, L, D), or to (B, M, D) with ``positions``.
 
@@ -118,11 +119,13 @@ class BertLayer(Layer):
             positions: (B, M) rows whose states are returned, or M of each text. Only the queries
                 are narrowed: the result equals those rows of the full one.
             image_bias: additive, (images, 1, 1, N); None attends to all tokens of ``image``.
+            attended: whether ``states`` already come from :meth:`attend_to_text`.
         """
-        key_value = self.attention.self.key_value(states)
+        key_value = None if attended else self.attention.self.key_value(states)
         if positions is not None:
             states = rows(states, positions)
-        states = self.attention(states, key_value, bias)
+        if key_value is not None:
+            states = self.attention(states, key_value, bias)
         if image is not None:
             assert self.crossattention is not None
             folded = _folded(states, image[0])
@@ -134,11 +137,15 @@ class BertLayer(Layer):
         result: Tensor = self.output(self.intermediate(states), states)
         return result
 
-    def cross_query(self, states: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Return states (B, L, D) after self-attention, and their queries (B, L, D) to an image."""
+    def attend_to_text(self, states: Tensor, bias: Tensor) -> Tensor:
+        """Compute the layer's self-attention alone: (B, L, D) to (B, L, D)."""
+        result: Tensor = self.attention(states, self.attention.self.key_value(states), bias)
+        return result
+
+    def cross_query(self, states: Tensor) -> Tensor:
+        """Return the queries (B, H, L, D / H) to an image of states after self-attention."""
         assert self.crossattention is not None
-        states = self.attention(states, self.attention.self.key_value(states), bias)
-        return states, self.crossattention.self.query(states)
+        return self.crossattention.self.split(self.crossattention.self.query(states))
 
     def cross_weights(self, states: Tensor, bias: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Return states (B, L, D) after self-attention, and weights (B, H, L, N) to an image.
@@ -146,9 +153,8 @@ class BertLayer(Layer):
         :meth:`forward` never materializes these weights of the cross-attention. If the keys
         (B, H, N, D / H) belong to fewer images, the texts of each image are concatenated in L.
         """
-        assert self.crossattention is not None
-        states, query = self.cross_query(states, bias)
-        query = self.crossattention.self.split(_folded(query, key))
+        states = self.attend_to_text(states, bias)
+        query = self.cross_query(_folded(states, key))
         scores = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
         return states, scores.softmax(dim=-1)
 

@@ -33,12 +33,17 @@ class FusionEncoder(nn.Module):
         """Return keys and values of the image (B, N, D) for every layer, computed once."""
         return [layer.image_key_value(image_states) for layer in self.layer]  # type: ignore[operator]
 
-    def first_query(self, text_states: Tensor, bias: Tensor) -> Tensor:
-        """Return the queries (B, H, L, D / H) of texts (B, L, D) to an image in the first layer."""
+    def begin(self, text_states: Tensor, bias: Tensor) -> Tensor:
+        """Compute the first layer's self-attention (B, L, D), which is the same for all images."""
         first: Any = self.layer[0]
-        _, query = first.cross_query(text_states, bias)
-        by_head: Tensor = first.crossattention.self.split(query)
-        return by_head
+        begun: Tensor = first.attend_to_text(text_states, bias)
+        return begun
+
+    def first_query(self, begun: Tensor) -> Tensor:
+        """Return the queries (B, H, L, D / H) to an image of the first layer, after `begin`."""
+        first: Any = self.layer[0]
+        query: Tensor = first.cross_query(begun)
+        return query
 
     def forward(
         self,
@@ -46,16 +51,18 @@ class FusionEncoder(nn.Module):
         bias: Tensor,
         image: list[KeyValue],
         positions: Tensor | slice | None = None,
+        begun: bool = False,
     ) -> Tensor:
         """Fuse texts (B, L, D), with the additive bias of their mask, with B images.
 
         Returns ``fused_states`` (B, L, D), or (B, M, D) at ``positions`` (B, M) of the last layer,
-        which may also be a slice of M rows of each text.
+        which may also be a slice of M rows of each text. ``begun`` texts come from :meth:`begin`.
         """
         states = text_states
         last = len(self.layer) - 1
         for index, layer in enumerate(self.layer):
-            states = layer(states, bias, image[index], positions if index == last else None)
+            chosen = positions if index == last else None
+            states = layer(states, bias, image[index], chosen, attended=begun and index == 0)
         return states
 
 

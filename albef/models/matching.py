@@ -34,21 +34,21 @@ class Matches(NamedTuple):
 def match_pairs(
     model: ALBEF,
     itm_head: nn.Linear,
-    text_states: Tensor,
+    begun: Tensor,
     text_mask: Tensor,
     image: list[KeyValue],
     negatives: Negatives,
 ) -> Matches:
     """Score the three groups of pairs in one pass.
 
-    Texts are (B, L, D), or more with the false texts at the end, as their mask. ``image`` has keys
-    and values of B images.
+    Texts are (B, L, D), or more with the false texts at the end, as their mask; their fusion has
+    begun. ``image`` has keys and values of B images.
     """
-    index = torch.arange(len(negatives.text), device=text_states.device)
+    index = torch.arange(len(negatives.text), device=begun.device)
     texts = torch.cat([index, index[: len(negatives.image)], negatives.text])
     images = torch.cat([index, negatives.image, index])
-    chosen = text_states.index_select(0, texts)  # indexing has no fixed order backward
-    logits = itm_head(model.fused_cls(chosen, text_mask[texts], select(image, images)))
+    chosen = begun.index_select(0, texts)  # indexing has no fixed order backward
+    logits = itm_head(model.fused_cls(chosen, text_mask[texts], select(image, images), begun=True))
     labels = (torch.arange(len(texts), device=logits.device) < len(index)).long()
     has_image, has_text = negatives.has_image, negatives.has_text
     valid = torch.cat([torch.ones_like(has_text), has_image, has_text])

@@ -28,7 +28,6 @@ from albef.losses.itc import (
 from albef.losses.itm import hard_negative_indices, itm_loss, ranking_loss
 from albef.losses.wpa import wpa_loss
 from albef.models.albef import ALBEF, ModelConfig, resized
-from albef.models.bert import attention_bias
 from albef.models.kernels import KeyValue, select
 from albef.models.matching import Matches, match_pairs
 from albef.models.momentum import EMPTY, FeatureQueue, MomentumModel
@@ -322,7 +321,9 @@ class MatchingTask(Task):
             self.itc_bias,
         )
         image = model.fusion_encoder.image_key_values(pairs.image_states)
-        losses, outputs = self._itm(pairs, image, itc, positives)
+        mask = pairs.batch["text_mask"]
+        begun = model.begin_fusion(pairs.text_states, mask)
+        losses, outputs = self._itm(pairs.batch, begun, image, itc, positives)
         loss = losses["itm"]
         if "ranking" in losses:
             loss = loss + config.exchanged_ranking * losses["ranking"]
@@ -330,8 +331,7 @@ class MatchingTask(Task):
         if self.itc:
             loss = loss + itc.loss
         if config.wpa:
-            mask = pairs.batch["text_mask"]
-            query = model.fusion_encoder.first_query(pairs.text_states, attention_bias(mask))
+            query = model.fusion_encoder.first_query(begun)
             losses["wpa"] = wpa_loss(query, image[0][0], mask, same=positives.t())
             loss = loss + config.wpa * losses["wpa"]
         outputs |= {name: value.detach() for name, value in losses.items()} | {
@@ -370,20 +370,21 @@ class MatchingTask(Task):
 
     def _itm(
         self,
-        pairs: EncodedPairs,
+        batch: Batch,
+        begun: Tensor,
         image: list[KeyValue],
         itc: Contrast,
         positives: Tensor,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return ITM's losses with negatives drawn by ITC's similarities, and values to log."""
-        batch, size = pairs.batch, len(pairs.text_states)
+        size = len(begun)
         weight = 1.0 if self.config.hard_negatives else 0.0  # Equal similarities draw uniformly.
         sims = itc.sim_i2t[:, :size] * weight, itc.sim_t2i[:, :size] * weight
-        texts = batch["ids"], batch["text_mask"], pairs.text_states
+        texts = batch["ids"], batch["text_mask"], begun
         groups = [self._matches(texts, image, sims, positives, math.ceil(EXCHANGED * size))]
         if "itm_ids" in batch:
             ids, mask, rows = batch["itm_ids"], batch["itm_mask"], batch["itm_rows"]
-            texts = ids, mask, self.model.encode_text(ids, mask)
+            texts = ids, mask, self._begin(ids, mask)
             with_image = rows[: round(self.itm_negative_images * len(rows))]
             sims = sims[0][rows][:, rows], sims[1][with_image][:, rows]
             positives = describes(batch["itm_text_id"], batch["text_ids"][rows])
@@ -412,20 +413,24 @@ class MatchingTask(Task):
     ) -> tuple[Matches, Tensor]:
         """Score B pairs and their negatives; also return the index of each false text, or -1.
 
-        ``texts`` are ids and mask (B, L), and states (B, L, D). Words are exchanged in ``count``
-        texts, drawn at random; only these are encoded again.
+        ``texts`` are ids and mask (B, L), and states (B, L, D) whose fusion has begun. Words are
+        exchanged in ``count`` texts, drawn at random; only these are encoded again.
         """
-        ids, mask, states = texts
+        ids, mask, begun = texts
         false_text = torch.full((len(ids),), -1, device=ids.device)
         if self.config.exchanged:
             drawn = torch.randperm(len(ids), device=ids.device)[:count]
             other, exchanged = self.exchange(ids[drawn])
-            states = torch.cat([states, self.model.encode_text(other, mask[drawn])])
+            begun = torch.cat([begun, self._begin(other, mask[drawn])])
             mask = torch.cat([mask, mask[drawn]])
             index = len(ids) + torch.arange(count, device=ids.device)
             false_text[drawn] = torch.where(exchanged, index, -1)
         negatives = hard_negative_indices(*sims, positives, false_text)
-        return match_pairs(self.model, self.itm_head, states, mask, image, negatives), false_text
+        return match_pairs(self.model, self.itm_head, begun, mask, image, negatives), false_text
+
+    def _begin(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Encode texts (B, L) and begin their fusion: (B, L, D)."""
+        return self.model.begin_fusion(self.model.encode_text(ids, mask), mask)
 
     def end_step(self, outputs: Sequence[Mapping[str, Tensor]]) -> None:
         """Enqueue the momentum features of all micro-batches at once, with their ids if any."""

@@ -26,7 +26,7 @@ from albef.distributed import world
 from albef.models.encoders import BLOCK
 from albef.tasks.task import Task, TrainingConfig
 
-_FORWARD = ("image_key_value", "cross_query")
+_FORWARD = ("image_key_value", "attend_to_text", "cross_query")
 """Methods that compute a part of a block, outside its ``forward``."""
 
 
