@@ -1,9 +1,9 @@
 """The method as it is told, one pass after another: the baseline of the fast paths.
 
 The modules, the attention kernel and the text lengths are those of the fast paths. What differs:
-every pass computes the image's keys and values anew and every row of the last fusion layer, the
-vocabulary is projected at all positions, nothing is batched across passes, the queue is copied,
-and loops stand where the fast paths have one call.
+every pass computes the image's keys and values, the text's first self-attention and every row of
+the last fusion layer anew, the vocabulary is projected at all positions, nothing is batched across
+passes, the queue is copied, and loops stand where the fast paths have one call.
 """
 
 import torch

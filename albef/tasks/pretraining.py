@@ -21,7 +21,7 @@ from albef.models.text import MLMHead, TextConfig
 from albef.models.vision import ImageConfig
 from albef.preprocessing.text import TextTokenizer, mask_tokens
 from albef.preprocessing.transforms import Transform
-from albef.tasks.matching import Collate as CaptionCollate
+from albef.tasks.captions import Collate as CaptionCollate
 from albef.tasks.matching import EncodedPairs, MatchingConfig, group_ids
 from albef.tasks.ranking import RankingTask
 from albef.tasks.task import TrainingConfig

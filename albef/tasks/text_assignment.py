@@ -18,8 +18,8 @@ from albef.loading.reading import Batch, Records
 from albef.losses.itm import hard_negatives, itm_loss
 from albef.models.albef import ALBEF, PairALBEF
 from albef.preprocessing.transforms import Transform
+from albef.tasks.captions import Collate
 from albef.tasks.classification import ClassTask, RecordError
-from albef.tasks.matching import Collate
 from albef.tasks.task import Examples, RunConfig, Table
 
 CLASSES = ("first", "second", "neither")

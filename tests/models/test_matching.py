@@ -1,12 +1,28 @@
-"""Ranks and recalls on hand-written matrices."""
+"""Ranks and recalls on hand-written matrices, and the fusion that all pairs of a text share."""
 
+import pytest
 import torch
 
+from albef.models.albef import ALBEF
 from albef.models.matching import (
     chance_recalls,
     first_rank,
     recalls,
 )
+from tests.conftest import tiny_model
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_fusion_that_has_begun_equals_fusion_from_the_start(depth: int) -> None:
+    sizes = tiny_model()
+    text = sizes.text.model_copy(update={"fusion_depth": depth})
+    model = ALBEF(sizes.model_copy(update={"text": text}), 30).eval()
+    ids, mask = torch.randint(30, (3, 6)), torch.ones(3, 6, dtype=torch.long)
+    mask[1, 4:] = 0
+    states = model.encode_text(ids, mask)
+    image = model.fusion_encoder.image_key_values(model.encode_image(torch.randn(3, 3, 16, 16)))
+    begun = model.fused_cls(model.begin_fusion(states, mask), mask, image, begun=True)
+    torch.testing.assert_close(begun, model.fused_cls(states, mask, image))
 
 
 def test_the_best_right_answer_counts_and_ties_count_against_the_model() -> None:
