@@ -121,11 +121,10 @@ class BertLayer(Layer):
             image_bias: additive, (images, 1, 1, N); None attends to all tokens of ``image``.
             attended: whether ``states`` already come from :meth:`attend_to_text`.
         """
-        key_value = None if attended else self.attention.self.key_value(states)
-        if positions is not None:
+        if not attended:
+            states = self._attend(states, bias, positions)
+        elif positions is not None:
             states = rows(states, positions)
-        if key_value is not None:
-            states = self.attention(states, key_value, bias)
         if image is not None:
             assert self.crossattention is not None
             folded = _folded(states, image[0])
@@ -139,7 +138,12 @@ class BertLayer(Layer):
 
     def attend_to_text(self, states: Tensor, bias: Tensor) -> Tensor:
         """Compute the layer's self-attention alone: (B, L, D) to (B, L, D)."""
-        result: Tensor = self.attention(states, self.attention.self.key_value(states), bias)
+        return self._attend(states, bias, None)
+
+    def _attend(self, states: Tensor, bias: Tensor, positions: Tensor | slice | None) -> Tensor:
+        key_value = self.attention.self.key_value(states)
+        queried = states if positions is None else rows(states, positions)
+        result: Tensor = self.attention(queried, key_value, bias)
         return result
 
     def cross_query(self, states: Tensor) -> Tensor:
