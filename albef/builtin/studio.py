@@ -231,8 +231,8 @@ def _clear(a: Box, b: Box) -> bool:
         return True
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
-    areas = ((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
-    return width * height <= _OVERLAP * min(areas)
+    smaller = min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
+    return width * height <= _OVERLAP * smaller
 
 
 def _alongside(first: list[Box], second: list[Box], axis: int) -> bool:
