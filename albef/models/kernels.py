@@ -20,15 +20,22 @@ KeyValue = tuple[Tensor, Tensor]
 """Keys and values, each (B, H, N, D / H)."""
 
 
-def products_pay(states: Tensor) -> bool:
-    """Return whether attention as two products is faster than the fused kernel.
+def on_cpu_in_16_bits(states: Tensor) -> bool:
+    """Return whether the products of states are computed on a CPU in 16 bits.
 
-    It is, for forward and backward together, on a CPU in 16 bits: the fused backward is slow there,
-    especially with few tokens (1.2x for a whole training step at 65). It is not in float32 or
-    without gradient.
+    Attention as two products is then faster than the fused kernel. With few tokens, the backward
+    pass of the kernel takes several times as long.
     """
-    on_cpu = states.device.type == "cpu"
-    return on_cpu and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
+    return states.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+
+
+def between_layers(states: Tensor) -> Tensor:
+    """Return states (B, L, D) in the type in which a layer passes them to the next.
+
+    On a CPU in 16 bits, it is the type of the products. Additions and norms of float32 would read
+    and write twice the bytes, and each product would convert its input.
+    """
+    return states.to(torch.get_autocast_dtype("cpu")) if on_cpu_in_16_bits(states) else states
 
 
 def attend(
@@ -39,7 +46,7 @@ def attend(
     ``bias`` is additive, broadcastable to (B, H, L, N). ``dropout`` is a share of the weights.
     """
     bias = None if bias is None else bias.to(key.dtype)
-    if not products_pay(query):
+    if not on_cpu_in_16_bits(query):
         return F.scaled_dot_product_attention(query, key, value, bias, dropout)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
     weights = (scores if bias is None else scores + bias).softmax(dim=-1)
@@ -63,19 +70,38 @@ def rows(states: Tensor, positions: Tensor | slice) -> Tensor:
 def select(image: list[KeyValue], index: Tensor) -> list[KeyValue]:
     """Return the keys and values of the images at ``index`` (P,), one pair per layer.
 
-    If they need a gradient, this is a product with rows of 0 and 1. The product is exact too. Its
-    backward is another product, in a fixed order, and faster on a CPU than adding row by row.
+    Keys and values are first copied into the order in which attention reads them. Otherwise, it
+    copies those of all P images.
     """
-    return [(_select(key, index), _select(value, index)) for key, value in image]
+
+    def chosen(states: Tensor) -> Tensor:
+        result: Tensor = _Rows.apply(states.contiguous(), index)  # type: ignore[no-untyped-call]
+        return result
+
+    return [(chosen(key), chosen(value)) for key, value in image]
 
 
-def _select(states: Tensor, index: Tensor) -> Tensor:
-    """Select rows of (B, H, N, D / H): (P, H, N, D / H)."""
-    if not (torch.is_grad_enabled() and states.requires_grad):
+class _Rows(torch.autograd.Function):
+    """Rows of a tensor, by an index (P,).
+
+    The backward pass is a product with rows of 0 and 1. It adds in a fixed order, and on a CPU, it
+    is faster than to add row by row.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, index: Tensor) -> Tensor:
+        """Return the rows (P, ...) of (B, ...)."""
+        ctx.save_for_backward(index)
+        ctx.rows = len(states)
         return states.index_select(0, index)
-    one_hot = (index[:, None] == torch.arange(len(states), device=index.device)).to(states.dtype)
-    by_token = states.transpose(1, 2)  # the order in memory
-    return (one_hot @ by_token.flatten(1)).view(-1, *by_token.shape[1:]).transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Return the sums (B, ...) of the gradients (P, ...) of each row."""
+        (index,) = ctx.saved_tensors
+        each = torch.arange(ctx.rows, device=index.device)[:, None]
+        sums = (each == index).to(gradient.dtype) @ gradient.flatten(1)
+        return sums.view(-1, *gradient.shape[1:]), None
 
 
 class Layer(nn.Module):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from albef.config import Count, CountOrZero, Section, opt_in
 from albef.models import encoders
 from albef.models.bert import width_scale
-from albef.models.kernels import Layer, products_pay, rows
+from albef.models.kernels import Layer, between_layers, on_cpu_in_16_bits, rows
 
 _STEM_SCALE = 0.45  # States of convolutions then start as large as those of a linear map.
 
@@ -131,7 +131,7 @@ class ViT(nn.Module):
         states = torch.cat([cls, patches], dim=1) + self.pos_embed
         if self.training and self.dropped_patches:
             states = self._drop_patches(states)
-        result: Tensor = self.norm(self.blocks(states))
+        result: Tensor = self.norm(self.blocks(between_layers(states)))
         return result
 
     def _drop_patches(self, states: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ class Attention(nn.Module):
         """Mix states (B, N, D)."""
         by_head = self.qkv(states).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = by_head.unbind(0)
-        if self.fused_attn and not products_pay(states):
+        if self.fused_attn and not on_cpu_in_16_bits(states):
             mixed = F.scaled_dot_product_attention(query, key, value)
         else:
             scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)

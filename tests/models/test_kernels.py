@@ -38,13 +38,30 @@ def test_products_give_what_the_kernel_gives(monkeypatch: pytest.MonkeyPatch) ->
     bias = attention_bias(mask)
     kernel = attend(query, key, value, bias, 0.0)
     expected = gradients(kernel, query, key, value)
-    monkeypatch.setattr(kernels, "products_pay", lambda states: True)
+    monkeypatch.setattr(kernels, "on_cpu_in_16_bits", lambda states: True)
     products = attend(query, key, value, bias, 0.0)
     torch.testing.assert_close(products, kernel)
     torch.testing.assert_close(gradients(products, query, key, value), expected)
     torch.manual_seed(0)
     dropped = attend(query, key, value, bias, 0.5)
     assert not torch.allclose(dropped, products)
+
+
+def test_under_autocast_a_cpu_passes_states_between_layers_in_16_bits() -> None:
+    torch.manual_seed(0)
+    model, given = Task(config(0.4), vocabulary()).model, random_batch(2, 48, 12, 211, 3)
+
+    def encoded() -> tuple[Tensor, Tensor]:
+        text = model.encode_text(given["ids"], given["text_mask"])
+        return model.encode_image(given["image"]), text
+
+    exact = encoded()
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = encoded()
+    for states, rounded in zip(exact, narrow, strict=True):
+        assert states.dtype == torch.float32
+        assert rounded.dtype == torch.bfloat16
+        torch.testing.assert_close(rounded.float(), states, rtol=0.05, atol=0.05)
 
 
 def test_recomputed_blocks_take_the_same_kernel_as_before() -> None:
