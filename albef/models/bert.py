@@ -122,7 +122,7 @@ class BertLayer(Layer):
             attended: whether ``states`` already come from :meth:`attend_to_text`.
         """
         if not attended:
-            states = self._attend(states, bias, positions)
+            states = self.attend_to_text(states, bias, positions)
         elif positions is not None:
             states = rows(states, positions)
         if image is not None:
@@ -136,11 +136,10 @@ class BertLayer(Layer):
         result: Tensor = self.output(self.intermediate(states), states)
         return result
 
-    def attend_to_text(self, states: Tensor, bias: Tensor) -> Tensor:
-        """Compute the layer's self-attention alone: (B, L, D) to (B, L, D)."""
-        return self._attend(states, bias, None)
-
-    def _attend(self, states: Tensor, bias: Tensor, positions: Tensor | slice | None) -> Tensor:
+    def attend_to_text(
+        self, states: Tensor, bias: Tensor, positions: Tensor | slice | None = None
+    ) -> Tensor:
+        """Compute the layer's self-attention alone; shapes are those of :meth:`compute`."""
         key_value = self.attention.self.key_value(states)
         queried = states if positions is None else rows(states, positions)
         result: Tensor = self.attention(queried, key_value, bias)

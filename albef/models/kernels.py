@@ -23,17 +23,17 @@ KeyValue = tuple[Tensor, Tensor]
 def on_cpu_in_16_bits(states: Tensor) -> bool:
     """Return whether the products of states are computed on a CPU in 16 bits.
 
-    Attention as two products is then faster than the fused kernel. With few tokens, the backward
-    pass of the kernel takes several times as long.
+    Attention as two products is then faster than the fused kernel, whose backward pass is slow,
+    especially with few tokens.
     """
     return states.device.type == "cpu" and torch.is_autocast_enabled("cpu")
 
 
-def between_layers(states: Tensor) -> Tensor:
-    """Return states (B, L, D) in the type in which a layer passes them to the next.
+def narrowed(states: Tensor) -> Tensor:
+    """Return states (B, L, D) in 16 bits if their products are computed on a CPU in 16 bits.
 
-    On a CPU in 16 bits, it is the type of the products. Additions and norms of float32 would read
-    and write twice the bytes, and each product would convert its input.
+    Layers then keep this type. Additions and norms of float32 would read and write twice the bytes,
+    and each product would convert its input.
     """
     return states.to(torch.get_autocast_dtype("cpu")) if on_cpu_in_16_bits(states) else states
 
@@ -70,30 +70,23 @@ def rows(states: Tensor, positions: Tensor | slice) -> Tensor:
 def select(image: list[KeyValue], index: Tensor) -> list[KeyValue]:
     """Return the keys and values of the images at ``index`` (P,), one pair per layer.
 
-    Keys and values are first copied into the order in which attention reads them. Otherwise, it
-    copies those of all P images.
+    Their gradients are products with rows of 0 and 1, which add in a fixed order. On a CPU, this is
+    faster than to add row by row.
     """
-
-    def chosen(states: Tensor) -> Tensor:
-        result: Tensor = _Rows.apply(states.contiguous(), index)  # type: ignore[no-untyped-call]
-        return result
-
-    return [(chosen(key), chosen(value)) for key, value in image]
+    apply: Any = _Select.apply
+    return [(apply(key, index), apply(value, index)) for key, value in image]
 
 
-class _Rows(torch.autograd.Function):
-    """Rows of a tensor, by an index (P,).
-
-    The backward pass is a product with rows of 0 and 1. It adds in a fixed order, and on a CPU, it
-    is faster than to add row by row.
-    """
+class _Select(torch.autograd.Function):
+    """Rows of a tensor, by an index (P,)."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, index: Tensor) -> Tensor:
         """Return the rows (P, ...) of (B, ...)."""
         ctx.save_for_backward(index)
         ctx.rows = len(states)
-        return states.index_select(0, index)
+        # In this order, attention reads the rows. Otherwise, it would copy all P of them.
+        return states.contiguous().index_select(0, index)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

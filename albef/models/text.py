@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from albef.config import Count, CountOrZero, Section, Share
 from albef.models import encoders
 from albef.models.bert import BertLayer, init_bert_weights
-from albef.models.kernels import between_layers
+from albef.models.kernels import narrowed
 
 
 class TextConfig(Section):
@@ -52,7 +52,7 @@ class Embeddings(nn.Module):
             + self.position_embeddings(positions)
             + self.token_type_embeddings.weight[0]
         )
-        result: Tensor = self.dropout(self.LayerNorm(between_layers(summed)))
+        result: Tensor = self.dropout(self.LayerNorm(narrowed(summed)))
         return result
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from albef.config import Count, CountOrZero, Section, opt_in
 from albef.models import encoders
 from albef.models.bert import width_scale
-from albef.models.kernels import Layer, between_layers, on_cpu_in_16_bits, rows
+from albef.models.kernels import Layer, narrowed, on_cpu_in_16_bits, rows
 
 _STEM_SCALE = 0.45  # States of convolutions then start as large as those of a linear map.
 
@@ -131,7 +131,7 @@ class ViT(nn.Module):
         states = torch.cat([cls, patches], dim=1) + self.pos_embed
         if self.training and self.dropped_patches:
             states = self._drop_patches(states)
-        result: Tensor = self.norm(self.blocks(between_layers(states)))
+        result: Tensor = self.norm(self.blocks(narrowed(states)))
         return result
 
     def _drop_patches(self, states: Tensor) -> Tensor:

@@ -64,13 +64,13 @@ def _decoded(image: bytes, key: str) -> tuple[float, ...]:
 def image_stats(picture: Image.Image) -> tuple[float, ...]:
     """Return the :data:`STATS` of an RGB image, rounded, computed on a small copy of it."""
     factor = max(1, max(picture.size) // _SIDE)
-    small = np.asarray(picture.reduce(factor)).reshape(-1, 3)
-    planes = np.ascontiguousarray(small.T)  # 8 bits are compared faster than floats
+    pixels = np.asarray(picture.reduce(factor)).reshape(-1, 3)
+    planes = np.ascontiguousarray(pixels.T)  # Bytes are compared faster than floats.
     largest = planes.max(0)
     saturation = (largest - planes.min(0)) / np.maximum(largest, np.float32(1))
     means = planes.mean(1, dtype=np.float64)
     wide = planes.astype(np.float32)
-    squares = np.einsum("ij,ij->i", wide, wide, dtype=np.float64) / len(small)
+    squares = np.einsum("ij,ij->i", wide, wide, dtype=np.float64) / len(pixels)
     spread = np.sqrt(np.maximum(squares - means * means, 0)).max()
     values = (*means, means @ _LUMA, saturation.mean(dtype=np.float64), spread)
     return tuple(round(float(value), 4) for value in values)

@@ -73,7 +73,8 @@ def test_stale_numbers_are_marked_and_an_experiment_leaves_them_stale(
     monkeypatch.setattr(
         Experiments, "save", lambda *args, **kwargs: _interrupted(save, *args, **kwargs)
     )
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # A job in the background ignores it.
+    # A shell lets its background jobs ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):
         save_experiment("interrupted")
     monkeypatch.setattr(Experiments, "save", save)
