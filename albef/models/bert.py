@@ -122,7 +122,7 @@ class BertLayer(Layer):
             attended: whether ``states`` already come from :meth:`attend_to_text`.
         """
         if not attended:
-            states = self.attend_to_text(states, bias, positions)
+            states = self._attend(states, bias, positions)
         elif positions is not None:
             states = rows(states, positions)
         if image is not None:
@@ -136,10 +136,14 @@ class BertLayer(Layer):
         result: Tensor = self.output(self.intermediate(states), states)
         return result
 
-    def attend_to_text(
+    def attend_to_text(self, states: Tensor, bias: Tensor) -> Tensor:
+        """Compute the layer's self-attention alone: (B, L, D) to (B, L, D)."""
+        return self._attend(states, bias)
+
+    def _attend(
         self, states: Tensor, bias: Tensor, positions: Tensor | slice | None = None
     ) -> Tensor:
-        """Compute the layer's self-attention alone; shapes are those of :meth:`compute`."""
+        # Split weights are gathered before and freed after a public method, so none calls another.
         key_value = self.attention.self.key_value(states)
         queried = states if positions is None else rows(states, positions)
         result: Tensor = self.attention(queried, key_value, bias)
@@ -156,7 +160,7 @@ class BertLayer(Layer):
         :meth:`forward` never materializes these weights of the cross-attention. If the keys
         (B, H, N, D / H) belong to fewer images, the texts of each image are concatenated in L.
         """
-        states = self.attend_to_text(states, bias)
+        states = self._attend(states, bias)
         query = self.cross_query(_folded(states, key))
         scores = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
         return states, scores.softmax(dim=-1)
