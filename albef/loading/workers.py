@@ -5,10 +5,13 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader
 
 from albef.io import die_with_parent
@@ -17,6 +20,8 @@ Part = TypeVar("Part")
 Made = TypeVar("Made")
 AHEAD = 4
 """Number of batches that a worker prepares ahead."""
+_SHARED = 2**20
+"""Bytes from which a tensor is passed in shared memory."""
 _SOCKETS = 75  # longest folder in which a Python socket's name fits in 107 characters
 
 
@@ -44,7 +49,7 @@ def in_workers(
     loader = DataLoader(
         dataset,
         batch_size=None,  # an item is a batch
-        collate_fn=make,
+        collate_fn=make if torch.cuda.is_available() else partial(_copied, make),
         num_workers=workers,
         prefetch_factor=AHEAD,
         pin_memory=torch.cuda.is_available(),
@@ -73,10 +78,27 @@ def _drain(items: Any) -> Generator[Any]:
         for item in items:
             if isinstance(item, Exception):
                 raise item
-            yield item
+            yield tree_map_only(_Array, lambda it: torch.from_numpy(it.values), item)
     finally:
         end()
         atexit.unregister(end)
+
+
+@dataclass(frozen=True)
+class _Array:
+    """Values of a small tensor, which a worker passes as bytes."""
+
+    values: "np.ndarray[Any, Any]"
+
+
+def _copied(make: Callable[[Any], Any], item: Any) -> Any:
+    """Return ``make`` of an item with its small tensors as arrays.
+
+    By default, torch passes each tensor in shared memory. To set that up takes longer than a copy.
+    """
+    return tree_map_only(
+        torch.Tensor, lambda it: _Array(it.numpy()) if it.nbytes < _SHARED else it, make(item)
+    )
 
 
 def or_error(make: Callable[[Part], Made], part: Part) -> Made | Exception:

@@ -11,6 +11,8 @@ import torch
 
 from albef.loading.workers import ahead
 
+SIZES = [0, 1, 2**16]
+
 
 def test_tensors_are_handed_over_where_the_temporary_folder_has_a_long_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -18,8 +20,11 @@ def test_tensors_are_handed_over_where_the_temporary_folder_has_a_long_path(
     folder = tmp_path / ("deep/" * 20)
     folder.mkdir(parents=True)
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    made = list(ahead(lambda i: torch.full((3,), i), range(8), 2))
-    assert torch.stack(made)[:, 0].tolist() == [*range(8)]
+    # The last one is passed in shared memory.
+    made = list(ahead(lambda i: {"of": [torch.full((3, size), i) for size in SIZES]}, range(8), 2))
+    for number, batch in enumerate(made):
+        assert [t.shape[1] for t in batch["of"]] == SIZES
+        assert all(t.eq(number).all() for t in batch["of"])
 
 
 def test_workers_end_with_a_parent_that_is_killed() -> None:
