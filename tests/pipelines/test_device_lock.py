@@ -82,6 +82,7 @@ print(faults())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc")
 def test_the_memory_of_freed_tensors_is_not_cleared_again() -> None:
     plain, stage = (

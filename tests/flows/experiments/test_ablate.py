@@ -83,6 +83,7 @@ def stages(
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_steps_share_what_they_can_are_never_run_twice_and_go_on_where_one_failed(
     toy: Toy, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture

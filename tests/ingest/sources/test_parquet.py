@@ -82,6 +82,7 @@ def write(file: Path, captions: Any, **options: Any) -> None:
     pq.write_table(table, file, compression="zstd", dictionary_pagesize_limit=2**30, **options)
 
 
+@pytest.mark.slow
 def test_memory_of_the_reader_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.parquet"
     monkeypatch.setattr(tables, "_IDLE", [])
