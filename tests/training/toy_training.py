@@ -54,7 +54,8 @@ def task_of(kind: str) -> Task:
         task: Any = tiny_task(contrast=contrast)
         task.config = task.config.model_copy(update=SIZES | {"lora": lora})
         return task
-    values = config(0.4).model_copy(update=SIZES | {"itc": kind == "pretraining", "queue_size": 12})
+    changes = {"itc": kind == "pretraining", "queue_size": 12, "wpa": 1.0}
+    values = config(0.4).model_copy(update=SIZES | changes)
     text = values.model.text.model_copy(update={"dropout": 0.1})
     model = values.model.model_copy(update={"text": text})
     return pretraining.Task(values.model_copy(update={"model": model}), vocabulary())
