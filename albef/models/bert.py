@@ -143,7 +143,7 @@ class BertLayer(Layer):
     def _attend(
         self, states: Tensor, bias: Tensor, positions: Tensor | slice | None = None
     ) -> Tensor:
-        # Split weights are gathered before and freed after a public method, so none calls another.
+        # Split weights are freed after attend_to_text, so compute must not call it.
         key_value = self.attention.self.key_value(states)
         queried = states if positions is None else rows(states, positions)
         result: Tensor = self.attention(queried, key_value, bias)
@@ -160,7 +160,7 @@ class BertLayer(Layer):
         :meth:`forward` never materializes these weights of the cross-attention. If the keys
         (B, H, N, D / H) belong to fewer images, the texts of each image are concatenated in L.
         """
-        states = self._attend(states, bias)
+        states = self.attend_to_text(states, bias)
         query = self.cross_query(_folded(states, key))
         scores = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
         return states, scores.softmax(dim=-1)
