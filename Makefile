@@ -26,6 +26,7 @@ $(RUNS): pyproject.toml constraints.txt
 	-$(PIP) install uv
 	$(PIP) install -c constraints.txt $$($(BIN)/python -c 'import tomllib; print(*(x for x in tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["train"] if x.startswith("torch")))')
 	$(UV) -c constraints.txt -e '.[pipeline,serving]' || $(PIP) install -c constraints.txt -e '.[pipeline,serving]'
+	$(BIN)/python -m compileall -q albef flows pipelines # for environments where Python writes no cache
 	-$(BIN)/prefect server database upgrade --yes >/dev/null # or else the first run waits for it
 	-$(BIN)/albef run --dry >/dev/null # warms the caches for the first run
 	@touch $@

@@ -49,7 +49,7 @@ def run(
             print(_format_plan(nodes, estimate(plan, file), plan))
         return 0
     with run_lock.acquire(), server.temporary() as start:
-        if preset or overrides or not values.is_checked(PARAMS):
+        if preset or overrides or not (graph.LOCK.exists() and values.is_checked(PARAMS)):
             start()  # Most likely something is stale.
         values.prepare(preset, overrides)
         nodes = graph.read()

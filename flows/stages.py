@@ -1,12 +1,9 @@
 """One Prefect task per DVC stage: a process that runs ``dvc repro --single-item NAME``."""
 
-import contextlib
 import logging
-import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,76 +18,23 @@ from albef.report.wording import format_duration
 from albef.run_record import discard_foreign
 from flows.graph import FAILED, Node
 from flows.process import Child
+from flows.schedule import Schedule
 from flows.values import layout
 
 log = logging.getLogger("albef")
 _CRASHES = {128 + it: it.name for it in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)}
-_PATIENCE_S = 2.0  # longest wait for the start of a stage that may never start
 _children: set[Child] = set()
 _stopping = threading.Event()
 
 
-class Slots:
-    """Slots for running stages, one per CPU core.
-
-    A stage also starts without a free slot if more stages depend on it than on any running one:
-    what the rest of the run waits for must not wait for what only the report reads.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._running: list[int] = []
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def hold(self, dependents: int) -> Iterator[None]:
-        """Hold a slot for a stage that so many stages depend on."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._may_start(dependents))
-            self._running.append(dependents)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._running.remove(dependents)
-                self._changed.notify_all()
-
-    def _may_start(self, dependents: int) -> bool:
-        return len(self._running) < self._count or dependents > max(self._running)
-
-
-_slots = Slots(os.cpu_count() or 1)
-
-
-class Start:
-    """The start of a stage, after the stages in ``before`` that become ready at the same time.
-
-    Without this, the order in which they ask for a slot would be random.
-    """
-
-    def __init__(self, dependents: int, before: Sequence["Start"]) -> None:
-        self.dependents, self._before, self._started = dependents, before, threading.Event()
-
-    @contextlib.contextmanager
-    def hold_slot(self) -> Iterator[None]:
-        """Hold a slot for the stage."""
-        for other in self._before:
-            other._started.wait(_PATIENCE_S)
-        with _slots.hold(self.dependents):
-            self._started.set()
-            yield
-
-    def skip(self) -> None:
-        """Let the others start, since the stage has nothing to do."""
-        self._started.set()
-
-
-def task_of(node: Node, start: Start, *, fresh: bool, force: bool, pull: bool) -> "Task[[], State]":
+def task_of(
+    node: Node, schedule: Schedule, *, fresh: bool, force: bool, pull: bool
+) -> "Task[[], State]":
     """Return the Prefect task of a stage.
 
     Args:
         node: the stage.
-        start: its start.
+        schedule: order of the stages.
         fresh: whether it and all stages above it are up to date, so that nothing runs.
         force: run even if nothing changed.
         pull: look for its artifacts in the remote first, unless forced.
@@ -98,10 +42,13 @@ def task_of(node: Node, start: Start, *, fresh: bool, force: bool, pull: bool) -
 
     def run() -> State:
         if fresh:
-            start.skip()
+            schedule.end(node.name)
             return Completed(name="Cached", message="Nothing that it depends on changed.")
-        with start.hold_slot():
+        schedule.start(node.name)
+        try:
             return run_stage(node.name, force=force, pull=pull and not force)
+        finally:
+            schedule.end(node.name)
 
     run.__doc__ = f"`dvc repro --single-item {node.name}`"
     return Task(

@@ -6,9 +6,11 @@
 import contextlib
 import json
 import logging
+import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
 from prefect import Task, flow, get_client, tags
@@ -25,13 +27,15 @@ from prefect.settings import (
 from prefect.states import Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from albef.config import ParamsError
+from albef.config import ParamsError, read_yaml
+from albef.layout import PARAMS, runtime
 from flows import graph, remote, run_lock, stages, values
 from flows.accept import accept_comments
 from flows.artifacts import emit, publish
 from flows.process import exit_with_parent
 from flows.results import show_progress
 from flows.run import INTERRUPTED, check_recording, save_experiment
+from flows.schedule import Schedule
 
 log = logging.getLogger("albef")
 TAG = "albef"
@@ -42,6 +46,8 @@ SOURCES = ("heldout", INGEST)
 THREADS: TaskRunner[Any] = ThreadPoolTaskRunner()
 _fetch_runs = Task(remote.fetch_runs, name="fetch runs", cache_policy=NO_CACHE)
 _push = Task(remote.push, name="push", cache_policy=NO_CACHE)
+_first_read: list[Future[dict[str, graph.Node]]] = []
+"""The graph that :func:`main` reads while the server starts."""
 
 
 @flow(name="train", task_runner=THREADS, persist_result=False)
@@ -116,21 +122,23 @@ def _data_hashes() -> dict[str, str]:
 
 
 def _train(only: list[str], force: list[str], push: bool = True) -> State:
-    nodes = graph.read()
+    nodes = _first_read.pop().result() if _first_read else graph.read()
     accept_comments(nodes)
     chosen, forced = graph.select(nodes, only, force)
     shared = remote.configured() is not None
     if shared:
         _fetch_runs()
     futures: dict[str, PrefectFuture[State]] = {}
-    starts = _starts({name: nodes[name] for name in nodes if name in chosen})
+    threads = runtime(read_yaml(PARAMS).get("runtime")).threads
+    running = {name: node for name, node in nodes.items() if name in chosen}
+    schedule = Schedule(running, os.cpu_count() or 1, threads)
     changing: set[str] = set()  # Stages that may make something new, and those that read it.
-    for name in (name for name in nodes if name in chosen):
-        node, is_forced = nodes[name], name in forced
+    for name, node in running.items():
+        is_forced = name in forced
         if is_forced or (node.needed and (node.stale or changing.intersection(node.upstream))):
             changing.add(name)
         fresh = name not in changing
-        run = stages.task_of(node, starts[name], fresh=fresh, force=is_forced, pull=shared)
+        run = stages.task_of(node, schedule, fresh=fresh, force=is_forced, pull=shared)
         above = [futures[other] for other in node.upstream if other in futures]
         with TagsContext():  # For each tag of a task, the server is asked for a concurrency limit.
             futures[name] = run.submit(return_state=False, wait_for=above)
@@ -143,16 +151,6 @@ def _train(only: list[str], force: list[str], push: bool = True) -> State:
         return Failed(message="\n".join(failed))
     cached = sum(state.name == "Cached" for state in states.values())
     return Completed(message=f"{len(states) - cached} stages ran, {cached} were up to date")
-
-
-def _starts(nodes: Mapping[str, graph.Node]) -> dict[str, stages.Start]:
-    """Return the start of each stage, after stages with the same upstream and more dependents."""
-    dependents, starts = graph.dependents(nodes), dict[str, stages.Start]()
-    for name in sorted(nodes, key=dependents.__getitem__, reverse=True):
-        alike = [other for other in starts if nodes[other].upstream == nodes[name].upstream]
-        before = [starts[other] for other in alike if dependents[other] > dependents[name]]
-        starts[name] = stages.Start(dependents[name], before)
-    return starts
 
 
 def _final(name: str, future: PrefectFuture[State]) -> State:
@@ -174,6 +172,7 @@ def main() -> None:
     show_progress()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    _first_read.append(ThreadPoolExecutor(1).submit(graph.read))
     try:
         with _server(temporary), tags(TAG):
             state = train(**json.loads(parameters), return_state=True)

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import psutil
@@ -14,11 +13,8 @@ import pytest
 from dvc.repo import Repo
 
 from albef.config import read_yaml
-from flows import graph, stages, train
-from flows.graph import Node
+from flows import stages
 from flows.process import _reproduce
-
-GRAPH = {"a": (), "b": ("a",), "c": ("a",), "d": ("c",), "e": ("b", "d")}
 
 
 def test_a_warning_of_dvc_is_printed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,47 +25,6 @@ def test_a_warning_of_dvc_is_printed_once(tmp_path: Path, monkeypatch: pytest.Mo
     child = [sys.executable, "-m", "flows.process", str(os.getpid()), "reproduce"]
     ended = subprocess.run([*child, '{"names": ["a"]}'], capture_output=True, text=True)
     assert ended.stderr.count("'a' is empty") == 1, ended.stderr
-
-
-def test_a_stage_that_more_depend_on_starts_without_a_free_slot() -> None:
-    nodes = {name: Node(name, above, ()) for name, above in GRAPH.items()}
-    dependents = graph.dependents(nodes)
-    assert dependents == {"a": 4, "b": 1, "c": 2, "d": 1, "e": 0}
-    slots, started = stages.Slots(1), {name: threading.Event() for name in nodes}
-
-    def run(name: str) -> None:
-        with slots.hold(dependents[name]):
-            started[name].set()
-
-    with slots.hold(dependents["c"]):
-        waiting = threading.Thread(target=run, args=["b"])
-        waiting.start()
-        run("a")
-        assert not started["b"].is_set()
-    waiting.join()
-    assert started["a"].is_set()
-    assert started["b"].is_set()
-
-
-def test_of_stages_that_become_ready_together_the_most_needed_starts_first(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(stages, "_slots", stages.Slots(2))
-    nodes = {name: Node(name, above, ()) for name, above in GRAPH.items()}
-    starts, order = train._starts(nodes), list[str]()
-
-    def run(name: str) -> None:
-        with starts[name].hold_slot():
-            order.append(name)
-
-    less = threading.Thread(target=run, args=["b"])
-    less.start()
-    run("c")
-    less.join()
-    assert order == ["c", "b"]
-    monkeypatch.setattr(stages, "_PATIENCE_S", 0.0)
-    with train._starts(nodes)["b"].hold_slot():  # c never starts
-        pass
 
 
 def test_a_failure_is_reported_in_one_line() -> None:
