@@ -127,6 +127,7 @@ def test_what_ends_a_search_is_one_error_and_fails_no_trial_once_it_is_mended(
     assert found()["evidence"]["trials"] == {"complete": 2, "pruned": 0, "fail": 0}
 
 
+@pytest.mark.slow
 def test_the_rank_of_lora_is_searched_and_adapters_are_published_in_the_weights(here: Path) -> None:
     params = searched()
     params["search"] |= {"sampler": {"kind": "random"}, "epochs": 1}
