@@ -36,7 +36,7 @@ def test_a_stage_that_more_depend_on_starts_without_a_free_core() -> None:
     assert started.is_set()
 
 
-def test_the_most_needed_stage_starts_first_in_whatever_order_they_ask(
+def test_the_most_needed_stage_starts_first_in_any_order_of_asking(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(schedule, "_PATIENCE_S", 600.0)
