@@ -15,12 +15,12 @@ class Schedule:
 
     A stage also starts without a free core if more stages depend on it than on any running one:
     what the rest of the run waits for must not wait for what only the report reads. Pre-training
-    takes ``threads`` cores. What can be made later then does not slow it down.
+    takes ``threads`` cores, so that stages which can run later do not slow it down.
     """
 
     def __init__(self, nodes: Mapping[str, Node], cores: int, threads: int = 0) -> None:
         self._cores = cores
-        self._sizes = {name: threads if name == PRETRAIN and threads else 1 for name in nodes}
+        self._sizes = {name: max(1, threads) if name == PRETRAIN else 1 for name in nodes}
         self._needed = dependents(nodes)
         self._order = sorted(nodes, key=lambda name: -self._needed[name])
         self._missing = {name: nodes.keys() & node.upstream for name, node in nodes.items()}
