@@ -5,6 +5,7 @@ import logging
 import resource
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import psutil
@@ -19,6 +20,7 @@ from albef.io import (
     lock,
     printable,
     printable_output,
+    relax_collector,
     write_atomic,
 )
 
@@ -132,3 +134,15 @@ def test_a_file_system_without_locks_is_named(
     for call in (lambda: lock(path).__enter__(), lambda: holder_of(path)):
         with pytest.raises(OSError, match=rf"cannot lock {path}: No locks .* file system with"):
             call()
+
+
+def test_a_relaxed_collector_frees_new_objects() -> None:
+    class Node:
+        own: object = None
+
+    relax_collector()
+    node = Node()
+    node.own, freed = node, weakref.ref(node)
+    del node
+    many = [[number] for number in range(10_000)]
+    assert freed() is None, len(many)
