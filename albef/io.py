@@ -216,8 +216,8 @@ def die_with_parent() -> None:
 def relax_collector() -> None:
     """Make the garbage collector look through old objects rarely, and not at exit.
 
-    It would do so several times while large packages are imported, and again at exit, which takes
-    three seconds in an export. New objects are collected as often as before.
+    By default, it does so several times while large packages are imported, and again at exit. In an
+    export, this takes three seconds. New objects are collected as often as by default.
     """
     gc.set_threshold(*gc.get_threshold()[:2], 1000)
     atexit.register(gc.freeze)
