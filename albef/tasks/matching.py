@@ -52,9 +52,13 @@ class MatchingConfig(Section):
     first 16). The paper treats it as a negative."""
     exchanged: tuple[Annotated[tuple[str, ...], Field(min_length=2)], ...] = ()
     """Groups of words that make a text false if they are exchanged, such as "left" and "right".
-    Each word must be a token of the vocabulary. In half of the captions with such words, and in
-    60 % of the texts of ``itm_captions`` with any, the negative text of ITM is the text itself with
-    the words of one group exchanged, instead of a drawn text. The paper has no groups."""
+    Each word must be a token of the vocabulary. In half of the captions with such words, the
+    negative text of ITM is the text itself with the words of one group exchanged, instead of a
+    drawn text. The paper has no groups."""
+    exchanged_itm: Share = opt_in(0.6)
+    """Share of the texts of ``itm_captions`` whose negative is the text itself with exchanged
+    words, if it has any. With a larger share, more true short captions are refused; with a smaller
+    one, more false ones are accepted."""
     exchanged_ranking: float = opt_in(0.0)
     """Weight of a loss that ranks a text above the same text with exchanged words, by ITM's logits.
     From weights that start at random, ITM alone learns the order of words late, or not at all.
@@ -76,9 +80,8 @@ class MatchingConfig(Section):
         return self
 
 
-EXCHANGED, EXCHANGED_ITM = 0.5, 0.6
-"""Shares of a batch's captions and of its ``itm_captions`` in which words are exchanged. With a
-larger share, more true short captions are refused; with a smaller one, more false ones accepted."""
+EXCHANGED = 0.5
+"""Share of a batch's captions in which words are exchanged."""
 START_BIAS = -10.0
 """Initial bias of ``contrast: sigmoid``, as in SigLIP: at first almost all pairs are false."""
 
@@ -304,7 +307,7 @@ class MatchingTask(Task):
             with_image = rows[: round(self.itm_negative_images * len(rows))]
             sims = sims[0][rows][:, rows], sims[1][with_image][:, rows]
             positives = describes(batch["itm_text_id"], batch["text_ids"][rows])
-            count = math.ceil(EXCHANGED_ITM * len(rows))
+            count = math.ceil(self.config.exchanged_itm * len(rows))
             groups.append(self._matches(texts, select(image, rows), sims, positives, count))
         matches, false_texts = zip(*groups, strict=True)
         logits, labels, valid = (torch.cat(part) for part in zip(*matches, strict=True))

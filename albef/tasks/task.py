@@ -99,6 +99,9 @@ class TrainingConfig(Section):
     """Optimizer. ``adamw`` is the paper's. ``muon`` moves the matrices of layers along their
     orthogonalized momentum. If weights start at random, it learns as much in about half the steps.
     """
+    muon_momentum: Annotated[float, Field(ge=0, lt=1)] = opt_in(0.95)
+    """Share of Muon's momentum that is kept at each step. A short training learns more with less.
+    """
     lr: Tunable
     """Base learning rate."""
     min_lr: Annotated[float, Field(ge=0)] = 1e-6
@@ -156,6 +159,8 @@ class TrainingConfig(Section):
             )
         if self.layer_decay < 1 and self.optimizer != "adamw":
             raise ValueError(f"layer_decay {self.layer_decay:g} needs optimizer: adamw")
+        if self.muon_momentum != 0.95 and self.optimizer != "muon":
+            raise ValueError(f"muon_momentum {self.muon_momentum:g} needs optimizer: muon")
         if self.schedule == "original" and self.warmup_steps % WARMUP_BLOCK:
             raise ValueError(
                 f"warmup_steps {self.warmup_steps} is not a multiple of {WARMUP_BLOCK}, as "

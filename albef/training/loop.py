@@ -27,7 +27,7 @@ from albef.tasks.task import Task, TrainingConfig
 from albef.trackers import Trackers
 from albef.training.lora import adapt
 from albef.training.mirror import Mirror
-from albef.training.optim import OPTIMIZERS, freeze, rate, scale_layers
+from albef.training.optim import freeze, optimizer_of, rate, scale_layers
 from albef.training.speed import Speed
 from albef.training.state import KEPT, TrainingState, kept
 from albef.training.tracking import Progress, Tracker, append_log
@@ -122,8 +122,7 @@ class Trainer:
         self.task, self.config, self.loader, self.setup = task, config, loader, setup
         self.validate, self.progress = validate, progress
         self.dtype = product_type(config.precision, device)  # None is float32
-        lr, weight_decay = fixed(config.lr), fixed(config.weight_decay)
-        self.optimizer = OPTIMIZERS[config.optimizer](task, lr, weight_decay)
+        self.optimizer = optimizer_of(task, config)
         if config.layer_decay < 1:
             scale_layers(self.optimizer, task, config.layer_decay)
         if self.sharding:

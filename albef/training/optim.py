@@ -16,7 +16,6 @@ from albef.tasks.task import WARMUP_BLOCK, TrainingConfig
 
 ORIGINAL_START = 1e-5
 """Learning rate before the first block of the original's warm-up, equal in all its trainings."""
-MUON_MOMENTUM = 0.95
 _POLYNOMIALS = (
     (8.3007, -24.0375, 17.4661),
     (4.0034, -2.9228, 0.5419),
@@ -90,7 +89,10 @@ class Muon(AdamW):
     arXiv:2502.16982). Queries, keys and values in one matrix are split into three.
     """
 
-    def __init__(self, module: nn.Module, lr: float, weight_decay: float) -> None:
+    def __init__(
+        self, module: nn.Module, lr: float, weight_decay: float, momentum: float = 0.95
+    ) -> None:
+        self.momentum = momentum
         blocks = (block.named_parameters() for block in blocks_of(module))
         named = {p: name for block in blocks for name, p in block if name.endswith("weight")}
         self._qkv = {p for p, name in named.items() if name.endswith("qkv.weight")}
@@ -126,9 +128,9 @@ class Muon(AdamW):
         if not gradients:
             return
         momenta, latest = [self.state[m]["exp_avg"] for m in gradients], [*gradients.values()]
-        torch._foreach_lerp_(momenta, latest, 1 - MUON_MOMENTUM)
+        torch._foreach_lerp_(momenta, latest, 1 - self.momentum)
         by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        ahead = torch._foreach_lerp(latest, momenta, MUON_MOMENTUM)
+        ahead = torch._foreach_lerp(latest, momenta, self.momentum)
         for matrix, update in zip(gradients, ahead, strict=True):
             parts = 3 if matrix in self._qkv else 1
             for pair in zip(matrix.chunk(parts), update.chunk(parts), strict=True):
@@ -158,6 +160,14 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 OPTIMIZERS = {"adamw": adamw, "muon": Muon}
 """Optimizers by their name in ``optimizer``."""
+
+
+def optimizer_of(task: nn.Module, config: TrainingConfig) -> AdamW:
+    """Return the optimizer of a training."""
+    values = task, fixed(config.lr), fixed(config.weight_decay)
+    if config.optimizer == "muon":
+        return Muon(*values, config.muon_momentum)
+    return OPTIMIZERS[config.optimizer](*values)
 
 
 def rate(config: TrainingConfig, step: int, steps_per_epoch: int) -> float:

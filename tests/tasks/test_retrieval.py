@@ -180,7 +180,8 @@ def test_the_texts_of_a_record_are_known_to_its_batch() -> None:
 
 
 def test_captions_of_itm_are_read_by_itm_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = tiny_task(equal_texts=True, itm_captions=0.5, exchanged=[["a", "two"]]).train()
+    exchanges = {"exchanged": [["a", "two"]], "exchanged_itm": 0.8}
+    task = tiny_task(equal_texts=True, itm_captions=0.5, **exchanges).train()
     image, more = draw("pictures")[0].image, {"itm_captions": ["two frogs", "a squid"]}
     records = [
         Record(str(i), image, ("a dog left of an apple",), i, "train", "s", more if i % 4 else {})
@@ -210,7 +211,7 @@ def test_captions_of_itm_are_read_by_itm_alone(monkeypatch: pytest.MonkeyPatch) 
     assert negatives[1].has_image.tolist() == [False] * 8  # the texts are true of all images
     is_false = negatives[1].text >= 15  # but not with "a" instead of "two", or the other way round
     assert torch.equal(is_false, negatives[1].has_text)
-    assert is_false.sum() == math.ceil(0.6 * 15)
+    assert is_false.sum() == 0.8 * 15
 
     plain = [Record("a", image, ("a dog",), 0, "train", "s", {})]
     assert "itm_ids" not in task.collate(Transform(AugmentConfig(), 16))(

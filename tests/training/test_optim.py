@@ -12,7 +12,15 @@ import torch
 
 from albef.config import ParamsError
 from albef.losses.distill import ramp
-from albef.training.optim import Muon, adamw, cosine, original, orthogonalised, rate
+from albef.training.optim import (
+    Muon,
+    adamw,
+    cosine,
+    optimizer_of,
+    original,
+    orthogonalised,
+    rate,
+)
 from tests.conftest import tiny_config, tiny_task
 
 ORIGINAL: dict[str, Any] = json.loads(
@@ -73,6 +81,21 @@ def test_muon_moves_the_matrices_of_layers_and_resumes_from_its_state() -> None:
     move(parts, muon, 2)
     move(others, again, 2)
     assert all(torch.equal(p, others[name]) for name, p in parts.items())
+
+
+def test_only_a_muon_without_momentum_takes_steps_back() -> None:
+    for momentum, returns in ((0.0, True), (0.9, False)):
+        task = tiny_task(optimizer="muon", muon_momentum=momentum, weight_decay=0.0)
+        muon = optimizer_of(task, task.config)
+        matrix = task.model.text_encoder.layer[0].attention.self.query.weight
+        before = matrix.detach().clone()
+        a, b = torch.randn(2, *matrix.shape, generator=torch.Generator().manual_seed(0))
+        for gradient in (a, b, -a, -b):
+            matrix.grad = gradient
+            muon.step()
+        assert torch.allclose(matrix, before, atol=1e-6) is returns
+    with pytest.raises(ParamsError, match="needs optimizer: muon"):
+        tiny_config(muon_momentum=0.9)
 
 
 def test_warm_up_ends_at_the_base_rate_and_the_cosine_at_the_lowest() -> None:
