@@ -56,9 +56,9 @@ class MatchingConfig(Section):
     negative text of ITM is the text itself with the words of one group exchanged, instead of a
     drawn text. The paper has no groups."""
     exchanged_itm: Share = opt_in(0.6)
-    """Share of the texts of ``itm_captions`` whose negative is the text itself with exchanged
-    words, if it has any. With a larger share, more true short captions are refused; with a smaller
-    one, more false ones are accepted."""
+    """Share of the texts of ``itm_captions`` in which words are exchanged; ``exchanged`` uses half
+    of the captions. With a larger share, more true short captions are refused; with a smaller one,
+    more false ones are accepted."""
     exchanged_ranking: float = opt_in(0.0)
     """Weight of a loss that ranks a text above the same text with exchanged words, by ITM's logits.
     From weights that start at random, ITM alone learns the order of words late, or not at all.

@@ -43,6 +43,8 @@ if TYPE_CHECKING:  # An exported model has no shards to read.
 
 MAX_WORDS = 30
 """Maximum number of words kept of a caption, as in the original."""
+MUON_MOMENTUM = 0.95
+"""Default of ``muon_momentum``."""
 WARMUP_BLOCK = 100
 """Steps between two values in the warm-up of the ``original`` schedule."""
 
@@ -99,7 +101,7 @@ class TrainingConfig(Section):
     """Optimizer. ``adamw`` is the paper's. ``muon`` moves the matrices of layers along their
     orthogonalized momentum. If weights start at random, it learns as much in about half the steps.
     """
-    muon_momentum: Annotated[float, Field(ge=0, lt=1)] = opt_in(0.95)
+    muon_momentum: Annotated[float, Field(ge=0, lt=1)] = opt_in(MUON_MOMENTUM)
     """Share of Muon's momentum that is kept at each step. A short training learns more with less.
     """
     lr: Tunable
@@ -159,7 +161,7 @@ class TrainingConfig(Section):
             )
         if self.layer_decay < 1 and self.optimizer != "adamw":
             raise ValueError(f"layer_decay {self.layer_decay:g} needs optimizer: adamw")
-        if self.muon_momentum != 0.95 and self.optimizer != "muon":
+        if self.muon_momentum != MUON_MOMENTUM and self.optimizer != "muon":
             raise ValueError(f"muon_momentum {self.muon_momentum:g} needs optimizer: muon")
         if self.schedule == "original" and self.warmup_steps % WARMUP_BLOCK:
             raise ValueError(

@@ -12,7 +12,7 @@ from torch.optim import AdamW, Optimizer
 from albef.config import fixed
 from albef.models.encoders import Encoder
 from albef.models.kernels import blocks_of, has_bfloat16
-from albef.tasks.task import WARMUP_BLOCK, TrainingConfig
+from albef.tasks.task import MUON_MOMENTUM, WARMUP_BLOCK, TrainingConfig
 
 ORIGINAL_START = 1e-5
 """Learning rate before the first block of the original's warm-up, equal in all its trainings."""
@@ -90,7 +90,7 @@ class Muon(AdamW):
     """
 
     def __init__(
-        self, module: nn.Module, lr: float, weight_decay: float, momentum: float = 0.95
+        self, module: nn.Module, lr: float, weight_decay: float, momentum: float = MUON_MOMENTUM
     ) -> None:
         self.momentum = momentum
         blocks = (block.named_parameters() for block in blocks_of(module))
@@ -167,7 +167,7 @@ def optimizer_of(task: nn.Module, config: TrainingConfig) -> AdamW:
     values = task, fixed(config.lr), fixed(config.weight_decay)
     if config.optimizer == "muon":
         return Muon(*values, config.muon_momentum)
-    return OPTIMIZERS[config.optimizer](*values)
+    return adamw(*values)
 
 
 def rate(config: TrainingConfig, step: int, steps_per_epoch: int) -> float:
