@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from albef.models.bert import BertLayer, init_bert_weights
@@ -28,6 +29,13 @@ class FusionEncoder(nn.Module):
             for _ in range(config.fusion_depth)
         )
         init_bert_weights(self, config.width)
+
+    @torch.no_grad()
+    def scale_first_query(self, factor: float) -> None:
+        """Multiply the weights of the first layer's queries and keys, which read the image."""
+        first: Any = self.layer[0]
+        for projection in (first.crossattention.self.query, first.crossattention.self.key):
+            projection.weight.mul_(factor)
 
     def image_key_values(self, image_states: Tensor) -> list[KeyValue]:
         """Return keys and values of the image (B, N, D) for every layer, computed once."""

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from albef.config import Count, Section, Share
+from albef.config import Count, Section, Share, opt_in
 from albef.data.record import Record
 from albef.loading.reading import Batch
 from albef.losses.distill import ramp
@@ -73,6 +73,10 @@ class Config(MatchingConfig, TrainingConfig):
     """Share of image patches that the student does not see, drawn anew in each step, for speed. The
     momentum model sees all patches unless the image encoder is frozen. Runs that start from this
     checkpoint see all patches too."""
+    query_scale: Annotated[float, Field(gt=0)] = opt_in(1.0)
+    """Factor of the initial weights of queries and keys in the first cross-attention. If they are
+    random, their products hardly differ between images, and ``wpa`` learns nothing in the first
+    steps. A factor of 2 shortens this. The paper has none."""
     start: StartConfig | None = None
     """Public weights that the encoders start from; null uses random weights."""
 
@@ -118,6 +122,8 @@ class Task(RankingTask):
     def __init__(self, config: Config, tokenizer: TextTokenizer) -> None:
         model = settled(config.model)
         super().__init__(config.model_copy(update={"model": model}), model, tokenizer)
+        if config.query_scale != 1:
+            self.model.fusion_encoder.scale_first_query(config.query_scale)
         words = self.model.text_encoder.words
         self.mlm_head = MLMHead(model.fused.width, *words.shape)
         if config.patch_dropout:
