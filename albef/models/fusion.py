@@ -31,8 +31,8 @@ class FusionEncoder(nn.Module):
         init_bert_weights(self, config.width)
 
     @torch.no_grad()
-    def scale_first_query(self, factor: float) -> None:
-        """Multiply the weights of the first layer's queries and keys, which read the image."""
+    def scale_first_cross_attention(self, factor: float) -> None:
+        """Multiply the weights of queries and keys in the first layer's cross-attention."""
         first: Any = self.layer[0]
         for projection in (first.crossattention.self.query, first.crossattention.self.key):
             projection.weight.mul_(factor)

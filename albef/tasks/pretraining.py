@@ -123,7 +123,7 @@ class Task(RankingTask):
         model = settled(config.model)
         super().__init__(config.model_copy(update={"model": model}), model, tokenizer)
         if config.query_scale != 1:
-            self.model.fusion_encoder.scale_first_query(config.query_scale)
+            self.model.fusion_encoder.scale_first_cross_attention(config.query_scale)
         words = self.model.text_encoder.words
         self.mlm_head = MLMHead(model.fused.width, *words.shape)
         if config.patch_dropout:
