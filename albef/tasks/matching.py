@@ -59,24 +59,26 @@ class MatchingConfig(Section):
     """Share of the texts of ``itm_captions`` in which words are exchanged; ``exchanged`` uses half
     of the captions. With a larger share, more true short captions are refused; with a smaller one,
     more false ones are accepted."""
-    exchanged_ranking: float = opt_in(0.0)
+    exchanged_ranking: Annotated[float, Field(ge=0)] = opt_in(0.0)
     """Weight of a loss that ranks a text above the same text with exchanged words, by ITM's logits.
-    From weights that start at random, ITM alone learns the order of words late, or not at all.
-    Without ``exchanged``, it has no effect. The paper does not have it."""
+    From weights that start at random, ITM alone learns the order of words late, or not at all. It
+    needs ``exchanged``. The paper does not have it."""
     itm_captions: Share = 0.0
     """Share of the images for which ITM also reads a text drawn from their ``itm_captions`` in the
     meta: texts that may be true of many other images, such as "two frogs". In fine-tuning, only
     half of them have a negative image. ITC and MLM do not read them. It needs ``equal_texts``. The
     paper has no such captions."""
-    wpa: float = 0.0
+    wpa: Annotated[float, Field(ge=0)] = 0.0
     """Weight of word-patch alignment, a loss that aligns words with the image patches they
     describe. The paper does not have it. If weights start at random, this loss teaches which of two
     objects is on the left."""
 
     @model_validator(mode="after")
-    def _check_itm_captions(self) -> Self:
+    def _check_needs(self) -> Self:
         if self.itm_captions and not self.equal_texts:
             raise ValueError("itm_captions needs equal_texts: true")
+        if self.exchanged_ranking and not self.exchanged:
+            raise ValueError("exchanged_ranking needs exchanged; set it to 0, or list words there")
         return self
 
 

@@ -25,7 +25,8 @@ AUGMENT = {"flip": False, "crop": [0.8, 1.0], "randaugment": 0}
 
 
 def trained(device: str = "cpu") -> dict[str, torch.Tensor]:
-    values = read_yaml(ROOT / "params.yaml")["pretrain"] | {"masked_groups": [], "exchanged": []}
+    off = {"masked_groups": [], "exchanged": [], "exchanged_ranking": 0}
+    values = read_yaml(ROOT / "params.yaml")["pretrain"] | off
     config = validate(Config, values, where="params.yaml")
     torch.manual_seed(4)
     task = Task(config, TextTokenizer.train(CAPTIONS, config.tokenizer.vocab_size)).to(device)

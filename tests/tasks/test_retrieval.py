@@ -219,6 +219,8 @@ def test_captions_of_itm_are_read_by_itm_alone(monkeypatch: pytest.MonkeyPatch) 
     )
     with pytest.raises(ValueError, match="itm_captions needs equal_texts"):
         tiny_task(itm_captions=0.5)
+    with pytest.raises(ValueError, match="exchanged_ranking needs exchanged"):
+        tiny_task(exchanged_ranking=1.0)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
