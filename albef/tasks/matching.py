@@ -78,7 +78,7 @@ class MatchingConfig(Section):
         if self.itm_captions and not self.equal_texts:
             raise ValueError("itm_captions needs equal_texts: true")
         if self.exchanged_ranking and not self.exchanged:
-            raise ValueError("exchanged_ranking needs exchanged; set it to 0, or list words there")
+            raise ValueError("exchanged_ranking needs exchanged: list words there, or set it to 0")
         return self
 
 

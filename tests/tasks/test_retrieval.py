@@ -136,6 +136,8 @@ def test_a_text_with_words_exchanged_is_the_negative_of_half_of_those_that_have_
         tiny_task(exchanged=[["a", "behind"]])
     with pytest.raises(ValueError, match="exchanged"):  # one word has no other
         tiny_task(exchanged=[["a"]])
+    with pytest.raises(ValueError, match="exchanged_ranking needs exchanged"):
+        tiny_task(exchanged_ranking=1.0)
 
 
 def test_a_text_that_another_image_has_is_not_a_negative_of_it(
@@ -219,8 +221,6 @@ def test_captions_of_itm_are_read_by_itm_alone(monkeypatch: pytest.MonkeyPatch) 
     )
     with pytest.raises(ValueError, match="itm_captions needs equal_texts"):
         tiny_task(itm_captions=0.5)
-    with pytest.raises(ValueError, match="exchanged_ranking needs exchanged"):
-        tiny_task(exchanged_ranking=1.0)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
