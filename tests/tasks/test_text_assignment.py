@@ -96,7 +96,7 @@ def test_every_model_is_asked_the_same_for_any_batch() -> None:
         assert {"first": left, "second": right}.get(answer, key) == key
         assert answer != "neither" or key not in (left, right)
     assert all(sum(row) == pytest.approx(1) for row in table["probabilities"])
-    assert first.chance(table)["accuracy"] == pytest.approx(100 / 3)
+    assert first.validate(table).chance == pytest.approx(100 / 3)
 
 
 def test_a_split_of_two_images_cannot_be_asked() -> None:
