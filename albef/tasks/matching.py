@@ -4,8 +4,8 @@ Retrieval and grounding train on pairs.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -123,6 +123,72 @@ class EncodedPairs(NamedTuple):
     """Momentum image features (B, E)."""
     text_feat_m: Tensor
     """Momentum text features (B, E)."""
+
+
+class Positives(NamedTuple):
+    """What is true of the images of a batch; C = B + Q candidates of ITC, the batch first."""
+
+    texts: Tensor
+    """(B, B) bool; true if the text of a column is true of the image of a row."""
+    targets: Tensor
+    """Targets of ITC (B, C)."""
+    ignored: tuple[Tensor, Tensor] | None
+    """(B, C) bool, candidates that ITC ignores: texts of the images, and images of the texts."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of a batch for ITM: B true pairs with images, and what their negatives follow."""
+
+    ids: Tensor
+    """Token ids (B, L)."""
+    mask: Tensor
+    """(B, L); 1 = attend."""
+    states: Tensor
+    """States (B, L, D) whose fusion has begun."""
+    image: list[KeyValue]
+    """Keys and values of the B images."""
+    sim_i2t: Tensor
+    """(B, B) similarities that weigh the texts."""
+    sim_t2i: Tensor
+    """(T, B) similarities that weigh the images; only the first T texts get a negative image."""
+    positives: Tensor
+    """(B, B) bool; true if the text of a column is true of the image of a row."""
+    exchanged: int
+    """Number of texts in which words are exchanged, if the config has such words."""
+
+
+@dataclass(frozen=True)
+class ScoredTexts:
+    """ITM's scores of :class:`Texts` and their negatives."""
+
+    matches: Matches
+    is_exchanged: Tensor
+    """(B,) bool; true if the negative text of the image is its own with exchanged words."""
+
+    @property
+    def true_logits(self) -> Tensor:
+        """Logits of the true pairs (B, 2)."""
+        return self.matches.logits[: len(self.is_exchanged)]
+
+    @property
+    def false_text_logits(self) -> Tensor:
+        """Logits of the images with their negative texts (B, 2)."""
+        return self.matches.logits[-len(self.is_exchanged) :]
+
+
+def _itm_loss(scored: Sequence[ScoredTexts]) -> Tensor:
+    """Return ITM's loss over all texts of a batch and their negatives."""
+    matches = [texts.matches for texts in scored]
+    logits, labels, valid = (torch.cat(part) for part in zip(*matches, strict=True))
+    return itm_loss(logits, labels, valid)
+
+
+def _ranking_loss(scored: Sequence[ScoredTexts]) -> Tensor:
+    """Return the loss that ranks each text above itself with exchanged words."""
+    true = torch.cat([texts.true_logits for texts in scored])
+    false = torch.cat([texts.false_text_logits for texts in scored])
+    return ranking_loss(true, false, torch.cat([texts.is_exchanged for texts in scored]))
 
 
 def _ids_of(batch: Batch) -> Tensor | None:
@@ -252,33 +318,31 @@ class MatchingTask(Task):
             The outputs of :meth:`forward`, and keys and values of the student's images.
         """
         model, config = self.model, self.config
-        positives, targets, ignored = self._positives(pairs.batch, queued)
-        itc = contrast(
-            model.image_feat(pairs.image_states),
-            model.text_feat(pairs.text_states),
-            pairs.image_feat_m,
-            pairs.text_feat_m,
-            self.queue.image[:queued],
-            self.queue.text[:queued],
-            self.temperature,
-            targets,
-            alpha,
-            ignored,
-            self.itc_bias,
-        )
+        positives = self._positives(pairs.batch, queued)
+        itc = self._contrast(pairs, positives, alpha, queued)
         image = model.fusion_encoder.image_key_values(pairs.image_states)
         mask = pairs.batch["text_mask"]
         begun = model.begin_fusion(pairs.text_states, mask)
-        losses, outputs = self._itm(pairs.batch, begun, image, itc, positives)
+        scored = [
+            self._score(texts) for texts in self._texts(pairs.batch, begun, image, itc, positives)
+        ]
+        outputs = {}
+        if config.exchanged:
+            outputs["exchanged"] = (
+                torch.cat([texts.is_exchanged for texts in scored]).float().mean()
+            )
+
+        losses = {"itm": _itm_loss(scored)}
         loss = losses["itm"]
-        if "ranking" in losses:
+        if config.exchanged_ranking:
+            losses["ranking"] = _ranking_loss(scored)
             loss = loss + config.exchanged_ranking * losses["ranking"]
-        losses["itc"] = itc.loss
+        losses["itc"] = itc.loss  # It is logged even if it is not trained.
         if self.itc:
             loss = loss + itc.loss
         if config.wpa:
             query = model.fusion_encoder.first_query(begun)
-            losses["wpa"] = wpa_loss(query, image[0][0], mask, same=positives.t())
+            losses["wpa"] = wpa_loss(query, image[0][0], mask, same=positives.texts.t())
             loss = loss + config.wpa * losses["wpa"]
         outputs |= {name: value.detach() for name, value in losses.items()} | {
             "temperature": self.temperature.detach(),
@@ -290,13 +354,8 @@ class MatchingTask(Task):
             outputs["ids"] = ids
         return {"loss": loss, **outputs}, image
 
-    def _positives(
-        self, batch: Batch, queued: int | None
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-        """Return the true texts (B, B) of each image, and ITC's targets (B, B + Q).
-
-        The last value has the candidates (B, B + Q) that ITC ignores, of the images and the texts.
-        """
+    def _positives(self, batch: Batch, queued: int | None) -> Positives:
+        """Return what is true of the images of a batch."""
         size, device, texts = len(batch["ids"]), batch["ids"].device, batch.get("text_ids")
         queued_ids = self.queue.ids[:queued]
         if "image_id" not in batch:
@@ -307,72 +366,87 @@ class MatchingTask(Task):
             positives = own[:, None] == own[None]
             targets = same_image_targets(own, queued_ids if texts is None else queued_ids[:, 0])
         if texts is None:
-            return positives, targets, None
+            return Positives(positives, targets, None)
         known = torch.cat([texts, queued_ids[:, 1:]])
         of_images = describes(known[:, 0], texts)
         of_texts = describes(texts[:, 0], known).t()
         ignored = of_images & (targets == 0), of_texts & (targets == 0)
-        return positives | of_images[:, :size], targets, ignored
+        return Positives(positives | of_images[:, :size], targets, ignored)
 
-    def _itm(
+    def _contrast(
+        self, pairs: EncodedPairs, positives: Positives, alpha: float, queued: int | None
+    ) -> Contrast:
+        """Return ITC of a batch with its similarities, by which ITM draws negatives."""
+        return contrast(
+            self.model.image_feat(pairs.image_states),
+            self.model.text_feat(pairs.text_states),
+            pairs.image_feat_m,
+            pairs.text_feat_m,
+            self.queue.image[:queued],
+            self.queue.text[:queued],
+            self.temperature,
+            positives.targets,
+            alpha,
+            positives.ignored,
+            self.itc_bias,
+        )
+
+    def _texts(
         self,
         batch: Batch,
         begun: Tensor,
         image: list[KeyValue],
         itc: Contrast,
-        positives: Tensor,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return ITM's losses with negatives drawn by ITC's similarities, and values to log."""
+        positives: Positives,
+    ) -> Iterator[Texts]:
+        """Yield the captions of a batch, and its further texts of ITM if it has any."""
         size = len(begun)
         weight = 1.0 if self.config.hard_negatives else 0.0  # Equal similarities draw uniformly.
-        sims = itc.sim_i2t[:, :size] * weight, itc.sim_t2i[:, :size] * weight
-        texts = batch["ids"], batch["text_mask"], begun
-        groups = [self._matches(texts, image, sims, positives, math.ceil(EXCHANGED * size))]
-        if "itm_ids" in batch:
-            ids, mask, rows = batch["itm_ids"], batch["itm_mask"], batch["itm_rows"]
-            texts = ids, mask, self._begin(ids, mask)
-            with_image = rows[: round(self.itm_negative_images * len(rows))]
-            sims = sims[0][rows][:, rows], sims[1][with_image][:, rows]
-            positives = describes(batch["itm_text_id"], batch["text_ids"][rows])
-            count = math.ceil(self.config.exchanged_itm * len(rows))
-            groups.append(self._matches(texts, select(image, rows), sims, positives, count))
-        matches, false_texts = zip(*groups, strict=True)
-        logits, labels, valid = (torch.cat(part) for part in zip(*matches, strict=True))
-        losses, outputs = {"itm": itm_loss(logits, labels, valid)}, {}
-        if self.config.exchanged:
-            is_false = torch.cat(false_texts) >= 0
-            outputs["exchanged"] = is_false.float().mean()
-            if self.config.exchanged_ranking:
-                sized = [*zip(matches, map(len, false_texts), strict=True)]
-                true = torch.cat([match.logits[:size] for match, size in sized])
-                other = torch.cat([match.logits[-size:] for match, size in sized])
-                losses["ranking"] = ranking_loss(true, other, is_false)
-        return losses, outputs
+        sim_i2t, sim_t2i = itc.sim_i2t[:, :size] * weight, itc.sim_t2i[:, :size] * weight
+        yield Texts(
+            batch["ids"],
+            batch["text_mask"],
+            begun,
+            image,
+            sim_i2t,
+            sim_t2i,
+            positives.texts,
+            exchanged=math.ceil(EXCHANGED * size),
+        )
+        if "itm_ids" not in batch:
+            return
+        ids, mask, rows = batch["itm_ids"], batch["itm_mask"], batch["itm_rows"]
+        with_image = rows[: round(self.itm_negative_images * len(rows))]
+        yield Texts(
+            ids,
+            mask,
+            self._begin(ids, mask),
+            select(image, rows),
+            sim_i2t[rows][:, rows],
+            sim_t2i[with_image][:, rows],
+            describes(batch["itm_text_id"], batch["text_ids"][rows]),
+            exchanged=math.ceil(self.config.exchanged_itm * len(rows)),
+        )
 
-    def _matches(
-        self,
-        texts: tuple[Tensor, Tensor, Tensor],
-        image: list[KeyValue],
-        sims: tuple[Tensor, Tensor],
-        positives: Tensor,
-        count: int,
-    ) -> tuple[Matches, Tensor]:
-        """Score B pairs and their negatives; also return the index of each false text, or -1.
+    def _score(self, texts: Texts) -> ScoredTexts:
+        """Score the true pairs and negatives.
 
-        ``texts`` are ids and mask (B, L), and states (B, L, D) whose fusion has begun. Words are
-        exchanged in ``count`` texts, drawn at random; only these are encoded again.
+        Words are exchanged in texts drawn at random; only these are encoded again, after the
+        others.
         """
-        ids, mask, begun = texts
-        false_text = torch.full((len(ids),), -1, device=ids.device)
+        states, mask, size = texts.states, texts.mask, len(texts.ids)
+        false_text = torch.full((size,), -1, device=mask.device)
         if self.config.exchanged:
-            drawn = torch.randperm(len(ids), device=ids.device)[:count]
-            other, exchanged = self.exchange(ids[drawn])
-            begun = torch.cat([begun, self._begin(other, mask[drawn])])
+            drawn = torch.randperm(size, device=mask.device)[: texts.exchanged]
+            other, has_changed = self.exchange(texts.ids[drawn])
+            states = torch.cat([states, self._begin(other, mask[drawn])])
             mask = torch.cat([mask, mask[drawn]])
-            index = len(ids) + torch.arange(count, device=ids.device)
-            false_text[drawn] = torch.where(exchanged, index, -1)
-        negatives = hard_negative_indices(*sims, positives, false_text)
-        return match_pairs(self.model, self.itm_head, begun, mask, image, negatives), false_text
+            index = size + torch.arange(texts.exchanged, device=mask.device)
+            false_text[drawn] = torch.where(has_changed, index, -1)
+        sims = texts.sim_i2t, texts.sim_t2i
+        negatives = hard_negative_indices(*sims, texts.positives, false_text)
+        matches = match_pairs(self.model, self.itm_head, states, mask, texts.image, negatives)
+        return ScoredTexts(matches, false_text >= 0)
 
     def _begin(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Encode texts (B, L) and begin their fusion: (B, L, D)."""
