@@ -22,7 +22,7 @@ from albef.models.albef import ALBEF, ModelConfig, PairALBEF, resized
 from albef.models.fusion import doubled
 from albef.models.momentum import MomentumModel
 from albef.models.weights import Checkpoint, load_strict
-from albef.preprocessing.text import TextTokenizer, clean_caption
+from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import Evaluate, Transform
 from albef.tasks.task import (
     MAX_WORDS,
@@ -63,7 +63,7 @@ class Collate:
     def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
         """Stack the records; each image is augmented independently."""
         labels = [self.classes.index(label_of(record, self.classes)) for record in records]
-        texts = [clean_caption(sentence_of(record), MAX_WORDS) for record in records]
+        texts = [self.tokenizer.clean(sentence_of(record), MAX_WORDS) for record in records]
         ids, mask = self.tokenizer.encode(texts, self.max_tokens)
         return {
             "image": stacked(records, self.images, lambda one, key: self.transform(one, rng, key)),

@@ -34,7 +34,7 @@ from albef.models.encoders import PART
 from albef.models.kernels import Precision
 from albef.models.momentum import MomentumModel
 from albef.models.weights import Checkpoint, load_strict
-from albef.preprocessing.text import TextTokenizer, clean_caption
+from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import AugmentConfig, Evaluate, Transform
 
 if TYPE_CHECKING:  # An exported model has no shards to read.
@@ -340,7 +340,7 @@ class Task(nn.Module, ABC):
 
     def texts(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Clean and tokenize captions: ids and mask (T, L), on the model's device."""
-        cleaned = [clean_caption(caption, MAX_WORDS) for caption in captions]
+        cleaned = [self.tokenizer.clean(caption, MAX_WORDS) for caption in captions]
         return self.encode(cleaned, self.config.max_tokens)
 
     def encode(

@@ -25,7 +25,7 @@ from albef.models.kernels import select
 from albef.models.momentum import MomentumModel
 from albef.models.weights import Checkpoint, CheckpointError, load_strict
 from albef.preprocessing.answers import Answer
-from albef.preprocessing.text import TextTokenizer, clean_question
+from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import Transform
 from albef.tasks.answer_list import answer_list
 from albef.tasks.task import Examples, MomentumConfig, RunTask, Table, accuracies, extend, joined
@@ -82,7 +82,7 @@ class Collate:
     def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
         """Stack the records; raise ValueError if one has no answer."""
         image = np.stack([self.transform(record.image, rng, record.key) for record in records])
-        questions = [clean_question(record.captions[0], TRAINED_WORDS) for record in records]
+        questions = [self.tokenizer.clean_question(record.captions[0], TRAINED_WORDS) for record in records]
         ids, mask = self.tokenizer.encode(questions, self.max_tokens)
         answers = [_answers(record) for record in records]
         for record, truths in zip(records, answers, strict=True):
@@ -217,7 +217,7 @@ class Task(RunTask):
         ``which`` (B,) is the index of each question's image in ``images`` (I, 3, H, W).
         """
         config, tokenizer, longest = self.config, self.tokenizer, self.sizes.fused.max_positions
-        cleaned = [clean_question(question, ASKED_WORDS) for question in questions]
+        cleaned = [self.tokenizer.clean_question(question, ASKED_WORDS) for question in questions]
         ids, mask = self.encode(cleaned, longest)
         fused = fuse(self.model, self.model.encode_image(images)[which], ids, mask)
         if config.answering == "generate":
