@@ -69,8 +69,8 @@ def scale_layers(optimizer: Optimizer, task: nn.Module, decay: float) -> None:
     scales: dict[nn.Parameter, float] = {}
     for encoder in task.modules():
         if isinstance(encoder, Encoder):
-            depths, top = encoder.depths(), len(encoder.blocks) + 1
-            scales |= {p: decay ** (top - depths[n]) for n, p in encoder.named_parameters()}
+            depths, blocks = encoder.depths()
+            scales |= {p: decay ** (blocks + 1 - depths[n]) for n, p in encoder.named_parameters()}
     groups = []
     for group in optimizer.param_groups:
         by_scale: dict[float, list[nn.Parameter]] = defaultdict(list)

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
+from timm.optim import param_groups_layer_decay
 from transformers import AutoConfig, AutoModel
 
 from albef.config import ParamsError, validate
@@ -108,7 +110,7 @@ def test_parts_are_frozen_and_rates_fall_with_depth() -> None:
     scale = {p: group["scale"] for group in optimizer.param_groups for p in group["params"]}
     named = dict(model.named_parameters())
     assert scale[named["image_encoder.model.blocks.1.attn.qkv.weight"]] == 0.5
-    assert scale[named["image_encoder.model.norm.weight"]] == 1
+    assert scale[named["image_encoder.model.norm.weight"]] == 0.5  # part of the last block
     assert scale[named["text_encoder.embeddings.word_embeddings.weight"]] == 0.125
     assert scale[named["fusion_encoder.layer.0.output.dense.weight"]] == 1
 
@@ -226,3 +228,34 @@ def test_start_weights_of_our_encoders_are_not_for_others() -> None:
         validate(
             pretraining.Config, values | {"model": model, "freeze": ["image_encodr"]}, where="p"
         )
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_rates_and_frozen_blocks_follow_the_groups_of_timm(name: str) -> None:
+    """The networks of timm have a classifier here, in whose place ALBEF has the rest of itself."""
+    model = albef(sizes(image(name)))
+    optimizer = adamw(model, 1e-3, 0.02)
+    scale_layers(optimizer, model, 0.5)
+    ours = {id(p): group["scale"] for group in optimizer.param_groups for p in group["params"]}
+    has_size = timm.get_pretrained_cfg(name).fixed_input_size
+    size = {"img_size": 32} if has_size else {}
+    network = timm.create_model(name, num_classes=3, **size, **IMAGES[name])
+    scaled = param_groups_layer_decay(network, layer_decay=0.5)
+    theirs = {id(p): group["lr_scale"] for group in scaled for p in group["params"]}
+    by_name = {n: theirs[id(p)] for n, p in network.named_parameters()}
+    encoder: Any = model.image_encoder
+    for key, parameter in encoder.model.named_parameters():
+        assert ours[id(parameter)] == by_name[key], key
+
+    lowest = min(by_name.values())
+    freeze(model, ["image_encoder.embeddings", "image_encoder.blocks.0"])
+    for key, parameter in encoder.model.named_parameters():
+        assert parameter.requires_grad is (by_name[key] > 2 * lowest), key
+
+
+def test_the_blocks_of_convnext_are_as_many_as_its_paper_counts() -> None:
+    values = {"timm": "convnext_atto", "pretrained": False, "image_size": 32}
+    depths, blocks = albef(sizes(values)).image_encoder.depths()
+    assert blocks == 2 + 2 + 6 + 2
+    assert depths["model.stem.0.weight"] == 0
+    assert depths["model.stages.1.downsample.1.weight"] == 3  # part of the third block

@@ -72,8 +72,8 @@ class Encoder(nn.Module):
     width: int
     """Width of its states."""
 
-    def depths(self) -> dict[str, int]:
-        """Return the depth of each parameter by name.
+    def depths(self) -> tuple[dict[str, int], int]:
+        """Return the depth of each parameter by name, and the number of blocks.
 
         Parameters before the first block have 0, those of the blocks 1 and so on, and those after
         the last block the number of blocks plus 1.
@@ -85,7 +85,7 @@ class Encoder(nn.Module):
                 result[name] = blocks.setdefault(match[1], len(blocks) + 1)
             else:
                 result[name] = len(blocks) + bool(blocks)
-        return result
+        return result, len(blocks)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -103,10 +103,9 @@ class Encoder(nn.Module):
             return [*self.parameters()]
         first, _, last = name.removeprefix("blocks.").partition("-")
         chosen = range(1) if name == "embeddings" else range(int(first) + 1, int(last or first) + 2)
-        last_block = len(self.blocks) - 1
-        if chosen.stop > last_block + 2 or not chosen:
-            raise ValueError(f"freeze: there is no {name}; choose from blocks 0 to {last_block}")
-        depths = self.depths()
+        depths, count = self.depths()
+        if chosen.stop > count + 1 or not chosen:
+            raise ValueError(f"freeze: there is no {name}; choose from blocks 0 to {count - 1}")
         return [p for key, p in self.named_parameters() if depths[key] in chosen]
 
 

@@ -7,6 +7,7 @@ import timm
 import torch
 from timm.layers import PatchDropout
 from timm.models import VisionTransformer
+from timm.models._manipulate import group_with_matcher
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,6 +15,9 @@ from albef.config import did_you_mean
 from albef.io import first_line
 from albef.models.encoders import ImageEncoder, TimmConfig
 from albef.preprocessing.transforms import MEAN, STD
+
+CLASSIFIER = "classifier.weight"
+"""Name of a parameter after all blocks of any network. ALBEF itself has its place."""
 
 
 def settled_image(config: TimmConfig) -> TimmConfig:
@@ -103,6 +107,20 @@ class TimmEncoder(ImageEncoder):
         mean, std = (_by_channel(weights[key]) for key in ("mean", "std"))
         self.register_buffer("scale", _by_channel(STD) / std, persistent=False)
         self.register_buffer("shift", (_by_channel(MEAN) - mean) / std, persistent=False)
+
+    def depths(self) -> tuple[dict[str, int], int]:
+        """Return timm's group of each parameter, and the number of groups of blocks.
+
+        A downsampling layer is in the group of the block after it, and a norm after the last block
+        in that of the last block. Networks without such groups are read by the names of blocks.
+        """
+        if not hasattr(self.model, "group_matcher"):
+            return super().depths()
+        named = [*self.model.named_parameters(), (CLASSIFIER, None)]
+        matcher = self.model.group_matcher(coarse=False)
+        groups: dict[str, int] = group_with_matcher(named, matcher, reverse=True)
+        blocks = groups.pop(CLASSIFIER) - 1
+        return {f"model.{name}": group for name, group in groups.items()}, blocks
 
     def attentions(self) -> list[Any]:
         """Return the blocks' attention if the network is a ViT whose class token pools."""
