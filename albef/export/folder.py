@@ -72,9 +72,7 @@ def export(
         model=facts.model_copy(update={"temperature": temperature}),
         graphs=tuple(graphs),
         precisions=tuple(precisions),
-        preprocessing=manifests.preprocessing(
-            facts.capability, public=checkpoint.tokenizer.public
-        ),
+        preprocessing=manifests.preprocessing(facts.capability, public=checkpoint.tokenizer.public),
         files=_digests(folder),
         onnx=versions,
         verified=verified,

@@ -90,11 +90,10 @@ class TextTokenizer:
             ids.append(number)
         self.tokenizer, self.public = tokenizer, public
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
-        special = [self.cls_id, *([self.sep_id] if public else [])]
-        start, *end = names = [tokenizer.id_to_token(number) for number in special]
+        start, end = (tokenizer.id_to_token(number) for number in (self.cls_id, self.sep_id))
+        special = [(start, self.cls_id), *([(end, self.sep_id)] if public else [])]
         tokenizer.post_processor = TemplateProcessing(
-            single=" ".join([start, "$A", *end]),
-            special_tokens=list(zip(names, special, strict=True)),
+            single=f"{start} $A {end}" if public else f"{start} $A", special_tokens=special
         )
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -264,9 +263,9 @@ def mask_tokens(
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Mask tokens for MLM (ALBEF, section 3.2).
 
-    [PAD], [CLS] and [SEP] are never chosen. Of the chosen tokens, 80 % become [MASK], 10 % a random id,
-    and 10 % stay. For three quarters of the texts with ids of ``groups``, one of their groups is
-    drawn at random. The ids of that group are chosen instead.
+    [PAD], [CLS] and [SEP] are never chosen. Of the chosen tokens, 80 % become [MASK], 10 % a random
+    id, and 10 % stay. For three quarters of the texts with ids of ``groups``, one of their groups
+    is drawn at random. The ids of that group are chosen instead.
 
     Returns masked ids (B, L), and the chosen positions as bool (B, L), of ids and mask (B, L).
     """

@@ -43,9 +43,7 @@ QUESTION = Cleaning(replace=((DELETED, ""), (BREAKS, " "), (r" +(?![\s\S])", "")
 """Description of :func:`albef.preprocessing.text.clean_question`."""
 
 
-TIDY = Cleaning(
-    lowercase=False, replace=((SPACES, " "), (r"(?<![\s\S]) | (?![\s\S])", ""))
-)
+TIDY = Cleaning(lowercase=False, replace=((SPACES, " "), (r"(?<![\s\S]) | (?![\s\S])", "")))
 """Description of :func:`albef.preprocessing.text.tidy`, for public encoders."""
 
 

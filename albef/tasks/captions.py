@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from albef.data.record import Record
-from albef.loading.reading import Batch
+from albef.loading.reading import Batch, ImageTransform
 from albef.preprocessing.text import TextTokenizer, clean_caption, text_id, tidy
-from albef.preprocessing.transforms import Transform
 from albef.tasks.task import MAX_WORDS
 
 KNOWN_TEXTS = 16
@@ -31,7 +30,7 @@ class Collate:
     """
 
     tokenizer: TextTokenizer
-    transform: Transform
+    transform: ImageTransform
     max_tokens: int
     equal_texts: bool = False
     itm_captions: float = 0.0
@@ -86,9 +85,7 @@ class Collate:
     def _text_ids(self, text: str, record: Record) -> list[int]:
         """Return the id of a record's drawn caption, and those of all, filled with the first."""
         true_texts = (*record.captions, *record.itm_captions)
-        known = [
-            _cleaned_id(other, self.tokenizer.public) for other in true_texts[:KNOWN_TEXTS]
-        ]
+        known = [_cleaned_id(other, self.tokenizer.public) for other in true_texts[:KNOWN_TEXTS]]
         own = text_id(text)
         return [own, *known, *[own] * (KNOWN_TEXTS - len(known))]
 

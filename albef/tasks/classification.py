@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from albef.config import Count, fixed
 from albef.data.record import Record
-from albef.loading.reading import Batch, Records
+from albef.loading.reading import Batch, ImageTransform, Records
 from albef.losses.distill import soft_targets
 from albef.losses.itc import soft_cross_entropy
 from albef.models.albef import ALBEF, ModelConfig, PairALBEF, resized
@@ -23,7 +23,7 @@ from albef.models.fusion import doubled
 from albef.models.momentum import MomentumModel
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer
-from albef.preprocessing.transforms import Evaluate, Transform
+from albef.preprocessing.transforms import Evaluate
 from albef.tasks.task import (
     MAX_WORDS,
     Examples,
@@ -55,7 +55,7 @@ class Collate:
     """Collate of ``image`` (B, I, 3, S, S), ``ids``, ``text_mask`` (B, L) and ``label`` (B,)."""
 
     tokenizer: TextTokenizer
-    transform: Transform
+    transform: ImageTransform
     max_tokens: int
     classes: tuple[str, ...]
     images: int
@@ -180,7 +180,7 @@ class ClassificationTask(ClassTask):
         """Return the record's class."""
         return label_of(record, cls.classes)
 
-    def collate(self, transform: Transform) -> Collate:
+    def collate(self, transform: ImageTransform) -> Collate:
         """Return the collate of training batches."""
         return Collate(self.tokenizer, transform, self.config.max_tokens, self.classes, self.images)
 

@@ -2,7 +2,6 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,21 +43,6 @@ def _parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramete
     learning = {name: p for name, p in module.named_parameters() if p.requires_grad}
     plain = {name: p for name, p in learning.items() if p.ndim == 1 or name.endswith("bias")}
     return [p for name, p in learning.items() if name not in plain], [*plain.values()]
-
-
-def freeze(task: nn.Module, parts: Sequence[str]) -> None:
-    """Exclude encoders of a task, or parts of them as in :data:`PART`, from its training.
-
-    Raises:
-        ValueError: the task has no such encoder in ``model``, or the encoder no such part.
-    """
-    for part in parts:
-        name, _, inside = part.partition(".")
-        encoder = getattr(getattr(task, "model", task), name, None)
-        if not isinstance(encoder, Encoder):
-            raise ValueError(f"freeze: the task has no {name} in `self.model`; remove it")
-        for parameter in encoder.part(inside):
-            parameter.requires_grad_(False)
 
 
 def scale_layers(optimizer: Optimizer, task: nn.Module, decay: float) -> None:

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel
 
 from albef.config import ParamsError, validate
 from albef.models.albef import ALBEF, ModelConfig, resized, settled
+from albef.models.encoders import freeze
 from albef.models.gradcam import itc_maps
 from albef.models.kernels import compile_blocks
 from albef.models.start import start_encoders
@@ -20,7 +21,7 @@ from albef.models.weights import CheckpointError, load_strict
 from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import MEAN, STD
 from albef.tasks import pretraining
-from albef.training.optim import Muon, adamw, freeze, scale_layers
+from albef.training.optim import Muon, adamw, scale_layers
 from tests.conftest import CAPTIONS
 from tests.models.encoders import IMAGES, OWN_IMAGE, TEXTS, image, sizes, text, write_xlm_roberta
 from tests.models.test_kernels import own_cache as own_cache

@@ -9,11 +9,12 @@ import torch
 
 from albef.config import ParamsError, Range, choose, ranges
 from albef.loading.reading import to_device
+from albef.models.encoders import freeze
 from albef.models.weights import load_strict
 from albef.tasks import retrieval
 from albef.tasks.task import LoraConfig
 from albef.training.lora import adapt, merged
-from albef.training.optim import adamw, freeze
+from albef.training.optim import adamw
 from albef.training.state import kept
 from tests.conftest import CAPTIONS, tiny_config, tiny_task
 from tests.models.encoders import image, sizes, text
