@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay
 from transformers import AutoConfig, AutoModel
 
@@ -260,3 +261,20 @@ def test_the_blocks_of_convnext_are_as_many_as_its_paper_counts() -> None:
     assert blocks == 2 + 2 + 6 + 2
     assert depths["model.stem.0.weight"] == 0
     assert depths["model.stages.1.downsample.1.weight"] == 3  # part of the third block
+
+
+def test_depths_of_our_encoders_count_as_timm_counts() -> None:
+    """The final norm is the only difference: it has the whole rate here."""
+    values = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    network = timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=3, **values)
+    groups = group_parameters(network, network.group_matcher(), reverse=True)
+    model = albef(sizes())
+    depths, blocks = model.image_encoder.depths()
+    assert blocks == groups["head.weight"] - 1 == 2
+    shared = {name for name in groups if f"vit.{name}" in depths} - {"norm.weight", "norm.bias"}
+    assert len(shared) == len(depths) - 2
+    assert all(depths[f"vit.{name}"] == groups[name] for name in shared)
+    depths, blocks = model.text_encoder.depths()
+    assert blocks == 2
+    for name, depth in depths.items():
+        assert depth == (int(name.split(".")[1]) + 1 if name.startswith("layer.") else 0), name

@@ -152,11 +152,12 @@ def test_muon_moves_as_that_of_torch(momentum: float) -> None:
     names = (
         "text_encoder.layer.0.intermediate.dense.weight",
         "image_encoder.vit.blocks.1.mlp.fc2.weight",
-        "fusion_encoder.layer.0.crossattention.self.key.weight",
+        "image_encoder.vit.blocks.1.attn.qkv.weight",
     )
-    ours = [task.model.get_parameter(name) for name in names]
+    wholes = [task.model.get_parameter(name) for name in names]
+    ours = [*wholes[:2], *wholes[2].chunk(3)]  # queries, keys and values are matrices of their own
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
-    lr, decay = 0.01, 0.1
+    lr, decay = 0.01, 5.0
     muon = Muon(task, lr, decay, momentum)
     settings = {"momentum": momentum, "nesterov": True, "adjust_lr_fn": "match_rms_adamw"}
     other = torch.optim.Muon(
@@ -164,15 +165,18 @@ def test_muon_moves_as_that_of_torch(momentum: float) -> None:
     )
     draws = torch.Generator().manual_seed(0)
     for _ in range(4):
+        gradients = [torch.randn(p.shape, generator=draws) for p in wholes]
+        gradients[2] *= torch.tensor([1.0, 10.0, 100.0]).repeat_interleave(24)[:, None]
+        for whole, gradient in zip(wholes, gradients, strict=True):
+            whole.grad = gradient
         before = [p.detach().clone() for p in ours]
-        for mine, their in zip(ours, theirs, strict=True):
-            with torch.no_grad():
-                their.copy_(mine)
-            mine.grad = torch.randn(mine.shape, generator=draws)
-            their.grad = mine.grad.clone()
+        parts = [*gradients[:2], *gradients[2].chunk(3)]
+        for their, start, gradient in zip(theirs, before, parts, strict=True):
+            their.data.copy_(start)
+            their.grad = gradient.clone()
         muon.step()
         other.step()
         for mine, their, start in zip(ours, theirs, before, strict=True):
             a, b = ((p.detach() - (1 - lr * decay) * start).flatten() for p in (mine, their))
-            assert torch.cosine_similarity(a, b, dim=0) > 0.98
-            assert (a.norm() / b.norm()).item() == pytest.approx(1, rel=0.08)
+            assert torch.cosine_similarity(a, b, dim=0) > 0.96
+            assert (a.norm() / b.norm()).item() == pytest.approx(1, rel=0.1)
