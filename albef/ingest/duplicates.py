@@ -102,7 +102,10 @@ def compare(
         "drop_exact": (Reason.DUPLICATE,),
         "drop_near": (Reason.DUPLICATE, Reason.NEAR_DUPLICATE),
     }[config.duplicates]
-    dropped |= {duplicate.row: duplicate for duplicate in repeated if duplicate.reason in reasons}
+    of_rule = {duplicate.row: duplicate for duplicate in repeated if duplicate.reason in reasons}
+    lost = np.flatnonzero(np.isin(first, list(of_rule)))  # These rows and all captions of each.
+    dropped |= {row: of_rule[int(first[row])]._replace(row=row) for row in lost.tolist()}
+    first[lost] = lost
     return Comparison(dropped, first, repeated)
 
 

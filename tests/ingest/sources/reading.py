@@ -12,7 +12,7 @@ from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection
 from albef.ingest.blocks import Blocks
 from albef.ingest.config import IngestConfig, RowsConfig
-from albef.ingest.duplicates import compare, read_heldout
+from albef.ingest.duplicates import Comparison, compare, read_heldout
 from albef.ingest.pool import prepare_rows
 from albef.ingest.prepare import Rules
 from albef.ingest.sources import kind_of, read_rows
@@ -32,15 +32,19 @@ def read(kind: str, scratch: Path = Path("unused"), **values: Any) -> Rows:
 
 def merged(folder: Path, kind: str, **values: Any) -> tuple[list[Record], int]:
     """The records of a source as ingest stores them, and the number of rows that are merged."""
-    section = {"sources": {"s": {"kind": kind, **values}}}
-    config = validate(RowsConfig, section, where="test")
+    blocks, compared = compare_rows(folder, {"kind": kind, **values})
+    return list(blocks.records(*compared[:2])), int(compared.merged.sum())
+
+
+def compare_rows(folder: Path, source: dict[str, Any], **more: Any) -> tuple[Blocks, Comparison]:
+    """The rows of a source, prepared and compared; ``more`` are values of the dataset."""
+    config = validate(RowsConfig, {"sources": {"s": source}, **more}, where="test")
     rules = Rules(IngestConfig(heldout=["none"], min_side=1), None)
     blocks = Blocks(folder)
     rows = prepare_rows(read_rows("toy", config.sources, 0, folder), rules, 0)
     while block := list(islice(rows, 3)):
         blocks.write(block)
-    compared = compare(blocks, config, None, read_heldout([]))
-    return list(blocks.records(*compared[:2])), int(compared.merged.sum())
+    return blocks, compare(blocks, config, None, read_heldout([]))
 
 
 def good(rows: Iterable[Record | Rejection]) -> list[Record]:

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from albef.data.record import Record
 from tests.data import toy
-from tests.ingest.sources.reading import merged, write_tar
+from tests.ingest.sources.reading import compare_rows, merged, write_tar
 
 # The image and caption of each row; the rows of an image do not follow each other.
 ROWS = [(0, "a dog"), (0, "brown&amp;dog"), (1, "a cat"), (0, "a dog"), (2, "x"), (1, "the cat")]
@@ -106,3 +107,14 @@ def test_equal_files_of_different_paths_are_different_images(here: Path) -> None
         file.write("copy.png,a copy\n")
     records, count = merged(here.parent / "work", **source)
     assert (len(records), count) == (4, 3)
+
+
+def test_an_image_is_dropped_with_all_its_captions(here: Path) -> None:
+    source = table(here)
+    (here / "copy.png").write_bytes(toy.picture(0))
+    with (here / "captions.csv").open("a") as file:
+        file.write("copy.png,a copy\ncopy.png,again\n")
+    compared = compare_rows(here.parent / "work", source, duplicates="drop_exact")[1]
+    assert sorted(compared.dropped) == [6, 7]
+    assert np.flatnonzero(compared.merged).tolist() == [1, 3, 5]
+    assert [duplicate.row for duplicate in compared.repeated] == [6]
