@@ -19,7 +19,7 @@ from albef.io import file_digest, write_atomic
 from albef.loading.frozen import ImageCache
 from albef.loading.loader import Loader
 from albef.loading.pipeline import Reading
-from albef.loading.reading import ImageTransform
+from albef.loading.reading import ImageTransform, Part
 from albef.loading.sampler import Pool
 from albef.models.encoders import freeze
 from albef.models.kernels import compile_blocks, evaluating, recompute
@@ -108,7 +108,7 @@ def fit(
 
     def validate(epoch: int) -> dict[str, float]:
         with evaluating(config.precision, device):
-            table = task.predict(val, config.micro_batch_size)
+            table = task.predict(Part(val, 0, config.val_records or None), config.micro_batch_size)
         metrics = processes.broadcast(partial(_score, task, table, f"{label}: epoch {epoch}"))
         ended = processes.broadcast(lambda: bool(on_epoch and on_epoch(epoch, metrics)))
         stage.tally()

@@ -152,6 +152,9 @@ class TrainingConfig(Section):
     source_weights: dict[str, Annotated[float, Field(ge=0, le=1000)]] | None = opt_in(None)
     """Passes over each source of the dataset in an epoch, by source name. A source without an entry
     has 1. If unset, an epoch is one pass over all records."""
+    val_records: CountOrZero = opt_in(0)
+    """Number of records of the val split, the first ones, that are evaluated after each epoch; 0 is
+    all. Re-ranking a whole split may take longer than an epoch."""
     keep_epochs: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Epochs whose weights are also kept, as ``NAME/epochs/N``, next to the final weights."""
 

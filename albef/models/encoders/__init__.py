@@ -129,7 +129,8 @@ def _keep_in_eval(module: nn.Module) -> None:
     parameters = [*module.parameters()]
     is_frozen = bool(parameters) and not any(p.requires_grad for p in parameters)
     if is_frozen or isinstance(module, _BatchNorm):
-        module.eval()
+        for part in module.modules():
+            part.training = False
         return
     for child in module.children():
         _keep_in_eval(child)
