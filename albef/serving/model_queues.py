@@ -3,6 +3,7 @@
 Shapes: S image side, L text tokens, D width, E shared width.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,22 +11,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from albef import runtime
-from albef.preprocessing.transforms import normalised
+from albef.data.boxes import Box
+from albef.preprocessing.transforms import Square, normalised
 from albef.runtime import manifest as manifests
 from albef.runtime.matching import Grounded
 from albef.runtime.model import Array, Floats, ImageStates, Ints
 from albef.runtime.sessions import CPU
 from albef.runtime.sketch import Sketch, read_counts
 from albef.serving.batching import Batcher, Threads
+from albef.serving.decoding import PROCESSES, Decoders
 from albef.serving.limits import BEST, Options
 from albef.serving.loading import check_answers, load_faster
 from albef.serving.metrics import Metrics
+from albef.serving.middleware.exchange import take_texts
 
 _IN_STEPS = frozenset({"embed_image", "embed_text", "match", "zero_shot"})
 """Calls that are split into steps. The model computes any other call as a whole."""
 
+_AHEAD = 2 * PROCESSES  # Images of a request that are decoded, or in their queue, at a time.
 _SAMPLED = 4  # Texts of a request that are tokenized again, to be counted.
 
 
@@ -70,7 +76,9 @@ class ModelQueues:
             cannot answer a test request of each call.
     """
 
-    def __init__(self, folder: Path, options: Options, metrics: Metrics) -> None:
+    def __init__(
+        self, folder: Path, options: Options, metrics: Metrics, decoders: Decoders
+    ) -> None:
         load: Callable[..., Any] = partial(
             runtime.load,
             folder,
@@ -93,6 +101,7 @@ class ModelQueues:
         self.space = f"{self.model.digest}/{self.precision}"
         self.written = (folder / manifests.NAME).stat().st_mtime
         self.sketch, self.profile = Sketch(), read_counts(folder)
+        self._decoders = decoders
         # Exports share no threads, so that a slow call of one does not hold up another.
         self.threads = Threads(options.limits.workers)
 
@@ -108,8 +117,6 @@ class ModelQueues:
             "pairs", self._match, length=lambda pair: len(pair.text.states)
         )
         whole = self.model.calls - _IN_STEPS
-        self._recent: dict[tuple[int, ...], EncodedText] = {}
-        self._cached_texts = options.limits.cached_texts
         self.by_call = {call: batcher(call, partial(self._ask, call)) for call in whole}
         self.batchers: list[Batcher[Any, Any]]
         self.batchers = [self.images, self.texts, self.pairs, *self.by_call.values()]
@@ -134,20 +141,61 @@ class ModelQueues:
             elif isinstance(answer, list) and answer:
                 self.sketch.count(confidence=answer[0].probability)
 
-    async def encode_texts(self, texts: Sequence[list[int]]) -> list[EncodedText]:
-        """Encode texts, given as token ids; recent ones are taken from the cache."""
-        if not self._cached_texts:
-            return await self.texts(texts)
-        keys = [*map(tuple, texts)]
-        found = {key: self._recent[key] for key in keys if key in self._recent}
-        new = {key: ids for key, ids in zip(keys, texts, strict=True) if key not in found}
-        found |= zip(new, await self.texts([*new.values()]), strict=True)
-        for key in found:
-            self._recent.pop(key, None)
-        self._recent |= found  # The most recent are last.
-        for key in [*self._recent][: -self._cached_texts]:
-            del self._recent[key]
-        return [found[key] for key in keys]
+    async def ask(
+        self, call: str, images: Sequence[bytes], texts: Sequence[str], *boxes: Sequence[Box]
+    ) -> tuple[tuple[int, int], list[Any]]:
+        """Return the first image's size, and the model's answers; boxes belong to that image."""
+        take_texts(len(texts))
+        self.by_call[call].check_room(len(texts))
+        with self._decoders.room(len(images)):
+            decoded = [await self.decode(image, i) for i, image in enumerate(images)]
+        inputs, size = [Image.fromarray(each.pixels) for each in decoded], decoded[0].size
+        more = (*boxes, size) if boxes else ()
+        answers = await self.by_call[call]([(*inputs, text, *more) for text in texts])
+        self.count(texts, answers)
+        return size, answers
+
+    async def encode_images(
+        self, images: Sequence[bytes], *, keep: bool, counted: bool = True
+    ) -> list[EncodedImage]:
+        """Encode images to features, and to states if ``keep`` is true."""
+        self.images.check_room(len(images))
+        decoded: dict[int, Square] = {}
+        numbered = iter(enumerate(images))
+
+        async def decode() -> None:
+            for number, image in numbered:
+                decoded[number] = await self.decode(image, number, counted=counted)
+
+        with self._decoders.room(len(images)):
+            decoding = [asyncio.ensure_future(decode()) for _ in images[:_AHEAD]]
+            try:
+                await asyncio.gather(*decoding)
+            finally:  # If one image fails, the others are cancelled.
+                for task in decoding:
+                    task.cancel()
+        return await self.images([Pixels(decoded[i].pixels, keep) for i in range(len(images))])
+
+    async def encode_texts(
+        self, texts: Sequence[str], *, counted: bool = True
+    ) -> list[EncodedText]:
+        """Encode texts to states and features."""
+        take_texts(len(texts))
+        return await self.texts([self.ids(text, counted=counted) for text in texts])
+
+    async def decode(
+        self, image: bytes, number: int, *, counted: bool = True, small: int = 0
+    ) -> Square:
+        """Return an encoded image at the model's input size; see :meth:`Decoders.decode`.
+
+        If ``counted``, the sketch counts it.
+        """
+        side = self.model.facts.image_size
+        square = await self._decoders.decode(image, number, side, small)
+        if counted:
+            (width, height), brightness = square.size, float(square.pixels.mean())
+            self.sketch.count(width=width, height=height, brightness=brightness)
+        return square
 
     def _encode_images(self, items: Sequence[Pixels]) -> list[EncodedImage]:
         """Encode images. Results are copies, so keeping one does not keep its batch in memory."""

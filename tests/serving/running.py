@@ -50,10 +50,9 @@ class Running(NamedTuple):
         """What computes now."""
         return self.follower.engine
 
-    def metric(self, name: str, trial: str = "", **labels: str) -> float:
-        """A number of the server, or of its canary or shadow; 0 where it was not counted yet."""
-        metrics = self.engine.metrics.trials[trial] if trial else self.engine.metrics
-        return metrics.registry.get_sample_value(name, labels) or 0.0
+    def metric(self, name: str, **labels: str) -> float:
+        """A number of the server; 0 if it was not counted yet."""
+        return self.engine.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ from albef.runtime.loading import CAPABILITIES
 from albef.runtime.matching import Matching
 from albef.serving.indexes.index import About, Entry
 from albef.serving.indexes.store import Store
-from albef.serving.limits import Limits
 from albef.serving.routes.calls import CALLS
 from tests.conftest import CAPTIONS, KINDS
 from tests.serving.running import Running, describe, error, parts, running, wait_until
@@ -375,21 +374,6 @@ def test_a_token_is_limited_in_texts_per_second(tiny_export: Path) -> None:
         assert error(refused) == (429, "rate_limit")
         assert int(refused.headers["retry-after"]) > 1
         assert server.client.get("/v1/model", headers=headers).is_success
-
-
-def test_repeated_texts_are_computed_once_if_they_are_kept(tiny_export: Path) -> None:
-    def counted(server: Running) -> float:
-        return server.metric("albef_batch_items_sum", run="retrieval", step="texts")
-
-    with running([tiny_export], Limits(cached_texts=2)) as server:
-        first = server.client.post("/v1/embed/texts", json={"texts": CAPTIONS[:2] * 2}).json()
-        assert counted(server) == 2
-        again = server.client.post("/v1/embed/texts", json={"texts": CAPTIONS[:2] * 2}).json()
-        assert again == first
-        assert counted(server) == 2
-        for text in (CAPTIONS[2], CAPTIONS[1], CAPTIONS[0]):  # the first of all was dropped
-            server.client.post("/v1/embed/texts", json={"texts": [text]})
-        assert counted(server) == 4
 
 
 def test_refused_requests_and_tokens_have_names_in_metrics(tiny_export: Path) -> None:

@@ -58,10 +58,9 @@ def server(tiny_export: Path) -> Iterator[Running]:
         yield server
 
 
-def test_long_and_broken_headers_are_refused(server: Running) -> None:
-    long = HEAD + b"X: " + b"x" * 17_000, HEAD + b"X: x\r\n" * 3000  # one, and all together
-    for begin in (*long, HEAD + b"X: " + b"x" * 200_000, b"\x16\x03\x01 nonsense\r\n\r\n"):
-        assert exchange(server.port, begin)[:12] in (b"HTTP/1.1 400", b"")
+def test_a_broken_request_is_refused(server: Running) -> None:
+    for request in (b"\x16\x03\x01 nonsense\r\n\r\n", HEAD + b"X\r\n\r\n"):
+        assert exchange(server.port, request).startswith(b"HTTP/1.1 400")
 
 
 def test_a_large_body_is_refused_before_it_is_asked_for(server: Running) -> None:
