@@ -76,15 +76,15 @@ class Decoders:
         finally:
             self._held -= Counter({client: count})  # drops a client that holds none
 
-    async def decode(self, image: bytes, number: int, side: int, small: int = 0) -> Square:
+    async def decode(self, image: bytes, name: str, side: int, small: int = 0) -> Square:
         """Return an encoded image with sides of ``side`` pixels.
 
-        A thumbnail has a longest side ``small``. Error messages name the file by its ``number``.
+        A thumbnail has a longest side ``small``. Error messages call the image ``name``.
 
         Raises:
             ApiError: 413 or 422, the image is invalid; the message has the reason.
         """
-        bounds, name = Bounds(self._limits.pixels, SIDE, self._limits.formats), f"file {number}"
+        bounds = Bounds(self._limits.pixels, SIDE, self._limits.formats)
         try:
             return await self(squares, image, name, bounds, side, small)
         except KilledError as error:

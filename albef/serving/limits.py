@@ -68,6 +68,7 @@ class Options:
     tokens: Sequence[str] = ()  # without tokens, only clients on this machine are answered
     hosts: Sequence[str] = ()  # --host-name
     origins: Sequence[str] = ()  # --origin
+    proxies: Sequence[str] = ()  # --proxy: addresses or networks whose X-Forwarded-For is believed
     indexes: Path | None = None  # None keeps indexes in memory
     gallery: Path | None = None
     follow: float = 0  # seconds between two checks of the folders; 0 never checks

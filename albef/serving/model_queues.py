@@ -4,10 +4,10 @@ Shapes: S image side, L text tokens, D width, E shared width.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,13 @@ from albef.runtime.sessions import CPU
 from albef.runtime.sketch import Sketch, read_counts
 from albef.serving.batching import Batcher, Threads
 from albef.serving.decoding import PROCESSES, Decoders
+from albef.serving.errors import ApiError
 from albef.serving.limits import BEST, Options
 from albef.serving.loading import check_answers, load_faster
 from albef.serving.metrics import Metrics
 from albef.serving.middleware.exchange import take_texts
 
+T = TypeVar("T")
 _IN_STEPS = frozenset({"embed_image", "embed_text", "match", "zero_shot"})
 """Calls that are split into steps. The model computes any other call as a whole."""
 
@@ -148,7 +150,7 @@ class ModelQueues:
         take_texts(len(texts))
         self.by_call[call].check_room(len(texts))
         with self._decoders.room(len(images)):
-            decoded = [await self.decode(image, i) for i, image in enumerate(images)]
+            decoded = [await self.decode(image, f"file {i}") for i, image in enumerate(images)]
         inputs, size = [Image.fromarray(each.pixels) for each in decoded], decoded[0].size
         more = (*boxes, size) if boxes else ()
         answers = await self.by_call[call]([(*inputs, text, *more) for text in texts])
@@ -160,21 +162,36 @@ class ModelQueues:
     ) -> list[EncodedImage]:
         """Encode images to features, and to states if ``keep`` is true."""
         self.images.check_room(len(images))
-        decoded: dict[int, Square] = {}
-        numbered = iter(enumerate(images))
 
-        async def decode() -> None:
-            for number, image in numbered:
-                decoded[number] = await self.decode(image, number, counted=counted)
+        async def decode(number: int) -> Square:
+            return await self.decode(images[number], f"file {number}", counted=counted)
 
         with self._decoders.room(len(images)):
-            decoding = [asyncio.ensure_future(decode()) for _ in images[:_AHEAD]]
+            squares = await _in_order(decode, len(images))
+        return await self.images([Pixels(square.pixels, keep) for square in squares])
+
+    async def encode_valid_images(
+        self, images: Sequence[bytes], small: int
+    ) -> list[tuple[Square, EncodedImage] | ApiError]:
+        """Encode images to features; an invalid image gives its error.
+
+        The longest side of thumbnails is ``small``.
+        """
+        self.images.check_room(len(images))
+
+        async def decode(number: int) -> Square | ApiError:
             try:
-                await asyncio.gather(*decoding)
-            finally:  # If one image fails, the others are cancelled.
-                for task in decoding:
-                    task.cancel()
-        return await self.images([Pixels(decoded[i].pixels, keep) for i in range(len(images))])
+                return await self.decode(images[number], "the file", small=small)
+            except ApiError as error:
+                return error
+
+        with self._decoders.room(len(images)):
+            squares = await _in_order(decode, len(images))
+        valid = [square for square in squares if isinstance(square, Square)]
+        encoded = iter(await self.images([Pixels(square.pixels, False) for square in valid]))
+        return [
+            (square, next(encoded)) if isinstance(square, Square) else square for square in squares
+        ]
 
     async def encode_texts(
         self, texts: Sequence[str], *, counted: bool = True
@@ -184,14 +201,14 @@ class ModelQueues:
         return await self.texts([self.ids(text, counted=counted) for text in texts])
 
     async def decode(
-        self, image: bytes, number: int, *, counted: bool = True, small: int = 0
+        self, image: bytes, name: str, *, counted: bool = True, small: int = 0
     ) -> Square:
         """Return an encoded image at the model's input size; see :meth:`Decoders.decode`.
 
         If ``counted``, the sketch counts it.
         """
         side = self.model.facts.image_size
-        square = await self._decoders.decode(image, number, side, small)
+        square = await self._decoders.decode(image, name, side, small)
         if counted:
             (width, height), brightness = square.size, float(square.pixels.mean())
             self.sketch.count(width=width, height=height, brightness=brightness)
@@ -232,6 +249,24 @@ class ModelQueues:
             *map(list, zip(*items, strict=True)), **options
         )
         return answers
+
+
+async def _in_order(call: Callable[[int], Awaitable[T]], count: int) -> list[T]:
+    """Return the results of calls with 0, 1, ..., a few at a time; if one fails, cancel all."""
+    results: dict[int, T] = {}
+    numbers = iter(range(count))
+
+    async def work() -> None:
+        for number in numbers:
+            results[number] = await call(number)
+
+    workers = [asyncio.ensure_future(work()) for _ in range(min(_AHEAD, count))]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+    return [results[number] for number in range(count)]
 
 
 def probability(margin: float) -> float:

@@ -48,6 +48,9 @@ def serve(
     origin: Annotated[
         Names, Option(metavar="URL", help="Site whose pages may call (CORS); repeatable.")
     ] = None,
+    proxy: Annotated[
+        Names, Option(metavar="ADDRESS", help="Proxy that names its clients; repeatable.")
+    ] = None,
     indexes: Annotated[Folder, Option(help="Folder of image indexes; default: memory.")] = None,
     gallery: Annotated[Folder, Option(help="Image folder that index `gallery` follows.")] = None,
     precision: Annotated[str | None, Option(help="Weights; default: the export's first.")] = None,
@@ -96,6 +99,7 @@ def serve(
         tokens=tokens,
         hosts=host_name or (),
         origins=origin or (),
+        proxies=proxy or (),
         indexes=indexes,
         gallery=gallery,
         follow=default if follow is None else follow,
@@ -138,7 +142,7 @@ def _run(options: Options, host: str, port: int, drain: float) -> int:
     state = State(log=sys.__stderr__)  # Nothing in its lines needs to be escaped.
     app = create_app(options, state)
     warm_up(app)
-    server = Server(app, state, options.limits, host, port, drain)
+    server = Server(app, state, options, host, port, drain)
     gc.freeze()  # A collection of all modules and models takes longer than most answers.
     gc.set_threshold(10_000)  # By default, a collection would follow every few requests.
     server.run()

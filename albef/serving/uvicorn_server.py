@@ -9,7 +9,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from albef.serving.limits import Limits
+from albef.serving.limits import Options
 from albef.serving.middleware.exchange import State
 
 _KEEP_ALIVE = 65  # Seconds between two requests of a connection. Load balancers close it after 60.
@@ -26,8 +26,9 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self, app: FastAPI, state: State, limits: Limits, host: str, port: int, drain: float = 0
+        self, app: FastAPI, state: State, options: Options, host: str, port: int, drain: float = 0
     ) -> None:
+        limits = options.limits
         config = uvicorn.Config(
             app,
             host=host,
@@ -37,7 +38,8 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,
+            proxy_headers=bool(options.proxies),
+            forwarded_allow_ips=list(options.proxies),
             limit_concurrency=limits.connections,
             timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=max(1, round(limits.grace)),

@@ -92,6 +92,36 @@ def test_kubernetes_knows_every_key_of_the_chart(tmp_path: Path, values: dict[st
     assert rule["from"] == EVERYTHING["networkPolicy"]["from"]
 
 
+def test_indexes_that_last_belong_to_one_server(tmp_path: Path) -> None:
+    command = ["template", "shop", DEPLOY / "helm", "--set", "indexes=zoo"]
+    refused = program("helm", *command)
+    assert "set replicas to 1" in refused.stderr
+    done = program("helm", *command, "--set", "replicas=1")
+    check_schemas(read(done.stdout), tmp_path)
+    (deployment,) = [each for each in read(done.stdout) if each["kind"] == "Deployment"]
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+    pod = deployment["spec"]["template"]["spec"]
+    claims = {
+        each["name"]: each["persistentVolumeClaim"]["claimName"]
+        for each in pod["volumes"]
+        if "persistentVolumeClaim" in each
+    }
+    (mount,) = [
+        each for each in pod["containers"][0]["volumeMounts"] if each["mountPath"] == "/indexes"
+    ]
+    assert claims[mount["name"]] == "zoo"
+
+
+def test_the_containers_share_their_indexes_and_believe_nginx() -> None:
+    (compose,) = read((DEPLOY / "compose.yaml").read_text())
+    (network,) = compose["networks"]["default"]["ipam"]["config"]
+    for name in ("first", "second"):
+        server = compose["services"][name]
+        assert "indexes:/indexes" in server["volumes"]
+        assert server["command"] == ["--proxy", network["subnet"]]
+    assert "indexes" in compose["volumes"]
+
+
 def test_unknown_and_wrong_values_are_refused() -> None:
     for setting in ("replica=3", "memoryMi=1.5Gi", "autoscaling.maximum=4"):
         done = program("helm", "template", "shop", DEPLOY / "helm", "--set", setting)

@@ -63,7 +63,7 @@ def running(
     served = Options(exports, limits or Limits(), threads=1, **options)
     state = State(log=(log := io.StringIO()))
     app = create_app(served, state)
-    server = Server(app, state, served.limits, "127.0.0.1", 0)
+    server = Server(app, state, served, "127.0.0.1", 0)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

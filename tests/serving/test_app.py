@@ -253,6 +253,25 @@ def test_what_an_index_is_sent_must_go_together(everything: Running, pictures: l
     client.delete("/v1/indexes/any")
 
 
+def test_each_file_that_is_added_gets_its_answer(
+    everything: Running, pictures: list[bytes]
+) -> None:
+    client = everything.client
+    client.put("/v1/indexes/mixed")
+    files = [("image", (f"{i}.png", picture)) for i, picture in enumerate(pictures)]
+    files.insert(4, ("image", ("setup.py", b"import this")))
+    added = client.post("/v1/indexes/mixed/images", files=files).json()
+    assert added["images"] == len(added["ids"]) == len(pictures)
+    assert [each["file"] for each in added["files"]] == [name for _, (name, _) in files]
+    assert [each["id"] for each in added["files"] if each["id"]] == added["ids"]
+    (wrong,) = [each for each in added["files"] if each["error"]]
+    assert wrong["file"] == "setup.py"
+    assert wrong["error"].startswith(
+        "the image of the file cannot be decoded: it starts with b'import this'"
+    )
+    client.delete("/v1/indexes/mixed")
+
+
 def test_damaged_indexes_are_reported(
     tiny_export: Path, tmp_path: Path, pictures: list[bytes]
 ) -> None:

@@ -54,7 +54,9 @@ async def _update(engine: Engine, index: Index, name: str, path: Path, digest: s
             return
         while True:
             try:
-                await engine.indexes.add(index, [image], [name])
+                (result,) = await engine.indexes.add(index, [image], [name])
+                if isinstance(result, ApiError):
+                    raise result
                 return
             except ApiError as error:
                 if error.status != 429:

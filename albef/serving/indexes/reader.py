@@ -89,21 +89,27 @@ class IndexReader:
 
     async def add(
         self, index: Index, images: Sequence[bytes], ids: Sequence[str | None]
-    ) -> list[str]:
-        """Add images to an index; return their ids.
+    ) -> list[str | ApiError]:
+        """Add images to an index; return the id of each, or the reason why it is invalid.
 
         An image without an id gets its digest as id, so adding it twice changes nothing.
         """
         queues = self._queues
-        encoded = await queues.encode_images(images, keep=False)
+        results: list[str | ApiError] = []
         entries = []
-        for i, (image, each, name) in enumerate(zip(images, encoded, ids, strict=True)):
-            square = await queues.decode(image, i, counted=False, small=THUMBNAIL)
-            entries.append(await asyncio.to_thread(_entry, image, name, each.feat, square))
+        encoded = await queues.encode_valid_images(images, THUMBNAIL)
+        for image, name, found in zip(images, ids, encoded, strict=True):
+            if isinstance(found, ApiError):
+                results.append(found)
+                continue
+            square, each = found
+            entry = await asyncio.to_thread(_entry, image, name, each.feat, square)
+            entries.append(entry)
+            results.append(entry.id)
         await self._store.run(index.add, queues.space, entries)
         if self.successor is not None:  # The successor may have read the other images already.
             await self.successor.add(index, images, ids)
-        return [entry.id for entry in entries]
+        return results
 
     async def search(
         self, index: Index, query: str | bytes, k: int, rerank: int

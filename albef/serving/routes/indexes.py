@@ -60,11 +60,24 @@ class AddForm(Body):
     """Ids of the images. Repeat the field for each image, or leave it out to use the digests."""
 
 
+class AddedImage(Body):
+    """What became of an image file."""
+
+    file: str
+    """Name of the file, as it was sent."""
+    id: str | None
+    """Id of the image in the index; null if it was not added."""
+    error: str | None
+    """Reason why it was not added; null if it was."""
+
+
 class Added(ResponseBody):
     """Images that were added to an index."""
 
     ids: list[str]
     """Ids of the added images, in order."""
+    files: list[AddedImage]
+    """One result for each file, in order."""
     images: int
     """Number of images in the index."""
 
@@ -192,7 +205,10 @@ async def delete_index(index: Existing) -> None:
 
 @router.post("/{name}/images", dependencies=_CHANGES)
 async def add_images(index: Usable, form: Annotated[AddForm, FORM]) -> Added:
-    """Add images. An image with an existing id replaces the old one."""
+    """Add images. An image with an existing id replaces the old one.
+
+    Files that are not valid images are left out, with the reason in `files`.
+    """
     engine = current()
     if form.id and len(form.id) != len(form.image):
         counts = f"{len(form.id)} ids for {len(form.image)} images"
@@ -201,8 +217,16 @@ async def add_images(index: Usable, form: Annotated[AddForm, FORM]) -> Added:
         text = "the memory for indexes is full; start the server with --indexes FOLDER"
         raise ApiError(409, text, code="full")
     images = await read_files(form.image)
-    ids = await engine.indexes.add(index, images, form.id or [None] * len(images))
-    return Added(model=_reader().name, ids=ids, images=await engine.store.run(len, index))
+    results = await engine.indexes.add(index, images, form.id or [None] * len(images))
+    files = [
+        AddedImage(file=image.filename or "", id=result, error=None)
+        if isinstance(result, str)
+        else AddedImage(file=image.filename or "", id=None, error=result.message)
+        for image, result in zip(form.image, results, strict=True)
+    ]
+    ids = [file.id for file in files if file.id is not None]
+    count = await engine.store.run(len, index)
+    return Added(model=_reader().name, ids=ids, files=files, images=count)
 
 
 @router.post("/{name}/search")
