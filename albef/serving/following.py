@@ -72,7 +72,7 @@ class Follower:
             await follow(engine, gallery)
 
     async def _check_folders(self, every: float, refresh: Sequence[str]) -> None:
-        folder_checks = self.engine.metrics.folder_checks
+        folder_checks, last = self.engine.metrics.folder_checks, ""
         while True:
             await asyncio.sleep(every)
             try:
@@ -81,10 +81,13 @@ class Follower:
                 if await asyncio.to_thread(self.engine.is_outdated):
                     await self._replace()
                     folder_checks.labels("replaced").inc()
+                last = ""
             # If the new exports fail for any reason, the old ones are still served.
             except Exception as error:
                 folder_checks.labels("failed").inc()
-                log.error("%s; still serving %s", error, self.engine.names)
+                if f"{error}" != last:  # The counter counts the same error at each check.
+                    log.error("%s; still serving %s", error, self.engine.names)
+                last = f"{error}"
 
     async def _replace(self) -> None:
         old = self.engine
