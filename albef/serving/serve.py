@@ -124,6 +124,7 @@ def _fetch_command(exports: list[Path], key: Path | None) -> list[str]:
 
 def _run(options: Options, host: str, port: int, drain: float) -> int:
     """Fetch released exports, then serve until a stop signal; return the exit code."""
+    from albef.runtime import manifest
     from albef.serving.app import create_app, warm_up
     from albef.serving.middleware.access import LOCAL, TOKENS
     from albef.serving.middleware.exchange import State
@@ -136,6 +137,9 @@ def _run(options: Options, host: str, port: int, drain: float) -> int:
             f"--host {host} lets other machines call the server; set {TOKENS}, or use "
             "--host 127.0.0.1"
         )
+    for path in options.exports:
+        if not _RELEASED.fullmatch(str(path)):
+            manifest.read(path)  # A wrong folder is reported before anything is fetched or loaded.
     _check_port(host, port)
     options = dataclasses.replace(options, exports=_fetched(options.exports, options.refresh))
     _start_log()

@@ -61,7 +61,7 @@ class AddForm(Body):
 
 
 class AddedImage(Body):
-    """What became of an image file."""
+    """Result of an image file."""
 
     file: str
     """Name of the file, as it was sent."""

@@ -46,8 +46,8 @@ export class Adding {
         added += answer.ids.length;
         answer.files.forEach(({ error }, i) => error && refused.push(`${part[i].name}: ${error}`));
       }
-      const told = `Added ${count(added, "image")}; “${name}” now has ${answer.images}.`;
-      this.panel.report([told, ...refused.map((each) => `Not added: ${each}`)].join(" "), answer);
+      const summary = `Added ${count(added, "image")}; “${name}” now has ${answer.images}.`;
+      this.panel.report([summary, ...refused.map((each) => `Not added: ${each}`)].join(" "), answer);
       await this.search.changed(name);
     });
   }
