@@ -112,6 +112,13 @@ def test_indexes_that_last_belong_to_one_server(tmp_path: Path) -> None:
     assert claims[mount["name"]] == "zoo"
 
 
+def test_nginx_is_confined_as_the_servers_are() -> None:
+    services = read((DEPLOY / "compose.yaml").read_text())[0]["services"]
+    for key in ("read_only", "cap_drop", "security_opt", "tmpfs"):
+        assert services["nginx"][key] == services["first"][key], key
+    assert services["nginx"]["healthcheck"]["test"][-1].endswith("/healthz")
+
+
 def test_the_containers_share_their_indexes_and_believe_nginx() -> None:
     (compose,) = read((DEPLOY / "compose.yaml").read_text())
     (network,) = compose["networks"]["default"]["ipam"]["config"]
