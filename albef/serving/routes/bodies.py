@@ -1,6 +1,5 @@
 """Common parts of request and response bodies. ``openapi.json`` is generated from the bodies."""
 
-import asyncio
 import base64
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -72,8 +71,4 @@ class VectorsBody(Body):
 
 async def read_files(images: Sequence[UploadFile]) -> list[bytes]:
     """Return the contents of a form's files."""
-    contents = []
-    for image in images:
-        contents.append(await image.read())
-        await asyncio.sleep(0)  # Others are served between two copies.
-    return contents
+    return [await image.read() for image in images]
