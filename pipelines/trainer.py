@@ -120,6 +120,12 @@ def fit(
     setup = Setup(folder, device, stage.runtime, mirror_of(stage, folder), stage.code, trackers)
     try:
         facts = Trainer(task, loader, setup, validate, progress(label)).train()
+        if not on_epoch:
+            if best := facts.get("best_epoch"):
+                weights = load_file(kept(folder, [int(best)])[int(best)])
+                task.load_state_dict(weights, strict=False)  # LoRA's lack the adapted ones
+            with evaluating(config.precision, device):
+                task.choose(val, config.micro_batch_size)
         tracked = {"trackers": trackers.finish({})} if trackers else {}
         for index in folder.glob("*.arrow") if processes.first else ():
             index.unlink()  # other processes may still map it

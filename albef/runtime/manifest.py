@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from albef.config import ParamsError, Section, validate
+from albef.config import ParamsError, Section, opt_in, validate
 from albef.io import file_digest
 from albef.preprocessing.transforms import MEAN, STD
 from albef.runtime.cleaning import Cleaning, cleaning_of
@@ -129,6 +129,11 @@ class Facts(Section):
     """Width of the shared embedding space, for kinds that match images and texts."""
     itc_temperature: float | None = None
     """Learned temperature that divides similarities in the shared space, for the same kinds."""
+    itm: bool = opt_in(True)
+    """False if the model was trained by contrast alone, so that it cannot match."""
+    itc_weight: float | None = opt_in(0.0)
+    """Weight of the similarity, divided by ``itc_temperature``, that is added to the margin of
+    ``match_logits`` to rank pairs. null ranks by similarity alone."""
     classes: tuple[str, ...] = ()
     """Names of the classes, for kinds that have classes."""
     answering: Answering | None = None

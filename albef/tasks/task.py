@@ -262,6 +262,9 @@ class Task(nn.Module, ABC):
     def prepare(self, train: "Shards | None") -> None:
         """Set up the task once before training, from its train split, or None if it has none."""
 
+    def choose(self, val: Records, batch_size: int) -> None:
+        """Choose, after training, what is decided on the val split, such as a weight of scores."""
+
     def cache_frozen(self, runtime: Runtime, splits: Sequence["Shards"]) -> None:
         """Read the states of frozen encoders in these splits from a cache of this machine.
 

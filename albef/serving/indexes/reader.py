@@ -121,7 +121,10 @@ class IndexReader:
         have no probability.
         """
         margins: dict[int, float] = {}
+        scores: dict[int, float] = {}
         queues = self._queues
+        if not queues.model.reranks:
+            rerank = 0
         if isinstance(query, bytes):
             (image,) = await queues.encode_images([query], keep=False)
             hits = await self._store.run(index.search, queues.space, image.feat, k)
@@ -132,8 +135,12 @@ class IndexReader:
             states = await self._stored_states(queues, index, best)
             pairs = [Pair(text, each) for each in states.values()]
             margins = dict(zip(states, await queues.pairs(pairs), strict=True))
+            for hit in hits:
+                if hit.number in margins:
+                    pair = np.float32(margins[hit.number]), np.float32(hit.similarity)
+                    scores[hit.number] = float(queues.model.rank_scores(*pair))
         # The sort is stable, so the others keep their order by similarity.
-        hits.sort(key=lambda hit: -margins.get(hit.number, -np.inf))
+        hits.sort(key=lambda hit: -scores.get(hit.number, -np.inf))
         probabilities = {number: probability(margin) for number, margin in margins.items()}
         return [(hit, probabilities.get(hit.number)) for hit in hits[:k]]
 
