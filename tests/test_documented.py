@@ -17,6 +17,7 @@ import albef
 import albef.cli
 import flows.cli
 from albef.config import read_yaml
+from docs.generate import render_pages
 from tests.serving.running import running
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +41,11 @@ def defined(file: str) -> set[str]:
 def test_the_places_of_both_walks_and_the_questions_are_there() -> None:
     assert len(PLACES) >= 11 + 17 + 10
     assert not [(file, name) for file, name in PLACES if name not in defined(file)]
+
+
+def test_generated_pages_are_those_of_the_code() -> None:
+    stale = [path.name for path, text in render_pages().items() if path.read_text() != text]
+    assert not stale, "run `python -m docs.generate`"
 
 
 def anchors(page: Path) -> set[str]:
