@@ -124,7 +124,7 @@ def test_python_runs(
         (tmp_path / "products" / folder).mkdir(parents=True)
         for kind in set(re.findall(rf'"products/{folder}/([a-z0-9]+)"', page.read_text())):
             (tmp_path / "products" / folder / kind).symlink_to(products[kind])
-    for name in ("a.png", "b.png", "picture.png"):
+    for name in ("a.png", "b.png", "cat.png", "dog.png"):
         (tmp_path / name).write_bytes(pictures[0])
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"albef": albef}
