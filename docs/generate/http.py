@@ -1,5 +1,6 @@
 """The reference of the server's calls, from OpenAPI."""
 
+from collections import Counter
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,7 +15,9 @@ def http_page() -> str:
     for part in (calls, compatible, indexes, server):
         app.include_router(part.router)
     schema = app.openapi()
-    parts: list[str] = []
+    operations = [operation for path in schema["paths"].values() for operation in path.values()]
+    usual = Counter(map(_errors, operations)).most_common(1)[0][0]
+    parts = [f"Other statuses than 200 are {usual}, unless a call names its own."]
     for path, methods in schema["paths"].items():
         for method, operation in methods.items():
             parts += [f"## `{method.upper()} {path}`", operation.get("description", "")]
@@ -25,9 +28,13 @@ def http_page() -> str:
             answer = operation["responses"].get("200", {}).get("content", {})
             fields = _fields(answer.get("application/json", {}).get("schema", {}), schema)
             parts.append(f"Answer:\n\n{fields}" if fields else "")
-            statuses = sorted(set(operation["responses"]) - {"200"})
-            parts.append(f"Other statuses: {', '.join(statuses)}." if statuses else "")
+            statuses = _errors(operation)
+            parts.append(f"Other statuses: {statuses}." if statuses not in (usual, "") else "")
     return "\n\n".join(filter(None, parts))
+
+
+def _errors(operation: dict[str, Any]) -> str:
+    return ", ".join(sorted(set(operation["responses"]) - {"200"}))
 
 
 def _resolve(part: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
