@@ -62,6 +62,9 @@ class Runtime(Section):
     """Folder for work in progress. null means ``~/.cache``."""
     cache_gb: Annotated[float, Field(gt=0)] = 10.0
     """Disk space on this machine in GiB for shards of datasets with a ``store``."""
+    frozen_gb: Annotated[float, Field(ge=0)] = 20.0
+    """Disk space on this machine in GiB for the states of frozen encoders, which are computed once
+    per dataset instead of in each step. 0 computes them in each step."""
     mirror: str | None = None
     """Folder or bucket (``s3://...``) for copies of training checkpoints. null makes no copies."""
     recompute: bool = False

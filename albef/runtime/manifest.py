@@ -65,9 +65,13 @@ class Preprocessing(Section):
     """Cleaning of a text; ``tokenizer.json`` contains it."""
 
 
-def preprocessing(capability: str) -> Preprocessing:
-    """Return the preprocessing of this version for a model of a capability."""
-    return Preprocessing(resize="bicubic", mean=MEAN, std=STD, text=cleaning_of(capability))
+def preprocessing(capability: str, *, public: bool) -> Preprocessing:
+    """Return the preprocessing of this version for a model of a capability.
+
+    ``public`` is that of its tokenizer.
+    """
+    text = cleaning_of(capability, public=public)
+    return Preprocessing(resize="bicubic", mean=MEAN, std=STD, text=text)
 
 
 class Onnx(Section):
@@ -194,7 +198,9 @@ def read(folder: Path) -> Manifest:
         manifest = validate(Manifest, values, where=str(path))
     except ParamsError as error:
         raise ExportError(f"{error}; {_remedy(folder)}") from None
-    if manifest.preprocessing != preprocessing(manifest.model.capability):
+    capability = manifest.model.capability
+    known = [preprocessing(capability, public=public) for public in (False, True)]
+    if manifest.preprocessing not in known:
         raise ExportError(
             f"{path} describes a preprocessing that this version of albef does not have; export "
             "the run again, or use the version that exported it"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from albef.preprocessing.text import TextTokenizer, clean_caption
+from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import Evaluate
 from albef.runtime.manifest import Facts
 
@@ -62,7 +62,6 @@ class Model:
     ``digest`` identifies its weights or its export. ``answers`` is the list that a VQA model ranks.
     """
 
-    clean = staticmethod(clean_caption)
     main: ClassVar[str]
     """Its main call. It takes one or more lists of images, and one of texts."""
     extra_calls: ClassVar[frozenset[str]] = frozenset()
@@ -111,6 +110,10 @@ class Model:
         """Encode normalized pixels (B, 3, S, S) to the states that texts read."""
         out = self.backend.run("image_encoder", {"image": pixels})
         return ImageStates(out["image_keys"], out["image_values"], out.get("image_feat"))
+
+    def clean(self, text: str, max_words: int) -> str:
+        """Return a text as the tokenizer reads it, cut at ``max_words``."""
+        return self.tokenizer.clean(text, max_words)
 
     def ids(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
         """Return the token ids and mask (B, L) of texts."""

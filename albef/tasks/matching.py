@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from albef.config import CountOrZero, Section, Share, fixed, opt_in
-from albef.loading.reading import Batch
+from albef.loading.reading import Batch, ImageTransform
 from albef.losses.distill import ramp
 from albef.losses.itc import (
     Contrast,
@@ -29,7 +29,6 @@ from albef.models.matching import Matches, match_pairs
 from albef.models.momentum import EMPTY, FeatureQueue, MomentumModel
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer
-from albef.preprocessing.transforms import Transform
 from albef.tasks.captions import KNOWN_TEXTS, Collate
 from albef.tasks.task import MomentumConfig, RunTask, Task
 
@@ -68,6 +67,13 @@ class MatchingConfig(Section):
     meta: texts that may be true of many other images, such as "two frogs". In fine-tuning, only
     half of them have a negative image. ITC and MLM do not read them. It needs ``equal_texts``. The
     paper has no such captions."""
+    itm: bool = opt_in(True)
+    """If true, train image-text matching (ITM) and with it the fusion encoder. If false, only
+    contrast is trained, as in CLIP, and texts and images are ranked by it alone. A few hundred
+    images are too few for ITM."""
+    projection_dropout: Annotated[float, Field(ge=0, lt=1)] = opt_in(0.0)
+    """Dropout of the pooled states before their projections. Frozen encoders and few images need
+    it. The paper has none."""
     wpa: Annotated[float, Field(ge=0)] = 0.0
     """Weight of word-patch alignment, a loss that aligns words with the image patches they
     describe. The paper does not have it. If weights start at random, this loss teaches which of two
@@ -79,6 +85,9 @@ class MatchingConfig(Section):
             raise ValueError("itm_captions needs equal_texts: true")
         if self.exchanged_ranking and not self.exchanged:
             raise ValueError("exchanged_ranking needs exchanged: list words there, or set it to 0")
+        for name in ("wpa", "exchanged", "itm_captions"):
+            if not self.itm and getattr(self, name):
+                raise ValueError(f"{name} needs itm: true")
         return self
 
 
@@ -116,10 +125,8 @@ class EncodedPairs(NamedTuple):
     """Student's image states (B, N, D)."""
     text_states: Tensor
     """Student's text states (B, L, D)."""
-    image_feat_m: Tensor
-    """Momentum image features (B, E)."""
-    text_feat_m: Tensor
-    """Momentum text features (B, E)."""
+    feats_m: tuple[Tensor, Tensor] | None
+    """Momentum features (B, E) of the images and of the texts. None uses the student's own."""
 
 
 def _ids_of(batch: Batch) -> Tensor | None:
@@ -154,11 +161,12 @@ class MatchingTask(Task):
     def __init__(self, config: object, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
         self.model = ALBEF(model, tokenizer.vocab_size)
+        self.model.projection_dropout = getattr(config, "projection_dropout", 0.0)
         self.itm_head = nn.Linear(model.fused.width, 2)
         nn.init.normal_(self.itm_head.weight, std=0.02)
         nn.init.zeros_(self.itm_head.bias)
 
-    def collate(self, transform: Transform) -> Collate:
+    def collate(self, transform: ImageTransform) -> Collate:
         """Return the collate of training batches."""
         config = self.config
         return Collate(
@@ -202,6 +210,14 @@ class MatchingTask(Task):
                 if scalar is not None:
                     scalar.requires_grad_(False)
 
+    def train_itm(self, trained: bool, mlm: bool = False) -> None:
+        """Enable ITM, or disable it; freeze the fusion layers if neither it nor MLM trains them."""
+        self.fuses = trained or mlm
+        if not trained:
+            self.itm_head.requires_grad_(False)
+        if not self.fuses:
+            self.model.fusion_encoder.requires_grad_(False)
+
     def encode_image_m(self, images: Tensor, image_states: Tensor) -> Tensor:
         """Return the momentum model's states of images (B, 3, H, W).
 
@@ -224,15 +240,16 @@ class MatchingTask(Task):
             queued: number of queue entries, the first ones, that are candidates; None means all.
 
         Returns:
-            The outputs of :meth:`forward`, and keys and values of the student's images.
+            The outputs of :meth:`forward`, and keys and values of the student's images, if a loss
+            reads them.
         """
         model, config = self.model, self.config
         positives, targets, ignored = self._positives(pairs.batch, queued)
+        feats = model.image_feat(pairs.image_states), model.text_feat(pairs.text_states)
+        feats_m = pairs.feats_m or feats
         itc = contrast(
-            model.image_feat(pairs.image_states),
-            model.text_feat(pairs.text_states),
-            pairs.image_feat_m,
-            pairs.text_feat_m,
+            *feats,
+            *feats_m,
             self.queue.image[:queued],
             self.queue.text[:queued],
             self.temperature,
@@ -241,11 +258,16 @@ class MatchingTask(Task):
             ignored,
             self.itc_bias,
         )
-        image = model.fusion_encoder.image_key_values(pairs.image_states)
-        mask = pairs.batch["text_mask"]
-        begun = model.begin_fusion(pairs.text_states, mask)
-        losses, outputs = self._itm(pairs.batch, begun, image, itc, positives)
-        loss = losses["itm"]
+        states = pairs.image_states
+        image = model.fusion_encoder.image_key_values(states) if self.fuses else []
+        losses: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
+        loss = torch.zeros_like(itc.loss)
+        if config.itm:
+            mask = pairs.batch["text_mask"]
+            begun = model.begin_fusion(pairs.text_states, mask)
+            losses, outputs = self._itm(pairs.batch, begun, image, itc, positives)
+            loss = losses["itm"]
         if "ranking" in losses:
             loss = loss + config.exchanged_ranking * losses["ranking"]
         losses["itc"] = itc.loss
@@ -258,8 +280,8 @@ class MatchingTask(Task):
         outputs |= {name: value.detach() for name, value in losses.items()} | {
             "temperature": self.temperature.detach(),
             "alpha": torch.full_like(itc.loss.detach(), alpha),
-            "image_feat_m": pairs.image_feat_m,
-            "text_feat_m": pairs.text_feat_m,
+            "image_feat_m": feats_m[0].detach(),
+            "text_feat_m": feats_m[1].detach(),
         }
         if (ids := _ids_of(pairs.batch)) is not None:
             outputs["ids"] = ids
@@ -382,6 +404,7 @@ class PairTask(MatchingTask, RunTask):
     def __init__(self, config: PairConfig, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
         self.add_momentum_model(temperature=0.07)
+        self.train_itm(config.itm)
 
     @classmethod
     def start(cls, config: PairConfig, init: Checkpoint) -> Self:
@@ -405,8 +428,10 @@ class PairTask(MatchingTask, RunTask):
         mask = batch["text_mask"]
         image_states = model.encode_image(batch["image"])
         text_states = model.encode_text(batch["ids"], mask)
+        if not self.config.momentum:
+            return self.match(EncodedPairs(batch, image_states, text_states, None), 0.0)[0]
         with torch.no_grad():
             image_feat_m = model_m.image_feat(self.encode_image_m(batch["image"], image_states))
             text_feat_m = model_m.text_feat(model_m.encode_text(batch["ids"], mask))
-        pairs = EncodedPairs(batch, image_states, text_states, image_feat_m, text_feat_m)
+        pairs = EncodedPairs(batch, image_states, text_states, (image_feat_m, text_feat_m))
         return self.match(pairs, fixed(self.config.alpha) * ramp(epoch))[0]

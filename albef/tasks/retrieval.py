@@ -35,7 +35,8 @@ class Task(PairTask, RankingTask):
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
-        self.rerank_k, self.zero_shot = config.rerank_k, config.zero_shot
+        self.rerank_k, self.zero_shot = config.rerank_k if config.itm else 0, config.zero_shot
+        self.judges = config.itm  # type: ignore[misc]
         self.train_itc(config.itc)
 
     @property

@@ -54,6 +54,10 @@ class Tables(OneSplit):
         """Return the tables."""
         return {str(file): file for file in expand(self.files)}
 
+    def fields_of_row(self) -> frozenset[str]:
+        """Return no field: the path or URL is that of the image."""
+        return frozenset()
+
     def rows(self, *columns: str) -> Iterator[Row | Rejection]:
         """Yield the rows of all files with some columns, the captions and the columns to keep.
 

@@ -12,6 +12,7 @@ from albef.config import ParamsError
 from albef.data.record import Record
 from albef.data.rejection import Reason
 from tests.data import toy
+from tests.ingest.sources import reading
 from tests.ingest.sources.reading import Rows, bad, good, read
 
 Files = Callable[[str, Any], str]
@@ -45,13 +46,15 @@ def test_all_captions_of_an_image_are_one_record(files: Files) -> None:
     second = files("2.json", [{"image": "a.jpg", "caption": ["two", "one"], "image_id": "coco_9"}])
     test = files("3.json", [{"image": "b.jpg", "caption": ["y"]}])
     splits = {"train": [first, second], "test": [test]}
-    a, b, again = lists("captions", splits, joined=True)
+    values = {"format": "captions", "files": splits, "images": "."}
+    (a, b, again), _ = reading.merged(Path("work"), "annotations", **values, joined=True)
     assert a.captions == ("one", "two")
     assert a.image == Path("a.jpg").read_bytes()
     assert (a.split, b.split, again.split) == ("train", "train", "test")
     assert b.image_id == again.image_id != a.image_id
     assert a.meta == {"path": "a.jpg"}
     assert len({record.key for record in (a, b, again)}) == 3
+    assert len(reading.merged(Path("apart"), "annotations", **values)[0]) == 4
     rows_apart = lists("captions", splits)
     assert [record.captions for record in rows_apart] == [("one",), ("x",), ("two", "one"), ("y",)]
     assert rows_apart[0].image_id == rows_apart[2].image_id
