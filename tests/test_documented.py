@@ -16,6 +16,7 @@ import albef
 import albef.cli
 import flows.cli
 from albef.config import read_yaml
+from docs.generate import render_pages
 from tests.serving.running import running
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +40,11 @@ def defined(file: str) -> set[str]:
 def test_the_places_of_both_walks_and_the_questions_are_there() -> None:
     assert len(PLACES) >= 11 + 17 + 10
     assert not [(file, name) for file, name in PLACES if name not in defined(file)]
+
+
+def test_generated_pages_are_those_of_the_code() -> None:
+    stale = [path.name for path, text in render_pages().items() if path.read_text() != text]
+    assert not stale, "run `python -m docs.generate`"
 
 
 def anchors(page: Path) -> set[str]:
@@ -117,7 +123,7 @@ def test_python_runs(
         (tmp_path / "products" / folder).mkdir(parents=True)
         for kind in set(re.findall(rf'"products/{folder}/([a-z0-9]+)"', page.read_text())):
             (tmp_path / "products" / folder / kind).symlink_to(products[kind])
-    for name in ("a.png", "b.png", "picture.png"):
+    for name in ("a.png", "b.png", "cat.png", "dog.png"):
         (tmp_path / name).write_bytes(pictures[0])
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"albef": albef}

@@ -36,7 +36,7 @@ class Config(SplitFiles):
     """JSON lists of annotations, and the folder of their images."""
 
     format: Literal["captions", "coco", "vqa", "entailment", "nlvr2", "grounding"]
-    """Format of the rows; see docs/how-to/read-annotations.md."""
+    """Format of the rows; see docs/how-to/data-sources.md."""
     files: FilesBySplit
     """JSON lists by split."""
     images: str
