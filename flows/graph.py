@@ -31,6 +31,8 @@ from flows import run_lock, values
 DVC, LOCK = Path("dvc.yaml"), Path("dvc.lock")
 FAILED = Path(".dvc/tmp/albef-failed")
 """Folder with a file for each stage whose last run failed; it holds the error message."""
+UNRECORDED = f"its artifacts exist, but {LOCK} has no entry"
+"""Reason why a stage is stale if dvc.lock was cut off between two entries."""
 PRETRAIN, PRETRAINED = "pretrain", "pretrained"
 """Stage of pre-training and the name of its checkpoint."""
 _STATES = {
@@ -246,7 +248,7 @@ def reasons_of(
         params: file with the values.
     """
     if entry is None:
-        yield "never run"
+        yield UNRECORDED if any(out.exists for out in stage.outs) else "never run"
         return
     if stage.cmd_changed:
         yield "its command changed"
