@@ -25,6 +25,7 @@ from dvc_data.hashfile.tree import Tree
 
 from albef import run_record
 from albef.config import ParamsError, did_you_mean, flatten, read_yaml
+from albef.io import message_of
 from albef.layout import PARAMS
 from flows import run_lock, values
 
@@ -135,7 +136,7 @@ def read(params: Path = PARAMS) -> dict[str, Node]:
 
 def one_line(error: BaseException) -> str:
     """Return DVC's message of an error without line breaks."""
-    text = " ".join(str(error.__cause__ or error).split())
+    text = " ".join(message_of(error.__cause__ or error).split())
     if not isinstance(error, ParseError | YAMLValidationError):
         return text
     path = Path(os.path.relpath(error.path))

@@ -1,6 +1,7 @@
 """Text cleaning and tokenization, without torch, so that serving can use the same code."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -51,6 +52,15 @@ def clean_question(text: str, max_words: int) -> str:
     """
     text = _BREAKS.sub(" ", _DELETED.sub("", text.lower())).rstrip(" ")
     return " ".join(text.split(" ")[:max_words])
+
+
+def is_blank(text: str) -> bool:
+    """Return whether nothing is left of a text after cleaning that a tokenizer could read.
+
+    Control characters, spaces of any width and marks without a letter are nothing.
+    """
+    kept = _BREAKS.sub(" ", _DELETED.sub("", text))
+    return all(unicodedata.category(character)[0] in "CMZ" for character in kept)
 
 
 def text_id(text: str) -> int:

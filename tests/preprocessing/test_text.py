@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from albef.preprocessing.text import TextTokenizer, clean_caption, clean_question, mask_tokens
+from albef.preprocessing.text import (
+    TextTokenizer,
+    clean_caption,
+    clean_question,
+    is_blank,
+    mask_tokens,
+)
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TEXTS: dict[str, Any] = json.loads((FIXTURES / "text_and_schedule.json").read_text())
@@ -95,3 +101,13 @@ def test_a_path_without_a_tokenizer_is_not_looked_up_at_the_hub() -> None:
     for source in ("vocabb.txt", "models/mine/tokenizr.json", "/tmp/nowhere", "a/b/c"):
         with pytest.raises(ValueError, match=f"there is no tokenizer at {source}"):
             TextTokenizer.load(source)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\u200b", "\u0001", "\u2060 \u3000", "...", "\u0301"])
+def test_texts_with_nothing_to_read_are_blank(text: str) -> None:
+    assert is_blank(text)
+
+
+@pytest.mark.parametrize("text", ["a", "\u200ba", "é", "犬", "7", "🐶", "a.", "+"])
+def test_texts_with_a_sign_are_not_blank(text: str) -> None:
+    assert not is_blank(text)
