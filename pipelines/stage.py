@@ -31,7 +31,7 @@ import psutil
 from albef.config import ParamsError, Section, read_yaml, validate
 from albef.data.cache import ShardCache
 from albef.data.shards import describe
-from albef.io import call_after, file_digest, first_line, lock, printable_output
+from albef.io import call_after, file_digest, first_line, lock, message_of, printable_output
 from albef.io import read_json as read_json
 from albef.io import write_json as write_json
 from albef.layout import PARAMS as PARAMS
@@ -96,10 +96,10 @@ class Context:
         code = next((n for cls, n in codes.items() if isinstance(error, cls)), os.EX_IOERR)
         if self.ends is not None and self.rank is not None:
             lost = isinstance(error, ConnectionError)
-            end = {"code": code, "message": str(error), "lost": lost}
+            end = {"code": code, "message": message_of(error), "lost": lost}
             write_json(end_file(self.ends, self.rank), end)
         elif str(error):
-            print(f"{address}: {error}", file=sys.stderr)
+            print(f"{address}: {message_of(error)}", file=sys.stderr)
         self.exit(code)
 
     def exit(self, code: int) -> NoReturn:

@@ -84,6 +84,11 @@ def read_original(path: Path) -> dict[str, Tensor]:
         CheckpointError: the file is damaged, contains code, or has no mapping of names to weights.
         OSError: the file cannot be opened.
     """
+    if _is_safetensors(path):
+        raise CheckpointError(
+            f"{path} is a safetensors file, not a checkpoint of the original code (.pth); a model "
+            "of this project needs no import: set `init` of a run to the name of its folder"
+        )
     is_archive = zipfile.is_zipfile(path)
     try:
         if is_archive:
@@ -119,6 +124,12 @@ def read_original(path: Path) -> dict[str, Tensor]:
             )
         result[plain] = tensor.float() if tensor.is_floating_point() else tensor
     return result
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Return whether a file starts as safetensors do: with the size of a JSON object, and it."""
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(8), "little") < path.stat().st_size and file.read(1) == b"{"
 
 
 def _check_archive(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Text cleaning and tokenization, without torch, so that serving can use the same code."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -63,6 +64,15 @@ def tidy(text: str, max_words: int) -> str:
     Public encoders were trained on texts with their case and punctuation.
     """
     return " ".join(_ANY_SPACES.sub(" ", text).strip(" ").split(" ")[:max_words])
+
+
+def is_blank(text: str) -> bool:
+    """Return whether nothing is left of a text after cleaning that a tokenizer could read.
+
+    Control characters, spaces of any width and marks without a letter are nothing.
+    """
+    kept = _BREAKS.sub(" ", _DELETED.sub("", text))
+    return all(unicodedata.category(character)[0] in "CMZ" for character in kept)
 
 
 def text_id(text: str) -> int:

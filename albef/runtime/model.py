@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from albef.preprocessing.text import TextTokenizer
+from albef.preprocessing.text import TextTokenizer, is_blank
 from albef.preprocessing.transforms import Evaluate
 from albef.runtime.manifest import Facts
 
@@ -120,7 +120,14 @@ class Model:
         return self.tokenizer.pad(self.rows(texts))
 
     def rows(self, texts: Sequence[str]) -> list[list[int]]:
-        """Clean texts as in training and return their token ids."""
+        """Clean texts as in training and return their token ids.
+
+        Raises:
+            ValueError: a text is blank.
+        """
+        for number, text in enumerate(texts):
+            if is_blank(text):
+                raise ValueError(f"text {number} is blank after cleaning: {text[:40]!r}")
         cleaned = [self.clean(text, self.facts.max_words) for text in texts]
         return self.tokenizer.rows(cleaned, self.facts.max_tokens)
 

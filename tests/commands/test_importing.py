@@ -315,6 +315,19 @@ def test_the_command_imports_tracks_and_refuses(
     assert again.out == ""
     assert "models/mine exists already" in again.err
 
+    assert command("models/mine/model.safetensors", "models/again", *options) == 2
+    ours = capsys.readouterr().err
+    assert "is a safetensors file, not a checkpoint of the original code" in ours
+    assert "set `init`" in ours
+
+    below = f"{source.name}/mine"
+    for target, reason in ((below, "Not a directory"), ("/proc/mine", "No such file")):
+        assert command(source.name, target, *options) == 2
+        error = capsys.readouterr().err
+        assert "Errno" not in error
+        assert ".part" not in error
+        assert reason in error
+
     kept = source.read_bytes()
     assert command("models/mine", source.name, "--back") == 2
     assert f"{source.name} exists already" in capsys.readouterr().err

@@ -38,7 +38,7 @@ class Config(SplitFiles):
     format: Literal["captions", "coco", "vqa", "entailment", "nlvr2", "grounding"]
     """Format of the rows; see docs/how-to/data-sources.md."""
     files: FilesBySplit
-    """JSON lists by split."""
+    """JSON lists or JSON lines by split."""
     images: str
     """Folder that the paths of the images are relative to."""
     joined: bool = False
@@ -160,7 +160,12 @@ def _vqa(row: Row) -> Parsed:
 
 
 def _nlvr2(row: Row) -> Parsed:
-    images = row.texts("images")
+    if row.get("images") is None and row.get("identifier") is not None:  # NLVR2's own files
+        pair, folder = row.text("identifier").rpartition("-")[0], row.get("directory")
+        name = pair if folder is None else f"{folder}/{pair}"
+        images: tuple[str, ...] = (f"{name}-img0.png", f"{name}-img1.png")
+    else:
+        images = row.texts("images")
     if len(images) != 2:
         raise RowError(Reason.MISSING_FIELD, f"'images' must be two images, got {len(images)}")
     label = row.one_of("label", ("True", "False"))

@@ -180,18 +180,38 @@ def attempt(
 
 
 def read_json(path: Path) -> Any:
-    """Return the contents of a JSON file.
+    """Return the contents of a JSON file; those of JSON lines as a list.
 
     Raises:
         ParamsError: the file is missing or is not JSON.
     """
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            return json.load(file, parse_int=_int)
+        text = path.read_text(encoding="utf-8-sig")
+        try:
+            return json.loads(text, parse_int=_int)
+        except json.JSONDecodeError as error:
+            if not error.msg.startswith("Extra data"):
+                raise
+            return _json_lines(text)
     except OSError as error:
         raise ParamsError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ParamsError(f"{path} is not JSON: {error}") from None
+
+
+def _json_lines(text: str) -> list[Any]:
+    """Return the values of JSON lines.
+
+    Raises:
+        ValueError: a line is not JSON.
+    """
+    values = []
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            values += [json.loads(line, parse_int=_int)] if line.strip() else []
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number}: {error.msg}") from None
+    return values
 
 
 def _int(digits: str) -> int | float:

@@ -155,3 +155,26 @@ def test_bad_files_are_named(files: Files) -> None:
             rows(form, {"train": [file]}, **more)
     [rejection] = bad(rows("grounding", {"test": [refs]}, proposals=dets))
     assert rejection.detail == "rows.json: dets.json has no boxes for a.jpg"
+
+
+def test_json_lines_are_read_as_a_list(files: Files) -> None:
+    rows_ = [{"image": f"{name}.jpg", "caption": name} for name in "ab"]
+    Path("lines.json").write_text("\n".join(map(json.dumps, rows_)) + "\n\n")
+    read_rows = good(rows("captions", {"train": ["lines.json"]}))
+    assert [row.captions for row in read_rows] == [("a",), ("b",)]
+    Path("lines.json").write_text(json.dumps(rows_[0]) + "\n\n{oops\n")
+    with pytest.raises(ParamsError, match=r"lines.json is not JSON: line 3: "):
+        rows("captions", {"train": ["lines.json"]})
+
+
+def test_nlvr2s_own_files_name_images_by_an_identifier(files: Files) -> None:
+    for folder in (Path(), Path("7")):
+        folder.mkdir(exist_ok=True)
+        for i in range(2):
+            (folder / f"dev-850-0-img{i}.png").write_bytes(toy.record(i).image)
+    row = {"identifier": "dev-850-0-1", "sentence": "two dogs", "label": "True", "left_url": "x"}
+    lines = [row, row | {"directory": 7}, row | {"directory": "7"}]
+    Path("dev.json").write_text("\n".join(map(json.dumps, lines)))
+    for made in good(rows("nlvr2", {"val": ["dev.json"]})):
+        assert made.images == (toy.record(0).image, toy.record(1).image)
+    assert len(good(rows("nlvr2", {"val": ["dev.json"]}))) == 3
