@@ -3,13 +3,12 @@
     python -m benchmarks.two_towers products/flickr8k/data/flickr8k --image tf_efficientnet_lite0 \
         --text sentence-transformers/all-MiniLM-L6-v2
 
-It reads a dataset of this project, and uses timm, transformers and torch, but no model, loss or
-train loop of this project. The names may be paths: of weights (``--weights``) and of a folder.
+It reads a dataset of this project, but uses no model, loss or train loop of it.
 """
 
 import argparse
-import time
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -44,39 +43,41 @@ def features(shards: Shards, args: argparse.Namespace) -> tuple[Tensor, Tensor, 
     return torch.cat(images), torch.cat(texts), torch.tensor(owner)
 
 
-def main() -> None:
-    """Train on the train split, and print the recalls on val and test."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("dataset", type=Path)
-    for name in ("--image", "--text", "--weights"):
-        parser.add_argument(name, required=name != "--weights")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--dropout", type=float, default=0.3)
-    parser.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args()
-    torch.manual_seed(args.seed)
-    started = time.monotonic()
-    data = {name: features(Shards(args.dataset, name), args) for name in ("train", "val", "test")}
-    print(f"features: {time.monotonic() - started:.0f} s")
+def towers_of(data: dict[str, Any], args: argparse.Namespace) -> nn.ModuleList:
+    """Return projections of images and of texts, trained with several positives."""
     image, text, owner = data["train"]
     widths = image.shape[1], text.shape[1]
     towers = nn.ModuleList(
-        nn.Sequential(nn.Dropout(args.dropout), nn.Linear(width, 256)) for width in widths
+        nn.Sequential(nn.Dropout(args.dropout), nn.Linear(n, 256)) for n in widths
     )
     scale = nn.Parameter(torch.tensor(1 / 0.07).log())
     optimizer = torch.optim.AdamW([*towers.parameters(), scale], lr=1e-3, weight_decay=0.1)
     for _ in range(args.epochs):
         for rows in torch.randperm(len(owner)).split(args.batch):
-            a, b = (F.normalize(t(x), dim=1) for t, x in zip(towers, (image[owner[rows]], text[rows])))
+            a = F.normalize(towers[0](image[owner[rows]]), dim=1)
+            b = F.normalize(towers[1](text[rows]), dim=1)
             same = (owner[rows][:, None] == owner[rows]).float()
-            sim = a @ b.T * scale.exp()
-            targets = same / same.sum(1, keepdim=True)
+            targets, sim = same / same.sum(1, keepdim=True), a @ b.T * scale.exp()
             loss = F.cross_entropy(sim, targets) + F.cross_entropy(sim.T, targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    towers.eval()
+    return towers.eval()
+
+
+def main() -> None:
+    """Train on the train split, and print the recalls on val and test."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--image", required=True, help="name of a model of timm")
+    parser.add_argument("--text", required=True, help="name at Hugging Face, or a folder")
+    parser.add_argument("--weights", help="file with the weights of the image encoder")
+    for name, default in (("epochs", 10), ("batch", 512), ("dropout", 0.3), ("seed", 1)):
+        parser.add_argument(f"--{name}", type=type(default), default=default)
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    data = {name: features(Shards(args.dataset, name), args) for name in ("train", "val", "test")}
+    towers = towers_of(data, args)
     for name in ("val", "test"):
         image, text, owner = data[name]
         with torch.no_grad():
