@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import os
-import re
 import sys
 import tempfile
 import textwrap
@@ -41,6 +40,8 @@ _ROWS = 200
 """Rows of each source that are read, unless the user sets another number."""
 _PRESET_ROWS = 5000
 """The same for a preset of local files, so that its limits fit all rows of a small dataset."""
+_COUNTED = 100_000
+"""Rows of a local source that are counted for a preset."""
 _BLOCK = 200  # rows
 _REPEATED = {"exact": "duplicate", "near": "near_duplicate"}
 _EXTREMES = {
@@ -49,7 +50,6 @@ _EXTREMES = {
     "max_image_side": ("longer side in pixels", "most"),
 }
 """Statistic of a dataset that each validation limit bounds."""
-_SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 Result = Mapping[str, Any]
 
 
@@ -111,7 +111,22 @@ def check(
     result = _try(source, stage, config, intake, limits, rows)
     if suggested:
         result["suggested"] = split_off(suggested, result["splits"])
+    if write and result["kept"] and is_local:
+        result["train_images"] = _train_images(stage, config, result)
     return result
+
+
+def _train_images(stage: Stage, config: RowsConfig, result: Result) -> int:
+    """Return the number of images to train on, about: rows beyond the first ones are not decoded.
+
+    They are assumed to be valid as often, and to share images as often, as the first ones.
+    """
+    scratch, section = stage.runtime.scratch_root, next(iter(result["suggested"].values()))
+    rows = read_rows(
+        stage.key, config.sources, stage.data_seed, scratch, _COUNTED, section.get("split_off")
+    )
+    of_training = sum(isinstance(row, Record) and row.split == "train" for _, row in rows)
+    return round(of_training * int(result["kept"]) / int(result["rows"]))
 
 
 def _try(
@@ -212,9 +227,6 @@ def _validate(
         "unmet": [outcome.reason() for outcome in unmet],
         "fitting": fitting,
         "splits": sorted(set(index["split"].to_pylist())),
-        "left_or_right": sum(
-            any(map(_SIDES.search, captions)) for captions in index["captions"].to_pylist()
-        ),
     }
 
 
