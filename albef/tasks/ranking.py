@@ -285,8 +285,14 @@ class _Ranking:
     table: Table
 
     def score(self) -> dict[str, float]:
-        itc = {f"itc_{name}": value for name, value in self.rates("rank_itc").items()}
-        return self.rates("rank") | itc
+        columns = {"itc": "rank_itc", "itm": "rank_itm"}
+        alone = {
+            f"{score}_{name}": value
+            for score, column in columns.items()
+            if column in self.table
+            for name, value in self.rates(column).items()
+        }
+        return self.rates("rank") | alone
 
     def rates(self, column: str) -> dict[str, float]:
         ranks, query = np.array(self.table[column]), np.array(self.table["query"])
