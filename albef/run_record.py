@@ -12,11 +12,12 @@ import io
 import itertools
 import os
 import platform
+import re
 import resource
 import subprocess
 import time
 import tokenize
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +30,9 @@ from albef.io import file_digest, read_json
 _PACKAGES = ("torch", "timm", "transformers", "onnxruntime-gpu", "onnxruntime", "dvc", "prefect")
 _HOUR_S = 3600
 _CODE = ("albef/", "pipelines/")
+_BY_KIND = "albef/tasks", "albef/metrics"
+"""Folders of which a stage uses only the files of its kind."""
+_MODULE = re.compile(rf"\b(?:{'|'.join(_BY_KIND).replace('/', '[.]')})[.]\w+")
 
 
 class Git(BaseModel):
@@ -47,7 +51,7 @@ class RunRecord(BaseModel):
         gpu_hours: time that GPUs were held, times their number.
         made: SHA-256 of each artifact, by its path relative to the root of the project.
         code: MD5 of each code file that ran or whose edit was accepted, in DVC's format.
-        code_digest: digest of all code; see :func:`code_digest`.
+        code_digest: digest of the code that it used; see :func:`code_digest`.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -182,20 +186,55 @@ def inputs(stages: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
     return sorted(path for path in paths if Path(path).resolve().is_relative_to(root))
 
 
-def declared_files(stages: Mapping[str, Any], address: str, params: Mapping[str, Any]) -> set[Path]:
+def declared_files(stages: Mapping[str, Any], address: str) -> set[Path]:
     """Return every code file that a stage declares; its address is ``NAME`` or ``NAME@KEY``.
 
-    ``stages`` are those of dvc.yaml; the params file has the kinds of the runs.
+    ``stages`` are those of dvc.yaml.
     """
-    name, _, key = address.partition("@")
-    stage = stages.get(name, {})
-    kind = str(params.get("tasks", {}).get(key, {}).get("kind", ""))
+    stage = stages.get(address.partition("@")[0], {})
     files: set[Path] = set()
     for dep in stage.get("do", stage).get("deps", ()):
         if dep.startswith(_CODE):
-            path = Path(dep.replace("${item.kind}", kind))
+            path = Path(dep)
             files |= {file for file in path.rglob("*") if file.is_file()} or {path}
     return {path for path in files if path.parent.name != "__pycache__"}
+
+
+def used_files(stages: Mapping[str, Any], address: str, params: Mapping[str, Any]) -> set[Path]:
+    """Return the code files that a stage declares, without those of other kinds.
+
+    Of albef/tasks and albef/metrics, they are the file of the run's kind, which the params file
+    has, and the modules that the stage's code imports or names.
+    """
+    declared = declared_files(stages, address)
+    by_kind = set(filter(_is_by_kind, declared))
+    folders = {path.parent for path in by_kind}
+    run = params.get("tasks", {}).get(address.partition("@")[2])
+    of_kind = [Path(f"{_BY_KIND[0]}/{run.get('kind')}.py")] if run and folders else []
+    used, todo = set[Path](), [*(declared - by_kind), *of_kind]
+    while todo:
+        path = todo.pop()
+        # A file that is missing although code names it is used: the stage cannot run without it.
+        is_missing = path.parent in folders and not path.exists()
+        if path in used or not (path in declared or is_missing):
+            continue
+        used.add(path)
+        todo += map(Path, _modules_named(path)) if path.suffix == ".py" and path.exists() else ()
+    return used
+
+
+def is_unused(path: Path, used: Collection[Path]) -> bool:
+    """Return whether a declared file is of other kinds; ``used`` is from :func:`used_files`."""
+    return _is_by_kind(path) and path not in used
+
+
+def _is_by_kind(path: Path) -> bool:
+    return path.parent.as_posix() in _BY_KIND
+
+
+def _modules_named(path: Path) -> list[str]:
+    """Return the files of :data:`_BY_KIND` that the text of a module names."""
+    return [f"{name.replace('.', '/')}.py" for name in _MODULE.findall(path.read_text())]
 
 
 def code_digest(files: Iterable[Path]) -> str:

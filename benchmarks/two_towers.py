@@ -19,7 +19,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from albef.data.image_decoding import decode
 from albef.data.shards import Shards
-from albef.models.matching import first_rank, recalls
+from albef.models.matching import first_rank
+from albef.tasks.rates import recalls
 
 
 @torch.inference_mode()

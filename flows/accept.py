@@ -1,7 +1,8 @@
 """``albef accept FILE`` and ``albef data accept NAME``: accept code edits or data as the reference.
 
 dvc.lock gets the new hash of an accepted file for every stage that depends on it, if nothing but
-code differs there. ``dvc commit`` would silently accept a changed value too.
+code differs there. ``dvc commit`` would silently accept a changed value too. Code of metrics is
+not accepted, because evaluation writes a metric that was added.
 """
 
 import contextlib
@@ -21,6 +22,8 @@ from albef.io import read_json, write_json
 from albef.layout import PARAMS, PROFILES
 from flows import graph, run_lock, values
 
+METRICS = "albef/metrics"
+"""Code whose edits are not accepted: the stage must compute its metrics again."""
 log = logging.getLogger("albef")
 
 
@@ -54,7 +57,9 @@ def accept(paths: Sequence[str]) -> list[Verdict]:
         ParamsError: no path is edited code of a stage. The message lists the edited files.
     """
     with _stages() as (stages, producers):
-        verdicts = [*filter(None, (_judge(stage, producers, paths) for stage in stages))]
+        lock = graph.locked()
+        judged = [_judge(stage, lock.get(stage.name), producers, paths) for stage in stages]
+        verdicts = [verdict for verdict in judged if verdict]
         if not verdicts:
             changed = (graph.code_edits(stage, producers).values() for stage in stages)
             edits = {edit.path for found in changed for edits in found for edit in edits}
@@ -65,18 +70,23 @@ def accept(paths: Sequence[str]) -> list[Verdict]:
     return verdicts
 
 
-def accept_comments(nodes: Mapping[str, graph.Node]) -> None:
-    """Accept edits of comments, docstrings and blank lines only, and log them in one line."""
-    edited = {name: node.comments for name, node in nodes.items() if node.comments}
+def accept_harmless(nodes: Mapping[str, graph.Node]) -> None:
+    """Accept edits that change no artifact, and log them in one line; see :class:`graph.Edit`."""
+    edited = {name: node.harmless for name, node in nodes.items() if node.harmless}
     if not edited:
         return
     with _stages() as (stages, producers):
-        judged = [_judge(s, producers, edited[s.name]) for s in stages if s.name in edited]
+        lock = graph.locked()
+        judged = [
+            _judge(stage, lock.get(stage.name), producers, edited[stage.name])
+            for stage in stages
+            if stage.name in edited
+        ]
     verdicts = [verdict for verdict in judged if verdict and verdict.edits]
     if verdicts:
         paths = dict.fromkeys(edit.path for verdict in verdicts for edit in verdict.edits)
         names = ", ".join(verdict.stage for verdict in verdicts)
-        log.info("only comments changed in %s: accepted for %s", ", ".join(paths), names)
+        log.info("%s changed without effect: accepted for %s", ", ".join(paths), names)
 
 
 @contextlib.contextmanager
@@ -90,9 +100,13 @@ def _stages() -> Iterator[tuple[list[Any], dict[str, str]]]:
         raise ParamsError(graph.one_line(error)) from None
 
 
-def _judge(stage: Any, producers: Mapping[str, str], paths: Sequence[str]) -> Verdict | None:
-    """Accept the edits for a stage if nothing else differs; return None if it has none of them."""
-    entry = graph.locked().get(stage.name)
+def _judge(
+    stage: Any, entry: Any, producers: Mapping[str, str], paths: Sequence[str]
+) -> Verdict | None:
+    """Accept the edits for a stage if nothing else differs; return None if it has none of them.
+
+    ``entry`` is that of the stage in dvc.lock, or None.
+    """
     if entry is None:
         return None
     edited = graph.code_edits(stage, producers)
@@ -101,8 +115,14 @@ def _judge(stage: Any, producers: Mapping[str, str], paths: Sequence[str]) -> Ve
         return None
     accepted = tuple(e for e in edits if any(Path(e.path).is_relative_to(path) for path in paths))
     reasons = graph.reasons_of(stage, entry, producers, edited)
-    if refused := tuple(reason for reason in reasons if reason not in map(str, accepted)):
-        return Verdict(stage.name, refused, ())
+    refused = [reason for reason in reasons if reason not in map(str, accepted)]
+    refused += [
+        f"{edit.path} computes metrics; run the stage, since only this writes a new or changed one"
+        for edit in accepted
+        if Path(edit.path).is_relative_to(METRICS) and not edit.harmless
+    ]
+    if refused:
+        return Verdict(stage.name, tuple(refused), ())
     for dep, found in edited.items():
         if found:
             dep.save()

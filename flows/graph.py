@@ -62,7 +62,7 @@ class Node:
         failure: error message of its last run if that failed, or "".
         running: id of the process that currently runs it, or None.
         needed: false for pre-training that no run starts from; it runs only when forced.
-        comments: files of its code in which only comments, docstrings or blank lines changed.
+        harmless: edited files of its code that change no artifact; see :class:`Edit`.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Node:
     failure: str = ""
     running: int | None = None
     needed: bool = True
-    comments: tuple[str, ...] = ()
+    harmless: tuple[str, ...] = ()
 
     @property
     def stale(self) -> bool:
@@ -86,14 +86,15 @@ class Edit(NamedTuple):
     """A code file that differs from the one a stage ran, or a folder if its files are not known.
 
     ``before`` and ``after`` are DVC's hashes, None without a file. ``state`` is a key of
-    :data:`_STATES`.
+    :data:`_STATES`. An edit is ``harmless`` if it changes only comments, docstrings or blank lines,
+    or a file that the stage's kind does not use.
     """
 
     path: str
     before: str | None
     after: str | None
     state: str
-    in_comments: bool = False
+    harmless: bool = False
 
     def __str__(self) -> str:
         return f"{self.path} {_STATES.get(self.state, self.state)}"
@@ -166,7 +167,7 @@ def _nodes(repo: Any, params: Path) -> dict[str, Node]:
         entry, failure = lock.get(stage.name), FAILED / stage.name
         edits = code_edits(stage, producers) if entry is not None and not running else {}
         reasons = () if running else reasons_of(stage, entry, producers, edits, waits, params)
-        comments = (edit.path for found in edits.values() for edit in found if edit.in_comments)
+        harmless = (edit.path for found in edits.values() for edit in found if edit.harmless)
         nodes[stage.name] = Node(
             stage.name,
             upstream,
@@ -176,7 +177,7 @@ def _nodes(repo: Any, params: Path) -> dict[str, Node]:
             missing_from=tuple(_producers_of_missing(stage, upstream, nodes)),
             failure=failure.read_text() if failure.is_file() else "",
             running=running,
-            comments=tuple(comments),
+            harmless=tuple(harmless),
         )
     return nodes
 
@@ -257,7 +258,7 @@ def reasons_of(
         if isinstance(dep, ParamsDependency):
             yield from _value_reasons(dep, read_yaml(params))
         elif dep in edits:
-            yield from (str(edit) for edit in edits[dep] if not edit.in_comments)
+            yield from (str(edit) for edit in edits[dep] if not edit.harmless)
         elif producers[str(dep)] not in waits and (state := dep.status().get(str(dep))):
             yield f"{dep} of {producers[str(dep)]} {_STATES.get(state, state)}"
     yield from _artifact_reasons(stage)
@@ -271,20 +272,29 @@ def code_edits(stage: Any, producers: Collection[str]) -> dict[Any, list[Edit]]:
         for dep in stage.deps
         if not isinstance(dep, ParamsDependency) and str(dep) not in producers
     }
-    record = read_record() if any(edits.values()) else None
-    if record is None or not record.code_digest or record.code_digest != code_digest(stage.name):
+    if not any(edits.values()):
         return edits
-    ran = {path: md5 for path, md5 in record.code.items() if path.endswith(".py")}
+    used, record = _used_files(stage.name), read_record()
+    is_same = record and record.code_digest and record.code_digest == run_record.code_digest(used)
+    ran = record.code if record and is_same else {}
+
+    def is_harmless(edit: Edit) -> bool:
+        in_comments = edit.path.endswith(".py") and ran.get(edit.path, "") == edit.before
+        return in_comments or run_record.is_unused(Path(edit.path), used)
+
     return {
-        dep: [it._replace(in_comments=ran.get(it.path, "") == it.before) for it in found]
+        dep: [edit._replace(harmless=is_harmless(edit)) for edit in found]
         for dep, found in edits.items()
     }
 
 
 def code_digest(stage: str) -> str:
-    """Return the digest of a stage's code as it is now."""
-    files = run_record.declared_files(read_yaml(DVC)["stages"], stage, read_yaml(PARAMS))
-    return run_record.code_digest(files)
+    """Return the digest of the code that a stage uses, as it is now."""
+    return run_record.code_digest(_used_files(stage))
+
+
+def _used_files(stage: str) -> set[Path]:
+    return run_record.used_files(read_yaml(DVC)["stages"], stage, read_yaml(PARAMS))
 
 
 def _edits(dep: Any, read_record: Callable[[], run_record.RunRecord | None]) -> list[Edit]:

@@ -15,7 +15,7 @@ from albef.layout import PARAMS, Layout
 from albef.report.wording import format_duration
 from albef.trackers import EXPERIMENT
 from flows import git, graph, remote, results, run_lock, server, values
-from flows.accept import accept_comments
+from flows.accept import accept_harmless
 from flows.display import displayed
 from flows.estimates import estimate, time_left
 from flows.process import run_in_session
@@ -53,7 +53,7 @@ def run(
             start()  # Most likely something is stale.
         values.prepare(preset, overrides)
         nodes = graph.read()
-        accept_comments(nodes)
+        accept_harmless(nodes)
         if plan := _plan(nodes, only, force):
             values.check_packages(plan)
             seconds = estimate(plan)

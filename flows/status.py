@@ -50,8 +50,8 @@ def _states(node: graph.Node, layout: Layout) -> Iterator[str]:
     else:
         record = run_record.read(layout.record(node.name))
         yield f"fresh, ran {record.started}" if record else "fresh"
-    if node.comments and not node.reasons:
-        yield f"only comments changed: {', '.join(node.comments)}"
+    if node.harmless and not node.reasons:
+        yield f"changed without effect: {', '.join(node.harmless)}"
 
 
 def condense(reasons: Sequence[str]) -> Iterator[str]:

@@ -30,7 +30,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from albef.config import ParamsError, read_yaml
 from albef.layout import PARAMS, runtime
 from flows import graph, remote, run_lock, stages, values
-from flows.accept import accept_comments
+from flows.accept import accept_harmless
 from flows.artifacts import emit, publish
 from flows.process import exit_with_parent
 from flows.results import show_progress
@@ -123,7 +123,7 @@ def _data_hashes() -> dict[str, str]:
 
 def _train(only: list[str], force: list[str], push: bool = True) -> State:
     nodes = _first_read.pop().result() if _first_read else graph.read()
-    accept_comments(nodes)
+    accept_harmless(nodes)
     chosen, forced = graph.select(nodes, only, force)
     shared = remote.configured() is not None
     if shared:

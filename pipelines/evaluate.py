@@ -17,6 +17,7 @@ from albef.evaluation.behaviour import judging
 from albef.evaluation.behaviour.suite import OVERALL, BehaviourConfig
 from albef.layout import BASELINES, BEHAVIOUR, HEADLINE
 from albef.loading.reading import Part
+from albef.metrics.family import family_of
 from albef.models.encoders import freeze
 from albef.models.kernels import evaluating
 from albef.models.weights import load_checkpoint
@@ -73,6 +74,7 @@ def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torc
     trained = kind.restore(config, checkpoint).to(device).eval()
     blank = kind.blank(config, checkpoint).to(device).eval()
     trained.workers = blank.workers = stage.runtime.workers
+    family = family_of(kind)
     computing = evaluating(config.precision, device)
     freeze(trained, config.freeze)
     data = stage.layout.data(config.dataset)
@@ -92,12 +94,12 @@ def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torc
             table = tables[split] = trained.predict(records, settings.batch_size)
             subset = Part(records, 0, settings.random_weights)
             random_table = blank.predict(subset, settings.batch_size)
-        metrics[split] = dict(trained.score(table))
-        metrics["chance"][split] = trained.chance(table)
-        metrics["random_weights"][split] = blank.score(random_table)
+        metrics[split] = dict(family.score(table))
+        metrics["chance"][split] = family.chance(table)
+        metrics["random_weights"][split] = family.score(random_table)
         if texts:  # only in the first process
             metrics["text_only"][split] = text_only.score(texts, text_only.read(data, split, kind))
-        names = (kind.primary, kind.examples(table).metric)
+        names = (kind.primary, family.examples(table).metric)
         # A split with hidden answers has predictions but no metrics.
         if scored := [name for name in names if name in metrics[split]]:
             headline[split] = scored[0]
@@ -152,9 +154,9 @@ def predictions_table(
 
     The metadata describes the kind and its columns, so a reader needs no knowledge of the kind.
     """
-    parts, columns = [], {}
+    parts, columns, family = [], {}, family_of(kind)
     for split, table in tables.items():
-        columns[split] = kind.examples(table)._asdict()
+        columns[split] = family.examples(table)._asdict()
         scores = list(columns[split].pop("scores"))
         parts.append(pa.table({"split": [split] * len(scores), **table, "credit": scores}))
     about = {"does": kind.does, "hub": kind.hub, "examples": columns}

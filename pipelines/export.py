@@ -18,6 +18,7 @@ from albef.export.folder import export
 from albef.export.torch_model import model_of
 from albef.export.verify import VerificationError
 from albef.loading.reading import Part, Records
+from albef.metrics.family import family_of
 from albef.models.weights import Checkpoint, load_checkpoint
 from albef.runtime.loading import load
 from albef.runtime.manifest import NAME, Precision
@@ -137,7 +138,8 @@ def _evaluated(
     data = stage.layout.data(settings.dataset)
     records = Part(Shards(data, settings.split), 0, settings.examples)
     task = kind.restore(config, checkpoint).eval()
-    scores: dict[str, Any] = {"torch": task.score(task.predict(records, _BATCH))}
+    score = family_of(kind).score
+    scores: dict[str, Any] = {"torch": score(task.predict(records, _BATCH))}
     models: dict[str, Model] = {}
     # The export cannot use the gradient, so its loss is measured against torch without it.
     if task.gradient:
@@ -146,8 +148,8 @@ def _evaluated(
     threads = stage.runtime.threads
     models |= {name: load(folder, threads=threads, precision=name) for name in settings.precisions}
     for name, model in models.items():
-        scores[name] = task.score(task.predict(records, _BATCH, model))
-    values = {name: score[kind.primary] for name, score in scores.items()}
+        scores[name] = score(task.predict(records, _BATCH, model))
+    values = {name: metrics[kind.primary] for name, metrics in scores.items()}
     log.info(
         "%s of %d records of %s in %s: %s",
         kind.primary, len(records), settings.split, settings.dataset,

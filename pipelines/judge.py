@@ -17,6 +17,7 @@ from albef.data.shards import Shards, describe
 from albef.evaluation.behaviour.judging import prepare
 from albef.io import printable_output
 from albef.loading.reading import Part
+from albef.metrics.family import family_of
 from albef.models.weights import load_checkpoint
 from albef.release.gate import ReleaseConfig, contaminated, judge
 from albef.release.measuring import Tested, measure
@@ -67,7 +68,7 @@ def compare(facts: Mapping[str, Any]) -> dict[str, Any]:
     rows.append(contaminated(gate, len(split), shared))
     shown, note = [row[:6] for row in rows], f"{note} {facts['limits']}".rstrip()
     provenance = facts["provenance"] | _provenance(folder, split)
-    chance = task.chance(new.table)
+    chance = family_of(type(task)).chance(new.table)
     evaluation = replace(
         card.evaluation, new=new, primary=task.primary, chance=chance, machine=machine()
     )

@@ -36,7 +36,7 @@ from albef.io import read_json as read_json
 from albef.io import write_json as write_json
 from albef.layout import PARAMS as PARAMS
 from albef.layout import Layout, Paths, runtime
-from albef.run_record import Cost, code_digest, declared_files, inputs, surroundings
+from albef.run_record import Cost, code_digest, declared_files, inputs, surroundings, used_files
 
 if TYPE_CHECKING:  # Data stages do not need torch.
     from albef.tasks.task import RunConfig, RunTask
@@ -163,8 +163,8 @@ class Stage:
 
     @cached_property
     def code(self) -> str:
-        """Digest of the code that dvc.yaml declares for the stage; "" if it declares none."""
-        return code_digest(declared_files(self._graph, self.address, self.params))
+        """Digest of the code that the stage uses; "" if dvc.yaml declares none."""
+        return code_digest(used_files(self._graph, self.address, self.params))
 
     @cached_property
     def _graph(self) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class Stage:
 
     def record_code(self) -> None:
         """Add the code to the run record: its digest, and the MD5 of each file as DVC has it."""
-        files = filter(Path.is_file, declared_files(self._graph, self.address, self.params))
+        files = filter(Path.is_file, declared_files(self._graph, self.address))
         self.record["code"] = {
             file.as_posix(): hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
             for file in files

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import math
 import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -109,7 +108,7 @@ def fit(
     def validate(epoch: int) -> dict[str, float]:
         with evaluating(config.precision, device):
             table = task.predict(Part(val, 0, config.val_records or None), config.micro_batch_size)
-        metrics = processes.broadcast(partial(_score, task, table, f"{label}: epoch {epoch}"))
+        metrics = processes.broadcast(partial(_validated, task, table, f"{label}: epoch {epoch}"))
         ended = processes.broadcast(lambda: bool(on_epoch and on_epoch(epoch, metrics)))
         stage.tally()
         if ended:
@@ -175,14 +174,14 @@ def _transform(task: Task, config: TrainingConfig) -> ImageTransform:
     return Transform(config.augment, task.image_size)
 
 
-def _score(task: Task, table: Table, when: str) -> dict[str, float]:
-    """Score a validation; log a warning if it does not clearly exceed guessing."""
-    metrics, chance, name = task.score(table), task.chance(table), task.primary
+def _validated(task: Task, table: Table, when: str) -> dict[str, float]:
+    """Return the metrics of a validation; log a warning if it does not clearly exceed guessing."""
+    (metrics, chance), name = task.validate(table), task.primary
     log.info("%s, %s %.2f", when, name, metrics[name])
-    if metrics[name] <= CHANCE_MARGIN * chance.get(name, -math.inf):
+    if metrics[name] <= CHANCE_MARGIN * chance:
         log.warning(
             "%s is at chance (%.2f); if it stays there, check data, learning rate and init",
-            *(name, chance[name]),
+            *(name, chance),
         )
     return metrics
 

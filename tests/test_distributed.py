@@ -182,7 +182,7 @@ def failing(rank: int, size: int, port: str, *given: Any) -> None:
 
 
 def evaluated(rank: int, size: int, port: str, pictures: list[bytes], workers: int) -> list[Any]:
-    """Tables, metrics and judgements of every kind, as one of so many processes."""
+    """Tables, validations and judgements of every kind, as one of so many processes."""
     become(rank, size, port)
     found: list[Any] = []
     with joined(CPU):
@@ -190,7 +190,7 @@ def evaluated(rank: int, size: int, port: str, pictures: list[bytes], workers: i
             task, records = tiny_task(kind), records_of(kind, pictures)
             task.workers = workers
             found.append(table := task.predict(records, 7))
-            found.append(task.score(table))
+            found.append(task.validate(table))
             if task.judges:
                 pairs = [(i // 2, f"{CAPTIONS[i % 4]} {'a dog' * (i % 3)}") for i in range(37)]
                 found.append(task.agreement(records, pairs, 5))

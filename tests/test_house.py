@@ -1,6 +1,7 @@
 """The rules of the house that no type checker knows: imports, and what a stage depends on."""
 
 import ast
+import importlib
 import subprocess
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from albef import run_record
 from albef.config import read_yaml
 from pipelines.report import NOT_SHOWN
 
@@ -95,10 +97,10 @@ def needed(stage: str) -> set[str]:
     if stage in ("heldout", "ingest"):  # sources are imported by the name of their kind
         code.update(*map(closure, files("albef/ingest/sources/*.py", "albef/builtin/*.py")))
     if stage in ("search", "finetune", "evaluate", "export"):  # and so are tasks
-        for kind in kinds():
-            code |= closure(kind) - {kind}
-    by_name = set(kinds()) if stage != "curate" else set()
-    return {path for path in code if not path.endswith("/__init__.py")} - by_name
+        code.update(*map(closure, kinds()))
+    if stage in ("evaluate", "export"):  # and metrics
+        code.update(*map(closure, files("albef/metrics/*.py")))
+    return {path for path in code if not path.endswith("/__init__.py")}
 
 
 def declared(stage: str) -> dict[str, Any]:
@@ -128,6 +130,37 @@ def test_what_a_stage_imports_lies_in_what_it_declares() -> None:
     refuse(wrong)
 
 
+BY_KIND = "albef/tasks/", "albef/metrics/"
+
+
+def by_kind(paths: Iterable[str]) -> set[str]:
+    """Those of some files that are of a kind or a helper of kinds."""
+    return {path for path in paths if path.startswith(BY_KIND) and "__init__" not in path}
+
+
+def used(stage: str, kind: str) -> set[str]:
+    """The code of kinds by which a stage of a run is fresh or stale."""
+    stages = read_yaml(ROOT / "dvc.yaml")["stages"]
+    paths = run_record.used_files(stages, f"{stage}@mine", {"tasks": {"mine": {"kind": kind}}})
+    return by_kind(path.as_posix() for path in paths)
+
+
+def test_a_stage_depends_on_the_code_of_the_kind_of_its_run_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    for file in kinds():
+        kind = Path(file).stem
+        family = importlib.import_module(f"albef.tasks.{kind}").Task.metrics
+        scoring = closure(f"{family.replace('.', '/')}.py")
+        for stage, further in (("search", ()), ("finetune", ()), ("evaluate", scoring)):
+            imported = {*closure(file), *closure(f"pipelines/{stage}.py"), *further}
+            assert used(stage, kind) == by_kind(imported)
+    assert used("finetune", "vqa").isdisjoint(
+        f"albef/tasks/{x}.py" for x in ("ranking", "matching")
+    )
+
+
 def test_packages_themselves_hold_no_code_that_an_artifact_depends_on() -> None:
     heavy = {"albef.models", "albef.tasks"}
     packages = files("albef/**/__init__.py", "pipelines/__init__.py")
@@ -146,8 +179,14 @@ def test_git_keeps_metrics_and_run_records_alone_of_the_artifacts() -> None:
 
 def test_an_edit_beside_training_leaves_pretrain_fresh() -> None:
     assert set(declared("pretrain")["params"]) == {"seed", "pretrain"}
-    beside = ("report", "serving", "export", "runtime", "ingest", "validation", "evaluation")
-    edited = [*kinds(), *files(*(f"albef/{folder}/**/*.py" for folder in beside))]
+    beside = (
+        "report", "serving", "export", "runtime", "ingest", "validation", "evaluation", "metrics",
+    )  # fmt: skip
+    edited = [
+        *kinds(),
+        "albef/tasks/ranking.py",
+        *files(*(f"albef/{folder}/**/*.py" for folder in beside)),
+    ]
     deps = code_deps("pretrain")
     refuse(path for path in edited if any(lies_in(path, dep) for dep in deps))
 
@@ -161,9 +200,9 @@ def test_the_gate_of_a_release_leaves_every_stage_fresh() -> None:
 FLOORS = (
     "config", "io", "worker", "layout", "trackers", "cluster", "run_record",
     "data", "preprocessing", "builtin", "ingest", "validation",
-    "distributed", "losses", "models", "loading", "tasks", "training", "search", "evaluation",
-    "runtime", "export", "curation", "serving", "lineage", "release", "report", "benchmarks",
-    "commands", "cli",
+    "distributed", "losses", "models", "loading", "tasks", "training", "search", "metrics",
+    "evaluation", "runtime", "export", "curation", "serving", "lineage", "release", "report",
+    "benchmarks", "commands", "cli",
 )  # fmt: skip
 
 """Parts of albef/, each of which may import those before it."""

@@ -67,26 +67,35 @@ def test_comments_docstrings_and_blank_lines_are_not_code() -> None:
         assert stripped != run_record.strip_comments(BEFORE.replace(old, new))
 
 
-def test_the_code_of_a_stage_is_what_the_graph_declares() -> None:
-    deps = ["albef/a.py", "albef/tasks/${item.kind}.py", "albef/folder", "data/x"]
+def test_the_code_of_a_stage_is_what_the_graph_declares_without_that_of_other_kinds() -> None:
+    deps = ["albef/a.py", "albef/tasks", "albef/folder", "data/x"]
     stages = {"finetune": {"foreach": "x", "do": {"deps": deps}}}
     values = {"tasks": {"mine": {"kind": "vqa"}}}
     Path("albef/tasks").mkdir(parents=True)
     Path("albef/folder").mkdir()
-    for name in ("a", "tasks/vqa", "tasks/other", "folder/b"):
+    for name in ("a", "tasks/vqa", "tasks/other", "folder/b", "tasks/helper", "tasks/task"):
         Path(f"albef/{name}.py").write_text("x = 1\n")
+    Path("albef/tasks/vqa.py").write_text("from albef.tasks.helper import x\n")
+    Path("albef/folder/b.py").write_text("from albef.tasks.task import x\n")
 
     def digest(address: str = "finetune@mine") -> str:
-        return run_record.code_digest(run_record.declared_files(stages, address, values))
+        return run_record.code_digest(run_record.used_files(stages, address, values))
 
     first = digest()
     Path("albef/tasks/other.py").write_text("x = 2\n")
+    Path("albef/tasks/new.py").write_text("x = 2\n")
     Path("albef/a.py").write_text("x = 1  # as ever\n")
     assert digest() == first
-    for changed, text in (("tasks/vqa", "x = 2\n"), ("folder/b", "x = (\n")):
-        Path(f"albef/{changed}.py").write_text(text)
+    for name in ("tasks/vqa", "folder/b", "tasks/helper", "tasks/task"):
+        path = Path(f"albef/{name}.py")
+        before = path.read_text()
+        path.write_text(f"{before}y = 2\n")
         assert digest() != first
-        Path(f"albef/{changed}.py").write_text("x = 1\n")
+        path.write_text(before)
+    assert digest() == first
+    Path("albef/tasks/helper.py").unlink()
+    assert digest() == "", "code that a stage imports is missing"
+    Path("albef/tasks/helper.py").write_text("x = 1\n")
     Path("albef/a.py").unlink()
     assert digest() == ""
     assert digest("nothing") == ""
@@ -94,12 +103,12 @@ def test_the_code_of_a_stage_is_what_the_graph_declares() -> None:
 
 def test_a_record_is_clean_while_a_run_writes_and_not_with_untracked_code() -> None:
     stages = {
-        "evaluate": {"do": {"deps": ["albef/tasks/${item.kind}.py", "${evaluate.tests}", "/x"]}},
+        "evaluate": {"do": {"deps": ["albef/tasks", "${evaluate.tests}", "/x"]}},
         "report": {"deps": ["${paths.root}/metrics", "albef/report"]},
     }
     params = {"paths": {"root": "products"}, "evaluate": {"tests": "tests.json"}}
     paths = run_record.inputs(stages, params)
-    assert paths == ["albef/report", "albef/tasks/", "dvc.yaml", "params.yaml", "tests.json"]
+    assert paths == ["albef/report", "albef/tasks", "dvc.yaml", "params.yaml", "tests.json"]
     files = [Path(name) for name in ("dvc.lock", "products/metrics/vqa.json", "tests.json")]
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)

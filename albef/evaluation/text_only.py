@@ -20,7 +20,8 @@ from albef.data.record import Record
 from albef.data.shards import read_index
 from albef.evaluation.behaviour.cases import evenly
 from albef.preprocessing.text import clean_caption
-from albef.tasks.task import RunTask, accuracies
+from albef.tasks.rates import accuracies
+from albef.tasks.task import RunTask
 
 if TYPE_CHECKING:  # Runs without answers need no such model.
     from scipy import sparse

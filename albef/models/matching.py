@@ -16,8 +16,6 @@ from albef.models.kernels import KeyValue, select
 Image = TypeVar("Image")
 NOT_RANKED = -100.0
 """Score of a pair that is not re-ranked; it is lower than that of every re-ranked pair."""
-RANKS = (1, 5, 10)
-"""Values of k: a recall counts right answers among the first k."""
 
 
 class Matches(NamedTuple):
@@ -136,19 +134,3 @@ def first_rank(scores: Tensor, relevant: Tensor) -> Tensor:
     """
     top = scores.masked_fill(~relevant, -torch.inf).max(dim=1, keepdim=True).values
     return ((scores >= top) & ~relevant).sum(dim=1)
-
-
-def recalls(ranks_i2t: list[int], ranks_t2i: list[int]) -> dict[str, float]:
-    """Return ``tr@k``, ``ir@k`` for k of 1, 5 and 10, and their mean ``r_mean``, in percent."""
-    result = {}
-    for name, ranks in (("tr", ranks_i2t), ("ir", ranks_t2i)):
-        for k in RANKS:
-            result[f"{name}@{k}"] = 100.0 * sum(rank < k for rank in ranks) / max(1, len(ranks))
-    return result | {"r_mean": sum(result.values()) / len(result)}
-
-
-def chance_recalls(images: int, texts: int) -> dict[str, float]:
-    """Return expected :func:`recalls` of a random order with one relevant candidate per query."""
-    result = {f"tr@{k}": 100.0 * min(k, texts) / texts for k in RANKS}
-    result |= {f"ir@{k}": 100.0 * min(k, images) / images for k in RANKS}
-    return result | {"r_mean": sum(result.values()) / len(result)}

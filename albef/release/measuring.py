@@ -13,6 +13,7 @@ from albef.data.record import Record
 from albef.evaluation.behaviour.judging import Behaviour, rates
 from albef.evaluation.behaviour.suite import ACCEPTED, OVERALL
 from albef.loading.reading import Records
+from albef.metrics.family import family_of
 from albef.release.gate import Figures
 from albef.runtime import manifest
 from albef.runtime.loading import load
@@ -69,7 +70,7 @@ def measure(
                 measured[i].table = table
             graphs = (folders[i] / precision).rglob("*.onnx")
             measured[i][precision] = Figures(
-                metrics=task.score(table),
+                metrics=family_of(type(task)).score(table),
                 ms=dict(zip(BATCHES, ms, strict=True)),
                 bytes=sum(path.stat().st_size for path in graphs),
                 behaviour=_behaviour(model, task, tested) if tested else {},

@@ -24,16 +24,8 @@ from albef.models.momentum import MomentumModel
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import Evaluate
-from albef.tasks.task import (
-    MAX_WORDS,
-    Examples,
-    MomentumConfig,
-    RunTask,
-    Table,
-    accuracies,
-    extend,
-    joined,
-)
+from albef.tasks.rates import Validation, accuracies
+from albef.tasks.task import MAX_WORDS, MomentumConfig, RunTask, Table, extend, joined
 
 if TYPE_CHECKING:
     from albef.runtime.model import Model
@@ -77,6 +69,7 @@ class ClassTask(RunTask):
     """A model whose head classifies a sentence about I images, from the fused [CLS]."""
 
     primary: ClassVar[str] = "accuracy"
+    metrics = "albef.metrics.accuracy"
     classes: ClassVar[tuple[str, ...]]
     images: ClassVar[int]
     backbone: ClassVar[type[ALBEF]] = ALBEF
@@ -141,20 +134,11 @@ class ClassTask(RunTask):
             extend(table, columns)
         return joined(table)
 
-    @classmethod
-    def examples(cls, table: Table) -> Examples:
-        """Score each row as right or wrong."""
+    def validate(self, table: Table) -> Validation:
+        """Return the accuracy, also of each class, and that of a uniformly random class."""
         pairs = zip(table["answer"], table["predicted"], strict=True)
         right = [float(answer == predicted) for answer, predicted in pairs]
-        return Examples("accuracy", right, "sentence", "predicted", "answer")
-
-    def score(self, table: Table) -> dict[str, float]:
-        """Return the overall accuracy and, as ``accuracy_CLASS``, that of each class."""
-        return accuracies(self.examples(table).scores, table["answer"])
-
-    def chance(self, table: Table) -> dict[str, float]:
-        """Return the :meth:`score` of a uniformly random class."""
-        return dict.fromkeys(self.score(table), 100 / len(self.classes))
+        return Validation(accuracies(right, table["answer"]), 100 / len(self.classes))
 
 
 class ClassificationTask(ClassTask):

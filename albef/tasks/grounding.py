@@ -31,7 +31,8 @@ from albef.models.albef import ModelConfig
 from albef.models.gradcam import itc_maps, itm_maps
 from albef.preprocessing.text import TextTokenizer
 from albef.tasks.matching import PairConfig, PairTask
-from albef.tasks.task import Examples, Table, accuracies, extend, joined
+from albef.tasks.rates import Validation, accuracies
+from albef.tasks.task import Table, extend, joined
 
 if TYPE_CHECKING:
     from albef.runtime.model import Model
@@ -55,6 +56,7 @@ class Task(PairTask):
     """Grounding; with 0 epochs, the weights of its ``init`` without training."""
 
     primary: ClassVar[str] = "accuracy"
+    metrics = "albef.metrics.boxes"
     does = (
         "locates in an image what a text describes (`ground`), and scores how well an image and a "
         "text match (`match`)"
@@ -122,26 +124,17 @@ class Task(PairTask):
                 extend(table, {column: [value] for column, value in row.items()})
         return joined(table)
 
-    def score(self, table: Table) -> dict[str, float]:
-        """Return the metrics of the boxes, in percent; a box is right if its IoU is at least 0.5.
+    def validate(self, table: Table) -> Validation:
+        """Return the accuracy of the boxes, by kind of expression, and that of a random proposal.
 
-        ``accuracy`` is that of the chosen boxes, also by kind of expression. ``map_accuracy`` and
-        ``map_iou`` are the accuracy and mean IoU of the maps' boxes.
+        ``map_accuracy`` and ``map_iou`` are those of the maps' boxes.
         """
-        return accuracies(self.examples(table).scores, table["type"]) | {
+        right = [float(value >= MIN_IOU) for value in table["iou"]]
+        metrics = accuracies(right, table["type"]) | {
             "map_accuracy": recall(table["map_iou"]),
             "map_iou": 100.0 * float(np.mean(table["map_iou"])),
         }
-
-    @classmethod
-    def examples(cls, table: Table) -> Examples:
-        """Score a box 1 if its IoU is at least 0.5, else 0."""
-        right = [float(value >= MIN_IOU) for value in table["iou"]]
-        return Examples("accuracy", right, question="expression")
-
-    def chance(self, table: Table) -> dict[str, float]:
-        """Return the expected accuracy of a random proposal."""
-        return accuracies(table["share"], table["type"])
+        return Validation(metrics, accuracies(table["share"], None)["accuracy"])
 
     @classmethod
     def answer(cls, record: Record) -> str | None:

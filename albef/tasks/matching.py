@@ -5,6 +5,7 @@ Retrieval and grounding train on pairs.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -12,7 +13,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from albef.config import CountOrZero, Section, Share, fixed, opt_in
-from albef.loading.reading import Batch, ImageTransform
+from albef.data.record import Record
+from albef.distributed import world
+from albef.loading.reading import Batch, ImageTransform, Records
 from albef.losses.distill import ramp
 from albef.losses.itc import (
     Contrast,
@@ -217,6 +220,28 @@ class MatchingTask(Task):
             self.itm_head.requires_grad_(False)
         if not self.fuses:
             self.model.fusion_encoder.requires_grad_(False)
+
+    @torch.no_grad()
+    def embed_images(
+        self, records: Records, batch_size: int, max_kept: int = 0
+    ) -> tuple[list[Record], Tensor, list[Tensor]]:
+        """Encode the images of a split.
+
+        Returns:
+            The records without their images and the image features (I, E), of all processes. Last,
+            the image states of this process, batch by batch; none if those of the split have more
+            than ``max_kept`` values.
+        """
+        rows: list[Record] = []
+        features: list[Tensor] = []
+        kept: list[Tensor] = []
+        for batch, images in self.read(records, batch_size):
+            rows += [replace(row, image=b"") for row in batch]
+            states = self.model.encode_image(images)
+            features.append(self.model.image_feat(states).cpu())
+            if len(records) * states[0].numel() <= max_kept:
+                kept.append(states)
+        return world().join(rows), torch.cat(world().join(features)).to(self.device), kept
 
     def encode_image_m(self, images: Tensor, image_states: Tensor) -> Tensor:
         """Return the momentum model's states of images (B, 3, H, W).

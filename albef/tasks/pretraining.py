@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 import numpy as np
 import torch
@@ -11,19 +11,23 @@ from torch import Tensor
 
 from albef.config import Count, Section, Share, opt_in
 from albef.data.record import Record
-from albef.loading.reading import Batch, ImageTransform
+from albef.loading.reading import Batch, ImageTransform, Records
 from albef.losses.distill import ramp
 from albef.losses.mlm import IGNORED, mlm_loss
 from albef.models.albef import ModelConfig, settled
+from albef.models.matching import encode_texts, first_rank
 from albef.models.momentum import MomentumModel
 from albef.models.start import StartConfig, start_encoders, start_image, start_text
 from albef.models.text import MLMHead, TextConfig
 from albef.models.vision import ImageConfig
 from albef.preprocessing.text import TextTokenizer, mask_tokens
 from albef.tasks.captions import Collate as CaptionCollate
-from albef.tasks.matching import EncodedPairs, MatchingConfig, group_ids
-from albef.tasks.ranking import RankingTask
-from albef.tasks.task import TrainingConfig
+from albef.tasks.matching import EncodedPairs, MatchingConfig, MatchingTask, group_ids
+from albef.tasks.rates import Validation, validate_ranking
+from albef.tasks.task import Table, TrainingConfig
+
+if TYPE_CHECKING:
+    from albef.runtime.model import Model
 
 TEMPERATURE_BOUNDS = (0.001, 0.5)
 
@@ -116,9 +120,10 @@ class Collate(CaptionCollate):
         }
 
 
-class Task(RankingTask):
+class Task(MatchingTask):
     """The full objective; every tensor of its state is part of the checkpoint."""
 
+    primary: ClassVar[str] = "r_mean"
     config: Config
 
     def __init__(self, config: Config, tokenizer: TextTokenizer) -> None:
@@ -208,3 +213,26 @@ class Task(RankingTask):
                 logits_m = self.mlm_head_m(fused_m, table_m).flatten(0, 1)
         mlm = mlm_loss(logits.flatten(0, 1), labels, logits_m, alpha_mlm)
         return outputs | {"loss": outputs["loss"] + mlm, "mlm": mlm.detach()}
+
+    @torch.no_grad()
+    def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
+        """Rank texts for images and images for texts, by ITC alone.
+
+        A row is a query: ``query`` ("i2t" or "t2i"), and the rank of the best right answer, from 0,
+        as ``rank`` and ``rank_itc``. There is no export to use.
+        """
+        rows, image_feat, _ = self.embed_images(records, batch_size)
+        ids, mask = self.texts([caption for row in rows for caption in row.captions])
+        text_feat, _ = encode_texts(self.model, ids, mask, batch_size)
+        with torch.autocast(self.device.type, enabled=False):
+            sim = image_feat @ text_feat.t()
+        owner = torch.tensor([i for i, row in enumerate(rows) for _ in row.captions])
+        image_ids = torch.tensor([row.image_id for row in rows])
+        relevant = (image_ids[:, None] == image_ids[owner][None, :]).to(sim.device)
+        ranks = torch.cat([first_rank(sim, relevant), first_rank(sim.t(), relevant.t())]).tolist()
+        queries = ["i2t"] * len(rows) + ["t2i"] * len(owner)
+        return {"query": queries, "rank": ranks, "rank_itc": ranks}
+
+    def validate(self, table: Table) -> Validation:
+        """Return the recalls of the queries."""
+        return validate_ranking(table)

@@ -1,8 +1,8 @@
-"""Prediction and scores of the kinds that rank texts for images and images for texts."""
+"""Prediction of the kinds that rank texts for images and images for texts."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -23,19 +23,17 @@ from albef.loading.reading import (
 from albef.models.kernels import select
 from albef.models.matching import (
     NOT_RANKED,
-    RANKS,
     best,
-    chance_recalls,
     encode_texts,
     first_rank,
     match_logits,
     match_scores,
-    recalls,
     score_pairs,
 )
 from albef.preprocessing.zero_shot import Templates, class_logits, prompts
 from albef.tasks.matching import MatchingTask
-from albef.tasks.task import Examples, Table, accuracies, extend
+from albef.tasks.rates import Validation, validate_ranking
+from albef.tasks.task import Table, extend
 
 log = logging.getLogger("albef")
 if TYPE_CHECKING:
@@ -65,6 +63,7 @@ class RankingTask(MatchingTask):
     """A task that ranks texts for images and images for texts."""
 
     primary: ClassVar[str] = "r_mean"
+    metrics: ClassVar[str] = "albef.metrics.ranking"
     itc_weight: float | None = 0.0
     """Weight of the similarity, divided by the temperature, that is added to ITM's margin in the
     final score. 0 is ITM alone, as in the paper, None contrast alone."""
@@ -87,7 +86,7 @@ class RankingTask(MatchingTask):
         """
         if model is not None:
             return self._predict_exported(model, records, batch_size)
-        rows, image_feat, kept = self._embedded(records, batch_size)
+        rows, image_feat, kept = self.embed_images(records, batch_size, KEPT)
         if shot := self.zero_shot.get(rows[0].split):
 
             def classify(labels: Sequence[str]) -> Tensor:
@@ -101,22 +100,6 @@ class RankingTask(MatchingTask):
         sim, match = self._compared(records, batch_size, rows, image_feat, kept)
         weight = self.itc_weight and self.itc_weight / self.temperature.item()
         return ranked(rows, sim, self.rerank_k, match, weight)
-
-    def _embedded(
-        self, records: Records, batch_size: int
-    ) -> tuple[list[Record], Tensor, list[Tensor]]:
-        """Return the I records without images, their features (I, E), and states if they fit."""
-        local_rows: list[Record] = []
-        features: list[Tensor] = []
-        kept: list[Tensor] = []
-        for batch, images in self.read(records, batch_size):
-            local_rows += [replace(row, image=b"") for row in batch]
-            states = self.model.encode_image(images)
-            features.append(self.model.image_feat(states).cpu())
-            if len(records) * states[0].numel() <= KEPT:
-                kept.append(states)
-        rows = world().join(local_rows)
-        return rows, torch.cat(world().join(features)).to(self.device), kept
 
     def _compared(
         self,
@@ -214,7 +197,7 @@ class RankingTask(MatchingTask):
         If contrast alone is at least as good as every mix, it is None.
         """
         self.itc_weight = None
-        rows, image_feat, kept = self._embedded(records, batch_size)
+        rows, image_feat, kept = self.embed_images(records, batch_size, KEPT)
         sim, match = self._compared(records, batch_size, rows, image_feat, kept)
         matched: list[Tensor] = []
 
@@ -226,7 +209,7 @@ class RankingTask(MatchingTask):
         for weight in (None, *WEIGHTS):
             scale = weight and weight / self.temperature.item()
             table = ranked(rows, sim, self.rerank_k, match_once, scale)
-            means[weight] = self.score(table)[self.primary]
+            means[weight] = self.validate(table).metrics[self.primary]
         log.info(
             "%s on %d records of val: %s", self.primary, len(records),
             ", ".join(
@@ -260,90 +243,9 @@ class RankingTask(MatchingTask):
             chances += torch.softmax(match_logits(self.itm_head, fused), dim=1)[:, 1].tolist()
         return world().join(chances)
 
-    def score(self, table: Table) -> dict[str, float]:
-        """Return the metrics of a table.
-
-        They are recalls, re-ranked and by ITC only (``itc_``), or accuracies of a paired split, or
-        accuracies of a classified split, over its images and as the mean over its classes.
-        """
-        return _protocol(table).score()
-
-    @classmethod
-    def examples(cls, table: Table) -> Examples:
-        """Score a query by the mean of its three recalls, and a decision or class by 0 or 1."""
-        return _protocol(table).examples()
-
-    def chance(self, table: Table) -> dict[str, float]:
-        """Return the expected :meth:`score` of a random order or class."""
-        return _protocol(table).chance()
-
-
-@dataclass(frozen=True)
-class _Ranking:
-    """Queries that rank all answers of a split."""
-
-    table: Table
-
-    def score(self) -> dict[str, float]:
-        columns = {"itc": "rank_itc", "itm": "rank_itm"}
-        alone = {
-            f"{score}_{name}": value
-            for score, column in columns.items()
-            if column in self.table
-            for name, value in self.rates(column).items()
-        }
-        return self.rates("rank") | alone
-
-    def rates(self, column: str) -> dict[str, float]:
-        ranks, query = np.array(self.table[column]), np.array(self.table["query"])
-        return recalls(*(ranks[query == name].tolist() for name in ("i2t", "t2i")))
-
-    def examples(self) -> Examples:
-        ranks = np.array(self.table["rank"])
-        scores = np.mean([ranks < k for k in RANKS], axis=0).tolist()
-        return Examples("r_mean", scores, "caption", "top", strata="query", right=1.0)
-
-    def chance(self) -> dict[str, float]:
-        query = self.table["query"]
-        return chance_recalls(query.count("i2t"), query.count("t2i"))
-
-
-class _Pairs(_Ranking):
-    """Decisions between the two of a pair, grouped by their difference."""
-
-    def rates(self, column: str) -> dict[str, float]:
-        return accuracies([float(rank == 0) for rank in self.table[column]], self.table["change"])
-
-    def examples(self) -> Examples:
-        right = [float(rank == 0) for rank in self.table["rank"]]
-        return Examples("accuracy", right, "caption", "top")
-
-    def chance(self) -> dict[str, float]:
-        return accuracies([0.5] * len(self.table["change"]), self.table["change"])
-
-
-class _Classes(_Ranking):
-    """Images that are classified by the names of their classes."""
-
-    def score(self) -> dict[str, float]:
-        scores, labels = np.array(self.examples().scores), np.array(self.table["label"])
-        by_class = [scores[labels == label].mean() for label in sorted(set(self.table["label"]))]
-        means = {"accuracy": scores.mean(), "balanced_accuracy": np.mean(by_class)}
-        return {f"zero_shot_{name}": 100 * float(mean) for name, mean in means.items()}
-
-    def examples(self) -> Examples:
-        pairs = zip(self.table["label"], self.table["predicted"], strict=True)
-        right = [float(label == predicted) for label, predicted in pairs]
-        columns = ("", "predicted", "label")
-        return Examples("zero_shot_balanced_accuracy", right, *columns, strata="label")
-
-    def chance(self) -> dict[str, float]:
-        return dict.fromkeys(self.score(), 100 / len(set(self.table["label"])))
-
-
-def _protocol(table: Table) -> _Ranking:
-    kind = _Classes if "label" in table else _Pairs if "change" in table else _Ranking
-    return kind(table)
+    def validate(self, table: Table) -> Validation:
+        """Return the recalls of the queries, re-ranked and by ITC alone (``itc_``)."""
+        return validate_ranking(table)
 
 
 def ranked(

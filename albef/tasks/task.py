@@ -2,14 +2,13 @@
 
 A kind is one file with a `Config` and a `Task`. Report, comparison, cards, serving and release
 import no kind and no torch. They read what a kind's artifacts say of themselves: the headline
-metric, :class:`Examples` next to the predictions, and the capability in an export's manifest.
+metric, the roles of columns next to the predictions, and the capability in an export's manifest.
 """
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import pyarrow.compute as pc
 import torch
@@ -41,6 +40,7 @@ from albef.models.momentum import MomentumModel
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import AugmentConfig, Evaluate
+from albef.tasks.rates import Validation
 
 if TYPE_CHECKING:  # An exported model has no shards to read.
     from albef.data.shards import Shards
@@ -205,33 +205,8 @@ Table = dict[str, list[Any]]
 """Per-example predictions, column by column; written as Parquet."""
 
 
-class Examples(NamedTuple):
-    """Per-example scores of a table of predictions, and the roles of its columns.
-
-    Each row has ``key``, that of its record. The report draws columns of a ranking (``query``,
-    ``rank``, ``top``, ...) and of boxes (``box``, ``iou``, ``heat``, ...) for every kind.
-    """
-
-    metric: str
-    """Name of a metric of :meth:`Task.score`: the mean of the per-example scores, in percent."""
-    scores: Sequence[float | None]
-    """Score of each row, from 0, wrong, to 1, right; None if the true answer is not known."""
-    question: str = ""
-    """Column of the question, or "" if the image is the whole input."""
-    given: str = ""
-    """Column of the model's answer."""
-    truth: str = ""
-    """Column of the right answer, or of a list of them; "" if the records hold it."""
-    pictures: tuple[str, ...] = ("key",)
-    """Columns with the keys of the images that the model saw."""
-    strata: str = ""
-    """Column of groups whose mean scores have equal weight; "" for a mean over all rows."""
-    right: float = 0.5
-    """Score from which an answer counts as right when two models are compared."""
-
-
 class Task(nn.Module, ABC):
-    """A model with a loss, predictions and a score.
+    """A model with a loss and predictions.
 
     The train loop uses only this interface. A step is, in order: :meth:`begin_step`, the forward
     and backward of each micro-batch, :meth:`end_step`, the optimizer. Forward changes no state.
@@ -343,17 +318,11 @@ class Task(nn.Module, ABC):
         """
 
     @abstractmethod
-    def score(self, table: Table) -> dict[str, float]:
-        """Return the metrics of predictions, by name; a pure function."""
+    def validate(self, table: Table) -> Validation:
+        """Return what training follows of predictions on its validation split; a pure function.
 
-    @abstractmethod
-    def chance(self, table: Table) -> dict[str, float]:
-        """Return the expected score of guessing on the same examples, by metric name."""
-
-    @classmethod
-    @abstractmethod
-    def examples(cls, table: Table) -> Examples:
-        """Return the scores of a table of :meth:`predict` and the roles of its columns."""
+        Evaluation scores the same predictions by :mod:`albef.metrics`, of which no training knows.
+        """
 
     @property
     def device(self) -> torch.device:
@@ -398,6 +367,8 @@ class Task(nn.Module, ABC):
 class RunTask(Task):
     """A task that a run trains: it starts from another checkpoint and is restored from its own."""
 
+    metrics: ClassVar[str]
+    """Module of :mod:`albef.metrics` that scores the predictions of the kind."""
     does: ClassVar[str]
     """Capability of a model of the kind, for its card: "answers questions about an image"."""
     hub: ClassVar[str] = ""
@@ -471,23 +442,3 @@ def extend(table: Table, columns: Mapping[str, Sequence[Any]]) -> None:
     """Add rows to a table, column by column."""
     for name, values in columns.items():
         table.setdefault(name, []).extend(values)
-
-
-def accuracies(
-    scores: Sequence[float | None], groups: Sequence[str | None] | None
-) -> dict[str, float]:
-    """Return ``accuracy``, the mean score in percent, and ``accuracy_GROUP`` of each group.
-
-    Rows with the score None are left out. A row whose group is "" or None has none.
-    """
-    rows = zip(scores, groups or [None] * len(scores), strict=True)
-    scored = [(value, group) for value, group in rows if value is not None]
-    if not scored:
-        return {}
-    right, groups = zip(*scored, strict=True)
-    result = {"accuracy": 100.0 * sum(right) / len(right)}
-    for group in sorted({group for group in groups if group}):
-        of_group = [value for value, label in scored if label == group]
-        name = re.sub(r"\W+", "_", group)
-        result[f"accuracy_{name}"] = 100.0 * sum(of_group) / len(of_group)
-    return result

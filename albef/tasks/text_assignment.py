@@ -19,7 +19,7 @@ from albef.losses.itm import hard_negatives, itm_loss
 from albef.models.albef import ALBEF, PairALBEF
 from albef.tasks.captions import Collate
 from albef.tasks.classification import ClassTask, RecordError
-from albef.tasks.task import Examples, RunConfig, Table
+from albef.tasks.task import RunConfig
 
 CLASSES = ("first", "second", "neither")
 TEMPERATURE = 0.07
@@ -102,11 +102,6 @@ class Task(ClassTask):
     def questions(self, records: Records) -> "Questions":
         """Return each record with its first caption and two images of the split."""
         return Questions(records)
-
-    @classmethod
-    def examples(cls, table: Table) -> Examples:
-        """Score a class of two images as right or wrong."""
-        return super().examples(table)._replace(pictures=("first", "second"))
 
 
 class Questions:

@@ -27,8 +27,9 @@ from albef.models.weights import Checkpoint, CheckpointError, load_strict
 from albef.preprocessing.answers import Answer
 from albef.preprocessing.text import TextTokenizer
 from albef.tasks.answer_list import answer_list
-from albef.tasks.task import Examples, MomentumConfig, RunTask, Table, accuracies, extend, joined
-from albef.tasks.vqa_accuracy import judged, normalised
+from albef.tasks.rates import Validation, accuracies
+from albef.tasks.task import MomentumConfig, RunTask, Table, extend, joined
+from albef.tasks.vqa_accuracy import answer_scores, chance_scores
 
 if TYPE_CHECKING:
     from albef.runtime.model import Model
@@ -112,6 +113,7 @@ class Task(RunTask):
     """Question answering, fine-tuned; ``answers`` is the list that answers are ranked from."""
 
     primary: ClassVar[str] = "accuracy"
+    metrics = "albef.metrics.vqa"
     does = "answers questions about an image (`ask`)"
     hub = "visual-question-answering"
     capability = "answering"
@@ -264,33 +266,10 @@ class Task(RunTask):
         empty = [n for n in _OPTIONAL if all(value is None for value in table.get(n, ()))]
         return {name: values for name, values in table.items() if name not in empty}
 
-    @classmethod
-    def examples(cls, table: Table) -> Examples:
-        """Score each answer by the annotators or the truths; None if no answer is known."""
-        nothing = [None] * len(table["answer"])
-        rows = zip(table["answer"], table["truths"], table.get("annotators", nothing), strict=True)
-        scores = [judged(*row) if row[1] else None for row in rows]
-        return Examples("accuracy", scores, "question", "answer", "truths")
-
-    def score(self, table: Table) -> dict[str, float]:
-        """Return ``accuracy`` in percent, overall and by type; empty if no answer is known."""
-        return accuracies(self.examples(table).scores, table.get("type"))
-
-    def chance(self, table: Table) -> dict[str, float]:
-        """Return the :meth:`score` of a uniform guess among the right answers to the same type."""
-        nothing = [None] * len(table["answer"])
-        columns = (table.get(name, nothing) for name in ("annotators", "type"))
-        rows = [row for row in zip(table["truths"], *columns, strict=True) if row[0]]
-        pools: dict[str | None, dict[str, None]] = {}
-        for truths, _, group in rows:
-            pools.setdefault(group, {})[normalised(truths[0])] = None
-        scores = []
-        for truths, annotators, group in rows:
-            right = {normalised(text) for text in (annotators or truths)} & pools[group].keys()
-            # Sorted, because the order of a set, and so the sum's last digit, differs by process.
-            scored = (judged(text, truths, annotators) for text in sorted(right))
-            scores.append(sum(scored) / len(pools[group]))
-        return accuracies(scores, [group for *_, group in rows])
+    def validate(self, table: Table) -> Validation:
+        """Return ``accuracy``, overall and by type, with that of a guess."""
+        chance = accuracies(chance_scores(table), None)
+        return Validation(accuracies(answer_scores(table), table.get("type")), chance["accuracy"])
 
     @classmethod
     def answer(cls, record: Record) -> str | None:

@@ -1,7 +1,8 @@
 """The official VQA accuracy: ten annotators, and answers that are normalized before comparison."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 ENOUGH = 3
 """Number of annotators who must give an answer for it to score 1."""
@@ -68,6 +69,34 @@ def judged(answer: str, truths: Sequence[str], annotators: Sequence[str] | None)
     if annotators:
         return vqa_accuracy(answer, annotators)
     return float(normalised(answer) in map(normalised, truths))
+
+
+def answer_scores(table: Mapping[str, Sequence[Any]]) -> list[float | None]:
+    """Return the score of each row of predictions; None if no answer is known."""
+    nothing = [None] * len(table["answer"])
+    rows = zip(table["answer"], table["truths"], table.get("annotators", nothing), strict=True)
+    return [judged(*row) if row[1] else None for row in rows]
+
+
+def chance_scores(table: Mapping[str, Sequence[Any]]) -> list[float | None]:
+    """Return the expected score of a uniform guess among the right answers to the same type."""
+    nothing = [None] * len(table["answer"])
+    columns = (table.get(name, nothing) for name in ("annotators", "type"))
+    rows = [*zip(table["truths"], *columns, strict=True)]
+    pools: dict[str | None, dict[str, None]] = {}
+    for truths, _, group in rows:
+        if truths:
+            pools.setdefault(group, {})[normalised(truths[0])] = None
+    scores: list[float | None] = []
+    for truths, annotators, group in rows:
+        if not truths:
+            scores.append(None)
+            continue
+        right = {normalised(text) for text in (annotators or truths)} & pools[group].keys()
+        # Sorted, because the order of a set, and so the sum's last digit, differs by process.
+        scored = (judged(text, truths, annotators) for text in sorted(right))
+        scores.append(sum(scored) / len(pools[group]))
+    return scores
 
 
 def _spaced(answer: str) -> str:

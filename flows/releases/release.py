@@ -308,8 +308,8 @@ def stale_reasons(run: str) -> Iterator[str]:
     nodes, last = graph.read(), (f"export@{run}", f"evaluate@{run}")
     needed = graph.with_above(last, {name: node.upstream for name, node in nodes.items()})
     for name in (name for name in nodes if name in needed):
-        comments = (f"comments of {path} changed" for path in nodes[name].comments)
-        for reason in (*nodes[name].reasons, *comments):
+        harmless = (f"{path} changed without effect" for path in nodes[name].harmless)
+        for reason in (*nodes[name].reasons, *harmless):
             if name in last or not graph.is_missing_locally(reason):
                 yield f"{name} is stale: {reason}"
 

@@ -19,10 +19,10 @@ import httpx
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from benchmarks.attack import TOKENS, attack, hostile_requests
 
 from albef.data.rejection import Reason
 from albef.io import write_json
-from benchmarks.attack import TOKENS, attack, hostile_requests
 from benchmarks.servers import serve
 from tests.chaos.conftest import SEED
 from tests.chaos.stages import ROOT

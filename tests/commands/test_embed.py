@@ -10,8 +10,10 @@ from albef.commands import embed
 from albef.data.record import Record
 from albef.data.shards import Shards
 from albef.export.torch_model import load
-from albef.models.matching import first_rank, recalls
+from albef.metrics import ranking
+from albef.models.matching import first_rank
 from albef.models.weights import load_checkpoint
+from albef.tasks.rates import recalls
 from albef.tasks.retrieval import Task
 from tests.conftest import tiny_config
 
@@ -41,7 +43,7 @@ def test_recall_from_the_features_is_that_of_evaluation(
         (folder / f"{record.key}.png").write_bytes(record.image)
         (folder / f"{record.key}.txt").write_text("\n".join(record.captions) + "\n\n")
     task = Task.restore(tiny_config(), load_checkpoint(tiny_checkpoint)).eval()
-    metrics = task.score(task.predict(shards, 7))
+    metrics = ranking.score(task.predict(shards, 7))
     features = []
     for source in (shards.folder, folder):
         out = tmp_path / f"{source.name}.parquet"

@@ -99,10 +99,10 @@ def test_a_run_takes_an_edit_of_comments_and_makes_anew_what_other_code_makes(
     edit("albef/tune/lr.py", "# a comment\n\n")
     project.checked()
     assert re.search(
-        r"finetune@retrieval +fresh.*\n +only comments changed: albef/tune/lr", report()
+        r"finetune@retrieval +fresh.*\n +changed without effect: albef/tune/lr", report()
     )
     assert run(dry=True) == run() == 0
-    assert "only comments changed in albef/tune/lr.py: accepted for finetune@r" in caplog.text
+    assert "albef/tune/lr.py changed without effect: accepted for finetune@r" in caplog.text
     told = capsys.readouterr().out
     assert "nothing would run" in told
     assert "nothing to do" in told

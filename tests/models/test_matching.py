@@ -4,11 +4,8 @@ import pytest
 import torch
 
 from albef.models.albef import ALBEF
-from albef.models.matching import (
-    chance_recalls,
-    first_rank,
-    recalls,
-)
+from albef.models.matching import first_rank
+from albef.tasks.rates import chance_recalls, recalls
 from tests.conftest import tiny_model
 
 

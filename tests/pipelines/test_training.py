@@ -22,8 +22,8 @@ from albef.commands.importing import import_original, write
 from albef.config import read_preset
 from albef.data.shards import Shards
 from albef.io import file_digest
-from albef.models.matching import chance_recalls
 from albef.models.weights import load_checkpoint
+from albef.tasks.rates import chance_recalls
 from pipelines import evaluate, finetune, heldout, ingest, pretrain, search, validate
 from pipelines.device_lock import device_slot
 from pipelines.stage import Stage, write_json

@@ -12,6 +12,7 @@ import pytest
 from albef.data.record import Record
 from albef.data.shards import read_index
 from albef.evaluation.behaviour.judging import rates
+from albef.metrics.family import family_of
 from albef.report import scores
 from pipelines.evaluate import predictions_table
 from pipelines.params import kinds
@@ -64,7 +65,7 @@ def test_the_mean_is_the_kinds_own_metric() -> None:
     for kind in kinds():
         task: Any = importlib.import_module(f"albef.tasks.{kind}").Task
         found = scored(predicted(kind))
-        assert found.mean() == pytest.approx(task.score(task, TABLES[kind])[found.metric])
+        assert found.mean() == pytest.approx(family_of(task).score(TABLES[kind])[found.metric])
 
 
 def test_a_paired_ranking_is_scored_by_its_decisions() -> None:

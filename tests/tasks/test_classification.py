@@ -122,8 +122,9 @@ def test_predictions_and_their_score() -> None:
     known = {**table, "answer": [classes[0], classes[0], classes[1]]}
     known["predicted"] = [classes[0], classes[1], classes[1]]
     rates = {"accuracy": 200 / 3, f"accuracy_{classes[0]}": 50, f"accuracy_{classes[1]}": 100}
-    assert task.score(known) == pytest.approx(rates)
-    assert task.chance(known) == dict.fromkeys(rates, pytest.approx(100 / len(classes)))
+    metrics, chance = task.validate(known)
+    assert metrics == pytest.approx(rates)
+    assert chance == pytest.approx(100 / 3)
 
 
 def test_each_image_is_augmented_on_its_own() -> None:

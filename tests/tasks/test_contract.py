@@ -17,6 +17,7 @@ from albef.ingest import shard_writer
 from albef.ingest.config import RowsConfig
 from albef.ingest.sources import kind_of
 from albef.loading.reading import Batch, to_device
+from albef.metrics.family import family_of
 from albef.models.weights import load_checkpoint
 from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import Transform
@@ -137,19 +138,24 @@ def test_one_step_predict_score_save_and_load(run: str, folder: Path) -> None:
     table = task.predict(split, 7)  # no multiple of the split's length
     rows = pa.table(table)
     assert set(rows["key"].to_pylist()) == {split[i].key for i in range(len(split))}
-    metrics = task.score(table)
+    family = family_of(type(task))
+    metrics = family.score(table)
     assert 0 <= metrics[task.primary] <= 100
-    assert metrics == task.score(rows.to_pydict()), "scored from Parquet as from memory"
-    examples = task.examples(table)
+    assert metrics == family.score(rows.to_pydict()), "scored from Parquet as from memory"
+    examples = family.examples(table)
     groups = table[examples.strata] if examples.strata else [""] * len(examples.scores)
     score = pd.Series(examples.scores).groupby(groups).mean().mean()
     assert metrics[examples.metric] == pytest.approx(100 * score)
-    assert examples.scores == task.examples(rows.to_pydict()).scores
+    assert examples.scores == family.examples(rows.to_pydict()).scores
     for column in (examples.question, examples.given, examples.truth, *examples.pictures):
         assert not column or column in table
-    chance = task.chance(table)
+    chance = family.chance(table)
     assert task.primary in chance
     assert set(chance) <= set(metrics)
+    validated = task.validate(table)
+    assert validated.metrics.items() <= metrics.items()
+    assert validated.metrics[task.primary] == metrics[task.primary]
+    assert validated.chance == pytest.approx(chance[task.primary])
 
     checkpoint = load_checkpoint(save_task(task, folder / f"{run}-saved"))
     json.dumps(task.facts())
@@ -158,7 +164,7 @@ def test_one_step_predict_score_save_and_load(run: str, folder: Path) -> None:
     torch.manual_seed(1)
     blank = type(task).blank(config, checkpoint).eval()
     assert set(blank.predict(split, 7)) == set(table)
-    assert set(blank.score(blank.predict(split, 7))) == set(metrics)
+    assert set(family.score(blank.predict(split, 7))) == set(metrics)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -58,22 +58,6 @@ def test_the_chosen_box_is_the_one_that_the_map_points_at() -> None:
     assert len({tuple(box) for box in table["box"]}) > 1
 
 
-def test_score_and_chance_by_hand() -> None:
-    made = tiny_task("grounding")
-    table: dict[str, list[Any]] = {
-        "iou": [1.0, 0.5, 0.2, 0.0],
-        "map_iou": [0.6, 0.2, 0.0, 0.0],
-        "share": [0.25, 0.25, 0.5, 0.0],
-        "type": ["name", "relation", "name", "name"],
-    }
-    by_type = {"accuracy_name": 100 / 3, "accuracy_relation": 100.0}
-    rates = {"accuracy": 50.0, "map_accuracy": 25.0, "map_iou": 20.0, **by_type}
-    assert made.score(table) == pytest.approx(rates)
-    assert made.chance(table) == dict.fromkeys(("accuracy", *by_type), 25.0)
-    table["type"] = [""] * 4
-    assert list(made.score(table)) == ["accuracy", "map_accuracy", "map_iou"]
-
-
 def test_without_proposals_the_maps_own_box_answers() -> None:
     table = tiny_task("grounding").predict([record(i, proposals=[]) for i in range(3)], 3)
     assert table["box"] == table["map_box"]
@@ -87,7 +71,7 @@ def test_a_map_without_heat_chooses_nothing() -> None:
         made.itm_head.weight.zero_()  # no logit depends on the picture
     table = made.predict(RECORDS[:2], 2)
     assert table["box"] == table["map_box"] == [None, None]
-    assert made.score(table)["accuracy"] == 0.0
+    assert made.validate(table).metrics["accuracy"] == 0.0
     assert table["heat"] == [bytes(4)] * 2
 
 

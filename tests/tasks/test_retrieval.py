@@ -13,6 +13,7 @@ import albef
 from albef.data.record import Record
 from albef.export.graphs import parts
 from albef.losses import itm
+from albef.metrics import ranking
 from albef.models.weights import load_checkpoint
 from albef.preprocessing.text import text_id
 from albef.preprocessing.transforms import AugmentConfig, Transform
@@ -297,13 +298,13 @@ def test_a_split_is_classified_by_the_names_of_its_classes(
         assert values == (near if column == "probability" else table[column])
 
     table["predicted"] = ["a dog", "an apple", "a dog", "a dog", "a dog", "an apple"]
-    assert task.score(table) == pytest.approx(
+    assert ranking.score(table) == pytest.approx(
         {"zero_shot_accuracy": 50, "zero_shot_balanced_accuracy": 100 * (2 / 3 + 1 / 2) / 3}
     )
-    assert list(task.chance(table).values()) == pytest.approx([100 / 3] * 2)
-    examples = task.examples(table)
+    assert list(ranking.chance(table).values()) == pytest.approx([100 / 3] * 2)
+    examples = ranking.examples(table)
     mean = pd.Series(examples.scores).groupby(table[examples.strata]).mean().mean()
-    assert task.score(table)[examples.metric] == pytest.approx(100 * mean)
+    assert ranking.score(table)[examples.metric] == pytest.approx(100 * mean)
 
 
 def test_a_record_without_its_label_is_named(shown: list[Record]) -> None:

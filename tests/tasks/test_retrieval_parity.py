@@ -9,10 +9,11 @@ from torch import Tensor
 
 from albef.config import validate
 from albef.losses.itc import same_image_targets
-from albef.models.matching import NOT_RANKED, best, encode_texts, first_rank, match_scores, recalls
+from albef.models.matching import NOT_RANKED, best, encode_texts, first_rank, match_scores
 from albef.models.original import sizes_of
 from albef.models.weights import Checkpoint, resize_position_embedding
 from albef.tasks import matching
+from albef.tasks.rates import recalls
 from albef.tasks.retrieval import Config, Task
 from tests import original
 from tests.conftest import tiny_config

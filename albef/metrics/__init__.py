@@ -1,0 +1,1 @@
+"""Metrics: pure functions of tables of predictions, a file per family of kinds."""
