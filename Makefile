@@ -62,7 +62,9 @@ check: setup-tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --noconftest tests/test_house.py tests/test_prose.py
 
-# build/site/index.html; a warning is an error.
+# build/site/index.html; a warning is an error. Its pages link to the repository that git names `origin`.
+docs: export REPO_URL = $(shell git remote get-url origin 2>/dev/null | \
+  sed -nE 's,^(https?://|(ssh://)?git@)([^@/]*@)?([^:/]+)[:/](.*),https://\4/\5,; s,\.git$$,,; /^https:/p')
 docs: setup-tests
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 

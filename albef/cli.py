@@ -238,7 +238,7 @@ def lineage(
     return main(path, as_json)
 
 
-command(app, "serve", code=1)(serve)
+command(app, "serve")(serve)
 
 
 @command(app, "site", code=1)

@@ -29,7 +29,6 @@ from albef.loading.workers import ahead
 from albef.models.kernels import select
 from albef.models.matching import match_logits
 from albef.models.weights import Checkpoint
-from albef.preprocessing.text import clean_caption
 from albef.preprocessing.transforms import Evaluate
 from albef.tasks.task import MAX_WORDS
 
@@ -77,7 +76,7 @@ def score(checkpoint: Checkpoint, records: Records, device: torch.device, worker
     read = partial(read_batch, records, stack)
     scores: list[NDArray[np.float32]] = []
     for rows, images in ahead(read, shared(len(records), _BATCH), workers):
-        texts = [clean_caption(text, MAX_WORDS) for row in rows for text in row.captions]
+        texts = [tokenizer.clean(text, MAX_WORDS) for row in rows for text in row.captions]
         owner = torch.tensor([i for i, row in enumerate(rows) for _ in row.captions], device=device)
         encoded = tokenizer.encode(texts, checkpoint.config["values"]["max_tokens"])
         ids, mask = (torch.from_numpy(array).to(device) for array in encoded)

@@ -84,7 +84,11 @@ def atomic(path: Path) -> Iterator[Path]:
     If the block fails, nothing is left of it. A file at ``path`` is replaced; a folder must not
     exist.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        reason = os.strerror(errno.ENOTDIR)
+        raise NotADirectoryError(errno.ENOTDIR, reason, str(path.parent)) from None
     part = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         yield part
@@ -92,7 +96,8 @@ def atomic(path: Path) -> Iterator[Path]:
             sync(part)
         part.replace(path)
     except OSError as error:
-        if error.errno in _FULL and error.filename is None:
+        is_part = str(error.filename).startswith(str(part))
+        if is_part or (error.errno in _FULL and error.filename is None):
             error.filename = str(path)
         raise
     finally:
@@ -117,6 +122,13 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write ``value`` as JSON with sorted keys, completely or not at all."""
     write_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def message_of(error: BaseException) -> str:
+    """Return an error's message; that of an OSError is the path and the system's reason."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def first_line(error: BaseException) -> str:

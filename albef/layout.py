@@ -3,12 +3,13 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from albef.config import CountOrZero, Section, Share, validate
 
@@ -37,13 +38,19 @@ class Paths(Section):
     """Folder of the checkpoints. An ``init`` names a folder in it."""
 
 
+def _checked_device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", name):
+        raise ValueError("must be auto, cpu, cuda or cuda:N")
+    return name
+
+
 class Runtime(Section):
     """Options that change speed and fault tolerance, never the experiment.
 
     The environment variable ``ALBEF_RUNTIME__NAME`` overrides a value.
     """
 
-    device: str = "auto"
+    device: Annotated[str, AfterValidator(_checked_device)] = "auto"
     """Device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. ``auto`` uses a GPU if there is one."""
     processes: Annotated[int, Field(ge=1)] = 1
     """Number of processes that train together. They share the micro-batches."""
@@ -62,6 +69,9 @@ class Runtime(Section):
     """Folder for work in progress. null means ``~/.cache``."""
     cache_gb: Annotated[float, Field(gt=0)] = 10.0
     """Disk space on this machine in GiB for shards of datasets with a ``store``."""
+    frozen_gb: Annotated[float, Field(ge=0)] = 20.0
+    """Disk space on this machine in GiB for the states of frozen encoders, which are computed once
+    per dataset instead of in each step. 0 computes them in each step."""
     mirror: str | None = None
     """Folder or bucket (``s3://...``) for copies of training checkpoints. null makes no copies."""
     recompute: bool = False

@@ -17,7 +17,7 @@ except ImportError:  # not on Windows
 
 
 class Request(NamedTuple):
-    """What is sent: bodies, one after the other. A canary takes some of them by their key."""
+    """What is sent: bodies, one after the other."""
 
     path: str
     kind: str
@@ -72,10 +72,9 @@ def run(
     idle: list[_Connection] = []
     requests = [
         f"POST {request.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {request.kind}\r\n"
-        f"X-Albef-Key: {number}\r\n"
         f"Authorization: Bearer {token}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         + body
-        for number, body in enumerate(request.bodies)
+        for body in request.bodies
     ]
     start = time.perf_counter()
 

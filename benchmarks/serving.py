@@ -36,7 +36,7 @@ from albef.runtime.loading import load
 from albef.runtime.manifest import Precision
 from albef.runtime.sketch import Sketch
 from albef.tasks.retrieval import Config, Task
-from benchmarks.load import Load, Request, apply, run
+from benchmarks.load import Request, apply, run
 from benchmarks.pictures import blurred, jpeg
 from benchmarks.servers import Served, serve, serve_infinity, serve_nothing
 from benchmarks.timing import alternate, flops, machine, product_peak, ratio
@@ -58,7 +58,7 @@ FLOODS = (100, 200)
 """Requests that are always open, and more than a server takes at once; at the built-in size, since
 at the paper's an answer then takes as long as a client waits."""
 INFINITY = Path("build/infinity/bin/infinity_emb")
-PARTS = ("graphs", "bare", "load", "gradual", "endurance")
+PARTS = ("graphs", "bare", "load", "endurance")
 """What is measured; endurance at the built-in size, unless it is named."""
 
 
@@ -89,9 +89,6 @@ def main() -> None:
                     _bare, export, requests, options.rounds, options.seconds, options.infinity
                 ),
                 "load": partial(_load, export, requests, options.seconds, options.server, floods),
-                "gradual": partial(
-                    _gradual, export, requests["texts"], options.rounds, options.seconds
-                ),
                 "endurance": partial(_endurance, export, requests, options.minutes),
             }
             for part in options.part or PARTS[: None if size == "built-in" else -1]:
@@ -281,34 +278,6 @@ def _load(
                 times = load.quantile(0.99) / idle.quantile(0.5)
                 print(f"| {what} | {name} | {load.cells()} | {times:.1f} |")
     print(f"\nFrom the start of the process to its first answer: {server.first:.1f} s")
-
-
-def _gradual(export: Path, request: Request, rounds: int, seconds: float) -> None:
-    """Texts of a server alone, beside a canary and beside a shadow of the same export, in turns."""
-    trials = {
-        "alone": (),
-        "canary of 5 %": ("--canary", f"{export}=0.05"),
-        "shadow of all": ("--shadow", str(export)),
-    }
-    _heading("texts", "server", "answers/s", "/ alone", "p99 ms", "failed")
-    with contextlib.ExitStack() as stack:
-        servers = {
-            name: stack.enter_context(serve(export, *options)) for name, options in trials.items()
-        }
-        for clients in (1, 8):
-            loads: dict[str, list[Load]] = {name: [] for name in servers}
-            for _ in range(rounds):
-                for name, server in servers.items():
-                    loads[name].append(apply(server.port, request, seconds, clients=clients))
-            rates = {name: [load.rate for load in found] for name, found in loads.items()}
-            for name, found in loads.items():
-                p99 = statistics.median(load.quantile(0.99) for load in found)
-                print(
-                    f"| {clients} clients | {name} | {statistics.median(rates[name]):.0f} | "
-                    f"{ratio(rates[name], rates['alone'])} | {p99:.1f} | "
-                    f"{sum(load.failed for load in found)} |",
-                    flush=True,
-                )
 
 
 def _endurance(export: Path, requests: dict[str, Request], minutes: float) -> None:

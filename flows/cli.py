@@ -202,10 +202,6 @@ def release(
     accept_limits: Annotated[
         bool, Option("--accept-limits", help="Accept limits that changed.")
     ] = False,
-    from_canary: Annotated[
-        list[str] | None,
-        Option(metavar="URL", help="Decide about `next` by this server's metrics; repeatable."),
-    ] = None,
     key: Annotated[
         File, Option(envvar="ALBEF_SIGNING_KEY", parser=from_root, help="Private key, a PEM file.")
     ] = None,
@@ -214,21 +210,15 @@ def release(
 
     The export is compared with the released one; the limits are in `release` of params.yaml.
     Without --approve nothing changes, and the exit code is 0 if the export would be released, 1 if
-    not. With --from-canary, the version that holds `next` and that servers try out is promoted or
-    rolled back.
+    not.
 
     Example: albef release retrieval --approve
     """
-    from flows.releases import rollout
     from flows.releases.release import main
 
     _stop_on_signals()
-    approve = approve and not dry
-    if from_canary:
-        rollout.main(run, stage, from_canary, approve=approve, key=key)
-        return
-    options = {"approve": approve, "back": back, "dry": dry, "accept_limits": accept_limits}
-    main(run, stage, bump, key=key, **options)
+    options = {"back": back, "dry": dry, "accept_limits": accept_limits}
+    main(run, stage, bump, approve=approve and not dry, key=key, **options)
 
 
 @command(app, "fetch", at_root=True, interrupted=RESUMES)

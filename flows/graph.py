@@ -25,12 +25,15 @@ from dvc_data.hashfile.tree import Tree
 
 from albef import run_record
 from albef.config import ParamsError, did_you_mean, flatten, read_yaml
+from albef.io import message_of
 from albef.layout import PARAMS
 from flows import run_lock, values
 
 DVC, LOCK = Path("dvc.yaml"), Path("dvc.lock")
 FAILED = Path(".dvc/tmp/albef-failed")
 """Folder with a file for each stage whose last run failed; it holds the error message."""
+UNRECORDED = f"its artifacts exist, but {LOCK} has no entry"
+"""Reason why a stage is stale if dvc.lock was cut off between two entries."""
 PRETRAIN, PRETRAINED = "pretrain", "pretrained"
 """Stage of pre-training and the name of its checkpoint."""
 _STATES = {
@@ -134,7 +137,7 @@ def read(params: Path = PARAMS) -> dict[str, Node]:
 
 def one_line(error: BaseException) -> str:
     """Return DVC's message of an error without line breaks."""
-    text = " ".join(str(error.__cause__ or error).split())
+    text = " ".join(message_of(error.__cause__ or error).split())
     if not isinstance(error, ParseError | YAMLValidationError):
         return text
     path = Path(os.path.relpath(error.path))
@@ -247,7 +250,7 @@ def reasons_of(
         params: file with the values.
     """
     if entry is None:
-        yield "never run"
+        yield UNRECORDED if any(out.exists for out in stage.outs) else "never run"
         return
     if stage.cmd_changed:
         yield "its command changed"

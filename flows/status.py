@@ -23,6 +23,12 @@ def report() -> str:
         for index, text in enumerate(_states(node, layout))
     ]
     parts = [results.table(rows, ("stage", "state"))]
+    unrecorded = [name for name, node in nodes.items() if graph.UNRECORDED in node.reasons]
+    if unrecorded:
+        parts.append(
+            f"{graph.LOCK} may be cut off: it has no entry for {', '.join(unrecorded)}; to restore "
+            f"it, run `git checkout {graph.LOCK}`"
+        )
     if (process := run_lock.holder()) is not None:
         parts.append(f"a run is in progress: process {process}, {_running_time(process)}")
     return "\n\n".join([*parts, results.summary(layout, nodes)])

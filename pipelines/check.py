@@ -5,17 +5,18 @@ import json
 import logging
 import math
 import os
-import re
 import sys
 import tempfile
 import textwrap
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from albef.config import ParamsError, did_you_mean, validate
+from albef.data.record import Record
+from albef.data.rejection import Reason
 from albef.data.shards import read_index
 from albef.ingest import shard_writer
 from albef.ingest.blocks import Blocks
@@ -25,6 +26,7 @@ from albef.ingest.pool import prepare_rows
 from albef.ingest.prepare import Rules
 from albef.ingest.quarantine import SUMMARY, write_quarantine
 from albef.ingest.sources import read_rows, urls
+from albef.ingest.sources.rows import Source
 from albef.io import printable
 from albef.validation.checking import check_dataset
 from albef.validation.config import ValidateConfig
@@ -38,6 +40,8 @@ _ROWS = 200
 """Rows of each source that are read, unless the user sets another number."""
 _PRESET_ROWS = 5000
 """The same for a preset of local files, so that its limits fit all rows of a small dataset."""
+_COUNTED = 100_000
+"""Rows of a local source that are counted for a preset."""
 _BLOCK = 200  # rows
 _REPEATED = {"exact": "duplicate", "near": "near_duplicate"}
 _EXTREMES = {
@@ -46,7 +50,6 @@ _EXTREMES = {
     "max_image_side": ("longer side in pixels", "most"),
 }
 """Statistic of a dataset that each validation limit bounds."""
-_SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 Result = Mapping[str, Any]
 
 
@@ -107,8 +110,23 @@ def check(
     rows = rows or (_PRESET_ROWS if write and is_local else _ROWS)
     result = _try(source, stage, config, intake, limits, rows)
     if suggested:
-        result["suggested"] = split_off(suggested, result.get("splits", []))
+        result["suggested"] = split_off(suggested, result["splits"])
+    if write and result["kept"] and is_local:
+        result["train_images"] = _train_images(stage, config, result)
     return result
+
+
+def _train_images(stage: Stage, config: RowsConfig, result: Result) -> int:
+    """Return the number of images to train on, about: rows beyond the first ones are not decoded.
+
+    They are assumed to be valid as often, and to share images as often, as the first ones.
+    """
+    scratch, section = stage.runtime.scratch_root, next(iter(result["suggested"].values()))
+    rows = read_rows(
+        stage.key, config.sources, stage.data_seed, scratch, _COUNTED, section.get("split_off")
+    )
+    of_training = sum(isinstance(row, Record) and row.split == "train" for _, row in rows)
+    return round(of_training * int(result["kept"]) / int(result["rows"]))
 
 
 def _try(
@@ -129,26 +147,38 @@ def _try(
         if not count:
             raise ParamsError(f"{source} has no rows")
         references = read_heldout(existing)
-        dropped, repeated = compare(blocks, config, intake.near_distance, references)
-        rejected = write_quarantine(folder, blocks, dropped, repeated, references, intake).total()
+        compared = compare(blocks, config, intake.near_distance, references)
+        reasons = write_quarantine(folder, blocks, compared, references, intake)
+        unlisted = sum(number for (_, why), number in reasons.items() if why == Reason.UNLISTED)
+        kept, merged = count - reasons.total(), int(compared.merged.sum())
+        repeated = compared.repeated
         result: dict[str, Any] = {
             "source": source,
             "rows": count,
             "rows_asked": rows,
-            "kept": count - rejected,
+            "kept": kept - merged,
+            "merged": merged,
+            "unlisted": unlisted,
             "sources": _sources(folder, config),
             "repeated": {
-                **{k: sum(it.reason == why for it in repeated) for k, why in _REPEATED.items()},
-                "dropped": sum(it.row in dropped for it in repeated),
+                **{
+                    kind: sum(it.reason == why for it in repeated)
+                    for kind, why in _REPEATED.items()
+                },
+                "dropped": sum(it.row in compared.dropped for it in repeated),
                 "rule": config.duplicates,
             },
             "min_yield": intake.min_yield,
-            "stops": count - rejected < max(1, intake.min_yield * count),
+            "stops": kept < max(1, intake.min_yield * (count - unlisted)),
             "not_compared": [str(path) for path in heldout if path not in existing],
             "unmet": [],
+            "splits": [],
         }
-        if rejected < count:
-            result |= _validate(folder / "data", blocks, dropped, stage, limits)
+        if kept:
+            records = blocks.records(*compared[:2])
+            result |= _validate(folder / "data", records, stage, limits)
+            own = (it.all_splits() for it in config.sources.values() if isinstance(it, Source))
+            result["splits"] = sorted({*result["splits"], *itertools.chain.from_iterable(own)})
     return result
 
 
@@ -168,7 +198,7 @@ def _read(
 
 
 def _validate(
-    folder: Path, blocks: Blocks, dropped: Container[int], stage: Stage, limits: ValidateConfig
+    folder: Path, records: Iterator[Record], stage: Stage, limits: ValidateConfig
 ) -> dict[str, Any]:
     """Validate the records as a dataset in a folder.
 
@@ -176,7 +206,6 @@ def _validate(
         The checks that fail, the limits that the records would meet if these can be found, the
         splits, and the number of records with captions that mirroring makes false.
     """
-    records = blocks.records(dropped)
     shard_writer.write(folder, stage.key, records, shard_mb=512, licences=[], sources=[])
     index = read_index(folder, columns=["split", "captions"])
     stats = read_image_stats(folder, stage.runtime.threads)
@@ -198,9 +227,6 @@ def _validate(
         "unmet": [outcome.reason() for outcome in unmet],
         "fitting": fitting,
         "splits": sorted(set(index["split"].to_pylist())),
-        "left_or_right": sum(
-            any(map(_SIDES.search, captions)) for captions in index["captions"].to_pylist()
-        ),
     }
 
 
@@ -237,12 +263,13 @@ def _sources(folder: Path, config: RowsConfig) -> dict[str, dict[str, Any]]:
     examples = pq.read_table(folder / "examples.parquet").to_pylist()
     sources = {}
     for name, source in config.sources.items():
-        counts = summary.get(name, {"rows": 0, "kept": 0, "rejected": {}})
+        counts = summary.get(name, {"rows": 0, "kept": 0, "merged": 0, "rejected": {}})
         first = {row["reason"]: row for row in reversed(examples) if row["source"] == name}
         sources[name] = {
             "kind": source.kind,
             "rows": counts["rows"],
             "kept": counts["kept"],
+            "merged": counts["merged"],
             "rejected": {
                 reason: {"count": n, **{k: first[reason][k] for k in ("line", "key", "detail")}}
                 for reason, n in sorted(counts["rejected"].items(), key=lambda pair: -pair[1])
@@ -258,15 +285,16 @@ def render(result: Result, write: bool = False) -> str:
 
 def _lines(result: Result, write: bool) -> Iterator[str]:
     for name, source in result["sources"].items():
-        rows, kept = source["rows"], source["kept"]
+        rows, kept = source["rows"], source["kept"] + source["merged"]
         extent = "the first" if rows == result["rows_asked"] else "all"
         yield f"{name} ({source['kind']}): {extent} {rows:,} rows"
-        yield f"  kept {kept:,} ({_percent(kept, rows)})"
+        merged = f" as {source['kept']:,} records, one per image" if source["merged"] else ""
+        yield f"  kept {kept:,} ({_percent(kept, rows)}){merged}"
         for reason, example in source["rejected"].items():
             yield f"  rejected {example['count']:,} ({_percent(example['count'], rows)}): {reason}"
             key = f", {_short(example['key'])}" if example["key"] else ""
             yield f"    first: row {example['line']}{key}: {_short(example['detail'])}"
-    repeated, kept = result["repeated"], result["kept"]
+    repeated, kept = result["repeated"], result["kept"] + result["merged"]
     if repeated["exact"] or repeated["near"]:
         yield (
             f"repeated: {repeated['exact']:,} identical images, {repeated['near']:,} similar "
@@ -274,9 +302,10 @@ def _lines(result: Result, write: bool) -> Iterator[str]:
         )
     for path in result["not_compared"]:
         yield f"not compared with {path}, which does not exist yet (albef run --only heldout)"
+    share = _percent(kept, result["rows"] - result["unlisted"])
     yield (
-        f"ingest would {'fail' if result['stops'] else 'pass'}: "
-        f"{_percent(kept, result['rows'])} kept, ingest.min_yield is {result['min_yield']:g}"
+        f"ingest would {'fail' if result['stops'] else 'pass'}: {share} kept, "
+        f"ingest.min_yield is {result['min_yield']:g}"
     )
     if kept:
         yield f"validation would {'fail' if result['unmet'] else 'pass'}"

@@ -34,10 +34,7 @@ def device_of(stage: Stage) -> torch.device:
     name = stage.runtime.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"runtime.device must be auto, cpu, cuda or cuda:N, got {name}") from None
+    device = torch.device(name)
     if device.type == "cpu":
         _keep_freed_memory()
     if device.type == "cuda" and not torch.cuda.is_available():

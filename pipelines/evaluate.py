@@ -18,6 +18,7 @@ from albef.evaluation.behaviour.suite import OVERALL, BehaviourConfig
 from albef.layout import BASELINES, BEHAVIOUR, HEADLINE
 from albef.loading.reading import Part
 from albef.metrics.family import family_of
+from albef.models.encoders import freeze
 from albef.models.kernels import evaluating
 from albef.models.weights import load_checkpoint
 from albef.tasks.task import RunConfig, RunTask, Table
@@ -75,6 +76,7 @@ def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torc
     trained.workers = blank.workers = stage.runtime.workers
     family = family_of(kind)
     computing = evaluating(config.precision, device)
+    freeze(trained, config.freeze)
     data = stage.layout.data(config.dataset)
     present = describe(data)["splits"]
     metrics: dict[str, dict[str, object]] = {"chance": {}, "random_weights": {}}
@@ -84,6 +86,8 @@ def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torc
         metrics["text_only"] = {}
     tables: dict[str, Table] = {}
     splits = splits_of([*dict.fromkeys((*settings.splits, *trained.further_splits))], present)
+    with computing:
+        trained.cache_frozen(stage.runtime, [Shards(data, split) for split in splits])
     for split in splits:
         records = Shards(data, split)
         with computing:
@@ -169,7 +173,7 @@ def run_behaviour_tests(
         Sections of the metrics, and the cases; both are empty without tests.
     """
     config = settings.behaviour
-    tests = judging.prepare(config, type(trained), records)
+    tests = judging.prepare(config, type(trained), records) if trained.judges else None
     if tests is None:
         return {}, judging.SCHEMA.empty_table()
     tables = [

@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 from collections import Counter, deque
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 import albef.data
 import albef.ingest
+from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection
 from albef.data.shards import ShardError
 from albef.data.store import Store
@@ -51,24 +52,32 @@ def run(stage: Stage) -> None:
         blocks = Blocks(work / "blocks", _digest(rules))
         _prepare(blocks, stage, config, rules)
         heldout = read_heldout(paths)
-        dropped, repeated = compare(blocks, config, limits.near_distance, heldout)
+        compared = compare(blocks, config, limits.near_distance, heldout)
         for folder in (data, quarantine):  # A killed run may have left these folders.
             shutil.rmtree(folder, ignore_errors=True)
-        reasons = write_quarantine(quarantine, blocks, dropped, repeated, heldout, limits)
-        rows, kept = blocks.starts[-1], blocks.starts[-1] - reasons.total()
+        reasons = write_quarantine(quarantine, blocks, compared, heldout, limits)
+        kept, merged = blocks.starts[-1] - reasons.total(), int(compared.merged.sum())
+        unlisted = sum(count for (_, why), count in reasons.items() if why == Reason.UNLISTED)
+        rows = blocks.starts[-1] - unlisted
         cut = _rows_of_cut_shards(quarantine) if reasons else 0
         if not kept or max(0, kept - cut) < limits.min_yield * rows:
             _publish(quarantine, stage.layout.quarantine(stage.key))
             raise ShardError(_yield_message(stage, rows, cut, reasons, limits.min_yield))
-        described = _write_shards(data, blocks, dropped, config, stage)
-        if (written := sum(described["splits"].values())) != kept:
-            raise ShardError(f"{written} records were written instead of {kept}; please report it")
+        described = _write_shards(data, blocks.records(*compared[:2]), config, stage)
+        if (written := sum(described["splits"].values())) != kept - merged:
+            wanted = kept - merged
+            raise ShardError(
+                f"{written} records were written instead of {wanted}; please report it"
+            )
         _publish(quarantine, stage.layout.quarantine(stage.key))
         _publish(data, stage.layout.data(stage.key))
         blocks.finish()
     stage.made(stage.layout.data(stage.key) / "dataset.json")
     stage.record["records"] = described["splits"]
     stage.record["rejected"] = reasons.total()
+    if merged:
+        stage.record["merged"] = merged
+        log.info("%d rows merged into an earlier row of the same image", merged)
     for split, count in described["splits"].items():
         log.info("%s: %d records", split, count)
     for (source, reason), count in sorted(reasons.items()):
@@ -116,7 +125,7 @@ def _prepare(blocks: Blocks, stage: Stage, config: RowsConfig, rules: Rules) -> 
 
 
 def _write_shards(
-    folder: Path, blocks: Blocks, dropped: Container[int], config: RowsConfig, stage: Stage
+    folder: Path, records: Iterator[Record], config: RowsConfig, stage: Stage
 ) -> dict[str, Any]:
     sources: list[dict[str, Any]] = []
     licences: list[Mapping[str, str]] = []
@@ -128,7 +137,7 @@ def _write_shards(
     return shard_writer.write(
         folder,
         stage.key,
-        blocks.records(dropped),
+        records,
         shard_mb=config.shard_mb,
         licences=[term for i, term in enumerate(licences) if term not in licences[:i]],
         sources=sources,

@@ -31,7 +31,7 @@ from albef.ingest.config import RowsConfig
 from albef.ingest.sources import kind_of
 from albef.layout import Layout, Runtime
 from albef.loading.reading import Batch
-from albef.models.albef import settled
+from albef.models.albef import ALBEF, settled
 from albef.models.encoders import BLOCK, TransformersConfig
 from albef.models.kernels import recompute
 from albef.models.weights import Checkpoint
@@ -133,10 +133,10 @@ class Training:
 
     def batch(self, size: int) -> Batch:
         """Return a micro-batch of ``size`` records, with blank images."""
-        side = self.task.image_size
+        side, states = self.task.image_size, frozen_states(self.task)
 
-        def blank(image: bytes, rng: np.random.Generator, key: str) -> NDArray[np.uint8]:
-            return np.zeros((3, side, side), np.uint8)
+        def blank(image: bytes, rng: np.random.Generator, key: str) -> NDArray[Any]:
+            return np.zeros(states, np.float16) if states else np.zeros((3, side, side), np.uint8)
 
         records = list(itertools.islice(itertools.cycle(self._records), size))
         made = self.task.collate(blank)(records, np.random.default_rng(0))  # type: ignore[arg-type]
@@ -172,6 +172,17 @@ class Training:
         others = 1 - 1 / parts  # share of the blocks that is with other processes
         peak = live.peak - int(others * (held + gradients))
         return Need(state - int(others * held), peak, counter.get_total_flops())
+
+
+def frozen_states(task: Task) -> tuple[int, int] | None:
+    """Return the shape of an image's states if they are computed once, because all is frozen."""
+    model = getattr(task, "model", None)
+    if not isinstance(model, ALBEF) or not task.config.augment.keeps_pixels:
+        return None
+    encoder = model.image_encoder
+    if encoder.first_learning() is not None:
+        return None
+    return (1 + encoder.grid**2 if task.fuses else 1), encoder.width
 
 
 class Trainings:
@@ -287,6 +298,7 @@ def main(path: Path, gpus: Gpus, rows: Sequence[str]) -> int:
     counts, all_fit = dict(_count(params, item) for item in rows), True
     trainings = Trainings(params, gpus.number)
     print(f"| {' | '.join(_COLUMNS)} |\n{'|---' * len(_COLUMNS)}|")
+    notes: list[str] = []
     for name, config in trainings.configs.items():
         size = config.micro_batch_size
         need, largest = trainings.need(name, size), trainings.largest(name, gpus.limit)
@@ -302,6 +314,16 @@ def main(path: Path, gpus: Gpus, rows: Sequence[str]) -> int:
         )
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
         all_fit &= fits
+        task = trainings.training(name).task
+        if count and frozen_states(task):
+            encoder: Any = task.get_submodule("model.image_encoder")
+            gib = count * (1 + encoder.grid**2) * encoder.width * 2 / 2**30
+            notes.append(
+                f"{name}: the image encoder is frozen. Its states take {gib:.2g} GiB of disk "
+                f"(runtime.frozen_gb: {params.runtime.frozen_gb:g}) and are computed once, not in "
+                f"each of {config.epochs} epochs. The table counts no operations for them."
+            )
+    print("".join(f"\n{note}" for note in notes), end="\n" if notes else "")
     return 0 if all_fit else 1
 
 

@@ -36,7 +36,7 @@ def run(stage: Stage) -> None:
 def _tokenizer(stage: Stage, config: Config) -> TextTokenizer:
     text, source = config.model.text, config.tokenizer.source
     if isinstance(text, TransformersConfig) and "tokenizer" not in config.model_fields_set:
-        source = text.transformers
+        return TextTokenizer.load(text.transformers, public=True)
     if source != "corpus":
         return TextTokenizer.load(source)
     shards = Shards(stage.layout.data(config.dataset), "train")

@@ -31,7 +31,7 @@ import psutil
 from albef.config import ParamsError, Section, read_yaml, validate
 from albef.data.cache import ShardCache
 from albef.data.shards import describe
-from albef.io import call_after, file_digest, first_line, lock, printable_output
+from albef.io import call_after, file_digest, first_line, lock, message_of, printable_output
 from albef.io import read_json as read_json
 from albef.io import write_json as write_json
 from albef.layout import PARAMS as PARAMS
@@ -96,10 +96,10 @@ class Context:
         code = next((n for cls, n in codes.items() if isinstance(error, cls)), os.EX_IOERR)
         if self.ends is not None and self.rank is not None:
             lost = isinstance(error, ConnectionError)
-            end = {"code": code, "message": str(error), "lost": lost}
+            end = {"code": code, "message": message_of(error), "lost": lost}
             write_json(end_file(self.ends, self.rank), end)
         elif str(error):
-            print(f"{address}: {error}", file=sys.stderr)
+            print(f"{address}: {message_of(error)}", file=sys.stderr)
         self.exit(code)
 
     def exit(self, code: int) -> NoReturn:
@@ -129,7 +129,10 @@ class Stage:
         self.params = read_yaml(PARAMS)
         self.layout = Layout(self.section("paths", Paths))
         self.runtime = runtime(self.params.get("runtime"))
-        if name in SIDE_BY_SIDE and len(self.params.get("tasks") or ()) > 1:
+        runs = (self.params.get("tasks") or {}).values()
+        if name == "finetune":  # A run of 0 epochs only copies weights.
+            runs = [run for run in runs if not isinstance(run, Mapping) or run.get("epochs", 1)]
+        if name in SIDE_BY_SIDE and len(runs) > 1:
             half = (self.runtime.threads or os.cpu_count() or 1) // 2
             self.runtime = self.runtime.model_copy(update={"threads": max(1, half)})
         ShardCache.default = ShardCache.of(self.runtime)

@@ -15,9 +15,12 @@ from safetensors.torch import load_file
 from albef.data.shards import Shards, describe
 from albef.distributed import world
 from albef.io import file_digest, write_atomic
+from albef.loading.frozen import ImageCache
 from albef.loading.loader import Loader
 from albef.loading.pipeline import Reading
+from albef.loading.reading import ImageTransform, Part
 from albef.loading.sampler import Pool
+from albef.models.encoders import freeze
 from albef.models.kernels import compile_blocks, evaluating, recompute
 from albef.models.weights import CONFIG, WEIGHTS, Checkpoint, save_checkpoint
 from albef.preprocessing.transforms import Transform
@@ -93,12 +96,18 @@ def fit(
         task.to(device).eval()
         return {"steps": 0}
     shards = Shards(data, "train", mapped=folder if processes.size > 1 else None)
-    loader = _prepare(stage, task, shards)
     val = Shards(data, "val")
+    freeze(task, config.freeze)
+    task.to(device)
+    task.workers = stage.runtime.workers
+    with evaluating(config.precision, device):
+        cached = [shards, val] if config.augment.keeps_pixels else [val]
+        task.cache_frozen(stage.runtime, cached)
+    loader = _prepare(stage, task, shards)
 
     def validate(epoch: int) -> dict[str, float]:
         with evaluating(config.precision, device):
-            table = task.predict(val, config.micro_batch_size)
+            table = task.predict(Part(val, 0, config.val_records or None), config.micro_batch_size)
         metrics = processes.broadcast(partial(_validated, task, table, f"{label}: epoch {epoch}"))
         ended = processes.broadcast(lambda: bool(on_epoch and on_epoch(epoch, metrics)))
         stage.tally()
@@ -110,6 +119,12 @@ def fit(
     setup = Setup(folder, device, stage.runtime, mirror_of(stage, folder), stage.code, trackers)
     try:
         facts = Trainer(task, loader, setup, validate, progress(label)).train()
+        if not on_epoch:
+            if best := facts.get("best_epoch"):
+                weights = load_file(kept(folder, [int(best)])[int(best)])
+                task.load_state_dict(weights, strict=False)  # LoRA's lack the adapted ones
+            with evaluating(config.precision, device):
+                task.choose(val, config.micro_batch_size)
         tracked = {"trackers": trackers.finish({})} if trackers else {}
         for index in folder.glob("*.arrow") if processes.first else ():
             index.unlink()  # other processes may still map it
@@ -133,7 +148,6 @@ def _prepare(stage: Stage, task: Task, shards: Shards) -> Loader:
     config: TrainingConfig = task.config
     processes, runtime = world(), stage.runtime
     task.prepare(shards)
-    task.workers = runtime.workers
     recompute(task, runtime.recompute)
     if runtime.compile:
         compile_blocks(task)
@@ -141,7 +155,7 @@ def _prepare(stage: Stage, task: Task, shards: Shards) -> Loader:
     damaged_shards = runtime.max_damaged_shards.get(config.dataset, 0.0)
     return Loader(
         shards,
-        task.collate(Transform(config.augment, task.image_size)),
+        task.collate(_transform(task, config)),
         config.global_batch_size,
         config.micro_batch_size,
         stage.seed,
@@ -151,6 +165,13 @@ def _prepare(stage: Stage, task: Task, shards: Shards) -> Loader:
         config.source_weights,
         Reading(config.window, damaged_records, damaged_shards),
     )
+
+
+def _transform(task: Task, config: TrainingConfig) -> ImageTransform:
+    """Return the transform of training images: states of a cache, or augmented pixels."""
+    if isinstance(task.resize, ImageCache) and config.augment.keeps_pixels:
+        return task.resize
+    return Transform(config.augment, task.image_size)
 
 
 def _validated(task: Task, table: Table, when: str) -> dict[str, float]:

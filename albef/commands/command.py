@@ -9,7 +9,7 @@ from typing import ParamSpec
 
 from typer import Typer
 
-from albef.io import printable_output
+from albef.io import message_of, printable_output
 
 P = ParamSpec("P")
 INTERRUPTED = 130
@@ -51,7 +51,7 @@ def command(
                 if os.environ.get("ALBEF_DEBUG"):
                     raise
                 is_interrupt = isinstance(error, KeyboardInterrupt)
-                text = interrupted if is_interrupt else f"{error}"
+                text = interrupted if is_interrupt else message_of(error)
                 if isinstance(error, ModuleNotFoundError):
                     text += (
                         "; in a clone, run `pip install '.[serving,cpu]'` for serving or "

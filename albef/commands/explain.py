@@ -17,7 +17,7 @@ from albef.export.graphs import attention_layer, facts_of
 from albef.export.modules import Matcher
 from albef.models.gradcam import itm_maps
 from albef.models.weights import Checkpoint, load_checkpoint
-from albef.preprocessing.text import TextTokenizer, clean_caption
+from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import Evaluate
 from albef.report.heatmap import overlay
 
@@ -62,7 +62,7 @@ def explain(checkpoint: Checkpoint, image: bytes, text: str) -> Explanation:
     """Find a text in an encoded image with a model that matches images and texts."""
     matcher = Matcher(checkpoint)
     facts, tokenizer = facts_of(checkpoint), checkpoint.tokenizer
-    cleaned = clean_caption(text, facts.max_words)
+    cleaned = tokenizer.clean(text, facts.max_words)
     if not cleaned:
         raise ValueError("the text is empty; explain, for example, 'the key left of the apple'")
     ids, mask = map(torch.from_numpy, tokenizer.encode([cleaned], facts.max_tokens))

@@ -27,8 +27,11 @@ class Hit(NamedTuple):
     """Encoded image with its record's key and first caption."""
 
     key: str
-    probability: float
-    """ITM probability that the text is the image's caption."""
+    similarity: float
+    """Cosine of the features of text and image."""
+    probability: float | None
+    """ITM probability that the text is the image's caption; None if the model ranks by similarity
+    alone."""
     caption: str
     image: bytes
 
@@ -45,9 +48,10 @@ def main(
     hits = find(as_matching(load(export), str(export)), shards, text, k, folder)
     width = max(len(hit.key) for hit in hits)
     panels = []
-    for key, probability, caption, image in hits:
-        print(f"{key:{width}}  {probability:6.1%}  {printable(caption)}")
-        panels.append(Panel(fit(decode(image, key)), caption, f"{probability:.1%} · {key}"))
+    for key, similarity, probability, caption, image in hits:
+        score = f"{similarity:.3f}" if probability is None else f"{probability:.1%}"
+        print(f"{key:{width}}  {score:>6}  {printable(caption)}")
+        panels.append(Panel(fit(decode(image, key)), caption, f"{score} · {key}"))
     page = folder / "found.png"
     draw_panels(text, panels).save(page)
     print(page)
@@ -60,13 +64,21 @@ def find(model: Matching, shards: Shards, text: str, k: int, folder: Path) -> li
     sim = image_features(model, shards, folder) @ model.embed_text([text])[0]
     best = np.argsort(-sim, kind="stable")[: max(k, RERANKED)]
     records = [shards[int(i)] for i in best]
-    logits = model.match_logits([record.image for record in records], [text] * len(records))
-    # The margin has the order of the probability, but does not saturate at 1.
-    margin = logits[:, 1] - logits[:, 0]
-    probability = softmax(logits)[:, 1]
+    scores, probability = sim[best], None
+    if model.reranks:
+        logits = model.match_logits([record.image for record in records], [text] * len(records))
+        probability = softmax(logits)[:, 1]
+        # The margin has the order of the probability, but does not saturate at 1.
+        scores = model.rank_scores(logits[:, 1] - logits[:, 0], scores)
     return [
-        Hit(records[i].key, float(probability[i]), records[i].captions[0], records[i].image)
-        for i in np.argsort(-margin, kind="stable")[:k]
+        Hit(
+            records[i].key,
+            float(sim[best[i]]),
+            None if probability is None else float(probability[i]),
+            records[i].captions[0],
+            records[i].image,
+        )
+        for i in np.argsort(-scores, kind="stable")[:k]
     ]
 
 

@@ -63,7 +63,7 @@ def import_original(
         image_size: image side to which position embeddings are resized; None keeps the original
             size.
         heads: attention heads of the image and of the text encoder; None takes one for each 64 of
-            width.
+            width, and accepts only 12 layers of images and 12 of texts.
         answers: JSON list of the answers that a VQA model ranks; the checkpoint does not hold them.
 
     Raises:

@@ -74,7 +74,7 @@ def opened(
             pixels or scans, or it has too many parts. Decoder errors within the ``with`` block
             raise it too.
     """
-    name = f"the image of {key or '?'}"
+    name = f"the image of {key}" if key else "the image"
     most = f"at most {max_pixels / 2**20:g} megapixels are decoded"
     try:
         scans = _scans(image)

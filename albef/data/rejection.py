@@ -18,6 +18,7 @@ class Reason(StrEnum):
 
     MALFORMED_ROW = "malformed_row", "not valid in its format"
     MISSING_FIELD = "missing_field", "a field is missing or has the wrong type"
+    UNLISTED = "unlisted", "in none of the lists of its source's splits"
     NO_CAPTION = "no_caption", "the image has no caption"
     CAPTION_TOO_LONG = "caption_too_long", "the caption is too long"
     MISSING_FILE = "missing_file", "the image file is missing"

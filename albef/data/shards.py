@@ -223,6 +223,11 @@ class Shards:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def has_several_images(self) -> bool:
+        """Return whether a record has several images."""
+        return "more" in self._columns
+
     def meta(self, i: int) -> dict[str, Any]:
         """Return the meta of record ``i``."""
         value: dict[str, Any] = json.loads(self.metas[i].as_py())

@@ -72,7 +72,7 @@ def export(
         model=facts.model_copy(update={"temperature": temperature}),
         graphs=tuple(graphs),
         precisions=tuple(precisions),
-        preprocessing=manifests.preprocessing(facts.capability),
+        preprocessing=manifests.preprocessing(facts.capability, public=checkpoint.tokenizer.public),
         files=_digests(folder),
         onnx=versions,
         verified=verified,
@@ -92,7 +92,8 @@ def _convert(folder: Path, inputs: _Inputs, precisions: Sequence[Precision]) -> 
 
 
 def _write_texts(folder: Path, model: Parts, tokenizer: TextTokenizer) -> None:
-    facts, cleaning = model.facts, cleaning_of(model.facts.capability)
+    facts = model.facts
+    cleaning = cleaning_of(facts.capability, public=tokenizer.public)
     path = folder / manifests.TOKENIZER
     write_tokenizer(path, tokenizer, cleaning, facts.max_words, facts.max_tokens)
     if facts.answering is not None:

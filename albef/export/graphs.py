@@ -107,6 +107,8 @@ def _matching(checkpoint: Checkpoint) -> Parts:
         embed_dim=sizes.embed_dim,
         threshold=config_of(checkpoint).threshold if grounding else None,
         itc_temperature=float(checkpoint.tensors["temperature"]),
+        itm=config_of(checkpoint).itm,
+        itc_weight=checkpoint.config.get("facts", {}).get("itc_weight", 0.0),
     )
     return Parts(facts, graphs)
 

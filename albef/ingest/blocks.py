@@ -23,7 +23,7 @@ from albef.data.record import Record
 from albef.data.rejection import Rejection
 from albef.ingest.cleaning import escape_surrogates
 from albef.ingest.pool import NumberedRow
-from albef.ingest.prepare import KEY, Prepared, name_of
+from albef.ingest.prepare import KEY, ORIGINAL, Prepared, name_of
 from albef.io import atomic
 
 EXAMPLES = 12
@@ -133,9 +133,11 @@ class Blocks:
         values: list[Values] = []
         for row, digest in itertools.zip_longest(rows, digests):
             if isinstance(row, Prepared):
-                place = {"images": number, "position": len(images)}
+                # Captions of one image often follow each other; it is stored once.
+                if not images or images[-1] != row.record.images:
+                    images.append(row.record.images)
+                place = {"images": number, "position": len(images) - 1}
                 values.append({**_values(row), **place, "digest": digest})
-                images.append(row.record.images)
             elif isinstance(row, Rejection):
                 values.append({**_values(row), "digest": digest})
             else:
@@ -170,13 +172,37 @@ class Blocks:
             values = table.take(positions).to_pylist()
             yield from map(Row, (start + positions).tolist(), values)
 
-    def records(self, dropped: Container[int] = ()) -> Iterator[Record]:
-        """Yield the records of the rows that are kept, as in :meth:`rows`."""
+    def records(
+        self, dropped: Container[int] = (), first: NDArray[np.int64] | None = None
+    ) -> Iterator[Record]:
+        """Yield the records of the rows that are kept, as in :meth:`rows`.
+
+        ``first`` is as in :class:`albef.ingest.duplicates.Comparison`; None merges no rows.
+        """
+        first = np.arange(self.starts[-1]) if first is None else first
+        merged = np.flatnonzero(first != np.arange(len(first)))
+        merged = merged[np.argsort(first[merged], kind="stable")]
+        targets = first[merged]
         for row in self.rows(dropped, kept=True):
+            if first[row.number] != row.number:
+                continue
+            start, end = np.searchsorted(targets, [row.number, row.number + 1])
+            captions, meta = self._merge(row.values, merged[start:end].tolist())
             image, *more = self.images(row)
             fields = {name: row.values[name] for name in ("key", "image_id", "split", "source")}
-            captions, meta = tuple(row.values["captions"]), json.loads(row.values["meta"])
             yield Record(image=image, captions=captions, meta=meta, more=tuple(more), **fields)
+
+    def _merge(self, row: Values, others: Iterable[int]) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """Return the captions of a row and of others by number, and the meta of the record."""
+        meta = json.loads(row["meta"])
+        captions, originals = row["captions"], meta.get(ORIGINAL, row["captions"])
+        for number in others:
+            own = self.at(number, "captions")
+            captions = captions + own
+            originals = originals + json.loads(self.at(number, "meta")).get(ORIGINAL, own)
+        if originals != captions:
+            meta[ORIGINAL] = originals
+        return tuple(dict.fromkeys(captions)), meta
 
     def images(self, row: Row) -> list[bytes]:
         """Return the images of a row that is kept so far."""

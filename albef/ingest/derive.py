@@ -15,6 +15,7 @@ from albef.data.tar import Member, members
 from albef.ingest.sources import karpathy, tables, webdataset
 from albef.ingest.sources.folder import text_beside
 from albef.ingest.sources.rows import Row, read_json
+from albef.ingest.sources.table import path_in
 
 DOWNLOAD = {"user_agent": "albef/0.1 (reads the first rows of a list; no contact is configured)"}
 """Download settings for a list of addresses if none are set."""
@@ -32,8 +33,12 @@ _OF_TEXT = re.compile(r"(large_)?(list<\w+: )?(large_)?string( not null)?>?")
 _OF_IMAGES = re.compile(
     r"(large_)?(list<\w+: )?((large_)?binary|struct<(.*, )?bytes: (large_)?binary.*>)( not null)?>?"
 )
+_SPLIT_LISTS = {"train": "*trainImages.txt", "val": "*devImages.txt", "test": "*testImages.txt"}
+"""Flickr8k's lists of the images of each split."""
 _LISTS = (".csv", ".tsv", ".jsonl", ".json", ".txt")
-_USUAL_LISTS = re.compile(r"(metadata|captions).*")  # of Hugging Face's ImageFolder, Kaggle, COCO
+# Of Hugging Face's ImageFolder, Kaggle, COCO and Flickr8k.
+_USUAL_LISTS = re.compile(r"(metadata|captions).*|flickr8k\.token\.txt")
+_KARPATHY = "dataset_*.json"  # It has the splits, so it comes before other lists.
 _SAMPLE_SIZE = 100  # files of a folder, members of a tar or rows of a list that are examined
 Section = dict[str, Any]
 
@@ -120,7 +125,10 @@ def _lists(path: Path) -> dict[str, Path]:
     if not found:
         usual = sorted(file for file in path.glob("*/*") if _USUAL_LISTS.match(file.name.lower()))
         usual = list(filter(_is_list, usual))
-    files = usual or found
+    with_splits = next(
+        filter(None, (sorted(path.glob(f"{at}{_KARPATHY}")) for at in ("", "*/"))), []
+    )
+    files = with_splits or usual or found
     files = [file for file in files if _SPLIT.search(_label(file, path))] or files
     lists = {_split_of(file, path): file for file in files}
     if len(lists) < len(files):
@@ -245,7 +253,9 @@ def _text(path: Path, split: str) -> Section:
     if not rows or len(rows[0]) < 2:
         raise ParamsError(f"{path} must have columns for images and captions; {HELP}")
     row = rows[0]
-    column = next((i for i, x in enumerate(row) if _ADDRESS.match(x) or is_image_name(x)), None)
+    column = next(
+        (i for i, x in enumerate(row) if _ADDRESS.match(x) or is_image_name(path_in(x))), None
+    )
     if column is None:
         return _list([str(path)], form, None, row, split)
     # The file has no header line.
@@ -261,7 +271,7 @@ def _list(
     texts = {name: list[str]() for name in columns}
     for row in islice(tables.read(first_file, form, header, columns), _SAMPLE_SIZE):
         for name, value in row.values.items() if type(row) is Row else ():
-            texts[name] += [value] if isinstance(value, str) else []
+            texts[name] += [path_in(value)] if isinstance(value, str) else []
     url = next((name for name in columns if any(map(_ADDRESS.match, texts[name]))), None)
     url = url or next(filter(_URL.search, columns), None)
     of_images = (name for name in columns if name != url and any(map(is_image_name, texts[name])))
@@ -283,10 +293,21 @@ def _list(
             "download": DOWNLOAD,
         }  # fmt: skip
     assert image is not None
+    lists = _split_lists(first_file)
     return {
         "kind": "table", **table, "images": root or _root(first_file, texts[image]),
-        "image": image, "caption": caption, "split": None if "split" in columns else split,
+        "image": image, "caption": caption,
+        **({"splits": lists} if lists else {"split": None if "split" in columns else split}),
     }  # fmt: skip
+
+
+def _split_lists(table: Path) -> dict[str, str]:
+    """Return Flickr8k's lists of images by split if they are near the table of its captions."""
+    for folder in (table.parent, table.parent / "Flickr8k_text", table.parent.parent):
+        found = {split: sorted(folder.glob(name)) for split, name in _SPLIT_LISTS.items()}
+        if all(found.values()):
+            return {split: str(files[0]) for split, files in found.items()}
+    return {}
 
 
 def _json(path: Path, split: str) -> Section:
@@ -309,7 +330,8 @@ def _json(path: Path, split: str) -> Section:
         form, field = "captions", "image"
     root = _root(path, [str(row.get(field)) for row in rows[:20]])
     files = {split: [str(path)]}
-    return {"kind": "annotations", "format": form, "files": files, "images": root}
+    joined = {"joined": True} if form == "captions" else {}
+    return {"kind": "annotations", "format": form, "files": files, "images": root, **joined}
 
 
 def _karpathy(path: Path, images: list[Mapping[str, Any]]) -> Section:

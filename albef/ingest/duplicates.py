@@ -1,7 +1,9 @@
-"""Rows that are dropped because of another row: equal keys, repeated images, evaluation images."""
+"""Comparison of rows: captions of one image, equal keys, repeated images, evaluation images."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +17,9 @@ from numpy.typing import NDArray
 from albef.data.rejection import Reason
 from albef.ingest.blocks import SCHEMA, Blocks, digests_of
 from albef.ingest.config import RowsConfig
+from albef.ingest.prepare import ORIGINAL
+from albef.ingest.sources import SourceConfig
+from albef.ingest.sources.rows import Source
 
 Positions = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
@@ -33,6 +38,8 @@ HELDOUT = pa.schema({
     "dataset": pa.string(), "key": pa.string(), "digest": pa.binary(16), "look": pa.uint64(),
 })  # fmt: skip
 """Columns of the images of a dataset's evaluation splits."""
+LABELS = frozenset({"answers", "box", "label"})
+"""Fields of meta that belong to a row's caption: rows with one of them are not merged."""
 _BITS = 64
 _MAX_SHIFT = 2000
 """Largest distance, in sorted order, of hashes with equal bands that are compared. A pair is missed
@@ -52,6 +59,23 @@ class Duplicate(NamedTuple):
     """Different bits of the perceptual hashes of both."""
 
 
+class Comparison(NamedTuple):
+    """Result of comparing all rows of a dataset."""
+
+    dropped: dict[int, Duplicate]
+    """Rows to drop because of another row, by number."""
+    first: Positions
+    """Number of the row whose record has each row's captions: its own number, or an earlier one."""
+    repeated: list[Duplicate]
+    """All training rows that repeat an image, dropped or not, in order."""
+
+    @property
+    def merged(self) -> Mask:
+        """Return which rows are merged into an earlier row; an array (N,)."""
+        merged: Mask = self.first != np.arange(len(self.first))
+        return merged
+
+
 def read_heldout(paths: Iterable[Path]) -> pa.Table:
     """Read the images of the evaluation splits of some datasets, as :data:`HELDOUT`."""
     return pa.concat_tables([HELDOUT.empty_table(), *map(pq.read_table, paths)])
@@ -59,8 +83,8 @@ def read_heldout(paths: Iterable[Path]) -> pa.Table:
 
 def compare(
     blocks: Blocks, config: RowsConfig, distance: int | None, heldout: pa.Table
-) -> tuple[dict[int, Duplicate], list[Duplicate]]:
-    """Return the rows to drop because of another row, by number, and all repeated rows in order.
+) -> Comparison:
+    """Compare all rows with each other and with evaluation images.
 
     ``distance`` is ``ingest.near_distance``. No screened dataset trains on the images ``heldout``,
     which are as :data:`HELDOUT`.
@@ -70,14 +94,48 @@ def compare(
     if config.screened:
         for duplicate in contaminated(images, heldout, distance):
             dropped.setdefault(duplicate.row, duplicate)
-    repeated = repeated_images(images, set(dropped), distance)
+    first = first_rows(blocks, config.sources, dropped)
+    own = first[images.row] == images.row  # A merged row repeats no image.
+    repeated = repeated_images(images.select(own), set(dropped), distance)
     reasons: Sequence[Reason] = {
         "keep": (),
         "drop_exact": (Reason.DUPLICATE,),
         "drop_near": (Reason.DUPLICATE, Reason.NEAR_DUPLICATE),
     }[config.duplicates]
-    dropped |= {duplicate.row: duplicate for duplicate in repeated if duplicate.reason in reasons}
-    return dropped, repeated
+    of_rule = {duplicate.row: duplicate for duplicate in repeated if duplicate.reason in reasons}
+    lost = np.flatnonzero(np.isin(first, list(of_rule)))  # These rows and all captions of each.
+    dropped |= {row: of_rule[int(first[row])]._replace(row=row) for row in lost.tolist()}
+    first[lost] = lost
+    return Comparison(dropped, first, repeated)
+
+
+def first_rows(
+    blocks: Blocks, sources: Mapping[str, SourceConfig], dropped: Container[int]
+) -> Positions:
+    """Return for each row the number of the row whose record has its captions.
+
+    These are the first rows of each image: rows of one source and split whose image files are equal
+    become one record if the rest of their meta is equal too, apart from the fields that the source
+    names (``fields_of_row``). Rows in ``dropped`` and rows with labels stay as they are.
+    """
+    named = {
+        name: source.fields_of_row() if isinstance(source, Source) else None
+        for name, source in sources.items()
+    }
+    first: Positions = np.arange(blocks.starts[-1])
+    keys = np.zeros(len(first), "S16")
+    if all(ignored is None for ignored in named.values()):
+        return first
+    for row in blocks.rows(dropped, kept=True):
+        ignored, meta = named[row.values["source"]], json.loads(row.values["meta"])
+        if ignored is not None and len(row.values["digests"]) == 1 and not LABELS & meta.keys():
+            rest = {name: meta[name] for name in meta if name not in {*ignored, ORIGINAL}}
+            image = row.values["digests"][0].hex()
+            same = [row.values["source"], row.values["split"], image, rest]
+            keys[row.number] = hashlib.sha256(json.dumps(same).encode()).digest()[:16]
+    for number, earlier in _repeats(keys, np.flatnonzero(keys != b"")):
+        first[number] = earlier
+    return first
 
 
 def repeated_keys(blocks: Blocks) -> Iterator[Duplicate]:
@@ -115,6 +173,10 @@ class Fingerprints:
     """True if the row is in the training split."""
     single: Mask
     """True if it is the only image of the row."""
+
+    def select(self, chosen: Mask) -> "Fingerprints":
+        """Return the fingerprints of some images."""
+        return Fingerprints(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
 def read_fingerprints(blocks: Blocks) -> Fingerprints:

@@ -1,6 +1,7 @@
 """Preparation of a source's record for storage: checked, resized, cleaned and hashed."""
 
 import dataclasses
+import functools
 import hashlib
 import io
 import itertools
@@ -21,14 +22,19 @@ from albef.ingest.config import IngestConfig
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 """Pattern of a record's key."""
+ORIGINAL = "original_captions"
+"""Field of meta with the captions of the source, if cleaning changed any."""
 _MIB = 2**20
 _SIDE, _QUALITY = 160, 80  # pixels of the longer side, and quality, of a thumbnail
 _CROP = 0.7**0.5  # share of a side that leaves 70 % of the area
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rules:
-    """Rules that rows must meet: the limits of all datasets, and values of the dataset."""
+    """Rules that rows must meet: the limits of all datasets, and values of the dataset.
+
+    They are equal only to themselves, so that they have a hash.
+    """
 
     limits: IngestConfig
     longest_side: int | None
@@ -107,12 +113,12 @@ def _prepared(line: int, name: str, record: Record, rules: Rules) -> Prepared:
         meta["itm_captions"] = _itm_captions(meta["itm_captions"], rules.limits.max_caption_chars)
     located = boxes.of_meta(meta)
     # Boxes are in pixels of the image as its file holds it, so the image must not be rotated.
-    stored = [_image(image, name, rules, not located) for image in record.images]
+    stored = [_image(image, rules, not located) for image in record.images]
     (first, scale, _), *more = stored
     if located and scale != (1.0, 1.0):
         meta = {**meta, **boxes.scaled(located, *scale)}
     if captions != record.captions:
-        meta = {**meta, "original_captions": [escape_surrogates(text) for text in record.captions]}
+        meta = {**meta, ORIGINAL: [escape_surrogates(text) for text in record.captions]}
     stored_record = dataclasses.replace(
         record, image=first, captions=captions, meta=meta, more=tuple(image for image, *_ in more)
     )
@@ -135,8 +141,9 @@ def _check_score(name: str, value: object, min_score: float) -> None:
         raise RowError(Reason.LOW_SCORE, f"{name} is {found}; at least {min_score:g} is required")
 
 
+@functools.lru_cache(1)  # The next row is often another caption of the same image.
 def _image(
-    image: bytes, name: str, rules: Rules, upright: bool
+    image: bytes, rules: Rules, upright: bool
 ) -> tuple[bytes, tuple[float, float], list[Fingerprint]]:
     """Return an image as stored, its scale in width and height, and its fingerprints."""
     limits = rules.limits
@@ -144,7 +151,7 @@ def _image(
         size = f"{len(image) / _MIB:.3g} MiB; at most {limits.max_megabytes:g} MiB"
         detail = f"the image has {size} are allowed (ingest.max_megabytes)"
         raise RowError(Reason.TOO_MANY_BYTES, detail)
-    with image_decoding.opened(image, name, round(limits.max_megapixels * _MIB)) as opened:
+    with image_decoding.opened(image, "", round(limits.max_megapixels * _MIB)) as opened:
         width, height = opened.size
         image_decoding.check_shape(opened.size, limits.min_side, limits.max_aspect_ratio)
         pixels = image_decoding.smaller(opened, image, rules.longest_side)

@@ -1,7 +1,7 @@
 """Quarantine of a dataset: the rejected rows, each with its reason."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from albef.data.rejection import Reason
 from albef.ingest.blocks import EXAMPLES, Blocks, Row
 from albef.ingest.config import IngestConfig
-from albef.ingest.duplicates import GROUPS, Duplicate
+from albef.ingest.duplicates import GROUPS, Comparison, Duplicate
 from albef.ingest.prepare import thumbnail
 from albef.io import write_json
 
@@ -30,23 +30,24 @@ if the image can be decoded. If a row repeats another one, ``of`` is the key of 
 ``of_dataset`` its dataset if that is a different one, and ``distance`` the number of different bits
 of the perceptual hashes."""
 SUMMARY = "summary.json"
-"""File with the number of rows of each source: all, kept, and rejected by reason."""
+"""File with the number of rows of each source: all, kept as records, merged into the record of an
+earlier row, and rejected by reason."""
 _ROWS = 10_000  # rows that are collected before they are written
 
 
 def write_quarantine(
     folder: Path,
     blocks: Blocks,
-    dropped: Mapping[int, Duplicate],
-    repeated: Sequence[Duplicate],
+    compared: Comparison,
     heldout: pa.Table,
     limits: IngestConfig,
 ) -> Counter[tuple[str, str]]:
     """Write the rejected rows and the repeated images; count the former by source and reason.
 
-    ``dropped`` and ``repeated`` are the result of :func:`albef.ingest.duplicates.compare` with
-    ``heldout``; images within ``limits`` get a thumbnail.
+    ``compared`` is the result of :func:`albef.ingest.duplicates.compare` with ``heldout``; images
+    within ``limits`` get a thumbnail.
     """
+    dropped, repeated = compared.dropped, compared.repeated
     folder.mkdir(parents=True, exist_ok=True)
     counts = _write_rows(folder, blocks, dropped, heldout, limits)
     groups = {
@@ -58,15 +59,18 @@ def write_quarantine(
     }
     table = pa.table(groups, GROUPS)
     pq.write_table(table, folder / "duplicates.parquet", compression="zstd")
-    rows: Counter[str] = Counter()
+    rows, merged = Counter[str](), Counter[str]()
     for block in range(len(blocks)):
-        of_source = pc.value_counts(blocks.table(block)["source"]).to_pylist()
-        rows.update({of["values"]: of["counts"] for of in of_source})
+        sources = blocks.table(block)["source"]
+        of_block = compared.merged[blocks.starts[block] : blocks.starts[block + 1]]
+        for counter, chosen in ((rows, sources), (merged, sources.filter(pa.array(of_block)))):
+            counted = pc.value_counts(chosen).to_pylist()
+            counter.update({of["values"]: of["counts"] for of in counted})
     summary = {}
     for name, count in rows.items():
         rejected = {reason: n for (source, reason), n in counts.items() if source == name}
-        kept = count - sum(rejected.values())
-        summary[name] = {"rows": count, "kept": kept, "rejected": rejected}
+        kept = count - merged[name] - sum(rejected.values())
+        summary[name] = {"rows": count, "kept": kept, "merged": merged[name], "rejected": rejected}
     write_json(folder / SUMMARY, summary)
     return counts
 

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from albef.data.record import Record
 from albef.distributed import world
-from albef.preprocessing.transforms import SCALE, SHIFT, Evaluate
+from albef.preprocessing.transforms import SCALE, SHIFT
 
 Batch = dict[str, Tensor]
 """Tensors of a batch by name. Each is (B, ...) unless an example may have several entries."""
@@ -19,6 +20,20 @@ Collate = Callable[[Sequence[Record], np.random.Generator], Batch]
 model."""
 Pairs = Sequence[tuple[int, str]]
 """Indices of records, and a text for the image of each."""
+
+
+class ImageTransform(Protocol):
+    """Function that makes a training's input of an image: augmented pixels, or cached states."""
+
+    def __call__(self, image: bytes, rng: np.random.Generator, key: str = "", /) -> NDArray[Any]:
+        """Return the input of an encoded image; ``key`` names its record in errors."""
+
+
+class Resize(Protocol):
+    """Function that makes the model's input of an image: :class:`Evaluate`, or a cache."""
+
+    def pixels(self, image: bytes, key: str = "", /) -> NDArray[Any]:
+        """Return the pixels (3, S, S) of an encoded image in bytes, or what a cache holds of it."""
 
 
 class Records(Protocol):
@@ -76,8 +91,8 @@ def read_batch(
     return rows, stack(rows) if stack else torch.empty(0)
 
 
-def stack_images(records: Sequence[Record], resize: Evaluate) -> Tensor:
-    """Return the first image of each record, in bytes (B, 3, S, S)."""
+def stack_images(records: Sequence[Record], resize: Resize) -> Tensor:
+    """Return the first image of each record, in bytes (B, 3, S, S), or its cached states."""
     return torch.from_numpy(np.stack([resize.pixels(row.image, row.key) for row in records]))
 
 
@@ -88,7 +103,7 @@ def distinct(records: Sequence[Record]) -> tuple[list[Record], list[int]]:
     return [*by_image.values()], [positions[record.image_id] for record in records]
 
 
-def stack_distinct_images(records: Sequence[Record], resize: Evaluate) -> Tensor:
+def stack_distinct_images(records: Sequence[Record], resize: Resize) -> Tensor:
     """Return :func:`stack_images`, each image once: a shared image is decoded and encoded once."""
     return stack_images(distinct(records)[0], resize)
 

@@ -1,7 +1,8 @@
 """ALBEF's three encoders and the projections into the shared space (ALBEF, section 3.1)."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Protocol, Self
 
+import torch
 from pydantic import Discriminator, Tag, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -110,6 +111,13 @@ def build_text_encoder(config: ModelConfig, vocab_size: int) -> encoders.TextEnc
     return TransformersEncoder(config.text, config.fusion or FusionConfig(), vocab_size)
 
 
+class KnownTexts(Protocol):
+    """Cache of the states of texts; see :class:`albef.loading.frozen.TextCache`."""
+
+    def encode(self, encoder: encoders.TextEncoder, ids: Tensor, text_mask: Tensor) -> Tensor:
+        """Return the encoder's states (B, L, D) of ids and mask (B, L)."""
+
+
 class ALBEF(nn.Module):
     """Image encoder, text encoder, fusion encoder and two projections; no heads.
 
@@ -127,6 +135,8 @@ class ALBEF(nn.Module):
         self.text_proj = nn.Linear(width, config.embed_dim)
         is_equal = self.text_encoder.width == width
         self.text_adapter = nn.Identity() if is_equal else nn.Linear(self.text_encoder.width, width)
+        self.projection_dropout = 0.0
+        self.known_texts: KnownTexts | None = None
 
     def freeze_projections(self) -> None:
         """Freeze the projections if no loss reads them.
@@ -137,12 +147,22 @@ class ALBEF(nn.Module):
             projection.requires_grad_(False)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Encode images (B, 3, H, W) to ``image_states`` (B, N, D)."""
+        """Encode images (B, 3, H, W) to ``image_states`` (B, N, D).
+
+        Instead of images, it also takes what a cache holds of them, which is of type float16.
+        """
+        if images.dtype == torch.float16:
+            return self.image_encoder.learning_part(images)
         states: Tensor = self.image_encoder(images)
         return states
 
     def encode_text(self, ids: Tensor, text_mask: Tensor) -> Tensor:
         """Encode ids and mask (B, L) to ``text_states`` (B, L, D)."""
+        if self.known_texts is not None:
+            states: Tensor = self.text_adapter(
+                self.known_texts.encode(self.text_encoder, ids, text_mask)
+            )
+            return states
         return self.text_states(ids, attention_bias(text_mask))
 
     def text_states(self, ids: Tensor, bias: Tensor) -> Tensor:
@@ -152,11 +172,16 @@ class ALBEF(nn.Module):
 
     def image_feat(self, image_states: Tensor) -> Tensor:
         """Project (B, N, D) to unit vectors (B, E)."""
-        return F.normalize(self.image_proj(image_states[:, 0]).float(), dim=-1)
+        return F.normalize(self.image_proj(self._dropped(image_states[:, 0])).float(), dim=-1)
 
     def text_feat(self, text_states: Tensor) -> Tensor:
         """Project (B, L, D) to unit vectors (B, E)."""
-        return F.normalize(self.text_proj(text_states[:, 0]).float(), dim=-1)
+        return F.normalize(self.text_proj(self._dropped(text_states[:, 0])).float(), dim=-1)
+
+    def _dropped(self, pooled: Tensor) -> Tensor:
+        """Apply dropout to pooled states (B, D) in training, if there is any."""
+        share = self.projection_dropout if self.training else 0.0
+        return F.dropout(pooled, share) if share else pooled
 
     def begin_fusion(self, text_states: Tensor, text_mask: Tensor) -> Tensor:
         """Begin the fusion of texts (B, L, D): the part that is the same for all images."""

@@ -82,8 +82,11 @@ def match_scores(
     text_states: Tensor,
     text_mask: Tensor,
     pairs: Tensor,
+    margin: bool = False,
 ) -> Tensor:
     """Return the raw ITM logit of class 1 for selected pairs; see :func:`score_pairs`.
+
+    With ``margin``, that of class 0 is subtracted.
 
     ``image_states`` are batches (B, N, D), I images in all. Texts are (T, L, D). An image's keys
     and values are computed once and used by all of its texts. The last layer computes only [CLS].
@@ -92,7 +95,8 @@ def match_scores(
 
     def score(texts: Tensor, longest: int, image: list[KeyValue]) -> Tensor:
         states, mask = text_states[texts, :longest], text_mask[texts, :longest]
-        return match_logits(itm_head, model.fused_cls(states, mask, image))[:, 1]
+        logits = match_logits(itm_head, model.fused_cls(states, mask, image))
+        return logits[:, 1] - logits[:, 0] if margin else logits[:, 1]
 
     each = (
         [(key[i : i + 1], value[i : i + 1]) for key, value in image]

@@ -42,9 +42,11 @@ class MomentumModel(nn.Module, Generic[M]):
 
     @torch.no_grad()
     def copy_from(self, student: M) -> None:
-        """Copy the student's parameters."""
+        """Copy the student's parameters and buffers."""
         for mine, theirs in zip(self.model.parameters(), student.parameters(), strict=True):
             mine.copy_(theirs)
+        for buffer, its in zip(self.model.buffers(), student.buffers(), strict=True):
+            buffer.copy_(its)
 
     def forward(self, *args: Tensor) -> Tensor:
         """Return the momentum model's output, without gradient."""

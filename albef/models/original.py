@@ -22,6 +22,8 @@ HEAD_WIDTH = 64
 """Width of an attention head, in each published model."""
 DROPOUT = 0.1
 """Dropout of the original's BERT; a checkpoint does not contain it."""
+PUBLISHED_DEPTHS = (12, 12)
+"""Numbers of layers of the image encoder, and of text and fusion encoder together."""
 EMBED_DIM = 256
 """Width of the shared space in each published model. Kinds without ITC do not contain it."""
 
@@ -82,6 +84,11 @@ def read_original(path: Path) -> dict[str, Tensor]:
         CheckpointError: the file is damaged, contains code, or has no mapping of names to weights.
         OSError: the file cannot be opened.
     """
+    if _is_safetensors(path):
+        raise CheckpointError(
+            f"{path} is a safetensors file, not a checkpoint of the original code (.pth); a model "
+            "of this project needs no import: set `init` of a run to the name of its folder"
+        )
     is_archive = zipfile.is_zipfile(path)
     try:
         if is_archive:
@@ -108,10 +115,21 @@ def read_original(path: Path) -> dict[str, Tensor]:
             f"{path} has no mapping of names to weights, neither at its top nor under 'model'"
         )
     check_weights(by_name, where=f"{path}")
-    return {
-        name.removeprefix("module."): t.float() if t.is_floating_point() else t
-        for name, t in by_name.items()
-    }
+    result: dict[str, Tensor] = {}
+    for name, tensor in by_name.items():
+        plain = name.removeprefix("module.")
+        if plain in result:
+            raise CheckpointError(
+                f"{path} has {plain} twice, with and without the prefix module.; keep one of them"
+            )
+        result[plain] = tensor.float() if tensor.is_floating_point() else tensor
+    return result
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Return whether a file starts as safetensors do: with the size of a JSON object, and it."""
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(8), "little") < path.stat().st_size and file.read(1) == b"{"
 
 
 def _check_archive(path: Path) -> None:
@@ -154,7 +172,8 @@ def sizes_of(
 ) -> ModelConfig:
     """Return the sizes of the model, from the shapes of the original's tensors.
 
-    No tensor has the number of ``heads`` of image and text; None means one per 64 of width.
+    No tensor has the number of ``heads`` of image and text. None means that the model is as deep as
+    the published ones and has a head per 64 of width.
 
     Raises:
         CheckpointError: a tensor that every checkpoint has is missing, or no sizes fit.
@@ -186,12 +205,19 @@ def sizes_of(
         fusion //= 2
         layers -= fusion
     image_heads, text_heads = _heads(width, text_width, heads, where)
+    depth = count(r"visual_encoder\.blocks\.(\d+)\.")
+    if heads is None and (depth, layers) != PUBLISHED_DEPTHS:
+        raise CheckpointError(
+            f"{where} has {depth} layers of images and {layers} of texts, but the original "
+            "has 12 and 12; use a complete file, or if the model is like this, set both "
+            "numbers of attention heads with --heads"
+        )
     values = {
         "image": {
             "image_size": grid * patch,
             "patch_size": patch,
             "width": width,
-            "depth": count(r"visual_encoder\.blocks\.(\d+)\."),
+            "depth": depth,
             "heads": image_heads,
         },
         "text": {
@@ -262,7 +288,20 @@ def to_ours(
             raise CheckpointError(
                 f"{where} does not fit kind {kind}: {len(keys)} tensors {problem}: {listed(keys)}"
             )
-    return filled | {name: _turned(name, tensors[theirs]) for name, theirs in origin.items()}
+    ours = filled | {name: _turned(name, tensors[theirs]) for name, theirs in origin.items()}
+    pointer, queue = ours.get("queue.pointer"), ours.get("queue.image")
+    if (
+        pointer is not None and queue is not None and pointer.numel() == 1
+    ):  # otherwise its shape is refused
+        _check_pointer(int(pointer), len(queue), where)
+    return ours
+
+
+def _check_pointer(pointer: int, size: int, where: str) -> None:
+    if not 0 <= pointer < max(1, size):
+        raise CheckpointError(
+            f"{where}: queue_ptr is {pointer}, but the queue has {size} entries; set it to 0"
+        )
 
 
 def to_original(tensors: Mapping[str, Tensor], kind: str, text_layers: int) -> dict[str, Tensor]:

@@ -65,6 +65,7 @@ class ImageEncoder(encoders.ImageEncoder):
             )
         self.vit = ViT(config)
         self.width = config.width
+        self.image_size = config.image_size
         self.grid = grid = config.image_size // config.patch_size
         with torch.no_grad():
             for submodule in self.vit.blocks.modules():

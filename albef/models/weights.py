@@ -21,8 +21,8 @@ from albef.preprocessing.text import TextTokenizer
 
 FORMAT = 1
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
-_INTEGERS = ("idx_queue", "queue_ptr", "position_ids")
-"""Tensors of the original code and of BERT that hold integers."""
+_INTEGERS = ("idx_queue", "queue_ptr", "position_ids", "num_batches_tracked")
+"""Tensors of the original code, of BERT and of batch normalization that hold integers."""
 
 
 class CheckpointError(ValueError):
@@ -74,7 +74,7 @@ def save_checkpoint(
         "format": FORMAT,
         "kind": kind,
         "model": model.model_dump(),
-        "text": {"sep": False},
+        "text": {"sep": tokenizer.public},
         "values": dict(values),
         "provenance": dict(provenance),
     }
@@ -98,7 +98,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     except SafetensorError as error:
         raise CheckpointError(f"{folder / WEIGHTS} is damaged: {error}") from None
     sizes = validate(ModelConfig, config["model"], where=str(folder / CONFIG), key="model")
-    tokenizer = TextTokenizer.load(folder / TOKENIZER)
+    public = bool(config.get("text", {}).get("sep"))
+    tokenizer = TextTokenizer.load(folder / TOKENIZER, public=public)
     return Checkpoint(folder, config["kind"], sizes, config, tensors, tokenizer)
 
 

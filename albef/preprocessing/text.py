@@ -1,6 +1,7 @@
 """Text cleaning and tokenization, without torch, so that serving can use the same code."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +16,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
-from albef.io import first_line
+from albef.io import first_line, read_json
 from albef.preprocessing.hub import REMEDY, prepare_hub
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -31,7 +32,11 @@ DELETED, BREAKS = r"""[,.'!?"()*#:;~]""", "[-/]"
 _SPACES = r"\t-\r\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 RUNS = f"[{_SPACES}]{{2,}}"
 """Pattern of runs of white space; ``\\s`` means other characters in other languages."""
-_DELETED, _BREAKS, _RUNS = (re.compile(pattern) for pattern in (DELETED, BREAKS, RUNS))
+SPACES = f"[{_SPACES}]+"
+"""Pattern of white space of any length."""
+_DELETED, _BREAKS, _RUNS, _ANY_SPACES = (
+    re.compile(pattern) for pattern in (DELETED, BREAKS, RUNS, SPACES)
+)
 
 
 def clean_caption(text: str, max_words: int) -> str:
@@ -53,6 +58,23 @@ def clean_question(text: str, max_words: int) -> str:
     return " ".join(text.split(" ")[:max_words])
 
 
+def tidy(text: str, max_words: int) -> str:
+    """Return the first ``max_words`` words of a text with single spaces, and nothing else changed.
+
+    Public encoders were trained on texts with their case and punctuation.
+    """
+    return " ".join(_ANY_SPACES.sub(" ", text).strip(" ").split(" ")[:max_words])
+
+
+def is_blank(text: str) -> bool:
+    """Return whether nothing is left of a text after cleaning that a tokenizer could read.
+
+    Control characters, spaces of any width and marks without a letter are nothing.
+    """
+    kept = _BREAKS.sub(" ", _DELETED.sub("", text))
+    return all(unicodedata.category(character)[0] in "CMZ" for character in kept)
+
+
 def text_id(text: str) -> int:
     """Return a 64-bit id that is equal for equal texts."""
     return int.from_bytes(sha256(text.encode()).digest()[:8], "big", signed=True)
@@ -63,9 +85,12 @@ class TextTokenizer:
 
     Only a generated text, such as an answer, has a [SEP], which marks its end. A vocabulary may
     call these tokens ``<s>`` and ``</s>``, as RoBERTa does.
+
+    With ``public``, texts are read as a public encoder was trained: ``[CLS] words [SEP]``, and
+    without the original's cleaning. A cased vocabulary then keeps upper case.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, public: bool = False) -> None:
         ids: list[int] = []
         for pair in zip(SPECIAL, _OTHERS, strict=True):
             known = (tokenizer.token_to_id(token) for token in pair)
@@ -73,11 +98,12 @@ class TextTokenizer:
             if number is None:
                 raise ValueError(f"the tokenizer has no {' or '.join(pair)}; use one of BERT")
             ids.append(number)
-        self.tokenizer = tokenizer
+        self.tokenizer, self.public = tokenizer, public
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
-        start = tokenizer.id_to_token(self.cls_id)
+        start, end = (tokenizer.id_to_token(number) for number in (self.cls_id, self.sep_id))
+        special = [(start, self.cls_id), *([(end, self.sep_id)] if public else [])]
         tokenizer.post_processor = TemplateProcessing(
-            single=f"{start} $A", special_tokens=[(start, self.cls_id)]
+            single=f"{start} $A {end}" if public else f"{start} $A", special_tokens=special
         )
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -103,23 +129,23 @@ class TextTokenizer:
         return cls(_wordpiece(draft.get_vocab()))
 
     @classmethod
-    def load(cls, source: str | Path, *, patterns: bool = False) -> Self:
+    def load(cls, source: str | Path, *, patterns: bool = False, public: bool = False) -> Self:
         """Load a tokenizer.
 
         The source is a ``tokenizer.json`` or ``vocab.txt``, a folder with one of them, or the name
         of a BERT model on Hugging Face. With ``patterns``, it may contain any, which the caller
-        removes; see :func:`check_patterns`.
+        removes; see :func:`check_patterns`. ``public`` is that of the class.
         """
         path = Path(source)
         for name in ("tokenizer.json", "vocab.txt"):
             if path.is_dir() and (path / name).is_file():
                 path = path / name
         if path.is_file() and path.suffix == ".txt":
-            return cls(_from_vocabulary(path))
+            return cls(_from_vocabulary(path), public=public)
         if path.is_file():
             try:
                 tokenizer = Tokenizer.from_file(str(path))
-                return cls(tokenizer if patterns else check_patterns(tokenizer))
+                return cls(tokenizer if patterns else check_patterns(tokenizer), public=public)
             except Exception as error:  # tokenizers raises bare Exception
                 raise ValueError(f"{path} is not a tokenizer: {error}") from None
         if path.suffix in (".txt", ".json") or len(path.parts) > 2 or path.is_absolute():
@@ -128,7 +154,8 @@ class TextTokenizer:
 
         prepare_hub()
         try:
-            return cls(AutoTokenizer.from_pretrained(str(source), use_fast=True).backend_tokenizer)
+            loaded = AutoTokenizer.from_pretrained(str(source), use_fast=True)
+            return cls(loaded.backend_tokenizer, public=public)
         except OSError as error:
             raise ValueError(
                 f"tokenizer {source} is neither local nor at the Hugging Face Hub "
@@ -149,14 +176,24 @@ class TextTokenizer:
         [SEP], which is kept if the text is cut.
         """
         rows = self.rows(texts, max_tokens)
-        if end:
+        if end and not self.public:
             rows = [[*row[: max_tokens - 1], self.sep_id] for row in rows]
         return self.pad(rows)
 
+    def clean(self, text: str, max_words: int) -> str:
+        """Return a caption as the model reads it, cut at ``max_words``."""
+        return (tidy if self.public else clean_caption)(text, max_words)
+
+    def clean_question(self, text: str, max_words: int) -> str:
+        """Return a question as the model reads it, cut at ``max_words``."""
+        return (tidy if self.public else clean_question)(text, max_words)
+
     def rows(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-        """Return the ids of each text, cut at ``max_tokens``."""
-        encodings = self.tokenizer.encode_batch(list(texts))
-        return [encoding.ids[:max_tokens] for encoding in encodings]
+        """Return the ids of each text, cut at ``max_tokens``; the [SEP] of a cut text is kept."""
+        rows = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        if not self.public:
+            return [row[:max_tokens] for row in rows]
+        return [[*row[: min(len(row), max_tokens) - 1], self.sep_id] for row in rows]
 
     def pad(self, rows: Sequence[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the ids of texts, padded to the longest, and their mask, both (B, L)."""
@@ -219,6 +256,9 @@ def _from_vocabulary(path: Path) -> Tokenizer:
             f"including {', '.join(SPECIAL)}"
         )
     tokenizer = _wordpiece({token: number for number, token in enumerate(tokens)})
+    settings = read_json(path.with_name("tokenizer_config.json")) or {}
+    if settings.get("do_lower_case") is False:
+        tokenizer.normalizer = BertNormalizer(lowercase=False)
     tokenizer.add_special_tokens(list(SPECIAL))
     return tokenizer
 
@@ -233,13 +273,14 @@ def mask_tokens(
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Mask tokens for MLM (ALBEF, section 3.2).
 
-    [PAD] and [CLS] are never chosen. Of the chosen tokens, 80 % become [MASK], 10 % a random id,
-    and 10 % stay. For three quarters of the texts with ids of ``groups``, one of their groups is
-    drawn at random. The ids of that group are chosen instead.
+    [PAD], [CLS] and [SEP] are never chosen. Of the chosen tokens, 80 % become [MASK], 10 % a random
+    id, and 10 % stay. For three quarters of the texts with ids of ``groups``, one of their groups
+    is drawn at random. The ids of that group are chosen instead.
 
     Returns masked ids (B, L), and the chosen positions as bool (B, L), of ids and mask (B, L).
     """
-    chosen = (rng.random(ids.shape) < probability) & (mask == 1) & (ids != tokenizer.cls_id)
+    is_word = (mask == 1) & ~np.isin(ids, (tokenizer.cls_id, tokenizer.sep_id))
+    chosen = (rng.random(ids.shape) < probability) & is_word
     if groups:
         in_group = np.stack([np.isin(ids, group) for group in groups])
         has_group = in_group.any(axis=2)

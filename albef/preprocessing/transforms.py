@@ -52,6 +52,11 @@ class AugmentConfig(Section):
     randaugment: Annotated[int, Field(ge=0, le=10)] = 0
     """Magnitude of RandAugment's two operations, 0 to 10; 0 disables them. The paper uses 7."""
 
+    @property
+    def keeps_pixels(self) -> bool:
+        """Return whether an image has the same pixels each time, as frozen encoders need."""
+        return not self.flip and self.crop == (1.0, 1.0) and not self.randaugment
+
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.crop[0] > self.crop[1]:

@@ -29,13 +29,6 @@ class ReleaseConfig(Section):
     max_contamination: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Largest share of test records with an image that the run, or the model it started from, was
     trained on. From 0 to 1."""
-    max_trial_failures: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Largest difference between the shares of requests that a canary or shadow and the stable
-    version fail to answer."""
-    min_equal_answers: Annotated[float, Field(ge=0, le=1)] = 0.8
-    """Smallest share of a shadow's best answers that equal those of the stable version."""
-    min_trial_requests: Annotated[int, Field(ge=1)] = 100
-    """Number of requests that a canary or shadow must have answered before a decision."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-_ITC = "itc_"
-"""Prefix of a metric of the ranking by ITC alone, next to the re-ranked one."""
+ALONE = {"itc_": "ITC alone", "itm_": "ITM alone"}
+"""Prefixes of a metric of the ranking by one score alone, next to the final one."""
 
 
 class Metric(NamedTuple):
@@ -55,8 +55,8 @@ LOSSES = {
 
 
 def plain(name: str) -> str:
-    """Return the name of a metric without the prefix of ITC alone."""
-    return name.removeprefix(_ITC)
+    """Return the name of a metric without the prefix of a score alone."""
+    return name[4:] if name[:4] in ALONE else name
 
 
 def describe(name: str) -> str:
@@ -67,7 +67,7 @@ def describe(name: str) -> str:
 
 def label(name: str) -> str:
     """Return a metric or loss as a title."""
-    alone = ", ITC alone" if name != plain(name) else ""
+    alone = f", {ALONE[name[:4]]}" if name[:4] in ALONE else ""
     text = describe(plain(name))
     return LOSSES.get(name) or (text[:1].upper() + text[1:] or plain(name)) + alone
 
@@ -78,7 +78,7 @@ def is_main(name: str) -> bool:
 
 
 def order(name: str) -> tuple[bool, int, str, int]:
-    """Return the sort key of a metric: as in :data:`METRICS`, then by name; ITC alone last."""
+    """Return the sort key of a metric: as in :data:`METRICS`, then by name; a score alone last."""
     metric, _ = _find(plain(name))
     rank = METRICS.index(metric) if metric in METRICS else len(METRICS)
     stem = name.rstrip("0123456789")

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from albef.preprocessing.answers import Answer, answer_tree, beam_search
-from albef.preprocessing.text import clean_question
 from albef.runtime.model import (
     Array,
     Floats,
@@ -30,7 +29,10 @@ and the mask (B, L) of the questions."""
 class Answering(Model):
     """Model that answers as its run was evaluated: by ranking a list, or by generating text."""
 
-    clean = staticmethod(clean_question)
+    def clean(self, text: str, max_words: int) -> str:
+        """Return a question as the tokenizer reads it, cut at ``max_words``."""
+        return self.tokenizer.clean_question(text, max_words)
+
     main: ClassVar[str] = "ask"
 
     def __init__(self, *parts: Any) -> None:

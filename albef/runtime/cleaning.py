@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from tokenizers import Regex, Tokenizer
-from tokenizers.normalizers import Lowercase, Replace, Sequence
+from tokenizers.normalizers import Lowercase, Normalizer, Replace, Sequence
 
 from albef.config import Section
-from albef.preprocessing.text import BREAKS, DELETED, RUNS, TextTokenizer, check_patterns
+from albef.preprocessing.text import BREAKS, DELETED, RUNS, SPACES, TextTokenizer, check_patterns
 
 # Python writes a capital sigma at the end of a word as ς, tokenizers as σ.
 _FINAL_SIGMA = r"(?<=\p{Cased}\p{Case_Ignorable}*)Σ(?!\p{Case_Ignorable}*\p{Cased})"
@@ -21,7 +21,7 @@ _FINAL_SIGMA = r"(?<=\p{Cased}\p{Case_Ignorable}*)Σ(?!\p{Case_Ignorable}*\p{Cas
 class Cleaning(Section):
     """Cleaning of a text before tokenization. The steps have the order of the fields."""
 
-    lowercase: Literal[True] = True
+    lowercase: bool = True
     """The text is converted to lower case."""
     replace: tuple[tuple[str, str], ...]
     """Regular expressions, and what replaces their matches, one after the other."""
@@ -43,9 +43,23 @@ QUESTION = Cleaning(replace=((DELETED, ""), (BREAKS, " "), (r" +(?![\s\S])", "")
 """Description of :func:`albef.preprocessing.text.clean_question`."""
 
 
-def cleaning_of(capability: str) -> Cleaning:
-    """Return the cleaning of the texts that a model of a capability reads."""
+TIDY = Cleaning(lowercase=False, replace=((SPACES, " "), (r"(?<![\s\S]) | (?![\s\S])", "")))
+"""Description of :func:`albef.preprocessing.text.tidy`, for public encoders."""
+
+
+def cleaning_of(capability: str, *, public: bool) -> Cleaning:
+    """Return the cleaning of the texts that a model of a capability reads.
+
+    ``public`` is that of its tokenizer.
+    """
+    if public:
+        return TIDY
     return QUESTION if capability == "answering" else CAPTION
+
+
+def _lower(cleaning: Cleaning) -> list[Normalizer]:
+    """Return the normalizers that convert a text to lower case as Python does."""
+    return [Replace(Regex(_FINAL_SIGMA), "ς"), Lowercase()] if cleaning.lowercase else []
 
 
 def write_tokenizer(
@@ -62,8 +76,7 @@ def write_tokenizer(
     replaced = [*cleaning.replace, (after_the_last_word, "")]
     result.normalizer = Sequence(
         [
-            Replace(Regex(_FINAL_SIGMA), "ς"),
-            Lowercase(),
+            *_lower(cleaning),
             *(Replace(Regex(pattern), content) for pattern, content in replaced),
             result.normalizer or Sequence([]),
         ]
@@ -78,8 +91,10 @@ def read_tokenizer(path: Path, cleaning: Cleaning) -> TextTokenizer:
     """Read a ``tokenizer.json`` without the ``cleaning`` that it was written with."""
     state = json.loads(TextTokenizer.load(path, patterns=True).tokenizer.to_str())
     try:
-        # write_tokenizer adds one entry for each replacement and three of its own.
-        del state["normalizer"]["normalizers"][: len(cleaning.replace) + 3]
-        return TextTokenizer(check_patterns(Tokenizer.from_str(json.dumps(state))))
+        # write_tokenizer also adds an entry for each replacement, and one that cuts the text.
+        added = len(_lower(cleaning)) + len(cleaning.replace) + 1
+        del state["normalizer"]["normalizers"][:added]
+        tokenizer = check_patterns(Tokenizer.from_str(json.dumps(state)))
+        return TextTokenizer(tokenizer, public=cleaning == TIDY)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

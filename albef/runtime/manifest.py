@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from albef.config import ParamsError, Section, validate
+from albef.config import ParamsError, Section, opt_in, validate
 from albef.io import file_digest
 from albef.preprocessing.transforms import MEAN, STD
 from albef.runtime.cleaning import Cleaning, cleaning_of
@@ -65,9 +65,13 @@ class Preprocessing(Section):
     """Cleaning of a text; ``tokenizer.json`` contains it."""
 
 
-def preprocessing(capability: str) -> Preprocessing:
-    """Return the preprocessing of this version for a model of a capability."""
-    return Preprocessing(resize="bicubic", mean=MEAN, std=STD, text=cleaning_of(capability))
+def preprocessing(capability: str, *, public: bool) -> Preprocessing:
+    """Return the preprocessing of this version for a model of a capability.
+
+    ``public`` is that of its tokenizer.
+    """
+    text = cleaning_of(capability, public=public)
+    return Preprocessing(resize="bicubic", mean=MEAN, std=STD, text=text)
 
 
 class Onnx(Section):
@@ -125,6 +129,11 @@ class Facts(Section):
     """Width of the shared embedding space, for kinds that match images and texts."""
     itc_temperature: float | None = None
     """Learned temperature that divides similarities in the shared space, for the same kinds."""
+    itm: bool = opt_in(True)
+    """False if the model was trained by contrast alone, so that it cannot match."""
+    itc_weight: float | None = opt_in(0.0)
+    """Weight of the similarity, divided by ``itc_temperature``, that is added to the margin of
+    ``match_logits`` to rank pairs. null ranks by similarity alone."""
     classes: tuple[str, ...] = ()
     """Names of the classes, for kinds that have classes."""
     answering: Answering | None = None
@@ -194,7 +203,9 @@ def read(folder: Path) -> Manifest:
         manifest = validate(Manifest, values, where=str(path))
     except ParamsError as error:
         raise ExportError(f"{error}; {_remedy(folder)}") from None
-    if manifest.preprocessing != preprocessing(manifest.model.capability):
+    capability = manifest.model.capability
+    known = [preprocessing(capability, public=public) for public in (False, True)]
+    if manifest.preprocessing not in known:
         raise ExportError(
             f"{path} describes a preprocessing that this version of albef does not have; export "
             "the run again, or use the version that exported it"

@@ -48,6 +48,11 @@ class Matching(Model):
     extra_calls: ClassVar[frozenset[str]] = frozenset({"embed_image", "embed_text", "zero_shot"})
 
     @property
+    def calls(self) -> frozenset[str]:
+        """Names of its calls; a model that was trained by contrast alone cannot match."""
+        return super().calls - (frozenset() if self.facts.itm else {"match"})
+
+    @property
     def embed_dim(self) -> int:
         """Width E of the shared space."""
         assert self.facts.embed_dim is not None
@@ -119,6 +124,24 @@ class Matching(Model):
         assert self.facts.itc_temperature is not None
         return softmax(class_logits(image_feat, text_feat, classes, self.facts.itc_temperature))
 
+    def rank_scores(self, margins: Floats, similarities: Floats) -> Floats:
+        """Return the scores (n,) by which n pairs are ranked.
+
+        Args:
+            margins: differences of the two logits of :meth:`match_logits`.
+            similarities: dot products of :meth:`embed_image` and :meth:`embed_text`.
+        """
+        weight, temperature = self.facts.itc_weight, self.facts.itc_temperature
+        assert temperature is not None
+        if weight is None:
+            return similarities
+        return margins + weight * similarities / np.float32(temperature * self.facts.temperature)
+
+    @property
+    def reranks(self) -> bool:
+        """True if the model ranks pairs better by reading both than by similarity alone."""
+        return self.facts.itm and self.facts.itc_weight is not None
+
     def match(self, images: Sequence[ImageInput], texts: Sequence[str]) -> Floats:
         """Return the probability (n,) that text i is the caption of image i.
 
@@ -141,6 +164,11 @@ class Matching(Model):
         An image object or text that occurs several times in a batch is encoded once.
         """
         check_aligned(images=images, texts=texts)
+        if not self.facts.itm:
+            raise ValueError(
+                "this model was trained by contrast alone (itm: false); use "
+                "embed_image and embed_text, or train a run with itm: true"
+            )
         parts = [
             self._judge_pairs(images[part], texts[part], part.start)["logits"]
             for part in batches(len(images))

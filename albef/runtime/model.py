@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from albef.preprocessing.text import TextTokenizer, clean_caption
+from albef.preprocessing.text import TextTokenizer, is_blank
 from albef.preprocessing.transforms import Evaluate
 from albef.runtime.manifest import Facts
 
@@ -62,7 +62,6 @@ class Model:
     ``digest`` identifies its weights or its export. ``answers`` is the list that a VQA model ranks.
     """
 
-    clean = staticmethod(clean_caption)
     main: ClassVar[str]
     """Its main call. It takes one or more lists of images, and one of texts."""
     extra_calls: ClassVar[frozenset[str]] = frozenset()
@@ -112,12 +111,23 @@ class Model:
         out = self.backend.run("image_encoder", {"image": pixels})
         return ImageStates(out["image_keys"], out["image_values"], out.get("image_feat"))
 
+    def clean(self, text: str, max_words: int) -> str:
+        """Return a text as the tokenizer reads it, cut at ``max_words``."""
+        return self.tokenizer.clean(text, max_words)
+
     def ids(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
         """Return the token ids and mask (B, L) of texts."""
         return self.tokenizer.pad(self.rows(texts))
 
     def rows(self, texts: Sequence[str]) -> list[list[int]]:
-        """Clean texts as in training and return their token ids."""
+        """Clean texts as in training and return their token ids.
+
+        Raises:
+            ValueError: a text is blank.
+        """
+        for number, text in enumerate(texts):
+            if is_blank(text):
+                raise ValueError(f"text {number} is blank after cleaning: {text[:40]!r}")
         cleaned = [self.clean(text, self.facts.max_words) for text in texts]
         return self.tokenizer.rows(cleaned, self.facts.max_tokens)
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import importlib.metadata
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
 from fastapi import Depends, FastAPI, Request
@@ -16,8 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from albef.serving.engine import Engine, Resources
 from albef.serving.errors import ApiError, invalid
-from albef.serving.following import Follower
-from albef.serving.gradual import KEY, Current, followers_of
+from albef.serving.following import Current, Follower
 from albef.serving.limits import Options
 from albef.serving.metrics import Metrics
 from albef.serving.middleware.access import Hosts, Tokens
@@ -25,14 +24,14 @@ from albef.serving.middleware.admission import Admission
 from albef.serving.middleware.exchange import METRICS, PROBES, State
 from albef.serving.middleware.json_calls import JsonCalls
 from albef.serving.middleware.requests import Requests
-from albef.serving.routes import calls, compatible, indexes, kserve, server
+from albef.serving.routes import calls, compatible, indexes, server
 
 _CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST", "PUT", "DELETE"],
-    "allow_headers": ["authorization", "content-type", "traceparent", "x-request-id", KEY],
-    "expose_headers": ["retry-after", "x-request-id", "x-albef-version"],
+    "allow_headers": ["authorization", "content-type", "traceparent", "x-request-id"],
+    "expose_headers": ["retry-after", "x-request-id"],
 }
-_PROTECTED = tuple(each.router for each in (calls, server, indexes, compatible, kserve))
+_PROTECTED = tuple(each.router for each in (calls, server, indexes, compatible))
 """Routers that need a token, if the server has tokens."""
 
 
@@ -41,8 +40,7 @@ def create_app(options: Options, state: State) -> FastAPI:
 
     Raises:
         ExportError: a folder is not an export, was changed, or cannot run with these options.
-        ValueError: a gallery is set, but no export embeds images; or the canary or shadow is of
-            another run.
+        ValueError: a gallery is set, but no export embeds images.
     """
     # A form stays in memory, which is limited; a thread would write each of its pieces to disk.
     MultiPartParser.spool_max_size = options.limits.body
@@ -50,15 +48,13 @@ def create_app(options: Options, state: State) -> FastAPI:
     engine = Engine(Resources(options, metrics))
     if options.gallery and "embed_image" not in engine.calls:
         raise ValueError("--gallery needs an export that embeds images; add a retrieval export")
-    followers = followers_of(options, follower := Follower(engine))
+    follower = Follower(engine)
     public = [server.probe_routes(state), server.page_routes()]
     state.routes = [route for router in (*public, *_PROTECTED) for route in router.routes]
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with contextlib.AsyncExitStack() as stack:
-            for each in followers.values():
-                await stack.enter_async_context(each.running())
+        async with follower.running():
             state.ready = True
             yield
 
@@ -72,9 +68,9 @@ def create_app(options: Options, state: State) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
         exception_handlers={HTTPException: _refuse, RequestValidationError: _invalid},
-        middleware=_middleware(options, metrics, state, followers, public),
+        middleware=_middleware(options, metrics, state, follower, public),
     )
-    app.state.follower, app.state.followers = follower, followers
+    app.state.follower = follower
     # Middleware has already checked the token; this adds it to openapi.json.
     secured = [Depends(HTTPBearer(scheme_name="token", auto_error=False))]
     for router in _PROTECTED:
@@ -87,15 +83,14 @@ def create_app(options: Options, state: State) -> FastAPI:
 def warm_up(app: FastAPI) -> None:
     """Prepare what the first requests would wait for: routes, and the processes that decode."""
     app.openapi()
-    for follower in app.state.followers.values():
-        follower.engine.decoders.warm_up()
+    app.state.follower.engine.decoders.warm_up()
 
 
 def _middleware(
     options: Options,
     metrics: Metrics,
     state: State,
-    followers: Mapping[str, Follower],
+    follower: Follower,
     public: list[APIRouter],
 ) -> list[Middleware]:
     # These paths read no body and compute nothing, so they need no token and no slot.
@@ -111,7 +106,7 @@ def _middleware(
         if options.tokens
         else Middleware(Hosts, options.hosts, options.origins, exempt=PROBES),
         Middleware(Admission, options.limits, metrics, exempt=open_paths | {METRICS}),
-        Middleware(Current, followers),
+        Middleware(Current, follower),
         Middleware(JsonCalls, state.routes),
     ]
 

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
@@ -12,11 +11,10 @@ from typing import Generic, TypeVar
 from albef.serving.errors import ApiError
 from albef.serving.limits import BEST, Limits
 from albef.serving.metrics import Metrics
+from albef.serving.middleware.exchange import CLIENT
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-CLIENT: ContextVar[str] = ContextVar("client", default="")
-"""The client of the current request; empty for the server's own work."""
 _PADDING = 1.5  # Maximum ratio of a batch's tokens with padding to its tokens without.
 _RECENT = 0.2  # Weight of the last batch in the running mean of seconds per item.
 
@@ -103,7 +101,7 @@ class Batcher(Generic[Item, Result]):
 
     def check_room(self, count: int) -> None:
         """Raise ApiError 429 if the queue has no room for ``count`` items, or no time."""
-        client, most = CLIENT.get(), self._limits.share(self._limits.queue, BEST)
+        client, most = CLIENT.get().name, self._limits.share(self._limits.queue, BEST)
         waiting, own = len(self._queue), sum(entry.client == client for entry in self._queue)
         delay, is_full = waiting * self._pace, waiting + count > self._limits.queue
         if is_full or own + count > most or delay > self._limits.seconds:
@@ -117,7 +115,7 @@ class Batcher(Generic[Item, Result]):
         """
         self.check_room(len(items))
         loop = asyncio.get_running_loop()
-        now, client = time.monotonic(), CLIENT.get()
+        now, client = time.monotonic(), CLIENT.get().name
         waiting: list[_Waiting[Item, Result]] = [
             _Waiting(item, self._length(item), now, loop.create_future(), client) for item in items
         ]

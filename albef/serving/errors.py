@@ -58,10 +58,8 @@ class ApiError(Exception):
         if retry_after is not None:
             self.headers["retry-after"] = f"{max(1, math.ceil(retry_after))}"
 
-    def response(self, path: str) -> Response:
-        """Return the response to a path: :class:`ErrorBody`, or a text in KServe's protocol."""
-        if path.startswith("/v2/models"):
-            return JSONResponse({"error": self.message}, self.status, self.headers)
+    def response(self) -> Response:
+        """Return the response, with an :class:`ErrorBody`."""
         sort = _TYPES.get(self.status, "invalid_request" if self.status < 500 else "server")
         detail = {"code": self.code, "message": self.message, "type": f"{sort}_error"}
         return JSONResponse({"error": detail | {"param": self.param}}, self.status, self.headers)

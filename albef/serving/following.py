@@ -5,11 +5,15 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from starlette.types import Receive, Scope, Send
 
 from albef.io import dying_with_parent
 from albef.serving.engine import Engine
 from albef.serving.indexes.gallery import follow
+from albef.serving.middleware.exchange import CLIENT, HttpMiddleware, exchange_of
 
 log = logging.getLogger("albef")
 _IDLE = 0.1  # Seconds between two checks whether all requests are answered.
@@ -20,21 +24,13 @@ class Follower:
 
     The new engine is loaded while the old one serves, and reads the images of all indexes. It then
     replaces the old one in one step. A request is answered by the engine that it started with. An
-    engine is released when no request can use it. If the folders of a trial, which has a ``share``,
-    do not exist any more, its share is 0 until they do.
+    engine is released when no request can use it.
     """
 
-    def __init__(self, engine: Engine, share: float | None = None) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._offered, self._is_withdrawn = share, False
-        engine.metrics.share.set_function(lambda: self.share)
         self._reading: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-
-    @property
-    def share(self) -> float:
-        """Share of the requests that this engine may get."""
-        return 0 if self._is_withdrawn else 1 if self._offered is None else self._offered
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -42,7 +38,7 @@ class Follower:
         options = self.engine.resources.options
         self._switch_to(self.engine)
         if options.follow:
-            self.begin(self._check_folders(options.follow, options.refresh))
+            self._begin(self._check_folders(options.follow, options.refresh))
         try:
             yield
         finally:
@@ -52,8 +48,7 @@ class Follower:
             await self.engine.stop()
             await self.engine.resources.close()
 
-    def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start work that ends with the server."""
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -65,7 +60,7 @@ class Follower:
         engine.announce()
         if self._reading:
             self._reading.cancel()
-        self._reading = self.begin(self._read(engine))
+        self._reading = self._begin(self._read(engine))
 
     async def _read(self, engine: Engine) -> None:
         try:
@@ -77,7 +72,7 @@ class Follower:
             await follow(engine, gallery)
 
     async def _check_folders(self, every: float, refresh: Sequence[str]) -> None:
-        folder_checks = self.engine.metrics.folder_checks
+        folder_checks, last = self.engine.metrics.folder_checks, ""
         while True:
             await asyncio.sleep(every)
             try:
@@ -86,17 +81,13 @@ class Follower:
                 if await asyncio.to_thread(self.engine.is_outdated):
                     await self._replace()
                     folder_checks.labels("replaced").inc()
+                last = ""
             # If the new exports fail for any reason, the old ones are still served.
             except Exception as error:
-                if not (self._offered and self._are_folders_gone()):
-                    folder_checks.labels("failed").inc()
+                folder_checks.labels("failed").inc()
+                if f"{error}" != last:  # The counter counts the same error at each check.
                     log.error("%s; still serving %s", error, self.engine.names)
-            if self._offered and self._is_withdrawn != self._are_folders_gone():
-                self._is_withdrawn = not self._is_withdrawn
-                log.warning("%s gets a share of %g now", self.engine.names, self.share)
-
-    def _are_folders_gone(self) -> bool:
-        return not all(folder.exists() for folder in self.engine.resources.options.exports)
+                last = f"{error}"
 
     async def _replace(self) -> None:
         old = self.engine
@@ -111,7 +102,7 @@ class Follower:
             raise
         self._switch_to(new)
         log.info("now serving %s instead of %s", new.names, old.names)
-        self.begin(self._retire(old))
+        self._begin(self._retire(old))
 
     async def _retire(self, old: Engine) -> None:
         """Stop an engine when its requests have been answered, or have timed out."""
@@ -121,6 +112,18 @@ class Follower:
                 await asyncio.sleep(_IDLE)
         finally:
             await old.stop()
+
+
+@dataclass(eq=False)
+class Current(HttpMiddleware):
+    """Middleware that gives a request its client and the current engine."""
+
+    follower: Follower
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        CLIENT.set(exchange_of(scope).client)
+        with self.follower.engine.answering():
+            await self.app(scope, receive, send)
 
 
 async def _run(command: Sequence[str]) -> None:

@@ -17,8 +17,7 @@ BOXES = 100  # proposed boxes for an image
 SIDE = 65_535  # pixels of an image's longest side, as in a JPEG
 BEST = 100  # results of a search, and images that it re-ranks
 INDEXES = 100  # indexes of a server
-RARE = ("BMP", "TIFF")  # formats of images that are decoded only if --format names them
-COMMAS = 2**15  # of a JSON body, which bound its values; parsing holds up other requests
+RARE = ("BMP", "TIFF")  # formats of images that a server does not decode, because they are slow
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,9 @@ class Limits:
     workers: int = 1  # concurrent computations of each export
     stragglers: float = 0.1  # share of a batch's time that the next one waits for a fuller batch
     body_seconds: float = 30  # time for a request's body to arrive
-    piece_seconds: float = 5  # time for each 16 KiB of a body to arrive
     seconds: float = 30  # time for the answer, from the arrival of the body
     grace: float = 30  # time to finish accepted requests after a stop signal
     cache: int = 256 * MIB  # bytes of image states cached for re-ranking
-    cached_texts: int = 0  # encoded texts that each export keeps
     indexes: int = 512 * MIB  # bytes of indexes in memory; above it, clients cannot add images
 
     def described(self) -> dict[str, int | float]:
@@ -63,15 +60,6 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """Export that is tried out on a ``share`` of the requests, from 0 to 1."""
-
-    export: Path
-    share: float
-    refresh: Sequence[str] = ()  # words of a command
-
-
-@dataclass(frozen=True)
 class Options:
     """Options of a server; see ``albef serve --help``."""
 
@@ -80,6 +68,7 @@ class Options:
     tokens: Sequence[str] = ()  # without tokens, only clients on this machine are answered
     hosts: Sequence[str] = ()  # --host-name
     origins: Sequence[str] = ()  # --origin
+    proxies: Sequence[str] = ()  # --proxy: addresses or networks whose X-Forwarded-For is believed
     indexes: Path | None = None  # None keeps indexes in memory
     gallery: Path | None = None
     follow: float = 0  # seconds between two checks of the folders; 0 never checks
@@ -89,5 +78,3 @@ class Options:
     providers: Sequence[str] | None = None  # None uses what works
     precision: str | None = None  # None uses the first of each export
     min_probability: float = 0
-    canary: Trial | None = None  # answers its share of the requests
-    shadow: Trial | None = None  # computes its share again, and its answers are only compared

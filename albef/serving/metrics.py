@@ -1,6 +1,5 @@
 """Prometheus metrics of a running server."""
 
-from collections.abc import Iterable
 from functools import partial
 
 from prometheus_client import (
@@ -10,31 +9,20 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
-    Summary,
     generate_latest,
 )
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64)
 
 
-class Metrics(Collector):
-    """Metrics of one server. Labels never have content of a request.
+class Metrics:
+    """Metrics of one server. Labels never have content of a request."""
 
-    ``trials`` has the metrics of a canary and a shadow, by these names. If there are any, every
-    sample has the label ``version``, which is ``stable`` for the rest.
-    """
-
-    def __init__(self, trial_of: "Metrics | None" = None, name: str = "") -> None:
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.trials: dict[str, Metrics] = {}
-        if trial_of:
-            trial_of.trials[name] = self
-        else:
-            ProcessCollector(registry=self.registry)
-            PlatformCollector(registry=self.registry)
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
         counter = partial(Counter, registry=self.registry)
         gauge = partial(Gauge, registry=self.registry)
         seconds = partial(Histogram, registry=self.registry, buckets=_SECONDS)
@@ -68,36 +56,12 @@ class Metrics(Collector):
         self.model = gauge("albef_model_info", "Served exports", ["run", "kind", "digest"])
         written = "Unix time at which the served export's manifest was written"
         self.written = gauge("albef_model_written_timestamp_seconds", written, ["run"])
-        self.share = gauge("albef_version_share", "Share of requests that this version may get")
-        self.share.set(1)
-        self.compared = counter(
-            "albef_shadow_answers", "Answers of a shadow, by comparison", ["route", "outcome"]
-        )
-        cosine = "Cosine similarity of a shadow's vectors and the sent ones"
-        self.cosine = Summary("albef_shadow_cosine", cosine, ["route"], registry=self.registry)
-        models = [self.model, self.drift, self.written]
-        # Only a trial counts requests anew, because its numbers decide about one export.
-        trials = [self.requests, self.seconds, self.compared, self.cosine]
-        self._of_model = models + (trials if trial_of else [])
 
     def clear(self) -> None:
         """Remove the numbers of a model that is replaced."""
-        for each in self._of_model:
+        for each in (self.model, self.drift, self.written):
             each.clear()
 
     def page(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""
-        return generate_latest(self if self.trials else self.registry)
-
-    def collect(self) -> Iterable[Metric]:
-        """Return the metrics of all versions, with their names as a label."""
-        merged: dict[str, Metric] = {}
-        for version, metrics in {"stable": self, **self.trials}.items():
-            for metric in metrics.registry.collect():
-                samples = [
-                    each._replace(labels={**each.labels, "version": version})
-                    for each in metric.samples
-                ]
-                metric.samples = []
-                merged.setdefault(metric.name, metric).samples += samples
-        return merged.values()
+        return generate_latest(self.registry)

@@ -3,29 +3,37 @@
 Shapes: S image side, L text tokens, D width, E shared width.
 """
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from albef import runtime
-from albef.preprocessing.transforms import normalised
+from albef.data.boxes import Box
+from albef.preprocessing.transforms import Square, normalised
 from albef.runtime import manifest as manifests
 from albef.runtime.matching import Grounded
 from albef.runtime.model import Array, Floats, ImageStates, Ints
 from albef.runtime.sessions import CPU
 from albef.runtime.sketch import Sketch, read_counts
 from albef.serving.batching import Batcher, Threads
+from albef.serving.decoding import PROCESSES, Decoders
+from albef.serving.errors import ApiError
 from albef.serving.limits import BEST, Options
 from albef.serving.loading import check_answers, load_faster
 from albef.serving.metrics import Metrics
+from albef.serving.middleware.exchange import take_texts
 
+T = TypeVar("T")
 _IN_STEPS = frozenset({"embed_image", "embed_text", "match", "zero_shot"})
 """Calls that are split into steps. The model computes any other call as a whole."""
 
+_AHEAD = 2 * PROCESSES  # Images of a request that are decoded, or in their queue, at a time.
 _SAMPLED = 4  # Texts of a request that are tokenized again, to be counted.
 
 
@@ -70,7 +78,9 @@ class ModelQueues:
             cannot answer a test request of each call.
     """
 
-    def __init__(self, folder: Path, options: Options, metrics: Metrics) -> None:
+    def __init__(
+        self, folder: Path, options: Options, metrics: Metrics, decoders: Decoders
+    ) -> None:
         load: Callable[..., Any] = partial(
             runtime.load,
             folder,
@@ -93,6 +103,7 @@ class ModelQueues:
         self.space = f"{self.model.digest}/{self.precision}"
         self.written = (folder / manifests.NAME).stat().st_mtime
         self.sketch, self.profile = Sketch(), read_counts(folder)
+        self._decoders = decoders
         # Exports share no threads, so that a slow call of one does not hold up another.
         self.threads = Threads(options.limits.workers)
 
@@ -108,8 +119,6 @@ class ModelQueues:
             "pairs", self._match, length=lambda pair: len(pair.text.states)
         )
         whole = self.model.calls - _IN_STEPS
-        self._recent: dict[tuple[int, ...], EncodedText] = {}
-        self._cached_texts = options.limits.cached_texts
         self.by_call = {call: batcher(call, partial(self._ask, call)) for call in whole}
         self.batchers: list[Batcher[Any, Any]]
         self.batchers = [self.images, self.texts, self.pairs, *self.by_call.values()]
@@ -134,20 +143,76 @@ class ModelQueues:
             elif isinstance(answer, list) and answer:
                 self.sketch.count(confidence=answer[0].probability)
 
-    async def encode_texts(self, texts: Sequence[list[int]]) -> list[EncodedText]:
-        """Encode texts, given as token ids; recent ones are taken from the cache."""
-        if not self._cached_texts:
-            return await self.texts(texts)
-        keys = [*map(tuple, texts)]
-        found = {key: self._recent[key] for key in keys if key in self._recent}
-        new = {key: ids for key, ids in zip(keys, texts, strict=True) if key not in found}
-        found |= zip(new, await self.texts([*new.values()]), strict=True)
-        for key in found:
-            self._recent.pop(key, None)
-        self._recent |= found  # The most recent are last.
-        for key in [*self._recent][: -self._cached_texts]:
-            del self._recent[key]
-        return [found[key] for key in keys]
+    async def ask(
+        self, call: str, images: Sequence[bytes], texts: Sequence[str], *boxes: Sequence[Box]
+    ) -> tuple[tuple[int, int], list[Any]]:
+        """Return the first image's size, and the model's answers; boxes belong to that image."""
+        take_texts(len(texts))
+        self.by_call[call].check_room(len(texts))
+        with self._decoders.room(len(images)):
+            decoded = [await self.decode(image, f"file {i}") for i, image in enumerate(images)]
+        inputs, size = [Image.fromarray(each.pixels) for each in decoded], decoded[0].size
+        more = (*boxes, size) if boxes else ()
+        answers = await self.by_call[call]([(*inputs, text, *more) for text in texts])
+        self.count(texts, answers)
+        return size, answers
+
+    async def encode_images(
+        self, images: Sequence[bytes], *, keep: bool, counted: bool = True
+    ) -> list[EncodedImage]:
+        """Encode images to features, and to states if ``keep`` is true."""
+        self.images.check_room(len(images))
+
+        async def decode(number: int) -> Square:
+            return await self.decode(images[number], f"file {number}", counted=counted)
+
+        with self._decoders.room(len(images)):
+            squares = await _in_order(decode, len(images))
+        return await self.images([Pixels(square.pixels, keep) for square in squares])
+
+    async def encode_valid_images(
+        self, images: Sequence[bytes], small: int
+    ) -> list[tuple[Square, EncodedImage] | ApiError]:
+        """Encode images to features; an invalid image gives its error.
+
+        The longest side of thumbnails is ``small``.
+        """
+        self.images.check_room(len(images))
+
+        async def decode(number: int) -> Square | ApiError:
+            try:
+                return await self.decode(images[number], "the file", small=small)
+            except ApiError as error:
+                return error
+
+        with self._decoders.room(len(images)):
+            squares = await _in_order(decode, len(images))
+        valid = [square for square in squares if isinstance(square, Square)]
+        encoded = iter(await self.images([Pixels(square.pixels, False) for square in valid]))
+        return [
+            (square, next(encoded)) if isinstance(square, Square) else square for square in squares
+        ]
+
+    async def encode_texts(
+        self, texts: Sequence[str], *, counted: bool = True
+    ) -> list[EncodedText]:
+        """Encode texts to states and features."""
+        take_texts(len(texts))
+        return await self.texts([self.ids(text, counted=counted) for text in texts])
+
+    async def decode(
+        self, image: bytes, name: str, *, counted: bool = True, small: int = 0
+    ) -> Square:
+        """Return an encoded image at the model's input size; see :meth:`Decoders.decode`.
+
+        If ``counted``, the sketch counts it.
+        """
+        side = self.model.facts.image_size
+        square = await self._decoders.decode(image, name, side, small)
+        if counted:
+            (width, height), brightness = square.size, float(square.pixels.mean())
+            self.sketch.count(width=width, height=height, brightness=brightness)
+        return square
 
     def _encode_images(self, items: Sequence[Pixels]) -> list[EncodedImage]:
         """Encode images. Results are copies, so keeping one does not keep its batch in memory."""
@@ -184,6 +249,24 @@ class ModelQueues:
             *map(list, zip(*items, strict=True)), **options
         )
         return answers
+
+
+async def _in_order(call: Callable[[int], Awaitable[T]], count: int) -> list[T]:
+    """Return the results of calls with 0, 1, ..., a few at a time; if one fails, cancel all."""
+    results: dict[int, T] = {}
+    numbers = iter(range(count))
+
+    async def work() -> None:
+        for number in numbers:
+            results[number] = await call(number)
+
+    workers = [asyncio.ensure_future(work()) for _ in range(min(_AHEAD, count))]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+    return [results[number] for number in range(count)]
 
 
 def probability(margin: float) -> float:

@@ -8,7 +8,6 @@ import errno
 import gc
 import logging
 import re
-import shlex
 import socket
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from typing import Annotated
 from typer import Argument, Exit, Option
 
 from albef.io import dying_with_parent
-from albef.serving.limits import MIB, RARE, Limits, Options, Trial
+from albef.serving.limits import MIB, Limits, Options
 
 _RELEASED = re.compile(r"[A-Za-z0-9][\w-]*#[A-Za-z0-9][\w-]*")  # Argument that `albef fetch` takes.
 _FOLLOW_SECONDS = 60.0  # Interval between two checks of the registry.
@@ -33,13 +32,6 @@ def serve(
         Names, Option(metavar="DIGEST", help="Load only exports of this sha256:HEX; repeatable.")
     ] = None,
     key: Annotated[Folder, Option(help="Public key that must have signed RUN#STAGE.")] = None,
-    canary: Annotated[
-        str | None, Option(metavar="EXPORT=SHARE", help="Export that answers a share of requests.")
-    ] = None,
-    shadow: Annotated[
-        str | None,
-        Option(metavar="EXPORT[=SHARE]", help="Export whose answers are compared, not sent."),
-    ] = None,
     follow: Annotated[
         float | None,
         Option(
@@ -48,9 +40,6 @@ def serve(
             help="Interval of checks for new exports; 0: never; default: 60 for RUN#STAGE, else 0.",
         ),
     ] = None,
-    refresh: Annotated[
-        str | None, Option(metavar="COMMAND", help="Command to run before each check.")
-    ] = None,
     host: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="Port; 0: a free one.")] = 8080,
     host_name: Annotated[
@@ -58,6 +47,9 @@ def serve(
     ] = None,
     origin: Annotated[
         Names, Option(metavar="URL", help="Site whose pages may call (CORS); repeatable.")
+    ] = None,
+    proxy: Annotated[
+        Names, Option(metavar="ADDRESS", help="Proxy that names its clients; repeatable.")
     ] = None,
     indexes: Annotated[Folder, Option(help="Folder of image indexes; default: memory.")] = None,
     gallery: Annotated[Folder, Option(help="Image folder that index `gallery` follows.")] = None,
@@ -69,54 +61,37 @@ def serve(
         float, Option(min=0, max=1, help="Give no answer or class below this probability.")
     ] = 0,
     threads: Annotated[int, Option(min=0, help="Threads per computation; 0: all cores.")] = 0,
-    workers: Annotated[int, Option(min=1, help="Concurrent computations per export.")] = 1,
     batch: Annotated[int, Option(min=1, help="Items computed together at most.")] = 8,
-    queue: Annotated[int, Option(min=32, help="Items waiting for one computation at most.")] = 256,
     requests: Annotated[int, Option(min=1, help="Concurrent requests at most.")] = 128,
     seconds: Annotated[float, Option(min=0.001, help="Time limit of an answer.")] = 30,
-    cached_texts: Annotated[int, Option(min=0, help="Encoded texts to keep, per export.")] = 0,
     body_mib: Annotated[float, Option(min=0.001, help="Largest request body in MiB.")] = 16,
     megapixels: Annotated[float, Option(min=0.001, help="Largest image in megapixels.")] = 16,
-    image_format: Annotated[
-        Names, Option("--format", metavar="FORMAT", help="Also decode BMP or TIFF; repeatable.")
-    ] = None,
     drain: Annotated[float, Option(min=0, help="Seconds not ready before stopping.")] = 0,
-    grace: Annotated[float, Option(min=1, help="Seconds to finish accepted requests.")] = 30,
 ) -> int:
     """Serve exported models over HTTP, with a web page.
 
     If several exports have a call, the first one answers it. In a project, RUN#STAGE is the
-    released export of a registry stage, which the server follows. A canary or shadow is another
-    export of a served run, and is followed too. Set the tokens of clients in
+    released export of a registry stage, which the server follows. Set the tokens of clients in
     ALBEF_TOKENS, or in the file that ALBEF_TOKENS_FILE names.
 
     Example: albef serve products/exports/retrieval --gallery photos
     """
     from albef.serving.middleware.access import read_tokens
 
-    tried = _trial("--canary", canary, key), _trial("--shadow", shadow, key)
-    exports = [*export, *(trial.export for trial in tried if trial)]
-    if key and (others := [path for path in exports if not _RELEASED.fullmatch(str(path))]):
+    if key and (others := [path for path in export if not _RELEASED.fullmatch(str(path))]):
         raise ValueError(
             f"--key {key}: {others[0]} is a folder, and only RUN#STAGE has a signature; use "
             "`albef verify` and --expect for a folder"
         )
-    if wrong := set(image_format or ()).difference(RARE):
-        raise ValueError(f"--format {min(wrong)}: choose {' or '.join(RARE)}")
     fetch, tokens = _fetch_command(export, key), read_tokens()
-    default = _FOLLOW_SECONDS if _fetch_command(exports, key) else 0
+    default = _FOLLOW_SECONDS if fetch else 0
     limits = Limits(
         body=round(body_mib * MIB),
         pixels=round(megapixels * 2**20),  # as ingest counts megapixels
-        formats=(*Limits().formats, *(image_format or ())),
         requests=requests,
         clients=len(tokens) or 1,
-        queue=queue,
         batch=batch,
-        workers=workers,
         seconds=seconds,
-        grace=grace,
-        cached_texts=cached_texts,
     )
     options = Options(
         export,
@@ -124,41 +99,18 @@ def serve(
         tokens=tokens,
         hosts=host_name or (),
         origins=origin or (),
+        proxies=proxy or (),
         indexes=indexes,
         gallery=gallery,
         follow=default if follow is None else follow,
-        refresh=shlex.split(refresh) if refresh else fetch,
+        refresh=fetch,
         expect=expect or (),
         threads=threads,
         providers=provider,
         precision=precision,
         min_probability=min_probability,
-        canary=tried[0],
-        shadow=tried[1],
     )
-    return _run(options, fetch, host, port, drain)
-
-
-def _trial(option: str, text: str | None, key: Path | None) -> Trial | None:
-    """Return the export and the share of ``EXPORT=SHARE``; for a shadow, the share can be left out.
-
-    Raises:
-        ValueError: the share is missing, or is not above 0 and up to 1.
-    """
-    if text is None:
-        return None
-    export, has_share, share = text.rpartition("=")
-    if option == "--shadow" and not has_share:
-        export, share = text, "1"
-    try:
-        if export and 0 < float(share) <= 1:
-            return Trial(Path(export), float(share), _fetch_command([Path(export)], key))
-    except ValueError:
-        pass
-    raise ValueError(
-        f"{option} {text}: write EXPORT=SHARE, with a share above 0 and up to 1, such as "
-        "retrieval#next=0.05"
-    )
+    return _run(options, host, port, drain)
 
 
 def _fetch_command(exports: list[Path], key: Path | None) -> list[str]:
@@ -170,12 +122,12 @@ def _fetch_command(exports: list[Path], key: Path | None) -> list[str]:
     return [sys.executable, "-m", "albef.cli", "fetch", *released, *signed]
 
 
-def _run(options: Options, fetch: list[str], host: str, port: int, drain: float) -> int:
-    """Run ``fetch``, then serve until a stop signal; return the exit code."""
+def _run(options: Options, host: str, port: int, drain: float) -> int:
+    """Fetch released exports, then serve until a stop signal; return the exit code."""
+    from albef.runtime import manifest
     from albef.serving.app import create_app, warm_up
     from albef.serving.middleware.access import LOCAL, TOKENS
     from albef.serving.middleware.exchange import State
-    from albef.serving.scheduling import shorten_turns
     from albef.serving.uvicorn_server import Server
 
     if options.gallery is not None and not options.gallery.is_dir():
@@ -185,19 +137,16 @@ def _run(options: Options, fetch: list[str], host: str, port: int, drain: float)
             f"--host {host} lets other machines call the server; set {TOKENS}, or use "
             "--host 127.0.0.1"
         )
+    for path in options.exports:
+        if not _RELEASED.fullmatch(str(path)):
+            manifest.read(path)  # A wrong folder is reported before anything is fetched or loaded.
     _check_port(host, port)
-    options = dataclasses.replace(options, exports=_fetched(options.exports, fetch))
-    for name, trial in (("canary", options.canary), ("shadow", options.shadow)):
-        if trial:
-            (folder,) = _fetched([trial.export], trial.refresh)
-            changed = {name: dataclasses.replace(trial, export=folder)}
-            options = dataclasses.replace(options, **changed)  # type: ignore[arg-type]
+    options = dataclasses.replace(options, exports=_fetched(options.exports, options.refresh))
     _start_log()
-    shorten_turns()
     state = State(log=sys.__stderr__)  # Nothing in its lines needs to be escaped.
     app = create_app(options, state)
     warm_up(app)
-    server = Server(app, state, options.limits, host, port, drain)
+    server = Server(app, state, options, host, port, drain)
     gc.freeze()  # A collection of all modules and models takes longer than most answers.
     gc.set_threshold(10_000)  # By default, a collection would follow every few requests.
     server.run()

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from albef.data.record import Record
-from albef.loading.reading import Batch
-from albef.preprocessing.text import TextTokenizer, clean_caption, text_id
-from albef.preprocessing.transforms import Transform
+from albef.loading.reading import Batch, ImageTransform
+from albef.preprocessing.text import TextTokenizer, clean_caption, text_id, tidy
 from albef.tasks.task import MAX_WORDS
 
 KNOWN_TEXTS = 16
@@ -31,7 +30,7 @@ class Collate:
     """
 
     tokenizer: TextTokenizer
-    transform: Transform
+    transform: ImageTransform
     max_tokens: int
     equal_texts: bool = False
     itm_captions: float = 0.0
@@ -40,7 +39,7 @@ class Collate:
     def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
         """Stack the records."""
         image = np.stack([self.transform(record.image, rng, record.key) for record in records])
-        texts = [_drawn(record.captions, rng) for record in records]
+        texts = [self._drawn(record.captions, rng) for record in records]
         ids, mask = self.tokenizer.encode(texts, self.max_tokens)
         batch = {
             "image": torch.from_numpy(image),
@@ -50,7 +49,7 @@ class Collate:
         }
         if self.equal_texts:
             batch["text_ids"] = torch.tensor(
-                [_text_ids(text, record) for text, record in zip(texts, records, strict=True)]
+                [self._text_ids(text, record) for text, record in zip(texts, records, strict=True)]
             )
         if self.itm_captions:
             batch |= self._further(records, rng)
@@ -64,7 +63,7 @@ class Collate:
             return {}
         rows = sorted(rng.choice(having, count, replace=False).tolist())
         rank = rng.random() if self.itm_equal_rank else None
-        texts = [_drawn(records[row].itm_captions, rng, rank) for row in rows]
+        texts = [self._drawn(records[row].itm_captions, rng, rank) for row in rows]
         ids, mask = self.tokenizer.encode(texts, self.max_tokens)
         return {
             "itm_ids": torch.from_numpy(ids),
@@ -73,25 +72,25 @@ class Collate:
             "itm_rows": torch.tensor(rows),
         }
 
+    def _drawn(
+        self, texts: Sequence[str], rng: np.random.Generator, rank: float | None = None
+    ) -> str:
+        """Draw one of the texts, or take that at a relative rank by length in [0, 1), cleaned."""
+        if rank is None:
+            text = texts[int(rng.integers(len(texts)))]
+        else:
+            text = sorted(texts, key=len)[int(rank * len(texts))]
+        return self.tokenizer.clean(text, MAX_WORDS)
 
-def _drawn(texts: Sequence[str], rng: np.random.Generator, rank: float | None = None) -> str:
-    """Draw one of the texts, or take that at a relative rank by length in [0, 1), and clean it."""
-    if rank is None:
-        text = texts[int(rng.integers(len(texts)))]
-    else:
-        text = sorted(texts, key=len)[int(rank * len(texts))]
-    return clean_caption(text, MAX_WORDS)
+    def _text_ids(self, text: str, record: Record) -> list[int]:
+        """Return the id of a record's drawn caption, and those of all, filled with the first."""
+        true_texts = (*record.captions, *record.itm_captions)
+        known = [_cleaned_id(other, self.tokenizer.public) for other in true_texts[:KNOWN_TEXTS]]
+        own = text_id(text)
+        return [own, *known, *[own] * (KNOWN_TEXTS - len(known))]
 
 
 @lru_cache(2**16)
-def _cleaned_id(text: str) -> int:
+def _cleaned_id(text: str, public: bool) -> int:
     """Return the id of a text once cleaned; every epoch needs it again."""
-    return text_id(clean_caption(text, MAX_WORDS))
-
-
-def _text_ids(text: str, record: Record) -> list[int]:
-    """Return the id of a record's drawn caption, and those of all, filled with the first."""
-    true_texts = (*record.captions, *record.itm_captions)
-    known = [_cleaned_id(other) for other in true_texts[:KNOWN_TEXTS]]
-    own = text_id(text)
-    return [own, *known, *[own] * (KNOWN_TEXTS - len(known))]
+    return text_id((tidy if public else clean_caption)(text, MAX_WORDS))

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from albef.config import Count, fixed
 from albef.data.record import Record
-from albef.loading.reading import Batch, Records
+from albef.loading.reading import Batch, ImageTransform, Records
 from albef.losses.distill import soft_targets
 from albef.losses.itc import soft_cross_entropy
 from albef.models.albef import ALBEF, ModelConfig, PairALBEF, resized
 from albef.models.fusion import doubled
 from albef.models.momentum import MomentumModel
 from albef.models.weights import Checkpoint, load_strict
-from albef.preprocessing.text import TextTokenizer, clean_caption
-from albef.preprocessing.transforms import Evaluate, Transform
+from albef.preprocessing.text import TextTokenizer
+from albef.preprocessing.transforms import Evaluate
 from albef.tasks.rates import Validation, accuracies
 from albef.tasks.task import MAX_WORDS, MomentumConfig, RunTask, Table, extend, joined
 
@@ -47,7 +47,7 @@ class Collate:
     """Collate of ``image`` (B, I, 3, S, S), ``ids``, ``text_mask`` (B, L) and ``label`` (B,)."""
 
     tokenizer: TextTokenizer
-    transform: Transform
+    transform: ImageTransform
     max_tokens: int
     classes: tuple[str, ...]
     images: int
@@ -55,7 +55,7 @@ class Collate:
     def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
         """Stack the records; each image is augmented independently."""
         labels = [self.classes.index(label_of(record, self.classes)) for record in records]
-        texts = [clean_caption(sentence_of(record), MAX_WORDS) for record in records]
+        texts = [self.tokenizer.clean(sentence_of(record), MAX_WORDS) for record in records]
         ids, mask = self.tokenizer.encode(texts, self.max_tokens)
         return {
             "image": stacked(records, self.images, lambda one, key: self.transform(one, rng, key)),
@@ -164,7 +164,7 @@ class ClassificationTask(ClassTask):
         """Return the record's class."""
         return label_of(record, cls.classes)
 
-    def collate(self, transform: Transform) -> Collate:
+    def collate(self, transform: ImageTransform) -> Collate:
         """Return the collate of training batches."""
         return Collate(self.tokenizer, transform, self.config.max_tokens, self.classes, self.images)
 

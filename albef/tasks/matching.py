@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from albef.config import CountOrZero, Section, Share, fixed, opt_in
 from albef.data.record import Record
 from albef.distributed import world
-from albef.loading.reading import Batch, Records
+from albef.loading.reading import Batch, ImageTransform, Records
 from albef.losses.distill import ramp
 from albef.losses.itc import (
     Contrast,
@@ -32,7 +32,6 @@ from albef.models.matching import Matches, match_pairs
 from albef.models.momentum import EMPTY, FeatureQueue, MomentumModel
 from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer
-from albef.preprocessing.transforms import Transform
 from albef.tasks.captions import KNOWN_TEXTS, Collate
 from albef.tasks.task import MomentumConfig, RunTask, Task
 
@@ -71,6 +70,13 @@ class MatchingConfig(Section):
     meta: texts that may be true of many other images, such as "two frogs". In fine-tuning, only
     half of them have a negative image. ITC and MLM do not read them. It needs ``equal_texts``. The
     paper has no such captions."""
+    itm: bool = opt_in(True)
+    """If true, train image-text matching (ITM) and with it the fusion encoder. If false, only
+    contrast is trained, as in CLIP, and texts and images are ranked by it alone. A few hundred
+    images are too few for ITM."""
+    projection_dropout: Annotated[float, Field(ge=0, lt=1)] = opt_in(0.0)
+    """Dropout of the pooled states before their projections. Frozen encoders and few images need
+    it. The paper has none."""
     wpa: Annotated[float, Field(ge=0)] = 0.0
     """Weight of word-patch alignment, a loss that aligns words with the image patches they
     describe. The paper does not have it. If weights start at random, this loss teaches which of two
@@ -82,6 +88,9 @@ class MatchingConfig(Section):
             raise ValueError("itm_captions needs equal_texts: true")
         if self.exchanged_ranking and not self.exchanged:
             raise ValueError("exchanged_ranking needs exchanged: list words there, or set it to 0")
+        for name in ("wpa", "exchanged", "itm_captions"):
+            if not self.itm and getattr(self, name):
+                raise ValueError(f"{name} needs itm: true")
         return self
 
 
@@ -119,10 +128,8 @@ class EncodedPairs(NamedTuple):
     """Student's image states (B, N, D)."""
     text_states: Tensor
     """Student's text states (B, L, D)."""
-    image_feat_m: Tensor
-    """Momentum image features (B, E)."""
-    text_feat_m: Tensor
-    """Momentum text features (B, E)."""
+    feats_m: tuple[Tensor, Tensor] | None
+    """Momentum features (B, E) of the images and of the texts. None uses the student's own."""
 
 
 class Positives(NamedTuple):
@@ -223,11 +230,12 @@ class MatchingTask(Task):
     def __init__(self, config: object, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
         self.model = ALBEF(model, tokenizer.vocab_size)
+        self.model.projection_dropout = getattr(config, "projection_dropout", 0.0)
         self.itm_head = nn.Linear(model.fused.width, 2)
         nn.init.normal_(self.itm_head.weight, std=0.02)
         nn.init.zeros_(self.itm_head.bias)
 
-    def collate(self, transform: Transform) -> Collate:
+    def collate(self, transform: ImageTransform) -> Collate:
         """Return the collate of training batches."""
         config = self.config
         return Collate(
@@ -270,6 +278,14 @@ class MatchingTask(Task):
             for scalar in (self.temperature, self.itc_bias):
                 if scalar is not None:
                     scalar.requires_grad_(False)
+
+    def train_itm(self, trained: bool, mlm: bool = False) -> None:
+        """Enable ITM, or disable it; freeze the fusion layers if neither it nor MLM trains them."""
+        self.fuses = trained or mlm
+        if not trained:
+            self.itm_head.requires_grad_(False)
+        if not self.fuses:
+            self.model.fusion_encoder.requires_grad_(False)
 
     @torch.no_grad()
     def embed_images(
@@ -315,40 +331,37 @@ class MatchingTask(Task):
             queued: number of queue entries, the first ones, that are candidates; None means all.
 
         Returns:
-            The outputs of :meth:`forward`, and keys and values of the student's images.
+            The outputs of :meth:`forward`, and keys and values of the student's images, if a loss
+            reads them.
         """
         model, config = self.model, self.config
         positives = self._positives(pairs.batch, queued)
-        itc = self._contrast(pairs, positives, alpha, queued)
-        image = model.fusion_encoder.image_key_values(pairs.image_states)
-        mask = pairs.batch["text_mask"]
-        begun = model.begin_fusion(pairs.text_states, mask)
-        scored = [
-            self._score(texts) for texts in self._texts(pairs.batch, begun, image, itc, positives)
-        ]
-        outputs = {}
-        if config.exchanged:
-            outputs["exchanged"] = (
-                torch.cat([texts.is_exchanged for texts in scored]).float().mean()
-            )
+        feats = model.image_feat(pairs.image_states), model.text_feat(pairs.text_states)
+        feats_m = pairs.feats_m or feats
+        itc = self._contrast((*feats, *feats_m), positives, alpha, queued)
+        states = pairs.image_states
+        image = model.fusion_encoder.image_key_values(states) if self.fuses else []
+        losses = {"itc": itc.loss}  # It is logged even if it is not trained.
+        outputs: dict[str, Tensor] = {}
+        if config.itm:
+            fused, outputs = self._fused_losses(pairs, image, itc, positives)
+            losses |= fused
 
-        losses = {"itm": _itm_loss(scored)}
-        loss = losses["itm"]
-        if config.exchanged_ranking:
-            losses["ranking"] = _ranking_loss(scored)
-            loss = loss + config.exchanged_ranking * losses["ranking"]
-        losses["itc"] = itc.loss  # It is logged even if it is not trained.
-        if self.itc:
-            loss = loss + itc.loss
-        if config.wpa:
-            query = model.fusion_encoder.first_query(begun)
-            losses["wpa"] = wpa_loss(query, image[0][0], mask, same=positives.texts.t())
-            loss = loss + config.wpa * losses["wpa"]
-        outputs |= {name: value.detach() for name, value in losses.items()} | {
+        weights = {
+            "itm": 1.0,
+            "ranking": config.exchanged_ranking,
+            "itc": float(self.itc),
+            "wpa": config.wpa,
+        }
+        loss = torch.zeros_like(itc.loss)
+        for name, weight in weights.items():
+            if weight and name in losses:
+                loss = loss + weight * losses[name]
+        outputs |= {name: losses[name].detach() for name in weights if name in losses} | {
             "temperature": self.temperature.detach(),
             "alpha": torch.full_like(itc.loss.detach(), alpha),
-            "image_feat_m": pairs.image_feat_m,
-            "text_feat_m": pairs.text_feat_m,
+            "image_feat_m": feats_m[0].detach(),
+            "text_feat_m": feats_m[1].detach(),
         }
         if (ids := _ids_of(pairs.batch)) is not None:
             outputs["ids"] = ids
@@ -374,14 +387,18 @@ class MatchingTask(Task):
         return Positives(positives | of_images[:, :size], targets, ignored)
 
     def _contrast(
-        self, pairs: EncodedPairs, positives: Positives, alpha: float, queued: int | None
+        self,
+        feats: tuple[Tensor, Tensor, Tensor, Tensor],
+        positives: Positives,
+        alpha: float,
+        queued: int | None,
     ) -> Contrast:
-        """Return ITC of a batch with its similarities, by which ITM draws negatives."""
+        """Return ITC of a batch with its similarities, by which ITM draws negatives.
+
+        ``feats`` are features (B, E) of images and texts, and those of the momentum model.
+        """
         return contrast(
-            self.model.image_feat(pairs.image_states),
-            self.model.text_feat(pairs.text_states),
-            pairs.image_feat_m,
-            pairs.text_feat_m,
+            *feats,
             self.queue.image[:queued],
             self.queue.text[:queued],
             self.temperature,
@@ -390,6 +407,25 @@ class MatchingTask(Task):
             positives.ignored,
             self.itc_bias,
         )
+
+    def _fused_losses(
+        self, pairs: EncodedPairs, image: list[KeyValue], itc: Contrast, positives: Positives
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the losses that read fused states, and values to log."""
+        config, mask = self.config, pairs.batch["text_mask"]
+        begun = self.model.begin_fusion(pairs.text_states, mask)
+        texts = self._texts(pairs.batch, begun, image, itc, positives)
+        scored = [self._score(each) for each in texts]
+        losses, outputs = {"itm": _itm_loss(scored)}, {}
+        if config.exchanged:
+            is_exchanged = torch.cat([each.is_exchanged for each in scored])
+            outputs["exchanged"] = is_exchanged.float().mean()
+        if config.exchanged_ranking:
+            losses["ranking"] = _ranking_loss(scored)
+        if config.wpa:
+            query = self.model.fusion_encoder.first_query(begun)
+            losses["wpa"] = wpa_loss(query, image[0][0], mask, same=positives.texts.t())
+        return losses, outputs
 
     def _texts(
         self,
@@ -481,6 +517,7 @@ class PairTask(MatchingTask, RunTask):
     def __init__(self, config: PairConfig, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
         self.add_momentum_model(temperature=0.07)
+        self.train_itm(config.itm)
 
     @classmethod
     def start(cls, config: PairConfig, init: Checkpoint) -> Self:
@@ -504,8 +541,10 @@ class PairTask(MatchingTask, RunTask):
         mask = batch["text_mask"]
         image_states = model.encode_image(batch["image"])
         text_states = model.encode_text(batch["ids"], mask)
+        if not self.config.momentum:
+            return self.match(EncodedPairs(batch, image_states, text_states, None), 0.0)[0]
         with torch.no_grad():
             image_feat_m = model_m.image_feat(self.encode_image_m(batch["image"], image_states))
             text_feat_m = model_m.text_feat(model_m.encode_text(batch["ids"], mask))
-        pairs = EncodedPairs(batch, image_states, text_states, image_feat_m, text_feat_m)
+        pairs = EncodedPairs(batch, image_states, text_states, (image_feat_m, text_feat_m))
         return self.match(pairs, fixed(self.config.alpha) * ramp(epoch))[0]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from albef.config import Count, Section, Share, opt_in
 from albef.data.record import Record
-from albef.loading.reading import Batch, Records
+from albef.loading.reading import Batch, ImageTransform, Records
 from albef.losses.distill import ramp
 from albef.losses.mlm import IGNORED, mlm_loss
 from albef.models.albef import ModelConfig, settled
@@ -21,7 +21,6 @@ from albef.models.start import StartConfig, start_encoders, start_image, start_t
 from albef.models.text import MLMHead, TextConfig
 from albef.models.vision import ImageConfig
 from albef.preprocessing.text import TextTokenizer, mask_tokens
-from albef.preprocessing.transforms import Transform
 from albef.tasks.captions import Collate as CaptionCollate
 from albef.tasks.matching import EncodedPairs, MatchingConfig, MatchingTask, group_ids
 from albef.tasks.rates import Validation, validate_ranking
@@ -52,6 +51,8 @@ class Config(MatchingConfig, TrainingConfig):
     """If true, train the image-text contrastive loss (ITC)."""
     alpha_itc: Share = 0.4
     """Weight of the momentum model's predictions in the ITC targets."""
+    mlm: bool = opt_in(True)
+    """If true, train masked language modeling (MLM)."""
     alpha_mlm: Share = 0.4
     """Weight of the momentum model's predictions in masked language modeling (MLM)."""
     mlm_probability: Share = 0.15
@@ -64,7 +65,8 @@ class Config(MatchingConfig, TrainingConfig):
     random, early queue entries differ from the batch only by their age, which teaches nothing. The
     paper starts from trained encoders and uses 0."""
     momentum: Share = 0.995
-    """Share of the momentum model's weights that is kept at each step (EMA decay)."""
+    """Share of the momentum model's weights that is kept at each step (EMA decay). With 0, there is
+    no distillation, and the features of the batch itself are the candidates, as in CLIP."""
     temperature: Annotated[float, Field(gt=0)] = 0.07
     """Initial value of the learned temperature."""
     max_tokens: Count = 25
@@ -136,6 +138,9 @@ class Task(MatchingTask):
         self.add_momentum_model(config.temperature)
         self.mlm_head_m = MomentumModel(self.mlm_head)
         self.train_itc(config.itc)
+        self.train_itm(config.itm, config.mlm)
+        if not config.mlm:
+            self.mlm_head.requires_grad_(False)
 
     def load_start_weights(self) -> dict[str, str]:
         """Load the configured start weights and return their digests, by encoder.
@@ -153,7 +158,7 @@ class Task(MatchingTask):
         self.mlm_head_m.copy_from(self.mlm_head)
         return digests
 
-    def collate(self, transform: Transform) -> Collate:
+    def collate(self, transform: ImageTransform) -> Collate:
         """Return the collate of training batches."""
         groups = group_ids(self.config.masked_groups, self.tokenizer, "masked_groups")
         return Collate(
@@ -171,30 +176,39 @@ class Task(MatchingTask):
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """Return the three losses of a micro-batch of B pairs, and the momentum features."""
         config, model, model_m = self.config, self.model, self.model_m.model
-        alpha_mlm = config.alpha_mlm * ramp(epoch)
+        alpha_itc, alpha_mlm = (
+            alpha * ramp(epoch) if config.momentum else 0.0
+            for alpha in (config.alpha_itc, config.alpha_mlm)
+        )
         size, mask = len(batch["image"]), batch["text_mask"]
-        both_ids = torch.cat([batch["ids"], batch["masked_ids"]])
-        both_mask = torch.cat([mask, mask])
+        ids = [batch["ids"], *([batch["masked_ids"]] if config.mlm else [])]
+        both_ids, both_mask = torch.cat(ids), mask.repeat(len(ids), 1)
 
         image_states = model.encode_image(batch["image"])
-        text_states, masked_states = model.encode_text(both_ids, both_mask).split(size)
-        with torch.no_grad():
-            image_states_m = self.encode_image_m(batch["image"], image_states)
-            text_states_m, masked_states_m = model_m.encode_text(both_ids, both_mask).split(size)
-            feats_m = model_m.image_feat(image_states_m), model_m.text_feat(text_states_m)
-        pairs = EncodedPairs(batch, image_states, text_states, *feats_m)
+        text_states, *masked_states = model.encode_text(both_ids, both_mask).split(size)
+        feats_m = None
+        if config.momentum:
+            with torch.no_grad():
+                image_states_m = self.encode_image_m(batch["image"], image_states)
+                text_states_m, *masked_states_m = model_m.encode_text(both_ids, both_mask).split(
+                    size
+                )
+                feats_m = model_m.image_feat(image_states_m), model_m.text_feat(text_states_m)
+        pairs = EncodedPairs(batch, image_states, text_states, feats_m)
         queued = config.queue_size if epoch >= config.queue_from else 0
-        outputs, image = self.match(pairs, config.alpha_itc * ramp(epoch), queued)
+        outputs, image = self.match(pairs, alpha_itc, queued)
+        if not config.mlm:
+            return outputs
 
         labels = batch["mlm_labels"].flatten()
         positions = batch["mlm_positions"]
-        fused = model.fuse(masked_states, mask, image, positions)
+        fused = model.fuse(masked_states[0], mask, image, positions)
         logits = self.mlm_head(fused, model.text_encoder.words)
         logits_m = None
         if alpha_mlm > 0:
             with torch.no_grad():
                 image_m = model_m.fusion_encoder.image_key_values(image_states_m)
-                fused_m = model_m.fuse(masked_states_m, mask, image_m, positions)
+                fused_m = model_m.fuse(masked_states_m[0], mask, image_m, positions)
                 table_m = model_m.text_encoder.words
                 logits_m = self.mlm_head_m(fused_m, table_m).flatten(0, 1)
         mlm = mlm_loss(logits.flatten(0, 1), labels, logits_m, alpha_mlm)

@@ -1,5 +1,6 @@
 """Prediction of the kinds that rank texts for images and images for texts."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -34,9 +35,12 @@ from albef.tasks.matching import MatchingTask
 from albef.tasks.rates import Validation, validate_ranking
 from albef.tasks.task import Table, extend
 
+log = logging.getLogger("albef")
 if TYPE_CHECKING:
     from albef.runtime.model import Model
 
+WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Values of ``itc_weight`` that are tried. With 0, the ranking is that of ITM's margin alone."""
 TOP = 10
 """Number of ranked candidates kept of each query."""
 KEPT = 2**26
@@ -60,6 +64,9 @@ class RankingTask(MatchingTask):
 
     primary: ClassVar[str] = "r_mean"
     metrics: ClassVar[str] = "albef.metrics.ranking"
+    itc_weight: float | None = 0.0
+    """Weight of the similarity, divided by the temperature, that is added to ITM's margin in the
+    final score. 0 is ITM alone, as in the paper, None contrast alone."""
     rerank_k: CountOrZero | None = 0
     """Number of candidates that ITM re-ranks; 0 ranks by ITC alone, None re-ranks all."""
     zero_shot: Mapping[str, ZeroShot] = {}
@@ -90,6 +97,19 @@ class RankingTask(MatchingTask):
                 return torch.softmax(torch.from_numpy(logits), dim=1)
 
             return self._classify(shot, rows, classify)
+        sim, match = self._compared(records, batch_size, rows, image_feat, kept)
+        weight = self.itc_weight and self.itc_weight / self.temperature.item()
+        return ranked(rows, sim, self.rerank_k, match, weight)
+
+    def _compared(
+        self,
+        records: Records,
+        batch_size: int,
+        rows: Sequence[Record],
+        image_feat: Tensor,
+        kept: Sequence[Tensor],
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return similarities (I, T), and the function that scores selected pairs by ITM."""
         ids, mask = self.texts([caption for row in rows for caption in row.captions])
         text_feat, text_states = encode_texts(self.model, ids, mask, batch_size)
         mine = [i for part in shared(len(records), batch_size) for i in part]
@@ -99,14 +119,16 @@ class RankingTask(MatchingTask):
             encoded = kept or (
                 self.model.encode_image(images) for _, images in self.read(records, batch_size)
             )
-            partial = match_scores(self.model, self.itm_head, encoded, text_states, mask, of_mine)
+            mixed = self.itc_weight != 0
+            parts = self.model, self.itm_head, encoded, text_states, mask, of_mine, mixed
+            partial = match_scores(*parts)
             scores = torch.full(pairs.shape, NOT_RANKED, device=pairs.device)
             scores[pairs] = torch.cat(world().join([partial[of_mine].cpu()])).to(pairs.device)
             return scores
 
         with torch.autocast(self.device.type, enabled=False):
             sim = image_feat @ text_feat.t()
-        return ranked(rows, sim, self.rerank_k, match)
+        return sim, match
 
     def _classify(
         self, shot: ZeroShot, rows: Sequence[Record], classify: Callable[[Sequence[str]], Tensor]
@@ -154,7 +176,8 @@ class RankingTask(MatchingTask):
         def score(texts: Tensor, longest: int, image: object) -> Tensor:
             indices = texts.numpy()
             text = states[None, indices, :longest], mask[None, indices, :longest]
-            return torch.from_numpy(model.score(*text, image)[0, :, 1])
+            logits = torch.from_numpy(model.score(*text, image)[0])
+            return logits[:, 1] - logits[:, 0] if self.itc_weight != 0 else logits[:, 1]
 
         def match(pairs: Tensor) -> Tensor:
             images = (
@@ -164,7 +187,41 @@ class RankingTask(MatchingTask):
             )
             return score_pairs(pairs, torch.from_numpy(mask.sum(1)), images, score)
 
-        return ranked(rows, sim, self.rerank_k, match)
+        scale = self.temperature.item() * model.facts.temperature
+        return ranked(rows, sim, self.rerank_k, match, self.itc_weight and self.itc_weight / scale)
+
+    @torch.no_grad()
+    def choose_weight(self, records: Records, batch_size: int) -> float | None:
+        """Return the :attr:`itc_weight` with which a split is ranked best.
+
+        If contrast alone is at least as good as every mix, it is None.
+        """
+        self.itc_weight = None
+        rows, image_feat, kept = self.embed_images(records, batch_size, KEPT)
+        sim, match = self._compared(records, batch_size, rows, image_feat, kept)
+        matched: list[Tensor] = []
+
+        def match_once(pairs: Tensor) -> Tensor:
+            matched.extend([] if matched else [match(pairs)])
+            return matched[0]
+
+        means: dict[float | None, float] = {}
+        for weight in (None, *WEIGHTS):
+            scale = weight and weight / self.temperature.item()
+            table = ranked(rows, sim, self.rerank_k, match_once, scale)
+            means[weight] = self.validate(table).metrics[self.primary]
+        log.info(
+            "%s on %d records of val: %s", self.primary, len(records),
+            ", ".join(
+                f"ITM + {weight:g} x similarity {mean:.2f}" if weight else
+                f"{'contrast' if weight is None else 'ITM'} alone {mean:.2f}"
+                for weight, mean in means.items()
+            ),
+        )  # fmt: skip
+        chosen = max(means, key=lambda weight: means[weight])  # the first of equal ones
+        if chosen is None:
+            log.warning("ITM does not help on val; this run ranks by contrast alone")
+        return chosen
 
     @torch.no_grad()
     def agreement(
@@ -192,7 +249,11 @@ class RankingTask(MatchingTask):
 
 
 def ranked(
-    rows: Sequence[Record], sim: Tensor, rerank_k: int | None, match: Callable[[Tensor], Tensor]
+    rows: Sequence[Record],
+    sim: Tensor,
+    rerank_k: int | None,
+    match: Callable[[Tensor], Tensor],
+    weight: float | None = 0.0,
 ) -> Table:
     """Return the table of :meth:`RankingTask.predict`.
 
@@ -201,6 +262,8 @@ def ranked(
         sim: (I, T) similarities of ITC.
         rerank_k: number of candidates that ITM re-ranks; 0 ranks by ITC alone, None re-ranks all.
         match: function from selected pairs (I, T) bool to the ITM scores (I, T); called once.
+        weight: factor of the similarities that are added to the ITM scores; None ranks by
+            similarity alone. Unless it is 0, the table also has ``rank_itm`` of ITM alone.
     """
     captions = [caption for row in rows for caption in row.captions]
     owner = torch.tensor([i for i, row in enumerate(rows) for _ in row.captions])
@@ -220,6 +283,9 @@ def ranked(
         scores = match(chosen["i2t"] | chosen["t2i"].t())
         for name, by_query in (("i2t", scores), ("t2i", scores.t())):
             final[name] = by_query.masked_fill(~chosen[name], -torch.inf)
+    itm = dict(final)
+    if weight != 0:
+        final = {n: itc[n] if weight is None else itm[n] + weight * itc[n] for n in itc}
 
     table: Table = {}
     images = [(row, "") for row in rows]
@@ -237,6 +303,8 @@ def ranked(
             "top": _top(final[name], answers),
             "top_itc": _top(itc[name], answers),
         }
+        if weight != 0 and rerank_k != 0:
+            columns["rank_itm"] = first_rank(itm[name], right).tolist()
         if paired:
             columns["change"] = [row.meta["change"] for row, _ in queries]
         extend(table, columns)

@@ -37,9 +37,15 @@ def chance_recalls(images: int, texts: int) -> dict[str, float]:
 
 
 def ranking_recalls(table: Mapping[str, Sequence[Any]]) -> dict[str, float]:
-    """Return :func:`recalls` of the queries of a table, and ``itc_`` those by ITC alone."""
+    """Return :func:`recalls` of the queries of a table, and those by one score alone.
+
+    ``itc_`` is that by ITC, and ``itm_`` that by ITM if the ranking mixes both.
+    """
     result: dict[str, float] = {}
-    for prefix, column in (("", "rank"), ("itc_", "rank_itc")):
+    columns = {"": "rank", "itc_": "rank_itc", "itm_": "rank_itm"}
+    for prefix, column in columns.items():
+        if column not in table:
+            continue
         ranks: dict[str, list[int]] = {"i2t": [], "t2i": []}
         for query, rank in zip(table["query"], table[column], strict=True):
             ranks[query].append(rank)

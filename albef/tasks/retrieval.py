@@ -1,11 +1,14 @@
 """Image-text retrieval, trained on pairs and re-ranked by ITM (ALBEF, section 5)."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
+from albef.config import opt_in
 from albef.data.record import Record
+from albef.loading.reading import Records
 from albef.models.albef import ModelConfig
+from albef.models.weights import Checkpoint
 from albef.preprocessing.text import TextTokenizer
 from albef.tasks.matching import PairConfig, PairTask
 from albef.tasks.ranking import RankingTask, ZeroShot
@@ -18,6 +21,10 @@ class Config(PairConfig):
     """If true, train the image-text contrastive loss (ITC)."""
     rerank_k: Annotated[int, Field(ge=0)] | None = 128
     """Number of candidates per query that ITM re-ranks. 0 ranks by ITC alone; null re-ranks all."""
+    itc_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = opt_in(0.0)
+    """Weight of the similarity, divided by the temperature, that is added to ITM's margin to rank
+    pairs. 0 ranks by ITM alone, as in the paper. ``auto`` chooses the weight on the val split after
+    training, or ranks by contrast alone if ITM does not help there."""
     zero_shot: dict[str, ZeroShot] = Field({})
     """Further splits to evaluate by zero-shot classification, by split name. Splits that the
     dataset does not have are skipped."""
@@ -35,8 +42,26 @@ class Task(PairTask, RankingTask):
 
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
-        self.rerank_k, self.zero_shot = config.rerank_k, config.zero_shot
+        self.rerank_k, self.zero_shot = config.rerank_k if config.itm else 0, config.zero_shot
+        self.judges = config.itm  # type: ignore[misc]
+        self.itc_weight = 0.0 if config.itc_weight == "auto" else config.itc_weight
         self.train_itc(config.itc)
+
+    @classmethod
+    def blank(cls, config: Config, checkpoint: Checkpoint) -> Self:
+        """Return the same model with random weights, and with the chosen weight of its scores."""
+        task = super().blank(config, checkpoint)
+        task.itc_weight = checkpoint.config.get("facts", {}).get("itc_weight", task.itc_weight)
+        return task
+
+    def choose(self, val: Records, batch_size: int) -> None:
+        """Choose ``itc_weight`` if it is ``auto``."""
+        if self.config.itc_weight == "auto" and self.rerank_k != 0:
+            self.itc_weight = self.choose_weight(val, batch_size)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the weight of the similarity in the score, unless it is the paper's 0."""
+        return {"itc_weight": self.itc_weight} if self.itc_weight != 0 else {}
 
     @property
     def further_splits(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
+import pyarrow.compute as pc
 import torch
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
@@ -17,24 +18,28 @@ from torch import Tensor, nn
 from albef.config import Count, CountOrZero, Range, Section, Share, Tunable, did_you_mean, opt_in
 from albef.data.record import Record
 from albef.distributed import world
+from albef.layout import Runtime
+from albef.loading.frozen import FrozenStates, ImageCache, TextCache
 from albef.loading.reading import (
     Batch,
     Collate,
+    ImageTransform,
     Pairs,
     Records,
+    Resize,
     read_batch,
     shared,
     stack_images,
     to_device,
 )
 from albef.loading.workers import ahead
-from albef.models.albef import ModelConfig
+from albef.models.albef import ALBEF, ModelConfig
 from albef.models.encoders import PART
 from albef.models.kernels import Precision
 from albef.models.momentum import MomentumModel
 from albef.models.weights import Checkpoint, load_strict
-from albef.preprocessing.text import TextTokenizer, clean_caption
-from albef.preprocessing.transforms import AugmentConfig, Evaluate, Transform
+from albef.preprocessing.text import TextTokenizer
+from albef.preprocessing.transforms import AugmentConfig, Evaluate
 from albef.tasks.rates import Validation
 
 if TYPE_CHECKING:  # An exported model has no shards to read.
@@ -147,6 +152,9 @@ class TrainingConfig(Section):
     source_weights: dict[str, Annotated[float, Field(ge=0, le=1000)]] | None = opt_in(None)
     """Passes over each source of the dataset in an epoch, by source name. A source without an entry
     has 1. If unset, an epoch is one pass over all records."""
+    val_records: CountOrZero = opt_in(0)
+    """Number of records of the val split, the first ones, that are evaluated after each epoch; 0 is
+    all. Re-ranking a whole split may take longer than an epoch."""
     keep_epochs: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Epochs whose weights are also kept, as ``NAME/epochs/N``, next to the final weights."""
 
@@ -212,6 +220,8 @@ class Task(nn.Module, ABC):
     """
     base: Mapping[str, nn.Parameter] = {}
     """Frozen weights by name that :meth:`state_dict` leaves out, because LoRA adapts them."""
+    fuses: bool = True
+    """True if a loss reads the fusion encoder, and with it all states of an image."""
     workers: int = 0
     """Number of processes that read and decode images ahead in :meth:`read`; 0 uses this
     process."""
@@ -222,10 +232,44 @@ class Task(nn.Module, ABC):
         self.sizes = model
         self.tokenizer = tokenizer
         self.image_size = model.image.image_size
-        self.resize = Evaluate(self.image_size)
+        self.resize: Resize = Evaluate(self.image_size)
 
     def prepare(self, train: "Shards | None") -> None:
         """Set up the task once before training, from its train split, or None if it has none."""
+
+    def choose(self, val: Records, batch_size: int) -> None:
+        """Choose, after training, what is decided on the val split, such as a weight of scores."""
+
+    def cache_frozen(self, runtime: Runtime, splits: Sequence["Shards"]) -> None:
+        """Read the states of frozen encoders in these splits from a cache of this machine.
+
+        Without it, each step computes them again. Parameters that need no gradient are frozen.
+        """
+        models = [part for part in self.modules() if isinstance(part, ALBEF)]
+        several_images = any(split.has_several_images for split in splits)
+        if not models or several_images or self.config.lora or runtime.shard:
+            return
+        frozen = FrozenStates(runtime.scratch_root / "frozen", int(runtime.frozen_gb * 2**30))
+        image, text = models[0].image_encoder, models[0].text_encoder
+        block = image.first_learning()
+        if block != 0 and not getattr(self.config, "patch_dropout", 0):
+            for model in models:
+                model.image_encoder.cached_block = block
+            parts = frozen.images(image, splits, Evaluate(self.image_size), self.workers)
+            if parts is not None:
+                self.resize = ImageCache(Evaluate(self.image_size), parts, pooled=not self.fuses)
+        if not any(p.requires_grad for p in text.parameters()):
+            texts = frozen.texts(text, splits, self._rows)
+            if texts is not None:
+                known = TextCache(texts)
+                for model in models:
+                    model.known_texts = known
+
+    def _rows(self, split: "Shards") -> list[tuple[int, ...]]:
+        """Return the distinct token ids of the captions of a split."""
+        captions = set(pc.list_flatten(split.captions).to_pylist())
+        texts = sorted({self.tokenizer.clean(text, MAX_WORDS) for text in captions})
+        return sorted(set(map(tuple, self.tokenizer.rows(texts, self.config.max_tokens))))
 
     def begin_step(self) -> None:
         """Clamp values and update the momentum models, once before the forward passes of a step.
@@ -257,7 +301,7 @@ class Task(nn.Module, ABC):
         """Enqueue features, once after the backward passes of a training step."""
 
     @abstractmethod
-    def collate(self, transform: Transform) -> Collate:
+    def collate(self, transform: ImageTransform) -> Collate:
         """Return the collate of training batches, which augments with ``transform``."""
 
     @abstractmethod
@@ -309,7 +353,7 @@ class Task(nn.Module, ABC):
 
     def texts(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Clean and tokenize captions: ids and mask (T, L), on the model's device."""
-        cleaned = [clean_caption(caption, MAX_WORDS) for caption in captions]
+        cleaned = [self.tokenizer.clean(caption, MAX_WORDS) for caption in captions]
         return self.encode(cleaned, self.config.max_tokens)
 
     def encode(

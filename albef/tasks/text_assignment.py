@@ -14,10 +14,9 @@ from torch import Tensor
 
 from albef.config import Count
 from albef.data.record import Record
-from albef.loading.reading import Batch, Records
+from albef.loading.reading import Batch, ImageTransform, Records
 from albef.losses.itm import hard_negatives, itm_loss
 from albef.models.albef import ALBEF, PairALBEF
-from albef.preprocessing.transforms import Transform
 from albef.tasks.captions import Collate
 from albef.tasks.classification import ClassTask, RecordError
 from albef.tasks.task import RunConfig
@@ -77,7 +76,7 @@ class Task(ClassTask):
     starts_from: ClassVar[tuple[str, ...]] = ("model.",)
     meta_columns = ("first", "second")
 
-    def collate(self, transform: Transform) -> Collate:
+    def collate(self, transform: ImageTransform) -> Collate:
         """Return the collate of training batches."""
         return Collate(self.tokenizer, transform, self.config.max_tokens)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from albef.config import Count, fixed
 from albef.data.record import Record
 from albef.data.shards import Shards
-from albef.loading.reading import Batch, Records, distinct, stack_distinct_images
+from albef.loading.reading import Batch, ImageTransform, Records, distinct, stack_distinct_images
 from albef.losses.answers import answer_losses, vqa_loss
 from albef.losses.distill import ramp
 from albef.models.albef import ALBEF, ModelConfig, resized
@@ -25,8 +25,7 @@ from albef.models.kernels import select
 from albef.models.momentum import MomentumModel
 from albef.models.weights import Checkpoint, CheckpointError, load_strict
 from albef.preprocessing.answers import Answer
-from albef.preprocessing.text import TextTokenizer, clean_question
-from albef.preprocessing.transforms import Transform
+from albef.preprocessing.text import TextTokenizer
 from albef.tasks.answer_list import answer_list
 from albef.tasks.rates import Validation, accuracies
 from albef.tasks.task import MomentumConfig, RunTask, Table, extend, joined
@@ -76,14 +75,16 @@ class Collate:
     """
 
     tokenizer: TextTokenizer
-    transform: Transform
+    transform: ImageTransform
     max_tokens: int
     answer_tokens: int
 
     def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
         """Stack the records; raise ValueError if one has no answer."""
         image = np.stack([self.transform(record.image, rng, record.key) for record in records])
-        questions = [clean_question(record.captions[0], TRAINED_WORDS) for record in records]
+        questions = [
+            self.tokenizer.clean_question(record.captions[0], TRAINED_WORDS) for record in records
+        ]
         ids, mask = self.tokenizer.encode(questions, self.max_tokens)
         answers = [_answers(record) for record in records]
         for record, truths in zip(records, answers, strict=True):
@@ -185,7 +186,7 @@ class Task(RunTask):
                 *(len(strange), len(listed), strange[0]),
             )
 
-    def collate(self, transform: Transform) -> Collate:
+    def collate(self, transform: ImageTransform) -> Collate:
         """Return the collate of training batches."""
         lengths = self.config.max_tokens, self.sizes.fused.max_positions
         return Collate(self.tokenizer, transform, *lengths)
@@ -219,7 +220,7 @@ class Task(RunTask):
         ``which`` (B,) is the index of each question's image in ``images`` (I, 3, H, W).
         """
         config, tokenizer, longest = self.config, self.tokenizer, self.sizes.fused.max_positions
-        cleaned = [clean_question(question, ASKED_WORDS) for question in questions]
+        cleaned = [self.tokenizer.clean_question(question, ASKED_WORDS) for question in questions]
         ids, mask = self.encode(cleaned, longest)
         fused = fuse(self.model, self.model.encode_image(images)[which], ids, mask)
         if config.answering == "generate":

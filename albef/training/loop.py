@@ -22,12 +22,13 @@ from albef.distributed import world
 from albef.layout import Runtime
 from albef.loading.loader import Loader
 from albef.loading.reading import Batch, to_device
+from albef.models.encoders import freeze
 from albef.models.kernels import product_type
 from albef.tasks.task import Task, TrainingConfig
 from albef.trackers import Trackers
 from albef.training.lora import adapt
 from albef.training.mirror import Mirror
-from albef.training.optim import freeze, optimizer_of, rate, scale_layers
+from albef.training.optim import optimizer_of, rate, scale_layers
 from albef.training.speed import Speed
 from albef.training.state import KEPT, TrainingState, kept
 from albef.training.tracking import Progress, Tracker, append_log

@@ -2,7 +2,6 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,21 +45,6 @@ def _parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramete
     return [p for name, p in learning.items() if name not in plain], [*plain.values()]
 
 
-def freeze(task: nn.Module, parts: Sequence[str]) -> None:
-    """Exclude encoders of a task, or parts of them as in :data:`PART`, from its training.
-
-    Raises:
-        ValueError: the task has no such encoder in ``model``, or the encoder no such part.
-    """
-    for part in parts:
-        name, _, inside = part.partition(".")
-        encoder = getattr(getattr(task, "model", task), name, None)
-        if not isinstance(encoder, Encoder):
-            raise ValueError(f"freeze: the task has no {name} in `self.model`; remove it")
-        for parameter in encoder.part(inside):
-            parameter.requires_grad_(False)
-
-
 def scale_layers(optimizer: Optimizer, task: nn.Module, decay: float) -> None:
     """Split the groups of an optimizer by depth; ``scale`` of each is its share of the rate.
 
@@ -69,8 +53,8 @@ def scale_layers(optimizer: Optimizer, task: nn.Module, decay: float) -> None:
     scales: dict[nn.Parameter, float] = {}
     for encoder in task.modules():
         if isinstance(encoder, Encoder):
-            depths, top = encoder.depths(), len(encoder.blocks) + 1
-            scales |= {p: decay ** (top - depths[n]) for n, p in encoder.named_parameters()}
+            depths, blocks = encoder.depths()
+            scales |= {p: decay ** (blocks + 1 - depths[n]) for n, p in encoder.named_parameters()}
     groups = []
     for group in optimizer.param_groups:
         by_scale: dict[float, list[nn.Parameter]] = defaultdict(list)

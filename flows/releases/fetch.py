@@ -40,8 +40,6 @@ def main(released: Sequence[str], key: Path | None = None) -> Iterator[Path]:
 
 
 def _follow(registry: Registry, stage: str, link: Path, key: Path | None) -> None:
-    if registry.holder(stage) is None:  # A server then offers it no more requests.
-        link.unlink(missing_ok=True)
     version = registry.check_holder(stage)
     old_version = link.resolve().name
     if not (folder := link.with_name(version)).exists():

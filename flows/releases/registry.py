@@ -190,15 +190,6 @@ class Registry:
         # GTO refuses a version that held the stage before, as "already in" it, without force.
         return str(api.assign(".", self.run, stage, version=version, force=True).tag)
 
-    def unassign(self, stage: str) -> list[str]:
-        """Let no version hold a stage and return the tags; see :meth:`assign`."""
-        tags: list[str] = []
-        # Without its last holder, a stage goes back to the one before.
-        while (holder := (registry := Registry(self.run)).holder(stage)) is not None:
-            registry._wait_for_clock()
-            tags.append(str(api.unassign(".", self.run, version=holder, stage=stage).tag))
-        return tags
-
     def _wait_for_clock(self) -> None:
         # Tags record time in whole seconds, and the last one counts.
         for last in [event["timestamp"] for event in self._assigned[-1:]]:

@@ -81,7 +81,7 @@ CHANGES: dict[str, Callable[[Toy], object]] = {
 
 
 ERRORS = {
-    "deleted": f"pretrain: [Errno 2] No such file or directory: '{READ[2]}'",
+    "deleted": f"pretrain: {READ[2]}: No such file or directory",
     "without values": "params.yaml does not exist",
 }
 

@@ -17,6 +17,7 @@ import albef
 from albef.cli import main
 from albef.commands.importing import export_original, import_original, track, write
 from albef.config import validate
+from albef.models.original import sizes_of
 from albef.models.weights import CheckpointError, load_checkpoint
 from tests import original as originals
 from tests.conftest import save_task, tiny_task
@@ -314,6 +315,19 @@ def test_the_command_imports_tracks_and_refuses(
     assert again.out == ""
     assert "models/mine exists already" in again.err
 
+    assert command("models/mine/model.safetensors", "models/again", *options) == 2
+    ours = capsys.readouterr().err
+    assert "is a safetensors file, not a checkpoint of the original code" in ours
+    assert "set `init`" in ours
+
+    below = f"{source.name}/mine"
+    for target, reason in ((below, "Not a directory"), ("/proc/mine", "No such file")):
+        assert command(source.name, target, *options) == 2
+        error = capsys.readouterr().err
+        assert "Errno" not in error
+        assert ".part" not in error
+        assert reason in error
+
     kept = source.read_bytes()
     assert command("models/mine", source.name, "--back") == 2
     assert f"{source.name} exists already" in capsys.readouterr().err
@@ -337,3 +351,43 @@ def test_what_is_not_tracked_is_reported(tmp_path: Path) -> None:
     (tmp_path / ".gitignore").write_text("models\n")
     (tmp_path / "models" / "mine").mkdir(parents=True)
     assert track(tmp_path / "models" / "mine").startswith("not tracked by DVC: run `dvc add")
+
+
+def test_a_tensor_with_and_without_its_prefix_is_refused(save: Save, vocabulary: Path) -> None:
+    state = {f"module.{name}": tensor for name, tensor in original("retrieval").items()}
+    path = save(state | {"itm_head.bias": torch.ones(2)})
+    with pytest.raises(CheckpointError, match=r"itm_head\.bias twice.*prefix module"):
+        import_original(path, tokenizer=vocabulary, heads=HEADS)
+
+
+def test_a_pointer_outside_the_queue_is_refused(save: Save, vocabulary: Path) -> None:
+    state = original("retrieval")
+    size = state["image_queue"].shape[1]
+    for pointer in (-1, size):
+        path = save(state | {"queue_ptr": torch.tensor([pointer])})
+        with pytest.raises(CheckpointError, match=rf"queue_ptr is {pointer}.*has {size} entries"):
+            import_original(path, tokenizer=vocabulary, heads=HEADS)
+
+
+@pytest.mark.parametrize(("blocks", "layers"), [(12, 12), (11, 12), (12, 11)])
+def test_a_checkpoint_without_a_layer_is_refused_unless_it_is_so_by_design(
+    blocks: int, layers: int
+) -> None:
+    shapes = {
+        "visual_encoder.patch_embed.proj.weight": (768, 3, 16, 16),
+        "visual_encoder.pos_embed": (1, 197, 768),
+        "text_encoder.embeddings.position_embeddings.weight": (512, 768),
+        "vision_proj.weight": (256, 768),
+    }
+    shapes |= {f"visual_encoder.blocks.{i}.norm1.weight": (768,) for i in range(blocks)}
+    layer = "text_encoder.encoder.layer"
+    shapes |= {f"{layer}.{i}.intermediate.dense.weight": (3072, 768) for i in range(layers)}
+    shapes |= {f"{layer}.{i}.crossattention.self.key.bias": (768,) for i in range(6, layers)}
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    found = sizes_of(tensors, "retrieval", where="x.pth", heads=(12, 12))
+    assert (found.image.depth, found.text.depth) == (blocks, layers)
+    if (blocks, layers) == (12, 12):
+        assert sizes_of(tensors, "retrieval", where="x.pth", heads=None) == found
+    else:
+        with pytest.raises(CheckpointError, match=f"has {blocks} layers.*and {layers}.*--heads"):
+            sizes_of(tensors, "retrieval", where="x.pth", heads=None)

@@ -14,6 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 import albef.layout
+from albef.serving.limits import Limits
 from tests.serving.running import serving
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -21,8 +22,6 @@ EVERYTHING: dict[str, Any] = {
     "claim": "exports",
     "follow": 30,
     "args": ["--precision", "int8"],
-    "canary": "/export/next=0.05",
-    "shadow": "/export/next",
     "autoscaling": {"enabled": True},
     "networkPolicy": {"enabled": True, "from": [{"podSelector": {"matchLabels": {"app": "shop"}}}]},
     "serviceMonitor": {"enabled": True},
@@ -82,11 +81,9 @@ def test_kubernetes_knows_every_key_of_the_chart(tmp_path: Path, values: dict[st
         assert memory == {"requests": "2040Mi", "limits": "3400Mi"}
         assert container["args"] == ["--threads", "2"]
         return
-    # Two exports of each version are in memory while a new one replaces the old one.
-    assert memory == {"requests": "6120Mi", "limits": "20400Mi"}
-    tried = ["--canary", "/export/next=0.05", "--shadow", "/export/next"]
-    common = ["--threads", "2", "--follow", "30"]
-    assert container["args"] == [*common, *tried, "--precision", "int8"]
+    # Two exports are in memory while a new one replaces the old one.
+    assert memory == {"requests": "2040Mi", "limits": "6800Mi"}
+    assert container["args"] == ["--threads", "2", "--follow", "30", "--precision", "int8"]
     assert "replicas" not in objects["Deployment"]["spec"], "the autoscaler sets it"
     (metric,) = objects["HorizontalPodAutoscaler"]["spec"]["metrics"]
     (adapter,) = read((DEPLOY / "prometheus-adapter.yaml").read_text())
@@ -95,8 +92,45 @@ def test_kubernetes_knows_every_key_of_the_chart(tmp_path: Path, values: dict[st
     assert rule["from"] == EVERYTHING["networkPolicy"]["from"]
 
 
+def test_indexes_that_last_belong_to_one_server(tmp_path: Path) -> None:
+    command = ["template", "shop", DEPLOY / "helm", "--set", "indexes=zoo"]
+    refused = program("helm", *command)
+    assert "set replicas to 1" in refused.stderr
+    done = program("helm", *command, "--set", "replicas=1")
+    check_schemas(read(done.stdout), tmp_path)
+    (deployment,) = [each for each in read(done.stdout) if each["kind"] == "Deployment"]
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+    pod = deployment["spec"]["template"]["spec"]
+    claims = {
+        each["name"]: each["persistentVolumeClaim"]["claimName"]
+        for each in pod["volumes"]
+        if "persistentVolumeClaim" in each
+    }
+    (mount,) = [
+        each for each in pod["containers"][0]["volumeMounts"] if each["mountPath"] == "/indexes"
+    ]
+    assert claims[mount["name"]] == "zoo"
+
+
+def test_nginx_is_confined_as_the_servers_are() -> None:
+    services = read((DEPLOY / "compose.yaml").read_text())[0]["services"]
+    for key in ("read_only", "cap_drop", "security_opt", "tmpfs"):
+        assert services["nginx"][key] == services["first"][key], key
+    assert services["nginx"]["healthcheck"]["test"][-1].endswith("/healthz")
+
+
+def test_the_containers_share_their_indexes_and_believe_nginx() -> None:
+    (compose,) = read((DEPLOY / "compose.yaml").read_text())
+    (network,) = compose["networks"]["default"]["ipam"]["config"]
+    for name in ("first", "second"):
+        server = compose["services"][name]
+        assert "indexes:/indexes" in server["volumes"]
+        assert server["command"] == ["--proxy", network["subnet"]]
+    assert "indexes" in compose["volumes"]
+
+
 def test_unknown_and_wrong_values_are_refused() -> None:
-    for setting in ("replica=3", "memoryMi=1.5Gi", "autoscaling.maximum=4", "canary=next"):
+    for setting in ("replica=3", "memoryMi=1.5Gi", "autoscaling.maximum=4"):
         done = program("helm", "template", "shop", DEPLOY / "helm", "--set", setting)
         assert done.returncode
         assert setting.partition("=")[0].rpartition(".")[2] in done.stderr
@@ -123,7 +157,7 @@ def test_a_server_answers_the_probes_as_it_is_started_there(
     assert f"EXPOSE {port['containerPort']}\n" in (DEPLOY / "serve.Dockerfile").read_text()
     assert service["spec"]["ports"][0]["targetPort"] == port["name"]
     (compose,) = read((DEPLOY / "compose.yaml").read_text())
-    drain, grace = int(command[command.index("--drain") + 1]), 30  # the command's default
+    drain, grace = int(command[command.index("--drain") + 1]), Limits().grace
     assert pod["terminationGracePeriodSeconds"] > drain + grace
     assert int(compose["services"]["first"]["stop_grace_period"].rstrip("s")) > drain + grace
 

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.conftest import free_port
-from tests.serving.running import PATIENCE, error, running, wait_until
+from tests.serving.running import PATIENCE, describe, error, running, wait_until
 
 CONFIG = Path(__file__).parents[2] / "deploy/nginx.conf"
 FORM = "Content-Type: multipart/form-data; boundary=x"
@@ -62,7 +62,7 @@ def proxied(export: Path, folder: Path, **changed: str) -> Iterator[int]:
         text = re.sub("127.0.0.1:808[12]", f"127.0.0.1:{server.port}", CONFIG.read_text())
         text = text.replace("127.0.0.1:8080", f"127.0.0.1:{port}")
         for directive, value in changed.items():
-            text, count = re.subn(rf"(?m)^( *{directive}) [^;]*;", rf"\1 {value};", text)
+            text, count = re.subn(rf"(?m)((?:^ *|{{ ){directive}) [^;]*;", rf"\1 {value};", text)
             assert count == 1
         (folder / "nginx.conf").write_text(text)
         command = nginx(folder / "nginx.conf", folder)
@@ -75,7 +75,11 @@ def proxied(export: Path, folder: Path, **changed: str) -> Iterator[int]:
 
 @NEEDS_NGINX
 def test_nginx_bounds_what_a_bare_server_does_not(tiny_export: Path, tmp_path: Path) -> None:
-    changed = {"client_header_timeout": "1s", "limit_conn": "connections 1"}
+    changed = {
+        "worker_connections": "64",
+        "client_header_timeout": "1s",
+        "limit_conn": "connections 1",
+    }
     with (
         proxied(tiny_export, tmp_path, **changed) as port,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client,
@@ -96,6 +100,47 @@ def test_nginx_bounds_what_a_bare_server_does_not(tiny_export: Path, tmp_path: P
             busy = client.get("/v1/model")
             assert error(busy) == (429, "busy")
             assert busy.headers["retry-after"] == "1"
+        with ExitStack() as flood:
+            for _ in range(100):  # connections without a request
+                flood.enter_context(socket.create_connection(("127.0.0.1", port)))
+            wait_until(lambda: httpx.get(f"http://127.0.0.1:{port}/v1/model").is_success)
+
+
+def documented(page: str, language: str) -> list[str]:
+    """Code blocks of a language on a page of the docs."""
+    text = (CONFIG.parents[1] / "docs" / page).read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+@NEEDS_NGINX
+def test_clients_are_split_between_versions_as_the_docs_say(
+    tiny_export: Path, tmp_path: Path
+) -> None:
+    changed = describe(shutil.copytree(tiny_export, tmp_path / "next"), temperature=0.5)
+    upstreams, locations = documented("how-to/release.md", "nginx")
+    text = re.sub(r"upstream albef \{.*?\n  \}", upstreams, CONFIG.read_text(), flags=re.DOTALL)
+    text = re.sub(r"location / \{.*?location /v1/indexes \{.*?\}", locations, text, flags=re.DOTALL)
+    text, port = text.replace("10%", "50%"), free_port()
+    with running([tiny_export]) as one, running([changed]) as two:
+        for before, after in ((8080, port), (8081, one.port), (8082, two.port)):
+            text = text.replace(f"127.0.0.1:{before}", f"127.0.0.1:{after}")
+        versions = {one.engine.names, two.engine.names}
+        (tmp_path / "nginx.conf").write_text(text)
+        with process(nginx(tmp_path / "nginx.conf", tmp_path)):
+            wait_for(port)
+            answers = [
+                [ask(port, f"127.0.0.{client}") for _ in range(3)] for client in range(1, 17)
+            ]
+    assert {name for names in answers for name in names} == versions
+    assert all(len(set(names)) == 1 for names in answers), "a client always gets one version"
+
+
+def ask(port: int, address: str) -> str:
+    """Return the model that answers a client at an address of this machine."""
+    transport = httpx.HTTPTransport(local_address=address)
+    with httpx.Client(transport=transport, timeout=PATIENCE) as client:
+        answer = client.post(f"http://127.0.0.1:{port}/v1/embed/texts", json={"texts": ["a dog"]})
+    return str(answer.json()["model"])
 
 
 async def load(until: asyncio.Event) -> collections.Counter[object]:

@@ -279,3 +279,15 @@ def test_a_dataset_is_accepted_and_later_versions_are_held_to_it(
     assert "It refused this version of scenes." in accept_data("scenes")
     validated()
     assert (here / "products/verdicts/scenes.json").exists()
+
+
+def test_status_says_that_a_lock_may_be_cut_off(project: Toy) -> None:
+    path, entries = Path("dvc.lock"), lock()["stages"]
+    cut = path.read_text().index("  evaluate@retrieval:")
+    path.write_text(path.read_text()[:cut])
+    assert set(lock()["stages"]) < set(entries), "what remains is valid"
+    text = report()
+    lost = ", ".join(name for name in graph.read() if name in entries.keys() - lock()["stages"])
+    assert f"dvc.lock may be cut off: it has no entry for {lost}; " in text
+    assert "run `git checkout dvc.lock`" in text
+    assert re.search("evaluate@retrieval +stale: its artifacts exist, but dvc.lock has no", text)

@@ -191,6 +191,7 @@ def _odd_pictures() -> list[tuple[str, bytes, Reason | str]]:
 
 CAPTIONS: dict[str, tuple[str, Reason | str]] = {
     "no_caption": ("", Reason.NO_CAPTION),
+    "invisible": ("\u200b\u0001", Reason.NO_CAPTION),
     "only_tags": ("<p><img src='a.png'></p>", Reason.NO_CAPTION),
     "a_million": ("a" * 1_000_000, Reason.CAPTION_TOO_LONG),
     "letters_lost": ("caf\ufffd au lait", Reason.MALFORMED_ROW),

@@ -22,7 +22,7 @@ from albef.config import validate
 from albef.data.record import Record
 from albef.ingest.blocks import Blocks
 from albef.ingest.config import RowsConfig
-from albef.ingest.duplicates import HELDOUT
+from albef.ingest.duplicates import HELDOUT, Comparison
 from albef.ingest.pool import NumberedRow, prepare_rows
 from albef.ingest.quarantine import write_quarantine
 from albef.ingest.sources import read_rows
@@ -189,7 +189,8 @@ def settled(folder: Path, rows: Iterable[NumberedRow]) -> tuple[list[Record], in
     blocks = Blocks(folder / "blocks")
     blocks.write(list(prepare_rows(rows, strict, 0)))
     none = HELDOUT.empty_table()
-    aside = write_quarantine(folder, blocks, {}, [], none, strict.limits).total()
+    alone = Comparison({}, np.arange(blocks.starts[-1]), [])
+    aside = write_quarantine(folder, blocks, alone, none, strict.limits).total()
     return list(blocks.records()), aside
 
 

@@ -16,7 +16,7 @@ from albef.losses.itc import (
     similarities,
     soft_cross_entropy,
 )
-from albef.losses.itm import draw, hard_negatives, itm_loss
+from albef.losses.itm import draw, hard_negatives, itm_loss, ranking_loss
 from albef.losses.mlm import IGNORED, mlm_loss
 from albef.losses.wpa import wpa_loss
 from tests.conftest import NEEDS_CUDA
@@ -177,3 +177,17 @@ def test_word_patch_alignment_is_the_contrast_of_softly_highest_looks_of_words_a
     query[:, :, 0], query[2, :, 2:], key[:, :, 0] = 9.0, 9.0, 9.0
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(wpa_loss(query, key, mask, own), expected)
+
+
+def test_ranking_is_the_choice_of_the_true_text_between_two() -> None:
+    """Against the cross-entropy of a choice by the log-odds of a match."""
+    true, false = torch.randn(2, 6, 2, generator=torch.Generator().manual_seed(0))
+    true.requires_grad_(True)
+    chosen = torch.tensor([True, True, False, True, False, True])
+    loss = ranking_loss(true, false, chosen)
+    odds = torch.stack([pair[:, 1] - pair[:, 0] for pair in (true, false)], dim=1)
+    first = torch.zeros(int(chosen.sum()), dtype=torch.long)
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(odds[chosen], first))
+    loss.backward()
+    assert (true.grad[chosen, 1] < 0).all(), "a step makes the true text more likely"
+    assert not true.grad[~chosen].any()

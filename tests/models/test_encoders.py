@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import group_parameters
+from timm.optim import param_groups_layer_decay
 from transformers import AutoConfig, AutoModel
 
 from albef.config import ParamsError, validate
 from albef.models.albef import ALBEF, ModelConfig, resized, settled
+from albef.models.encoders import freeze
 from albef.models.gradcam import itc_maps
 from albef.models.kernels import compile_blocks
 from albef.models.start import start_encoders
@@ -18,7 +22,7 @@ from albef.models.weights import CheckpointError, load_strict
 from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import MEAN, STD
 from albef.tasks import pretraining
-from albef.training.optim import Muon, adamw, freeze, scale_layers
+from albef.training.optim import Muon, adamw, scale_layers
 from tests.conftest import CAPTIONS
 from tests.models.encoders import IMAGES, OWN_IMAGE, TEXTS, image, sizes, text, write_xlm_roberta
 from tests.models.test_kernels import own_cache as own_cache
@@ -108,7 +112,7 @@ def test_parts_are_frozen_and_rates_fall_with_depth() -> None:
     scale = {p: group["scale"] for group in optimizer.param_groups for p in group["params"]}
     named = dict(model.named_parameters())
     assert scale[named["image_encoder.model.blocks.1.attn.qkv.weight"]] == 0.5
-    assert scale[named["image_encoder.model.norm.weight"]] == 1
+    assert scale[named["image_encoder.model.norm.weight"]] == 0.5  # part of the last block
     assert scale[named["text_encoder.embeddings.word_embeddings.weight"]] == 0.125
     assert scale[named["fusion_encoder.layer.0.output.dense.weight"]] == 1
 
@@ -226,3 +230,51 @@ def test_start_weights_of_our_encoders_are_not_for_others() -> None:
         validate(
             pretraining.Config, values | {"model": model, "freeze": ["image_encodr"]}, where="p"
         )
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_rates_and_frozen_blocks_follow_the_groups_of_timm(name: str) -> None:
+    """The networks of timm have a classifier here, in whose place ALBEF has the rest of itself."""
+    model = albef(sizes(image(name)))
+    optimizer = adamw(model, 1e-3, 0.02)
+    scale_layers(optimizer, model, 0.5)
+    ours = {id(p): group["scale"] for group in optimizer.param_groups for p in group["params"]}
+    has_size = timm.get_pretrained_cfg(name).fixed_input_size
+    size = {"img_size": 32} if has_size else {}
+    network = timm.create_model(name, num_classes=3, **size, **IMAGES[name])
+    scaled = param_groups_layer_decay(network, layer_decay=0.5)
+    theirs = {id(p): group["lr_scale"] for group in scaled for p in group["params"]}
+    by_name = {n: theirs[id(p)] for n, p in network.named_parameters()}
+    encoder: Any = model.image_encoder
+    for key, parameter in encoder.model.named_parameters():
+        assert ours[id(parameter)] == by_name[key], key
+
+    lowest = min(by_name.values())
+    freeze(model, ["image_encoder.embeddings", "image_encoder.blocks.0"])
+    for key, parameter in encoder.model.named_parameters():
+        assert parameter.requires_grad is (by_name[key] > 2 * lowest), key
+
+
+def test_the_blocks_of_convnext_are_as_many_as_its_paper_counts() -> None:
+    values = {"timm": "convnext_atto", "pretrained": False, "image_size": 32}
+    depths, blocks = albef(sizes(values)).image_encoder.depths()
+    assert blocks == 2 + 2 + 6 + 2
+    assert depths["model.stem.0.weight"] == 0
+    assert depths["model.stages.1.downsample.1.weight"] == 3  # part of the third block
+
+
+def test_depths_of_our_encoders_count_as_timm_counts() -> None:
+    """The final norm is the only difference: it has the whole rate here."""
+    values = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    network = timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=3, **values)
+    groups = group_parameters(network, network.group_matcher(), reverse=True)
+    model = albef(sizes())
+    depths, blocks = model.image_encoder.depths()
+    assert blocks == groups["head.weight"] - 1 == 2
+    shared = {name for name in groups if f"vit.{name}" in depths} - {"norm.weight", "norm.bias"}
+    assert len(shared) == len(depths) - 2
+    assert all(depths[f"vit.{name}"] == groups[name] for name in shared)
+    depths, blocks = model.text_encoder.depths()
+    assert blocks == 2
+    for name, depth in depths.items():
+        assert depth == (int(name.split(".")[1]) + 1 if name.startswith("layer.") else 0), name

@@ -81,6 +81,7 @@ def test_of_bad_rows_it_tells_what_ingest_does_and_the_page_shows(here: Path, ki
         found = {record.meta["path"]: record.captions[0] for record in kept}
         assert found | {row["key"]: row["reason"] for row in aside} == expected
     summary = json.loads((stage.layout.quarantine("toy") / "summary.json").read_text())["rows"]
+    assert summary.pop("merged") == told["merged"] == 0
     counts = {reason: why["count"] for reason, why in told["rejected"].items()}
     assert summary == {"rows": len(ROWS), "kept": len(kept), "rejected": counts}
     with pytest.raises(ValidationFailedError):
@@ -194,11 +195,13 @@ def test_a_path_becomes_a_preset(here: Path, capsys: pytest.CaptureFixture[str])
     assert "--write" not in printed
     values = read_preset(here / "presets" / "shots.yaml")
     assert values["datasets"]["shots"]["split_off"] == {"val": 0.1, "test": 0.1}
-    assert values["pretrain"]["augment"]["flip"] is False
+    assert values["pretrain"]["projection_dropout"] == 0.7
+    assert (values["pretrain"]["global_batch_size"], values["pretrain"]["epochs"]) == (2, 100)
+    assert "about 5 images to train on" in (here / "presets" / "shots.yaml").read_text()
     with pytest.raises(ParamsError, match=r"presets/shots.yaml exists; .* --name"):
         check("shots", write=True)
     (here / "params.yaml").write_text(compose(here / "presets" / "shots.yaml"))
-    assert load(here / "params.yaml").tasks["retrieval"].dataset == "shots"
+    assert {*load(here / "params.yaml").tasks} == {"contrast"}  # too few images for fusion
     with pytest.raises(ParamsError, match=r"--write: shots.shots is a dataset"):
         check("shots.shots", write=True)
 
@@ -346,3 +349,81 @@ def test_exit_codes_and_json(
             assert err.startswith("albef data check: shots/x does not exist")
         else:
             assert json.loads(out)["kept"] == kept
+
+
+def flickr8k(here: Path, *, sub: str = "", lists: bool = True, kaggle: bool = False) -> Path:
+    """A folder as Kaggle's archive or the original one unpacks; its images are drawn."""
+    folder, texts = here / "flickr8k", here / "flickr8k" / sub
+    images = folder / ("Images" if kaggle else "Flicker8k_Dataset")
+    for made in (images, texts):
+        made.mkdir(parents=True, exist_ok=True)
+    names = [f"{i}_{i}ab.jpg" for i in range(8)]
+    for i, name in enumerate(names):
+        (images / name).write_bytes(toy.noisy(i).image)
+    told = [(name, n, f"dog {i} , and {n}") for i, name in enumerate(names) for n in range(5)]
+    if kaggle:
+        rows = "".join(f'{name},"{caption}"\n' for name, _, caption in told)
+        (folder / "captions.txt").write_text(f"image,caption\n{rows}")
+    else:
+        for file in ("Flickr8k.token.txt", "Flickr8k.lemma.token.txt"):
+            lines = (f"{name}#{number}\t{caption}\n" for name, number, caption in told)
+            (texts / file).write_text("".join(lines))
+        (texts / "ExpertAnnotations.txt").write_text(f"{names[0]}\t{names[1]}#2\t1\t1\t1\n")
+        (texts / "readme.txt").write_text("If you use this corpus / data:\n")
+    if lists:
+        for part, listed in (("train", names[:4]), ("dev", names[4:5]), ("test", names[5:7])):
+            (texts / f"Flickr_8k.{part}Images.txt").write_text("".join(f"{n}\n" for n in listed))
+    return folder
+
+
+@pytest.mark.parametrize("kaggle", [False, True])
+@pytest.mark.parametrize("sub", ["", "Flickr8k_text"])
+def test_flickr8k_is_read_with_its_lists(here: Path, kaggle: bool, sub: str) -> None:
+    flickr8k(here, sub=sub, kaggle=kaggle)
+    result = check("flickr8k")
+    section = result["suggested"]["flickr8k"]
+    (source,) = section["sources"].values()
+    at = f"flickr8k/{sub}/" if sub else "flickr8k/"
+    lists = {"train": "train", "val": "dev", "test": "test"}
+    lists = {split: f"{at}Flickr_8k.{part}Images.txt" for split, part in lists.items()}
+    assert source["splits"] == lists
+    assert "split_off" not in section
+    assert result["splits"] == ["test", "train", "val"]
+    counts = {name: result[name] for name in ("rows", "kept", "merged", "unlisted", "stops")}
+    assert counts == {"rows": 40, "kept": 7, "merged": 28, "unlisted": 5, "stops": False}
+    words = render(result)
+    assert "kept 35 (87.5 %) as 7 records, one per image\n  rejected 5 (12.5 %): unlisted" in words
+    assert "ingest would pass: 100 % kept" in words
+    params(here, {"own": source})
+    stage = Stage("ingest", "toy")
+    ingest.run(stage)
+    assert stage.record["records"] == {"train": 4, "val": 1, "test": 2}
+    assert (stage.record["rejected"], stage.record["merged"]) == (5, 28)
+    told = [tuple(f"dog 0 , and {n}" for n in range(5))]
+    assert [row.captions for row in Shards(stage.layout.data("toy"), "train")][:1] == told
+
+
+@pytest.mark.parametrize("kaggle", [False, True])
+def test_flickr8k_without_lists_is_split_by_shares(here: Path, kaggle: bool) -> None:
+    flickr8k(here, lists=False, kaggle=kaggle)
+    result = check("flickr8k")
+    assert (result["rows"], result["kept"], result["merged"]) == (40, 8, 32)
+    assert set(result["suggested"]["flickr8k"]["split_off"]) == {"val", "test"}
+
+
+def test_the_splits_of_all_rows_are_known(here: Path) -> None:
+    folder = flickr8k(here, lists=False, kaggle=True)
+    images = [
+        {"filename": f"{i}_{i}ab.jpg", "sentences": [{"raw": f"dog {i}"}], "split": split}
+        for i, split in enumerate(["train"] * 6 + ["val", "test"])
+    ]
+    (folder / "dataset_flickr8k.json").write_text(json.dumps({"images": images}))
+    result = check("flickr8k", 3)
+    (source,) = result["suggested"]["flickr8k"]["sources"].values()
+    assert (source["kind"], source["images"]) == ("karpathy", "flickr8k/Images")
+    assert result["splits"] == ["test", "train", "val"]
+    assert "split_off" not in result["suggested"]["flickr8k"]
+    rows = (f"{one['filename']},dog,{one['split']}\n" for one in images)
+    (folder / "rows.csv").write_text("image,caption,split\n" + "".join(rows))
+    result = check("flickr8k/rows.csv", 3)
+    assert "split_off" not in result["suggested"]["rows"]

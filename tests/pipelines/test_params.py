@@ -160,6 +160,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("tasks.vqa.init", "vqa", "tasks.vqa.init: circular dependency vqa <- vqa"),
     ("tasks.retrieval.init", "gpt", "`albef import` adds"),
     ("tasks.retrieval.init", "pretrained/epochs/3", "pretrained does not keep epoch 3"),
+    ("runtime.device", "gpu", "must be auto, cpu, cuda or cuda:N"),
     ("runtime.processes", 2, "1 micro-batches of 32 are not a multiple of runtime.proc"),
     ("pretrain.keep_epochs", [9], "keep_epochs has 9, but the run has"),
     ("pretrain.source_weights", {"scene": 2.0}, "'scene' is not one of the sources of web; di"),

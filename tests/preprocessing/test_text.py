@@ -7,8 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import BertTokenizer
 
-from albef.preprocessing.text import TextTokenizer, clean_caption, clean_question, mask_tokens
+from albef.preprocessing.text import (
+    TextTokenizer,
+    clean_caption,
+    clean_question,
+    is_blank,
+    mask_tokens,
+)
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TEXTS: dict[str, Any] = json.loads((FIXTURES / "text_and_schedule.json").read_text())
@@ -95,3 +102,26 @@ def test_a_path_without_a_tokenizer_is_not_looked_up_at_the_hub() -> None:
     for source in ("vocabb.txt", "models/mine/tokenizr.json", "/tmp/nowhere", "a/b/c"):
         with pytest.raises(ValueError, match=f"there is no tokenizer at {source}"):
             TextTokenizer.load(source)
+
+
+@pytest.mark.parametrize("most", [2, 4, 5, 30])
+def test_a_text_with_an_end_is_cut_as_bert_cuts_it(most: int, vocabulary: Path) -> None:
+    """Against the tokenizer of transformers, which keeps [SEP] when it cuts."""
+    texts = ["yes", "a man", "a man rides two horses"]
+    theirs = BertTokenizer.from_pretrained(str(vocabulary.parent))
+    expected = theirs(texts, truncation=True, max_length=most, padding=True, return_tensors="np")
+    tokenizer = TextTokenizer.load(vocabulary)
+    ids, mask = tokenizer.encode(texts, most, end=True)
+    assert ids.tolist() == expected["input_ids"].tolist()
+    assert mask.tolist() == expected["attention_mask"].tolist()
+    assert (ids == tokenizer.sep_id).sum(axis=1).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("text", ["", " ", "\u200b", "\u0001", "\u2060 \u3000", "...", "\u0301"])
+def test_texts_with_nothing_to_read_are_blank(text: str) -> None:
+    assert is_blank(text)
+
+
+@pytest.mark.parametrize("text", ["a", "\u200ba", "é", "犬", "7", "🐶", "a.", "+"])
+def test_texts_with_a_sign_are_not_blank(text: str) -> None:
+    assert not is_blank(text)

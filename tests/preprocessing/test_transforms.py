@@ -9,6 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.stats import ks_2samp
+from torchvision.transforms import RandomResizedCrop
 
 from albef.config import ParamsError, validate
 from albef.data.image_decoding import ImageError, decode
@@ -202,3 +204,27 @@ def test_what_cannot_be_decoded_is_named() -> None:
 def test_a_crop_that_ends_before_it_starts_is_named() -> None:
     with pytest.raises(ParamsError, match=r"crop starts at 0\.9, above its end 0\.2"):
         augment(crop=[0.9, 0.2])
+
+
+@pytest.mark.parametrize("size", [(300, 200), (90, 260), (400, 60)])
+def test_a_random_box_is_drawn_as_that_of_torchvision(size: tuple[int, int]) -> None:
+    """Its shape, area and place; the last image is too wide for any draw."""
+    width, height = size
+    rng, crop = np.random.default_rng(0), (0.3, 1.0)
+    picture = torch.empty(3, height, width)
+    torch.manual_seed(0)
+    ours = np.array([transforms.random_box(width, height, crop, rng) for _ in range(2000)])
+    theirs = np.array(
+        [RandomResizedCrop.get_params(picture, crop, (3 / 4, 4 / 3)) for _ in range(2000)]
+    )
+    left, top, right, bottom = ours.T
+    their_top, their_left, their_height, their_width = theirs.T
+    for mine, other in (
+        ((right - left) / (bottom - top), their_width / their_height),
+        ((right - left) * (bottom - top), their_width * their_height),
+        (left, their_left),
+        (top, their_top),
+    ):
+        assert ks_2samp(mine, other).pvalue > 1e-3
+    ratios = (right - left) / (bottom - top)
+    assert ((ratios > 0.72) & (ratios < 1.38)).all()  # 3/4 to 4/3, rounded to pixels

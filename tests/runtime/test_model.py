@@ -37,7 +37,13 @@ def test_bytes_path_and_opened_image_are_the_same(
 def test_texts_are_cleaned_and_cut(model: Matching) -> None:
     plain, noisy = model.embed_text(["a dog left of an apple", " A DOG, left of an... apple!"])
     np.testing.assert_allclose(plain, noisy, atol=1e-6)
-    assert model.embed_text(["apple " * 500, ""]).shape == (2, 8)
+    assert model.embed_text(["apple " * 500]).shape == (1, 8)
+
+
+@pytest.mark.parametrize("text", ["", "\u200b", "\u0001", "..."])
+def test_texts_that_are_blank_after_cleaning_are_refused(model: Matching, text: str) -> None:
+    with pytest.raises(ValueError, match="text 1 is blank after cleaning"):
+        model.embed_text(["a dog", text])
 
 
 def test_nothing_gives_nothing(model: Matching) -> None:

@@ -50,10 +50,9 @@ class Running(NamedTuple):
         """What computes now."""
         return self.follower.engine
 
-    def metric(self, name: str, trial: str = "", **labels: str) -> float:
-        """A number of the server, or of its canary or shadow; 0 where it was not counted yet."""
-        metrics = self.engine.metrics.trials[trial] if trial else self.engine.metrics
-        return metrics.registry.get_sample_value(name, labels) or 0.0
+    def metric(self, name: str, **labels: str) -> float:
+        """A number of the server; 0 if it was not counted yet."""
+        return self.engine.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 @contextlib.contextmanager
@@ -64,7 +63,7 @@ def running(
     served = Options(exports, limits or Limits(), threads=1, **options)
     state = State(log=(log := io.StringIO()))
     app = create_app(served, state)
-    server = Server(app, state, served.limits, "127.0.0.1", 0)
+    server = Server(app, state, served, "127.0.0.1", 0)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -14,7 +14,6 @@ from albef.runtime.loading import CAPABILITIES
 from albef.runtime.matching import Matching
 from albef.serving.indexes.index import About, Entry
 from albef.serving.indexes.store import Store
-from albef.serving.limits import Limits
 from albef.serving.routes.calls import CALLS
 from tests.conftest import CAPTIONS, KINDS
 from tests.serving.running import Running, describe, error, parts, running, wait_until
@@ -254,6 +253,25 @@ def test_what_an_index_is_sent_must_go_together(everything: Running, pictures: l
     client.delete("/v1/indexes/any")
 
 
+def test_each_file_that_is_added_gets_its_answer(
+    everything: Running, pictures: list[bytes]
+) -> None:
+    client = everything.client
+    client.put("/v1/indexes/mixed")
+    files = [("image", (f"{i}.png", picture)) for i, picture in enumerate(pictures)]
+    files.insert(4, ("image", ("setup.py", b"import this")))
+    added = client.post("/v1/indexes/mixed/images", files=files).json()
+    assert added["images"] == len(added["ids"]) == len(pictures)
+    assert [each["file"] for each in added["files"]] == [name for _, (name, _) in files]
+    assert [each["id"] for each in added["files"] if each["id"]] == added["ids"]
+    (wrong,) = [each for each in added["files"] if each["error"]]
+    assert wrong["file"] == "setup.py"
+    assert wrong["error"].startswith(
+        "the image of the file cannot be decoded: it starts with b'import this'"
+    )
+    client.delete("/v1/indexes/mixed")
+
+
 def test_damaged_indexes_are_reported(
     tiny_export: Path, tmp_path: Path, pictures: list[bytes]
 ) -> None:
@@ -375,21 +393,6 @@ def test_a_token_is_limited_in_texts_per_second(tiny_export: Path) -> None:
         assert error(refused) == (429, "rate_limit")
         assert int(refused.headers["retry-after"]) > 1
         assert server.client.get("/v1/model", headers=headers).is_success
-
-
-def test_repeated_texts_are_computed_once_if_they_are_kept(tiny_export: Path) -> None:
-    def counted(server: Running) -> float:
-        return server.metric("albef_batch_items_sum", run="retrieval", step="texts")
-
-    with running([tiny_export], Limits(cached_texts=2)) as server:
-        first = server.client.post("/v1/embed/texts", json={"texts": CAPTIONS[:2] * 2}).json()
-        assert counted(server) == 2
-        again = server.client.post("/v1/embed/texts", json={"texts": CAPTIONS[:2] * 2}).json()
-        assert again == first
-        assert counted(server) == 2
-        for text in (CAPTIONS[2], CAPTIONS[1], CAPTIONS[0]):  # the first of all was dropped
-            server.client.post("/v1/embed/texts", json={"texts": [text]})
-        assert counted(server) == 4
 
 
 def test_refused_requests_and_tokens_have_names_in_metrics(tiny_export: Path) -> None:

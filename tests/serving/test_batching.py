@@ -4,10 +4,11 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
-from albef.serving.batching import CLIENT, Batcher, Threads
+from albef.serving.batching import Batcher, Threads
 from albef.serving.errors import ApiError
 from albef.serving.limits import Limits
 from albef.serving.metrics import Metrics
+from albef.serving.middleware.exchange import CLIENT, Client
 
 
 class Upper:
@@ -156,7 +157,7 @@ def test_items_of_one_client_leave_room_for_another() -> None:
         (rest,) = await batcher.ask("b" * 102)
         with pytest.raises(ApiError, match="102 items wait"):
             batcher.check_room(1)
-        CLIENT.set("other")
+        CLIENT.set(Client("other"))
         batcher.check_room(102)
         rest.cancel()
         await asyncio.gather(rest, return_exceptions=True)

@@ -101,6 +101,7 @@ def test_openai_says_what_is_wrong(client: OpenAI) -> None:
         ({"model": "vqa"}, REFUSED, "retrieval|vqa is of kind vqa"),
         ({"dimensions": 4}, REFUSED, "dimensions must be 8"),
         ({"input": ["a", " "]}, REFUSED, r"input\.1: must not be blank"),
+        ({"input": ["a", "\u200b\u0001"]}, REFUSED, r"input\.1: must not be blank after cleaning"),
         ({"input": ["data:image/png;base64,%"]}, REFUSED, r"input\.0: send an image as"),
         ({"input": [1, 2]}, REFUSED, r"input\.0: Input should be a valid string"),
         ({"extra_body": {"task": "x"}}, REFUSED, "task: unknown field"),

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from albef.preprocessing.transforms import Square
-from albef.serving.batching import CLIENT
-from albef.serving.engine import Decoders, Engine, Resources
+from albef.serving.decoding import Decoders
+from albef.serving.engine import Engine, Resources
 from albef.serving.errors import ApiError
 from albef.serving.limits import Limits, Options
 from albef.serving.metrics import Metrics
+from albef.serving.middleware.exchange import CLIENT, Client
+from albef.serving.model_queues import ModelQueues
 from albef.worker import KilledError
 
 
@@ -24,7 +26,7 @@ def test_pictures_wait_in_turns_of_clients_and_find_room_or_are_refused(tmp_path
         decoders = Decoders(1, Limits(queue=6), Metrics())
 
         async def decode(client: str, *call: object) -> None:
-            CLIENT.set(client)
+            CLIENT.set(Client(client))
             with decoders.room(1):
                 done.append(await decoders(*call))  # type: ignore[arg-type]
 
@@ -57,7 +59,7 @@ def test_images_of_a_request_are_decoded_a_few_at_a_time_and_stay_in_order(
 ) -> None:
     started = most = 0
 
-    async def decode(self: Engine, *arguments: Any, **options: Any) -> Square:
+    async def decode(self: ModelQueues, *arguments: Any, **options: Any) -> Square:
         nonlocal started, most
         started += 1
         most = max(most, started)
@@ -79,7 +81,7 @@ def test_images_of_a_request_are_decoded_a_few_at_a_time_and_stay_in_order(
         await engine.stop()
         await resources.close()
 
-    original = Engine.decode
-    monkeypatch.setattr(Engine, "decode", decode)
+    original = ModelQueues.decode
+    monkeypatch.setattr(ModelQueues, "decode", decode)
     asyncio.run(inside())
     assert most == 4

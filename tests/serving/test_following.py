@@ -116,7 +116,10 @@ def test_clients_notice_nothing_of_a_swap_and_back_but_the_models_name(
 
 
 def test_what_cannot_be_served_changes_nothing(
-    exports: dict[str, Path], tmp_path: Path, pictures: list[bytes]
+    exports: dict[str, Path],
+    tmp_path: Path,
+    pictures: list[bytes],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     first, second = exports
     link = tmp_path / "link"
@@ -132,12 +135,15 @@ def test_what_cannot_be_served_changes_nothing(
     with running([link], follow=EVERY, expect=pinned) as server:
         for folder in (damaged, mute, exports[second], tmp_path / "nowhere"):
             before = failures()
+            caplog.clear()
             lead(link, folder)
             wait_until(lambda before=before: failures() > before + 1)
             assert served(server) == first
             sent = parts("image", pictures)
             assert server.client.post("/v1/embed/images", files=sent).json()["model"] == first
             assert server.client.get("/readyz").is_success
+            logged = [each for each in caplog.messages if "still serving" in each]
+            assert len(logged) == 1, "the same error is counted, and logged once"
 
 
 @pytest.mark.parametrize(

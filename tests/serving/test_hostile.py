@@ -37,8 +37,8 @@ REASONS = (Reason.NO_IMAGE, Reason.UNDECODABLE, Reason.TOO_MANY_PIXELS)
 HOSTILE = {
     **{row.name: (row.image, refusal(row)) for row in bad_rows() if row.expected in REASONS},
     "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n", 422),
-    "TIFF, which --format would allow": (encoded(gradient(), "TIFF"), 422),
-    "BMP, which --format would allow": (encoded(gradient(), "BMP"), 422),
+    "TIFF, which is slow to decode": (encoded(gradient(), "TIFF"), 422),
+    "BMP, which is slow to decode": (encoded(gradient(), "BMP"), 422),
     "a long line": (png_header(16_000_000, 1), 413),
     "within bounds but empty": (png_header(4_000, 4_000), 422),
 }

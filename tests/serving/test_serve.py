@@ -1,5 +1,6 @@
 """The command, in this process where it refuses, and as a process of its own."""
 
+import inspect
 import json
 import signal
 import socket
@@ -9,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from albef.cli import main
 from albef.serving.serve import serve
 from tests.serving.running import PATIENCE, error, running, serving
 
@@ -26,7 +28,13 @@ def test_nobody_else_is_served_without_a_token(monkeypatch: pytest.MonkeyPatch) 
             serve([Path("export")], host="0.0.0.0")
 
 
-def test_what_cannot_be_served_is_an_error(tiny_exports: dict[str, Path], tmp_path: Path) -> None:
+def test_the_command_has_few_options() -> None:
+    assert len(inspect.signature(serve).parameters) - 1 <= 20  # all but the exports
+
+
+def test_what_cannot_be_served_is_an_error(
+    tiny_exports: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ValueError, match="--gallery /nowhere is not a folder"):
         serve([tmp_path], gallery=Path("/nowhere"))
     with pytest.raises(ValueError, match=r"--key .* only RUN#STAGE has a signature"):
@@ -34,7 +42,13 @@ def test_what_cannot_be_served_is_an_error(tiny_exports: dict[str, Path], tmp_pa
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(ValueError, match=f"port {port} of 127.0.0.1 is in use"):
+            serve([tiny_exports["vqa"]], port=port)
+        with pytest.raises(ValueError, match=f"^{tmp_path}"):  # whatever else is wrong
             serve([tmp_path], port=port)
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", str(tmp_path)])
+    assert ended.value.code == 2
+    assert str(tmp_path) in capsys.readouterr().err
     with pytest.raises(ValueError, match=str(tmp_path)), running([tmp_path]):
         pass
     server = running([tiny_exports["vqa"]], gallery=tmp_path)

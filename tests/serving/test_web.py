@@ -219,9 +219,12 @@ def test_dropped_images_are_looked_for_or_added(page: Page, pictures: list[bytes
     expect(place.locator(".status").first).to_contain_text("by similarity")
     expect(place.locator(".tile").first).to_have_attribute("title", f"{NAMES[0]}.png")
     several = [["one <b>.png", list(pictures[0])], ["two.png", list(pictures[1])]]
+    several += [["setup.py", list(b"import this")]]
     page.evaluate(DROP, ["body", several])
     added = page.locator("#adding")
     expect(added.locator(".status")).to_contain_text("Added 2 images; “images” now has 2.")
+    refused = "Not added: setup.py: the image of the file cannot be decoded"
+    expect(added.locator(".status")).to_contain_text(refused)
     expect(added.locator(".status")).to_contain_text(CREDIT)
     expect(page.locator("#index")).to_have_value("images")
     expect(place.locator(".tile img[src]")).to_have_count(2)

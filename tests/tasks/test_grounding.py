@@ -99,3 +99,13 @@ def test_a_layer_that_the_model_lacks_is_named() -> None:
         tiny_task("grounding", layer=2)
     with pytest.raises(ValueError, match=r"layer 5 .* has 2 blocks of the image"):
         tiny_task("grounding", gradcam="itc", layer=5)
+
+
+def test_a_box_that_overlaps_by_just_a_half_is_right() -> None:
+    """By an answer and by chance alike; the truth is half of the first proposal."""
+    proposals = [[0, 0, 20, 12], [20, 12, 20, 12]]
+    made = tiny_task("grounding")
+    table = made.predict([record(1, box=[0, 0, 10, 12], proposals=proposals)], 1)
+    assert table["share"] == [0.5]
+    table["iou"] = [iou(proposals[0], [0, 0, 10, 12])]
+    assert made.score(table)["accuracy"] == 100

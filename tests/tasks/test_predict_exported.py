@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import albef
 from albef.data.record import Record
@@ -93,3 +94,17 @@ def test_without_gradcam_torch_and_export_read_the_same_attention(
     np.testing.assert_allclose(*heats, atol=1)
     assert table["heat"] != tiny_task("grounding").predict(records, 8)["heat"]
     assert task.gradient == ""
+
+
+def test_an_exported_model_never_writes_a_mark(pictures: list[bytes], tmp_path: Path) -> None:
+    """With logits that would write [CLS] and [PAD] at every step."""
+    task, records = tiny_task("vqa", answering="generate"), records_of("vqa", pictures)[:6]
+    marks = [task.tokenizer.cls_id, task.tokenizer.pad_id]
+    with torch.no_grad():
+        task.answer_decoder.head.bias[marks] += 20
+    model: Any = model_of(load_checkpoint(save_task(task, tmp_path)))
+    expected, found = task.predict(records, 6), task.predict(records, 6, model)
+    assert found["answer"] == expected["answer"]
+    assert len(set(found["answer"])) > 1
+    np.testing.assert_allclose(found["probability"], expected["probability"], rtol=1e-4)
+    assert max(found["probability"]) < 1e-6  # the marks have the rest

@@ -1,5 +1,6 @@
 """What the pre-training step saves, and what its values decide."""
 
+import pytest
 import torch
 
 from albef.tasks.pretraining import Config, Task
@@ -36,3 +37,34 @@ def test_queries_and_keys_that_read_the_image_first_can_start_larger() -> None:
     for name, tensor in larger.items():
         is_scaled = any(name.endswith(f"fusion_encoder.{part}") for part in scaled)
         assert torch.equal(tensor, plain[name] * (2 if is_scaled else 1)), name
+
+
+def _loss(values: Config, epoch: float, name: str) -> float:
+    task = _started(values).eval()
+    task.end_step([task(batch(), 0.0)])
+    torch.manual_seed(1)
+    return task(batch(), epoch)[name].item()
+
+
+def test_distillation_rises_to_its_weight_over_the_first_epoch() -> None:
+    for name in ("itc", "mlm"):
+        assert _loss(config(0.4), 0.0, name) == _loss(config(0.0), 0.0, name)
+        half = pytest.approx(_loss(config(0.2), 1.0, name), rel=1e-6)
+        assert _loss(config(0.4), 0.5, name) == half
+        assert _loss(config(0.4), 3.0, name) == _loss(config(0.4), 1.0, name)
+        assert _loss(config(0.4), 1.0, name) != half
+
+
+def test_the_queue_counts_from_its_epoch_on() -> None:
+    late = config(0.0).model_copy(update={"queue_from": 2.0})
+    assert _loss(late, 2.0, "itc") == _loss(config(0.0), 2.0, "itc")
+    assert _loss(late, 1.9, "itc") < _loss(config(0.0), 1.9, "itc")  # fewer candidates
+
+
+def test_a_step_starts_with_a_temperature_in_its_bounds() -> None:
+    task = _started(config(0.4))
+    for value, kept in ((0.0, 0.001), (0.07, 0.07), (2.0, 0.5)):
+        with torch.no_grad():
+            task.temperature.fill_(value)
+        task.begin_step()
+        assert task.temperature.item() == pytest.approx(kept)

@@ -212,3 +212,15 @@ def test_after_retrieval_what_is_missing_is_fresh_and_the_momentum_model_is_equa
     assert torch.equal(made.answer_decoder.state_dict()[layer], taken)
     for name, tensor in made.answer_decoder.state_dict().items():
         assert torch.equal(made.answer_decoder_m.model.state_dict()[name], tensor), name
+
+
+def test_distillation_rises_to_its_weight_over_the_first_epoch() -> None:
+    def loss(alpha: float, epoch: float) -> float:
+        made = task(alpha=alpha)
+        with torch.no_grad():  # else the momentum model agrees with the student
+            made.answer_decoder_m.model.head.bias += torch.arange(made.tokenizer.vocab_size) / 10
+        return float(made(collated(made, QUESTIONS), epoch)["loss"].detach())
+
+    assert loss(0.4, 0.0) == loss(0.0, 1.0)
+    assert loss(0.4, 0.5) == pytest.approx(loss(0.2, 1.0), rel=1e-6)
+    assert loss(0.4, 3.0) == loss(0.4, 1.0) != pytest.approx(loss(0.2, 1.0), rel=1e-4)

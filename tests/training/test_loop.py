@@ -10,12 +10,13 @@ from unittest import mock
 import pytest
 import torch
 
+from albef.loading.reading import to_device
 from albef.training.loop import NonFiniteError
 from albef.training.state import TrainingState, kept
 from tests.conftest import tiny_task
 from tests.data import toy
 from tests.pipelines.states import step_of
-from tests.training.toy_training import train_toy
+from tests.training.toy_training import loader_of, train_toy
 
 Whole = tuple[dict[str, torch.Tensor], Path]
 
@@ -192,3 +193,31 @@ def test_the_gradient_is_cut_to_its_norm(data: Path, tmp_path: Path) -> None:
     (curve,) = (text for name, text in curves(tmp_path).items() if "gradient_norm" in name)
     norms = [float(line.split("\t")[1]) for line in curve.splitlines()[1:]]
     assert norms == pytest.approx([0.01] * len(norms), rel=1e-4)
+
+
+def test_the_micro_batches_of_a_step_are_averaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of entailment is a mean over samples, so its gradient depends on no split."""
+    monkeypatch.setattr("tests.training.toy_training.AUGMENT", {"crop": [1.0, 1.0]})
+    labels = ("contradiction", "neutral", "entailment", "entailment")
+    records = [
+        toy.record(i, captions=("a dog",), meta={"label": label}) for i, label in enumerate(labels)
+    ]
+    toy.write(tmp_path / "labelled", records)
+    norms, losses, seeds = [], [], []
+    task = tiny_task("entailment", alpha=0.0)
+    (whole,) = next(loader_of(task, tmp_path / "labelled").batches(0, 1))
+    expected = task(to_device(whole, torch.device("cpu")), 0.0)["loss"].item()
+    for micro in (4, 1):
+        task = tiny_task("entailment", alpha=0.0, micro_batch_size=micro)
+        task.register_forward_pre_hook(lambda *_: seeds.append(torch.initial_seed()))
+        train_toy(task, tmp_path / "labelled", tmp_path / f"by-{micro}")
+        found = {n.rpartition("/")[2]: t for n, t in curves(tmp_path / f"by-{micro}").items()}
+        values = (found[f"{name}.tsv"].splitlines()[1] for name in ("gradient_norm", "loss"))
+        norm, loss = (float(line.split("\t")[1]) for line in values)
+        norms.append(norm)
+        losses.append(loss)
+    assert norms == pytest.approx([norms[0]] * 2, rel=1e-3)
+    assert losses == pytest.approx([expected] * 2, rel=1e-4)
+    assert len({*seeds[1:]}) == 4, "each micro-batch draws its own random numbers"

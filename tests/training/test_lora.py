@@ -9,11 +9,12 @@ import torch
 
 from albef.config import ParamsError, Range, choose, ranges
 from albef.loading.reading import to_device
+from albef.models.encoders import freeze
 from albef.models.weights import load_strict
 from albef.tasks import retrieval
 from albef.tasks.task import LoraConfig
 from albef.training.lora import adapt, merged
-from albef.training.optim import adamw, freeze
+from albef.training.optim import adamw
 from albef.training.state import kept
 from tests.conftest import CAPTIONS, tiny_config, tiny_task
 from tests.models.encoders import image, sizes, text
@@ -156,3 +157,18 @@ def test_a_rank_can_be_searched_and_is_rounded() -> None:
     adapt(task, choose(config, {"lora.rank": 2.7}).lora)
     shapes = {t.shape[0] for n, t in task.state_dict().items() if "lora_A" in n}
     assert shapes == {3}
+
+
+def test_an_adapter_adds_its_product_times_alpha_over_rank() -> None:
+    task = tiny_task()
+    layer = "text_encoder.layer.0.attention.self.query"
+    before = task.model.get_parameter(f"{layer}.weight").detach().clone()
+    adapt(task, LoraConfig(rank=4, alpha=12))
+    first, second = (
+        task.model.get_parameter(f"{layer}.lora_{part}.default.weight") for part in "AB"
+    )
+    assert first.shape[0] == second.shape[1] == 4
+    with torch.no_grad():
+        second.normal_()
+    added = merged(task)[f"model.{layer}.weight"] - before
+    torch.testing.assert_close(added, 12 / 4 * (second @ first).detach(), rtol=1e-4, atol=1e-5)

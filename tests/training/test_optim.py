@@ -140,3 +140,43 @@ def test_the_schedule_is_a_value() -> None:
     assert rate(stairs, 101, 250) == pytest.approx(1e-4)
     with pytest.raises(ParamsError, match="warmup_steps 250 is not a multiple of 100"):
         tiny_config(schedule="original", warmup_steps=250)
+
+
+@pytest.mark.parametrize("momentum", [0.5, 0.95])
+def test_muon_moves_as_that_of_torch(momentum: float) -> None:
+    """Its direction, its size for matrices of any shape, and its decay.
+
+    Both orthogonalize by an approximation, and torch scales the update by 0.2 more.
+    """
+    task = tiny_task()
+    names = (
+        "text_encoder.layer.0.intermediate.dense.weight",
+        "image_encoder.vit.blocks.1.mlp.fc2.weight",
+        "image_encoder.vit.blocks.1.attn.qkv.weight",
+    )
+    wholes = [task.model.get_parameter(name) for name in names]
+    ours = [*wholes[:2], *wholes[2].chunk(3)]  # queries, keys and values are matrices of their own
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    lr, decay = 0.01, 5.0
+    muon = Muon(task, lr, decay, momentum)
+    settings = {"momentum": momentum, "nesterov": True, "adjust_lr_fn": "match_rms_adamw"}
+    other = torch.optim.Muon(
+        theirs, 5 * lr, decay / 5, ns_coefficients=(15 / 8, -10 / 8, 3 / 8), ns_steps=20, **settings
+    )
+    draws = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        gradients = [torch.randn(p.shape, generator=draws) for p in wholes]
+        gradients[2] *= torch.tensor([1.0, 10.0, 100.0]).repeat_interleave(24)[:, None]
+        for whole, gradient in zip(wholes, gradients, strict=True):
+            whole.grad = gradient
+        before = [p.detach().clone() for p in ours]
+        parts = [*gradients[:2], *gradients[2].chunk(3)]
+        for their, start, gradient in zip(theirs, before, parts, strict=True):
+            their.data.copy_(start)
+            their.grad = gradient.clone()
+        muon.step()
+        other.step()
+        for mine, their, start in zip(ours, theirs, before, strict=True):
+            a, b = ((p.detach() - (1 - lr * decay) * start).flatten() for p in (mine, their))
+            assert torch.cosine_similarity(a, b, dim=0) > 0.96
+            assert (a.norm() / b.norm()).item() == pytest.approx(1, rel=0.1)

@@ -36,13 +36,13 @@ class Config(SplitFiles):
     """JSON lists of annotations, and the folder of their images."""
 
     format: Literal["captions", "coco", "vqa", "entailment", "nlvr2", "grounding"]
-    """Format of the rows; see docs/how-to/read-annotations.md."""
+    """Format of the rows; see docs/how-to/data-sources.md."""
     files: FilesBySplit
-    """JSON lists by split."""
+    """JSON lists or JSON lines by split."""
     images: str
     """Folder that the paths of the images are relative to."""
     joined: bool = False
-    """For ``captions``: true joins the rows of an image into one record. false makes a record of
+    """For ``captions``: true merges the rows of an image into one record. false makes a record of
     each row, as in the original code, and stores the image with each of them."""
     boxes: str | None = None
     """For ``grounding``: JSON with the true box of each ``ref_id``, if the rows have no boxes."""
@@ -62,6 +62,10 @@ class Config(SplitFiles):
         lists = [name for files in self.files.values() for name in files]
         return {name: Path(name) for name in (*lists, self.boxes, self.proposals) if name}
 
+    def fields_of_row(self) -> frozenset[str] | None:
+        """Return no field if ``joined``: the path is that of the image."""
+        return frozenset() if self.joined else None
+
 
 class Parsed(NamedTuple):
     """Content of a row."""
@@ -79,7 +83,7 @@ def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
     parse = _parser(config)
     for split, files in config.files.items():
         results = (attempt(row, parse) for row in _rows(files, config.format))
-        for number, entry in enumerate(_joined(results) if config.joined else results):
+        for number, entry in enumerate(results):
             if isinstance(entry, Rejection):
                 yield entry
             else:
@@ -123,19 +127,6 @@ def _coco(file: Path, values: Any) -> list[Any]:
     ]
 
 
-def _joined(rows: Iterator[Parsed | Rejection]) -> Iterator[Parsed | Rejection]:
-    """Yield rejected rows first, then the rows of each image, joined into the first of them."""
-    by_images: dict[tuple[str, ...], Parsed] = {}
-    for row in rows:
-        if isinstance(row, Rejection):
-            yield row
-            continue
-        existing = by_images.setdefault(row.images, row)
-        captions = tuple(dict.fromkeys((*existing.captions, *row.captions)))
-        by_images[row.images] = existing._replace(captions=captions)
-    yield from by_images.values()
-
-
 def _parser(config: Config) -> Callable[[Row], Parsed]:
     match config.format:
         case "captions" | "coco":
@@ -169,7 +160,12 @@ def _vqa(row: Row) -> Parsed:
 
 
 def _nlvr2(row: Row) -> Parsed:
-    images = row.texts("images")
+    if row.get("images") is None and row.get("identifier") is not None:  # NLVR2's own files
+        pair, folder = row.text("identifier").rpartition("-")[0], row.get("directory")
+        name = pair if folder is None else f"{folder}/{pair}"
+        images: tuple[str, ...] = (f"{name}-img0.png", f"{name}-img1.png")
+    else:
+        images = row.texts("images")
     if len(images) != 2:
         raise RowError(Reason.MISSING_FIELD, f"'images' must be two images, got {len(images)}")
     label = row.one_of("label", ("True", "False"))

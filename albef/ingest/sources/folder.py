@@ -41,6 +41,14 @@ class Config(OneSplit):
     """Split of all images; null reads it from the first level of sub-folders, as in
     ``train/dog.jpg``."""
 
+    def all_splits(self) -> set[str]:
+        """Return the split, or the sub-folders that name splits."""
+        if self.split:
+            return {self.split}
+        return {
+            it.name for it in Path(self.path).iterdir() if it.is_dir() and _SPLIT.fullmatch(it.name)
+        }
+
 
 def records(config: Config, seed: int) -> Iterator[Record | Rejection]:
     """Yield the images of a folder, in the order of their paths."""

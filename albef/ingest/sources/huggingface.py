@@ -46,6 +46,10 @@ class Config(parquet.Columns):
         name = f"{self.dataset}@{folder.name}" if folder != Path(self.dataset) else self.dataset
         return {f"{name}/{path.relative_to(folder)}": path for _, path in self.files(folder)}
 
+    def all_splits(self) -> set[str]:
+        """Return the splits that are read."""
+        return set(self.splits)
+
     def evaluated(self) -> Self | None:
         """Return the source without its training split; None if nothing is left."""
         others = {split: name for split, name in self.splits.items() if split != "train"}

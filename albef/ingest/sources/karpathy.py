@@ -1,4 +1,4 @@
-"""Kind ``karpathy``: the JSON of Karpathy's splits of COCO and Flickr30K, as published."""
+"""Kind ``karpathy``: the JSON of Karpathy's splits of COCO, Flickr8k and Flickr30K."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ class Config(Source):
     """JSON of Karpathy's splits, and the folder of its images."""
 
     file: str
-    """``dataset_coco.json`` or ``dataset_flickr30k.json``."""
+    """``dataset_coco.json``, ``dataset_flickr8k.json`` or ``dataset_flickr30k.json``."""
     images: str
     """Folder of the images; COCO's are in its sub-folders ``train2014`` and ``val2014``."""
     splits: Annotated[list[Literal["train", "val", "test"]], Field(min_length=1)]
@@ -29,6 +29,10 @@ class Config(Source):
     def inputs(self) -> dict[str, Path]:
         """Return the JSON file."""
         return {self.file: Path(self.file)}
+
+    def all_splits(self) -> set[str]:
+        """Return the splits that are read."""
+        return set(self.splits)
 
     def evaluated(self) -> Self | None:
         """Return the source without its training split; None if nothing is left."""

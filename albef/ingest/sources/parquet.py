@@ -42,6 +42,10 @@ class Columns(Source):
     keep: list[str] = Field([])
     """Columns to keep in meta."""
 
+    def fields_of_row(self) -> frozenset[str]:
+        """Return the field with the place of the row."""
+        return frozenset({"path"})
+
 
 class Config(Columns, SplitFiles):
     """Parquet files with images."""

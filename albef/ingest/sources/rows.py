@@ -59,6 +59,17 @@ class Source(Section):
         """Return the licences of its records, as its section lists them."""
         return [licence.model_dump() for licence in self.licences or ()]
 
+    def fields_of_row(self) -> frozenset[str] | None:
+        """Return the fields of meta that name a row, not its image; None if rows never merge.
+
+        Rows of the same image that differ only in these fields and in their captions are merged.
+        """
+        return None
+
+    def all_splits(self) -> set[str]:
+        """Return the splits of all rows, as its section or its files name them."""
+        return set()
+
     def evaluated(self) -> Self | None:
         """Return the source without the training files that its section names; None if all are.
 
@@ -72,6 +83,10 @@ class OneSplit(Source):
 
     split: Split | None
     """Split of all rows; null reads it from each row."""
+
+    def all_splits(self) -> set[str]:
+        """Return the split, if it is that of all rows."""
+        return {self.split} if self.split else set()
 
     def evaluated(self) -> Self | None:
         """Return the source; None if all of its rows are training rows."""
@@ -87,6 +102,10 @@ class SplitFiles(Source):
     def inputs(self) -> dict[str, Path]:
         """Return the files of all splits."""
         return {str(file): file for _, file in expand_splits(self.files)}
+
+    def all_splits(self) -> set[str]:
+        """Return the splits of the files."""
+        return set(self.files)
 
     def evaluated(self) -> Self | None:
         """Return the source without its training files; None if no others exist."""
@@ -161,18 +180,38 @@ def attempt(
 
 
 def read_json(path: Path) -> Any:
-    """Return the contents of a JSON file.
+    """Return the contents of a JSON file; those of JSON lines as a list.
 
     Raises:
         ParamsError: the file is missing or is not JSON.
     """
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            return json.load(file, parse_int=_int)
+        text = path.read_text(encoding="utf-8-sig")
+        try:
+            return json.loads(text, parse_int=_int)
+        except json.JSONDecodeError as error:
+            if not error.msg.startswith("Extra data"):
+                raise
+            return _json_lines(text)
     except OSError as error:
         raise ParamsError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ParamsError(f"{path} is not JSON: {error}") from None
+
+
+def _json_lines(text: str) -> list[Any]:
+    """Return the values of JSON lines.
+
+    Raises:
+        ValueError: a line is not JSON.
+    """
+    values = []
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            values += [json.loads(line, parse_int=_int)] if line.strip() else []
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number}: {error.msg}") from None
+    return values
 
 
 def _int(digits: str) -> int | float:

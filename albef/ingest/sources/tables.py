@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from albef.config import ParamsError, nearest
 from albef.data.rejection import Reason, Rejection, RowError
-from albef.ingest.sources.rows import Files, OneSplit, Row, expand
+from albef.ingest.sources.rows import MAX_IMAGE_BYTES, Files, OneSplit, Row, expand
 from albef.io import first_line
 from albef.worker import KilledError, Worker
 
@@ -53,6 +53,10 @@ class Tables(OneSplit):
     def inputs(self) -> dict[str, Path]:
         """Return the tables."""
         return {str(file): file for file in expand(self.files)}
+
+    def fields_of_row(self) -> frozenset[str]:
+        """Return no field: the path or URL is that of the image."""
+        return frozenset()
 
     def rows(self, *columns: str) -> Iterator[Row | Rejection]:
         """Yield the rows of all files with some columns, the captions and the columns to keep.
@@ -294,8 +298,10 @@ def _values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any] | RowE
 
     of_column = {column: rows.column(column) for column in columns}
     nested = [values for values in of_column.values() if pa.types.is_nested(values.type)]
+    sizes = [_sizes(values).to_pylist() for values in of_column.values()]
     for i in range(rows.num_rows):
         try:
+            _check_bytes(max((size[i] or 0 for size in sizes if size), default=0))
             for values in nested:
                 _check_size(values.slice(i, 1))
             yield {column: values[i].as_py() for column, values in of_column.items()}
@@ -307,16 +313,35 @@ def _values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any] | RowE
             yield _malformed(f"a value cannot be read: {first_line(error)}")
 
 
+def _sizes(values: Any) -> Any:
+    """Return the bytes of each text or binary value of a column; empty for other types."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    of_dictionary = pa.types.is_dictionary(values.type)
+    texts = values.dictionary if of_dictionary else values
+    if texts.type not in (pa.string(), pa.binary(), pa.large_string(), pa.large_binary()):
+        return pa.array([], pa.int64())
+    sizes = pc.binary_length(texts)
+    return sizes.take(values.indices) if of_dictionary else sizes
+
+
+def _check_bytes(size: int) -> None:
+    """Reject a value that is too large for the process that receives it."""
+    if size > MAX_IMAGE_BYTES:
+        detail = f"a value has {size} bytes; at most {MAX_IMAGE_BYTES} are read"
+        raise RowError(Reason.TOO_MANY_BYTES, detail)
+
+
 def _check_size(values: Any) -> None:
     """Reject lists with too many values or bytes, before they become Python objects."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    size = 0
-    texts = pa.string(), pa.binary(), pa.large_string(), pa.large_binary()
-    if pa.types.is_dictionary(values.type) and values.type.value_type in texts:
-        size = pc.sum(pc.binary_length(values.dictionary).take(values.indices)).as_py() or 0
-    if len(values) > _MAX_LIST or size > _MAX_LINE_BYTES:
+    size = pc.sum(_sizes(values)).as_py() or 0
+    _check_bytes(0 if pa.types.is_dictionary(values.type) else size)
+    is_repeated = pa.types.is_dictionary(values.type) and size > _MAX_LINE_BYTES
+    if len(values) > _MAX_LIST or is_repeated:
         raise _malformed(f"a list has {len(values)} values of {size} bytes, which is too much")
     inner: Any = []
     if pa.types.is_map(values.type):  # Its parts are those of all rows, not only of these.

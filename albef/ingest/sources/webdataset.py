@@ -44,6 +44,10 @@ class Config(SplitFiles):
     keep: list[str] | None = None
     """Fields of the JSON to keep in meta; null keeps all."""
 
+    def fields_of_row(self) -> frozenset[str]:
+        """Return the fields with the place of the sample, and img2dataset's own of its caption."""
+        return frozenset({"path", "key", "caption"})
+
 
 @dataclass(slots=True)
 class _Sample:

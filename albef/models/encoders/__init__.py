@@ -7,9 +7,11 @@ Other code reads the states, and never asks for the class. The pooled state come
 """
 
 import re
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from albef.config import Count, CountOrZero, Section, Share, opt_in
 
@@ -44,6 +46,9 @@ class TransformersConfig(Section):
     a folder with weights."""
     max_positions: Count = 512
     """Maximum length of a text, in tokens."""
+    pooling: Literal["cls", "mean"] | None = opt_in(None)
+    """Pooled state of a text: that of its first token, or the mean over its tokens. If unset, it is
+    what the files of the name say (``1_Pooling/config.json``), else ``cls``."""
     config: dict[str, Any] | None = opt_in(None)
     """Configuration of the architecture, as in ``config.json``; null reads that of the name."""
 
@@ -72,8 +77,18 @@ class Encoder(nn.Module):
     width: int
     """Width of its states."""
 
-    def depths(self) -> dict[str, int]:
-        """Return the depth of each parameter by name.
+    def train(self, mode: bool = True) -> Self:
+        """Set train or eval mode; frozen parts stay in eval mode.
+
+        Batch normalization does too. It uses fixed statistics, so the states of an image do not
+        depend on the other images of a batch.
+        """
+        super().train(mode)
+        _keep_in_eval(self)
+        return self
+
+    def depths(self) -> tuple[dict[str, int], int]:
+        """Return the depth of each parameter by name, and the number of blocks.
 
         Parameters before the first block have 0, those of the blocks 1 and so on, and those after
         the last block the number of blocks plus 1.
@@ -85,7 +100,7 @@ class Encoder(nn.Module):
                 result[name] = blocks.setdefault(match[1], len(blocks) + 1)
             else:
                 result[name] = len(blocks) + bool(blocks)
-        return result
+        return result, len(blocks)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -103,11 +118,37 @@ class Encoder(nn.Module):
             return [*self.parameters()]
         first, _, last = name.removeprefix("blocks.").partition("-")
         chosen = range(1) if name == "embeddings" else range(int(first) + 1, int(last or first) + 2)
-        last_block = len(self.blocks) - 1
-        if chosen.stop > last_block + 2 or not chosen:
-            raise ValueError(f"freeze: there is no {name}; choose from blocks 0 to {last_block}")
-        depths = self.depths()
+        depths, count = self.depths()
+        if chosen.stop > count + 1 or not chosen:
+            raise ValueError(f"freeze: there is no {name}; choose from blocks 0 to {count - 1}")
         return [p for key, p in self.named_parameters() if depths[key] in chosen]
+
+
+def _keep_in_eval(module: nn.Module) -> None:
+    """Set batch normalization, and modules whose parameters are all frozen, to eval mode."""
+    parameters = [*module.parameters()]
+    is_frozen = bool(parameters) and not any(p.requires_grad for p in parameters)
+    if is_frozen or isinstance(module, _BatchNorm):
+        for part in module.modules():
+            part.training = False
+        return
+    for child in module.children():
+        _keep_in_eval(child)
+
+
+def freeze(task: nn.Module, parts: Sequence[str]) -> None:
+    """Exclude encoders of a task, or parts of them as in :data:`PART`, from its training.
+
+    Raises:
+        ValueError: the task has no such encoder in ``model``, or the encoder no such part.
+    """
+    for part in parts:
+        name, _, inside = part.partition(".")
+        encoder = getattr(getattr(task, "model", task), name, None)
+        if not isinstance(encoder, Encoder):
+            raise ValueError(f"freeze: the task has no {name} in `self.model`; remove it")
+        for parameter in encoder.part(inside):
+            parameter.requires_grad_(False)
 
 
 class ImageEncoder(Encoder):
@@ -115,6 +156,10 @@ class ImageEncoder(Encoder):
 
     grid: int
     """n: rows and columns of the grid of states."""
+    image_size: int
+    """S: side of its square images, in pixels."""
+    cached_block: int | None = None
+    """Number of the block, from 0, whose input a cache holds; None if it holds the states."""
     positions: ClassVar[str] = ""
     """Name of its position embeddings (1, P + n * n, D), which a checkpoint of another image size
     has in another number; "" if it has none."""
@@ -134,6 +179,61 @@ class ImageEncoder(Encoder):
     def forward(self, images: Tensor) -> Tensor:
         """Encode images (B, 3, S, S), normalized by CLIP's mean and deviation, to states."""
         raise NotImplementedError
+
+    def first_learning(self) -> int | None:
+        """Return the number of the first block that learns, or of the last one if only layers
+        after it learn; None if nothing learns. All layers below it are frozen.
+        """
+        order: dict[str, int] = {}
+        for name, parameter in self.named_parameters():
+            if match := BLOCK.match(name):
+                order.setdefault(match[1], len(order))
+            if parameter.requires_grad:
+                return order[match[1]] if match else max(len(order) - 1, 0)
+        return None
+
+    def frozen_part(self, images: Tensor) -> Tensor:
+        """Return what a cache holds of images (B, 3, S, S): the input of :attr:`cached_block`."""
+        if self.cached_block is None:
+            states: Tensor = self(images)
+            return states
+
+        def stop(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            raise _Reached(inputs[0])
+
+        hook = self.blocks[self.cached_block].register_forward_pre_hook(stop)
+        try:
+            self(images)
+        except _Reached as reached:
+            return reached.states
+        finally:
+            hook.remove()
+        raise AssertionError("the block was not called")
+
+    def learning_part(self, cached: Tensor) -> Tensor:
+        """Return the states (B, 1 + n * n, D) of images from what a cache holds of them."""
+        cached = cached.float()
+        if self.cached_block is None:
+            return cached
+
+        def replace(block: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (cached, *inputs[1:])
+
+        hook = self.blocks[self.cached_block].register_forward_pre_hook(replace)
+        try:
+            # The layers below compute one blank image, whose states are replaced.
+            states: Tensor = self(cached.new_zeros(1, 3, self.image_size, self.image_size))
+            return states
+        finally:
+            hook.remove()
+
+
+class _Reached(Exception):
+    """The input of a block, which ends the computation there."""
+
+    def __init__(self, states: Tensor) -> None:
+        super().__init__()
+        self.states = states
 
 
 class TextEncoder(Encoder):

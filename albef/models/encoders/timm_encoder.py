@@ -7,13 +7,19 @@ import timm
 import torch
 from timm.layers import PatchDropout
 from timm.models import VisionTransformer
-from torch import Tensor, nn
+from timm.models._manipulate import group_with_matcher
+from torch import Tensor
 from torch.nn import functional as F
 
 from albef.config import did_you_mean
 from albef.io import first_line
 from albef.models.encoders import ImageEncoder, TimmConfig
 from albef.preprocessing.transforms import MEAN, STD
+
+COUNTER = "num_batches_tracked"
+"""End of the name of a counter of batch normalization."""
+CLASSIFIER = "classifier.weight"
+"""Name of a parameter after all blocks of any network. ALBEF itself has its place."""
 
 
 def settled_image(config: TimmConfig) -> TimmConfig:
@@ -60,8 +66,12 @@ def image_weights(config: TimmConfig, own: dict[str, Tensor] | None) -> dict[str
     network = _create(config)
     module = sys.modules[type(network).__module__]
     convert = getattr(module, "checkpoint_filter_fn", lambda tensors, network: tensors)
-    head = f"{_weights_config(config.timm).get('classifier')}."
-    return {k: v for k, v in convert(own, network).items() if not k.startswith(head)}
+    names = _weights_config(config.timm).get("classifier") or ()
+    heads = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
+    weights = {k: v for k, v in convert(own, network).items() if not k.startswith(heads)}
+    # Nothing reads the counters of batch normalization, and many files lack them.
+    counters = {k: v for k, v in network.state_dict().items() if k.endswith(COUNTER)}
+    return counters | weights
 
 
 class TimmEncoder(ImageEncoder):
@@ -86,12 +96,9 @@ class TimmEncoder(ImageEncoder):
                 f"model.image.timm: {config.timm} cannot be built for image_size "
                 f"{config.image_size} and arguments {config.arguments}: {first_line(error)}"
             ) from None
-        if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.model.modules()):
-            raise ValueError(
-                f"model.image.timm: {config.timm} has batch normalization, which depends on the "
-                "other images of a batch; choose a ViT, ConvNeXt or Swin"
-            )
-        self.width = self.model.num_features
+        # MobileNetV3 has a layer after pooling, so its pooled state is wider than its map.
+        self.width = getattr(self.model, "head_hidden_size", None) or self.model.num_features
+        self.image_size = config.image_size
         reduction = self.model.feature_info[-1]["reduction"]
         if config.image_size % reduction:
             raise ValueError(
@@ -103,6 +110,20 @@ class TimmEncoder(ImageEncoder):
         mean, std = (_by_channel(weights[key]) for key in ("mean", "std"))
         self.register_buffer("scale", _by_channel(STD) / std, persistent=False)
         self.register_buffer("shift", (_by_channel(MEAN) - mean) / std, persistent=False)
+
+    def depths(self) -> tuple[dict[str, int], int]:
+        """Return timm's group of each parameter, and the number of groups of blocks.
+
+        A downsampling layer is in the group of the block after it, and a norm after the last block
+        in that of the last block. Networks without such groups are read by the names of blocks.
+        """
+        if not hasattr(self.model, "group_matcher"):
+            return super().depths()
+        named = [*self.model.named_parameters(), (CLASSIFIER, None)]
+        matcher = self.model.group_matcher(coarse=False)
+        groups: dict[str, int] = group_with_matcher(named, matcher, reverse=True)
+        blocks = groups.pop(CLASSIFIER) - 1
+        return {f"model.{name}": group for name, group in groups.items()}, blocks
 
     def attentions(self) -> list[Any]:
         """Return the blocks' attention if the network is a ViT whose class token pools."""
@@ -124,7 +145,8 @@ class TimmEncoder(ImageEncoder):
             if getattr(self.model, "output_fmt", "NCHW") == "NCHW":
                 features = features.permute(0, 2, 3, 1)
             # A map is read before the norm of its head, so its scale is arbitrary.
-            states = F.layer_norm(features.flatten(1, 2), (self.width,))
+            states = F.layer_norm(features.flatten(1, 2), features.shape[3:])
+            states = F.pad(states, (0, self.width - states.shape[2]))
         else:
             states = features[:, self._prefix :]
         return torch.cat([pooled[:, None], states], dim=1)

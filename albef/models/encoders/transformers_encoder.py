@@ -2,19 +2,22 @@
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
+from transformers.utils import cached_file
 
 from albef.config import did_you_mean
-from albef.io import first_line
+from albef.io import first_line, read_json
 from albef.models.encoders import FusionConfig, TextEncoder, TransformersConfig
 from albef.preprocessing.hub import REMEDY, prepare_hub
 
 TYPES = ("bert", "camembert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta")
 """Types of models that are tested, as ``model_type`` in config.json."""
+_POOLING = "1_Pooling/config.json"
+"""File of a sentence encoder that says how its states are pooled."""
 _LAYERED = ("bert", "camembert", "roberta", "xlm-roberta")
 """Types whose layers are those of the fusion encoder."""
 _KNOWN = (
@@ -56,7 +59,8 @@ def settled_text(config: TransformersConfig, fusion: FusionConfig) -> dict[str, 
                 f"remove these sizes, and set fusion.depth below {settings.num_hidden_layers}"
             )
     kept = {k: v for k, v in settings.to_dict().items() if k not in _UNUSED and v is not None}
-    text = config.model_copy(update={"config": kept})
+    pooling = config.pooling or _pooling(source)
+    text = config.model_copy(update={"config": kept, "pooling": pooling})
     return {"text": text, "fusion": fusion.model_copy(update=chosen)}
 
 
@@ -83,6 +87,28 @@ def _architecture(config: TransformersConfig) -> Any:
     return AutoConfig.for_model(**values)
 
 
+def _pooling(source: str) -> Literal["cls", "mean"]:
+    """Return the pooling that sentence-transformers recorded for a name or folder, else ``cls``.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    path: str | None = str(Path(source, _POOLING))
+    if not Path(source).is_dir():
+        prepare_hub()
+        path = cached_file(source, _POOLING, _raise_exceptions_for_missing_entries=False)
+    values = read_json(Path(path)) if path else None
+    modes = [k for k, v in (values or {}).items() if k.startswith("pooling_mode_") and v is True]
+    if modes in ([], ["pooling_mode_cls_token"]):
+        return "cls"
+    if modes == ["pooling_mode_mean_tokens"]:
+        return "mean"
+    raise ValueError(
+        f"model.text.transformers: {source} pools by {', '.join(modes)}; set model.text.pooling "
+        "to cls or mean"
+    )
+
+
 def text_weights(config: TransformersConfig) -> dict[str, Tensor]:
     """Return the public weights of all layers, without the pooler.
 
@@ -103,7 +129,8 @@ def text_weights(config: TransformersConfig) -> dict[str, Tensor]:
 class TransformersEncoder(TextEncoder):
     """A text encoder of transformers with random weights, without its pooler.
 
-    If the fusion encoder starts from its last layers, it lacks these.
+    If the fusion encoder starts from its last layers, it lacks these. With ``pooling: mean``, the
+    mean over the tokens takes the place of the first token's state.
     """
 
     def __init__(self, config: TransformersConfig, fusion: FusionConfig, vocab_size: int) -> None:
@@ -118,6 +145,7 @@ class TransformersEncoder(TextEncoder):
         # These types number positions after the id of padding.
         is_shifted = hasattr(embeddings, "create_position_ids_from_input_ids")
         self._first = settings.pad_token_id + 1 if is_shifted else 0
+        self._has_mean = config.pooling == "mean"
         self._window = getattr(settings, "local_attention", None)
         accepted = inspect.signature(self.model.forward).parameters
         self._has_types = "token_type_ids" in accepted
@@ -154,4 +182,8 @@ class TransformersEncoder(TextEncoder):
             input_ids=ids, attention_mask=mask, position_ids=positions.expand(count, -1), **types
         )
         states: Tensor = output.last_hidden_state
+        if self._has_mean:
+            weights = (bias[:, 0, 0] > -1).to(states.dtype)[..., None]  # (B, L, 1), 1 = a token
+            mean = (states * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
+            states = torch.cat([mean, states[:, 1:]], dim=1)
         return states

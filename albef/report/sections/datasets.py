@@ -136,7 +136,7 @@ class DatasetPage:
 
     data: Dataset
     intakes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """``rows`` and ``kept`` of each source."""
+    """``rows``, ``kept`` and ``merged`` of each source."""
     repeated: tuple[int, int] = (0, 0)
     """Number of training images that repeat an earlier one: equal files, and near-duplicates."""
     pairs: Sequence[Pair] = ()

@@ -43,11 +43,15 @@ _TESTS = {
 
 @dataclass(frozen=True)
 class Row:
-    """A metric of a split, the same metric by ITC alone, and baselines; None if unknown."""
+    """A metric of a split, the same metric by ITC and by ITM alone, and baselines.
+
+    Those that are unknown, or equal to the value for all metrics, are None.
+    """
 
     name: str
     value: float
     itc: float | None
+    itm: float | None
     chance: float | None
     random_weights: float | None
     text_only: float | None
@@ -76,12 +80,10 @@ class SplitResult:
     """The text query whose correct image has the median rank, if images are searched by text."""
 
     def rows(self) -> list[Row]:
-        """Return the metrics, headline first, without those of ITC if they are equal."""
+        """Return the metrics, headline first."""
         plain = {name: metric_names.plain(name) for name in self.metrics}
-        itc = {plain[name]: value for name, value in self.metrics.items() if name != plain[name]}
-        if all(value == self.metrics.get(name) for name, value in itc.items()):
-            itc = {}  # without re-ranking, both are the same
-        baselines = (itc, self.chance, self.random_weights, self.text_only)
+        alone = [self._by(prefix) for prefix in metric_names.ALONE]
+        baselines = (*alone, self.chance, self.random_weights, self.text_only)
         rows = [
             Row(name, value, *(baseline.get(name) for baseline in baselines))
             for name, value in self.metrics.items()
@@ -89,6 +91,16 @@ class SplitResult:
         ]
         rows.sort(key=lambda row: (row.name != self.headline, metric_names.order(row.name)))
         return rows
+
+    def _by(self, prefix: str) -> dict[str, float]:
+        """Return the metrics of a score alone, or none if they are the final ones."""
+        alone = {
+            metric_names.plain(name): value
+            for name, value in self.metrics.items()
+            if name.startswith(prefix)
+        }
+        is_final = all(value == self.metrics.get(name) for name, value in alone.items())
+        return {} if is_final else alone
 
     @property
     def first(self) -> Row | None:

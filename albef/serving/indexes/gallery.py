@@ -24,26 +24,26 @@ async def follow(engine: Engine, folder: Path) -> None:
     """
     try:
         index = await _open(engine)
-        indexed = await engine.stored(index.digests)
+        indexed = await engine.store.run(index.digests)
         files = await asyncio.to_thread(lambda: [*list_images(folder)])
-        await engine.stored(index.remove, sorted(set(indexed) - set(dict(files))))
+        await engine.store.run(index.remove, sorted(set(indexed) - set(dict(files))))
         for start in range(0, len(files), AT_ONCE):
             part = files[start : start + AT_ONCE]
             updates = (_update(engine, index, *each, indexed.get(each[0])) for each in part)
             await asyncio.gather(*updates)
-        log.info("index gallery has %d images of %s", await engine.stored(len, index), folder)
+        log.info("index gallery has %d images of %s", await engine.store.run(len, index), folder)
     except Exception:  # No caller awaits this task, so the error is logged.
         log.exception("cannot update the index gallery")
 
 
 async def _open(engine: Engine) -> Index:
     queues, store = engine.calls["embed_image"], engine.store
-    index = await engine.stored(store.get, GALLERY)
+    index = await engine.store.run(store.get, GALLERY)
     if index is not None and not await engine.indexes.is_up_to_date(index):
         log.info("a new model is served; the index gallery is built again")
-        await engine.stored(store.delete, GALLERY)
+        await engine.store.run(store.delete, GALLERY)
     about = About(GALLERY, queues.space, queues.run, queues.model.facts.embed_dim)
-    return await engine.stored(store.create, about)
+    return await engine.store.run(store.create, about)
 
 
 async def _update(engine: Engine, index: Index, name: str, path: Path, digest: str | None) -> None:
@@ -54,7 +54,9 @@ async def _update(engine: Engine, index: Index, name: str, path: Path, digest: s
             return
         while True:
             try:
-                await engine.indexes.add(index, [image], [name])
+                (result,) = await engine.indexes.add(index, [image], [name])
+                if isinstance(result, ApiError):
+                    raise result
                 return
             except ApiError as error:
                 if error.status != 429:

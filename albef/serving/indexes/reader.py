@@ -5,8 +5,7 @@ import hashlib
 import io
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -16,10 +15,8 @@ from albef.preprocessing.transforms import Square
 from albef.runtime.model import Floats, ImageStates
 from albef.serving.errors import ApiError
 from albef.serving.indexes.index import Entry, Hit, Index
+from albef.serving.indexes.store import Store
 from albef.serving.model_queues import ModelQueues, Pair, probability
-
-if TYPE_CHECKING:
-    from albef.serving.engine import Engine
 
 AT_ONCE = 4
 """Number of images that background work reads at once. It is small, because images of clients
@@ -31,33 +28,35 @@ log = logging.getLogger("albef")
 
 
 class IndexReader:
-    """The indexes of a server, for its current models.
+    """The indexes of a server's ``store``, for the models that answer its current ``calls``.
+
+    The cache of image states takes up to ``cache`` bytes.
 
     ``incompatible`` has the serials of indexes whose images do not have the model's input size. A
     ``successor`` reads the images of all indexes before it replaces this reader.
     """
 
-    def __init__(self, engine: "Engine") -> None:
-        self._engine, self._stored = engine, engine.stored
+    def __init__(self, calls: Mapping[str, ModelQueues], store: Store, cache: int) -> None:
+        self._calls, self._store = calls, store
         self.successor: IndexReader | None = None
         self.incompatible: set[int] = set()
         self._up_to_date: set[int] = set()  # Serials of indexes whose images were all read.
-        self._states = StatesCache(engine.limits.cache)
+        self._states = StatesCache(cache)
 
     @property
     def _queues(self) -> ModelQueues:
-        return self._engine.calls["embed_image"]
+        return self._calls["embed_image"]
 
     async def read_all(self) -> None:
         """Update all indexes to the model."""
-        if "embed_image" in self._engine.calls:
-            for index in await self._stored(self._engine.store.all):
+        if "embed_image" in self._calls:
+            for index in await self._store.run(self._store.all):
                 await self._read(index)
 
     async def _read(self, index: Index) -> None:
         """Compute the missing features of an index, if its images have the model's input size."""
         queues, after = self._queues, 0
-        while rows := await self._stored(index.without_feature, queues.space, after, AT_ONCE):
+        while rows := await self._store.run(index.without_feature, queues.space, after, AT_ONCE):
             numbers, squares = zip(*rows, strict=True)
             size = queues.model.facts.image_size
             with opened(squares[0], f"index {index.about.name}") as square:
@@ -67,24 +66,22 @@ class IndexReader:
                     log.warning(text, index.about.name, square.size[0], queues.name, size)
                     return
             try:
-                encoded = await self._engine.encode_images(
-                    queues, squares, keep=False, counted=False
-                )
+                encoded = await queues.encode_images(squares, keep=False, counted=False)
                 feats = np.stack([image.feat for image in encoded])
             except ApiError as error:
                 if error.status not in (429, 503):
                     raise
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            await self._stored(index.put, queues.space, numbers, feats)
+            await self._store.run(index.put, queues.space, numbers, feats)
             after = numbers[-1]
-        await self._stored(index.keep, queues.space)
+        await self._store.run(index.keep, queues.space)
         self._up_to_date.add(index.serial)
 
     async def is_up_to_date(self, index: Index) -> bool:
         """Return whether all images of an index have features of the model."""
         space = self._queues.space
-        if index.serial not in self._up_to_date and not await self._stored(
+        if index.serial not in self._up_to_date and not await self._store.run(
             index.without_feature, space, 0, 1
         ):
             self._up_to_date.add(index.serial)
@@ -92,21 +89,27 @@ class IndexReader:
 
     async def add(
         self, index: Index, images: Sequence[bytes], ids: Sequence[str | None]
-    ) -> list[str]:
-        """Add images to an index; return their ids.
+    ) -> list[str | ApiError]:
+        """Add images to an index; return the id of each, or the reason why it is invalid.
 
         An image without an id gets its digest as id, so adding it twice changes nothing.
         """
         queues = self._queues
-        encoded = await self._engine.encode_images(queues, images, keep=False)
+        results: list[str | ApiError] = []
         entries = []
-        for i, (image, each, name) in enumerate(zip(images, encoded, ids, strict=True)):
-            square = await self._engine.decode(queues, image, i, counted=False, small=THUMBNAIL)
-            entries.append(await asyncio.to_thread(_entry, image, name, each.feat, square))
-        await self._stored(index.add, queues.space, entries)
+        encoded = await queues.encode_valid_images(images, THUMBNAIL)
+        for image, name, found in zip(images, ids, encoded, strict=True):
+            if isinstance(found, ApiError):
+                results.append(found)
+                continue
+            square, each = found
+            entry = await asyncio.to_thread(_entry, image, name, each.feat, square)
+            entries.append(entry)
+            results.append(entry.id)
+        await self._store.run(index.add, queues.space, entries)
         if self.successor is not None:  # The successor may have read the other images already.
             await self.successor.add(index, images, ids)
-        return [entry.id for entry in entries]
+        return results
 
     async def search(
         self, index: Index, query: str | bytes, k: int, rerank: int
@@ -118,19 +121,26 @@ class IndexReader:
         have no probability.
         """
         margins: dict[int, float] = {}
+        scores: dict[int, float] = {}
         queues = self._queues
+        if not queues.model.reranks:
+            rerank = 0
         if isinstance(query, bytes):
-            (image,) = await self._engine.encode_images(queues, [query], keep=False)
-            hits = await self._stored(index.search, queues.space, image.feat, k)
+            (image,) = await queues.encode_images([query], keep=False)
+            hits = await self._store.run(index.search, queues.space, image.feat, k)
         else:
-            (text,) = await self._engine.encode_texts(queues, [query])
-            hits = await self._stored(index.search, queues.space, text.feat, max(k, rerank))
+            (text,) = await queues.encode_texts([query])
+            hits = await self._store.run(index.search, queues.space, text.feat, max(k, rerank))
             best = [hit.number for hit in hits[:rerank]]
             states = await self._stored_states(queues, index, best)
             pairs = [Pair(text, each) for each in states.values()]
             margins = dict(zip(states, await queues.pairs(pairs), strict=True))
+            for hit in hits:
+                if hit.number in margins:
+                    pair = np.float32(margins[hit.number]), np.float32(hit.similarity)
+                    scores[hit.number] = float(queues.model.rank_scores(*pair))
         # The sort is stable, so the others keep their order by similarity.
-        hits.sort(key=lambda hit: -margins.get(hit.number, -np.inf))
+        hits.sort(key=lambda hit: -scores.get(hit.number, -np.inf))
         probabilities = {number: probability(margin) for number, margin in margins.items()}
         return [(hit, probabilities.get(hit.number)) for hit in hits[:k]]
 
@@ -140,11 +150,9 @@ class IndexReader:
         """Return the states of images of an index, and cache them for the next query."""
         states = {number: self._states.get((index.serial, number)) for number in numbers}
         missing = [number for number in numbers if states[number] is None]
-        squares = {number: await self._stored(index.square, number) for number in missing}
+        squares = {number: await self._store.run(index.square, number) for number in missing}
         existing = {number: square for number, square in squares.items() if square}
-        encoded = await self._engine.encode_images(
-            queues, [*existing.values()], keep=True, counted=False
-        )
+        encoded = await queues.encode_images([*existing.values()], keep=True, counted=False)
         for number, image in zip(existing, encoded, strict=True):
             assert image.states is not None
             self._states.put((index.serial, number), image.states)

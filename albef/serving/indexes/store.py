@@ -1,12 +1,21 @@
 """The indexes of a server, by name."""
 
+import asyncio
 import hashlib
 import logging
+import sqlite3
 import tempfile
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
+from albef.serving.errors import ApiError
 from albef.serving.indexes.index import About, Index
+
+T = TypeVar("T")
+_THREADS = 2  # Threads that read and write the indexes.
 
 log = logging.getLogger("albef")
 GALLERY = "gallery"  # Name of the index that follows the gallery folder
@@ -27,6 +36,7 @@ class Store:
         self._lock = threading.RLock()
         # Indexes by file name, each with the file's inode.
         self._open: dict[str, tuple[int, Index]] = {}
+        self._threads = ThreadPoolExecutor(_THREADS, "index")
         if folder is not None:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -79,8 +89,26 @@ class Store:
         """Bytes of all indexes in memory."""
         return 0 if self.folder is not None else sum(index.size for index in self.all())
 
+    async def run(self, call: Callable[..., T], *arguments: Any) -> T:
+        """Return the result of a call on an index or this store, computed in a thread.
+
+        Raises:
+            ApiError: 503, the index's file is damaged, or cannot be read or written now.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._threads, call, *arguments)
+        except (sqlite3.Error, OSError) as error:
+            path = getattr(getattr(call, "__self__", None), "path", "an index")
+            log.error("cannot read or write %s: %s", path, error)
+            if type(error) is sqlite3.DatabaseError:
+                raise ApiError(503, "the index is damaged; see the log", code="damaged") from None
+            text = "the index cannot be read or written; retry after 5 s"
+            raise ApiError(503, text, 5, code="storage") from None
+
     def close(self) -> None:
-        """Close all files."""
+        """End the threads, and close all files."""
+        self._threads.shutdown(cancel_futures=True)
         with self._lock:
             for _, index in self._open.values():
                 index.close()

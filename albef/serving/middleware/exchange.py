@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import NamedTuple, TextIO
 
@@ -10,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from albef.serving.errors import ApiError
 
-PROBES = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+PROBES = frozenset({"/healthz", "/readyz"})
 METRICS = "/metrics"
 SCOPES = ("read", "write", "metrics")
 """Scopes of a token: ``read`` for calls and searches, ``write`` for changes of indexes, ``metrics``
@@ -65,6 +66,18 @@ class Client(NamedTuple):
     text_rate: Rate | None = None
 
 
+SERVER = Client("")
+"""The server itself, for its own work."""
+CLIENT: ContextVar[Client] = ContextVar("client", default=SERVER)
+"""The client of the current request."""
+
+
+def take_texts(count: int) -> None:
+    """Count texts against the client's limit; raise ApiError 429 above it."""
+    if rate := CLIENT.get().text_rate:
+        rate.take(count)
+
+
 @dataclass(slots=True)
 class Exchange:
     """A request and its answer as middlewares see them (``albef`` in the scope)."""
@@ -78,7 +91,6 @@ class Exchange:
     sent: int = 0
     status: int = 0
     done: bool = False  # the whole answer was sent
-    version: str = ""  # that answers: stable or canary; empty if there is only one
 
 
 @dataclass(eq=False)

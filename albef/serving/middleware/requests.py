@@ -105,7 +105,7 @@ class Requests(HttpMiddleware):
                 log.exception("request %s failed", name)
                 error = ApiError(500, f"internal error; the log has details under request {name}")
             if not exchange.status:
-                await error.response(path_of(scope))(scope, receive, answer)
+                await error.response()(scope, receive, answer)
         finally:  # A cancelled request has no status.
             exchange.status = exchange.status or 503
             self.metrics.open_requests -= 1
@@ -123,8 +123,6 @@ class Requests(HttpMiddleware):
         self, headers: list[tuple[bytes, bytes]], exchange: Exchange, closes: bool
     ) -> list[tuple[bytes, bytes]]:
         every = [*headers, *_SAFE, (b"x-request-id", exchange.id.encode())]
-        if exchange.version:
-            every.append((b"x-albef-version", exchange.version.encode()))
         if not any(each[0] == b"cache-control" for each in headers):
             every.append(_NO_STORE)
         if closes or self.state.stopping:
@@ -134,11 +132,10 @@ class Requests(HttpMiddleware):
     def _record(self, exchange: Exchange, method: str, route: str, seconds: float) -> None:
         """Count an answer, and log it without any content of the request or the answer."""
         status, client = f"{exchange.status}", exchange.client
-        metrics = self.metrics.trials.get(exchange.version, self.metrics)
-        metrics.requests.labels(route, method, status).inc()
-        metrics.seconds.labels(route).observe(seconds)
+        self.metrics.requests.labels(route, method, status).inc()
+        self.metrics.seconds.labels(route).observe(seconds)
         if client.token:
-            metrics.token_requests.labels(client.name, status).inc()
+            self.metrics.token_requests.labels(client.name, status).inc()
         if self.state.log is None or (route in _QUIET and exchange.status < 400):
             return
         trace = _TRACE.fullmatch(exchange.headers.get("traceparent", ""))
@@ -156,7 +153,6 @@ class Requests(HttpMiddleware):
             sent=exchange.sent,
             client=exchange.address,
             **({"token": client.name} if client.token else {}),
-            **({"version": exchange.version} if exchange.version else {}),
         )
         # Python's logging takes several times as long as the rest of this.
         with contextlib.suppress(OSError):

@@ -1,6 +1,5 @@
 """Common parts of request and response bodies. ``openapi.json`` is generated from the bodies."""
 
-import asyncio
 import base64
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -8,16 +7,37 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from fastapi import Form, UploadFile
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from albef.preprocessing.text import is_blank
 from albef.serving.indexes.index import quantized
 from albef.serving.limits import IMAGES, TEXT
 
 FORM = Form(media_type="multipart/form-data")
 """Marker for a :class:`Body` with images: a form in which each attribute is a field."""
-Text = Annotated[str, StringConstraints(min_length=1, max_length=TEXT, pattern=r"\S")]
-"""A text of a request."""
+
+
+def _check_text(text: str) -> str:
+    if is_blank(text):
+        raise PydanticCustomError("blank", "must not be blank after cleaning")
+    return text
+
+
+Text = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=TEXT, pattern=r"\S"),
+    AfterValidator(_check_text),
+]
+"""A text of a request. After cleaning, it must have a letter, a digit or another visible sign."""
 Texts = Annotated[list[Text], FailFast(), Field(min_length=1, max_length=IMAGES)]
 Images = Annotated[list[UploadFile], Field(min_length=1, max_length=IMAGES)]
 _FIELDS = 100  # fields of a body
@@ -72,8 +92,4 @@ class VectorsBody(Body):
 
 async def read_files(images: Sequence[UploadFile]) -> list[bytes]:
     """Return the contents of a form's files."""
-    contents = []
-    for image in images:
-        contents.append(await image.read())
-        await asyncio.sleep(0)  # Others are served between two copies.
-    return contents
+    return [await image.read() for image in images]

@@ -85,7 +85,7 @@ class TextsBody(VectorsBody):
     texts: Texts
     """One or more texts."""
     embedding_types: VectorTypes = "float"  # type: ignore[assignment]
-    """A type, or a list of types as in Cohere's clients, for which `embeddings` is an object."""
+    """A type, or a list of types, for which `embeddings` is an object with each."""
 
 
 @call("embed_text", "/v1/embed/texts")

@@ -60,11 +60,24 @@ class AddForm(Body):
     """Ids of the images. Repeat the field for each image, or leave it out to use the digests."""
 
 
+class AddedImage(Body):
+    """Result of an image file."""
+
+    file: str
+    """Name of the file, as it was sent."""
+    id: str | None
+    """Id of the image in the index; null if it was not added."""
+    error: str | None
+    """Reason why it was not added; null if it was."""
+
+
 class Added(ResponseBody):
     """Images that were added to an index."""
 
     ids: list[str]
     """Ids of the added images, in order."""
+    files: list[AddedImage]
+    """One result for each file, in order."""
     images: int
     """Number of images in the index."""
 
@@ -107,7 +120,7 @@ def _reader() -> ModelQueues:
 
 
 async def _existing(name: Name) -> Index:
-    index = await current().stored(current().store.get, name)
+    index = await current().store.run(current().store.get, name)
     if index is None:
         text = f"index {name} does not exist; create it with PUT"
         raise ApiError(404, text, code="no_such_index")
@@ -141,7 +154,7 @@ async def _info(index: Index) -> IndexInfo:
     is_read = await current().indexes.is_up_to_date(index)
     return IndexInfo(
         name=index.about.name,
-        images=await current().stored(len, index),
+        images=await current().store.run(len, index),
         run=_reader().run if is_read else index.about.run,
         usable=is_read,
         read_only=index.about.name == current().store.read_only,
@@ -155,7 +168,7 @@ def _no_image(index: Index, id: str) -> ApiError:
 @router.get("")
 async def list_indexes() -> Indexes:
     """List all indexes."""
-    every = await current().stored(current().store.all)
+    every = await current().store.run(current().store.all)
     return Indexes(indexes=[await _info(index) for index in every])
 
 
@@ -163,14 +176,14 @@ async def list_indexes() -> Indexes:
 async def create_index(name: Name, response: Response) -> IndexInfo:
     """Create an empty index; an existing one is not changed."""
     engine, queues = current(), _reader()
-    index = await engine.stored(engine.store.get, name)
+    index = await engine.store.run(engine.store.get, name)
     if index is None:
-        if len(await engine.stored(engine.store.all)) >= INDEXES:
+        if len(await engine.store.run(engine.store.all)) >= INDEXES:
             text = f"the server has {INDEXES} indexes already; delete one"
             raise ApiError(409, text, code="too_many_indexes")
         about = About(name, queues.space, queues.run, queues.model.facts.embed_dim)
         try:
-            index = await engine.stored(engine.store.create, about)
+            index = await engine.store.run(engine.store.create, about)
         except ValueError:
             text = f"the file of index {name} is damaged; the log has its path"
             raise ApiError(409, text, code="damaged") from None
@@ -187,22 +200,33 @@ async def describe_index(index: Existing) -> IndexInfo:
 @router.delete("/{name}", status_code=204, dependencies=_CHANGES)
 async def delete_index(index: Existing) -> None:
     """Delete an index and all its images."""
-    await current().stored(current().store.delete, index.about.name)
+    await current().store.run(current().store.delete, index.about.name)
 
 
 @router.post("/{name}/images", dependencies=_CHANGES)
 async def add_images(index: Usable, form: Annotated[AddForm, FORM]) -> Added:
-    """Add images. An image with an existing id replaces the old one."""
+    """Add images. An image with an existing id replaces the old one.
+
+    Files that are not valid images are left out, with the reason in `files`.
+    """
     engine = current()
     if form.id and len(form.id) != len(form.image):
         counts = f"{len(form.id)} ids for {len(form.image)} images"
         raise ApiError(422, f"{counts}; send one id for each image, or none", param="id")
-    if await engine.stored(lambda: engine.store.memory) > engine.limits.indexes:
+    if await engine.store.run(lambda: engine.store.memory) > engine.limits.indexes:
         text = "the memory for indexes is full; start the server with --indexes FOLDER"
         raise ApiError(409, text, code="full")
     images = await read_files(form.image)
-    ids = await engine.indexes.add(index, images, form.id or [None] * len(images))
-    return Added(model=_reader().name, ids=ids, images=await engine.stored(len, index))
+    results = await engine.indexes.add(index, images, form.id or [None] * len(images))
+    files = [
+        AddedImage(file=image.filename or "", id=result, error=None)
+        if isinstance(result, str)
+        else AddedImage(file=image.filename or "", id=None, error=result.message)
+        for image, result in zip(form.image, results, strict=True)
+    ]
+    ids = [file.id for file in files if file.id is not None]
+    count = await engine.store.run(len, index)
+    return Added(model=_reader().name, ids=ids, files=files, images=count)
 
 
 @router.post("/{name}/search")
@@ -224,7 +248,7 @@ _JPEG = {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}
 @router.get("/{name}/images/{id}", response_class=Response, responses={200: {"content": _JPEG}})
 async def show_image(index: Existing, id: Id) -> Response:
     """Return the thumbnail of an image."""
-    thumbnail = await current().stored(index.thumbnail, id)
+    thumbnail = await current().store.run(index.thumbnail, id)
     if thumbnail is None:
         raise _no_image(index, id)
     return Response(thumbnail, media_type="image/jpeg")
@@ -233,5 +257,5 @@ async def show_image(index: Existing, id: Id) -> Response:
 @router.delete("/{name}/images/{id}", status_code=204, dependencies=_CHANGES)
 async def delete_image(index: Existing, id: Id) -> None:
     """Remove an image."""
-    if not await current().stored(index.remove, [id]):
+    if not await current().store.run(index.remove, [id]):
         raise _no_image(index, id)

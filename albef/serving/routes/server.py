@@ -55,13 +55,11 @@ def probe_routes(state: State) -> APIRouter:
     """Return the routes of liveness and readiness, which need no token."""
     router = APIRouter(tags=["server"])
 
-    @router.get("/v2/health/live", include_in_schema=False)
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:
         """Return 200 while the process is alive."""
         return {"status": "alive"}
 
-    @router.get("/v2/health/ready", include_in_schema=False)
     @router.get("/readyz", responses={503: describe_errors()[503]})
     async def readyz() -> dict[str, str]:
         """Return 200 if the server takes requests, else 503. It fails after a stop signal."""

@@ -31,6 +31,7 @@ export class Adding {
     await this.panel.run(async (signal) => {
       await api.put(`v1/indexes/${name}`, signal);
       let [added, answer] = [0, null];
+      const refused = [];
       for (const part of parts(files, api.model.limits)) {
         this.panel.report(`Added ${added} of ${count(files.length, "image")} to ${name} …`);
         const read = await Promise.all(
@@ -42,9 +43,11 @@ export class Adding {
         };
         read.forEach((image) => URL.revokeObjectURL(image.url));
         answer = await patiently(() => api.post(`v1/indexes/${name}/images`, fields, signal), signal);
-        added += part.length;
+        added += answer.ids.length;
+        answer.files.forEach(({ error }, i) => error && refused.push(`${part[i].name}: ${error}`));
       }
-      this.panel.report(`Added ${count(added, "image")}; “${name}” now has ${answer.images}.`, answer);
+      const summary = `Added ${count(added, "image")}; “${name}” now has ${answer.images}.`;
+      this.panel.report([summary, ...refused.map((each) => `Not added: ${each}`)].join(" "), answer);
       await this.search.changed(name);
     });
   }

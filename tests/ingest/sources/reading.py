@@ -3,14 +3,19 @@
 import io
 import tarfile
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from albef.config import validate
 from albef.data.record import Record
 from albef.data.rejection import Reason, Rejection
-from albef.ingest.config import RowsConfig
-from albef.ingest.sources import kind_of
+from albef.ingest.blocks import Blocks
+from albef.ingest.config import IngestConfig, RowsConfig
+from albef.ingest.duplicates import Comparison, compare, read_heldout
+from albef.ingest.pool import prepare_rows
+from albef.ingest.prepare import Rules
+from albef.ingest.sources import kind_of, read_rows
 
 Rows = list[Record | Rejection]
 
@@ -23,6 +28,23 @@ def config_of(kind: str, **values: Any) -> Any:
 def read(kind: str, scratch: Path = Path("unused"), **values: Any) -> Rows:
     source = config_of(kind, **values)
     return list(kind_of(source).records(source, 0, *[scratch] * (kind == "urls")))
+
+
+def merged(folder: Path, kind: str, **values: Any) -> tuple[list[Record], int]:
+    """The records of a source as ingest stores them, and the number of rows that are merged."""
+    blocks, compared = compare_rows(folder, {"kind": kind, **values})
+    return list(blocks.records(*compared[:2])), int(compared.merged.sum())
+
+
+def compare_rows(folder: Path, source: dict[str, Any], **more: Any) -> tuple[Blocks, Comparison]:
+    """The rows of a source, prepared and compared; ``more`` are values of the dataset."""
+    config = validate(RowsConfig, {"sources": {"s": source}, **more}, where="test")
+    rules = Rules(IngestConfig(heldout=["none"], min_side=1), None)
+    blocks = Blocks(folder)
+    rows = prepare_rows(read_rows("toy", config.sources, 0, folder), rules, 0)
+    while block := list(islice(rows, 3)):
+        blocks.write(block)
+    return blocks, compare(blocks, config, None, read_heldout([]))
 
 
 def good(rows: Iterable[Record | Rejection]) -> list[Record]:

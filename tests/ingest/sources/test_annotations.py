@@ -12,6 +12,7 @@ from albef.config import ParamsError
 from albef.data.record import Record
 from albef.data.rejection import Reason
 from tests.data import toy
+from tests.ingest.sources import reading
 from tests.ingest.sources.reading import Rows, bad, good, read
 
 Files = Callable[[str, Any], str]
@@ -45,13 +46,15 @@ def test_all_captions_of_an_image_are_one_record(files: Files) -> None:
     second = files("2.json", [{"image": "a.jpg", "caption": ["two", "one"], "image_id": "coco_9"}])
     test = files("3.json", [{"image": "b.jpg", "caption": ["y"]}])
     splits = {"train": [first, second], "test": [test]}
-    a, b, again = lists("captions", splits, joined=True)
+    values = {"format": "captions", "files": splits, "images": "."}
+    (a, b, again), _ = reading.merged(Path("work"), "annotations", **values, joined=True)
     assert a.captions == ("one", "two")
     assert a.image == Path("a.jpg").read_bytes()
     assert (a.split, b.split, again.split) == ("train", "train", "test")
     assert b.image_id == again.image_id != a.image_id
     assert a.meta == {"path": "a.jpg"}
     assert len({record.key for record in (a, b, again)}) == 3
+    assert len(reading.merged(Path("apart"), "annotations", **values)[0]) == 4
     rows_apart = lists("captions", splits)
     assert [record.captions for record in rows_apart] == [("one",), ("x",), ("two", "one"), ("y",)]
     assert rows_apart[0].image_id == rows_apart[2].image_id
@@ -152,3 +155,26 @@ def test_bad_files_are_named(files: Files) -> None:
             rows(form, {"train": [file]}, **more)
     [rejection] = bad(rows("grounding", {"test": [refs]}, proposals=dets))
     assert rejection.detail == "rows.json: dets.json has no boxes for a.jpg"
+
+
+def test_json_lines_are_read_as_a_list(files: Files) -> None:
+    rows_ = [{"image": f"{name}.jpg", "caption": name} for name in "ab"]
+    Path("lines.json").write_text("\n".join(map(json.dumps, rows_)) + "\n\n")
+    read_rows = good(rows("captions", {"train": ["lines.json"]}))
+    assert [row.captions for row in read_rows] == [("a",), ("b",)]
+    Path("lines.json").write_text(json.dumps(rows_[0]) + "\n\n{oops\n")
+    with pytest.raises(ParamsError, match=r"lines.json is not JSON: line 3: "):
+        rows("captions", {"train": ["lines.json"]})
+
+
+def test_nlvr2s_own_files_name_images_by_an_identifier(files: Files) -> None:
+    for folder in (Path(), Path("7")):
+        folder.mkdir(exist_ok=True)
+        for i in range(2):
+            (folder / f"dev-850-0-img{i}.png").write_bytes(toy.record(i).image)
+    row = {"identifier": "dev-850-0-1", "sentence": "two dogs", "label": "True", "left_url": "x"}
+    lines = [row, row | {"directory": 7}, row | {"directory": "7"}]
+    Path("dev.json").write_text("\n".join(map(json.dumps, lines)))
+    for made in good(rows("nlvr2", {"val": ["dev.json"]})):
+        assert made.images == (toy.record(0).image, toy.record(1).image)
+    assert len(good(rows("nlvr2", {"val": ["dev.json"]}))) == 3

@@ -114,12 +114,27 @@ def test_memory_of_the_reader_is_bounded(tmp_path: Path, monkeypatch: pytest.Mon
         refused = [row.reason for row in bad(read(file, keep=["more"]))]
         assert refused == [Reason.TOO_MANY_BYTES] * count
     write(file, ["x" * 2**27, "y"], use_dictionary=False)
-    assert [row.reason for row in bad(read(file))] == [Reason.TOO_MANY_BYTES] * 2
+    assert [row.reason for row in bad(read(file))] == [Reason.TOO_MANY_BYTES]
     nothing = pa.nulls(2_000_000, pa.string())
     pq.write_table(pa.table({"image": nothing, "caption": nothing}), file)
     with pytest.raises(ParamsError, match="claims 2000000 rows"):
         read(file)
     tables._IDLE[0].close()
+
+
+@pytest.mark.parametrize(
+    "nest", [lambda value: value, lambda value: {"bytes": value}, lambda value: [value]]
+)
+def test_a_value_that_is_too_large_stays_in_the_reader(tmp_path: Path, nest: Any) -> None:
+    """The process that receives the values has no limit on its memory."""
+    values = [nest(bytes(2**26 + 1)), nest(toy.picture(1))]
+    pq.write_table(pa.table({"image": values, "caption": ["a", "b"]}), tmp_path / "a.parquet")
+    large, small = tables.read(tmp_path / "a.parquet", "parquet", None, ["image", "caption"])
+    assert isinstance(large, Rejection)
+    assert large.reason == Reason.TOO_MANY_BYTES
+    assert "a value has 67108865 bytes; at most 67108864 are read" in large.detail
+    assert not isinstance(small, Rejection)
+    assert small.values == {"image": nest(toy.picture(1)), "caption": "b"}
 
 
 def test_the_footer_is_read_once_for_all_row_groups(

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from albef.config import ParamsError
 from albef.data.rejection import Reason
 from tests.data import toy
 from tests.ingest.sources import reading
@@ -54,3 +55,31 @@ def test_what_is_not_there_or_lies_elsewhere_is_rejected(here: Path) -> None:
         ("", Reason.MISSING_FIELD),
         ("a b.png", Reason.NO_CAPTION),
     ]
+
+
+def test_lists_name_the_images_of_the_splits(here: Path) -> None:
+    for name in ("b.png", "c.png", "d.png"):
+        (here / "in" / name).write_bytes(toy.picture(2))
+    (here / "train.txt").write_text("a b.png\nd.png\n")
+    (here / "test.txt").write_text("\ufeffb.png\r\nlost.png\r\n\r\n")
+    lists = {split: str(here / f"{split}.txt") for split in ("train", "test")}
+    text = "image,text\na b.png#0,one\na b.png#1,two\nb.png,three\nc.png,four\nd.png,five\n"
+    rows = read(here, text, splits=lists)
+    assert [(row.split, row.meta["path"]) for row in good(rows)] == [
+        ("train", "a b.png"), ("train", "a b.png"), ("test", "b.png"), ("train", "d.png"),
+    ]  # fmt: skip
+    assert reasons(rows) == [("c.png", Reason.UNLISTED), ("lost.png", Reason.NO_CAPTION)]
+    assert bad(rows)[1].detail.startswith(f"{here}/test.txt")
+    values = {"files": [str(here / "rows.csv")], "format": "csv", "images": str(here / "in")}
+    config = reading.config_of("table", **values, image="image", caption="text", splits=lists)
+    assert set(config.inputs()) == {str(here / "rows.csv"), *lists.values()}
+    assert config.all_splits() == {"train", "test"}
+    assert config.evaluated().splits == {"test": lists["test"]}
+    with pytest.raises(ParamsError, match="set either splits or split"):
+        read(here, text, splits=lists, split="val")
+    (here / "test.txt").write_text("d.png\n")
+    with pytest.raises(ParamsError, match=r"image d.png is in the lists of two splits"):
+        read(here, text, splits=lists)
+    (here / "test.txt").unlink()
+    with pytest.raises(ParamsError, match=r"test.txt cannot be read: No such file"):
+        read(here, text, splits=lists)
