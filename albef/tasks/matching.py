@@ -133,7 +133,7 @@ class EncodedPairs(NamedTuple):
 
 
 class Positives(NamedTuple):
-    """What is true of the images of a batch; C = B + Q candidates of ITC, the batch first."""
+    """True texts of the images of a batch; C = B + Q candidates of ITC, the batch first."""
 
     texts: Tensor
     """(B, B) bool; true if the text of a column is true of the image of a row."""
@@ -368,7 +368,7 @@ class MatchingTask(Task):
         return {"loss": loss, **outputs}, image
 
     def _positives(self, batch: Batch, queued: int | None) -> Positives:
-        """Return what is true of the images of a batch."""
+        """Return the true texts of the images of a batch, and the targets of ITC."""
         size, device, texts = len(batch["ids"]), batch["ids"].device, batch.get("text_ids")
         queued_ids = self.queue.ids[:queued]
         if "image_id" not in batch:
