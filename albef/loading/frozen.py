@@ -139,7 +139,7 @@ class FrozenStates:
         """
         key = _key(encoder, "images", self._model.image, encoder.cached_block, resize)
         compute = partial(_image_states, encoder, resize, workers)
-        return self._all(splits, [key] * len(splits), compute)
+        return self._all("images", splits, [key] * len(splits), compute)
 
     def texts(
         self, encoder: TextEncoder, splits: Sequence[Shards], rows: Callable[[Shards], list[Row]]
@@ -151,10 +151,18 @@ class FrozenStates:
         tokenized = {split.split: rows(split) for split in splits}
         key = _key(encoder, "texts", self._model.text)
         keys = [f"{key} {tokenized[split.split]}" for split in splits]
-        return self._all(splits, keys, lambda split: _text_states(encoder, tokenized[split.split]))
+
+        def compute(split: Shards) -> Parts:
+            return _text_states(encoder, tokenized[split.split])
+
+        return self._all("texts", splits, keys, compute)
 
     def _all(
-        self, splits: Sequence[Shards], keys: Sequence[str], compute: Callable[[Shards], Parts]
+        self,
+        what: str,
+        splits: Sequence[Shards],
+        keys: Sequence[str],
+        compute: Callable[[Shards], Parts],
     ) -> list[dict[str, Any]] | None:
         found = []
         for split, key in zip(splits, keys, strict=True):
@@ -162,19 +170,19 @@ class FrozenStates:
             path = self._folder / name
             self._folder.mkdir(parents=True, exist_ok=True)
             with lock(path.with_suffix(".lock"), lambda holder: None):
-                if not path.is_dir() and not self._write(path, split, compute(split)):
+                where = f"{what} of {split.name}, split {split.split}"
+                if not path.is_dir() and not self._write(path, where, compute(split)):
                     return None
             os.utime(path)
             found.append({it.stem: np.load(it, mmap_mode="r") for it in path.glob("*.npy")})
         return found
 
-    def _write(self, path: Path, split: Shards, parts: Parts) -> bool:
+    def _write(self, path: Path, where: str, parts: Parts) -> bool:
         """Write the arrays of a cache; return whether they fit the limit."""
         total, size, states = next(parts)
-        where = f"{split.name}, split {split.split}"
         if size > self._limit:
             log.warning(
-                "states of the frozen encoder for %s take %.1f GiB, above runtime.frozen_gb (%g): "
+                "frozen states of %s take %.1f GiB, above runtime.frozen_gb (%g): "
                 "each step computes them again. Increase it to compute them once",
                 *(where, size / 2**30, self._limit / 2**30),
             )
