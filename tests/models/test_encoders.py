@@ -230,7 +230,6 @@ def test_a_wrong_value_names_what_is_right(
 _HIERA = {"embed_dim": 8, "stages": [1, 1, 1, 1]}
 _TWINS = {"depths": [1, 1, 1, 1], "embed_dims": [8, 8, 8, 8], "num_heads": [1, 1, 1, 1]}
 UNFIT: list[tuple[dict[str, Any], str]] = [
-    ({"timm": "test_mambaout", "image_size": 64}, "test_mambaout cannot be trained.*Error: "),
     (
         {"timm": "crossvit_tiny_240", "arguments": {"depth": [[1, 1, 0]]}},
         "cannot be trained with image_size 240 .*features are a list",
