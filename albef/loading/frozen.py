@@ -232,8 +232,12 @@ class FrozenStates:
 
 
 def _key(encoder: Encoder, *facts: object) -> str:
-    """Return a digest of an encoder's frozen weights and of further facts."""
-    digest = hashlib.sha256(repr((_FORMAT, type(encoder).__name__, *facts)).encode())
+    """Return a digest of an encoder's frozen weights, the precision and further facts."""
+    device = next(encoder.parameters()).device.type
+    is_cast = torch.is_autocast_enabled(device)
+    precision = torch.get_autocast_dtype(device) if is_cast else torch.float32
+    facts = (_FORMAT, type(encoder).__name__, precision, *facts)
+    digest = hashlib.sha256(repr(facts).encode())
     frozen = {n: p for n, p in encoder.named_parameters() if not p.requires_grad}
     for name, tensor in sorted({**frozen, **dict(encoder.named_buffers())}.items()):
         digest.update(name.encode() + bytes(tensor.detach().cpu().contiguous().numpy()))
