@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,8 @@ from flows.process import run_in_session
 from flows.status import condense
 
 INTERRUPTED = 130
+_COLUMNS = 100
+"""Width of the plan."""
 
 
 def run(
@@ -94,8 +97,10 @@ def _format_plan(
 ) -> str:
     """Return a table of what runs and how long it may take, and why if there is a ``plan``."""
     rows = []
+    room = _COLUMNS - max(map(len, seconds), default=0) - len("  takes about  ")
     for name, estimated in seconds.items():
-        first, *others = condense(plan[name]) if plan else ("",)
+        reasons = condense(plan[name]) if plan else [""]
+        first, *others = [line for it in reasons for line in textwrap.wrap(it, room) or [""]]
         rows.append((name, first, "?" if estimated is None else format_duration(estimated)))
         rows += [("", reason, "") for reason in others]
     if not rows:

@@ -129,10 +129,7 @@ class Stage:
         self.params = read_yaml(PARAMS)
         self.layout = Layout(self.section("paths", Paths))
         self.runtime = runtime(self.params.get("runtime"))
-        runs = (self.params.get("tasks") or {}).values()
-        if name == "finetune":  # A run of 0 epochs only copies weights.
-            runs = [run for run in runs if not isinstance(run, Mapping) or run.get("epochs", 1)]
-        if name in SIDE_BY_SIDE and len(runs) > 1:
+        if name in SIDE_BY_SIDE and len(self.params.get("tasks") or ()) > 1:
             half = (self.runtime.threads or os.cpu_count() or 1) // 2
             self.runtime = self.runtime.model_copy(update={"threads": max(1, half)})
         ShardCache.default = ShardCache.of(self.runtime)
