@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.serving.conftest import NAMES
-from tests.serving.running import PATIENCE, Running, running
+from tests.serving.running import PATIENCE, Running, running, wait_until
 
 pytest.importorskip("playwright")
 from playwright.sync_api import Browser, Page, Route, expect
@@ -288,6 +288,9 @@ def test_a_token_is_asked_for_and_kept_for_the_tab(
         running([tiny_export], gallery=gallery, tokens=[token]) as server,
         opened(browser, f"{server.client.base_url}") as page,
     ):
+        headers = {"authorization": f"Bearer {token}"}
+        about = "/v1/indexes/gallery"  # The page does not wait for images that are still read.
+        wait_until(lambda: server.client.get(about, headers=headers).json().get("images") == 5)
         page.goto("/")
         dialog = page.locator("#token")
         page.locator("#secret").fill("wrong")
