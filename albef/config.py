@@ -23,6 +23,9 @@ from pydantic import (
 )
 
 S = TypeVar("S", bound="Section")
+CLOSE, TYPO = 0.5, 0.85
+"""Similarity of a name that may be meant, and of one that differs only by a typo. Names of two
+architectures, such as albert and bert, have up to 0.8."""
 _MAX_LISTED = 20  # Maximum number of names that an error message lists.
 _MAX_NODES = 100_000  # Maximum number of values in a file.
 
@@ -301,18 +304,22 @@ def by_kind(values: object, classes: Mapping[str, type[S]]) -> S:
         raise ValueError("; ".join(lines)) from None
 
 
-def did_you_mean(name: str, candidates: Iterable[str], prefix: str = "") -> str:
+def did_you_mean(
+    name: str, candidates: Iterable[str], prefix: str = "", cutoff: float = CLOSE
+) -> str:
     """Return the end of an error message about an unknown name: a suggestion, or the known names.
 
-    ``prefix`` precedes the suggested name, as in ``tasks.``.
+    ``prefix`` precedes the suggested name, as in ``tasks.``. ``cutoff`` is the least similarity of
+    the suggested name, such as :data:`TYPO`.
     """
     names = list(candidates)
-    if closest := nearest(name, names):
+    if closest := nearest(name, names, cutoff):
         return f"; did you mean {prefix}{closest}?"
     return f"; known: {', '.join(names)}" if 0 < len(names) <= _MAX_LISTED else ""
 
 
-def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """Return the known name closest to ``name``, if any is close."""
-    matches = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
+def nearest(name: str, candidates: Iterable[str], cutoff: float = CLOSE) -> str | None:
+    """Return the known name closest to ``name``, but another one, if any is close."""
+    others = [candidate for candidate in candidates if candidate != name]
+    matches = difflib.get_close_matches(name, others, n=1, cutoff=cutoff)
     return matches[0] if matches else None

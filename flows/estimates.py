@@ -1,6 +1,7 @@
 """Estimated time of stages and of a whole run.
 
-``python -m flows.estimates`` after the built-in run writes typical.json for clones without records.
+``python -m flows.estimates`` after the run of a preset adds its stages to typical.json, for clones
+without records.
 """
 
 import hashlib
@@ -29,8 +30,8 @@ START_S = 3.0
 def estimate(names: Iterable[str], params: Path = PARAMS) -> dict[str, float | None]:
     """Return the estimated seconds of stages: those of the last run, or None.
 
-    If a stage has no run record and the values of the built-in run, its seconds are of that run,
-    scaled by the speed of this machine.
+    If a stage has no run record, but the values of a measured preset, its seconds are those
+    measured then, scaled by the speed of this machine.
     """
     typical, sections = json.loads(TYPICAL.read_text()), read_yaml(params)
     layout, scale = values.layout(params), cache(lambda: _probe_s() / typical["probe_s"])
@@ -38,8 +39,8 @@ def estimate(names: Iterable[str], params: Path = PARAMS) -> dict[str, float | N
     def seconds(name: str) -> float | None:
         if (record := run_record.read(layout.record(name))) and record.seconds is not None:
             return START_S + record.seconds
-        measured, digest = typical["stages"].get(name, (0.0, ""))
-        return (START_S + measured) * scale() if digest == _digest(sections, name) else None
+        measured = typical["stages"].get(name, {}).get(_digest(sections, name))
+        return None if measured is None else (START_S + measured) * scale()
 
     return {name: seconds(name) for name in names}
 
@@ -85,12 +86,15 @@ def _probe_s() -> float:
 
 
 def write_typical() -> None:
-    """Write the run records of this project as :data:`TYPICAL`."""
+    """Add the run records of this project to :data:`TYPICAL`, in seconds of its machine."""
+    typical = json.loads(TYPICAL.read_text())
+    scale = typical["probe_s"] / _probe_s()
     files, params = (values.layout().root / "runs").glob("*.json"), read_yaml(PARAMS)
     records = [record for record in map(run_record.read, sorted(files)) if record]
-    stages = {record.stage: (record.seconds, _digest(params, record.stage)) for record in records}
-    about = {"machine": run_record.machine(), "probe_s": round(_probe_s(), 5), "stages": stages}
-    TYPICAL.write_text(json.dumps(about, indent=1) + "\n")
+    for record in records:
+        by_values = typical["stages"].setdefault(record.stage, {})
+        by_values[_digest(params, record.stage)] = round(scale * (record.seconds or 0.0), 1)
+    TYPICAL.write_text(json.dumps(typical, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import itertools
+import os
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from albef.io import dying_with_parent, file_digest
 from albef.layout import PARAMS, Layout, layout_of, runtime
 
 PRESETS = Path("presets")
-CHANGED = Path(".params.changed.yaml")
+CHANGED = Path(f".params.changed-{os.getpid()}.yaml")
 """File that holds new values until the whole file is checked."""
 CHECKED = Path(".dvc/tmp/albef-checked")
 """File with the digest of the params file and the code that passed the last check."""

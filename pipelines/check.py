@@ -31,7 +31,15 @@ from albef.io import printable
 from albef.validation.checking import check_dataset
 from albef.validation.config import ValidateConfig
 from albef.validation.image_stats import read_image_stats
-from pipelines.own_data import check_preset, split_off, suggest, to_yaml, write_preset
+from pipelines.own_data import (
+    check_preset,
+    minutes,
+    split_off,
+    suggest,
+    to_yaml,
+    train_images,
+    write_preset,
+)
 from pipelines.stage import PARAMS, Stage, read_json
 
 STOPS = 1
@@ -66,7 +74,8 @@ def main(
     if write:
         path = write_preset(result)
         print(
-            f"wrote {path}; to use it: albef run --preset {path.stem}",
+            f"wrote {path}; to use it: albef run --preset {path.stem}\n"
+            f"expected time: {minutes(train_images(result))} minutes on two cores without a GPU",
             file=sys.stderr if as_json else sys.stdout,
         )
     return STOPS if result["stops"] or result["unmet"] else 0

@@ -72,8 +72,7 @@ def write_preset(result: Mapping[str, Any]) -> Path:
             f"--write: {source} has no valid rows of the split train; fix the rows, or add the "
             f"section above to {PARAMS} and change its split"
         )
-    # Without reading a list of addresses, their number is unknown, and usually large.
-    images = result.get("train_images", 2 * FUSED)
+    images = train_images(result)
     is_fused = images >= FUSED
     runs = ["contrast", *(["retrieval"] if is_fused else [])]
     values = {
@@ -103,6 +102,14 @@ def sized(images: int) -> dict[str, Any]:
     values, steps = next((values, steps) for most, values, steps in SIZES if images <= most)
     batch = min(BATCH, max(2, images // 2))
     return {"epochs": -(-steps // (images // batch or 1)), "global_batch_size": batch, **values}
+
+
+def train_images(result: Mapping[str, Any]) -> int:
+    """Return the number of training images that a check found, about.
+
+    Of a list of addresses, it is unknown without reading them all, and usually large.
+    """
+    return int(result.get("train_images", 2 * FUSED))
 
 
 def minutes(images: int) -> int:

@@ -6,7 +6,7 @@ import torch
 
 from albef.data.shards import Shards
 from albef.models.albef import settled
-from albef.models.encoders import TransformersConfig
+from albef.models.encoders import TimmConfig, TransformersConfig
 from albef.preprocessing.text import TextTokenizer, clean_caption
 from albef.tasks.pretraining import Config, Task
 from albef.tasks.task import MAX_WORDS
@@ -19,6 +19,10 @@ def run(stage: Stage) -> None:
     """Pre-train ALBEF and write the checkpoint ``pretrained`` and its curves."""
     config = stage.section("pretrain", Config)
     config = config.model_copy(update={"model": settled(config.model)})
+    if isinstance(config.model.image, TimmConfig):
+        from albef.models.encoders.timm_encoder import check_network  # timm takes seconds
+
+        check_network(config.model.image)
     with contextlib.ExitStack() as alone:
         with sharing(stage) as device:
             torch.manual_seed(stage.seed)

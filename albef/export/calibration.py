@@ -58,6 +58,10 @@ def judge(model: Model, records: Records) -> Judged:
 
 
 def _match(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
+    if not model.facts.itm:  # Contrast alone has no probabilities. The calls fix int8's ranges.
+        model.embed_image([record.image for record in records])
+        model.embed_text([record.captions[0] for record in records])
+        return []
     further = [record for record in records if record.itm_captions]
     rows = _match_texts(model, records, [record.captions[0] for record in records])
     return rows + _match_texts(model, further, [record.itm_captions[0] for record in further])
@@ -114,10 +118,11 @@ _SCORERS = {Matching: _match, Answering: _answer, Classifying: _classify}
 def is_calibrated(model: Model) -> bool:
     """Return whether the probabilities of a model can be calibrated.
 
-    A generated answer has no alternatives. An expression may also be true of other images.
+    A generated answer has no alternatives. An expression may also be true of other images. A model
+    without ITM has no probabilities.
     """
     is_generated = isinstance(model, Answering) and model.answering.by == "generate"
-    return not (is_generated or isinstance(model, Grounding))
+    return model.facts.itm and not (is_generated or isinstance(model, Grounding))
 
 
 def calibrate(model: Model, records: Records) -> tuple[float, Sketch]:
@@ -128,7 +133,7 @@ def calibrate(model: Model, records: Records) -> tuple[float, Sketch]:
         for image in records[i].images:
             sketch.image(image, brightness(model.pixels([image])[0]))
         sketch.text(records[i].captions[0], model.ids(records[i].captions[:1])[0][0], model)
-    for confidence in judged.confidence(fitted) if len(records) else ():
+    for confidence in judged.confidence(fitted) if len(judged.scores) else ():
         sketch.count(confidence=confidence)
     return fitted, sketch
 

@@ -87,6 +87,7 @@ def config_of(checkpoint: Checkpoint) -> Any:
 def _matching(checkpoint: Checkpoint) -> Parts:
     matcher, sizes = Matcher(checkpoint), checkpoint.model
     grounding = _kind(checkpoint).Task.capability == "grounding"
+    itm = config_of(checkpoint).itm
     text = {
         "ids": Input("ids", ("batch", "length")),
         "text_mask": Input("mask", ("batch", "length")),
@@ -102,12 +103,14 @@ def _matching(checkpoint: Checkpoint) -> Parts:
         "text_encoder": Graph(TextEncoder(matcher.model), text, ("text_states", "text_feat")),
         "matcher": Graph(texts_matcher, states | _states(matcher.model, sizes, "image"), outputs),
     }
+    if not itm:
+        del graphs["matcher"]
     facts = facts_of(
         checkpoint,
         embed_dim=sizes.embed_dim,
         threshold=config_of(checkpoint).threshold if grounding else None,
         itc_temperature=float(checkpoint.tensors["temperature"]),
-        itm=config_of(checkpoint).itm,
+        itm=itm,
         itc_weight=checkpoint.config.get("facts", {}).get("itc_weight", 0.0),
     )
     return Parts(facts, graphs)

@@ -27,12 +27,13 @@ from albef.data.shards import DamagedShardError, Shards
 from albef.io import atomic, lock
 from albef.loading.reading import to_device
 from albef.loading.workers import ahead
+from albef.models.albef import ModelConfig
 from albef.models.bert import attention_bias
 from albef.models.encoders import Encoder, ImageEncoder, TextEncoder
 from albef.preprocessing.transforms import Evaluate
 
 _BATCH = 32  # images or texts
-_FORMAT = "1"  # Another number is needed when the stored states have another meaning.
+_FORMAT = "2"  # Another number is needed when the stored states have another meaning.
 _LOG_EVERY_S = 10.0
 T = TypeVar("T")
 Half = NDArray[np.float16]
@@ -51,15 +52,14 @@ class ImageCache:
     Args:
         resize: plain resize, for images that the cache does not have.
         parts: arrays of :meth:`FrozenStates.images`.
-        pooled: whether only the pooled state is read, because nothing reads the others. It has no
-            effect if the cache holds the input of a block.
+        pooled: whether only the pooled state is read, because nothing reads the others. The cache
+            must then hold states, not the input of a block.
     """
 
     def __init__(self, resize: Evaluate, parts: Iterable[Mapping[str, Any]], pooled: bool) -> None:
         self._resize, self._places = resize, dict[bytes, Half]()
         for part in parts:
-            states = part["states"]
-            states = states[:, :1] if pooled and states.ndim == 3 else states
+            states = part["states"][:, :1] if pooled else part["states"]
             self._places |= zip(map(bytes, part["digests"]), states, strict=True)
 
     def __call__(self, image: bytes, rng: np.random.Generator, key: str = "") -> Half:
@@ -123,10 +123,12 @@ class FrozenStates:
         folder: folder of all caches.
         limit: largest size of all together in bytes. To make room, the ones that were not used for
             longest are removed.
+        model: values of the encoders, such as the pooling, which equal weights may not have in
+            common.
     """
 
-    def __init__(self, folder: Path, limit: int) -> None:
-        self._folder, self._limit = folder, limit
+    def __init__(self, folder: Path, limit: int, model: ModelConfig) -> None:
+        self._folder, self._limit, self._model = folder, limit, model
 
     def images(
         self, encoder: ImageEncoder, splits: Sequence[Shards], resize: Evaluate, workers: int
@@ -135,9 +137,9 @@ class FrozenStates:
 
         They are those of :meth:`ImageEncoder.frozen_part`. None if they do not fit.
         """
-        key = _key(encoder, "images", encoder.cached_block, resize)
+        key = _key(encoder, "images", self._model.image, encoder.cached_block, resize)
         compute = partial(_image_states, encoder, resize, workers)
-        return self._all(splits, key, compute)
+        return self._all("images", splits, [key] * len(splits), compute)
 
     def texts(
         self, encoder: TextEncoder, splits: Sequence[Shards], rows: Callable[[Shards], list[Row]]
@@ -147,32 +149,40 @@ class FrozenStates:
         ``rows`` returns the distinct token ids of a split's texts. None if they do not fit.
         """
         tokenized = {split.split: rows(split) for split in splits}
-        of_rows = hashlib.sha256(repr(sorted(tokenized.items())).encode()).hexdigest()
-        key = _key(encoder, "texts", of_rows)
-        return self._all(splits, key, lambda split: _text_states(encoder, tokenized[split.split]))
+        key = _key(encoder, "texts", self._model.text)
+        keys = [f"{key} {tokenized[split.split]}" for split in splits]
+
+        def compute(split: Shards) -> Parts:
+            return _text_states(encoder, tokenized[split.split])
+
+        return self._all("texts", splits, keys, compute)
 
     def _all(
-        self, splits: Sequence[Shards], key: str, compute: Callable[[Shards], Parts]
+        self,
+        what: str,
+        splits: Sequence[Shards],
+        keys: Sequence[str],
+        compute: Callable[[Shards], Parts],
     ) -> list[dict[str, Any]] | None:
         found = []
-        for split in splits:
+        for split, key in zip(splits, keys, strict=True):
             name = hashlib.sha256(f"{key} {split.digest} {split.split}".encode()).hexdigest()[:32]
             path = self._folder / name
             self._folder.mkdir(parents=True, exist_ok=True)
             with lock(path.with_suffix(".lock"), lambda holder: None):
-                if not path.is_dir() and not self._write(path, split, compute(split)):
+                where = f"{what} of {split.name}, split {split.split}"
+                if not path.is_dir() and not self._write(path, where, compute(split)):
                     return None
             os.utime(path)
             found.append({it.stem: np.load(it, mmap_mode="r") for it in path.glob("*.npy")})
         return found
 
-    def _write(self, path: Path, split: Shards, parts: Parts) -> bool:
+    def _write(self, path: Path, where: str, parts: Parts) -> bool:
         """Write the arrays of a cache; return whether they fit the limit."""
         total, size, states = next(parts)
-        where = f"{split.name}, split {split.split}"
         if size > self._limit:
             log.warning(
-                "states of the frozen encoder for %s take %.1f GiB, above runtime.frozen_gb (%g): "
+                "frozen states of %s take %.1f GiB, above runtime.frozen_gb (%g): "
                 "each step computes them again. Increase it to compute them once",
                 *(where, size / 2**30, self._limit / 2**30),
             )
@@ -215,13 +225,19 @@ class FrozenStates:
         for folder in folders:
             if used + size <= self._limit:
                 return
-            shutil.rmtree(folder, ignore_errors=True)
             used -= sizes[folder]
+            # A removal that is stopped halfway must not leave a folder that looks complete.
+            folder = folder.replace(folder.with_name(f"{folder.name}.{os.getpid()}.removed"))
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _key(encoder: Encoder, *facts: object) -> str:
-    """Return a digest of an encoder's frozen weights and of further facts."""
-    digest = hashlib.sha256(repr((_FORMAT, type(encoder).__name__, *facts)).encode())
+    """Return a digest of an encoder's frozen weights, the precision and further facts."""
+    device = next(encoder.parameters()).device.type
+    is_cast = torch.is_autocast_enabled(device)
+    precision = torch.get_autocast_dtype(device) if is_cast else torch.float32
+    facts = (_FORMAT, type(encoder).__name__, precision, *facts)
+    digest = hashlib.sha256(repr(facts).encode())
     frozen = {n: p for n, p in encoder.named_parameters() if not p.requires_grad}
     for name, tensor in sorted({**frozen, **dict(encoder.named_buffers())}.items()):
         digest.update(name.encode() + bytes(tensor.detach().cpu().contiguous().numpy()))

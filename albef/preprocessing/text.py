@@ -105,6 +105,8 @@ class TextTokenizer:
         tokenizer.post_processor = TemplateProcessing(
             single=f"{start} $A {end}" if public else f"{start} $A", special_tokens=special
         )
+        if public:  # Special tokens that occur in a text are words, as in an export.
+            tokenizer.encode_special_tokens = True
         tokenizer.no_padding()
         tokenizer.no_truncation()
 

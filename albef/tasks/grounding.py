@@ -5,13 +5,13 @@ task chooses the one with the most heat relative to the root of its area (ALBEF,
 """
 
 import io
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from albef.data.boxes import (
@@ -51,6 +51,12 @@ class Config(PairConfig):
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of the map's peak. Cells with at least this share belong to the box of the map."""
 
+    @model_validator(mode="after")
+    def _check_itm(self) -> Self:
+        if not self.itm:
+            raise ValueError("grounding needs itm: true, which reads texts and images together")
+        return self
+
 
 class Task(PairTask):
     """Grounding; with 0 epochs, the weights of its ``init`` without training."""
@@ -67,7 +73,7 @@ class Task(PairTask):
     def __init__(self, config: Config, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         super().__init__(config, model, tokenizer)
         self.gradient = "gradcam" if config.gradcam else ""
-        is_itc = config.gradcam == "itc"
+        is_itc = self.reads_pixels = config.gradcam == "itc"
         blocks = len(self.model.image_encoder.attentions())
         if is_itc and not blocks:
             raise ValueError(

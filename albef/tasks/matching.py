@@ -91,6 +91,9 @@ class MatchingConfig(Section):
         for name in ("wpa", "exchanged", "itm_captions"):
             if not self.itm and getattr(self, name):
                 raise ValueError(f"{name} needs itm: true")
+        losses = [name for name in ("itc", "itm", "mlm") if hasattr(self, name)]
+        if "itc" in losses and not any(getattr(self, name) for name in losses):
+            raise ValueError(f"nothing is trained; set {' or '.join(losses)} to true")
         return self
 
 

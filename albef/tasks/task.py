@@ -222,6 +222,8 @@ class Task(nn.Module, ABC):
     """Frozen weights by name that :meth:`state_dict` leaves out, because LoRA adapts them."""
     fuses: bool = True
     """True if a loss reads the fusion encoder, and with it all states of an image."""
+    reads_pixels: bool = False
+    """True if predictions read the pixels of an image, not only its states."""
     workers: int = 0
     """Number of processes that read and decode images ahead in :meth:`read`; 0 uses this
     process."""
@@ -249,15 +251,22 @@ class Task(nn.Module, ABC):
         several_images = any(split.has_several_images for split in splits)
         if not models or several_images or self.config.lora or runtime.shard:
             return
-        frozen = FrozenStates(runtime.scratch_root / "frozen", int(runtime.frozen_gb * 2**30))
+        if not runtime.frozen_gb:
+            return
+        limit = int(runtime.frozen_gb * 2**30)
+        frozen = FrozenStates(runtime.scratch_root / "frozen", limit, self.sizes)
         image, text = models[0].image_encoder, models[0].text_encoder
         block = image.first_learning()
-        if block != 0 and not getattr(self.config, "patch_dropout", 0):
+        # Compiled blocks, and those that the backward pass computes again, ignore a replaced input.
+        is_called_once = block is None or not (runtime.recompute or runtime.compile)
+        needs_pixels = getattr(self.config, "patch_dropout", 0) or self.reads_pixels
+        if block != 0 and is_called_once and not needs_pixels:
             for model in models:
                 model.image_encoder.cached_block = block
             parts = frozen.images(image, splits, Evaluate(self.image_size), self.workers)
             if parts is not None:
-                self.resize = ImageCache(Evaluate(self.image_size), parts, pooled=not self.fuses)
+                pooled = block is None and not self.fuses
+                self.resize = ImageCache(Evaluate(self.image_size), parts, pooled)
         if not any(p.requires_grad for p in text.parameters()):
             texts = frozen.texts(text, splits, self._rows)
             if texts is not None:

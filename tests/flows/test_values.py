@@ -6,9 +6,12 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from albef.config import ParamsError, read_preset, read_yaml
 from flows import values
+from pipelines.own_data import to_yaml
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,3 +156,26 @@ def test_a_wrong_override_of_runtime_is_refused_and_names_the_variable(
         with pytest.raises(ParamsError, match=says):
             values.check(project / "params.yaml")
         monkeypatch.delenv(f"ALBEF_RUNTIME__{name}")
+
+
+@given(
+    texts=st.lists(
+        st.text(st.sampled_from([*"a1é:#,[]{}&*!|>'\"%@`-?~= \\\n\t"]), max_size=12)
+        | st.sampled_from(["https://a.test/x?y=1#z", "yes", "null", "1e3", "0x1", "12:30", "<<"]),
+        min_size=1,
+        max_size=3,
+    )
+)
+@settings(max_examples=40)
+def test_any_text_of_a_preset_can_be_read_back(
+    texts: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("presets")
+    (folder / "base.yaml").write_text("seed: 1\ndatasets: {}\n")
+    sources = {"a": {"files": texts, "url": texts[0], "more": [{"what": it} for it in texts]}}
+    preset = folder / "own.yaml"
+    preset.write_text(to_yaml({"base": "base", "datasets": {"own": {"sources": sources}}}))
+    assert read_yaml(preset)["datasets"]["own"]["sources"] == sources
+    (folder / "params.yaml").write_text(values.compose(preset))
+    assert read_yaml(folder / "params.yaml") == read_preset(preset)
+    assert read_preset(preset)["datasets"] == {"own": {"sources": sources}}

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModel
 
 from albef.config import ParamsError, validate
 from albef.models.albef import ALBEF, ModelConfig, resized, settled
-from albef.models.encoders import freeze
+from albef.models.encoders import TimmConfig, freeze
+from albef.models.encoders.timm_encoder import TESTED, check_network, settled_image
 from albef.models.gradcam import itc_maps
 from albef.models.kernels import compile_blocks
 from albef.models.start import start_encoders
@@ -198,10 +199,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"image": {"timm": "vit_tiny_patch16_24"}}, "no model.*did you mean vit_tiny_patch16_224"),
     ({"image": {"timm": "convnext_atto.d2_in2k"}}, "no weights d2_in2k; did you mean d2_in1k"),
     ({"image": image("convnext_atto", 48)}, "48 is not a multiple of 32"),
-    ({"image": {"timm": "resnet18", "image_size": 32}}, "batch normalization"),
     ({"image": image("convnext_atto") | {"arguments": {"dim": 3}}}, "cannot be built.*dim"),
-    ({"text": text("bert", model_type="bart")}, "not a tested text encoder; did you mean bert"),
-    ({"text": {"transformers": "roberta-bas"}}, "did you mean FacebookAI/roberta-base"),
+    ({"image": {"timm": "dinov2_small"}}, "no model dinov2_small$"),
+    ({"text": text("bert", model_type="albert")}, "type albert; accepted.*bert.*xlm-roberta$"),
+    ({"text": text("bert", model_type="deberta-v2")}, "type deberta-v2; accepted.*xlm-roberta$"),
+    ({"text": text("bert", model_type="xlm-roberta-xl")}, "accepted types.*xlm-roberta$"),
+    ({"text": text("bert", model_type="distilbart")}, "did you mean distilbert"),
+    (
+        {"text": {"transformers": "sentence-transformers/all-MiniLM-L6-v2"}},
+        r"^(?!.*did you mean).*MiniLM",
+    ),
     ({"text": text("bert") | {"max_positions": 99}}, "max_positions is 99.* 40 positions"),
     ({"text": text("bert", vocab_size=9)}, "embeds 9 tokens, but the tokenizer has 80"),
     ({"text": text("modernbert"), "fusion": {"start": "text"}}, "set fusion.start to random"),
@@ -218,6 +225,48 @@ def test_a_wrong_value_names_what_is_right(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises((ValueError, ParamsError), match=message):
         albef(sizes(**values))
+
+
+_HIERA = {"embed_dim": 8, "stages": [1, 1, 1, 1]}
+_TWINS = {"depths": [1, 1, 1, 1], "embed_dims": [8, 8, 8, 8], "num_heads": [1, 1, 1, 1]}
+UNFIT: list[tuple[dict[str, Any], str]] = [
+    (
+        {"timm": "crossvit_tiny_240", "arguments": {"depth": [[1, 1, 0]]}},
+        "cannot be trained with image_size 240 .*features are a list",
+    ),
+    (
+        {"timm": "hiera_tiny_224", "image_size": 64, "arguments": _HIERA},
+        "hiera_tiny_224 cannot be exported to ONNX.*Error: ",
+    ),
+    (
+        {"timm": "twins_svt_small", "image_size": 64, "arguments": _TWINS},
+        "twins_svt_small cannot be exported to ONNX.*Error: ",
+    ),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("values", "message"), UNFIT)
+def test_a_network_that_cannot_be_trained_or_exported_is_refused(
+    values: dict[str, Any], message: str
+) -> None:
+    config = settled_image(validate(TimmConfig, values, where="tests"))
+    with pytest.raises(ValueError, match=message):
+        check_network(config)
+
+
+@pytest.mark.slow
+def test_an_untested_network_that_fits_is_accepted() -> None:
+    """It has batch normalization, whose statistics are fixed."""
+    config = validate(TimmConfig, {"timm": "test_resnet", "image_size": 64}, where="tests")
+    check_network(config)
+    with pytest.raises(ValueError, match=r"cannot be trained.*states, which are not 1 rows of 1"):
+        check_network(config.model_copy(update={"image_size": 50}))
+
+
+def test_the_tested_networks_are_those_of_these_tests() -> None:
+    modules = {timm.models.model_entrypoint(name).__module__ for name in IMAGES}
+    assert {module.rpartition(".")[2] for module in modules} == set(TESTED)
 
 
 def test_start_weights_of_our_encoders_are_not_for_others() -> None:

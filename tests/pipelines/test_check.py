@@ -191,7 +191,8 @@ def test_a_path_becomes_a_preset(here: Path, capsys: pytest.CaptureFixture[str])
         shutil.copytree(ROOT / name, here / name)
     assert run_check("shots", None, None, True, False, here) == 0
     printed = capsys.readouterr().out
-    assert printed.endswith("wrote presets/shots.yaml; to use it: albef run --preset shots\n")
+    assert "wrote presets/shots.yaml; to use it: albef run --preset shots\n" in printed
+    assert printed.endswith("expected time: 2 minutes on two cores without a GPU\n")
     assert "--write" not in printed
     values = read_preset(here / "presets" / "shots.yaml")
     assert values["datasets"]["shots"]["split_off"] == {"val": 0.1, "test": 0.1}

@@ -1,6 +1,7 @@
 """Image encoders of timm: networks with tokens or with a map of features."""
 
 import sys
+import warnings
 from typing import Any
 
 import timm
@@ -11,7 +12,7 @@ from timm.models._manipulate import group_with_matcher
 from torch import Tensor
 from torch.nn import functional as F
 
-from albef.config import did_you_mean
+from albef.config import TYPO, did_you_mean
 from albef.io import first_line
 from albef.models.encoders import ImageEncoder, TimmConfig
 from albef.preprocessing.transforms import MEAN, STD
@@ -20,6 +21,8 @@ COUNTER = "num_batches_tracked"
 """End of the name of a counter of batch normalization."""
 CLASSIFIER = "classifier.weight"
 """Name of a parameter after all blocks of any network. ALBEF itself has its place."""
+TESTED = ("convnext", "eva", "swin_transformer", "vision_transformer")
+"""Modules of timm whose networks are tested, from a step to a graph."""
 
 
 def settled_image(config: TimmConfig) -> TimmConfig:
@@ -36,11 +39,12 @@ def _weights_config(name: str) -> dict[str, Any]:
     """Return what timm knows of the public weights of a name, without a network."""
     base, _, tag = name.partition(".")
     if not timm.is_model(base):
-        hint = did_you_mean(base, timm.list_models())
+        hint = did_you_mean(base, timm.list_models(), cutoff=TYPO)
         raise ValueError(f"model.image.timm: timm has no model {base}{hint}")
     tags = [each.partition(".")[2] for each in timm.list_pretrained(base)]
     if tag and tag not in tags:
-        raise ValueError(f"model.image.timm: {base} has no weights {tag}{did_you_mean(tag, tags)}")
+        hint = did_you_mean(tag, tags, cutoff=TYPO)
+        raise ValueError(f"model.image.timm: {base} has no weights {tag}{hint}")
     weights = timm.get_pretrained_cfg(name)
     assert weights is not None
     values: dict[str, Any] = weights.to_dict()
@@ -53,6 +57,48 @@ def _create(config: TimmConfig, pretrained: bool = False) -> Any:
     size = {"img_size": config.image_size} if has_size else {}
     options = {"num_classes": 0, **size, **config.arguments}
     return timm.create_model(config.timm, pretrained=pretrained, **options)
+
+
+def is_tested(config: TimmConfig) -> bool:
+    """Return whether the network is one of those in :data:`TESTED`."""
+    module = timm.models.model_entrypoint(config.timm.partition(".")[0]).__module__
+    return module.rpartition(".")[2] in TESTED
+
+
+def check_network(config: TimmConfig) -> None:
+    """Check that a network can be trained and exported, unless it is a tested one.
+
+    The check takes a step with two images and random weights, and exports the graph of the states,
+    in seconds.
+
+    Raises:
+        ValueError: the network fails at one of them.
+    """
+    if is_tested(config) and not config.arguments:
+        return
+    encoder = TimmEncoder(config)
+    images = torch.randn(2, 3, config.image_size, config.image_size)
+    goal = "trained"
+    try:
+        encoder.train()(images).sum().backward()
+        goal = "exported to ONNX"
+        # The exporter warns about its internals.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            axes = ({0: "batch"},)
+            torch.onnx.export(
+                encoder.eval(), (images,), dynamo=True, dynamic_shapes=axes, opset_version=23,
+                verbose=False,
+            )  # fmt: skip
+    except Exception as error:  # networks and the exporter raise many types
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ValueError(
+            f"model.image.timm: {config.timm} cannot be {goal} with image_size "
+            f"{config.image_size} ({type(cause).__name__}: {first_line(cause)}); choose a network "
+            f"of timm.models.{', '.join(TESTED)}, which are tested"
+        ) from None
 
 
 def image_weights(config: TimmConfig, own: dict[str, Tensor] | None) -> dict[str, Tensor]:
@@ -100,7 +146,8 @@ class TimmEncoder(ImageEncoder):
         self.width = getattr(self.model, "head_hidden_size", None) or self.model.num_features
         self.image_size = config.image_size
         reduction = self.model.feature_info[-1]["reduction"]
-        if config.image_size % reduction:
+        # Other networks may give another number; their first step shows whether the size fits.
+        if config.image_size % reduction and is_tested(config):
             raise ValueError(
                 f"image_size {config.image_size} is not a multiple of {reduction}, the size of a "
                 f"patch of {config.timm}"
@@ -140,6 +187,8 @@ class TimmEncoder(ImageEncoder):
     def forward(self, images: Tensor) -> Tensor:
         """Encode images (B, 3, S, S), normalized by CLIP's mean and deviation, to states."""
         features: Tensor = self.model.forward_features(images * self.scale + self.shift)
+        if not isinstance(features, Tensor):
+            raise ValueError("its features are a list, not one map or one sequence of tokens")
         pooled: Tensor = self.model.forward_head(features, pre_logits=True)
         if features.ndim == 4:
             if getattr(self.model, "output_fmt", "NCHW") == "NCHW":
@@ -149,6 +198,10 @@ class TimmEncoder(ImageEncoder):
             states = F.pad(states, (0, self.width - states.shape[2]))
         else:
             states = features[:, self._prefix :]
+        if states.shape[1] != self.grid**2:
+            raise ValueError(
+                f"it has {states.shape[1]} states, not {self.grid} rows of {self.grid}"
+            )
         return torch.cat([pooled[:, None], states], dim=1)
 
 

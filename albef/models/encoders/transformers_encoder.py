@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
 from transformers.utils import cached_file
 
-from albef.config import did_you_mean
+from albef.config import TYPO, nearest
 from albef.io import first_line, read_json
 from albef.models.encoders import FusionConfig, TextEncoder, TransformersConfig
 from albef.preprocessing.hub import REMEDY, prepare_hub
@@ -20,15 +20,6 @@ _POOLING = "1_Pooling/config.json"
 """File of a sentence encoder that says how its states are pooled."""
 _LAYERED = ("bert", "camembert", "roberta", "xlm-roberta")
 """Types whose layers are those of the fusion encoder."""
-_KNOWN = (
-    "google-bert/bert-base-uncased",
-    "google-bert/bert-base-multilingual-cased",
-    "distilbert/distilbert-base-uncased",
-    "FacebookAI/roberta-base",
-    "FacebookAI/xlm-roberta-base",
-    "answerdotai/ModernBERT-base",
-    "sentence-transformers/all-MiniLM-L6-v2",
-)
 _UNUSED = {"transformers_version", "architectures", "dtype", "_name_or_path"} | {
     *("id2label", "label2id", "return_dict", "output_hidden_states", "output_attentions"),
     "problem_type",
@@ -73,16 +64,16 @@ def _architecture(config: TransformersConfig) -> Any:
         try:
             values = AutoConfig.from_pretrained(source).to_dict()
         except Exception as error:  # hub, network and registry raise many types
-            hint = did_you_mean(source, _KNOWN)
             raise ValueError(
                 f"model.text.transformers: {source} is neither a folder with config.json nor "
-                f"available at Hugging Face ({first_line(error)}); {REMEDY}{hint}"
+                f"available at Hugging Face ({first_line(error)}); {REMEDY}"
             ) from None
     kind = str(values.get("model_type"))
     if kind not in TYPES:
+        typo = None if kind in CONFIG_MAPPING else nearest(kind, TYPES, TYPO)
         raise ValueError(
-            f"model.text.transformers: {source} is of type {kind}, which is not a tested text "
-            f"encoder{did_you_mean(kind, TYPES)}"
+            f"model.text.transformers: {source} is of type {kind}; accepted types are "
+            f"{', '.join(TYPES)}" + (f"; did you mean {typo}?" if typo else "")
         )
     return AutoConfig.for_model(**values)
 
