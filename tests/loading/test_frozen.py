@@ -22,7 +22,7 @@ from albef.loading.frozen import FrozenStates, ImageCache
 from albef.loading.pipeline import DamageCount, Pipeline, Reading
 from albef.loading.sampler import Pool, Sampler
 from albef.models.encoders import ImageEncoder, freeze
-from albef.models.kernels import compile_blocks, recompute
+from albef.models.kernels import recompute
 from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import Evaluate
 from albef.tasks import pretraining
@@ -302,21 +302,17 @@ def test_blocks_are_cached_whole_where_only_the_pooled_state_is_read(
         assert_same_step(plain, task, Shards(data, "train"))
 
 
-@pytest.mark.parametrize("how", ["recompute", "compile"])
 @pytest.mark.parametrize("name", ["", "vit_tiny_patch16_224"])
 @pytest.mark.usefixtures("own_cache")
-def test_steps_are_the_same_with_blocks_that_are_recomputed_or_compiled(
-    how: str, name: str, data: Path, tmp_path: Path
+def test_steps_are_the_same_with_blocks_that_are_recomputed(
+    name: str, data: Path, tmp_path: Path
 ) -> None:
     shards = Shards(data, "train")
     for parts in (PARTS, BOTH):
         plain, task = (other_task(name, parts) if name else frozen_task(parts) for _ in range(2))
-        task.cache_frozen(runtime(tmp_path, **{how: True}), both(data))
+        task.cache_frozen(runtime(tmp_path, recompute=True), both(data))
         assert isinstance(task.resize, ImageCache) is (parts == BOTH)
-        if how == "recompute":
-            recompute(task, True)
-        else:
-            compile_blocks(task, backend="eager")
+        recompute(task, True)
         assert_same_step(plain, task, shards)
 
 

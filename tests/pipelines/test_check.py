@@ -198,7 +198,7 @@ def test_a_path_becomes_a_preset(here: Path, capsys: pytest.CaptureFixture[str])
     assert values["datasets"]["shots"]["split_off"] == {"val": 0.1, "test": 0.1}
     assert values["pretrain"]["projection_dropout"] == 0.7
     assert (values["pretrain"]["global_batch_size"], values["pretrain"]["epochs"]) == (2, 100)
-    assert "about 5 images to train on" in (here / "presets" / "shots.yaml").read_text()
+    assert "about 4 images to train on" in (here / "presets" / "shots.yaml").read_text()
     with pytest.raises(ParamsError, match=r"presets/shots.yaml exists; .* --name"):
         check("shots", write=True)
     (here / "params.yaml").write_text(compose(here / "presets" / "shots.yaml"))

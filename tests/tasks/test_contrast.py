@@ -18,6 +18,7 @@ from albef.config import ParamsError, validate
 from albef.data.shards import Shards
 from albef.export.graphs import parts
 from albef.export.torch_model import model_of
+from albef.metrics import ranking
 from albef.models.weights import load_checkpoint
 from albef.preprocessing.text import TextTokenizer
 from albef.runtime.matching import as_matching
@@ -80,11 +81,11 @@ def test_the_weight_that_ranks_a_split_best_is_chosen(
     means = {}
     for weight in (None, *WEIGHTS):
         task.itc_weight = weight or (weight if weight is None else 1e-9)  # ITM's margin alone
-        means[weight] = task.score(table := task.predict(rows, 8))["r_mean"]
+        means[weight] = ranking.score(table := task.predict(rows, 8))["r_mean"]
         if weight is None:
             assert table["rank"] == table["rank_itc"]
         else:
-            assert task.score(table)["itc_r_mean"] == means[None]
+            assert ranking.score(table)["itc_r_mean"] == means[None]
     assert chosen == max(means, key=lambda weight: means[weight]), means
     for weight, mean in means.items():
         name = f"{weight:g} x similarity" if weight else "contrast" if weight is None else "ITM"
@@ -101,7 +102,7 @@ def test_itm_is_used_only_where_it_helps(
                            for _ in other.captions] for row in ROWS])  # fmt: skip
     good, bad = 100 * right, -100 * right
     sim, itm = (bad, good) if helps else (good, bad)
-    monkeypatch.setattr(task, "_embedded", lambda *given: (ROWS, sim, []))
+    monkeypatch.setattr(task, "embed_images", lambda *given: (ROWS, sim, []))
     monkeypatch.setattr(task, "_compared", lambda *given: (sim, lambda pairs: itm))
     task.choose(ROWS, 4)
     assert task.itc_weight == expected
@@ -244,7 +245,8 @@ def test_dropout_of_projections_is_on_in_training_only() -> None:
 def pretraining_config(**changed: object) -> pretraining.Config:
     values = {
         "dataset": "x", "epochs": 1, "global_batch_size": 4, "precision": "float32", "lr": 1e-3,
-        "warmup_steps": 0, "queue_size": 8, "model": tiny_model().model_dump(), **changed,
+        "warmup_steps": 0, "max_tokens": 8, "queue_size": 8, "model": tiny_model().model_dump(),
+        **changed,
     }  # fmt: skip
     return validate(pretraining.Config, values, where="tests")
 

@@ -108,4 +108,4 @@ def test_a_box_that_overlaps_by_just_a_half_is_right() -> None:
     table = made.predict([record(1, box=[0, 0, 10, 12], proposals=proposals)], 1)
     assert table["share"] == [0.5]
     table["iou"] = [iou(proposals[0], [0, 0, 10, 12])]
-    assert made.score(table)["accuracy"] == 100
+    assert made.validate(table).metrics["accuracy"] == 100
