@@ -55,10 +55,10 @@ def towers_of(data: dict[str, Any], args: argparse.Namespace) -> nn.ModuleList:
     optimizer = torch.optim.AdamW([*towers.parameters(), scale], lr=1e-3, weight_decay=0.1)
     for _ in range(args.epochs):
         for rows in torch.randperm(len(owner)).split(args.batch):
-            a = F.normalize(towers[0](image[owner[rows]]), dim=1)
-            b = F.normalize(towers[1](text[rows]), dim=1)
+            a, b = towers[0](image[owner[rows]]), towers[1](text[rows])
             same = (owner[rows][:, None] == owner[rows]).float()
-            targets, sim = same / same.sum(1, keepdim=True), a @ b.T * scale.exp()
+            targets = same / same.sum(1, keepdim=True)
+            sim = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T * scale.exp()
             loss = F.cross_entropy(sim, targets) + F.cross_entropy(sim.T, targets)
             optimizer.zero_grad()
             loss.backward()
@@ -70,20 +70,18 @@ def main() -> None:
     """Train on the train split, and print the recalls on val and test."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path)
-    parser.add_argument("--image", required=True, help="name of a model of timm")
-    parser.add_argument("--text", required=True, help="name at Hugging Face, or a folder")
-    parser.add_argument("--weights", help="file with the weights of the image encoder")
+    for name in ("image", "text", "weights"):
+        parser.add_argument(f"--{name}", required=name != "weights")
     for name, default in (("epochs", 10), ("batch", 512), ("dropout", 0.3), ("seed", 1)):
         parser.add_argument(f"--{name}", type=type(default), default=default)
     args = parser.parse_args()
-    torch.manual_seed(args.seed)
     data = {name: features(Shards(args.dataset, name), args) for name in ("train", "val", "test")}
-    towers = towers_of(data, args)
+    torch.manual_seed(args.seed)
+    towers = towers_of(data, args).requires_grad_(False)
     for name in ("val", "test"):
         image, text, owner = data[name]
-        with torch.no_grad():
-            a, b = F.normalize(towers[0](image), dim=1), F.normalize(towers[1](text), dim=1)
-        sim, right = a @ b.T, torch.arange(len(image))[:, None] == owner
+        sim = F.normalize(towers[0](image), dim=1) @ F.normalize(towers[1](text), dim=1).T
+        right = torch.arange(len(image))[:, None] == owner
         ranks = first_rank(sim, right).tolist(), first_rank(sim.T, right.T).tolist()
         print(name, "  ".join(f"{key} {value:.1f}" for key, value in recalls(*ranks).items()))
 
