@@ -80,8 +80,10 @@ def _kind(checkpoint: Checkpoint) -> ModuleType:
 
 def config_of(checkpoint: Checkpoint) -> Any:
     """Return the values of a checkpoint as its kind reads them, with defaults for missing ones."""
-    values = {"global_batch_size": 1, **checkpoint.config.get("values", {})}
-    return _kind(checkpoint).Config.model_construct(**values, model=checkpoint.model)
+    saved = checkpoint.config.get("values", {})
+    # The values of pre-training have the model, too, as plain values.
+    values = {"global_batch_size": 1, **saved, "model": checkpoint.model}
+    return _kind(checkpoint).Config.model_construct(**values)
 
 
 def _matching(checkpoint: Checkpoint) -> Parts:

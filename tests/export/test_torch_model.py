@@ -9,6 +9,7 @@ import torch
 import albef
 from albef.export.torch_model import model_of
 from albef.models.weights import CheckpointError, load_checkpoint
+from tests.tasks.test_contract import pretrained, saved
 
 
 def test_what_cannot_be_used_is_refused(tiny_checkpoint: Path) -> None:
@@ -29,6 +30,12 @@ def test_what_cannot_be_used_is_refused(tiny_checkpoint: Path) -> None:
     for changed, message in cases:
         with pytest.raises(CheckpointError, match=message):
             model_of(dataclasses.replace(checkpoint, **changed))
+
+
+def test_a_checkpoint_of_pretraining_is_used(tmp_path: Path) -> None:
+    folder = saved(tmp_path, pretrained()) / "pretrained"
+    assert "model" in load_checkpoint(folder).config["values"]
+    assert len(model_of(load_checkpoint(folder)).embed_text(["a squid"])) == 1
 
 
 def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,7 +260,7 @@ def test_an_untested_network_that_fits_is_accepted() -> None:
     """It has batch normalization, whose statistics are fixed."""
     config = validate(TimmConfig, {"timm": "test_resnet", "image_size": 64}, where="tests")
     check_network(config)
-    with pytest.raises(ValueError, match=r"cannot be trained.*states, which are not 1 rows of 1"):
+    with pytest.raises(ValueError, match=r"cannot be trained.*it has 4 states, not 1 rows of 1"):
         check_network(config.model_copy(update={"image_size": 50}))
 
 

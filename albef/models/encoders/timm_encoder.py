@@ -80,7 +80,10 @@ def check_network(config: TimmConfig) -> None:
     images = torch.randn(2, 3, config.image_size, config.image_size)
     goal = "trained"
     try:
-        encoder.train()(images).sum().backward()
+        states, side = encoder.train()(images), encoder.grid
+        if states.shape[1] != 1 + side**2:
+            raise ValueError(f"it has {states.shape[1] - 1} states, not {side} rows of {side}")
+        states.sum().backward()
         goal = "exported to ONNX"
         # The exporter warns about its internals.
         with warnings.catch_warnings():
@@ -198,10 +201,6 @@ class TimmEncoder(ImageEncoder):
             states = F.pad(states, (0, self.width - states.shape[2]))
         else:
             states = features[:, self._prefix :]
-        if not self.training and states.shape[1] != self.grid**2:
-            raise ValueError(
-                f"it has {states.shape[1]} states, not {self.grid} rows of {self.grid}"
-            )
         return torch.cat([pooled[:, None], states], dim=1)
 
 
