@@ -212,11 +212,11 @@ def _validate(
     """Validate the records as a dataset in a folder.
 
     Returns:
-        The checks that fail, the limits that the records would meet if these can be found, the
-        splits, and the number of records with captions that mirroring makes false.
+        The checks that fail, the limits that the records would meet if these can be found, and the
+        splits.
     """
     shard_writer.write(folder, stage.key, records, shard_mb=512, licences=[], sources=[])
-    index = read_index(folder, columns=["split", "captions"])
+    index = read_index(folder, columns=["split"])
     stats = read_image_stats(folder, stage.runtime.threads)
     result, _ = check_dataset(folder, limits, stats)
     unmet = [outcome for outcome in result.checks if not outcome.passed]

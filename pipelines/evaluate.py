@@ -18,7 +18,6 @@ from albef.evaluation.behaviour.suite import OVERALL, BehaviourConfig
 from albef.layout import BASELINES, BEHAVIOUR, HEADLINE
 from albef.loading.reading import Part
 from albef.metrics.family import family_of
-from albef.models.encoders import freeze
 from albef.models.kernels import evaluating
 from albef.models.weights import load_checkpoint
 from albef.tasks.task import RunConfig, RunTask, Table
@@ -76,7 +75,6 @@ def _evaluate(stage: Stage, config: RunConfig, kind: type[RunTask], device: torc
     trained.workers = blank.workers = stage.runtime.workers
     family = family_of(kind)
     computing = evaluating(config.precision, device)
-    freeze(trained, config.freeze)
     data = stage.layout.data(config.dataset)
     present = describe(data)["splits"]
     metrics: dict[str, dict[str, object]] = {"chance": {}, "random_weights": {}}

@@ -1,6 +1,7 @@
 """Values for data that params.yaml does not name yet: a dataset, and a preset that trains on it."""
 
 import io
+import math
 import re
 import sys
 import unicodedata
@@ -19,15 +20,12 @@ _SPLIT_OFF = {"val": 0.1, "test": 0.1}
 """Shares of the training rows that become these splits, if a path has no rows of them."""
 BATCH = 512
 """Images of a step; fewer if there are not so many."""
-SIZES = (
-    (1500, {"projection_dropout": 0.7}, 200),
-    (4500, {"projection_dropout": 0.5}, 450),
-    (sys.maxsize, {"projection_dropout": 0.4}, 450),
-)
-"""Values and steps of pre-training up to a number of training images. They are the best of those
-tried with 785, 2,300 and 6,000 photographs of Flickr8k; see docs/how-to/train-on-flickr8k.md."""
+SIZES = ((1500, 0.7, 200), (4500, 0.5, 450), (sys.maxsize, 0.4, 450))
+"""Dropout of the projections and steps of pre-training, up to a number of training images. They
+were chosen with 785, 2,300 and 6,000 photographs of Flickr8k."""
 FUSED = 3000
-"""Training images from which fusion layers are trained. With fewer, they did not rank better."""
+"""Training images from which fusion layers are trained. With 785, they ranked worse than contrast,
+with 6,000 they helped; the limit is a choice between."""
 MINUTES, FUSED_MINUTES = (2.0, 2.0), (4.0, 4.0)
 """Minutes of a run without and with fusion layers: fixed ones, and for each 1,000 images. Measured
 on two cores of an Intel Xeon with `tf_efficientnet_lite0` and `all-MiniLM-L6-v2`."""
@@ -99,9 +97,14 @@ def write_preset(result: Mapping[str, Any]) -> Path:
 
 def sized(images: int) -> dict[str, Any]:
     """Return the values of pre-training that depend on the number of training images."""
-    values, steps = next((values, steps) for most, values, steps in SIZES if images <= most)
+    dropout, steps = next((dropout, steps) for most, dropout, steps in SIZES if images <= most)
     batch = min(BATCH, max(2, images // 2))
-    return {"epochs": -(-steps // (images // batch or 1)), "global_batch_size": batch, **values}
+    steps_per_epoch = max(1, images // batch)
+    return {
+        "epochs": math.ceil(steps / steps_per_epoch),
+        "global_batch_size": batch,
+        "projection_dropout": dropout,
+    }
 
 
 def train_images(result: Mapping[str, Any]) -> int:

@@ -20,7 +20,6 @@ from albef.loading.loader import Loader
 from albef.loading.pipeline import Reading
 from albef.loading.reading import ImageTransform, Part
 from albef.loading.sampler import Pool
-from albef.models.encoders import freeze
 from albef.models.kernels import compile_blocks, evaluating, recompute
 from albef.models.weights import CONFIG, WEIGHTS, Checkpoint, save_checkpoint
 from albef.preprocessing.transforms import Transform
@@ -91,18 +90,21 @@ def fit(
     label, processes = label or stage.address, world()
     config: TrainingConfig = task.config
     data = stage.layout.data(config.dataset)
-    if not config.epochs:  # a run without training needs no train split
-        task.prepare(Shards(data, "train") if "train" in describe(data)["splits"] else None)
+    if not config.epochs:  # a run without training needs neither split
+        splits = describe(data)["splits"]
+        task.prepare(Shards(data, "train") if "train" in splits else None)
         task.to(device).eval()
+        if "val" in splits:
+            _choose(task, Shards(data, "val"), device)
         return {"steps": 0}
     shards = Shards(data, "train", mapped=folder if processes.size > 1 else None)
     val = Shards(data, "val")
-    freeze(task, config.freeze)
-    task.to(device)
     task.workers = stage.runtime.workers
-    with evaluating(config.precision, device):
-        cached = [shards, val] if config.augment.keeps_pixels else [val]
-        task.cache_frozen(stage.runtime, cached)
+    if not stage.runtime.shard:  # A model that is split may not fit on the device as a whole.
+        task.to(device)
+        with evaluating(config.precision, device):
+            cached = [shards, val] if config.augment.keeps_pixels else [val]
+            task.cache_frozen(stage.runtime, cached)
     loader = _prepare(stage, task, shards)
 
     def validate(epoch: int) -> dict[str, float]:
@@ -123,14 +125,19 @@ def fit(
             if best := facts.get("best_epoch"):
                 weights = load_file(kept(folder, [int(best)])[int(best)])
                 task.load_state_dict(weights, strict=False)  # LoRA's lack the adapted ones
-            with evaluating(config.precision, device):
-                task.choose(val, config.micro_batch_size)
+            _choose(task, val, device)
         tracked = {"trackers": trackers.finish({})} if trackers else {}
         for index in folder.glob("*.arrow") if processes.first else ():
             index.unlink()  # other processes may still map it
         return {**facts, **tracked, "damaged": loader.damage.counts()}
     finally:
         stage.tally()
+
+
+def _choose(task: Task, val: Shards, device: torch.device) -> None:
+    """Let a trained task choose what is decided on the val split."""
+    with evaluating(task.config.precision, device):
+        task.choose(val, task.config.micro_batch_size)
 
 
 def _trackers(stage: Stage, config: TrainingConfig, folder: Path) -> Trackers | None:

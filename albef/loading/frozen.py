@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +35,6 @@ from albef.preprocessing.transforms import Evaluate
 _BATCH = 32  # images or texts
 _FORMAT = "2"  # Another number is needed when the stored states have another meaning.
 _LOG_EVERY_S = 10.0
-T = TypeVar("T")
 Half = NDArray[np.float16]
 log = logging.getLogger("albef")
 

@@ -74,6 +74,14 @@ def match_logits(itm_head: nn.Linear, fused_cls: Tensor) -> Tensor:
     return logits
 
 
+def itm_scores(logits: Tensor, margin: bool) -> Tensor:
+    """Return the scores (P,) of logits (P, 2): those of class 1, or their margin over class 0.
+
+    The paper ranks by class 1. The margin has the order of the probability.
+    """
+    return logits[:, 1] - logits[:, 0] if margin else logits[:, 1]
+
+
 @torch.no_grad()
 def match_scores(
     model: ALBEF,
@@ -84,9 +92,7 @@ def match_scores(
     pairs: Tensor,
     margin: bool = False,
 ) -> Tensor:
-    """Return the raw ITM logit of class 1 for selected pairs; see :func:`score_pairs`.
-
-    With ``margin``, that of class 0 is subtracted.
+    """Return :func:`itm_scores` of selected pairs; see :func:`score_pairs`.
 
     ``image_states`` are batches (B, N, D), I images in all. Texts are (T, L, D). An image's keys
     and values are computed once and used by all of its texts. The last layer computes only [CLS].
@@ -95,8 +101,7 @@ def match_scores(
 
     def score(texts: Tensor, longest: int, image: list[KeyValue]) -> Tensor:
         states, mask = text_states[texts, :longest], text_mask[texts, :longest]
-        logits = match_logits(itm_head, model.fused_cls(states, mask, image))
-        return logits[:, 1] - logits[:, 0] if margin else logits[:, 1]
+        return itm_scores(match_logits(itm_head, model.fused_cls(states, mask, image)), margin)
 
     each = (
         [(key[i : i + 1], value[i : i + 1]) for key, value in image]

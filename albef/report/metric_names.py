@@ -56,7 +56,8 @@ LOSSES = {
 
 def plain(name: str) -> str:
     """Return the name of a metric without the prefix of a score alone."""
-    return name[4:] if name[:4] in ALONE else name
+    prefix = next(filter(name.startswith, ALONE), "")
+    return name.removeprefix(prefix)
 
 
 def describe(name: str) -> str:
@@ -67,7 +68,7 @@ def describe(name: str) -> str:
 
 def label(name: str) -> str:
     """Return a metric or loss as a title."""
-    alone = f", {ALONE[name[:4]]}" if name[:4] in ALONE else ""
+    alone = next((f", {words}" for prefix, words in ALONE.items() if name.startswith(prefix)), "")
     text = describe(plain(name))
     return LOSSES.get(name) or (text[:1].upper() + text[1:] or plain(name)) + alone
 

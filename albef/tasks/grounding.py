@@ -30,7 +30,7 @@ from albef.loading.reading import Records
 from albef.models.albef import ModelConfig
 from albef.models.gradcam import itc_maps, itm_maps
 from albef.preprocessing.text import TextTokenizer
-from albef.tasks.matching import PairConfig, PairTask
+from albef.tasks.pairs import PairConfig, PairTask
 from albef.tasks.rates import Validation, accuracies
 from albef.tasks.task import Table, extend, joined
 

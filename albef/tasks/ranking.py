@@ -26,6 +26,7 @@ from albef.models.matching import (
     best,
     encode_texts,
     first_rank,
+    itm_scores,
     match_logits,
     match_scores,
     score_pairs,
@@ -98,8 +99,16 @@ class RankingTask(MatchingTask):
 
             return self._classify(shot, rows, classify)
         sim, match = self._compared(records, batch_size, rows, image_feat, kept)
-        weight = self.itc_weight and self.itc_weight / self.temperature.item()
-        return ranked(rows, sim, self.rerank_k, match, weight)
+        return ranked(rows, sim, self.rerank_k, match, self._factor())
+
+    def _factor(self, scale: float = 1.0) -> float | None:
+        """Return the factor of similarities in the final score; None ranks by them alone.
+
+        ``scale`` is what the model has divided ITM's logits by.
+        """
+        if self.itc_weight is None:
+            return None
+        return self.itc_weight / (scale * self.temperature.item())
 
     def _compared(
         self,
@@ -119,9 +128,8 @@ class RankingTask(MatchingTask):
             encoded = kept or (
                 self.model.encode_image(images) for _, images in self.read(records, batch_size)
             )
-            mixed = self.itc_weight != 0
-            parts = self.model, self.itm_head, encoded, text_states, mask, of_mine, mixed
-            partial = match_scores(*parts)
+            parts = self.model, self.itm_head, encoded, text_states, mask, of_mine
+            partial = match_scores(*parts, margin=self.itc_weight != 0)
             scores = torch.full(pairs.shape, NOT_RANKED, device=pairs.device)
             scores[pairs] = torch.cat(world().join([partial[of_mine].cpu()])).to(pairs.device)
             return scores
@@ -177,7 +185,7 @@ class RankingTask(MatchingTask):
             indices = texts.numpy()
             text = states[None, indices, :longest], mask[None, indices, :longest]
             logits = torch.from_numpy(model.score(*text, image)[0])
-            return logits[:, 1] - logits[:, 0] if self.itc_weight != 0 else logits[:, 1]
+            return itm_scores(logits, self.itc_weight != 0)
 
         def match(pairs: Tensor) -> Tensor:
             images = (
@@ -187,8 +195,7 @@ class RankingTask(MatchingTask):
             )
             return score_pairs(pairs, torch.from_numpy(mask.sum(1)), images, score)
 
-        scale = self.temperature.item() * model.facts.temperature
-        return ranked(rows, sim, self.rerank_k, match, self.itc_weight and self.itc_weight / scale)
+        return ranked(rows, sim, self.rerank_k, match, self._factor(model.facts.temperature))
 
     @torch.no_grad()
     def choose_weight(self, records: Records, batch_size: int) -> float | None:
@@ -199,25 +206,20 @@ class RankingTask(MatchingTask):
         self.itc_weight = None
         rows, image_feat, kept = self.embed_images(records, batch_size, KEPT)
         sim, match = self._compared(records, batch_size, rows, image_feat, kept)
-        matched: list[Tensor] = []
+        scores: list[Tensor] = []
 
         def match_once(pairs: Tensor) -> Tensor:
-            matched.extend([] if matched else [match(pairs)])
-            return matched[0]
+            if not scores:  # All weights select the same pairs.
+                scores.append(match(pairs))
+            return scores[0]
 
         means: dict[float | None, float] = {}
         for weight in (None, *WEIGHTS):
-            scale = weight and weight / self.temperature.item()
-            table = ranked(rows, sim, self.rerank_k, match_once, scale)
+            self.itc_weight = weight
+            table = ranked(rows, sim, self.rerank_k, match_once, self._factor())
             means[weight] = self.validate(table).metrics[self.primary]
-        log.info(
-            "%s on %d records of val: %s", self.primary, len(records),
-            ", ".join(
-                f"ITM + {weight:g} x similarity {mean:.2f}" if weight else
-                f"{'contrast' if weight is None else 'ITM'} alone {mean:.2f}"
-                for weight, mean in means.items()
-            ),
-        )  # fmt: skip
+        tried = ", ".join(f"{_formula(weight)} {mean:.2f}" for weight, mean in means.items())
+        log.info("%s on %d records of val: %s", self.primary, len(records), tried)
         chosen = max(means, key=lambda weight: means[weight])  # the first of equal ones
         if chosen is None:
             log.warning("ITM does not help on val; this run ranks by contrast alone")
@@ -246,6 +248,13 @@ class RankingTask(MatchingTask):
     def validate(self, table: Table) -> Validation:
         """Return the recalls of the queries, re-ranked and by ITC alone (``itc_``)."""
         return validate_ranking(table)
+
+
+def _formula(weight: float | None) -> str:
+    """Return the score that a weight of the similarity means, in words."""
+    if weight is None:
+        return "contrast alone"
+    return f"ITM + {weight:g} x similarity" if weight else "ITM alone"
 
 
 def ranked(

@@ -10,7 +10,7 @@ from albef.loading.reading import Records
 from albef.models.albef import ModelConfig
 from albef.models.weights import Checkpoint
 from albef.preprocessing.text import TextTokenizer
-from albef.tasks.matching import PairConfig, PairTask
+from albef.tasks.pairs import PairConfig, PairTask
 from albef.tasks.ranking import RankingTask, ZeroShot
 
 

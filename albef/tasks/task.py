@@ -34,7 +34,7 @@ from albef.loading.reading import (
 )
 from albef.loading.workers import ahead
 from albef.models.albef import ALBEF, ModelConfig
-from albef.models.encoders import PART
+from albef.models.encoders import PART, freeze
 from albef.models.kernels import Precision
 from albef.models.momentum import MomentumModel
 from albef.models.weights import Checkpoint, load_strict
@@ -243,15 +243,14 @@ class Task(nn.Module, ABC):
         """Choose, after training, what is decided on the val split, such as a weight of scores."""
 
     def cache_frozen(self, runtime: Runtime, splits: Sequence["Shards"]) -> None:
-        """Read the states of frozen encoders in these splits from a cache of this machine.
+        """Freeze what the values freeze, and read its states in these splits from a cache.
 
-        Without it, each step computes them again. Parameters that need no gradient are frozen.
+        Without the cache of this machine, each step computes them again.
         """
+        freeze(self, self.config.freeze)
         models = [part for part in self.modules() if isinstance(part, ALBEF)]
         several_images = any(split.has_several_images for split in splits)
-        if not models or several_images or self.config.lora or runtime.shard:
-            return
-        if not runtime.frozen_gb:
+        if not (models and runtime.frozen_gb) or several_images or self.config.lora:
             return
         limit = int(runtime.frozen_gb * 2**30)
         frozen = FrozenStates(runtime.scratch_root / "frozen", limit, self.sizes)
