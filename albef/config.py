@@ -304,6 +304,20 @@ def by_kind(values: object, classes: Mapping[str, type[S]]) -> S:
         raise ValueError("; ".join(lines)) from None
 
 
+def quoted(value: Any) -> Any:
+    """Return values whose texts are quoted where ruamel.yaml could not read them back.
+
+    It writes ``?`` and ``:`` in a text without quotes even where they have a meaning.
+    """
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+    if isinstance(value, str):
+        return DoubleQuotedScalarString(value) if {":", "?"} & {*value} else value
+    if isinstance(value, Mapping):
+        return {key: quoted(item) for key, item in value.items()}
+    return [quoted(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def did_you_mean(
     name: str, candidates: Iterable[str], prefix: str = "", cutoff: float = CLOSE
 ) -> str:

@@ -17,9 +17,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from albef.config import ParamsError, did_you_mean, read_preset, read_yaml
+from albef.config import ParamsError, did_you_mean, quoted, read_preset, read_yaml
 from albef.io import dying_with_parent, file_digest
 from albef.layout import PARAMS, Layout, layout_of, runtime
 
@@ -284,10 +283,8 @@ def _flow_style(value: Any) -> Any:
     """Return a mapping that is written on one line, as the file writes a range."""
     if isinstance(value, list):
         return [_flow_style(item) for item in value]
-    if isinstance(value, str) and ":" in value:  # A plain URL cannot be read back on such a line.
-        return DoubleQuotedScalarString(value)
     if not isinstance(value, dict):
-        return value
+        return quoted(value)
     node = CommentedMap({key: _flow_style(item) for key, item in value.items()})
     node.fa.set_flow_style()
     return node

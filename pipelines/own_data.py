@@ -11,7 +11,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from albef.config import ParamsError
+from albef.config import ParamsError, quoted
 from albef.ingest.derive import derive
 from albef.layout import PARAMS
 
@@ -136,5 +136,5 @@ def to_yaml(values: Mapping[str, Any], flow: bool | None = None) -> str:
     yaml.width = sys.maxsize
     yaml.representer.ignore_aliases = lambda _: True
     text = io.StringIO()
-    yaml.dump(dict(values), text)
+    yaml.dump(quoted(values), text)
     return text.getvalue()
