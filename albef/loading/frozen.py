@@ -8,6 +8,7 @@ shares them. Images are found by the SHA-256 of their file, texts by their token
 
 import hashlib
 import itertools
+import json
 import logging
 import os
 import shutil
@@ -22,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from albef.config import Section
 from albef.data.image_decoding import ImageError, decode
 from albef.data.shards import DamagedShardError, Shards
 from albef.io import atomic, lock
@@ -136,7 +138,7 @@ class FrozenStates:
 
         They are those of :meth:`ImageEncoder.frozen_part`. None if they do not fit.
         """
-        key = _key(encoder, "images", self._model.image, encoder.cached_block, resize)
+        key = _key(encoder, self._model.image, encoder.cached_block, resize)
         compute = partial(_image_states, encoder, resize, workers)
         return self._all("images", splits, [key] * len(splits), compute)
 
@@ -148,7 +150,7 @@ class FrozenStates:
         ``rows`` returns the distinct token ids of a split's texts. None if they do not fit.
         """
         tokenized = {split.split: rows(split) for split in splits}
-        key = _key(encoder, "texts", self._model.text)
+        key = _key(encoder, self._model.text)
         keys = [f"{key} {tokenized[split.split]}" for split in splits]
 
         def compute(split: Shards) -> Parts:
@@ -230,12 +232,14 @@ class FrozenStates:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _key(encoder: Encoder, *facts: object) -> str:
-    """Return a digest of an encoder's frozen weights, the precision and further facts."""
+def _key(encoder: Encoder, values: Section, *facts: object) -> str:
+    """Return a digest of an encoder's frozen weights, its values, the precision and other facts."""
     device = next(encoder.parameters()).device.type
     is_cast = torch.is_autocast_enabled(device)
     precision = torch.get_autocast_dtype(device) if is_cast else torch.float32
-    facts = (_FORMAT, type(encoder).__name__, precision, *facts)
+    # The keys of a mapping that a checkpoint holds have another order.
+    sorted_values = json.dumps(values.model_dump(mode="json"), sort_keys=True)
+    facts = (_FORMAT, type(encoder).__name__, sorted_values, precision, *facts)
     digest = hashlib.sha256(repr(facts).encode())
     frozen = {n: p for n, p in encoder.named_parameters() if not p.requires_grad}
     for name, tensor in sorted({**frozen, **dict(encoder.named_buffers())}.items()):

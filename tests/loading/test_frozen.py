@@ -302,6 +302,22 @@ def test_blocks_are_cached_whole_where_only_the_pooled_state_is_read(
         assert_same_step(plain, task, Shards(data, "train"))
 
 
+def test_values_that_went_through_a_checkpoint_have_the_same_cache(
+    data: Path, tmp_path: Path
+) -> None:
+    """The architecture of a text encoder is a mapping, whose order JSON changes."""
+    section = text("bert", vocab_size=90)
+    config = section.pop("config")
+    tokenizer = TextTokenizer.train([*CAPTIONS, *ANSWERS], 80)
+    for names in (sorted(config), sorted(config, reverse=True)):
+        torch.manual_seed(0)
+        ordered = section | {"config": {name: config[name] for name in names}}
+        model = sizes(text=ordered, fusion={"depth": 1, "width": 24})
+        task = Task(tiny_config(freeze=list(BOTH)), model, tokenizer)
+        task.cache_frozen(runtime(tmp_path), [Shards(data, "val")])
+    assert len(caches(tmp_path / "albef" / "frozen")) == 2  # one of images, one of texts
+
+
 @pytest.mark.parametrize("name", ["", "vit_tiny_patch16_224"])
 @pytest.mark.usefixtures("own_cache")
 def test_steps_are_the_same_with_blocks_that_are_recomputed(
