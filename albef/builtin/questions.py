@@ -1,8 +1,9 @@
 """Kind ``questions``: scenes with questions about existence, counts, objects and relations.
 
-The text of a question must not reveal its answer. Half of the existence questions are about an
-object that is not shown. Counts are asked equally often. Every object and position is equally
-likely to be the answer.
+The text of a question must not reveal its answer. A part of the questions of each type is about
+an object that is not shown: the answer is then "no" or, if they do not ask about existence,
+"none". Counts are asked equally often. Every object and position is equally likely to be the
+answer.
 """
 
 import itertools
@@ -17,8 +18,12 @@ from albef.builtin.describe import Group, Relation, Scene, phrase
 from albef.builtin.openmoji import Thing
 from albef.builtin.studio import Studio
 
-TYPES = ("existence", "count", "object", "relation")
+MISSING = {"existence": 0.5, "count": 0.2, "object": 0.2, "relation": 0.2}
+"""Share of the questions of a type that are about an object that is not shown."""
+TYPES = tuple(MISSING)
 """Types of questions; they alternate."""
+NONE = "none"
+"""Answer about an object that is not shown."""
 COUNTS = (1, 2, 3)
 """Counts that are asked for, each equally often."""
 _WHERE: dict[Relation | None, str] = {
@@ -97,22 +102,31 @@ def _ask(
     about: str, scene: Scene, counted: Group, names: dict[str, Thing], rng: random.Random
 ) -> tuple[str, str]:
     """Return a question of a type about a scene, and its answer."""
+    shown = {group.name for group in scene.groups}
+    missing = rng.choice([name for name in names if name not in shown])
+    is_missing = rng.random() < MISSING[about]
     if about == "count":
+        name = missing if is_missing else counted.name
         wording = rng.choice(("how many {a} are there?", "how many {a} does the picture show?"))
-        return wording.format(a=names[counted.name].plural), describe.NUMBERS[counted.count]
+        answer = NONE if is_missing else describe.NUMBERS[counted.count]
+        return wording.format(a=names[name].plural), answer
     if about == "existence":
-        shown = [group.name for group in scene.groups]
-        is_shown = rng.random() < 0.5
-        name = rng.choice(shown if is_shown else [name for name in names if name not in shown])
+        name = missing if is_missing else rng.choice([group.name for group in scene.groups])
         wording = rng.choice(("is there {a}?", "does the picture show {a}?"))
-        return wording.format(a=phrase(Group(name, 1), names)), "yes" if is_shown else "no"
+        return wording.format(a=phrase(Group(name, 1), names)), "no" if is_missing else "yes"
     side = rng.choice((scene, scene.turned()))
     first, second = side.groups
     if about == "object":
-        return f"what is {_WHERE[side.relation]} {_the(second, names)}?", first.name
+        seen_from = Group(missing, second.count) if is_missing else second
+        question = f"what is {_WHERE[side.relation]} {_the(seen_from, names)}?"
+        return question, NONE if is_missing else first.name
+    if is_missing and rng.random() < 0.5:
+        first = Group(missing, first.count)
+    elif is_missing:
+        second = Group(missing, second.count)
     verb = "are" if first.count > 1 else "is"
     question = f"where {verb} {_the(first, names)}, seen from {_the(second, names)}?"
-    return question, str(side.relation)
+    return question, NONE if is_missing else str(side.relation)
 
 
 def _the(group: Group, names: dict[str, Thing]) -> str:

@@ -18,15 +18,17 @@ def answer(question: str, scene: Scene) -> str:
     if match := re.fullmatch(r"(?:is there|does the picture show) an? (.+)\?", question):
         return "yes" if match[1] in counts else "no"
     if match := re.fullmatch(r"how many (.+?) (?:are there|does the picture show)\?", question):
-        return ("none", "one", "two", "three")[counts[NAMES[match[1]]]]
+        return ("none", "one", "two", "three")[counts.get(NAMES[match[1]], 0)]
     first, second = (group.name for group in scene.groups)
     assert scene.relation is not None
     relations = {(first, second): scene.relation, (second, first): INVERSE[scene.relation]}
     if match := re.fullmatch(r"where (?:is|are) the (.+), seen from the (.+)\?", question):
-        return relations[NAMES[match[1]], NAMES[match[2]]]
+        return relations.get((NAMES[match[1]], NAMES[match[2]]), "none")
     match = re.fullmatch(r"what is (left of|right of|above|below) the (.+)\?", question)
     assert match, question
     relation, seen_from = match[1].removesuffix(" of"), NAMES[match[2]]
+    if seen_from not in counts:
+        return "none"
     return next(a for (a, b), held in relations.items() if held == relation and b == seen_from)
 
 
@@ -34,6 +36,13 @@ def test_every_answer_is_true() -> None:
     for record in draw("questions"):
         (question,) = record.captions
         assert record.meta["answers"] == {answer(question, scene_of(record)): 1.0}, question
+
+
+def test_a_fifth_of_the_other_questions_is_about_what_is_not_shown() -> None:
+    for kind in ("count", "object", "relation"):
+        made = [record for record in draw("questions") if record.meta["type"] == kind]
+        missing = sum("none" in record.meta["answers"] for record in made)
+        assert 0.1 < missing / len(made) < 0.3, kind
 
 
 def test_each_scene_has_its_questions_and_evaluated_scenes_differ() -> None:
