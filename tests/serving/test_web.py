@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.serving.conftest import NAMES
-from tests.serving.running import PATIENCE, Running, running, wait_until
+from tests.serving.running import PATIENCE, Running, describe, running, wait_until
 
 pytest.importorskip("playwright")
 from playwright.sync_api import Browser, Page, Route, expect
@@ -120,6 +121,22 @@ def test_typing_finds_images(page: Page) -> None:
     expect(place.locator(".tile.read")).to_have_count(0)
     widths = page.evaluate("[...document.images].filter((i) => i.src).map((i) => i.naturalWidth)")
     assert all(widths)
+
+
+@pytest.mark.slow
+def test_a_model_that_ranks_by_similarity_alone_offers_no_re_ranking(
+    browser: Browser, tiny_export: Path, gallery: Path, tmp_path: Path
+) -> None:
+    export = describe(shutil.copytree(tiny_export, tmp_path / "export"), itc_weight=None)
+    with (
+        running([export], gallery=gallery) as server,
+        opened(browser, str(server.client.base_url)) as page,
+    ):
+        place = show(page, "search")
+        expect(place.locator(".tile img[src]")).to_have_count(5)
+        expect(page.locator("#rerank")).to_be_hidden()
+        page.locator("#query").press_sequentially("two frogs")
+        expect(place.locator(".status").first).to_contain_text("by similarity")
 
 
 @pytest.mark.slow

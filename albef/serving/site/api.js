@@ -65,11 +65,13 @@ export class Api {
     const best = read ? found.splice(0, rerank) : [];
     for (const hit of best) {
       signal?.throwIfAborted();
-      hit.margin = await model.margin(await this.#stored(model, hit.number), read);
-      hit.probability = share(hit.margin);
+      const margin = await model.margin(await this.#stored(model, hit.number), read);
+      hit.probability = share(margin);
+      const { itc_weight: weight = 0, itc_temperature, temperature } = model.about;
+      hit.score = margin + (weight * hit.similarity) / (itc_temperature * temperature);
       await new Promise((done) => setTimeout(done)); // keeps the page responsive
     }
-    best.sort((a, b) => b.margin - a.margin);
+    best.sort((a, b) => b.score - a.score);
     return { results: [...best, ...found].slice(0, k) };
   }
 

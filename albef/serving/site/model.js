@@ -33,7 +33,11 @@ export class Model {
 
   /** Token ids of a text; the tokenizer of an export also cleans it. */
   #ids(text) {
-    return this.tokenizer.encode(text).ids.slice(0, this.about.max_tokens);
+    const { ids } = this.tokenizer.encode(text);
+    const most = this.about.max_tokens;
+    if (ids.length <= most) return ids;
+    const [, ...end] = this.tokenizer.encode("").ids; // special tokens after a text
+    return [...ids.slice(0, most - end.length), ...end];
   }
 
   async #run(graph, inputs) {

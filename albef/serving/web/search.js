@@ -30,6 +30,11 @@ export class Search extends EventTarget {
     this.alike = section.querySelector("#alike");
     this.legend = section.querySelector(".legend");
     section.querySelector("#depth").textContent = READ;
+    const { calls, models } = api.model;
+    const about = models.find(({ run }) => run === calls.embed_text);
+    const { itm = true, itc_weight: weight = 0 } = about; // defaults are left out
+    this.rerank.checked = itm && weight !== null; // else the model ranks by similarity alone
+    this.rerank.parentElement.hidden = !this.rerank.checked;
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.#look(0);
