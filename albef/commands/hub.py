@@ -33,12 +33,24 @@ _HUB_NAMES = {
 _TRANSFORMERS_JS = """With [transformers.js](https://huggingface.co/docs/transformers.js):
 
 ```js
-import {{ pipeline }} from "@huggingface/transformers";
+import {{ pipeline, RawImage }} from "@huggingface/transformers";
+import sharp from "sharp";
+
+async function read(file) {{
+  const image = sharp(file).rotate().flatten({{ background: "#fff" }}).toColourspace("srgb");
+  const how = {{ fit: "fill", kernel: "cubic", fastShrinkOnLoad: false }};
+  const resized = image.resize({side}, {side}, how);
+  const {{ data, info }} = await resized.raw().toBuffer({{ resolveWithObject: true }});
+  return new RawImage(new Uint8ClampedArray(data), info.width, info.height, info.channels);
+}}
 
 const options = {{ dtype: "{dtype}" }};
 const classify = await pipeline("zero-shot-image-classification", "USER/REPOSITORY", options);
-await classify("a.png", ["a dog", "two apples"], {{ hypothesis_template: "{{}}" }});
+await classify(await read("a.png"), ["a dog", "two apples"], {{ hypothesis_template: "{{}}" }});
 ```
+
+`read` is needed because transformers.js resizes without antialiasing, and drops transparency
+instead of painting it white. Colors of CMYK images differ slightly from Pillow's.
 
 `AutoModel` returns `image_embeds`, `text_embeds`, `logits_per_image` and `logits_per_text`."""
 _ONNX_RUNTIME = """In Python:
@@ -76,7 +88,8 @@ def main(export: Path, card: Path, out: Path, licence: str, datasets: list[str])
     # The first example of the card loads the export.
     usage = _ONNX_RUNTIME.format(encoder=f"vision_model{SUFFIXES[precisions[0]]}")
     if manifest.model.itc_temperature is not None:
-        usage = f"{_TRANSFORMERS_JS.format(dtype=_DTYPES[precisions[0]])}\n\n{usage}"
+        side, dtype = manifest.model.image_size, _DTYPES[precisions[0]]
+        usage = f"{_TRANSFORMERS_JS.format(side=side, dtype=dtype)}\n\n{usage}"
     page.text = re.sub(r"```.*?```", lambda _: usage, page.text, count=1, flags=re.DOTALL)
     with atomic(out) as part:
         (part / "onnx").mkdir(parents=True)

@@ -116,15 +116,23 @@ def test_the_python_example_of_the_card_runs(
 def test_transformers_js_runs_the_example_of_the_card(
     folder: Path, tiny_export: Path, node: Callable[..., Any], tmp_path: Path
 ) -> None:
-    image = tmp_path / "a.png"
-    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(image)
+    gradient = np.linspace(0, 255, 40 * 24 * 4).reshape(40, 24, 4).astype(np.uint8)
+    gradient[..., 1] = gradient[::-1, ::-1, 1]
+    gradient[:, :9, 3] = 0
+    image, files = tmp_path / "a.png", [tmp_path / "RGBA.png", tmp_path / "CMYK.jpg"]
+    Image.fromarray(gradient[..., :3]).save(image)
+    Image.fromarray(gradient).save(files[0])
+    Image.fromarray(gradient[..., :3]).convert("CMYK").save(files[1], quality=95, subsampling=0)
+    for mode in ("L", "LA"):
+        files.append(tmp_path / f"{mode}.png")
+        Image.fromarray(gradient).convert(mode).save(files[-1])
+    files = [str(file) for file in (image, *files)]
     code = example(folder, "js").replace("USER/REPOSITORY", folder.name)
     code = code.replace("a.png", str(image)).replace(
         "await classify", "const found = await classify"
     )
     program = f"""
-        import {{ AutoModel, AutoProcessor, AutoTokenizer, env, RawImage }}
+        import {{ AutoModel, AutoProcessor, AutoTokenizer, env }}
           from "@huggingface/transformers";
         env.allowRemoteModels = false;
         env.localModelPath = {json.dumps(str(folder.parent))};
@@ -133,11 +141,12 @@ def test_transformers_js_runs_the_example_of_the_card(
         const processor = await AutoProcessor.from_pretrained("hub");
         const model = await AutoModel.from_pretrained("hub", {{ dtype: "q8" }});
         const tokens = tokenizer({json.dumps(TEXTS)}, {{ padding: true, truncation: true }});
-        const pixels = await processor(await RawImage.read({json.dumps(str(image))}));
-        const out = await model({{ ...tokens, ...pixels }});
+        const images = await Promise.all({json.dumps(files)}.map(read));
+        const out = await model({{ ...tokens, ...(await processor(images)) }});
         console.log(JSON.stringify({{
           found, ids: tokens.input_ids.tolist().map((row) => row.map(Number)),
           logits: out.logits_per_image.tolist(), text: out.text_embeds.tolist(),
+          image: out.image_embeds.tolist(),
         }}));
     """
     result = node(program)
@@ -149,8 +158,12 @@ def test_transformers_js_runs_the_example_of_the_card(
     eight = albef.runtime.load(tiny_export, precision="int8")
     texts = eight.embed_text(TEXTS)
     np.testing.assert_allclose(result["text"], texts, atol=0.05)
-    logits = eight.embed_image([image]) @ texts.T / model.facts.itc_temperature
-    np.testing.assert_allclose(result["logits"], logits, atol=1)
+    images = eight.embed_image(files)
+    cosines = np.sum(images * result["image"], axis=1).tolist()
+    assert cosines.pop(2) > 0.9, "sharp converts CMYK by a color profile"
+    assert min(cosines) > 0.999
+    logits = images @ texts.T / model.facts.itc_temperature
+    np.testing.assert_allclose(result["logits"][:2], logits[:2], atol=1)
 
 
 def test_what_cannot_be_shared_is_a_sentence(
