@@ -29,7 +29,7 @@ from pipelines.stage import Stage, main, run_of, write_json
 
 log = logging.getLogger("albef")
 _BATCH = 32  # Number of records in a batch of the task's prediction.
-_VALIDATION = 1000  # Maximum number of records for the ranges of int8 and the temperature.
+_VALIDATION = 1000  # Maximum number of records for the ranges of int8.
 
 
 class RunExport(Section):
@@ -80,7 +80,7 @@ def _export(stage: Stage) -> None:
             opset=settings.opset,
             tolerance=settings.tolerance,
             precisions=tuple(settings.precisions),
-            calibrate=partial(_calibrate, stage, settings),
+            sketch=partial(_sketch, stage, settings),
             threads=threads,
             provenance={"export_code": code} if (code := stage.code) else None,
         )
@@ -105,8 +105,8 @@ def _export(stage: Stage) -> None:
     )
 
 
-def _calibrate(stage: Stage, settings: RunExport, model: Model) -> tuple[float, Sketch]:
-    """Return the temperature and input sketch of a model, from records that are not evaluated.
+def _sketch(stage: Stage, settings: RunExport, model: Model) -> Sketch:
+    """Return a sketch of a model's inputs and answers, from records that are not evaluated.
 
     Raises:
         ValueError: no records remain, but int8 needs some.
@@ -123,7 +123,7 @@ def _calibrate(stage: Stage, settings: RunExport, model: Model) -> tuple[float, 
             f"evaluated; remove int8 from export.runs.{stage.key}.precisions, add such a split, or "
             "reduce `examples`"
         )
-    return calibration.calibrate(model, records)
+    return calibration.sketched(model, records)
 
 
 def _evaluated(

@@ -171,7 +171,7 @@ def tiny_records(kind: str, pictures: list[bytes], split: str, count: int) -> li
 
 
 def tiny_validation(kind: str, pictures: list[bytes]) -> list[Record]:
-    """Too few for a temperature: an export has the numbers of its checkpoint."""
+    """Records whose inputs fix the ranges of int8."""
     return tiny_records(kind, pictures, "val", 14)
 
 
@@ -202,7 +202,7 @@ class _Exports(dict[str, Path]):
         self._folder, self._store = folder, store
 
     def __missing__(self, kind: str) -> Path:
-        from albef.export.calibration import calibrate
+        from albef.export.calibration import sketched
         from albef.export.folder import export
 
         kept = self._store / _export_key() / kind
@@ -211,13 +211,13 @@ class _Exports(dict[str, Path]):
                 if old != kept.parent:
                     shutil.rmtree(old, ignore_errors=True)
             if not kept.exists():
-                measure = partial(calibrate, records=tiny_validation(kind, self._pictures))
+                measure = partial(sketched, records=tiny_validation(kind, self._pictures))
                 facts: dict[str, Any] = {"run": kind, "opset": 23, "tolerance": 1e-3}
                 checkpoint = load_checkpoint(self._checkpoints[kind])
                 with atomic(kept) as part:
                     part.mkdir()
                     precisions = ("float32", "int8")
-                    export(checkpoint, part, precisions=precisions, calibrate=measure, **facts)
+                    export(checkpoint, part, precisions=precisions, sketch=measure, **facts)
         self[kind] = shutil.copytree(kept, self._folder / kind)
         return self[kind]
 

@@ -33,7 +33,7 @@ def export(
     opset: int,
     tolerance: float,
     precisions: Sequence[Precision],
-    calibrate: Callable[[Model], tuple[float, Sketch]],
+    sketch: Callable[[Model], Sketch],
     threads: int = 0,
     provenance: Mapping[str, str] | None = None,
 ) -> tuple[manifests.Manifest, list[Difference]]:
@@ -45,8 +45,8 @@ def export(
         checkpoint: checkpoint of a kind that can be exported.
         folder: an existing empty folder. If the export fails, it has no manifest and is not valid.
         run, opset, tolerance, precisions: as in the manifest and in ``export.runs``.
-        calibrate: runs the float32 model on validation data and returns its temperature and a
-            sketch of the data. The inputs of the graphs in these calls fix the ranges of int8.
+        sketch: runs the float32 model on validation data and returns a sketch of the data. The
+            inputs of the graphs in these calls fix the ranges of int8.
         threads: threads of ONNX Runtime; 0 uses all cores.
         provenance: entries that the manifest adds to the checkpoint's provenance.
 
@@ -61,15 +61,15 @@ def export(
     differences = compare(graphs, TorchBackend(model), exported, shapes(facts.max_tokens), size)
     verified = verify(differences, tolerance)
     recorder = _Recorder(exported, graphs)
-    temperature, sketch = calibrate(on_backend(recorder, checkpoint, model))
+    drawn = sketch(on_backend(recorder, checkpoint, model))
     _convert(folder, recorder.inputs, precisions)
     _write_texts(folder, model, checkpoint.tokenizer)
-    sketch.write(folder)
+    drawn.write(folder)
     origin = checkpoint.config.get("provenance", {}) | dict(provenance or {})
     manifest = manifests.Manifest(
         format=manifests.FORMAT,
         run=run,
-        model=facts.model_copy(update={"temperature": temperature}),
+        model=facts,
         graphs=tuple(graphs),
         precisions=tuple(precisions),
         preprocessing=manifests.preprocessing(facts.capability, public=checkpoint.tokenizer.public),

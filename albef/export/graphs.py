@@ -221,5 +221,6 @@ def facts_of(checkpoint: Checkpoint, **kind_facts: Any) -> Facts:
         "image_size": checkpoint.model.image.image_size,
         "max_tokens": longest,
         "max_words": MAX_WORDS,
+        "temperature": checkpoint.config.get("facts", {}).get("temperature", 1.0),
     }
     return Facts.model_validate(common | kind_facts)

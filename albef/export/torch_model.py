@@ -32,17 +32,29 @@ class TorchBackend:
         return dict(zip(part.outputs, arrays, strict=True))
 
 
-def load(folder: str | os.PathLike[str], *, device: str = "cpu") -> Model:
+def load(
+    folder: str | os.PathLike[str], *, device: str = "cpu", min_probability: float = 0.0
+) -> Model:
     """Load a checkpoint, of pre-training or of a run, on a torch ``device``.
+
+    It gives the same probabilities as its export, within rounding.
 
     >>> model = albef.load("products/models/retrieval")
     >>> model.embed_image(["dog.png"]) @ model.embed_text(["a dog", "two apples"]).T
+
+    Args:
+        folder: checkpoint folder with ``config.json`` and ``model.safetensors``.
+        device: torch device that computes.
+        min_probability: minimum probability of an answer or class; if none reaches it, the model
+            gives no answer.
 
     Raises:
         CheckpointError: the folder has no checkpoint or a damaged one, or its kind has no
             inference.
     """
-    return model_of(load_checkpoint(Path(folder)), device)
+    model = model_of(load_checkpoint(Path(folder)), device)
+    model.min_probability = min_probability
+    return model
 
 
 def model_of(checkpoint: Checkpoint, device: str = "cpu") -> Model:

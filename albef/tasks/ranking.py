@@ -35,6 +35,7 @@ from albef.preprocessing.zero_shot import Templates, class_logits, prompts
 from albef.tasks.matching import MatchingTask
 from albef.tasks.rates import Validation, validate_ranking
 from albef.tasks.task import Table, extend
+from albef.tasks.temperature import BATCH, Judged, hardest
 
 log = logging.getLogger("albef")
 if TYPE_CHECKING:
@@ -224,6 +225,41 @@ class RankingTask(MatchingTask):
         if chosen is None:
             log.warning("ITM does not help on val; this run ranks by contrast alone")
         return chosen
+
+    @torch.no_grad()
+    def judge(self, records: Records) -> Judged | None:
+        """Return ITM's decisions about the images of a split, each with two captions.
+
+        They are its own, and the most similar one of another image of the batch. Images with
+        ``itm_captions`` are judged in the same way with the first of these.
+        """
+        if not self.config.itm:
+            return None
+        judged: list[tuple[list[float], float]] = []
+        for rows, images in self.read(records, BATCH):
+            states = self.model.encode_image(images)
+            feat = self.model.image_feat(states)
+            keys = self.model.fusion_encoder.image_key_values(states)
+            further = [i for i, row in enumerate(rows) if row.itm_captions]
+            for which, texts in (
+                ([*range(len(rows))], [row.captions[0] for row in rows]),
+                (further, [rows[i].itm_captions[0] for i in further]),
+            ):
+                if not which:
+                    continue
+                ids, mask = self.texts(texts)
+                text_states = self.model.encode_text(ids, mask)
+                sim = (feat[which] @ self.model.text_feat(text_states).t()).float().cpu().numpy()
+                pairs = hardest([rows[i] for i in which], texts, sim)
+                image = torch.tensor([which[i] for i, _ in pairs], device=images.device)
+                text = torch.tensor([j for _, j in pairs], device=images.device)
+                fused = self.model.fused_cls(text_states[text], mask[text], select(keys, image))
+                logits = match_logits(self.itm_head, fused).float().tolist()
+                judged += [
+                    (row, float((row[1] > row[0]) == (i == j)))
+                    for row, (i, j) in zip(logits, pairs, strict=True)
+                ]
+        return Judged.of(world().join(judged))
 
     @torch.no_grad()
     def agreement(

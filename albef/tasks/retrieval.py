@@ -55,13 +55,15 @@ class Task(PairTask, RankingTask):
         return task
 
     def choose(self, val: Records, batch_size: int) -> None:
-        """Choose ``itc_weight`` if it is ``auto``."""
+        """Choose the temperature of ITM's probabilities, and ``itc_weight`` if it is ``auto``."""
+        super().choose(val, batch_size)
         if self.config.itc_weight == "auto" and self.rerank_k != 0:
             self.itc_weight = self.choose_weight(val, batch_size)
 
     def facts(self) -> dict[str, Any]:
-        """Return the weight of the similarity in the score, unless it is the paper's 0."""
-        return {"itc_weight": self.itc_weight} if self.itc_weight != 0 else {}
+        """Return the temperature, and the weight of the similarity unless it is the paper's 0."""
+        weight = {"itc_weight": self.itc_weight} if self.itc_weight != 0 else {}
+        return super().facts() | weight
 
     @property
     def further_splits(self) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from albef.loading.reading import (
     Collate,
     ImageTransform,
     Pairs,
+    Part,
     Records,
     Resize,
     read_batch,
@@ -41,6 +42,7 @@ from albef.models.weights import Checkpoint, load_strict
 from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import AugmentConfig, Evaluate
 from albef.tasks.rates import Validation
+from albef.tasks.temperature import RECORDS, Judged, temperature
 
 if TYPE_CHECKING:  # An exported model has no shards to read.
     from albef.data.shards import Shards
@@ -383,6 +385,9 @@ class RunTask(Task):
     """Task on the Hugging Face Hub that corresponds to the kind, if there is one."""
     judges: ClassVar[bool] = False
     """True if the kind scores how true any text is of an image; its behavior is then tested."""
+    answer_temperature: float = 1.0
+    """Temperature that divides the logits of a trained model's probabilities when it is used, as
+    :mod:`albef.tasks.temperature` fits it on the val split."""
     gradient: str = ""
     """Prediction output that needs a gradient, such as "gradcam". An export omits it, and is
     compared with torch without it."""
@@ -404,9 +409,22 @@ class RunTask(Task):
         load_strict(task, checkpoint.tensors, where=str(checkpoint.folder))
         return task
 
+    def judge(self, records: Records) -> Judged | None:
+        """Return the model's answers about a split; None if its probabilities are not calibrated.
+
+        Records whose answer is not known are left out. Several processes share the split.
+        """
+        return None
+
+    def choose(self, val: Records, batch_size: int) -> None:
+        """Choose the temperature of the model's probabilities."""
+        judged = self.judge(Part(val, 0, RECORDS))
+        self.answer_temperature = temperature(judged) if judged is not None else 1.0
+
     def facts(self) -> dict[str, Any]:
-        """Return further JSON values that :meth:`restore` needs, in config.json as ``facts``."""
-        return {}
+        """Return further JSON values about a trained model, in config.json as ``facts``."""
+        is_fitted = self.answer_temperature != 1
+        return {"temperature": self.answer_temperature} if is_fitted else {}
 
     @property
     def further_splits(self) -> Sequence[str]:

@@ -5,7 +5,7 @@ A record's caption is the question; its meta has ``answers``, a weight by answer
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from albef.config import Count, fixed
 from albef.data.record import Record
 from albef.data.shards import Shards
+from albef.distributed import world
 from albef.loading.reading import Batch, ImageTransform, Records, distinct, stack_distinct_images
 from albef.losses.answers import answer_losses, vqa_loss
 from albef.losses.distill import ramp
@@ -29,7 +30,8 @@ from albef.preprocessing.text import TextTokenizer
 from albef.tasks.answer_list import answer_list
 from albef.tasks.rates import Validation, accuracies
 from albef.tasks.task import MomentumConfig, RunTask, Table, extend, joined
-from albef.tasks.vqa_accuracy import answer_scores, chance_scores
+from albef.tasks.temperature import BATCH, TINY, Judged, Numbers
+from albef.tasks.vqa_accuracy import answer_scores, chance_scores, judged
 
 if TYPE_CHECKING:
     from albef.runtime.model import Model
@@ -168,8 +170,8 @@ class Task(RunTask):
         return task
 
     def facts(self) -> dict[str, Any]:
-        """Return the list of answers."""
-        return {"answers": self.answers}
+        """Return the list of answers, and the temperature of their probabilities."""
+        return {"answers": self.answers, **super().facts()}
 
     def prepare(self, train: Shards | None) -> None:
         """Set the list of answers; see :func:`albef.tasks.answer_list.answer_list`."""
@@ -236,6 +238,33 @@ class Task(RunTask):
             for best in zip(indices.tolist(), ranked.tolist(), strict=True)
         ]
 
+    def _asked(
+        self, records: Records, batch_size: int, model: "Model | None" = None
+    ) -> Iterator[tuple[list[Record], list[list[Answer]]]]:
+        """Yield this process' batches of a split, with the best answers to each question."""
+        for rows, images in self.read(records, batch_size, model, stack_distinct_images):
+            questions = [row.captions[0] for row in rows]
+            distinct_rows, which = distinct(rows)  # one image may have many questions
+            if model is not None:
+                shown = [distinct_rows[i].image for i in which]
+                yield rows, model.ask(shown, questions, model.answering.k)
+            else:
+                which_image = torch.tensor(which, device=self.device)
+                yield rows, self.ask(images, questions, which_image)
+
+    def judge(self, records: Records) -> Judged | None:
+        """Return the answers to a split; generated ones have no alternatives to compare with."""
+        if self.config.answering == "generate":
+            return None
+        rows: list[tuple[Numbers, float]] = []
+        for asked, answers in self._asked(records, BATCH):
+            for record, best in zip(asked, answers, strict=True):
+                if truths := _answers(record):
+                    score = judged(best[0].text, list(truths), record.meta.get("annotators"))
+                    chances = np.array([answer.probability for answer in best])
+                    rows.append((np.log(np.maximum(chances, TINY)), score))
+        return Judged.of(world().join(rows))
+
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:
         """Return a row for each question, in order.
 
@@ -244,17 +273,10 @@ class Task(RunTask):
         ``type`` and ``question_id`` that a record of the split has.
         """
         table: Table = {}
-        for rows, images in self.read(records, batch_size, model, stack_distinct_images):
-            questions = [row.captions[0] for row in rows]
-            distinct_rows, which = distinct(rows)  # one image may have many questions
-            if model is not None:
-                shown = [distinct_rows[i].image for i in which]
-                answers = model.ask(shown, questions, model.answering.k)
-            else:
-                answers = self.ask(images, questions, torch.tensor(which, device=self.device))
-            columns = {
+        for rows, answers in self._asked(records, batch_size, model):
+            columns: dict[str, list[Any]] = {
                 "key": [row.key for row in rows],
-                "question": questions,
+                "question": [row.captions[0] for row in rows],
                 "answer": [best[0].text for best in answers],
                 "probability": [best[0].probability for best in answers],
                 "top": [[answer.text for answer in best[:TOP]] for best in answers],

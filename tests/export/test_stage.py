@@ -17,7 +17,7 @@ from albef.export.verify import VerificationError
 from albef.ingest.shard_writer import write
 from albef.models.weights import CheckpointError
 from albef.runtime.manifest import NAME, Onnx, read
-from pipelines.export import RunExport, _calibrate, check, run
+from pipelines.export import RunExport, _sketch, check, run
 from pipelines.stage import Stage
 from tests.conftest import CAPTIONS, tiny_config, tiny_validation
 
@@ -112,10 +112,10 @@ def test_int8_without_validation_records_is_a_sentence(
     settings = RunExport(dataset="scenes")
     stage = Stage("export", "retrieval")
     with pytest.raises(ValueError, match="split val of dataset scenes"):
-        _calibrate(stage, settings, None)  # type: ignore[arg-type]
+        _sketch(stage, settings, None)  # type: ignore[arg-type]
     write_split["val"] = 14  # all of which are evaluated
     with pytest.raises(ValueError, match=r"export\.runs\.retrieval\.precisions"):
-        _calibrate(stage, settings.model_copy(update={"split": "val"}), None)  # type: ignore[arg-type]
+        _sketch(stage, settings.model_copy(update={"split": "val"}), None)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("_written")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import albef
-from albef.export.calibration import calibrate
+from albef.export.calibration import sketched
 from albef.export.folder import export
 from albef.io import file_digest
 from albef.models.weights import load_checkpoint
@@ -104,7 +104,7 @@ def test_openvino_answers_as_the_default_does(
     export(
         load_checkpoint(tiny_checkpoint), tmp_path, run="retrieval", opset=22, tolerance=1e-3,
         precisions=("float32",),
-        calibrate=partial(calibrate, records=tiny_validation("retrieval", pictures)),
+        sketch=partial(sketched, records=tiny_validation("retrieval", pictures)),
     )  # fmt: skip
     model = albef.runtime.load(tmp_path, providers=[OPENVINO, sessions.CPU])
     assert model.backend.providers[0] == OPENVINO
