@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from albef.losses.distill import soft_labels, soft_targets
 
 
-class Contrast(NamedTuple):
-    """Outcome of :func:`contrast`; C = B + Q candidates, the batch first."""
+class ItcOutput(NamedTuple):
+    """Outcome of :func:`itc_loss`; C = B + Q candidates, the batch first."""
 
     loss: Tensor
     """Scalar."""
@@ -56,7 +56,7 @@ def sigmoid_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(logits)
 
 
-def contrast(
+def itc_loss(
     image_feat: Tensor,
     text_feat: Tensor,
     image_feat_m: Tensor,
@@ -68,7 +68,7 @@ def contrast(
     alpha: float,
     ignored: tuple[Tensor, Tensor] | None = None,
     bias: Tensor | None = None,
-) -> Contrast:
+) -> ItcOutput:
     """Return the mean of the image-to-text and text-to-image losses over batch and queue.
 
     Both losses are cross-entropies over the candidates of a row, or with ``bias`` sums of the
@@ -108,7 +108,7 @@ def contrast(
             targets_i2t = soften(targets_i2t, logits_i2t_m, alpha)
             targets_t2i = soften(targets_t2i, logits_t2i_m, alpha)
     loss = loss_of(_plus(sim_i2t, bias), targets_i2t) + loss_of(_plus(sim_t2i, bias), targets_t2i)
-    return Contrast(loss / 2, sim_i2t, sim_t2i, targets_i2t, targets_t2i)
+    return ItcOutput(loss / 2, sim_i2t, sim_t2i, targets_i2t, targets_t2i)
 
 
 def _without(sim: Tensor, ignored: Tensor | None) -> Tensor:

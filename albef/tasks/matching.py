@@ -14,9 +14,9 @@ from albef.data.record import Record
 from albef.distributed import world
 from albef.loading.reading import Batch, ImageTransform, Records
 from albef.losses.itc import (
-    Contrast,
-    contrast,
+    ItcOutput,
     describes,
+    itc_loss,
     one_hot_targets,
     same_image_targets,
 )
@@ -336,7 +336,7 @@ class MatchingTask(Task):
         positives = self._positives(pairs.batch, queued)
         feats = model.image_feat(pairs.image_states), model.text_feat(pairs.text_states)
         feats_m = pairs.feats_m or feats
-        itc = self._contrast((*feats, *feats_m), positives, alpha, queued)
+        itc = self._itc((*feats, *feats_m), positives, alpha, queued)
         states = pairs.image_states
         image = model.fusion_encoder.image_key_values(states) if self.fuses else []
         losses = {"itc": itc.loss}  # It is logged even if it is not trained.
@@ -384,18 +384,18 @@ class MatchingTask(Task):
         ignored = of_images & (targets == 0), of_texts & (targets == 0)
         return Positives(positives | of_images[:, :size], targets, ignored)
 
-    def _contrast(
+    def _itc(
         self,
         feats: tuple[Tensor, Tensor, Tensor, Tensor],
         positives: Positives,
         alpha: float,
         queued: int | None,
-    ) -> Contrast:
+    ) -> ItcOutput:
         """Return ITC of a batch with its similarities, by which ITM draws negatives.
 
         ``feats`` are features (B, E) of images and texts, and those of the momentum model.
         """
-        return contrast(
+        return itc_loss(
             *feats,
             self.queue.image[:queued],
             self.queue.text[:queued],
@@ -407,7 +407,7 @@ class MatchingTask(Task):
         )
 
     def _fused_losses(
-        self, pairs: EncodedPairs, image: list[KeyValue], itc: Contrast, positives: Positives
+        self, pairs: EncodedPairs, image: list[KeyValue], itc: ItcOutput, positives: Positives
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the losses that read fused states, and values to log."""
         config, mask = self.config, pairs.batch["text_mask"]
@@ -430,7 +430,7 @@ class MatchingTask(Task):
         batch: Batch,
         begun: Tensor,
         image: list[KeyValue],
-        itc: Contrast,
+        itc: ItcOutput,
         positives: Positives,
     ) -> Iterator[Texts]:
         """Yield the captions of a batch, and its further texts of ITM if it has any."""

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from albef.losses.itc import (
-    contrast,
     describes,
+    itc_loss,
     same_image_targets,
     similarities,
     soft_cross_entropy,
@@ -40,7 +40,7 @@ def test_contrast_ignores_candidates_as_if_they_were_not_there() -> None:
     ignored = torch.tensor([[False, False, True, False]] * 2)
     given = queue, queue, torch.tensor(0.1), torch.eye(2, 4), 0.4, (ignored, ignored)
     short = queue[1:], queue[1:], torch.tensor(0.1), torch.eye(2, 3), 0.4
-    torch.testing.assert_close(contrast(*feats, *given).loss, contrast(*feats, *short).loss)
+    torch.testing.assert_close(itc_loss(*feats, *given).loss, itc_loss(*feats, *short).loss)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
@@ -72,7 +72,7 @@ def test_contrast_with_a_bias_and_without_queue_is_siglips_loss() -> None:
     image, words = theirs.image_embeds.detach(), theirs.text_embeds.detach()
     temperature, bias = (torch.tensor(value, requires_grad=True) for value in (0.1, -2.0))
     given = image, words, image, words, *[torch.zeros(0, 8)] * 2, temperature
-    ours = contrast(*given, torch.eye(4), 0.0, bias=bias)
+    ours = itc_loss(*given, torch.eye(4), 0.0, bias=bias)
     torch.testing.assert_close(ours.loss, theirs.loss)
     theirs.loss.backward()
     ours.loss.backward()
@@ -89,7 +89,7 @@ def test_sigmoid_contrast_labels_equal_ids_in_the_queue_and_mixes_in_the_momentu
     hard = same_image_targets(torch.tensor([7, 8]), torch.tensor([7, -100]))
     ignored = torch.tensor([[False, True, False, False], [False] * 4])
     options: tuple[Any, ...] = torch.tensor(0.2), hard, 0.3, (ignored, ignored), torch.tensor(-3.0)
-    result = contrast(*feats, *queues, *options)
+    result = itc_loss(*feats, *queues, *options)
     total = 0.0
     for own, own_m, other_m, queue in (
         (feats[0], feats[2], feats[3], queues[1]),

@@ -147,13 +147,13 @@ def test_a_text_that_another_image_has_is_not_a_negative_of_it(
     task = tiny_task(equal_texts=True).train()
     ignored: list[tuple[Tensor, Tensor]] = []
     barred: list[Tensor] = []
-    contrast, mine = matching.contrast, matching.hard_negative_indices
+    contrast, mine = matching.itc_loss, matching.hard_negative_indices
 
     def mined(*given: Tensor) -> itm.Negatives:
         barred.append(given[2])
         return mine(*given)
 
-    monkeypatch.setattr(matching, "contrast", lambda *a: ignored.append(a[9]) or contrast(*a))
+    monkeypatch.setattr(matching, "itc_loss", lambda *a: ignored.append(a[9]) or contrast(*a))
     monkeypatch.setattr(matching, "hard_negative_indices", mined)
     made = batch(task)
     size = len(CAPTIONS)

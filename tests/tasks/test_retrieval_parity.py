@@ -53,7 +53,7 @@ def batch(ids: str) -> dict[str, Tensor]:
 def test_losses_gradients_queue_and_momentum_model_equal_the_original(
     key: str, alpha: float, ids: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ("contrast", "hard_negative_indices", "match_pairs")
+    names = ("itc_loss", "hard_negative_indices", "match_pairs")
     contrasts, mined, matches = (results(monkeypatch, matching, name) for name in names)
     task = original_task(alpha)
     queue_ids = task.queue.ids.clone()
