@@ -44,22 +44,37 @@ class Answering(Model):
         )
 
     def ask(
-        self, images: Sequence[ImageInput], questions: Sequence[str], k: int = 5
+        self,
+        images: Sequence[ImageInput],
+        questions: Sequence[str],
+        k: int = 5,
+        *,
+        progress: bool = False,
     ) -> list[list[Answer]]:
         """Return the ``k`` best answers to question i about image i, the most probable first.
+
+        >>> answers = model.ask(["dog.png"], ["how many dogs are there?"])[0]
+        >>> answers[0].text, answers[0].probability
 
         The list is empty if the first answer does not reach ``min_probability``. A ranked answer
         has its probability among the answers that were scored in full; a generated answer has that
         of its text. An image object that occurs several times in a batch is encoded once.
 
+        Args:
+            images: n images: paths, encoded bytes, images of Pillow, or uint8 arrays (H, W, 3).
+            questions: n questions.
+            k: maximum number of answers to each question.
+            progress: show a progress bar on stderr.
+
         Raises:
+            ValueError: the numbers of images and questions differ, or a question is blank.
             ImageError: an image cannot be decoded.
             FileNotFoundError: a path has no file.
         """
         check_aligned(images=images, questions=questions)
         answers: list[list[Answer]] = []
         answer = self._generate if self.answering.by == "generate" else self._rank
-        for part in batches(len(images)):
+        for part in batches(len(images), progress):
             answers += answer(self._encode(images[part], questions[part], part.start))
         threshold = self.min_probability
         return [best[:k] if best[0].probability >= threshold else [] for best in answers]

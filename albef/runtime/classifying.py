@@ -20,14 +20,18 @@ class Classifying(Model):
     main: ClassVar[str] = "classify"
 
     def probabilities(
-        self, images: Sequence[Sequence[ImageInput]], statements: Sequence[str]
+        self,
+        images: Sequence[Sequence[ImageInput]],
+        statements: Sequence[str],
+        *,
+        progress: bool = False,
     ) -> Floats:
         """Return probabilities (n, C) of ``facts.classes`` for n statements about I images each.
 
         ``images`` are I lists of n images: first images, then second ones.
         """
         parts = [np.empty((0, len(self.facts.classes)), np.float32)]
-        for part in batches(len(statements)):
+        for part in batches(len(statements), progress):
             flat = [image for column in images for image in column[part]]
             states, indices = self.encode_distinct(flat, part.start)
             ids, mask = self.ids(statements[part])
@@ -38,13 +42,24 @@ class Classifying(Model):
             parts.append(softmax(logits / np.float32(self.facts.temperature)))
         return np.concatenate(parts)
 
-    def classify(self, *images_and_statements: Sequence[Any]) -> list[dict[str, float]]:
+    def classify(
+        self, *images_and_statements: Sequence[Any], progress: bool = False
+    ) -> list[dict[str, float]]:
         """Return the probability of each class for statement i about image i of one or more lists.
 
         The dict is empty if no class reaches ``min_probability``.
+
+        Args:
+            images_and_statements: one or two lists of n images, then n statements.
+            progress: show a progress bar on stderr.
+
+        Raises:
+            ValueError: a statement is blank after cleaning.
+            ImageError: an image cannot be decoded.
+            FileNotFoundError: a path has no file.
         """
         *images, statements = images_and_statements
-        rows = self.probabilities(images, statements).tolist()
+        rows = self.probabilities(images, statements, progress=progress).tolist()
         confident = (row if max(row) >= self.min_probability else () for row in rows)
         return [dict(zip(self.facts.classes, row, strict=False)) for row in confident]
 
@@ -55,11 +70,16 @@ class Entailing(Classifying):
     main: ClassVar[str] = "entail"
 
     def entail(
-        self, images: Sequence[ImageInput], statements: Sequence[str]
+        self, images: Sequence[ImageInput], statements: Sequence[str], *, progress: bool = False
     ) -> list[dict[str, float]]:
-        """Return the probabilities that image i contradicts, leaves open or entails statement i."""
+        """Return the probabilities that image i contradicts, leaves open or entails statement i.
+
+        >>> model.entail(["dog.png"], ["there is an animal"])
+
+        Raises and ``progress`` are those of :meth:`classify`.
+        """
         check_aligned(images=images, statements=statements)
-        return self.classify(images, statements)
+        return self.classify(images, statements, progress=progress)
 
 
 class Comparing(Classifying):
@@ -68,8 +88,18 @@ class Comparing(Classifying):
     main: ClassVar[str] = "compare"
 
     def compare(
-        self, firsts: Sequence[ImageInput], seconds: Sequence[ImageInput], statements: Sequence[str]
+        self,
+        firsts: Sequence[ImageInput],
+        seconds: Sequence[ImageInput],
+        statements: Sequence[str],
+        *,
+        progress: bool = False,
     ) -> list[dict[str, float]]:
-        """Return the probability that statement i is true of first and second image i together."""
+        """Return the probability that statement i is true of first and second image i together.
+
+        >>> model.compare(["dog.png"], ["cat.png"], ["both images show an animal"])
+
+        Raises and ``progress`` are those of :meth:`classify`.
+        """
         check_aligned(firsts=firsts, seconds=seconds, statements=statements)
-        return self.classify(firsts, seconds, statements)
+        return self.classify(firsts, seconds, statements, progress=progress)

@@ -6,7 +6,7 @@ Shapes: B images, T texts of each, n items, C classes, L text tokens, D width, E
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from albef.runtime.model import (
     batches,
     check_aligned,
     image_bytes,
+    is_single,
     softmax,
 )
 
@@ -70,24 +71,53 @@ class Matching(Model):
         """
         return self._judge(text_states, text_mask, image)["logits"]
 
-    def embed_image(self, images: Sequence[ImageInput]) -> Floats:
+    def embed_image(
+        self, images: ImageInput | Sequence[ImageInput], *, progress: bool = False
+    ) -> Floats:
         """Embed images as unit vectors (n, E) in the space of :meth:`embed_text`.
+
+        >>> model.embed_image(["dog.png", "cat.png"]).shape  # (2, E)
+        >>> model.embed_image("dog.png").shape  # (E,)
+
+        Args:
+            images: n images: paths, encoded bytes, images of Pillow, or uint8 arrays (H, W, 3). A
+                single image returns one vector (E,).
+            progress: show a progress bar on stderr.
 
         Raises:
             ImageError: an image cannot be decoded.
             FileNotFoundError: a path has no file.
+            ValueError: an array has another type or shape.
         """
-        check_aligned(images=images)
+        if is_single(images):
+            feat: Floats = self.embed_image([cast(ImageInput, images)])[0]
+            return feat
+        images = cast(Sequence[ImageInput], images)
         parts = [
             self.encode_image(self.pixels(images[part], part.start)).feat
-            for part in batches(len(images))
+            for part in batches(len(images), progress)
         ]
         return np.concatenate([np.empty((0, self.embed_dim), np.float32), *parts])
 
-    def embed_text(self, texts: Sequence[str]) -> Floats:
-        """Embed texts as unit vectors (n, E); dot products with images are similarities."""
-        check_aligned(texts=texts)
-        parts = [self.encode_text(*self.ids(texts[part]))[1] for part in batches(len(texts))]
+    def embed_text(self, texts: str | Sequence[str], *, progress: bool = False) -> Floats:
+        """Embed texts as unit vectors (n, E); dot products with images are similarities.
+
+        >>> model.embed_text(["a dog", "two apples"]).shape  # (2, E)
+        >>> model.embed_text("a dog").shape  # (E,)
+
+        Args:
+            texts: n texts. A single text returns one vector (E,).
+            progress: show a progress bar on stderr.
+
+        Raises:
+            ValueError: a text is blank after cleaning.
+        """
+        if isinstance(texts, str):
+            feat: Floats = self.embed_text([texts])[0]
+            return feat
+        parts = [
+            self.encode_text(*self.ids(texts[part]))[1] for part in batches(len(texts), progress)
+        ]
         return np.concatenate([np.empty((0, self.embed_dim), np.float32), *parts])
 
     def zero_shot(
@@ -95,17 +125,26 @@ class Matching(Model):
         images: Sequence[ImageInput],
         labels: Sequence[str],
         templates: Sequence[str] = ("{}",),
+        *,
+        progress: bool = False,
     ) -> Floats:
         """Return the probabilities (n, C) of mutually exclusive labels for each image.
 
         >>> model.zero_shot(["dog.png"], ["a dog", "a cat"], ["{}", "a photo of {}"])
 
-        Templates have {} in place of the label; a class is the mean of its prompts' features.
+        A class is the mean of its prompts' features.
+
+        Args:
+            images: n images, as in :meth:`embed_image`.
+            labels: C labels.
+            templates: texts with {} in place of the label.
+            progress: show a progress bar on stderr.
 
         Raises:
             ValueError: the labels or templates are empty, or a template does not contain {} once.
             ImageError: an image cannot be decoded.
         """
+        check_aligned(images=images)
         check_aligned(labels=labels)
         check_aligned(templates=templates)
         if wrong := [text for text in templates if not re.match(TEMPLATE, text)]:
@@ -113,7 +152,8 @@ class Matching(Model):
         if not labels or not templates:
             raise ValueError("zero_shot needs at least one label and one template")
         texts = self.embed_text(prompts(labels, templates))
-        return self.classify_features(self.embed_image(images), texts, len(labels))
+        feats = self.embed_image(images, progress=progress)
+        return self.classify_features(feats, texts, len(labels))
 
     def classify_features(self, image_feat: Floats, text_feat: Floats, classes: int) -> Floats:
         """Return the class probabilities (n, C) of images with features (n, E).
@@ -142,8 +182,12 @@ class Matching(Model):
         """True if the model ranks pairs better by reading both than by similarity alone."""
         return self.facts.itm and self.facts.itc_weight is not None
 
-    def match(self, images: Sequence[ImageInput], texts: Sequence[str]) -> Floats:
+    def match(
+        self, images: Sequence[ImageInput], texts: Sequence[str], *, progress: bool = False
+    ) -> Floats:
         """Return the probability (n,) that text i is the caption of image i.
+
+        >>> model.match(["dog.png", "dog.png"], ["a dog", "two apples"]).shape  # (2,)
 
         It compares the text with the captions that the model was trained on. If those name
         everything in an image, a true text that names only a part has a low probability. To
@@ -152,13 +196,22 @@ class Matching(Model):
         The model reads both together. It therefore distinguishes what :meth:`embed_image` and
         :meth:`embed_text` do not, such as left and right, but runs once for every pair.
 
-        Raises:
-            ValueError: the numbers of texts and images differ.
-            ImageError: an image cannot be decoded.
-        """
-        return softmax(self.match_logits(images, texts))[:, 1]
+        Args:
+            images: n images, as in :meth:`embed_image`.
+            texts: n texts.
+            progress: show a progress bar on stderr.
 
-    def match_logits(self, images: Sequence[ImageInput], texts: Sequence[str]) -> Floats:
+        Raises:
+            ValueError: the numbers of texts and images differ, a text is blank after cleaning, or
+                the model was trained without ITM.
+            ImageError: an image cannot be decoded.
+            FileNotFoundError: a path has no file.
+        """
+        return softmax(self.match_logits(images, texts, progress=progress))[:, 1]
+
+    def match_logits(
+        self, images: Sequence[ImageInput], texts: Sequence[str], *, progress: bool = False
+    ) -> Floats:
         """Return the logits (n, 2) behind :meth:`match`; column 1 is "match".
 
         An image object or text that occurs several times in a batch is encoded once.
@@ -171,7 +224,7 @@ class Matching(Model):
             )
         parts = [
             self._judge_pairs(images[part], texts[part], part.start)["logits"]
-            for part in batches(len(images))
+            for part in batches(len(images), progress)
         ]
         return np.concatenate([np.empty((0, 2), np.float32), *parts])
 
@@ -223,21 +276,32 @@ class Grounding(Matching):
         expressions: Sequence[str],
         boxes: Sequence[Sequence[Box]] | None = None,
         sizes: Sequence[tuple[int, int]] | None = None,
+        *,
+        progress: bool = False,
     ) -> list[Grounded]:
         """Find expression i, such as "the key beside an apple", in image i.
 
+        >>> grounded = model.ground(["dog.png"], ["the dog"])[0]
+        >>> grounded.box, grounded.probability
+
         Args:
-            images: n images.
+            images: n images, as in :meth:`embed_image`.
             expressions: n expressions.
             boxes: for each image, boxes to choose from, in pixels of the image.
             sizes: width and height of each image; required only if the images were resized.
+            progress: show a progress bar on stderr.
+
+        Raises:
+            ValueError: the numbers of images and expressions differ, or an expression is blank.
+            ImageError: an image cannot be decoded.
+            FileNotFoundError: a path has no file.
         """
         boxes = boxes if boxes is not None else [()] * len(images)
         if sizes is None:
             sizes = [_size(image) for image in images]
         check_aligned(images=images, expressions=expressions, boxes=boxes, sizes=sizes)
         grounded = []
-        for part in batches(len(images)):
+        for part in batches(len(images), progress):
             out = self._judge_pairs(images[part], expressions[part], part.start)
             chances = softmax(out["logits"])[:, 1]
             rows = zip(sizes[part], boxes[part], out["heat"], chances, strict=True)

@@ -6,19 +6,20 @@ the image, H heads.
 
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from albef.data.image_decoding import flat, orientation, turned
 from albef.preprocessing.text import TextTokenizer, is_blank
 from albef.preprocessing.transforms import Evaluate
 from albef.runtime.manifest import Facts
 
-ImageInput = bytes | str | os.PathLike[str] | Image.Image
-"""An encoded image, its path, or an image opened by Pillow."""
+ImageInput = bytes | str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
+"""An encoded image, its path, an image opened by Pillow, or RGB pixels (H, W, 3)."""
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -135,15 +136,32 @@ class Model:
         self, images: Sequence[ImageInput], start: int
     ) -> tuple[ImageStates, list[int]]:
         """Encode each image object once; return the states and, for each image, its row in them."""
+        images = list(images)  # An array of several images returns a new object each time.
         distinct = {id(image): image for image in images}
         rows = {key: i for i, key in enumerate(distinct)}
         states = self.encode_image(self.pixels(list(distinct.values()), start))
         return states, [rows[id(image)] for image in images]
 
 
-def batches(count: int) -> Iterator[slice]:
-    """Return slices of at most :data:`BATCH` items that cover ``count`` items."""
-    return (slice(start, start + BATCH) for start in range(0, count, BATCH))
+def batches(count: int, progress: bool = False) -> Iterable[slice]:
+    """Return slices of at most :data:`BATCH` items that cover ``count`` items.
+
+    With ``progress``, iteration shows a progress bar on stderr.
+    """
+    slices = [slice(start, start + BATCH) for start in range(0, count, BATCH)]
+    if not progress:
+        return slices
+    from tqdm import tqdm  # Even a disabled bar starts a thread.
+
+    bar: Iterable[slice] = tqdm(slices, desc="batches")
+    return bar
+
+
+def is_single(value: object) -> bool:
+    """Return whether a value is one text or image, not several."""
+    if isinstance(value, np.ndarray):
+        return value.ndim < 4
+    return isinstance(value, str | bytes | os.PathLike | Image.Image)
 
 
 def check_aligned(**lists: Sequence[object]) -> None:
@@ -154,7 +172,7 @@ def check_aligned(**lists: Sequence[object]) -> None:
         ValueError: the lengths differ.
     """
     for name, items in lists.items():
-        if isinstance(items, str | bytes | os.PathLike | Image.Image):
+        if is_single(items):
             raise TypeError(f"{name} must be a list, got a {type(items).__name__}")
     if len({len(items) for items in lists.values()}) > 1:
         counts = " and ".join(f"{len(items)} {name}" for name, items in lists.items())
@@ -169,13 +187,24 @@ def softmax(logits: Array) -> Floats:
 
 
 def image_bytes(image: ImageInput) -> bytes:
-    """Return an image as the bytes of its file."""
+    """Return an image as the bytes of its file.
+
+    Raises:
+        ValueError: an array is not of type uint8 and shape (H, W, 3).
+    """
     if isinstance(image, bytes):
         return image
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(
+                f"an image is an array of {image.dtype} of shape {image.shape}; convert it to "
+                "uint8 of shape (height, width, 3)"
+            )
+        image = Image.fromarray(image)
     # BMP is lossless, so an opened image is decoded like any other without a change.
     if isinstance(image, Image.Image):
         buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, "BMP")
+        turned(flat(image), orientation(image)).save(buffer, "BMP")
         return buffer.getvalue()
     with open(image, "rb") as file:
         return file.read()

@@ -24,14 +24,59 @@ def test_features_are_unit_vectors_that_differ(model: Matching, pictures: list[b
         assert np.unique(feat.round(4), axis=0).shape == feat.shape
 
 
-def test_bytes_path_and_opened_image_are_the_same(
+def test_bytes_path_opened_image_and_array_are_the_same(
     model: Matching, pictures: list[bytes], tmp_path: Path
 ) -> None:
     path = tmp_path / "picture.jpg"
     path.write_bytes(pictures[2])
     with Image.open(io.BytesIO(pictures[2])) as opened:
-        feat = model.embed_image([pictures[2], path, str(path), opened])
-    np.testing.assert_allclose(feat, feat[[0]].repeat(4, 0), atol=1e-6)
+        array = np.asarray(opened)
+        feat = model.embed_image([pictures[2], path, str(path), opened, array])
+    np.testing.assert_allclose(feat, feat[[0]].repeat(5, 0), atol=1e-6)
+    several = np.stack([array, 255 - array])
+    expected = model.match([array, 255 - array], ["a dog"] * 2)
+    np.testing.assert_allclose(model.match(several, ["a dog"] * 2), expected, atol=1e-6)
+
+
+def test_an_opened_image_is_turned_and_painted_white_like_its_file(
+    model: Matching, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 30, 4), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "clear.png", exif=exif)
+    with Image.open(tmp_path / "clear.png") as opened:
+        feat = model.embed_image([tmp_path / "clear.png", opened])
+    np.testing.assert_allclose(*feat, atol=1e-6)
+
+
+def test_a_single_text_or_image_is_one_vector(
+    model: Matching, pictures: list[bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(pictures[0])
+    with Image.open(tmp_path / "a.png") as opened:
+        array = np.asarray(opened)
+        for image in (pictures[0], tmp_path / "a.png", str(tmp_path / "a.png"), opened, array):
+            feat = model.embed_image(image)
+            np.testing.assert_allclose(feat, model.embed_image(pictures[:1])[0], atol=1e-6)
+    assert np.array_equal(model.embed_text("a dog"), model.embed_text(["a dog"])[0])
+
+
+def test_long_lists_show_their_progress_on_request(
+    model: Matching, pictures: list[bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, texts = pictures[:1] * 70, ["a dog"] * 70
+    for call in (
+        lambda progress: model.embed_image(images, progress=progress),
+        lambda progress: model.embed_text(texts, progress=progress),
+        lambda progress: model.match(images, texts, progress=progress),
+    ):
+        call(False)
+        assert capsys.readouterr() == ("", "")
+        assert call(True).shape[0] == 70
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "3/3" in err
 
 
 def test_texts_are_cleaned_and_cut(model: Matching) -> None:
@@ -55,9 +100,12 @@ def test_wrong_arguments_are_sentences(model: Matching, pictures: list[bytes]) -
     with pytest.raises(ValueError, match="2 images and 1 texts"):
         model.match(pictures[:2], ["a dog"])
     with pytest.raises(TypeError, match="texts must be a list"):
-        model.embed_text("a dog")
+        model.match(pictures[:1], "a dog")
     with pytest.raises(TypeError, match="images must be a list"):
-        model.embed_image(pictures[0])  # type: ignore[arg-type]
+        model.zero_shot(np.zeros((4, 4, 3), np.uint8), ["a dog"])
+    for wrong in (np.zeros((4, 4, 3)), np.zeros((3, 4, 4), np.uint8), np.zeros((4, 4), np.uint8)):
+        with pytest.raises(ValueError, match="convert it to uint8 of shape"):
+            model.embed_image([wrong])  # type: ignore[list-item]
     with pytest.raises(ImageError, match="file 33 cannot be decoded"):
         model.embed_image([*(pictures[0] for _ in range(33)), b"no picture"])
     with pytest.raises(FileNotFoundError, match=r"no\.png"):
