@@ -14,7 +14,7 @@ from pydantic import Field
 from albef.config import Section
 from albef.data.shards import Shards, describe
 from albef.export import calibration
-from albef.export.folder import export
+from albef.export.folder import OPSET, TOLERANCE, export
 from albef.export.torch_model import model_of
 from albef.export.verify import VerificationError
 from albef.loading.reading import Part, Records
@@ -46,9 +46,9 @@ class RunExport(Section):
     )
     """Precisions to write, with the points of the primary metric that each may lose against torch.
     The first one is loaded by default."""
-    opset: Annotated[int, Field(ge=18, le=23)] = 23
+    opset: Annotated[int, Field(ge=18, le=23)] = OPSET
     """Version of ONNX's operators. 23 keeps attention as one node and needs ONNX Runtime 1.23."""
-    tolerance: Annotated[float, Field(gt=0)] = 1e-3
+    tolerance: Annotated[float, Field(gt=0)] = TOLERANCE
     """Largest absolute difference from torch that a float32 export may have."""
 
 

@@ -1,17 +1,20 @@
 """Folder that goes to production: graphs, tokenizer and manifest, written and verified."""
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from albef.data.record import Record
+from albef.export.calibration import sketched
 from albef.export.graphs import Parts, parts
 from albef.export.onnx import convert, write_graphs
 from albef.export.torch_model import TorchBackend, on_backend
 from albef.export.verify import Difference, compare, shapes, verify
-from albef.io import file_digest
-from albef.models.weights import Checkpoint
+from albef.io import atomic, file_digest
+from albef.models.weights import Checkpoint, load_checkpoint
 from albef.preprocessing.text import TextTokenizer
 from albef.runtime import manifest as manifests
 from albef.runtime.cleaning import cleaning_of, write_tokenizer
@@ -20,9 +23,59 @@ from albef.runtime.model import Array, Backend, Model
 from albef.runtime.sessions import CPU, Sessions
 from albef.runtime.sketch import Sketch
 
+OPSET = 23
+"""Default version of ONNX's operators. It keeps attention as one node."""
+TOLERANCE = 1e-3
+"""Default of the largest absolute difference from torch that a float32 export may have."""
 # Calls, and items per call, whose inputs of each graph are kept; few are enough for the ranges.
 _CALLS, _ITEMS = 4, 16
 _Inputs = dict[str, list[dict[str, Array]]]
+
+
+def export_onnx(
+    checkpoint: Checkpoint | str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    precisions: Sequence[Precision] = ("float32",),
+    records: Sequence[Record] = (),
+) -> None:
+    """Write a checkpoint as ONNX graphs, which :func:`albef.runtime.load` loads without torch.
+
+    >>> albef.export_onnx("products/models/retrieval", "exported")
+    >>> albef.runtime.load("exported").embed_text("a dog")
+
+    The float32 graphs are compared with torch in several shapes before the folder appears.
+
+    Args:
+        checkpoint: checkpoint, or its folder.
+        folder: folder to create.
+        precisions: ``float32``, ``float16`` or ``int8``; the first is loaded by default.
+        records: records that fix the ranges of int8; a few dozen that resemble the inputs.
+
+    Raises:
+        FileExistsError: ``folder`` exists.
+        CheckpointError: the kind of checkpoint cannot be exported.
+        VerificationError: the graphs differ from torch by more than 1e-3.
+        ValueError: int8 has no records.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists; remove it or choose another folder")
+    if "int8" in precisions and not records:
+        raise ValueError("int8 needs records; pass some, or remove int8 from precisions")
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = load_checkpoint(Path(checkpoint))
+    with atomic(folder) as part:
+        part.mkdir()
+        export(
+            checkpoint,
+            part,
+            run=folder.name,
+            opset=OPSET,
+            tolerance=TOLERANCE,
+            precisions=precisions,
+            sketch=lambda model: sketched(model, records),
+        )
 
 
 def export(

@@ -123,10 +123,14 @@ class ALBEF(nn.Module):
 
     Shapes: B batch, N image tokens, L text tokens, D width (image and text may differ), E shared
     width.
+
+    Attributes:
+        sizes: values that it was built with.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
+        self.sizes = config
         self.image_encoder = build_image_encoder(config)
         self.text_encoder = build_text_encoder(config, vocab_size)
         width, image_width = config.fused.width, self.image_encoder.width

@@ -10,14 +10,14 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from albef.config import Section
+from albef.config import Section, validate
 from albef.io import first_line
-from albef.models.albef import ALBEF, ModelConfig
+from albef.models.albef import ALBEF, ModelConfig, settled
 from albef.models.encoders import TimmConfig, TransformersConfig
 from albef.models.original import original_name, read_original
 from albef.models.text import MLMHead, TextEncoder
@@ -43,6 +43,34 @@ class StartConfig(Section):
     text: str | None
     """Weights of the text and fusion encoder, a BERT: a folder, or a name at Hugging Face. The
     paper uses bert-base-uncased."""
+
+
+def create_model(
+    config: ModelConfig | Mapping[str, Any], vocab_size: int, *, pretrained: bool = True
+) -> ALBEF:
+    """Return a model: two encoders, fusion and projections (ALBEF, section 3.1), in train mode.
+
+    >>> model = albef.create_model(checkpoint.model, tokenizer.vocab_size, pretrained=False)
+    >>> model.load_state_dict(checkpoint.part("model"))
+
+    Args:
+        config: values as in ``pretrain.model``. ``model.sizes`` has them with all sizes.
+        vocab_size: number of tokens; see :attr:`TextTokenizer.vocab_size`.
+        pretrained: if true, load the public weights of encoders of timm and transformers that the
+            values ask for. All other weights start at random. If false, all do.
+
+    Raises:
+        ParamsError: a value is unknown, missing or out of range.
+        ValueError: an encoder has an unknown name.
+        CheckpointError: public weights are missing or do not fit.
+    """
+    if not isinstance(config, ModelConfig):
+        config = validate(ModelConfig, dict(config), where="create_model")
+    sizes = settled(config)
+    model = ALBEF(sizes, vocab_size)
+    if pretrained:
+        start_encoders(model, sizes)
+    return model
 
 
 def start_image(model: ALBEF, source: str) -> str:

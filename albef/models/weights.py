@@ -49,6 +49,11 @@ class Checkpoint:
         """SHA-256 of the weights file."""
         return file_digest(self.folder / WEIGHTS)
 
+    def part(self, name: str) -> dict[str, Tensor]:
+        """Return the tensors of one part, such as ``model``, by their names in that part."""
+        start = f"{name}."
+        return {n.removeprefix(start): t for n, t in self.tensors.items() if n.startswith(start)}
+
 
 def save_checkpoint(
     folder: Path,
