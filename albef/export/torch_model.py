@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 
 from albef.export.graphs import Parts, parts
+from albef.export.hub import checkpoint_folder
 from albef.models.weights import Checkpoint, load_checkpoint
 from albef.runtime.loading import CAPABILITIES
 from albef.runtime.model import Array, Backend, Model
@@ -33,7 +33,11 @@ class TorchBackend:
 
 
 def load(
-    folder: str | os.PathLike[str], *, device: str = "cpu", min_probability: float = 0.0
+    folder: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    device: str = "cpu",
+    min_probability: float = 0.0,
 ) -> Model:
     """Load a checkpoint, of pre-training or of a run, on a torch ``device``.
 
@@ -43,16 +47,19 @@ def load(
     >>> model.embed_image(["dog.png"]) @ model.embed_text(["a dog", "two apples"]).T
 
     Args:
-        folder: checkpoint folder with ``config.json`` and ``model.safetensors``.
+        folder: checkpoint folder with ``config.json`` and ``model.safetensors``, or the name
+            ``user/name`` of a repository with these files at the Hugging Face Hub.
+        revision: commit, tag or branch at the Hub. Set a commit to load the same weights each time;
+            the log has the commit of a branch.
         device: torch device that computes.
         min_probability: minimum probability of an answer or class; if none reaches it, the model
             gives no answer.
 
     Raises:
-        CheckpointError: the folder has no checkpoint or a damaged one, or its kind has no
-            inference.
+        CheckpointError: the folder has no checkpoint or a damaged one, its kind has no inference,
+            or the Hub has no such repository or revision.
     """
-    model = model_of(load_checkpoint(Path(folder)), device)
+    model = model_of(load_checkpoint(checkpoint_folder(folder, revision)), device)
     model.min_probability = min_probability
     return model
 

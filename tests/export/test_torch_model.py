@@ -40,6 +40,7 @@ def test_a_checkpoint_of_pretraining_is_used(tmp_path: Path) -> None:
 
 def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "albef.export.torch_model")
+    monkeypatch.delitem(vars(albef), "load", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ImportError, match=r"albef\.load needs torch: install the extra train"):
         albef.load("models/retrieval")
