@@ -208,7 +208,7 @@ def test_what_cannot_be_compared_is_one_sentence(capsys: pytest.CaptureFixture[s
         ("one bettr", "bettr is not an experiment, branch, tag or commit; did you mean"),
         ("one bare", "bare has no metrics; `albef run --name"),
     ):
-        assert _command(*arguments.split()) == 1
+        assert _command(*arguments.split()) == 2
         said = capsys.readouterr().err
         assert said.startswith("albef compare: ")
         assert message in said
@@ -220,7 +220,7 @@ def test_what_the_cache_has_lost_is_reported_and_the_rest_is_shown(
 ) -> None:
     cache = project / ".dvc/cache"
     cache.rename(project / "remote")
-    assert _command("one", "better") == 1
+    assert _command("one", "better") == 2
     told = capsys.readouterr()
     assert "said  accuracy  one -> better   50.00  87.50" in told.out
     lines = told.err.splitlines()
