@@ -220,7 +220,7 @@ def test_what_the_cache_has_lost_is_reported_and_the_rest_is_shown(
 ) -> None:
     cache = project / ".dvc/cache"
     cache.rename(project / "remote")
-    assert _command("one", "better") == 2
+    assert _command("one", "better") == 1
     told = capsys.readouterr()
     assert "said  accuracy  one -> better   50.00  87.50" in told.out
     lines = told.err.splitlines()
