@@ -67,7 +67,7 @@ def _use_code_of(root: Path, words: list[str]) -> None:
         os.execve(sys.executable, [sys.executable, "-m", "albef.cli", *words], environment)
 
 
-@command(app, "find", code=1, at_root=True)
+@command(app, "find", at_root=True)
 def find(
     text: Annotated[str, Argument(help="Text to search for.")],
     run: Annotated[str, Option(help="Run whose export is used.")] = "retrieval",
@@ -86,7 +86,7 @@ def find(
     main(project.layout.export(run), shards, text, k, Path(".albef/find"), show=show)
 
 
-@command(app, "ask", code=1, at_root=True)
+@command(app, "ask", at_root=True)
 def ask(
     image: Annotated[Path, Argument(parser=from_root, help="Image file: PNG, JPEG or WebP.")],
     question: Annotated[str, Argument(help="Question about the image.")],
@@ -103,7 +103,7 @@ def ask(
     main(Project().checkpoint(run), image, question, k)
 
 
-@command(app, "explain", code=1)
+@command(app, "explain")
 def explain(
     image: Annotated[Path, Argument(help="Image file.")],
     text: Annotated[str, Argument(help="Text to find in the image.")],
@@ -119,7 +119,7 @@ def explain(
     main(image, text, _checkpoint(model), out)
 
 
-@command(app, "embed", code=1)
+@command(app, "embed")
 def embed(
     folder: Annotated[Path, Argument(help="Images, with captions in .txt files; or a dataset.")],
     split: Annotated[str, Option(help="Split of a dataset.")] = "test",
@@ -136,7 +136,7 @@ def embed(
     main(folder, split, _export_or_checkpoint(model), device, out)
 
 
-@command(app, "benchmark", code=1)
+@command(app, "benchmark")
 def benchmark(
     name: Annotated[str, Argument(help="Benchmark, such as winoground or sugarcrepe.")],
     model: Annotated[str, Argument(help="Checkpoint or export; or a name in paths.models.")],
@@ -241,7 +241,7 @@ def lineage(
 command(app, "serve")(serve)
 
 
-@command(app, "site", code=1)
+@command(app, "site")
 def site(
     export: Annotated[Path, Argument(help="Export that searches.")],
     gallery: Annotated[Path, Argument(help="Folder of images.")],

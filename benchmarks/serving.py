@@ -121,17 +121,17 @@ def write_export(
         opset=opset,
         tolerance=1e-2,
         precisions=precisions,
-        calibrate=_calibrate,
+        sketch=_sketch,
     )
     return task.sizes, vocab
 
 
-def _calibrate(model: Any) -> tuple[float, Sketch]:
+def _sketch(model: Any) -> Sketch:
     """Ask it about noise, as the weights are."""
     rng = np.random.default_rng(0)
     noise = [Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(8)]
     model.match(noise, [" ".join(rng.choice(tokens(99)[5:], 12)) for _ in noise])
-    return 1.0, Sketch()
+    return Sketch()
 
 
 def _graphs(folder: Path, rounds: int, vocab: int) -> None:

@@ -126,7 +126,7 @@ def plan(
     return main(file_of(preset), Gpus(gpus, gpu, tflops * utilisation * 1e10), rows or ())
 
 
-@command(app, "compare", code=1, at_root=True)
+@command(app, "compare", at_root=True)
 def compare(
     revisions: Annotated[
         list[str], Argument(metavar="REVISION", help="Revisions; the first is the baseline.")

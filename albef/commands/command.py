@@ -19,7 +19,6 @@ def command(
     commands: Typer,
     name: str,
     *,
-    code: int = 2,
     at_root: bool = False,
     interrupted: str = "interrupted",
 ) -> Callable[[Callable[P, int | None]], Callable[P, int | None]]:
@@ -30,7 +29,6 @@ def command(
     Args:
         commands: application that gets the command.
         name: name of the command.
-        code: exit code after an error that has no ``exit_code``.
         at_root: run the command in the root of the project that contains the working folder.
         interrupted: message after Ctrl-C.
     """
@@ -58,7 +56,7 @@ def command(
                         "`pip install '.[pipeline]'` for everything else"
                     )
                 print(f"albef {name}: {text}", file=sys.stderr)
-                status = INTERRUPTED if is_interrupt else getattr(error, "exit_code", code)
+                status = INTERRUPTED if is_interrupt else getattr(error, "exit_code", 2)
             raise SystemExit(status or 0)
 
         commands.command(name.split()[-1])(run)

@@ -32,7 +32,7 @@ def test_commands_name_runs_and_checkpoints_of_the_project(
         with pytest.raises(SystemExit) as end:
             main(arguments)
         error = capsys.readouterr().err
-        assert end.value.code == 1
+        assert end.value.code == 2
         assert error.startswith(f"albef {arguments[0]}: ")
         assert sentence in error
         assert error.count("\n") == 1

@@ -156,7 +156,7 @@ def test_what_makes_no_site_is_a_sentence(
         ([retrieval, str(tmp_path), out, "--questions", retrieval], "not a VQA export"),
         ([retrieval, str(tmp_path), out, "--packages", str(tmp_path)], "is not onnxruntime-web"),
     ):
-        with pytest.raises(SystemExit, match="1"):
+        with pytest.raises(SystemExit, match="2"):
             main(["site", *given])
         assert sentence in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -104,6 +104,7 @@ def test_itm_is_used_only_where_it_helps(
     sim, itm = (bad, good) if helps else (good, bad)
     monkeypatch.setattr(task, "embed_images", lambda *given: (ROWS, sim, []))
     monkeypatch.setattr(task, "_compared", lambda *given: (sim, lambda pairs: itm))
+    monkeypatch.setattr(task, "judge", lambda records: None)  # The records have no images.
     task.choose(ROWS, 4)
     assert task.itc_weight == expected
     assert task.facts() == ({} if helps else {"itc_weight": None})

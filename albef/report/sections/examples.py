@@ -38,7 +38,7 @@ class Query:
     text: str
     thumbnail: Thumbnail | None
     rank: int | None
-    """Rank of the best correct answer after ITM, from 0; None if ITM did not score it."""
+    """Rank of the best correct answer, from 0; None if ITM did not score it."""
     rank_itc: int
     answers: Sequence[Candidate]
     label: str = ""

@@ -35,6 +35,7 @@ export class Search extends EventTarget {
     const { itm = true, itc_weight: weight = 0 } = about; // defaults are left out
     this.rerank.checked = itm && weight !== null; // else the model ranks by similarity alone
     this.rerank.parentElement.hidden = !this.rerank.checked;
+    this.order = weight ? "The order counts both. " : "";
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.#look(0);
@@ -158,10 +159,10 @@ export class Search extends EventTarget {
     this.legend.hidden = false;
     this.legend.textContent = read
       ? "Below each image: the probability that the text is its caption, if both were read together, and its " +
-        "similarity, at most 1. A true text that leaves objects out can have a low probability."
+        `similarity, at most 1. ${this.order}A true text that leaves objects out can have a low probability.`
       : "Below each image: its similarity, at most 1.";
     const how = read
-      ? `; ${read} read together with the text, the best with ${percent(answer.results[0].probability)}.`
+      ? `; ${read} read together with the text, the first with ${percent(answer.results[0].probability)}.`
       : ", by similarity.";
     this.panel.report(
       `The best ${answer.results.length} of ${count(images, "image")}${how}`,

@@ -208,7 +208,7 @@ def test_what_cannot_be_compared_is_one_sentence(capsys: pytest.CaptureFixture[s
         ("one bettr", "bettr is not an experiment, branch, tag or commit; did you mean"),
         ("one bare", "bare has no metrics; `albef run --name"),
     ):
-        assert _command(*arguments.split()) == 1
+        assert _command(*arguments.split()) == 2
         said = capsys.readouterr().err
         assert said.startswith("albef compare: ")
         assert message in said
