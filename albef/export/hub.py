@@ -19,7 +19,7 @@ def checkpoint_folder(name: str | os.PathLike[str], revision: str | None = None)
     """Return a local checkpoint folder, fetched from the Hub if ``name`` is a repository there.
 
     Args:
-        name: folder, or ``user/name`` at the Hub. An existing folder has priority.
+        name: folder, or as text ``user/name`` at the Hub. A Path, or an existing folder, is local.
         revision: commit, tag or branch at the Hub; None is its main branch.
 
     Raises:
@@ -27,7 +27,7 @@ def checkpoint_folder(name: str | os.PathLike[str], revision: str | None = None)
             reached; or ``revision`` is set for a folder.
     """
     folder = Path(name)
-    if folder.is_dir() or not _NAME.fullmatch(str(name)):
+    if folder.is_dir() or not isinstance(name, str) or not _NAME.fullmatch(name):
         if revision is not None:
             raise CheckpointError(f"{name} is a folder, so remove revision ({revision!r})")
         return folder
@@ -36,7 +36,7 @@ def checkpoint_folder(name: str | os.PathLike[str], revision: str | None = None)
     prepare_hub()
     at = f"{name}@{revision}" if revision else f"{name}"
     try:
-        found = Path(snapshot_download(str(name), revision=revision, allow_patterns=list(FILES)))
+        found = Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
     except Exception as error:  # hub, network and cache raise many types
         raise CheckpointError(
             f"there is no folder {name}, and the Hugging Face Hub has not given {at} "
