@@ -6,6 +6,7 @@ from .commands.importing import import_original as import_original
 from .data.record import Record as Record
 from .export.folder import export_onnx as export_onnx
 from .export.torch_model import load as load
+from .loading.reading import normalize_pixels as normalize_pixels
 from .losses.answers import answer_losses as answer_losses
 from .losses.answers import vqa_loss as vqa_loss
 from .losses.distill import soft_targets as soft_targets

@@ -6,6 +6,7 @@ left over.
 
 import dataclasses
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ KINDS = {
 
 
 def import_original(
-    path: Path,
+    path: str | os.PathLike[str],
     *,
     tokenizer: str | Path = TOKENIZER,
     kind: str | None = None,
@@ -55,6 +56,8 @@ def import_original(
     answers: Path | None = None,
 ) -> Checkpoint:
     """Convert a checkpoint of the original code to a checkpoint of ours.
+
+    >>> checkpoint = albef.import_original("ALBEF.pth", tokenizer="vocab.txt")
 
     Args:
         path: file saved by torch; it becomes the ``folder`` of the result.
@@ -70,7 +73,7 @@ def import_original(
         CheckpointError: the checkpoint is damaged, of another kind or size, or does not fit.
         ValueError: the tokenizer or list is missing, or has another vocabulary.
     """
-    where = str(path)
+    path, where = Path(path), str(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint file {path} does not exist")
     original = read_original(path)
@@ -115,8 +118,12 @@ def _build_meta_task(checkpoint: Checkpoint) -> torch.nn.Module:
     return task
 
 
-def export_original(folder: Path, target: Path) -> None:
-    """Write a checkpoint folder of ours to a file that the original code loads."""
+def export_original(folder: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Write a checkpoint folder of ours to a file that the original code loads.
+
+    Raises:
+        CheckpointError: the folder has no checkpoint, or one with parts that the original lacks.
+    """
     checkpoint = load_checkpoint(folder)
     text, image = checkpoint.model.text, checkpoint.model.image
     if isinstance(text, TransformersConfig) or isinstance(image, TimmConfig):
@@ -124,7 +131,7 @@ def export_original(folder: Path, target: Path) -> None:
     if image.stem != "linear":
         raise CheckpointError(f"{folder} has a stem that the original code lacks: {image.stem}")
     state = to_original(checkpoint.tensors, checkpoint.kind, text.depth - text.fusion_depth)
-    with atomic(target) as part:
+    with atomic(Path(target)) as part:
         torch.save({"model": {name: t.clone() for name, t in state.items()}}, part)
 
 

@@ -114,11 +114,15 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     Images that are still bytes, as in training, are normalized there: (..., 3, H, W).
     """
     moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-    return {n: _normalised(t) if t.dtype == torch.uint8 else t for n, t in moved.items()}
+    return {n: normalize_pixels(t) if t.dtype == torch.uint8 else t for n, t in moved.items()}
 
 
-def _normalised(pixels: Tensor) -> Tensor:
-    """Normalize like :func:`albef.preprocessing.transforms.normalised`, without synchronizing."""
+def normalize_pixels(pixels: Tensor) -> Tensor:
+    """Normalize pixels (..., 3, S, S) from 0 to 255 with CLIP's mean and standard deviation.
+
+    :class:`Transform` returns such pixels; :class:`Evaluate` normalizes its own. On a GPU, nothing
+    waits for it.
+    """
     if pixels.device.type == "cpu":  # decoders keep channels together
         pixels = pixels.movedim(-3, -1).contiguous().movedim(-1, -3)
     values = pixels.float()

@@ -2,9 +2,11 @@
 
 import json
 import math
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -56,21 +58,30 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path,
+    folder: str | os.PathLike[str],
     *,
     kind: str,
     model: ModelConfig,
     tensors: Mapping[str, Tensor],
     tokenizer: TextTokenizer,
     values: Mapping[str, Any],
-    provenance: Mapping[str, Any],
+    provenance: Mapping[str, Any] = MappingProxyType({}),
     facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint; its bytes depend only on the arguments. Files in the folder are replaced.
 
-    ``values`` are those of the training, with defaults filled in. ``provenance`` has digests of
-    data and parent; no time or machine. ``facts`` are what the kind also needs to be restored.
+    Args:
+        folder: folder, which may exist.
+        kind: ``pretraining``, or the kind of a run, such as ``retrieval``.
+        model: sizes of the model; see :attr:`ALBEF.sizes`.
+        tensors: weights by name. A model that matches images and texts has its parts ``model`` and
+            ``itm_head``, and the scalar ``temperature``.
+        tokenizer: tokenizer of the model.
+        values: values of the training; inference needs ``max_tokens``.
+        provenance: digests of data and parent; no time or machine.
+        facts: what the kind also needs to be restored.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, folder / WEIGHTS)
@@ -88,8 +99,14 @@ def save_checkpoint(
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint folder; an error names a missing or damaged file."""
+def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
+    """Read a checkpoint folder with ``config.json``, ``model.safetensors`` and ``tokenizer.json``.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or has another format.
+        ParamsError: the sizes of the model are wrong.
+    """
+    folder = Path(folder)
     for name in (CONFIG, WEIGHTS, TOKENIZER):
         if not (folder / name).is_file():
             raise CheckpointError(
