@@ -57,7 +57,7 @@ def import_original(
 ) -> Checkpoint:
     """Convert a checkpoint of the original code to a checkpoint of ours.
 
-    >>> checkpoint = albef.import_original("ALBEF.pth", tokenizer="vocab.txt")
+    >>> checkpoint = import_original("ALBEF.pth", tokenizer="vocab.txt")
 
     Args:
         path: file saved by torch; it becomes the ``folder`` of the result.

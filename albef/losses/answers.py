@@ -10,6 +10,8 @@ def answer_losses(
 ) -> Tensor:
     """Return the loss of each answer, mixed at every token with the momentum model's softmax.
 
+    It is the loss of visual question answering (ALBEF, section 5).
+
     Args:
         logits: (A, L, V); the logits at a token predict the next one.
         ids: (A, L) the answers, [CLS] first and [SEP] last.
@@ -31,5 +33,8 @@ def answer_losses(
 
 
 def vqa_loss(losses: Tensor, weights: Tensor, questions: int) -> Tensor:
-    """Return the weighted sum of the losses (A,) of all answers, per question: a scalar."""
+    """Return the weighted sum of the losses (A,) of all answers, per question: a scalar.
+
+    ``weights`` (A,) are the shares of annotators who gave the answer (ALBEF, section 5).
+    """
     return (losses * weights).sum() / questions

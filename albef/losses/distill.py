@@ -5,7 +5,10 @@ from torch import Tensor
 
 
 def soft_targets(hard: Tensor, logits_m: Tensor, alpha: float | Tensor) -> Tensor:
-    """Return ``alpha * softmax(logits_m) + (1 - alpha) * hard``; all (B, C), no gradient."""
+    """Return ``alpha * softmax(logits_m) + (1 - alpha) * hard``; all (B, C), no gradient.
+
+    It is momentum distillation (ALBEF, section 3.3).
+    """
     return alpha * torch.softmax(logits_m.detach().float(), dim=1) + (1 - alpha) * hard
 
 

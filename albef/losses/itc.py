@@ -71,6 +71,8 @@ def itc_loss(
 ) -> ItcOutput:
     """Return the mean of the image-to-text and text-to-image losses over batch and queue.
 
+    It is ITC (ALBEF, sections 3.2 and 3.3), or with ``bias`` the loss of SigLIP.
+
     Both losses are cross-entropies over the candidates of a row, or with ``bias`` sums of the
     binary cross-entropy of each pair. Distillation then mixes the label of a pair, 0 or 1, with the
     momentum model's probability of the pair.
@@ -89,6 +91,10 @@ def itc_loss(
             positives nor negatives. They have no weight in ``hard``.
         bias: learned scalar that is added to the similarities of the sigmoid loss, in which every
             candidate with weight in ``hard`` is a positive. None selects the softmax.
+
+    Returns:
+        ``loss``, a scalar; ``sim_i2t`` and ``sim_t2i`` (B, C), similarities over temperature, from
+        which :func:`hard_negatives` draws; ``targets_i2t`` and ``targets_t2i`` (B, C).
     """
     scale = 1 / temperature
     sim_i2t = similarities(image_feat, text_feat_m, queue_text, scale)
@@ -121,12 +127,14 @@ def _plus(sim: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def one_hot_targets(batch: int, candidates: int, device: torch.device) -> Tensor:
-    """Return targets (B, C) in which each pair is its only positive."""
+    """Return targets (B, C) in which each pair is its only positive (ALBEF, section 3.2)."""
     return torch.eye(batch, candidates, device=device)
 
 
 def same_image_targets(ids: Tensor, queue_ids: Tensor) -> Tensor:
     """Return targets (B, B + Q): all entries that share an id with the row have equal weight.
+
+    The original code's fine-tuning for retrieval uses them.
 
     Args:
         ids: (B,) ids of the batch, such as image ids.

@@ -44,6 +44,8 @@ def hard_negatives(
 ) -> tuple[Tensor, Tensor]:
     """Draw one negative per row in proportion to ``softmax(sim)`` over the allowed columns.
 
+    They are the hard negatives of ITM (ALBEF, section 3.2).
+
     Args:
         sim: (R, B) similarities over temperature; zeros make the draw uniform.
         barred: (R, B) bool; true if a column is not a negative of the row (the pair itself).
@@ -71,7 +73,7 @@ def draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def itm_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-    """Return the mean cross-entropy over the valid pairs.
+    """Return the mean cross-entropy over the valid pairs: ITM (ALBEF, section 3.2), a scalar.
 
     Args:
         logits: (P, C); for matching C is 2 and class 1 "match".

@@ -11,6 +11,8 @@ IGNORED = -100
 def mlm_loss(logits: Tensor, labels: Tensor, logits_m: Tensor | None, alpha: float) -> Tensor:
     """Return the cross-entropy to the labels, mixed with that to the momentum model's softmax.
 
+    It is MLM (ALBEF, sections 3.2 and 3.3).
+
     Args:
         logits: (P, V) at the masked positions and padding.
         labels: (P,) token ids, or :data:`IGNORED` at padding.

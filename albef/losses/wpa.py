@@ -26,6 +26,8 @@ CPU_BLOCK = 2**20
 def wpa_loss(query: Tensor, key: Tensor, text_mask: Tensor, same: Tensor) -> Tensor:
     """Return the mean of the image-to-text and the text-to-image cross-entropy, a scalar.
 
+    It is word-patch alignment, which is not in the paper.
+
     A word's score is a soft maximum of its attention scores over the patches. A text's score for an
     image is the mean over its words and the heads. Both [CLS] are left out.
 

@@ -28,7 +28,7 @@ def _library(key: str, other: type[Section]) -> Discriminator:
 
 
 class ModelConfig(Section):
-    """Encoders of the model and their sizes."""
+    """Encoders of the model and their sizes, as in ``pretrain.model``."""
 
     image: Annotated[
         Annotated[ImageConfig, Tag(OWN)] | Annotated[TimmConfig, Tag(OTHER)],
@@ -119,7 +119,9 @@ class KnownTexts(Protocol):
 
 
 class ALBEF(nn.Module):
-    """Image encoder, text encoder, fusion encoder and two projections; no heads.
+    """Image encoder, text encoder, fusion encoder and two projections, without heads.
+
+    See ALBEF, section 3.1.
 
     Shapes: B batch, N image tokens, L text tokens, D width (image and text may differ), E shared
     width.
@@ -199,7 +201,15 @@ class ALBEF(nn.Module):
         positions: Tensor | slice | None = None,
         begun: bool = False,
     ) -> Tensor:
-        """Return ``fused_states`` of texts and of images given by their keys and values."""
+        """Return ``fused_states`` (B, L, D) of texts (B, L, D) and images, or (B, M, D).
+
+        Args:
+            text_states: (B, L, D) of :meth:`encode_text`.
+            text_mask: (B, L); 1 = attend.
+            image: keys and values of each layer, from ``fusion_encoder.image_key_values``.
+            positions: (B, M) positions that the last layer computes, or a slice; None means all.
+            begun: true if the texts come from :meth:`begin_fusion`.
+        """
         bias = attention_bias(text_mask)
         states: Tensor = self.fusion_encoder(text_states, bias, image, positions, begun)
         return states

@@ -14,7 +14,7 @@ EMPTY = -100
 
 
 class MomentumModel(nn.Module, Generic[M]):
-    """Exponential moving average of a module's parameters, without gradient.
+    """Exponential moving average of a module's parameters, without gradient (ALBEF, section 3.2).
 
     It stays in eval mode, so its dropout is never on. This differs from the original code. It
     shares the parameters in ``shared`` with the student, instead of averaging a copy of them.
@@ -57,6 +57,8 @@ class MomentumModel(nn.Module, Generic[M]):
 
 class FeatureQueue(nn.Module):
     """Image features, text features and ids of the last ``size`` pairs; the oldest are overwritten.
+
+    They are further candidates of ITC (ALBEF, section 3.2).
 
     Entries start as random unit vectors with id :data:`EMPTY`, as in the original. A pair has
     ``ids`` ids.

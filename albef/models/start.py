@@ -50,12 +50,14 @@ def create_model(
 ) -> ALBEF:
     """Return a model: two encoders, fusion and projections (ALBEF, section 3.1), in train mode.
 
-    >>> model = albef.create_model(checkpoint.model, tokenizer.vocab_size, pretrained=False)
+    >>> checkpoint = albef.load_checkpoint("products/models/retrieval")
+    >>> vocab_size = checkpoint.tokenizer.vocab_size
+    >>> model = albef.create_model(checkpoint.model, vocab_size, pretrained=False)
     >>> model.load_state_dict(checkpoint.part("model"))
 
     Args:
-        config: values as in ``pretrain.model``. ``model.sizes`` has them with all sizes.
-        vocab_size: number of tokens; see :attr:`TextTokenizer.vocab_size`.
+        config: values as in ``pretrain.model``; the attribute ``sizes`` of the result has them too.
+        vocab_size: number of tokens; ``vocab_size`` of the tokenizer.
         pretrained: if true, load the public weights of encoders of timm and transformers that the
             values ask for. All other weights start at random. If false, all do.
 

@@ -112,6 +112,8 @@ class TextEncoder(encoders.TextEncoder):
 class MLMHead(nn.Module):
     """Dense, GELU, LayerNorm, then the word embeddings transposed, plus a bias.
 
+    It is the head of MLM (ALBEF, section 3.2).
+
     ``words`` is the width of the word embeddings, if it is not that of the states.
     """
 

@@ -35,8 +35,13 @@ class CheckpointError(ValueError):
 class Checkpoint:
     """The contents of a checkpoint folder.
 
-    ``kind`` is ``pretraining`` or that of a run, and ``model`` has its sizes. ``config`` is all of
-    config.json, including the provenance.
+    Attributes:
+        folder: its path.
+        kind: ``pretraining`` or the kind of a run.
+        model: sizes of the model.
+        config: all of config.json, including the provenance.
+        tensors: weights by name.
+        tokenizer: tokenizer of the model.
     """
 
     folder: Path

@@ -68,7 +68,8 @@ class AugmentConfig(Section):
 class Transform:
     """Random crop, flip and RandAugment, as far as the dataset's captions allow, to a side S.
 
-    The result is not normalised yet, so passing it between processes moves a quarter of the bytes.
+    The result is not normalised yet, so passing it between processes moves a quarter of the bytes:
+    see :func:`albef.normalize_pixels`.
     If the crop stays large enough for the result, a JPEG is decoded at half of its size or less.
     """
 

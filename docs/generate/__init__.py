@@ -9,7 +9,7 @@ from pathlib import Path
 
 from docs.generate.commands import commands_page
 from docs.generate.http import http_page
-from docs.generate.python import python_page
+from docs.generate.python import parts_page, python_page
 from docs.generate.values import VALUES, values_page
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -22,6 +22,7 @@ def render_pages() -> dict[Path, str]:
         "commands": commands_page,
         "http": http_page,
         "python": python_page,
+        "parts": parts_page,
         **{f"values/{page}": partial(values_page, page) for page in VALUES},
     }
     paths = {name: REFERENCE / f"{name}.md" for name in parts}

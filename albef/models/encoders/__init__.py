@@ -152,7 +152,11 @@ def freeze(task: nn.Module, parts: Sequence[str]) -> None:
 
 
 class ImageEncoder(Encoder):
-    """An encoder of images."""
+    """An interface of image encoders.
+
+    A subclass sets ``width``, ``grid`` and ``image_size``, and defines ``forward``. Its states
+    (B, 1 + n * n, D) are the pooled state and a grid of n rows of n states.
+    """
 
     grid: int
     """n: rows and columns of the grid of states."""
@@ -237,7 +241,11 @@ class _Reached(Exception):
 
 
 class TextEncoder(Encoder):
-    """An encoder of texts."""
+    """An interface of text encoders.
+
+    A subclass sets ``width``, and defines ``forward`` and the property ``words``, its word
+    embeddings (V, W). Its states (B, L, D) are one for each token; the first token pools.
+    """
 
     @property
     def words(self) -> Tensor:
