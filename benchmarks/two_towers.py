@@ -64,7 +64,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path)
     for name, default in {"image": "", "text": "", "weights": "", **TRAINING}.items():
-        parser.add_argument(f"--{name}", type=type(default), default=default)
+        needed = name in ("image", "text")
+        parser.add_argument(f"--{name}", type=type(default), default=default, required=needed)
     args = parser.parse_args()
     a, b = train(features(Shards(args.dataset, "train"), args), args)
     for name in ("val", "test"):

@@ -1,9 +1,8 @@
 """Kind ``questions``: scenes with questions about existence, counts, objects and relations.
 
-The text of a question must not reveal its answer. A part of the questions of each type is about
-an object that is not shown: the answer is then "no" or, if they do not ask about existence,
-"none". Counts are asked equally often. Every object and position is equally likely to be the
-answer.
+The text of a question must not reveal its answer. Some questions of each type are about an object
+that is not shown. The answer is then "no" to questions about existence, and "none" to others.
+Counts are asked equally often. Every object and position is equally likely to be the answer.
 """
 
 import itertools

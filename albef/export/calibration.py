@@ -16,8 +16,8 @@ from albef.runtime.matching import Grounding, Matching
 from albef.runtime.model import Model
 from albef.runtime.sketch import Sketch, brightness
 from albef.tasks.classification import label_of, sentence_of
-from albef.tasks.temperature import BATCH, TINY, Judged, Numbers, hardest
-from albef.tasks.vqa_accuracy import judged
+from albef.tasks.temperature import BATCH, Judged, Numbers, hardest, log_probabilities, matched
+from albef.tasks.vqa_accuracy import judged_answers
 
 MIN_PROBABILITIES = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Values of ``min_probability`` whose coverage is reported."""
@@ -57,21 +57,13 @@ def _match_texts(
     sim = model.embed_image(images) @ model.embed_text(texts).T
     pairs = hardest(records, texts, sim)
     logits = model.match_logits([images[i] for i, _ in pairs], [texts[j] for _, j in pairs])
-    return [
-        (row, float(row.argmax() == (i == j))) for row, (i, j) in zip(logits, pairs, strict=True)
-    ]
+    return matched(logits.tolist(), pairs)
 
 
 def _answer(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
     questions = [record.captions[0] for record in records]
-    rankings = model.ask([record.image for record in records], questions, model.answering.k)
-    rows = []
-    for record, best in zip(records, rankings, strict=True):
-        if truths := record.meta.get("answers"):
-            probabilities = np.maximum([answer.probability for answer in best], TINY)
-            score = judged(best[0].text, list(truths), record.meta.get("annotators"))
-            rows.append((np.log(probabilities), score))
-    return rows
+    images = [record.image for record in records]
+    return judged_answers(records, model.ask(images, questions, model.answering.k))
 
 
 def _classify(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
@@ -79,7 +71,7 @@ def _classify(model: Any, records: Sequence[Record]) -> list[tuple[Any, float]]:
     rows = model.probabilities(images, [sentence_of(record) for record in records])
     classes = model.facts.classes
     return [
-        (np.log(np.maximum(row, TINY)), float(classes[row.argmax()] == label_of(record, classes)))
+        (log_probabilities(row), float(classes[row.argmax()] == label_of(record, classes)))
         for row, record in zip(rows, records, strict=True)
     ]
 

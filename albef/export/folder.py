@@ -114,10 +114,10 @@ def export(
     differences = compare(graphs, TorchBackend(model), exported, shapes(facts.max_tokens), size)
     verified = verify(differences, tolerance)
     recorder = _Recorder(exported, graphs)
-    drawn = sketch(on_backend(recorder, checkpoint, model))
+    input_sketch = sketch(on_backend(recorder, checkpoint, model))
     _convert(folder, recorder.inputs, precisions)
     _write_texts(folder, model, checkpoint.tokenizer)
-    drawn.write(folder)
+    input_sketch.write(folder)
     origin = checkpoint.config.get("provenance", {}) | dict(provenance or {})
     manifest = manifests.Manifest(
         format=manifests.FORMAT,

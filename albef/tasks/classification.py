@@ -26,7 +26,7 @@ from albef.preprocessing.text import TextTokenizer
 from albef.preprocessing.transforms import Evaluate
 from albef.tasks.rates import Validation, accuracies
 from albef.tasks.task import MAX_WORDS, MomentumConfig, RunTask, Table, extend, joined
-from albef.tasks.temperature import BATCH, TINY, Judged
+from albef.tasks.temperature import BATCH, Judged, log_probabilities
 
 if TYPE_CHECKING:
     from albef.runtime.model import Model
@@ -138,9 +138,8 @@ class ClassTask(RunTask):
     def judge(self, records: Records) -> Judged:
         """Return the classes of a split."""
         table = self.predict(records, BATCH)
-        logits = np.log(np.maximum(table["probabilities"], TINY))
-        pairs = zip(table["answer"], table["predicted"], strict=True)
-        return Judged(logits, np.array([answer == predicted for answer, predicted in pairs], float))
+        right = np.equal(table["answer"], table["predicted"]).astype(float)
+        return Judged(log_probabilities(table["probabilities"]), right)
 
     def validate(self, table: Table) -> Validation:
         """Return the accuracy, also of each class, and that of a uniformly random class."""

@@ -20,7 +20,7 @@ from albef.loading.reading import (
     shared,
     stack_distinct_images,
 )
-from albef.models.kernels import select
+from albef.models.kernels import KeyValue, select
 from albef.models.matching import (
     NOT_RANKED,
     best,
@@ -35,7 +35,7 @@ from albef.preprocessing.zero_shot import Templates, class_logits, prompts
 from albef.tasks.matching import MatchingTask
 from albef.tasks.rates import Validation, validate_ranking
 from albef.tasks.task import Table, extend
-from albef.tasks.temperature import BATCH, Judged, hardest
+from albef.tasks.temperature import BATCH, Judged, hardest, matched
 
 log = logging.getLogger("albef")
 if TYPE_CHECKING:
@@ -235,31 +235,34 @@ class RankingTask(MatchingTask):
         """
         if not self.config.itm:
             return None
-        judged: list[tuple[list[float], float]] = []
+        judged: list[tuple[Sequence[float], float]] = []
         for rows, images in self.read(records, BATCH):
             states = self.model.encode_image(images)
-            feat = self.model.image_feat(states)
-            keys = self.model.fusion_encoder.image_key_values(states)
-            further = [i for i, row in enumerate(rows) if row.itm_captions]
-            for which, texts in (
-                ([*range(len(rows))], [row.captions[0] for row in rows]),
-                (further, [rows[i].itm_captions[0] for i in further]),
-            ):
-                if not which:
-                    continue
-                ids, mask = self.texts(texts)
-                text_states = self.model.encode_text(ids, mask)
-                sim = (feat[which] @ self.model.text_feat(text_states).t()).float().cpu().numpy()
-                pairs = hardest([rows[i] for i in which], texts, sim)
-                image = torch.tensor([which[i] for i, _ in pairs], device=images.device)
-                text = torch.tensor([j for _, j in pairs], device=images.device)
-                fused = self.model.fused_cls(text_states[text], mask[text], select(keys, image))
-                logits = match_logits(self.itm_head, fused).float().tolist()
-                judged += [
-                    (row, float((row[1] > row[0]) == (i == j)))
-                    for row, (i, j) in zip(logits, pairs, strict=True)
-                ]
+            judged += self._judge_texts(rows, states, [row.captions[0] for row in rows])
+            if further := [i for i, row in enumerate(rows) if row.itm_captions]:
+                texts = [rows[i].itm_captions[0] for i in further]
+                judged += self._judge_texts([rows[i] for i in further], states[further], texts)
         return Judged.of(world().join(judged))
+
+    def _judge_texts(
+        self, rows: Sequence[Record], image_states: Tensor, texts: Sequence[str]
+    ) -> list[tuple[Sequence[float], float]]:
+        """Return ITM's logits of B images with their texts and with hard negatives, and scores."""
+        ids, mask = self.texts(texts)
+        text_states = self.model.encode_text(ids, mask)
+        sim = self.model.image_feat(image_states) @ self.model.text_feat(text_states).t()
+        pairs = hardest(rows, texts, sim.float().cpu().numpy())
+        image, text = torch.tensor(pairs, device=ids.device).unbind(1)
+        keys = self.model.fusion_encoder.image_key_values(image_states)
+        logits = self._itm_logits(text_states[text], mask[text], keys, image)
+        return matched(logits.tolist(), pairs)
+
+    def _itm_logits(
+        self, text_states: Tensor, mask: Tensor, keys: list[KeyValue], image: Tensor
+    ) -> Tensor:
+        """Return ITM's logits (P, 2) of texts (P, L, D) with images, given by their indices."""
+        fused = self.model.fused_cls(text_states, mask, select(keys, image))
+        return match_logits(self.itm_head, fused)
 
     @torch.no_grad()
     def agreement(
@@ -273,12 +276,11 @@ class RankingTask(MatchingTask):
             if model is not None:
                 chances += model.match([row.image for row in rows], texts).tolist()
                 continue
-            image = self.model.fusion_encoder.image_key_values(self.model.encode_image(images))
+            keys = self.model.fusion_encoder.image_key_values(self.model.encode_image(images))
             owner = torch.tensor(distinct(rows)[1], device=images.device)
             ids, mask = self.texts(texts)
-            text_states = self.model.encode_text(ids, mask)
-            fused = self.model.fused_cls(text_states, mask, select(image, owner))
-            chances += torch.softmax(match_logits(self.itm_head, fused), dim=1)[:, 1].tolist()
+            logits = self._itm_logits(self.model.encode_text(ids, mask), mask, keys, owner)
+            chances += torch.softmax(logits, dim=1)[:, 1].tolist()
         return world().join(chances)
 
     def validate(self, table: Table) -> Validation:

@@ -412,7 +412,7 @@ class RunTask(Task):
     def judge(self, records: Records) -> Judged | None:
         """Return the model's answers about a split; None if its probabilities are not calibrated.
 
-        Records whose answer is not known are left out. Several processes share the split.
+        Several processes share the split.
         """
         return None
 

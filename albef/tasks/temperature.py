@@ -18,9 +18,8 @@ BATCH = 32
 """Number of records whose captions are each other's candidate negatives."""
 MIN_ANSWERS = 30
 """Minimum number of answers for which a temperature is fitted."""
-TINY = 1e-30
-"""Lower bound of a probability before its logarithm is taken."""
 _RANGE = (0.1, 10.0)
+_TINY = 1e-30  # Lower bound of a probability before its logarithm is taken.
 
 
 class Judged(NamedTuple):
@@ -62,10 +61,11 @@ def temperature(judged: Judged) -> float:
 def hardest(
     records: Sequence[Record], texts: Sequence[str], sim: NDArray[np.float32]
 ) -> list[tuple[int, int]]:
-    """Return pairs of an image and a text (indices): each with its own, then with a negative.
+    """Return pairs of an image and a text (indices): each image with its own, then with a negative.
 
-    The negative of an image is the most similar text that is true of no equal image, because
-    training draws its negatives like this. ``sim`` (B, B) are the similarities of images and texts.
+    The negative is the most similar text of another image, unless it is also a caption of this one,
+    because training draws its negatives like this. ``sim`` (B, B) has the similarities of images
+    and texts.
     """
     sim = sim.copy()
     for i, record in enumerate(records):
@@ -77,3 +77,18 @@ def hardest(
         sim[i, positive] = -np.inf
     negatives = [(i, int(row.argmax())) for i, row in enumerate(sim) if np.isfinite(row.max())]
     return [(i, i) for i in range(len(records))] + negatives
+
+
+def matched(
+    logits: Sequence[Sequence[float]], pairs: Sequence[tuple[int, int]]
+) -> list[tuple[Sequence[float], float]]:
+    """Return ITM's logits (2) of each pair of :func:`hardest`, and 1 if the decision is right."""
+    return [
+        (row, float((row[1] > row[0]) == (image == text)))
+        for row, (image, text) in zip(logits, pairs, strict=True)
+    ]
+
+
+def log_probabilities(probabilities: Sequence[Sequence[float]] | Sequence[float]) -> Numbers:
+    """Return logarithms of probabilities, which may be 0."""
+    return np.log(np.maximum(probabilities, _TINY))

@@ -30,8 +30,8 @@ from albef.preprocessing.text import TextTokenizer
 from albef.tasks.answer_list import answer_list
 from albef.tasks.rates import Validation, accuracies
 from albef.tasks.task import MomentumConfig, RunTask, Table, extend, joined
-from albef.tasks.temperature import BATCH, TINY, Judged, Numbers
-from albef.tasks.vqa_accuracy import answer_scores, chance_scores, judged
+from albef.tasks.temperature import BATCH, Judged, Numbers
+from albef.tasks.vqa_accuracy import answer_scores, chance_scores, judged_answers
 
 if TYPE_CHECKING:
     from albef.runtime.model import Model
@@ -258,11 +258,7 @@ class Task(RunTask):
             return None
         rows: list[tuple[Numbers, float]] = []
         for asked, answers in self._asked(records, BATCH):
-            for record, best in zip(asked, answers, strict=True):
-                if truths := _answers(record):
-                    score = judged(best[0].text, list(truths), record.meta.get("annotators"))
-                    chances = np.array([answer.probability for answer in best])
-                    rows.append((np.log(np.maximum(chances, TINY)), score))
+            rows += judged_answers(asked, answers)
         return Judged.of(world().join(rows))
 
     def predict(self, records: Records, batch_size: int, model: "Model | None" = None) -> Table:

@@ -4,6 +4,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from albef.data.record import Record
+from albef.preprocessing.answers import Answer
+from albef.tasks.temperature import Numbers, log_probabilities
+
 ENOUGH = 3
 """Number of annotators who must give an answer for it to score 1."""
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
@@ -69,6 +73,23 @@ def judged(answer: str, truths: Sequence[str], annotators: Sequence[str] | None)
     if annotators:
         return vqa_accuracy(answer, annotators)
     return float(normalised(answer) in map(normalised, truths))
+
+
+def judged_answers(
+    records: Sequence[Record], answers: Sequence[Sequence[Answer]]
+) -> list[tuple[Numbers, float]]:
+    """Return log probabilities of the answers to each question, and the score of the first.
+
+    Questions whose answer is not known are left out.
+    """
+    return [
+        (
+            log_probabilities([answer.probability for answer in best]),
+            judged(best[0].text, list(truths), record.meta.get("annotators")),
+        )
+        for record, best in zip(records, answers, strict=True)
+        if (truths := record.meta.get("answers"))
+    ]
 
 
 def answer_scores(table: Mapping[str, Sequence[Any]]) -> list[float | None]:

@@ -67,9 +67,9 @@ class Muon(AdamW):
         self, module: nn.Module, lr: float, weight_decay: float, momentum: float = MUON_MOMENTUM
     ) -> None:
         blocks = (block.named_parameters() for block in blocks_of(module))
-        named = {p for block in blocks for name, p in block if name.endswith("weight")}
+        in_layers = {p for block in blocks for name, p in block if name.endswith("weight")}
         decayed, plain = _parameters(module)
-        matrices = [p for p in decayed if p in named and p.ndim == 2]
+        matrices = [p for p in decayed if p in in_layers and p.ndim == 2]
         others = [p for p in decayed if p not in {*matrices}]
         groups = [
             {"params": matrices, "weight_decay": weight_decay},
@@ -77,7 +77,8 @@ class Muon(AdamW):
             {"params": plain, "weight_decay": 0.0},
         ]
         super().__init__(groups, lr=lr, fused=True)
-        rms = "match_rms_adamw"  # torch scales by another 0.2
+        # torch scales by another 0.2, so its rate is 5 times ours, and its decay a fifth.
+        rms = "match_rms_adamw"
         self._muon = torch.optim.Muon(matrices, lr, weight_decay / 5, momentum, adjust_lr_fn=rms)
         for matrix in matrices:
             self.state[matrix]["step"] = torch.zeros(())  # AdamW expects it when it loads a state
@@ -87,7 +88,7 @@ class Muon(AdamW):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update all parameters that have a gradient."""
         matrices, *others = self.param_groups
-        self._muon.state = self.state
+        self._muon.state = self.state  # load_state_dict replaces it
         self._muon.param_groups[0]["lr"] = 5 * matrices["lr"]
         self._muon.step()
         self.param_groups = others
