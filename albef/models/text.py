@@ -82,9 +82,10 @@ class TextEncoder(encoders.TextEncoder):
         """
         attention: Any = self.layer[0].attention
         width, size = config.width, config.width // config.heads
-        turn = torch.linspace(0.8, 2.8, size // 2)
-        angles = torch.arange(config.max_positions)[:, None] * turn
         positions = self.embeddings.position_embeddings.weight
+        # Loading an encoder of transformers first can make torch.linspace ignore torch.device().
+        turn = torch.linspace(0.8, 2.8, size // 2, device=positions.device)
+        angles = torch.arange(config.max_positions)[:, None] * turn
         turned = torch.cat([angles.sin(), angles.cos()], 1)
         positions[:, : turned.shape[1]] = 0.02 * math.sqrt(2) * turned
         cos, sin = turn.cos().diag(), turn.sin().diag()

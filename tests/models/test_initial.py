@@ -3,6 +3,7 @@
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
+from transformers import initialization
 
 from albef.models.momentum import MomentumModel
 from albef.models.text import TextEncoder
@@ -79,6 +80,13 @@ def test_a_token_starts_with_half_of_the_one_before_it() -> None:
     assert torch.equal(weights[1:].argmax(dim=1), torch.arange(8))
     taken = attention.output.dense.weight @ parts.value.weight
     assert torch.equal(taken, torch.eye(width) / 2)
+
+
+def test_a_text_encoder_without_memory_is_built_after_one_of_transformers_was_loaded() -> None:
+    # If this is the first user of torch.device(), torch never notices torch.linspace again.
+    with initialization.meta_device_safe_creation_ops(), torch.device("meta"):
+        encoder = TextEncoder(tiny_model().text, 50)
+    assert {p.device.type for p in encoder.parameters()} == {"meta"}
 
 
 def test_patches_are_dropped_in_training_alone_and_never_the_class_token() -> None:
