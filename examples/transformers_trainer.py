@@ -1,5 +1,6 @@
-"""Train the model with the Trainer of Hugging Face transformers, which needs accelerate.
+"""Train the model with the Trainer of Hugging Face transformers.
 
+pip install accelerate
 python examples/transformers_trainer.py
 """
 
