@@ -62,10 +62,14 @@ def _own_slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-LONGEST = ("serving/test_hostile.py", "flows", "pipelines", "search", "validation", "training")
+LONGEST = (
+    "test_distributed.py", "serving/test_hostile.py",
+    "flows", "pipelines", "search", "validation", "training",
+)  # fmt: skip
 """What is begun first: begun last, it would keep one worker at work while the others have nothing.
 
-The first makes all exports, so that nobody has to wait for them.
+The first forks, and with a CUDA build of torch, a fork of a process that ran other tests computes
+no gradient. The second makes all exports, so that nobody has to wait for them.
 """
 
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,11 +22,13 @@ PROGRAM = """
 import json, logging, sys
 import albef
 logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stderr)
-try:
-    model = albef.load(sys.argv[1], revision=sys.argv[2] or None)
-    print(json.dumps(model.embed_text("a dog").tolist()))
-except ValueError as error:
-    print(json.dumps(f"{error}"))
+for at in sys.argv[1:]:
+    name, _, revision = at.partition("@")
+    try:
+        model = albef.load(name, revision=revision or None)
+        print(json.dumps(model.embed_text("a dog").tolist()))
+    except ValueError as error:
+        print(json.dumps(f"{error}"))
 """
 
 
@@ -91,42 +94,39 @@ def hub(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         server.shutdown()
 
 
-def loaded(hub: str, home: Path, name: str, revision: str = "") -> tuple[object, str]:
-    """What a program that loads a name prints, and its log."""
+def loaded(hub: str, home: Path, *names: str) -> tuple[list[Any], str]:
+    """What a program prints that loads ``user/name@revision`` of each, and its log."""
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HTTP"))
     }
     environment |= {"HF_ENDPOINT": hub, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
     environment |= {"HF_HUB_DISABLE_XET": "1"}
-    command = [sys.executable, "-c", PROGRAM, name, revision]
+    command = [sys.executable, "-c", PROGRAM, *names]
     done = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout), done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
 def test_a_checkpoint_is_loaded_by_its_name_at_the_hub(
     hub: str, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     expected = albef.load(tiny_checkpoint).embed_text("a dog")
-    for revision in ("", "v1", COMMIT):
-        found, log = loaded(hub, tmp_path, "me/mine", revision)
-        np.testing.assert_allclose(np.array(found), expected, atol=1e-6)
-        assert f"me/mine: commit {COMMIT}" in log
+    found, log = loaded(hub, tmp_path, "me/mine", "me/mine@v1", f"me/mine@{COMMIT}")
+    np.testing.assert_allclose(np.array(found), [expected] * 3, atol=1e-6)
+    assert log.count(f"me/mine: commit {COMMIT}") == 3
     files = {path.name for path in tmp_path.rglob(f"snapshots/{COMMIT}/*")}
     assert files == {"config.json", "model.safetensors", "tokenizer.json"}
     away = "http://127.0.0.1:9"  # Nothing listens: the cache has the commit.
-    found, _ = loaded(away, tmp_path, "me/mine", COMMIT)
-    np.testing.assert_allclose(np.array(found), expected, atol=1e-6)
+    found, _ = loaded(away, tmp_path, f"me/mine@{COMMIT}")
+    np.testing.assert_allclose(np.array(found), [expected], atol=1e-6)
 
 
 def test_what_the_hub_lacks_is_said(hub: str, tmp_path: Path) -> None:
-    message, _ = loaded(hub, tmp_path, "me/other")
-    assert "there is no folder me/other, and the Hugging Face Hub has not given" in str(message)
-    message, _ = loaded(hub, tmp_path, "me/mine", "v9")
-    assert "has not given me/mine@v9" in str(message)
-    assert "RevisionNotFound" in str(message)
-    message, _ = loaded(hub, tmp_path, "me/pickled")
-    assert "is not a checkpoint: model.safetensors, tokenizer.json is missing" in str(message)
+    (other, old, pickled), _ = loaded(hub, tmp_path, "me/other", "me/mine@v9", "me/pickled")
+    assert "there is no folder me/other, and the Hugging Face Hub has not given" in other
+    assert "has not given me/mine@v9" in old
+    assert "RevisionNotFound" in old
+    assert "is not a checkpoint: model.safetensors, tokenizer.json is missing" in pickled
     assert not [*tmp_path.rglob("*.bin")]
 
 

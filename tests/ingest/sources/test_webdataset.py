@@ -60,7 +60,7 @@ def test_captions_out_of_the_json_and_what_is_kept(tmp_path: Path) -> None:
 
 
 def test_samples_that_lack_something(tmp_path: Path) -> None:
-    deep = b'{"a":' * 900 + b"1" + b"}" * 900
+    deep = b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
     shard = write_tar(
         tmp_path / "a.tar",
         *sample(0),
