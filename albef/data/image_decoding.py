@@ -137,7 +137,7 @@ def turned(picture: Image.Image, tag: int) -> Image.Image:
 
 
 def flat(picture: Image.Image) -> Image.Image:
-    """Convert an opened image to RGB; docs/explanation/what-ingest-rejects.md has the rules.
+    """Convert an opened image to RGB; docs/reference/rejections.md has the rules.
 
     Raises:
         ValueError: the scale of its values is unknown, as for 32-bit values.

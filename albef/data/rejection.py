@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Reason for rejecting a row; docs/explanation/what-ingest-rejects.md explains each."""
+    """Reason for rejecting a row; docs/reference/rejections.md explains each."""
 
     words: str
     """The reason in a few words."""
