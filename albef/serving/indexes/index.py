@@ -180,9 +180,9 @@ class Index:
         """Delete all features except those of a model and of the one before it."""
         with self._change():
             self._file.execute(
-                "DELETE FROM features WHERE space != ?1 AND space != (SELECT space FROM features "
-                "WHERE space != ?1 ORDER BY number DESC LIMIT 1)",
-                (space,),
+                "DELETE FROM features WHERE space != :kept AND space != (SELECT space FROM "
+                "features WHERE space != :kept ORDER BY number DESC LIMIT 1)",
+                {"kept": space},
             )
 
     def forget(self, space: str) -> None:
