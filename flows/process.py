@@ -41,7 +41,13 @@ class Child:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env={**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"},
+            # A progress bar of Hugging Face would be one long line of the log.
+            env={
+                "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+                **os.environ,
+                "PATH": path,
+                "PYTHONUNBUFFERED": "1",
+            },
             cwd=folder,
             start_new_session=True,
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from onnxruntime import InferenceSession
 
-from albef.config import did_you_mean
+from albef.config import TYPO, did_you_mean
 from albef.io import atomic
 from albef.runtime import manifest as manifests
 from albef.runtime.manifest import ExportError, graph_file
@@ -32,7 +32,7 @@ def main(export: Path, out: Path, precision: str | None, batch: int) -> None:
     manifest = manifests.read(export)
     chosen = precision or manifest.precisions[0]
     if chosen not in manifest.precisions:
-        hint = did_you_mean(chosen, manifest.precisions)
+        hint = did_you_mean(chosen, manifest.precisions, cutoff=TYPO)
         raise ExportError(f"{export} has no precision {chosen}{hint}")
     manifests.check(export, manifest, chosen)
     if out.exists():

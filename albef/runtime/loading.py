@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from albef.config import did_you_mean
+from albef.config import TYPO, did_you_mean
 from albef.runtime import manifest as manifests
 from albef.runtime.answering import Answering
 from albef.runtime.classifying import Classifying, Comparing, Entailing
@@ -56,7 +56,7 @@ def load(
     facts = manifest.model
     chosen = precision or manifest.precisions[0]
     if chosen not in manifest.precisions:
-        hint = did_you_mean(chosen, manifest.precisions)
+        hint = did_you_mean(chosen, manifest.precisions, cutoff=TYPO)
         raise ExportError(f"{folder} has no precision {chosen}{hint}")
     if facts.capability not in CAPABILITIES:
         raise ExportError(

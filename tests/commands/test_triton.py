@@ -37,8 +37,8 @@ def test_a_repository_has_each_graph_with_its_tensors(tiny_export: Path, tmp_pat
 
 
 def test_it_refuses_what_it_cannot_write(tiny_export: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="no precision int4; did you mean int8"):
-        main(tiny_export, tmp_path / "new", "int4", 8)
+    with pytest.raises(ExportError, match="no precision float16; known: float32, int8"):
+        main(tiny_export, tmp_path / "new", "float16", 8)
     with pytest.raises(ValueError, match="exists; remove it"):
         main(tiny_export, tmp_path, None, 8)
     with pytest.raises(ExportError, match="is not an export"):

@@ -190,3 +190,10 @@ def test_servers_are_replaced_with_nothing_dropped(tiny_export: Path, tmp_path: 
         answers = asyncio.run(replace(stack, running))
     assert isinstance(answers, collections.Counter)
     assert set(answers) == {200}, answers
+
+
+@NEEDS_NGINX
+def test_nginx_may_open_a_file_for_each_of_its_connections(tmp_path: Path) -> None:
+    limited = ["sh", "-c", 'ulimit -Sn 1024; exec "$@"', "sh", *nginx(CONFIG, tmp_path), "-t"]
+    checked = subprocess.run(limited, capture_output=True, text=True, check=True)
+    assert "open file resource limit" not in checked.stderr

@@ -108,8 +108,8 @@ def test_a_folder_may_be_deployed_with_one_precision(copy: Path) -> None:
     assert albef.runtime.load(copy, precision="int8").embed_text(["a dog"]).shape == (1, 8)
     with pytest.raises(ExportError, match=r"float32/image_encoder/1/model\.onnx is missing"):
         albef.runtime.load(copy)
-    with pytest.raises(ExportError, match="has no precision int4; did you mean int8"):
-        albef.runtime.load(copy, precision="int4")
+    with pytest.raises(ExportError, match="has no precision float16; known: float32, int8"):
+        albef.runtime.load(copy, precision="float16")
 
 
 DESCRIBED = """

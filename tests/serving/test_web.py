@@ -297,6 +297,20 @@ def test_everything_fits_on_a_phone(browser: Browser, url: str, pictures: list[b
 
 
 @pytest.mark.slow
+def test_the_page_says_which_export_a_missing_section_needs(
+    browser: Browser, tiny_exports: dict[str, Path]
+) -> None:
+    with (
+        running([tiny_exports["vqa"]]) as server,
+        opened(browser, f"{server.client.base_url}") as page,
+    ):
+        page.goto("/")
+        away = page.locator("#away")
+        expect(away).to_contain_text("Rank (an export of kind retrieval with ITM)")
+        expect(away).to_contain_text("Classify (an export of kind retrieval)")
+
+
+@pytest.mark.slow
 def test_a_token_is_asked_for_and_kept_for_the_tab(
     browser: Browser, tiny_export: Path, gallery: Path
 ) -> None:

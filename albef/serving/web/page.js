@@ -16,9 +16,9 @@ const KINDS = {
   ground: "grounding",
   compare: "nlvr2",
   entail: "entailment",
-  match: "retrieval",
+  match: "retrieval with ITM",
   classify: "retrieval",
-}; // kind of run whose export has a section's call
+}; // the run whose export has a section's call
 const GROWING = 3000; // milliseconds between checks of an index that follows a folder
 
 const $ = (selector, root = document) => root.querySelector(selector);
