@@ -44,6 +44,7 @@ def main(export: Path, out: Path, precision: str | None, batch: int) -> None:
             target.parent.mkdir(parents=True)
             shutil.copyfile(source, target)
             (part / graph / "config.pbtxt").write_text(_config(graph, source, batch))
+    print(f"{out}: a model repository with {', '.join(manifest.graphs)}")
 
 
 def _config(graph: str, path: Path, batch: int) -> str:

@@ -23,9 +23,12 @@ print(json.dumps([json_format.MessageToDict(config) for config in configs]))
 """
 
 
-def test_a_repository_has_each_graph_with_its_tensors(tiny_export: Path, tmp_path: Path) -> None:
+def test_a_repository_has_each_graph_with_its_tensors(
+    tiny_export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main(tiny_export, out := tmp_path / "triton", "int8", 4)
     manifest = manifests.read(tiny_export)
+    assert capsys.readouterr().out.endswith(f"repository with {', '.join(manifest.graphs)}\n")
     assert {path.name for path in out.iterdir()} == set(manifest.graphs)
     for graph in manifest.graphs:
         source = tiny_export / graph_file("int8", graph)
