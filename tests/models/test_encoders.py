@@ -177,7 +177,14 @@ def test_weights_of_a_file_are_loaded(tmp_path: Path) -> None:
     assert torch.equal(mine["cls_token"], tensors["cls_token"])
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     other = sizes(image(name) | {"pretrained": str(tmp_path / "other.safetensors")})
-    with pytest.raises(CheckpointError, match=r"does not fit.*missing"):
+    with pytest.raises(CheckpointError, match=r"other.safetensors does not fit.*missing"):
+        start_encoders(albef(other), other)
+    (tmp_path / "other.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"other.safetensors does not exist"):
+        start_encoders(albef(other), other)
+    nowhere = str(tmp_path / "nowhere")
+    other = sizes(text=text("bert") | {"pretrained": nowhere}, fusion={"depth": 1})
+    with pytest.raises(CheckpointError, match=nowhere):
         start_encoders(albef(other), other)
 
 
