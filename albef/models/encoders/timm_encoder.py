@@ -68,8 +68,8 @@ def is_tested(config: TimmConfig) -> bool:
 def check_network(config: TimmConfig) -> None:
     """Check that a network can be trained and exported, unless it is a tested one.
 
-    The check takes a step with two images and random weights, and exports the graph of the states,
-    in seconds.
+    The check takes a step with two images and random weights, and exports the graph of the states.
+    It takes seconds, for some networks minutes.
 
     Raises:
         ValueError: the network fails at one of them.
