@@ -50,7 +50,7 @@ TEXTS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Print the table of docs/how-to/choose-encoders.md."""
+    """Print a table of docs/reference/encoders.md."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("names", nargs="*", help="encoders; all if there is none")
     chosen = parser.parse_args().names or [*IMAGES, *TEXTS]

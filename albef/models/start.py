@@ -107,12 +107,14 @@ def start_encoders(model: ALBEF, config: ModelConfig) -> dict[str, str]:
 
         own = _read(Path(image.pretrained)) if isinstance(image.pretrained, str) else None
         tensors = _available(image.timm, lambda: image_weights(image, own))
-        load_strict(model.image_encoder.get_submodule("model"), tensors, where=image.timm)
+        where = image.timm if own is None else f"{image.pretrained}"
+        load_strict(model.image_encoder.get_submodule("model"), tensors, where=where)
         digests["image"] = _digest(tensors)
     if isinstance(text, TransformersConfig) and text.pretrained:
         from albef.models.encoders.transformers_encoder import text_weights
 
-        name, encoder = text.transformers, model.text_encoder.get_submodule("model")
+        name = text.pretrained if isinstance(text.pretrained, str) else text.transformers
+        encoder = model.text_encoder.get_submodule("model")
         tensors = _available(name, lambda: text_weights(text))
         digests["text"] = _digest(tensors)
         if config.fusion and config.fusion.start == "text":
@@ -221,6 +223,8 @@ def _fetched(source: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"weights file {path} does not exist")
     if path.suffix != ".safetensors":
         return read_original(path)
     try:

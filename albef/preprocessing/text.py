@@ -151,7 +151,10 @@ class TextTokenizer:
             except Exception as error:  # tokenizers raises bare Exception
                 raise ValueError(f"{path} is not a tokenizer: {error}") from None
         if path.suffix in (".txt", ".json") or len(path.parts) > 2 or path.is_absolute():
-            raise ValueError(f"there is no tokenizer at {source}")
+            raise ValueError(
+                f"there is no tokenizer at {source}; it must be a tokenizer.json, a vocab.txt of "
+                "BERT, or a folder with one of them"
+            )
         from transformers import AutoTokenizer
 
         prepare_hub()

@@ -46,7 +46,8 @@ class PairTask(MatchingTask, RunTask):
         """
         task = cls(config, resized(init.model, config.image_size), init.tokenizer)
         tensors = dict(init.tensors)
-        if tensors["queue.ids"].shape != task.queue.ids.shape:
+        ids = tensors.get("queue.ids")
+        if ids is None or ids.shape != task.queue.ids.shape:
             tensors = {name: t for name, t in tensors.items() if not name.startswith("queue.")}
         fresh, dropped = ("queue.", "itc_bias"), ("mlm_head.", "mlm_head_m.", "itc_bias")
         load_strict(task, tensors, where=str(init.folder), fresh=fresh, dropped=dropped)

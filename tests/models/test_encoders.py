@@ -15,7 +15,12 @@ from transformers import AutoConfig, AutoModel
 from albef.config import ParamsError, validate
 from albef.models.albef import ALBEF, ModelConfig, resized, settled
 from albef.models.encoders import TimmConfig, freeze
-from albef.models.encoders.timm_encoder import TESTED, check_network, settled_image
+from albef.models.encoders.timm_encoder import (
+    TESTED,
+    TimmEncoder,
+    check_network,
+    settled_image,
+)
 from albef.models.gradcam import itc_maps
 from albef.models.kernels import compile_blocks
 from albef.models.start import start_encoders
@@ -172,7 +177,14 @@ def test_weights_of_a_file_are_loaded(tmp_path: Path) -> None:
     assert torch.equal(mine["cls_token"], tensors["cls_token"])
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     other = sizes(image(name) | {"pretrained": str(tmp_path / "other.safetensors")})
-    with pytest.raises(CheckpointError, match=r"does not fit.*missing"):
+    with pytest.raises(CheckpointError, match=r"other.safetensors does not fit.*missing"):
+        start_encoders(albef(other), other)
+    (tmp_path / "other.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"other.safetensors does not exist"):
+        start_encoders(albef(other), other)
+    nowhere = str(tmp_path / "nowhere")
+    other = sizes(text=text("bert") | {"pretrained": nowhere}, fusion={"depth": 1})
+    with pytest.raises(CheckpointError, match=nowhere):
         start_encoders(albef(other), other)
 
 
@@ -260,8 +272,22 @@ def test_an_untested_network_that_fits_is_accepted() -> None:
     """It has batch normalization, whose statistics are fixed."""
     config = validate(TimmConfig, {"timm": "test_resnet", "image_size": 64}, where="tests")
     check_network(config)
-    with pytest.raises(ValueError, match=r"cannot be trained.*it has 4 states, not 1 rows of 1"):
-        check_network(config.model_copy(update={"image_size": 50}))
+    with pytest.raises(ValueError, match=r"cannot be trained.*has 1 states, not 2 rows of 2"):
+        check_network(TimmConfig(**DENSENET))
+
+
+_ARGUMENTS = {"block_config": [1, 1, 1, 1], "growth_rate": 4}
+DENSENET: dict[str, Any] = {"timm": "densenet121", "image_size": 50, "arguments": _ARGUMENTS}
+"""A network that rounds 50 / 32 down; others pad, and round it up."""
+
+
+def test_an_image_size_between_two_grids_is_padded_or_refused() -> None:
+    """A run's image size is not that of pre-training, for which the network was checked."""
+    images = torch.randn(2, 3, 50, 50)
+    padding = TimmEncoder(TimmConfig(timm="test_resnet", image_size=50))
+    assert padding(images).shape[1] == 1 + padding.grid**2 == 5
+    with pytest.raises(ValueError, match=r"image_size 50.* 1 states, not 2 rows of 2"):
+        TimmEncoder(TimmConfig(**DENSENET))(images)
 
 
 def test_the_tested_networks_are_those_of_these_tests() -> None:

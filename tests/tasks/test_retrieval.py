@@ -14,7 +14,7 @@ from albef.data.record import Record
 from albef.export.graphs import parts
 from albef.losses import itm
 from albef.metrics import ranking
-from albef.models.weights import load_checkpoint
+from albef.models.weights import CheckpointError, load_checkpoint
 from albef.preprocessing.text import text_id
 from albef.preprocessing.transforms import AugmentConfig, Transform
 from albef.tasks import matching
@@ -64,6 +64,12 @@ def test_a_run_of_either_contrast_starts_from_the_other_and_the_bias_learns(tmp_
     assert facts.itc_temperature == task.temperature.item()
     frozen = tiny_task(contrast="sigmoid", itc=False)
     assert not frozen.itc_bias.requires_grad
+
+
+def test_a_model_of_another_kind_does_not_fit(tmp_path: Path) -> None:
+    vqa = load_checkpoint(save_task(tiny_task("vqa"), tmp_path / "vqa"))
+    with pytest.raises(CheckpointError, match=r"vqa does not fit.*itm_head"):
+        type(tiny_task()).start(tiny_config(), vqa)
 
 
 def test_word_patch_alignment_counts_by_its_weight_and_equal_images_as_one() -> None:

@@ -68,8 +68,8 @@ def is_tested(config: TimmConfig) -> bool:
 def check_network(config: TimmConfig) -> None:
     """Check that a network can be trained and exported, unless it is a tested one.
 
-    The check takes a step with two images and random weights, and exports the graph of the states,
-    in seconds.
+    The check takes a step with two images and random weights, and exports the graph of the states.
+    It takes seconds, for some networks minutes.
 
     Raises:
         ValueError: the network fails at one of them.
@@ -80,10 +80,7 @@ def check_network(config: TimmConfig) -> None:
     images = torch.randn(2, 3, config.image_size, config.image_size)
     goal = "trained"
     try:
-        states, side = encoder.train()(images), encoder.grid
-        if states.shape[1] != 1 + side**2:
-            raise ValueError(f"it has {states.shape[1] - 1} states, not {side} rows of {side}")
-        states.sum().backward()
+        encoder.train()(images).sum().backward()
         goal = "exported to ONNX"
         # The exporter warns about its internals.
         with warnings.catch_warnings():
@@ -149,13 +146,13 @@ class TimmEncoder(ImageEncoder):
         self.width = getattr(self.model, "head_hidden_size", None) or self.model.num_features
         self.image_size = config.image_size
         reduction = self.model.feature_info[-1]["reduction"]
-        # Other networks may give another number; their first step shows whether the size fits.
+        # Other networks may pad; their first step shows whether the size fits.
         if config.image_size % reduction and is_tested(config):
             raise ValueError(
                 f"image_size {config.image_size} is not a multiple of {reduction}, the size of a "
                 f"patch of {config.timm}"
             )
-        self.grid = config.image_size // reduction
+        self.grid = -(-config.image_size // reduction)
         self._prefix = getattr(self.model, "num_prefix_tokens", 0)
         mean, std = (_by_channel(weights[key]) for key in ("mean", "std"))
         self.register_buffer("scale", _by_channel(STD) / std, persistent=False)
@@ -201,6 +198,12 @@ class TimmEncoder(ImageEncoder):
             states = F.pad(states, (0, self.width - states.shape[2]))
         else:
             states = features[:, self._prefix :]
+        # A ViT drops patches in training, and refuses images of another size itself.
+        if states.shape[1] != self.grid**2 and not isinstance(self.model, VisionTransformer):
+            raise ValueError(
+                f"image_size {self.image_size}: the image encoder has {states.shape[1]} states, "
+                f"not {self.grid} rows of {self.grid}; set another size"
+            )
         return torch.cat([pooled[:, None], states], dim=1)
 
 
