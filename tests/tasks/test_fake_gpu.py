@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-RARE = "encoders or lora or nlvr2 or text_assignment"
+RARE = "encoders or lora or nlvr2 or text_assignment or entailment or grounding"
 """Steps that take long and do little that other steps do not."""
 
 
