@@ -24,7 +24,8 @@ from flows.graph import Node
 
 _STEP = re.compile(r"((?:step|trial) \d+ of \d+)(?:.*, (\d+) s left)?")
 _END = re.compile(r"(done|cached|failed|stopped)(?:,| after) ([\d.]+ (?:s|min|h))")
-_WARNING = re.compile(r"(warning|error): ", re.IGNORECASE)
+# DVC warns of the folder of curves if a run has no epochs.
+_WARNING = re.compile(r"(warning|error): (?!'.*' is empty)", re.IGNORECASE)
 _KEPT = 40
 """Number of last lines of a stage that are printed if it fails."""
 _SIDE = 24

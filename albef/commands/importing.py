@@ -71,15 +71,22 @@ def import_original(
 
     Raises:
         CheckpointError: the checkpoint is damaged, of another kind or size, or does not fit.
-        ValueError: the tokenizer or list is missing, or has another vocabulary.
+        ValueError: the tokenizer or list is missing or of no use, or has another vocabulary.
     """
     path, where = Path(path), str(path)
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path} is a folder, and checkpoints of the original code are files; to write a "
+            "checkpoint of ours for the original code, add --back"
+        )
     if not path.is_file():
         raise CheckpointError(f"checkpoint file {path} does not exist")
     original = read_original(path)
     kind = kind or kind_of(original, where=where)
     if kind not in KINDS:
         raise CheckpointError(f"the original code has no kind {kind!r}{did_you_mean(kind, KINDS)}")
+    if answers and kind != "vqa":
+        raise ValueError(f"--answers is for vqa, but {path} is of kind {kind}; remove it")
     sizes = sizes_of(original, kind, where=where, heads=heads)
     image_size = sizes.image.image_size if image_size is None else image_size
     if not 0 < image_size <= MAX_IMAGE_SIZE:

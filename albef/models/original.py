@@ -244,9 +244,10 @@ def _heads(
     chosen = heads or (width // HEAD_WIDTH, text_width // HEAD_WIDTH)
     for tower, size, number in zip(("image", "text"), (width, text_width), chosen, strict=True):
         if number < 1 or size % number:
+            which = f"{number} heads" if heads else f"heads of {HEAD_WIDTH}"
             raise CheckpointError(
-                f"{where}: {number} heads do not divide the {tower} encoder's width {size}; set "
-                "both numbers with --heads"
+                f"{where}: {which} do not divide the {tower} encoder's width {size}; set both "
+                "numbers with --heads"
             )
     return chosen
 

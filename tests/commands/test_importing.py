@@ -178,7 +178,7 @@ def test_what_does_not_fit_is_named(save: Save, vocabulary: Path) -> None:
 def test_options_that_do_not_fit_are_named(save: Save, vocabulary: Path) -> None:
     path = save(original("retrieval"))
     for options, message in (
-        ({"heads": None}, "0 heads do not divide the image encoder's width 48"),
+        ({"heads": None}, "heads of 64 do not divide the image encoder's width 48"),
         ({"heads": (3, 5)}, "5 heads do not divide the text encoder's width 32"),
         ({"image_size": -32}, "--image-size is -32; it must be 1 to 4096"),
         ({"image_size": 0}, "--image-size is 0"),
@@ -186,6 +186,7 @@ def test_options_that_do_not_fit_are_named(save: Save, vocabulary: Path) -> None
         ({"image_size": 40}, "image_size 40 is not a multiple of patch_size 16"),
         ({"kind": "pretraining"}, "does not fit kind pretraining: .* missing"),
         ({"kind": "retrieve"}, "no kind 'retrieve'; did you mean retrieval"),
+        ({"answers": vocabulary}, "--answers is for vqa, but .* is of kind retrieval"),
     ):
         with pytest.raises(ValueError, match=message):
             import_original(path, **{"tokenizer": vocabulary, "heads": HEADS, **options})  # type: ignore[arg-type]
@@ -272,6 +273,8 @@ def test_a_file_that_is_cut_off_or_missing_is_named(save: Save, vocabulary: Path
     path = save(original("retrieval"))
     with pytest.raises(CheckpointError, match=r"nowhere\.pth does not exist"):
         import_original(path.with_name("nowhere.pth"))
+    with pytest.raises(CheckpointError, match="is a folder, and .* add --back"):
+        import_original(path.parent)
     for kept in (100_000, 20_000, 40, 0):
         path.write_bytes(path.read_bytes()[:kept])
         with pytest.raises(CheckpointError, match="damaged or cut off"):

@@ -62,6 +62,7 @@ def test_warnings_and_the_lines_of_a_failed_stage_are_printed_as_they_are(shown:
     assert "warning: [red]slow[/red]" in shown(
         "pretrain: starts", "pretrain: warning: [red]slow[/red]"
     )
+    assert not shown("pretrain: WARNING: 'products/curves/pretrained' is empty.")
     assert not shown("pretrain: Traceback (most recent call last):")
     told = shown("pretrain: loss is NaN", "pretrain: failed after 2.0 s")
     assert "Traceback" in told

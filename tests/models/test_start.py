@@ -171,6 +171,7 @@ def test_without_a_network_the_cache_is_enough_and_an_error_names_the_remedies_a
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
     sums = [vit["cls_token"].sum().item(), words.sum().item()]
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": NOWHERE}
+    environment.pop("HF_HUB_OFFLINE", None)
     command = [sys.executable, "-c", OFFLINE]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

@@ -120,7 +120,7 @@ class Encoder(nn.Module):
         chosen = range(1) if name == "embeddings" else range(int(first) + 1, int(last or first) + 2)
         depths, count = self.depths()
         if chosen.stop > count + 1 or not chosen:
-            raise ValueError(f"freeze: there is no {name}; choose from blocks 0 to {count - 1}")
+            raise ValueError(f"there is no {name}; choose from blocks 0 to {count - 1}")
         return [p for key, p in self.named_parameters() if depths[key] in chosen]
 
 
@@ -147,7 +147,11 @@ def freeze(task: nn.Module, parts: Sequence[str]) -> None:
         encoder = getattr(getattr(task, "model", task), name, None)
         if not isinstance(encoder, Encoder):
             raise ValueError(f"freeze: the task has no {name} in `self.model`; remove it")
-        for parameter in encoder.part(inside):
+        try:
+            parameters = encoder.part(inside)
+        except ValueError as error:
+            raise ValueError(f"freeze: {part}: {error}") from None
+        for parameter in parameters:
             parameter.requires_grad_(False)
 
 
