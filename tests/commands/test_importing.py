@@ -273,7 +273,7 @@ def test_a_file_that_is_cut_off_or_missing_is_named(save: Save, vocabulary: Path
     path = save(original("retrieval"))
     with pytest.raises(CheckpointError, match=r"nowhere\.pth does not exist"):
         import_original(path.with_name("nowhere.pth"))
-    with pytest.raises(CheckpointError, match="is a folder, and .* add --back"):
+    with pytest.raises(CheckpointError, match=r"is a folder, and .* add --back"):
         import_original(path.parent)
     for kept in (100_000, 20_000, 40, 0):
         path.write_bytes(path.read_bytes()[:kept])
