@@ -264,7 +264,8 @@ def _messages(
                 pass  # The values that the default is computed from are wrong themselves.
             case _:
                 message, value = item["msg"].removeprefix("Value error, "), item["input"]
-                suffix = "" if isinstance(value, dict | list) else f", got {value!r}"
+                is_told = isinstance(value, dict | list) or message.endswith("?")
+                suffix = "" if is_told else f", got {value!r}"
                 yield f"{where}: {dotted}: {message[:1].lower()}{message[1:]}{suffix}"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from albef.config import ParamsError, Section, Tunable, choose, fixed, ranges, read_yaml, validate
+from albef.tasks.task import RunConfig
 
 
 class Inner(Section):
@@ -64,6 +65,12 @@ WRONG = [
 def test_a_wrong_value_is_a_sentence_with_its_key() -> None:
     told = [(error(values), says) for values, says in WRONG]
     assert [(sentence, says) for sentence, says in told if says not in sentence] == []
+
+
+def test_a_suggestion_ends_its_sentence() -> None:
+    values = {"kind": "retrieval", "freeze": ["image_encodr"]}
+    with pytest.raises(ParamsError, match=r"no part image_encodr; did you mean image_encoder\?\n"):
+        validate(RunConfig, values, where="params.yaml")
 
 
 def test_a_choice_fills_exactly_the_ranges() -> None:
