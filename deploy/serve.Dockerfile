@@ -2,7 +2,7 @@
 #   docker build -f deploy/serve.Dockerfile -t albef-serve .
 #   docker run -p 8080:8080 -e ALBEF_TOKENS=... -v $PWD/products/exports/retrieval:/export:ro albef-serve
 # With a GPU, add --build-arg RUNTIME=gpu, a CUDA and cuDNN runtime image as BASE, and --gpus all.
-ARG BASE=python:3.13-slim
+ARG BASE=python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 FROM ${BASE}
 ARG RUNTIME=cpu
 WORKDIR /albef

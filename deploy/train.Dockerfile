@@ -1,7 +1,7 @@
 # The pipeline with all dependencies. Mount a clone, so that git and DVC can use it.
 #   docker build -f deploy/train.Dockerfile -t albef-train .
 #   docker run --gpus all --shm-size 8g -v $PWD:/clone -u $(id -u):$(id -g) albef-train run
-ARG BASE=python:3.13-slim
+ARG BASE=python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 FROM ${BASE}
 RUN apt-get update && apt-get install --yes --no-install-recommends git && rm -rf /var/lib/apt/lists/*
 WORKDIR /albef

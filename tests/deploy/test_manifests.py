@@ -53,6 +53,16 @@ def check_schemas(objects: list[Any], folder: Path) -> None:
     assert all("ServiceMonitor" in line for line in unknown), unknown
 
 
+def test_images_of_others_are_pinned_by_digest() -> None:
+    texts = [(DEPLOY / f"{name}.Dockerfile").read_text() for name in ("serve", "train")]
+    named = re.findall(r"^(?:ARG BASE=|FROM )(.*)$", "\n".join(texts), re.MULTILINE)
+    (compose,) = read((DEPLOY / "compose.yaml").read_text())
+    named += [each["image"] for each in compose["services"].values() if "build" not in each]
+    others = [image for image in named if image != "${BASE}"]
+    assert len(others) == 3
+    assert all(re.fullmatch(r"[\w.:-]+@sha256:[0-9a-f]{64}", image) for image in others)
+
+
 def test_the_manifest_is_the_chart_with_its_default_values() -> None:
     text = (DEPLOY / "kubernetes.yaml").read_text()
     assert (
