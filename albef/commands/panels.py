@@ -10,8 +10,8 @@ SIDE = 240
 """Longest side of an image, in pixels."""
 _GAP = 18
 _COLUMNS = 4
-_LINE, _CAPTION = 30, 58  # Heights in pixels: a line of the title, and the text below an image.
-_LETTERS, _LABEL = 84, 30  # Characters in a line of the title, and in a label.
+_LINE, _CAPTION = 30, 80  # Heights in pixels: a line of the title, and the text below an image.
+_LETTERS, _LABEL, _NOTE = 84, 26, 34  # Characters in a line of the title, of a label, of a note.
 _INK, _SOFT, _PAPER = (27, 33, 48), (105, 113, 126), (255, 255, 255)
 
 
@@ -43,9 +43,11 @@ def draw_panels(title: str, panels: Sequence[Panel]) -> Image.Image:
         draw.text((_GAP, _GAP - 2 + _LINE * number), line, _INK, large)
     for number, (image, label, note) in enumerate(panels):
         row, column = divmod(number, _COLUMNS)
-        x = _GAP + column * (SIDE + _GAP) + (SIDE - image.width) // 2
-        y = top + row * row_height
-        page.paste(image, (x, y))
-        draw.text((x, y + image.height + 5), label[:_LABEL], _INK, medium)
-        draw.text((x, y + image.height + 27), note[:_LABEL], _SOFT, small)
+        x, y = _GAP + column * (SIDE + _GAP), top + row * row_height
+        page.paste(image, (x + (SIDE - image.width) // 2, y))
+        y += image.height + 5
+        for line in textwrap.wrap(label, _LABEL, max_lines=2, placeholder=" …"):
+            draw.text((x, y), line, _INK, medium)
+            y += 20
+        draw.text((x, y + 3), note[:_NOTE], _SOFT, small)
     return page
