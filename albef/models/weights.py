@@ -114,9 +114,10 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS, TOKENIZER):
         if not (folder / name).is_file():
-            raise CheckpointError(
-                f"{folder} is not a checkpoint: {name} is missing; run `dvc pull`, or train it"
-            )
+            remedy = "run `dvc pull`, or train it"
+            if (folder / "manifest.json").is_file():
+                remedy = "it is an export; load it with `albef.runtime.load`"
+            raise CheckpointError(f"{folder} is not a checkpoint: {name} is missing; {remedy}")
     config = json.loads((folder / CONFIG).read_text())
     if config.get("format") != FORMAT:
         raise CheckpointError(f"{folder / CONFIG}: format {config.get('format')} is not {FORMAT}")

@@ -188,9 +188,10 @@ def read(folder: Path) -> Manifest:
         values = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         problem = f"it has no {NAME}" if folder.exists() else "it does not exist"
-        raise ExportError(
-            f"{folder} is not an export: {problem}. Run `albef run` or `dvc pull` first"
-        ) from None
+        remedy = "Run `albef run` or `dvc pull` first"
+        if (folder / "model.safetensors").exists():
+            remedy = "It is a checkpoint; load it with `albef.load`, or export it with `albef run`"
+        raise ExportError(f"{folder} is not an export: {problem}. {remedy}") from None
     except (ValueError, RecursionError) as error:
         raise ExportError(f"{path} is damaged ({error}); {_remedy(folder)}") from None
     version = values.get("format") if isinstance(values, dict) else None

@@ -87,12 +87,14 @@ class Matching(Model):
         Raises:
             ImageError: an image cannot be decoded.
             FileNotFoundError: a path has no file.
+            TypeError: ``images`` has no length, such as a generator.
             ValueError: an array has another type or shape.
         """
         if is_single(images):
             feat: Floats = self.embed_image([cast(ImageInput, images)])[0]
             return feat
         images = cast(Sequence[ImageInput], images)
+        check_aligned(images=images)
         parts = [
             self.encode_image(self.pixels(images[part], part.start)).feat
             for part in batches(len(images), progress)
@@ -110,11 +112,13 @@ class Matching(Model):
             progress: show a progress bar on stderr.
 
         Raises:
+            TypeError: ``texts`` has no length, or a text is not a str.
             ValueError: a text is blank after cleaning.
         """
         if isinstance(texts, str):
             feat: Floats = self.embed_text([texts])[0]
             return feat
+        check_aligned(texts=texts)
         parts = [
             self.encode_text(*self.ids(texts[part]))[1] for part in batches(len(texts), progress)
         ]

@@ -124,9 +124,12 @@ class Model:
         """Clean texts as in training and return their token ids.
 
         Raises:
+            TypeError: a text is not a str.
             ValueError: a text is blank.
         """
         for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"text {number} must be a str, got {type(text).__name__}")
             if is_blank(text):
                 raise ValueError(f"text {number} is blank after cleaning: {text[:40]!r}")
         cleaned = [self.clean(text, self.facts.max_words) for text in texts]
@@ -168,12 +171,12 @@ def check_aligned(**lists: Sequence[object]) -> None:
     """Check that every argument is a list and that all have the same length.
 
     Raises:
-        TypeError: an argument is a single text, path or image.
+        TypeError: an argument is a single text, path or image, or has no length.
         ValueError: the lengths differ.
     """
     for name, items in lists.items():
-        if is_single(items):
-            raise TypeError(f"{name} must be a list, got a {type(items).__name__}")
+        if is_single(items) or not hasattr(items, "__len__"):
+            raise TypeError(f"{name} must be a list, got {type(items).__name__}")
     if len({len(items) for items in lists.values()}) > 1:
         counts = " and ".join(f"{len(items)} {name}" for name, items in lists.items())
         raise ValueError(f"got {counts}; the numbers must be equal")

@@ -10,6 +10,7 @@ from PIL import Image
 
 import albef
 from albef.io import file_digest
+from albef.models.weights import CheckpointError
 from albef.preprocessing.transforms import STD
 from albef.runtime import manifest
 from albef.runtime.manifest import ExportError
@@ -48,6 +49,16 @@ def test_no_export_says_what_to_do(tmp_path: Path) -> None:
         albef.runtime.load(tmp_path)
     with pytest.raises(ExportError, match="gone is not an export: it does not exist"):
         albef.runtime.load(tmp_path / "gone")
+
+
+def test_a_checkpoint_and_an_export_name_the_call_that_loads_them(
+    tiny_export: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=r"it is an export; load it with `albef\.runtime"):
+        albef.load(tiny_export)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ExportError, match=r"It is a checkpoint; load it with `albef\.load`"):
+        albef.runtime.load(tmp_path)
 
 
 def test_a_wrong_manifest_is_refused(copy: Path) -> None:

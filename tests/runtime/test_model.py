@@ -103,6 +103,12 @@ def test_wrong_arguments_are_sentences(model: Matching, pictures: list[bytes]) -
         model.match(pictures[:1], "a dog")
     with pytest.raises(TypeError, match="images must be a list"):
         model.zero_shot(np.zeros((4, 4, 3), np.uint8), ["a dog"])
+    with pytest.raises(TypeError, match="texts must be a list, got generator"):
+        model.embed_text(text for text in ["a dog"])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="images must be a list, got int"):
+        model.embed_image(3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="text 1 must be a str, got NoneType"):
+        model.embed_text(["a dog", None])  # type: ignore[list-item]
     for wrong in (np.zeros((4, 4, 3)), np.zeros((3, 4, 4), np.uint8), np.zeros((4, 4), np.uint8)):
         with pytest.raises(ValueError, match="convert it to uint8 of shape"):
             model.embed_image([wrong])  # type: ignore[list-item]
