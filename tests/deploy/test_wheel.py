@@ -34,7 +34,7 @@ def test_the_wheel_serves_without_torch(tiny_export: Path, tmp_path: Path) -> No
     subprocess.run(make, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     run("-m", "pip", "install", "-c", ROOT / "constraints.txt", f"{wheel}[serving]")
-    missing = run("-m", "albef.cli", "serve", tiny_export, code=1)
+    missing = run("-m", "albef.cli", "serve", tiny_export, code=2)
     assert missing.startswith("albef serve: ONNX Runtime is not installed"), missing
     assert len(missing.splitlines()) == 1
     run("-m", "pip", "install", "-c", ROOT / "constraints.txt", f"{wheel}[serving,cpu]")

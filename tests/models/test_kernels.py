@@ -145,6 +145,8 @@ def own_cache() -> Iterator[None]:
             marks=[
                 pytest.mark.slow,
                 pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler"),
+                # Processes of the compiler, which torch leaves to the end of the interpreter.
+                pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
             ],
         ),
     ],
