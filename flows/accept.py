@@ -2,7 +2,7 @@
 
 dvc.lock gets the new hash of an accepted file for every stage that depends on it, if nothing but
 code differs there. ``dvc commit`` would silently accept a changed value too. Code of metrics is
-not accepted, because evaluation writes a metric that was added.
+accepted for trainings only, because evaluation writes a metric that was added.
 """
 
 import contextlib
@@ -22,8 +22,9 @@ from albef.io import read_json, write_json
 from albef.layout import PARAMS, PROFILES
 from flows import graph, run_lock, values
 
-METRICS = "albef/metrics"
-"""Code whose edits are not accepted: the stage must compute its metrics again."""
+METRICS = ("albef/metrics", "albef/tasks/rates.py", "albef/tasks/vqa_accuracy.py")
+"""Code whose edits are accepted for trainings only: other stages must compute metrics again."""
+_TRAININGS = ("pretrain", "search", "finetune")
 log = logging.getLogger("albef")
 
 
@@ -119,7 +120,9 @@ def _judge(
     refused += [
         f"{edit.path} computes metrics; run the stage, since only this writes a new or changed one"
         for edit in accepted
-        if Path(edit.path).is_relative_to(METRICS) and not edit.harmless
+        if stage.name.partition("@")[0] not in _TRAININGS
+        and any(Path(edit.path).is_relative_to(path) for path in METRICS)
+        and not edit.harmless
     ]
     if refused:
         return Verdict(stage.name, tuple(refused), ())

@@ -134,8 +134,8 @@ def score_pairs(
 def first_rank(scores: Tensor, relevant: Tensor) -> Tensor:
     """Return the rank (from 0) of the best relevant candidate of each query, by scores (Q, C).
 
-    Each row of ``relevant`` (Q, C) has at least one. Ties count against it: a model that gives
-    every pair the same score must not look good.
+    Each row of ``relevant`` (Q, C) has at least one. Ties and NaN count against it: a model that
+    gives every pair the same score, or none, must not look good.
     """
     top = scores.masked_fill(~relevant, -torch.inf).max(dim=1, keepdim=True).values
-    return ((scores >= top) & ~relevant).sum(dim=1)
+    return (~(scores < top) & ~relevant).sum(dim=1)

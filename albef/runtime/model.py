@@ -193,6 +193,7 @@ def image_bytes(image: ImageInput) -> bytes:
     """Return an image as the bytes of its file.
 
     Raises:
+        TypeError: it has another type.
         ValueError: an array is not of type uint8 and shape (H, W, 3).
     """
     if isinstance(image, bytes):
@@ -209,5 +210,10 @@ def image_bytes(image: ImageInput) -> bytes:
         buffer = io.BytesIO()
         turned(flat(image), orientation(image)).save(buffer, "BMP")
         return buffer.getvalue()
+    if not isinstance(image, str | os.PathLike):  # open() takes numbers as descriptors.
+        raise TypeError(
+            "an image must be a path, encoded bytes, an image of Pillow or a uint8 array, "
+            f"got {type(image).__name__}"
+        )
     with open(image, "rb") as file:
         return file.read()

@@ -133,3 +133,12 @@ def test_code_of_metrics_is_not_accepted_until_evaluation_has_run() -> None:
     (reason,) = verdicts["evaluate@vqa"].refused
     assert re.match(r"albef/metrics/vqa.py computes metrics; run the stage", reason)
     assert stale() == {"evaluate@vqa", "export@vqa", "report"}, "the report waits for both"
+
+
+@pytest.mark.usefixtures("trained")
+def test_code_of_metrics_that_trainings_read_is_accepted_for_trainings_only() -> None:
+    edit("albef/tasks/rates.py")
+    verdicts = {verdict.stage: verdict for verdict in accept(["albef/tasks/rates.py"])}
+    assert verdicts["finetune@retrieval"].refused == ()
+    assert "computes metrics" in verdicts["evaluate@retrieval"].refused[0]
+    assert not any(is_training(name) for name in stale())

@@ -27,6 +27,7 @@ def test_the_best_right_answer_counts_and_ties_count_against_the_model() -> None
     for scores, relevant in (
         ([0.1, 0.9, 0.5, 0.7], [True, False, True, False]),
         ([3.0, -torch.inf, -5.0], [False, True, False]),  # what is not re-ranked
+        ([torch.nan, torch.nan, torch.nan], [True, False, False]),  # a model that diverged
     ):
         assert first_rank(torch.tensor([scores]), torch.tensor([relevant])).tolist() == [2]
 

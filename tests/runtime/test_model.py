@@ -109,6 +109,9 @@ def test_wrong_arguments_are_sentences(model: Matching, pictures: list[bytes]) -
         model.embed_image(3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="text 1 must be a str, got NoneType"):
         model.embed_text(["a dog", None])  # type: ignore[list-item]
+    for other in (True, None, bytearray(pictures[0])):
+        with pytest.raises(TypeError, match=r"an image must be a path, .* got"):
+            model.embed_image([other])  # type: ignore[list-item]
     for wrong in (np.zeros((4, 4, 3)), np.zeros((3, 4, 4), np.uint8), np.zeros((4, 4), np.uint8)):
         with pytest.raises(ValueError, match="convert it to uint8 of shape"):
             model.embed_image([wrong])  # type: ignore[list-item]
